@@ -1,0 +1,154 @@
+"""The model families that can be exported, each a value in one table: how its checkpoints are recognised and laid out.
+
+A family is added by adding a `Family` to FAMILIES and its folder to `configs/`; no other code asks which one it has.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+from torch import Tensor
+
+from latentrt.errors import CheckpointError
+
+Config = Mapping[str, Any]
+Configs = Mapping[str, Config]
+Tensors = dict[str, Tensor]
+Shape = tuple[int, ...]
+
+COMPONENTS = ("unet", "vae", "text_encoder")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a single file keeps one component: the prefix of its keys, and how they become the module's keys."""
+
+    prefix: str
+    convert: Callable[[Tensors, Config], Tensors]
+
+
+@dataclass(frozen=True)
+class Family:
+    """What tells a family's checkpoints from all others, and where a single file of it keeps each component.
+
+    `mark` is a key that every single file of the family has, and `mark_width` the entry of the UNet's config that its
+    last axis must equal. `values` are the config entries that set the family apart, by component; a config that lacks
+    one means the class's default, which each value here is.
+    """
+
+    name: str
+    configs: Path
+    pipelines: tuple[str, ...]
+    slots: Mapping[str, Slot]
+    mark: str
+    mark_width: str
+    values: Mapping[str, Config]
+
+
+def text_keys(tensors: Tensors, config: Config) -> Tensors:
+    """Returns the tensors under CLIPTextModel's names: transformers 5 has no `text_model.`, all older files do."""
+    return {re.sub(r"^(cond_stage_model\.transformer\.)?(text_model\.)?", "", key): t for key, t in tensors.items()}
+
+
+FAMILIES = (
+    Family(
+        name="sd1",
+        configs=Path(__file__).parent / "configs" / "sd15",
+        pipelines=("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"),
+        slots={
+            "unet": Slot("model.diffusion_model.", convert_ldm_unet_checkpoint),
+            "vae": Slot("first_stage_model.", convert_ldm_vae_checkpoint),
+            "text_encoder": Slot("cond_stage_model.transformer.", text_keys),
+        },
+        mark="model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
+        mark_width="cross_attention_dim",
+        values={
+            "unet": {
+                "_class_name": "UNet2DConditionModel",
+                "use_linear_projection": False,  # true in Stable Diffusion 2.x
+                "addition_embed_type": None,
+                "attention_type": "default",
+                "class_embed_type": None,
+                "encoder_hid_dim_type": None,
+                "num_class_embeds": None,
+                "resnet_time_scale_shift": "default",
+                "time_cond_proj_dim": None,
+            },
+            "vae": {"_class_name": "AutoencoderKL"},
+            "text_encoder": {"model_type": "clip_text_model"},
+        },
+    ),
+)
+
+STRANGERS = (
+    ("conditioner.", "Stable Diffusion XL"),
+    ("cond_stage_model.model.", "Stable Diffusion 2.x"),
+    ("model.diffusion_model.joint_blocks.", "Stable Diffusion 3"),
+    ("model.diffusion_model.double_blocks.", "Flux"),
+    ("double_blocks.", "Flux"),
+    ("control_model.", "a ControlNet"),
+    ("lora_", "a LoRA"),
+    ("down_blocks.", "the UNet of a diffusers folder (give the folder that holds model_index.json)"),
+    ("encoder.down", "a VAE alone (give it as vae= beside a checkpoint)"),
+)
+
+
+def recognise(source: str, differences: Callable[[Family], list[str]], *, look: str = "") -> Family:
+    """Returns the first family from which nothing differs.
+
+    differences: what speaks against a family, each "this is so, expected that". look: what the checkpoint seems to be.
+    Raises CheckpointError with every family's differences when none is left.
+    """
+    found = {family.name: differences(family) for family in FAMILIES}
+    for family in FAMILIES:
+        if not found[family.name]:
+            return family
+    against = " ".join(f"Not {name}: {'; '.join(reasons)}." for name, reasons in found.items())
+    raise CheckpointError(f"{source} is of no supported family ({', '.join(found)}){look}. {against} Give one that is.")
+
+
+def shape_differences(family: Family, shapes: Mapping[str, Shape], configs: Configs) -> list[str]:
+    """Returns what in a single file (the shape of each key) differs from the family, at the widths of `configs`."""
+    got, width = shapes.get(family.mark), configs["unet"].get(family.mark_width)
+    if got and got[-1] == width:
+        return []
+    state = f"has shape {got}" if got else "is absent"
+    return [f"{family.mark} {state}, expected a last axis of {width} (for other widths give configs=)"]
+
+
+def config_differences(family: Family, configs: Configs) -> list[str]:
+    """Returns what in the components' configs differs from the family, or does not fit together."""
+    unet, text, vae = configs["unet"], configs["text_encoder"], configs["vae"]
+    differences = [
+        f"the config of {component} has {key} {configs[component][key]!r}, expected {value!r}"
+        for component, values in family.values.items()
+        for key, value in values.items()
+        if configs[component].get(key, value) != value
+    ]
+    for what, got, expected in (
+        ("unet cross_attention_dim", unet.get("cross_attention_dim"), text.get("hidden_size")),
+        ("unet in_channels", unet.get("in_channels", 4), vae.get("latent_channels", 4)),
+    ):
+        if got != expected:
+            differences.append(f"{what} is {got}, expected {expected} to fit the other components")
+    return differences
+
+
+def likeness(shapes: Mapping[str, Shape]) -> str:
+    """Returns what a single file of no supported family seems to be: a known stranger, or the groups of its keys."""
+    for prefix, name in STRANGERS:
+        if any(key.startswith(prefix) for key in shapes):
+            return f"; its keys {prefix}* look like {name}"
+    return f"; its keys are {first_few(sorted({key.split('.')[0] + '.*' for key in shapes}))}"
+
+
+def first_few(names: Sequence[str]) -> str:
+    """Returns the names for a message, cut after four.
+
+    >>> first_few("abcdef")
+    'a, b, c, d, … (6 in all)'
+    """
+    return ", ".join(names[:4]) + (f", … ({len(names)} in all)" if len(names) > 4 else "")

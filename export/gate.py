@@ -1,0 +1,59 @@
+"""Runs an exported graph in ONNX Runtime and measures it against what the original module computed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentrt.engines import open_engine
+from latentrt.errors import FidelityError
+from latentrt.export.parts import Part
+from latentrt.export.precision import Recipe, cast_like
+from latentrt.manifest import Component, Fidelity
+from latentrt.tensors import Array
+
+
+def measure(part: Part, component: Component, folder: Path) -> list[Fidelity]:
+    """Returns what the component in `folder` lost on each of the part's probes, output by output."""
+    engine = open_engine("cpu", part.name, component, folder)
+    losses = []
+    for probe in part.probes:
+        feeds = {spec.name: cast_like(probe.feeds[spec.name], spec).numpy() for spec in component.inputs}
+        outputs = engine(feeds)
+        for spec, reference in zip(component.outputs, probe.references, strict=True):
+            losses.append(loss(outputs[spec.name], reference.numpy(), component.fidelity.gate))
+    engine.close()
+    return losses
+
+
+def loss(got: Array, reference: Array, gate: str) -> Fidelity:
+    """What `got` lost: the largest error over the largest reference, and PSNR over the reference's range."""
+    expected: NDArray[np.float64] = reference.astype(np.float64)
+    error = got.astype(np.float64) - expected
+    if not np.isfinite(error).all():
+        return Fidelity(float("inf"), float("-inf"), gate)
+    rms, span = float(np.sqrt(np.mean(error**2))), float(np.ptp(expected))
+    psnr = 20 * math.log10(span / rms) if rms and span else None
+    return Fidelity(float(np.abs(error).max() / np.abs(expected).max()), psnr, gate)
+
+
+def worst(losses: Sequence[Fidelity]) -> Fidelity:
+    """The largest error and the lowest PSNR among `losses`."""
+    psnrs = [loss.psnr_db for loss in losses if loss.psnr_db is not None]
+    return Fidelity(max(loss.relative_error for loss in losses), min(psnrs, default=None), losses[0].gate)
+
+
+def gated(part: Part, component: Component, folder: Path, recipe: Recipe) -> Fidelity:
+    """What the component lost at worst. Raises FidelityError when that is more than the precision's gate allows."""
+    lost = worst(measure(part, component, folder))
+    if not recipe.passes(lost):
+        psnr = "no difference" if lost.psnr_db is None else f"PSNR {lost.psnr_db:.1f} dB"
+        raise FidelityError(
+            f"{part.name}: got relative error {lost.relative_error:.2e} and {psnr} against the original, expected "
+            f"{recipe.gate}; nothing was written. Export with --precision fp32, or look for weights out of range"
+        )
+    return lost

@@ -1,0 +1,248 @@
+"""The components of a checkpoint as torch modules: what depends on the prompt or the timestep alone leaves the UNet.
+
+Cross-attention's key and value projections become `CrossKV`, the time-embedding branch of every ResNet becomes
+`TimeBias`, and `HoistedUNet` reads slices of their packed outputs. The split is exact up to the order of float sums.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
+from torch import Tensor, nn
+from transformers import CLIPTextModel
+
+
+class ExplicitAttention:
+    """Attention spelt out as MatMul, Softmax, MatMul with the scale on the query.
+
+    This is the canonical form: every engine can read it, TensorRT fuses it, and a scaled query keeps fp16 scores small.
+    """
+
+    def __call__(
+        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor | None = None, **_: Any
+    ) -> Tensor:
+        """The attention block's output, the same shape as `hidden_states`: (batch, tokens, width) or (b, c, h, w)."""
+        x = hidden_states.flatten(2).transpose(1, 2) if hidden_states.ndim == 4 else hidden_states
+        if attn.group_norm is not None:
+            x = attn.group_norm(x.transpose(1, 2)).transpose(1, 2)
+        key, value = self.key_value(attn, x, encoder_hidden_states)
+        x = attn.to_out[0](attend(attn.to_q(x), key, value, attn.heads))
+        if hidden_states.ndim == 4:
+            x = x.transpose(1, 2).reshape(hidden_states.shape)
+        if attn.residual_connection:
+            x = x + hidden_states
+        return x if attn.rescale_output_factor == 1 else x / attn.rescale_output_factor
+
+    def key_value(self, attn: Attention, x: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The keys and values of self-attention: projections of the input itself."""
+        return attn.to_k(x), attn.to_v(x)
+
+
+class HoistedCrossAttention(ExplicitAttention):
+    """Cross-attention whose keys and values are a slice of the packed `cross_kv` that takes the context's place."""
+
+    def __init__(self, start: int, width: int) -> None:
+        self.start, self.width = start, width
+
+    def key_value(self, attn: Attention, x: Tensor, cross_kv: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The keys and values at this layer's place in `cross_kv`: (batch, tokens, width) each."""
+        assert cross_kv is not None
+        middle, end = self.start + self.width, self.start + 2 * self.width
+        return cross_kv[:, :, self.start : middle], cross_kv[:, :, middle:end]
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """Returns softmax(q k^T / sqrt(d)) v for (batch, tokens, heads * d) operands; same shape as `query`."""
+    batch, width = query.shape[0], int(query.shape[-1])  # the width is the model's, not an input's: a number
+    q, k, v = (x.reshape(batch, -1, heads, width // heads).transpose(1, 2) for x in (query, key, value))
+    scores = (q * math.sqrt(heads / width)) @ k.transpose(-1, -2)
+    return (scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, -1, width)
+
+
+class TextEncoder(nn.Module):
+    """CLIP's text transformer: input_ids int64 (batch, tokens) -> context (batch, tokens, width).
+
+    The causal mask is written out, as Radford et al. (2021) describe it, so that no engine has to know about causality.
+    """
+
+    def __init__(self, model: CLIPTextModel) -> None:
+        super().__init__()
+        model.config._attn_implementation = "eager"
+        self.model = model
+        tokens, dtype = model.config.max_position_embeddings, model.dtype
+        # Half of the lowest number: scores are added to it, and fp16 must not overflow to -inf.
+        mask = torch.full((1, 1, tokens, tokens), torch.finfo(dtype).min / 2, dtype=dtype).triu(1)
+        self.register_buffer("mask", mask)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """The last hidden state after the final layer norm."""
+        hidden = self.model.embeddings(input_ids)
+        hidden = self.model.encoder(inputs_embeds=hidden, attention_mask=self.mask).last_hidden_state
+        return self.model.final_layer_norm(hidden)
+
+
+class CrossKV(nn.Module):
+    """All cross-attention keys and values of a UNet: context -> (batch, tokens, sum of 2 * width), k then v a layer."""
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        super().__init__()
+        projections = [p for attn in cross_attentions(unet) for p in (attn.to_k, attn.to_v)]
+        self.project = stacked(projections)
+
+    def forward(self, context: Tensor) -> Tensor:
+        """The packed projections of `context` (batch, tokens, width)."""
+        return self.project(context)
+
+
+class TimeBias(nn.Module):
+    """The time-embedding branch: timestep float32 (n) -> (n, sum of channels over ResNets), added after each conv1.
+
+    The sinusoid stays in float32: fp16 cannot tell the timesteps near 1000 apart.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        super().__init__()
+        self.sinusoid, self.embedding = unet.time_proj, unet.time_embedding
+        self.project = stacked([resnet.time_emb_proj for resnet in resnets(unet)])
+
+    def forward(self, timestep: Tensor) -> Tensor:
+        """The packed biases of every ResNet for each timestep."""
+        sinusoid = self.sinusoid(timestep).to(self.project.weight.dtype)
+        return self.project(F.silu(self.embedding(sinusoid)))
+
+
+class HoistedUNet(nn.Module):
+    """The denoising UNet without the parts that `CrossKV` and `TimeBias` computed beforehand.
+
+    Takes over the modules of `unet`, which cannot be called by itself any more.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        super().__init__()
+        hoist(unet)
+        unet.time_embedding = None
+        self.unet = unet
+
+    def forward(self, sample: Tensor, time_bias: Tensor, cross_kv: Tensor) -> Tensor:
+        """The prediction, (batch, channels, height, width), at any height and width the latents may have."""
+        hidden = self.unet.conv_in(sample)
+        skips = (hidden,)
+        for block in self.unet.down_blocks:
+            hidden, outputs = block(hidden, time_bias, **context_of(block, cross_kv))
+            skips += outputs
+        hidden = self.unet.mid_block(hidden, time_bias, encoder_hidden_states=cross_kv)
+        for block in self.unet.up_blocks:
+            taken, skips = skips[-len(block.resnets) :], skips[: -len(block.resnets)]
+            # diffusers upsamples to the next skip's size when the size is odd; elsewhere the two are the same.
+            size = skips[-1].shape[2:] if skips else None
+            hidden = block(hidden, taken, time_bias, upsample_size=size, **context_of(block, cross_kv))
+        return self.unet.conv_out(self.unet.conv_act(self.unet.conv_norm_out(hidden)))
+
+
+class VaeDecoder(nn.Module):
+    """latents (batch, channels, h, w), already divided by the scaling factor -> image (batch, 3, 8h, 8w) in [-1, 1]."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.post_quant, self.decoder = vae.post_quant_conv or nn.Identity(), plain(vae.decoder)
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """The decoded image; values may leave [-1, 1] a little."""
+        return self.decoder(self.post_quant(latents))
+
+
+class VaeEncoder(nn.Module):
+    """image (batch, 3, 8h, 8w) in [-1, 1] -> mean and log-variance of the latents, (batch, channels, h, w) each."""
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.encoder, self.quant = plain(vae.encoder), vae.quant_conv or nn.Identity()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The posterior's parameters, log-variance clamped as diffusers' DiagonalGaussianDistribution does."""
+        mean, log_variance = self.quant(self.encoder(image)).chunk(2, dim=1)
+        return mean, log_variance.clamp(-30, 20)
+
+
+class TimeSlice(nn.Module):
+    """Stands where a ResNet had its `time_emb_proj`: this layer's part of the packed time bias."""
+
+    def __init__(self, start: int, width: int) -> None:
+        super().__init__()
+        self.start, self.end = start, start + width
+
+    def forward(self, time_bias: Tensor) -> Tensor:
+        """(batch, width) of the packed (batch, T)."""
+        return time_bias[:, self.start : self.end]
+
+
+class SizedUpsample(nn.Module):
+    """Nearest-neighbour upsampling to a given size, twice the input's when none is given, and its convolution."""
+
+    def __init__(self, upsample: Upsample2D) -> None:
+        super().__init__()
+        self.conv = upsample.conv
+
+    def forward(self, hidden: Tensor, output_size: torch.Size | None = None) -> Tensor:
+        """The upsampled and convolved features."""
+        size = output_size or [2 * side for side in hidden.shape[2:]]
+        return self.conv(F.interpolate(hidden, size=size, mode="nearest"))
+
+
+def stacked(layers: list[nn.Linear]) -> nn.Linear:
+    """One linear layer that computes all of `layers` side by side."""
+    weight = torch.cat([layer.weight for layer in layers])
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=layers[0].bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    if linear.bias is not None:
+        linear.bias = nn.Parameter(torch.cat([layer.bias for layer in layers]), requires_grad=False)
+    return linear
+
+
+def cross_attentions(unet: nn.Module) -> Iterator[Attention]:
+    """The cross-attention layers in the order in which `cross_kv` packs them."""
+    return (m for name, m in unet.named_modules() if isinstance(m, Attention) and name.endswith(".attn2"))
+
+
+def resnets(unet: nn.Module) -> Iterator[ResnetBlock2D]:
+    """The ResNets in the order in which `time_bias` packs them."""
+    return (m for m in unet.modules() if isinstance(m, ResnetBlock2D))
+
+
+def hoist(unet: UNet2DConditionModel) -> None:
+    """Replaces in place what `CrossKV` and `TimeBias` compute by slices of their outputs."""
+    plain(unet)
+    start = 0
+    for attn in cross_attentions(unet):
+        width = attn.to_k.out_features
+        attn.set_processor(HoistedCrossAttention(start, width))
+        attn.to_k = attn.to_v = None
+        start += 2 * width
+    start = 0
+    for resnet in resnets(unet):
+        width = resnet.time_emb_proj.out_features
+        resnet.time_emb_proj, resnet.skip_time_act = TimeSlice(start, width), True
+        start += width
+
+
+def plain(module: nn.Module) -> nn.Module:
+    """`module`, in place, with attention spelt out and upsampling free of branches on the size."""
+    for parent in list(module.modules()):
+        if isinstance(parent, Attention):
+            parent.set_processor(ExplicitAttention())
+        if getattr(parent, "upsamplers", None) is not None:
+            parent.upsamplers = nn.ModuleList(SizedUpsample(layer) for layer in parent.upsamplers)
+    return module
+
+
+def context_of(block: nn.Module, cross_kv: Tensor) -> dict[str, Tensor]:
+    """The keyword arguments that a UNet block with cross-attention takes and one without does not."""
+    return {"encoder_hidden_states": cross_kv} if getattr(block, "has_cross_attention", False) else {}

@@ -1,0 +1,148 @@
+"""A checkpoint becomes a bundle: every component traced, saved, run and measured, then put in place at once."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx_ir as ir
+
+from latentrt.atomic import new_folder
+from latentrt.bundle import record_files, save_manifest
+from latentrt.errors import CheckpointError
+from latentrt.export.gate import gated
+from latentrt.export.load import Checkpoint, load_checkpoint
+from latentrt.export.parts import Part, parts_of, vae_factor
+from latentrt.export.precision import PRECISIONS, Recipe, cast_like
+from latentrt.export.preview import fit_to_rgb
+from latentrt.export.settings import defaults_of, schedule_of
+from latentrt.export.trace import trace
+from latentrt.export.vocabulary import clip_tokenizer, tokenizer_from_folder
+from latentrt.manifest import FORMAT, Component, Fidelity, Latents, Manifest, Precision, TokenizerSpec, named_files
+from latentrt.tokenizer import Tokenizer
+
+# A larger graph keeps its weights in a file beside it: protobuf ends at 2 GB, and a separate file can be mapped.
+LARGEST_SINGLE_FILE_BYTES = 1_000_000_000
+TOKENIZER_FILE = "tokenizer/tokenizer.json"
+
+Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What the checkpoint does not say: the bundle's precision, name and defaults, and where to find what is missing.
+
+    tokenizer: a tokenizer folder to use in place of the checkpoint's. vae, configs: as in `load_checkpoint`.
+    """
+
+    precision: Precision = "fp32"
+    name: str | None = None
+    steps: int = 20
+    guidance: float = 7.5
+    tokenizer: Path | None = None
+    vae: Path | None = None
+    configs: Path | None = None
+
+
+def export(source: Path, out: Path, options: ExportOptions, progress: Progress = lambda line: None) -> Manifest:
+    """Writes the bundle `out` from the checkpoint `source` and returns its manifest; `out` appears whole or not at all.
+
+    progress: called with a line for each piece of work begun. Raises CheckpointError for what cannot be read,
+    FidelityError for a component that lost more than its gate allows, FileExistsError when `out` is there already.
+    """
+    with new_folder(out) as folder:
+        checkpoint = load_checkpoint(source, configs=options.configs, vae=options.vae)
+        tokenizer = find_tokenizer(checkpoint, options)
+        schedule = schedule_of(checkpoint.scheduler)
+        (folder / TOKENIZER_FILE).parent.mkdir()
+        tokenizer.backend.save(str(folder / TOKENIZER_FILE), pretty=False)
+        components = {
+            part.name: write_component(part, folder, options.precision, progress) for part in parts_of(checkpoint)
+        }
+        progress("preview")
+        latents, side_px = latents_of(checkpoint)
+        manifest = Manifest(
+            format=FORMAT,
+            name=options.name or checkpoint.source.removesuffix(".safetensors"),
+            family=checkpoint.family.name,
+            tasks=("text-to-image",),
+            components=components,
+            latents=latents,
+            schedule=schedule,
+            tokenizer=TokenizerSpec(TOKENIZER_FILE, tokenizer.length, tokenizer.bos, tokenizer.eos, tokenizer.pad),
+            defaults=defaults_of(checkpoint.scheduler, side_px, steps=options.steps, guidance=options.guidance),
+            provenance=provenance(checkpoint),
+            files={},
+        )
+        files = record_files(folder, named_files(manifest))
+        manifest = Manifest(**{**vars(manifest), "files": files})
+        save_manifest(folder, manifest)
+    return manifest
+
+
+def find_tokenizer(checkpoint: Checkpoint, options: ExportOptions) -> Tokenizer:
+    """The tokenizer that the user names, else the checkpoint's, else CLIP's, if its sizes fit the text encoder."""
+    folder = options.tokenizer or checkpoint.tokenizer
+    tokenizer = tokenizer_from_folder(folder) if folder is not None else clip_tokenizer()
+    config = checkpoint.components["text_encoder"].config
+    words, length = config["vocab_size"], config["max_position_embeddings"]
+    known = tokenizer.backend.get_vocab_size()
+    if known > words or tokenizer.length > length:
+        raise CheckpointError(
+            f"tokenizer: got {known} words and prompts of {tokenizer.length} tokens, expected at most {words} and "
+            f"{length}, which is what the text encoder has; name another with --tokenizer DIR"
+        )
+    return Tokenizer(tokenizer.backend, length, tokenizer.bos, tokenizer.eos, tokenizer.pad)
+
+
+def write_component(part: Part, folder: Path, precision: Precision, progress: Progress) -> Component:
+    """Traces, saves and measures one component. Raises FidelityError when it is under its gate."""
+    recipe = PRECISIONS[precision]
+    progress(f"{part.name}: tracing")
+    model = traced(part, recipe)
+    progress(f"{part.name}: writing")
+    data = save_graph(model, folder, part.name)
+    component = Component(
+        file=f"{part.name}.onnx",
+        data=data,
+        precision=precision,
+        inputs=tuple(recipe.spec(spec) for spec in part.inputs),
+        outputs=tuple(recipe.spec(spec) for spec in part.outputs),
+        fidelity=Fidelity(0.0, None, recipe.gate),
+    )
+    del model
+    gc.collect()  # the tracer leaves cycles that hold the weights
+    progress(f"{part.name}: comparing with the original")
+    return Component(**{**vars(component), "fidelity": gated(part, component, folder, recipe)})
+
+
+def traced(part: Part, recipe: Recipe) -> ir.Model:
+    """The part's graph at the recipe's precision."""
+    inputs, outputs = [recipe.spec(spec) for spec in part.inputs], [recipe.spec(spec) for spec in part.outputs]
+    feeds = {spec.name: cast_like(part.probes[0].feeds[spec.name], spec) for spec in inputs}
+    return recipe.graph(trace(recipe.module(part.build()), inputs, outputs, feeds))
+
+
+def save_graph(model: ir.Model, folder: Path, name: str) -> tuple[str, ...]:
+    """Writes `name`.onnx, and its weights beside it when they are many; returns the names of such files."""
+    weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    data = f"{name}.onnx.data" if weights > LARGEST_SINGLE_FILE_BYTES else None
+    ir.save(model, folder / f"{name}.onnx", external_data=data)
+    return (data,) if data else ()
+
+
+def latents_of(checkpoint: Checkpoint) -> tuple[Latents, int]:
+    """The latent space, and the side in pixels of the pictures that the UNet was trained on."""
+    vae = checkpoint.load_vae()
+    factor = vae_factor(vae)
+    latents = Latents(vae.config.latent_channels, factor, vae.config.scaling_factor, fit_to_rgb(vae))
+    return latents, checkpoint.components["unet"].config["sample_size"] * factor
+
+
+def provenance(checkpoint: Checkpoint) -> dict[str, str]:
+    """Where the bundle comes from and what made it."""
+    packages = ("latentrt", "torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxruntime")
+    return {"source": checkpoint.source, **{name: version(name) for name in packages}}

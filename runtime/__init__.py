@@ -1,0 +1,54 @@
+"""latentrt: latent diffusion, exported once, run lean. See `load`.
+
+Names are imported when first used, so that the command line answers `--help` without NumPy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from latentrt.errors import (
+        BundleError,
+        CheckpointError,
+        EngineError,
+        FidelityError,
+        LatentError,
+        RequestError,
+        ShapeError,
+    )
+    from latentrt.pipeline import Pipeline, Run, load
+    from latentrt.request import Request, Result, Step
+
+__all__ = [
+    "BundleError",
+    "CheckpointError",
+    "EngineError",
+    "FidelityError",
+    "LatentError",
+    "Pipeline",
+    "Request",
+    "RequestError",
+    "Result",
+    "Run",
+    "ShapeError",
+    "Step",
+    "load",
+]
+
+_HOMES = {
+    "latentrt.pipeline": ("Pipeline", "Run", "load"),
+    "latentrt.request": ("Request", "Result", "Step"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'latentrt' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME_OF.get(name, "latentrt.errors")), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,123 @@
+"""A bundle on disk: nothing in it reaches an engine before its path, size and hash are known to be right.
+
+Symbolic links are refused. Hard links are not: package installers make them (uv does by default), and the hash
+already says that the bytes are the right ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from latentrt.errors import BundleError
+from latentrt.manifest import FileRecord, Manifest, read, write
+from latentrt.typed import TypedError
+
+MANIFEST = "bundle.json"
+LARGEST_MANIFEST_BYTES = 16 << 20
+
+REMEDY = "copy the bundle again or export it anew with `latentrt export`"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A folder and what its manifest says of it."""
+
+    folder: Path
+    manifest: Manifest
+    sha256: str
+
+    def path(self, file: str) -> Path:
+        """The path of a file that the manifest lists."""
+        return self.folder / file
+
+
+def open_bundle(folder: Path, *, verify: bool = True) -> Bundle:
+    """Returns the bundle in `folder` once every file it lists has the size and, if `verify`, the hash it should have.
+
+    Raises BundleError that names the file, what was got and what was expected, and what to do.
+    """
+    if not folder.is_dir():
+        raise BundleError(f"{folder}: got no folder there, expected a bundle; make one with `latentrt export`")
+    content = read_manifest(folder)
+    try:
+        manifest = read(content)
+    except TypedError as error:
+        raise BundleError(f"{folder / MANIFEST}: {error}; {REMEDY}") from error
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{folder / MANIFEST}: not valid JSON ({error}); {REMEDY}") from error
+    for file, record in manifest.files.items():
+        check_size(confined(folder, file), record)
+    if verify:
+        check_hashes(folder, manifest)
+    return Bundle(folder, manifest, hashlib.sha256(content).hexdigest())
+
+
+def read_manifest(folder: Path) -> bytes:
+    """The bytes of bundle.json, refused when it is missing, a link, or far too large."""
+    path = confined(folder, MANIFEST)
+    if not path.is_file():
+        raise BundleError(f"{path}: missing, so this is no bundle; make one with `latentrt export`")
+    if path.stat().st_size > LARGEST_MANIFEST_BYTES:
+        raise BundleError(
+            f"{path}: got {path.stat().st_size} bytes, expected at most {LARGEST_MANIFEST_BYTES}; {REMEDY}"
+        )
+    return path.read_bytes()
+
+
+def confined(folder: Path, file: str) -> Path:
+    """The path of `file` in `folder`. Raises BundleError unless it is relative, plain, and free of links on the way."""
+    parts = file.split("/")
+    unsafe = "\\" in file or "\0" in file or ":" in parts[0] or any(part in ("", ".", "..") for part in parts)
+    if unsafe or PurePosixPath(file).is_absolute():
+        raise BundleError(f"{folder / MANIFEST}: got the path {file!r}, expected one inside the bundle; {REMEDY}")
+    path = folder
+    for part in parts:
+        path = path / part
+        if path.is_symlink():
+            raise BundleError(f"{path}: got a symbolic link, expected the file itself; copy with `cp -rL`, or {REMEDY}")
+    return path
+
+
+def check_size(path: Path, record: FileRecord) -> None:
+    """Raises BundleError unless `path` is a regular file of the recorded size."""
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise BundleError(f"{path}: missing or unreadable ({error.strerror}); {REMEDY}") from error
+    if not stat.S_ISREG(status.st_mode):
+        raise BundleError(f"{path}: got something that is no regular file; {REMEDY}")
+    if status.st_size != record.bytes:
+        raise BundleError(f"{path}: got {status.st_size} bytes, expected {record.bytes}; {REMEDY}")
+
+
+def check_hashes(folder: Path, manifest: Manifest) -> None:
+    """Raises BundleError for the first listed file whose SHA-256 differs."""
+    with ThreadPoolExecutor() as pool:  # hashlib lets go of the interpreter's lock
+        digests = pool.map(lambda file: sha256_of(folder / file), manifest.files)
+        for (file, record), digest in zip(manifest.files.items(), digests, strict=True):
+            if digest != record.sha256:
+                raise BundleError(f"{folder / file}: got sha256 {digest}, expected {record.sha256}; {REMEDY}")
+
+
+def sha256_of(path: Path) -> str:
+    """The file's SHA-256 in hexadecimal, read a piece at a time."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def record_files(folder: Path, files: Iterable[str]) -> dict[str, FileRecord]:
+    """What each of `files` in `folder` measures to now, in the order given."""
+    return {file: FileRecord((folder / file).stat().st_size, sha256_of(folder / file)) for file in files}
+
+
+def save_manifest(folder: Path, manifest: Manifest) -> None:
+    """Writes bundle.json into a folder that `atomic.new_folder` will put in place."""
+    (folder / MANIFEST).write_text(write(manifest), encoding="utf-8")

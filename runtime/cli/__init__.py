@@ -1,0 +1,1 @@
+"""Commands, one file each; each parses its options and calls one public function."""

@@ -1,0 +1,84 @@
+"""ONNX Runtime on the CPU. External weights stay memory-mapped, and idle threads sleep."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from latentrt.errors import EngineError
+from latentrt.manifest import Component
+from latentrt.tensors import Array, check
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+
+def open_engine(name: str, component: Component, folder: Path) -> OnnxRuntimeEngine:
+    """The engine for one component; see `latentrt.engines.open_engine`."""
+    return OnnxRuntimeEngine(name, component, folder / component.file)
+
+
+class OnnxRuntimeEngine:
+    """One ONNX Runtime session, made on first use."""
+
+    def __init__(self, name: str, component: Component, path: Path) -> None:
+        self.name, self.component, self.path = name, component, path
+        self.session: InferenceSession | None = None
+
+    def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Every output by name. Raises ShapeError for feeds that do not fit, EngineError if the run fails."""
+        sizes = check(self.component.inputs, feeds, self.name)
+        names = [spec.name for spec in self.component.outputs]
+        self.load()
+        assert self.session is not None
+        try:
+            outputs = self.session.run(names, dict(feeds))
+        except Exception as error:  # ONNX Runtime's own errors share no base but Exception
+            raise EngineError(f"{self.name}: ONNX Runtime failed with {sizes}: {error}") from error
+        return dict(zip(names, outputs, strict=True))
+
+    def load(self) -> None:
+        """Makes the session. Raises EngineError if ONNX Runtime refuses the graph."""
+        if self.session is None:
+            self.session = new_session(self.path)
+
+    def unload(self) -> None:
+        """Drops the session; its memory goes back to the system."""
+        self.session = None
+
+    def close(self) -> None:
+        """The same as `unload`: a session holds nothing else."""
+        self.unload()
+
+
+def new_session(path: Path) -> InferenceSession:
+    """A CPU session with one thread a usable core."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = usable_cores()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Threads may spin between the operators of a run, not after it: sessions share the cores with each other.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    try:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own errors share no base but Exception
+        raise EngineError(f"{path}: ONNX Runtime cannot load it: {error}; check it with `latentrt verify`") from error
+
+
+def usable_cores() -> int:
+    """The cores that this process may use, which in a container are fewer than the machine has."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(affinity, quota()))
+
+
+def quota() -> int:
+    """The cores that the control group allows, rounded up; a large number where none is set."""
+    try:
+        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return -(-int(limit) // int(period))
+    except (OSError, ValueError):
+        return 1 << 16

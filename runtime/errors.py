@@ -1,0 +1,50 @@
+"""The tree of errors; each carries the exit status that the command line ends with.
+
+LatentError                 anything this package raises on purpose (1)
+├── RequestError            a request that cannot be run: size, sampler, steps, prompt (2)
+├── BundleError             a bundle that is damaged, unsafe or of another version (3)
+├── EngineError             an engine that is missing, or that failed (4)
+│   └── ShapeError          a tensor whose name, type or shape is not what the graph declares (4)
+├── CheckpointError         a checkpoint that cannot be read or is of no known family (5)
+└── FidelityError           an export that lost more than its gate allows (6)
+"""
+
+
+class LatentError(Exception):
+    """Base of every error that latentrt raises on purpose."""
+
+    exit_status = 1
+
+
+class RequestError(LatentError, ValueError):
+    """The request names something that cannot be generated."""
+
+    exit_status = 2
+
+
+class BundleError(LatentError):
+    """The bundle is damaged, unsafe, or of a format that this version cannot read."""
+
+    exit_status = 3
+
+
+class EngineError(LatentError):
+    """The engine is not installed, cannot load a graph, or failed while running one."""
+
+    exit_status = 4
+
+
+class ShapeError(EngineError, ValueError):
+    """A tensor's name, type or shape differs from what the component declares."""
+
+
+class CheckpointError(LatentError):
+    """The checkpoint cannot be read, or belongs to no family that can be exported."""
+
+    exit_status = 5
+
+
+class FidelityError(LatentError):
+    """The exported graph differs from the original by more than its gate."""
+
+    exit_status = 6

@@ -1,0 +1,152 @@
+"""bundle.json as frozen dataclasses: all that a device has to know about a model, and what it must measure to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from latentrt.schedule import NoiseSchedule, SigmasName
+from latentrt.tensors import TensorSpec, split_axis
+from latentrt.typed import TypedError, parse
+
+FORMAT = 1
+
+Precision = Literal["fp32", "fp16", "w16"]
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """What an exported component lost against the original on fixed random inputs, and what it was allowed to lose.
+
+    relative_error: largest difference over the largest reference value. psnr_db: None when nothing differed.
+    """
+
+    relative_error: float
+    psnr_db: float | None
+    gate: str
+
+
+@dataclass(frozen=True)
+class Component:
+    """One graph: its file, the external data it reads, what goes in and out."""
+
+    file: str
+    data: tuple[str, ...]
+    precision: Precision
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    fidelity: Fidelity
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The latent space: channels, pixels a side that one latent covers, and the factor that gives unit variance.
+
+    to_rgb: rows of (red, green, blue), one a channel and one constant; a linear preview in [-1, 1].
+    """
+
+    channels: int
+    pixels: int
+    scaling: float
+    to_rgb: tuple[tuple[float, float, float], ...]
+
+
+@dataclass(frozen=True)
+class TokenizerSpec:
+    """The tokenizer's file, in the `tokenizers` package's format, and the ids of the tokens around a prompt."""
+
+    file: str
+    length: int
+    bos: int
+    eos: int
+    pad: int
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What a request uses where it says nothing. Sizes in pixels."""
+
+    sampler: str
+    sigmas: SigmasName
+    steps: int
+    guidance: float
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What a file must measure to."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The whole of bundle.json. Paths are relative to the bundle, with forward slashes."""
+
+    format: int
+    name: str
+    family: str
+    tasks: tuple[str, ...]
+    components: Mapping[str, Component]
+    latents: Latents
+    schedule: NoiseSchedule
+    tokenizer: TokenizerSpec
+    defaults: Defaults
+    provenance: Mapping[str, str]
+    files: Mapping[str, FileRecord]
+
+
+def read(text: str | bytes) -> Manifest:
+    """Returns the manifest in `text`. Raises TypedError that names the place and what was expected there."""
+    document = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+    version = document.get("format") if isinstance(document, dict) else None
+    if isinstance(version, int) and version > FORMAT:
+        raise TypedError(f".format: got {version}, this version of latentrt reads up to {FORMAT}; update latentrt")
+    manifest = parse(Manifest, document)
+    for name, component in manifest.components.items():
+        for spec in (*component.inputs, *component.outputs):
+            _check_axes(spec, f".components.{name}.{spec.name}")
+    for file in named_files(manifest):
+        if file not in manifest.files:
+            raise TypedError(f".files: {file} is used but not listed")
+    if len(manifest.latents.to_rgb) != manifest.latents.channels + 1:
+        raise TypedError(f".latents.to_rgb: got {len(manifest.latents.to_rgb)} rows, expected one a channel and one")
+    return manifest
+
+
+def write(manifest: Manifest) -> str:
+    """Returns the manifest as JSON: stable order, two-space indent, a line at the end."""
+    return json.dumps(asdict(manifest), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def named_files(manifest: Manifest) -> list[str]:
+    """Every file that some part of the manifest will have an engine or the tokenizer read."""
+    graphs = [file for component in manifest.components.values() for file in (component.file, *component.data)]
+    return [*graphs, manifest.tokenizer.file]
+
+
+def _check_axes(spec: TensorSpec, where: str) -> None:
+    for axis in spec.shape:
+        try:
+            valid = axis > 0 if isinstance(axis, int) else bool(split_axis(axis))
+        except ValueError as error:
+            raise TypedError(f"{where}: {error}") from error
+        if not valid:
+            raise TypedError(f"{where}: got a side of {axis}, expected at least 1")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise TypedError(f".{key}: the key occurs twice")
+    return dict(pairs)
+
+
+def _refuse_constant(name: str) -> None:
+    raise TypedError(f"got {name}, expected a finite number")

@@ -1,0 +1,67 @@
+"""What goes in and out of a component, stated once: ONNX axes, profiles, buffers and checks all derive from it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentrt.errors import ShapeError
+
+Array = NDArray[Any]
+
+AXIS = re.compile(r"(?:([1-9][0-9]*)\*)?([a-z_]+)")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A tensor's name, type and shape; a side is a number, a symbol ("height") or a multiple of one ("8*height")."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.dtype} ({', '.join(map(str, self.shape))})"
+
+
+def check(specs: Sequence[TensorSpec], tensors: Mapping[str, Array], owner: str) -> dict[str, int]:
+    """Returns the size of every symbol in `specs`, once each tensor is known to fit its spec.
+
+    owner: the component, for messages. Raises ShapeError that says what was got and what was expected.
+    """
+    names = {spec.name for spec in specs}
+    if tensors.keys() != names:
+        raise ShapeError(f"{owner}: got tensors {sorted(tensors)}, expected {sorted(names)}")
+    sizes: dict[str, int] = {}
+    for spec in specs:
+        tensor = tensors[spec.name]
+        got = f"{spec.name} {tensor.dtype} {tuple(tensor.shape)}"
+        if tensor.dtype != np.dtype(spec.dtype) or tensor.ndim != len(spec.shape):
+            raise ShapeError(f"{owner}: got {got}, expected {spec}")
+        for axis, size in zip(spec.shape, tensor.shape, strict=True):
+            if not fits(axis, size, sizes):
+                known = ", ".join(f"{name} = {value}" for name, value in sizes.items())
+                raise ShapeError(f"{owner}: got {got}, expected {spec}" + (f" with {known}" if known else ""))
+    return sizes
+
+
+def fits(axis: int | str, size: int, sizes: dict[str, int]) -> bool:
+    """Whether a side of `size` agrees with its axis; notes in `sizes` what it says of the axis's symbol."""
+    if isinstance(axis, int):
+        return axis == size
+    factor, symbol = split_axis(axis)
+    whole, rest = divmod(size, factor)
+    return rest == 0 and whole > 0 and sizes.setdefault(symbol, whole) == whole
+
+
+def split_axis(axis: str) -> tuple[int, str]:
+    """The factor and the symbol of an axis: ("8*height") -> (8, "height"). Raises ValueError for anything else."""
+    match = AXIS.fullmatch(axis)
+    if match is None:
+        raise ValueError(f"axis {axis!r} is neither a number, a name, nor number*name")
+    return int(match[1] or 1), match[2]

@@ -1,0 +1,96 @@
+"""Writes a checkpoint as one file in the original CompVis layout: the inverse of the conversion that is under test.
+
+Written from the layout of the CompVis modules (openaimodel.UNetModel, autoencoder.AutoencoderKL), not from diffusers'
+conversion, so that the two check each other. Full-size models work too: float32 weights are written without a copy.
+"""
+
+import re
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+UNET_TOP = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+UNET_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+
+
+def save_single_file(unet: nn.Module, vae: nn.Module, text_encoder: nn.Module, path: Path, dtype: torch.dtype) -> None:
+    """Writes the three modules to `path` in `dtype`, with leftovers such as published files have."""
+    text = {f"cond_stage_model.transformer.text_model.{key}": t for key, t in text_encoder.state_dict().items()}
+    floats = unet_tensors(unet) | vae_tensors(vae) | text
+    leftovers = {
+        "betas": torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2,
+        "model_ema.decay": torch.tensor(0.9999),
+        "model_ema.diffusion_modelout2weight": torch.zeros(4, 4),
+        "cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(77)[None],
+    }
+    save_file({key: t.detach().to(dtype).contiguous() for key, t in floats.items()} | leftovers, path)
+
+
+def unet_tensors(unet: nn.Module) -> dict[str, Tensor]:
+    """Returns the UNet's tensors by their key in the CompVis layout."""
+    layers = unet.config.layers_per_block
+    crossed = [block.startswith("CrossAttn") for block in unet.config.up_block_types]
+    return {
+        f"model.diffusion_model.{_unet_key(key, layers, crossed)}": tensor for key, tensor in unet.state_dict().items()
+    }
+
+
+def _unet_key(key: str, layers: int, crossed: list[bool]) -> str:
+    module, leaf = key.rsplit(".", 1)
+    if module in UNET_TOP:
+        return f"{UNET_TOP[module]}.{leaf}"
+    if match := re.match(r"mid_block\.(resnets|attentions)\.(\d)\.(.*)", key):
+        kind, i, rest = match.groups()
+        return f"middle_block.{2 * int(i) + (kind == 'attentions')}.{_unet_layer(kind, rest)}"
+    side, block, kind, i, rest = re.match(r"(down|up)_blocks\.(\d)\.(\w+)\.(\d)\.(.*)", key).groups()
+    start = int(block) * (layers + 1)
+    if kind == "downsamplers":
+        return f"input_blocks.{start + layers + 1}.0.{rest.replace('conv', 'op')}"
+    if kind == "upsamplers":
+        return f"output_blocks.{start + layers}.{1 + crossed[int(block)]}.{rest}"
+    name, first = ("input_blocks", 1) if side == "down" else ("output_blocks", 0)
+    return f"{name}.{first + start + int(i)}.{int(kind == 'attentions')}.{_unet_layer(kind, rest)}"
+
+
+def _unet_layer(kind: str, rest: str) -> str:
+    return _renamed(rest, UNET_RESNET) if kind == "resnets" else rest
+
+
+def vae_tensors(vae: nn.Module) -> dict[str, Tensor]:
+    """Returns the VAE's tensors by their key in the CompVis layout, where attention is a 1x1 convolution."""
+    levels, tensors = len(vae.config.block_out_channels), {}
+    for key, tensor in vae.state_dict().items():
+        attention = ".attentions." in key and tensor.ndim == 2
+        tensors[f"first_stage_model.{_vae_key(key, levels)}"] = tensor[:, :, None, None] if attention else tensor
+    return tensors
+
+
+def _vae_key(key: str, levels: int) -> str:
+    key = key.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
+    if match := re.match(r"(.*)\.mid_block\.attentions\.0\.(.*)", key):
+        return f"{match[1]}.mid.attn_1.{_renamed(match[2], VAE_ATTENTION)}"
+    key = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", key)
+    key = re.sub(r"down_blocks\.(\d)", r"down.\1", key)
+    key = re.sub(r"up_blocks\.(\d)", lambda m: f"up.{levels - 1 - int(m[1])}", key)
+    return key.replace(".resnets.", ".block.").replace("samplers.0.", "sample.")
+
+
+def _renamed(rest: str, names: dict[str, str]) -> str:
+    module, leaf = rest.rsplit(".", 1)
+    return f"{names[module]}.{leaf}"
