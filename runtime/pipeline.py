@@ -38,11 +38,15 @@ def load(bundle: str | Path, *, engine: str = "cpu", verify: bool = True) -> Pip
     before an engine reads it. Raises BundleError or EngineError. Graphs are loaded when first used.
     """
     engine_kind(engine)
-    folder = MODELS / bundle if isinstance(bundle, str) and bundle in built_in() else Path(bundle)
-    opened = open_bundle(folder, verify=verify)
+    opened = open_bundle(folder_of(bundle), verify=verify)
     components = opened.manifest.components
-    engines = {name: open_engine(engine, name, component, folder) for name, component in components.items()}
+    engines = {name: open_engine(engine, name, component, opened.folder) for name, component in components.items()}
     return Pipeline(opened, load_tokenizer(opened), engines, engine)
+
+
+def folder_of(bundle: str | Path) -> Path:
+    """The folder of a bundle given by its path or by a built-in model's name."""
+    return MODELS / bundle if isinstance(bundle, str) and bundle in built_in() else Path(bundle)
 
 
 def built_in() -> list[str]:

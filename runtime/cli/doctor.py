@@ -1,0 +1,42 @@
+"""`latentrt doctor`: what this machine has, and what to install."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from latentrt.cli.output import as_json, print_json
+
+
+@click.command()
+@as_json
+def doctor(as_json: bool) -> None:
+    """Show Python, engines, memory and built-in models, and what to install. Exits with 4 if there is no engine."""
+    from latentrt.diagnosis import diagnose
+
+    found = diagnose()
+    if as_json:
+        print_json(found)
+    else:
+        print_table(found)
+    if not any(engine["installed"] for engine in found["engines"].values()):
+        raise click.exceptions.Exit(4)
+
+
+def print_table(found: dict[str, Any]) -> None:
+    """Prints the diagnosis, a line a fact."""
+    memory = found["memory"]
+    click.echo(f"latentrt    {found['latentrt']}")
+    click.echo(f"python      {found['python']} on {found['platform']}")
+    click.echo(f"cores       {found['cores']} usable")
+    if memory:
+        click.echo(f"memory      {memory['available_bytes'] / 1e9:.1f} of {memory['total_bytes'] / 1e9:.1f} GB free")
+    for name, engine in found["engines"].items():
+        state = f"{engine['package']} {engine['version']}" if engine["installed"] else "not installed"
+        click.echo(f"engine      {name}: {state}")
+    for name, version in found["packages"].items():
+        click.echo(f"package     {name}: {version or 'not installed'}")
+    click.echo(f"models      {', '.join(found['models']) or 'none'}")
+    for line in found["advice"]:
+        click.echo(f"advice      {line}")

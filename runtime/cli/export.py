@@ -1,0 +1,55 @@
+"""`latentrt export`: a checkpoint becomes a bundle."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from latentrt.cli.output import as_json, print_json
+from latentrt.errors import EngineError
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+ANYTHING = click.Path(path_type=Path)
+
+
+@click.command()
+@click.argument("checkpoint", type=ANYTHING)
+@click.argument("out", type=FOLDER)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "fp16", "w16"]),
+    default="fp32",
+    show_default=True,
+    help="fp16 computes in half precision; w16 stores weights in fp16 and computes in fp32.",
+)
+@click.option("--name", help="The bundle's name.  [default: the checkpoint's]")
+@click.option("--steps", type=click.IntRange(min=1), default=20, show_default=True, help="The bundle's default steps.")
+@click.option("--guidance", type=float, default=7.5, show_default=True, help="The bundle's default guidance.")
+@click.option("--vae", type=ANYTHING, metavar="PATH", help="A VAE to use in place of the checkpoint's.")
+@click.option("--tokenizer", type=FOLDER, metavar="DIR", help="A tokenizer to use in place of the checkpoint's.")
+@click.option("--configs", type=FOLDER, metavar="DIR", help="For a single file: its unet, vae, ... .json.")
+@as_json
+def export(checkpoint: Path, out: Path, as_json: bool, **options: Any) -> None:
+    """Export CHECKPOINT, a diffusers folder or a .safetensors file, to the bundle OUT.
+
+    Every graph is run and compared with the original; OUT appears only if all are within their gates. Needs
+    `pip install 'latentrt[export]'`.
+    """
+    try:
+        from latentrt.export.write import ExportOptions
+        from latentrt.export.write import export as write_bundle
+    except ImportError as error:
+        raise EngineError(f"export needs {error.name}: run `pip install 'latentrt[cpu,export]'`") from error
+
+    manifest = write_bundle(checkpoint, out, ExportOptions(**options), progress=lambda line: click.echo(line, err=True))
+    losses = {name: asdict(component.fidelity) for name, component in manifest.components.items()}
+    if as_json:
+        print_json({"bundle": str(out), "name": manifest.name, "components": losses})
+        return
+    for name, loss in losses.items():
+        psnr = "exact" if loss["psnr_db"] is None else f"{loss['psnr_db']:.1f} dB"
+        click.echo(f"{name:14} relative error {loss['relative_error']:.1e}, {psnr}")
+    click.echo(out)

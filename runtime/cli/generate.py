@@ -1,0 +1,111 @@
+"""`latentrt generate`: a prompt becomes PNG files."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from latentrt.cli.output import as_json, print_json, progress_bar
+from latentrt.errors import RequestError
+
+if TYPE_CHECKING:
+    from latentrt.pipeline import Pipeline
+    from latentrt.request import Request, Result
+
+
+class Size(click.ParamType):
+    """A size as WIDTHxHEIGHT in pixels."""
+
+    name = "WxH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """The two numbers of "768x512"."""
+        width, _, height = str(value).lower().partition("x")
+        if not (width.isdecimal() and height.isdecimal()):
+            self.fail(f"got {value!r}, expected a width and a height such as 768x512", param, ctx)
+        return int(width), int(height)
+
+
+@click.command()
+@click.argument("prompt")
+@click.option(
+    "--bundle", default="emoji", metavar="DIR", show_default=True, help="A bundle's folder, or a built-in one."
+)
+@click.option("--negative", default="", metavar="TEXT", help="What the picture should not show.")
+@click.option("--steps", type=int, help="How many denoising steps.")
+@click.option("--guidance", type=float, help="Classifier-free guidance; 1 turns it off.")
+@click.option("--seed", type=int, help="Of the first image; image k has SEED + k. Random if not given.")
+@click.option("--size", type=Size(), help="Width and height in pixels, multiples of 8.")
+@click.option("--sampler", metavar="NAME", help="ddim, euler or dpmpp_2m.")
+@click.option("--sigmas", metavar="NAME", help="normal or karras.")
+@click.option("--spacing", metavar="NAME", help="leading, trailing or linspace.")
+@click.option("--batch", type=int, default=1, show_default=True, help="How many images.")
+@click.option("--engine", default="cpu", metavar="NAME", show_default=True, help="What runs the graphs.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The PNG to write.  [default: SEED.png]")
+@click.option("--no-metadata", is_flag=True, help="Leave prompt and settings out of the PNG.")
+@as_json
+def generate(
+    prompt: str,
+    bundle: str,
+    engine: str,
+    size: tuple[int, int] | None,
+    out: Path | None,
+    no_metadata: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Generate pictures for PROMPT. What is not given is the bundle's default."""
+    from latentrt.pipeline import load
+    from latentrt.request import Request
+
+    if out is not None and out.suffix.lower() != ".png":
+        raise RequestError(f"--out: got {out}, expected a name that ends in .png")
+    if out is not None and not out.parent.is_dir():
+        raise RequestError(f"--out: there is no folder {out.parent}; make it with `mkdir -p {out.parent}`")
+    width, height = size or (None, None)
+    with load(bundle, engine=engine) as pipeline:
+        result = run(pipeline, Request(prompt, width=width, height=height, **options))
+    files = save(result, out, metadata=not no_metadata)
+    if as_json:
+        print_json(report(result, files))
+    else:
+        for file in files:
+            click.echo(file)
+
+
+def run(pipeline: Pipeline, request: Request) -> Result:
+    """The request's result, with a bar while it is made."""
+    steps = pipeline.steps(request)
+    with progress_bar(f"{steps.settings.width}x{steps.settings.height}", steps.settings.steps) as advance:
+        for _ in steps:
+            advance()
+    return steps.result
+
+
+def save(result: Result, out: Path | None, *, metadata: bool) -> list[Path]:
+    """Writes every image and returns where: `out` for one, numbered beside it for more, else named by seed."""
+    files = [
+        numbered(out, i, len(result.images)) if out else Path(f"{seed}.png") for i, seed in enumerate(result.seeds)
+    ]
+    for i, file in enumerate(files):
+        result.save(file, i, metadata=metadata)
+    return files
+
+
+def numbered(out: Path, index: int, count: int) -> Path:
+    """`out` itself for a single image, out-0.png, out-1.png ... for more."""
+    return out if count == 1 else out.with_name(f"{out.stem}-{index}{out.suffix}")
+
+
+def report(result: Result, files: list[Path]) -> dict[str, Any]:
+    """What `--json` prints."""
+    return {
+        "files": [str(file) for file in files],
+        "bundle": {"name": result.bundle, "sha256": result.sha256},
+        "engine": result.engine,
+        "settings": asdict(result.settings),
+        "seconds": {phase: round(seconds, 6) for phase, seconds in result.timings.items()},
+    }

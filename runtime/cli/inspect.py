@@ -1,0 +1,64 @@
+"""`latentrt inspect`: what a bundle holds, or how a picture was made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from latentrt.cli.output import as_json, print_json
+
+if TYPE_CHECKING:
+    from latentrt.bundle import Bundle
+
+
+@click.command()
+@click.argument("path")
+@as_json
+def inspect(path: str, as_json: bool) -> None:
+    """Show what PATH holds: a bundle's folder, a built-in model's name, or a PNG made by latentrt."""
+    if path.lower().endswith(".png"):
+        from latentrt.metadata import read_png
+
+        show(read_png(Path(path)), as_json)
+        return
+    from latentrt.bundle import open_bundle
+    from latentrt.pipeline import folder_of
+
+    bundle = open_bundle(folder_of(path), verify=False)
+    if as_json:
+        print_json({"sha256": bundle.sha256, **asdict(bundle.manifest)})
+    else:
+        click.echo("\n".join(lines_of(bundle)))
+
+
+def show(record: dict[str, Any], as_json: bool) -> None:
+    """Prints a picture's record, a line an entry unless as JSON."""
+    if as_json:
+        print_json(record)
+        return
+    for key, value in record.items():
+        click.echo(f"{key:10} {value}")
+
+
+def lines_of(bundle: Bundle) -> Iterator[str]:
+    """A bundle on one screen."""
+    manifest = bundle.manifest
+    schedule, defaults = manifest.schedule, manifest.defaults
+    snr = ", zero terminal SNR" if schedule.zero_terminal_snr else ""
+    yield f"{manifest.name}  {manifest.family}  {', '.join(manifest.tasks)}  {bundle.sha256[:10]}"
+    yield f"{schedule.prediction}, {schedule.beta_schedule}, {schedule.spacing} spacing{snr}"
+    yield (
+        f"{defaults.sampler}, {defaults.sigmas} sigmas, {defaults.steps} steps, guidance {defaults.guidance:g}, "
+        f"{defaults.width}x{defaults.height}"
+    )
+    for name, component in manifest.components.items():
+        size = sum(manifest.files[file].bytes for file in (component.file, *component.data))
+        psnr = component.fidelity.psnr_db
+        yield ""
+        yield f"{name}  {component.precision}  {size / 1e6:.1f} MB  " + ("exact" if psnr is None else f"{psnr:.1f} dB")
+        for arrow, specs in (("<-", component.inputs), ("->", component.outputs)):
+            yield from (f"  {arrow} {spec}" for spec in specs)

@@ -1,0 +1,72 @@
+"""What this machine has that matters for running or exporting, and what to install where something is missing."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
+from pathlib import Path
+from typing import Any
+
+from latentrt.engines import ENGINES
+from latentrt.engines.onnxruntime import usable_cores
+from latentrt.pipeline import built_in
+
+RUNNING = ("numpy", "tokenizers", "pillow")
+EXPORTING = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnx-ir")
+
+
+def diagnose(meminfo: Path = Path("/proc/meminfo")) -> dict[str, Any]:
+    """Returns versions, engines, memory, built-in models and advice, as JSON can hold them.
+
+    meminfo: where Linux tells memory; a machine without it reports none.
+    """
+    engines = {name: engine_state(name) for name in ENGINES}
+    packages = {name: installed(name) for name in (*RUNNING, *EXPORTING)}
+    return {
+        "latentrt": installed("latentrt"),
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cores": usable_cores(),
+        "memory": memory(meminfo),
+        "engines": engines,
+        "packages": packages,
+        "models": built_in(),
+        "advice": advice(engines, packages),
+    }
+
+
+def engine_state(name: str) -> dict[str, Any]:
+    """Whether an engine's package is there, and which one of the several that may provide it."""
+    kind = ENGINES[name]
+    providers = packages_distributions().get(kind.requires, []) if kind.installed else []
+    package = providers[0] if providers else kind.requires
+    return {"installed": kind.installed, "package": package, "version": installed(package), "extra": kind.extra}
+
+
+def installed(package: str) -> str | None:
+    """The version of an installed package, None if it is not."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def memory(meminfo: Path) -> dict[str, int] | None:
+    """Total and available bytes."""
+    try:
+        entries = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
+        total, available = (int(entries[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
+    except (OSError, ValueError, KeyError):
+        return None
+    return {"total_bytes": total, "available_bytes": available}
+
+
+def advice(engines: dict[str, dict[str, Any]], packages: dict[str, str | None]) -> list[str]:
+    """What to run next; nothing when all is there."""
+    lines = []
+    if not any(engine["installed"] for engine in engines.values()):
+        lines.append("no engine: run `pip install 'latentrt[cpu]'`")
+    missing = [name for name in EXPORTING if packages[name] is None]
+    if missing:
+        lines.append(f"to export checkpoints ({', '.join(missing)}): run `pip install 'latentrt[cpu,export]'`")
+    return lines
