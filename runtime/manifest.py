@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from latentrt.tensors import TensorSpec, split_axis
 from latentrt.typed import TypedError, parse
 
 FORMAT = 1
+DTYPES = ("float16", "float32", "int64")
 
 Precision = Literal["fp32", "fp16", "w16"]
 
@@ -108,9 +110,12 @@ def read(text: str | bytes) -> Manifest:
     if isinstance(version, int) and version > FORMAT:
         raise TypedError(f".format: got {version}, this version of latentrt reads up to {FORMAT}; update latentrt")
     manifest = parse(Manifest, document)
+    if manifest.format != FORMAT:
+        raise TypedError(f".format: got {manifest.format}, expected {FORMAT}")
+    _check_counts(manifest)
     for name, component in manifest.components.items():
         for spec in (*component.inputs, *component.outputs):
-            _check_axes(spec, f".components.{name}.{spec.name}")
+            _check_spec(spec, f".components.{name}.{spec.name}")
     for file in named_files(manifest):
         if file not in manifest.files:
             raise TypedError(f".files: {file} is used but not listed")
@@ -130,22 +135,41 @@ def named_files(manifest: Manifest) -> list[str]:
     return [*graphs, manifest.tokenizer.file]
 
 
-def _check_axes(spec: TensorSpec, where: str) -> None:
+def _check_counts(manifest: Manifest) -> None:
+    latents, defaults = manifest.latents, manifest.defaults
+    counts = {
+        ".latents.channels": latents.channels,
+        ".latents.pixels": latents.pixels,
+        ".schedule.train_steps": manifest.schedule.train_steps,
+        ".defaults.steps": defaults.steps,
+        ".defaults.width": defaults.width,
+        ".defaults.height": defaults.height,
+    }
+    for where, count in counts.items():
+        if count < 1:
+            raise TypedError(f"{where}: got {count}, expected at least 1")
+
+
+def _check_spec(spec: TensorSpec, where: str) -> None:
+    if spec.dtype not in DTYPES:
+        raise TypedError(f"{where}: got the type {spec.dtype!r}, expected one of {', '.join(DTYPES)}")
     for axis in spec.shape:
+        if isinstance(axis, int):
+            if axis < 1:
+                raise TypedError(f"{where}: got a side of {axis}, expected at least 1")
+            continue
         try:
-            valid = axis > 0 if isinstance(axis, int) else bool(split_axis(axis))
+            split_axis(axis)
         except ValueError as error:
             raise TypedError(f"{where}: {error}") from error
-        if not valid:
-            raise TypedError(f"{where}: got a side of {axis}, expected at least 1")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise TypedError(f".{key}: the key occurs twice")
-    return dict(pairs)
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
+        raise TypedError(f".{key}: the key occurs twice")
+    return document
 
 
 def _refuse_constant(name: str) -> None:

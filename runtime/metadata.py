@@ -55,16 +55,16 @@ def read_png(path: Path) -> dict[str, Any]:
 
     Raises RequestError when the file is no PNG or says nothing.
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
     try:
         with Image.open(path, formats=["PNG"]) as image:
             text = dict(image.text)
-    except (OSError, UnidentifiedImageError, ValueError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RequestError(f"{path}: not a readable PNG ({error})") from error
     try:
         record = json.loads(text.get(LATENTRT, "null"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"{path}: its {LATENTRT!r} text is not valid JSON ({error})") from error
     if isinstance(record, dict):
         return record

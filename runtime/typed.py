@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import sys
 import types
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -35,11 +36,11 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
         return {key: _parse(arguments[1], item, f"{where}.{key}") for key, item in items}
     if origin is Literal:
         if value not in arguments or isinstance(value, bool):
-            raise TypedError(f"{where}: got {value!r}, expected one of {', '.join(map(repr, arguments))}")
+            raise TypedError(f"{where}: got {_short(value)}, expected one of {', '.join(map(repr, arguments))}")
         return value
     if origin in (Union, types.UnionType):
         return _parse_union(arguments, value, where)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+    if kind is float and isinstance(value, int) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
         return float(value)
     return _expect(value, kind, where)
 
@@ -47,7 +48,7 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
 def _parse_fields(kind: Any, value: Mapping[str, Any], where: str) -> Any:
     hints = get_type_hints(kind)
     required = {field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
-    for key in value.keys() - hints.keys():
+    for key in sorted(value.keys() - hints.keys()):
         raise TypedError(f"{where}.{key}: unknown key; expected {', '.join(hints)}")
     for key in sorted(required - value.keys()):
         raise TypedError(f"{where}.{key}: missing")
@@ -72,14 +73,14 @@ def _parse_union(arguments: tuple[Any, ...], value: Any, where: str) -> Any:
         if isinstance(value, kind):
             return _expect(value, kind, where)
     names = " or ".join(getattr(kind, "__name__", str(kind)) for kind in arguments)
-    raise TypedError(f"{where}: got {value!r}, expected {names}")
+    raise TypedError(f"{where}: got {_short(value)}, expected {names}")
 
 
 def _expect(value: Any, kind: type, where: str) -> Any:
     # JSON's true is an int to Python, and its 1e999 is infinity.
     right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     if not right or (isinstance(value, float) and not math.isfinite(value)):
-        raise TypedError(f"{where}: got {_short(value)}, expected {_NAMES.get(kind, kind.__name__)}")
+        raise TypedError(f"{where or 'top level'}: got {_short(value)}, expected {_NAMES.get(kind, kind.__name__)}")
     return value
 
 
@@ -88,4 +89,11 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-_NAMES: dict[type, str] = {dict: "an object", list: "an array", str: "a string", int: "an integer", float: "a number"}
+_NAMES: dict[type, str] = {
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    int: "an integer",
+    float: "a finite number",
+    bool: "true or false",
+}

@@ -32,7 +32,7 @@ class Size(click.ParamType):
 @click.command()
 @click.argument("prompt")
 @click.option(
-    "--bundle", default="emoji", metavar="DIR", show_default=True, help="A bundle's folder, or a built-in one."
+    "--bundle", default="emoji", metavar="DIR", show_default=True, help="A bundle's folder or a built-in name."
 )
 @click.option("--negative", default="", metavar="TEXT", help="What the picture should not show.")
 @click.option("--steps", type=int, help="How many denoising steps.")

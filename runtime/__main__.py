@@ -1,0 +1,5 @@
+"""`python -m latentrt` is the same as the `latentrt` command."""
+
+from latentrt.cli import main
+
+main()
