@@ -13,7 +13,7 @@ COLOURS, SIDE = 64, 8
 def fit_to_rgb(vae: AutoencoderKL) -> tuple[tuple[float, float, float], ...]:
     """Returns rows of (red, green, blue), one a latent channel and one constant: least squares on random colours.
 
-    Pictures of one colour each are encoded. Smooth colour fields and blocks give a worse fit: on pictures generated with
+    Pictures of one colour each are encoded. Smooth colour fields and blocks give a worse fit: on pictures made with
     the built-in model their previews are 3 and 0.3 dB further from the truth; the best linear map is 2.5 dB nearer.
     """
     side = SIDE * vae_factor(vae)
