@@ -6,7 +6,7 @@ value that the graph computes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -52,17 +52,28 @@ def fold(graph: ir.Graph, rules: Mapping[str, Callable[[ir.Graph, ir.Node], None
 
 def bind(graph: ir.Graph, weights: Mapping[str, torch.Tensor]) -> None:
     """Turns the graph inputs that are named like a weight into initialisers."""
-    for value in [value for value in graph.inputs if value.name in weights]:
-        graph.inputs.remove(value)
-        set_weight(graph, value, weights[value.name])
+    for value in list(graph.inputs):
+        if (weight := weights.get(name_of(value))) is not None:
+            graph.inputs.remove(value)
+            set_weight(graph, value, weight)
 
 
 def set_weight(graph: ir.Graph, value: ir.Value, tensor: torch.Tensor) -> None:
     """Makes `value` an initialiser that shares the memory of `tensor`."""
-    value.const_value = TorchTensor(tensor, name=value.name)
-    value.shape = ir.Shape(tensor.shape)
-    value.dtype = value.const_value.dtype
+    constant = TorchTensor(tensor, name=value.name)
+    value.const_value, value.shape, value.dtype = constant, ir.Shape(tensor.shape), constant.dtype
     graph.register_initializer(value)
+
+
+def name_of(value: ir.Value) -> str:
+    """The value's name, which every value of a traced graph has."""
+    assert value.name is not None
+    return value.name
+
+
+def constant_of(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """What `value` is known to hold."""
+    return ir.convenience.get_const_tensor(value) if value is not None else None
 
 
 def fold_weight_view(graph: ir.Graph, node: ir.Node) -> None:
@@ -72,14 +83,14 @@ def fold_weight_view(graph: ir.Graph, node: ir.Node) -> None:
         return
     tensor = VIEWS[node.op_type](weight.const_value.raw, node)
     value = ir.Value(name=f"{weight.name}.{'x'.join(map(str, tensor.shape))}")
-    if value.name in graph.initializers:
-        value = graph.initializers[value.name]
+    if (known := graph.initializers.get(name_of(value))) is not None:
+        value = known
     else:
         set_weight(graph, value, tensor)
     node.outputs[0].replace_all_uses_with(value)
     graph.remove(node, safe=True)
     if not weight.uses():
-        del graph.initializers[weight.name]
+        del graph.initializers[name_of(weight)]
 
 
 def transposed(weight: torch.Tensor, node: ir.Node) -> torch.Tensor:
@@ -89,7 +100,7 @@ def transposed(weight: torch.Tensor, node: ir.Node) -> torch.Tensor:
 
 def unsqueezed(weight: torch.Tensor, node: ir.Node) -> torch.Tensor:
     """The weight as an Unsqueeze node with constant axes shapes it."""
-    axes = ir.convenience.get_const_tensor(node.inputs[1])
+    axes = constant_of(node.inputs[1])
     assert axes is not None
     for axis in axes.numpy().tolist():
         weight = weight.unsqueeze(axis)
@@ -101,9 +112,9 @@ VIEWS = {"Transpose": transposed, "Unsqueeze": unsqueezed}
 
 def drop_division_by_one(graph: ir.Graph, node: ir.Node) -> None:
     """Removes x / 1, which diffusers writes after every ResNet and attention."""
-    divisor = ir.convenience.get_const_tensor(node.inputs[1])
-    if divisor is not None and divisor.size == 1 and divisor.numpy().item() == 1:
-        node.outputs[0].replace_all_uses_with(node.inputs[0])
+    dividend, divisor = node.inputs[0], constant_of(node.inputs[1])
+    if dividend is not None and divisor is not None and divisor.size == 1 and divisor.numpy().item() == 1:
+        node.outputs[0].replace_all_uses_with(dividend)
         graph.remove(node, safe=True)
 
 
@@ -120,32 +131,30 @@ def fold_reshape(graph: ir.Graph, node: ir.Node) -> None:
     if sides.count(None) + sides.count(-1) > 1:
         return
     target = np.array([-1 if s is None else s for s in sides], np.int64)
-    value = ir.Value(name=f"{node.outputs[0].name}.shape", const_value=ir.tensor(target))
-    value.const_value.name = value.name
+    name = f"{node.outputs[0].name}.shape"
+    value = ir.Value(name=name, const_value=ir.tensor(target, name=name))
     graph.register_initializer(value)
     node.replace_input_with(1, value)
 
 
 def side(part: ir.Value | None, place: int, source: ir.Value | None) -> int | None:
     """One side of a Reshape's target: its constant, 0 where it repeats the source's side, None where it is computed."""
-    constant = ir.convenience.get_const_tensor(part) if part is not None else None
+    constant = constant_of(part)
     if constant is not None:
         return int(constant.numpy().item()) if constant.size == 1 else None
-    gather = operand(part, "Unsqueeze")
-    shape = operand(gather, "Gather")
-    shaped = operand(shape, "Shape")
-    if shaped is None:
-        return None
-    index = ir.convenience.get_const_tensor(gather.producer().inputs[1])
+    gathered, *_ = operands(part, "Unsqueeze")
+    shape, index, *_ = operands(gathered, "Gather")
+    shaped, *_ = operands(shape, "Shape")
+    place_read = constant_of(index)
     # The batch comes first in every tensor of these graphs, so its size may be read off any of them.
-    same = shaped is source or place == 0
-    return 0 if same and index is not None and index.numpy().item() == place else None
+    same = shaped is not None and (shaped is source or place == 0)
+    return 0 if same and place_read is not None and place_read.numpy().item() == place else None
 
 
-def operand(value: ir.Value | None, op_type: str) -> ir.Value | None:
-    """The first input of the node that makes `value`, if that is an `op_type`."""
+def operands(value: ir.Value | None, op_type: str) -> Sequence[ir.Value | None]:
+    """The inputs of the node that makes `value` if that is an `op_type`, else nothing, twice."""
     node = value.producer() if value is not None else None
-    return node.inputs[0] if node is not None and node.op_type == op_type else None
+    return node.inputs if node is not None and node.op_type == op_type else (None, None)
 
 
 def strip(model: ir.Model) -> ir.Model:

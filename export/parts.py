@@ -14,7 +14,7 @@ from latentrt.export.load import Checkpoint
 from latentrt.export.split import CrossKV, HoistedUNet, TextEncoder, TimeBias, VaeDecoder, VaeEncoder
 from latentrt.tensors import TensorSpec
 
-# (batch, height, width) in latents: even sides, on which the graph is traced, and sides that every level rounds.
+# (batch, height, width) in latents: even sides, and sides that every level rounds.
 PROBES = ((2, 16, 24), (1, 9, 13))
 
 

@@ -10,6 +10,7 @@ import torch
 from onnx_ir.tensor_adapters import TorchTensor
 from torch import nn
 
+from latentrt.export.canonical import name_of
 from latentrt.manifest import Fidelity
 from latentrt.tensors import TensorSpec
 
@@ -47,7 +48,7 @@ def store_half(model: ir.Model) -> ir.Model:
             value.dtype,
         )
         value.replace_all_uses_with(cast.outputs[0])
-        del graph.initializers[value.name]
+        del graph.initializers[name_of(value)]
         graph.register_initializer(stored)
         graph.insert_before(graph[0], cast)
     return model

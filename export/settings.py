@@ -7,7 +7,7 @@ from typing import Any
 
 from latentrt.errors import CheckpointError
 from latentrt.manifest import Defaults
-from latentrt.schedule import NoiseSchedule
+from latentrt.schedule import NoiseSchedule, SigmasName
 from latentrt.typed import TypedError, parse
 
 # The sampler here that is nearest to what the checkpoint was published with; "ddim" where there is none.
@@ -31,13 +31,24 @@ ABSENT = {
     "steps_offset": 0,
     "set_alpha_to_one": True,
 }
+# The classes that mean something else by it: Stable Diffusion 2 was published with the first, and no spacing.
+LINSPACE = {"timestep_spacing": "linspace"}
+ABSENT_OF = {
+    "EulerDiscreteScheduler": LINSPACE,
+    "EulerAncestralDiscreteScheduler": LINSPACE,
+    "LMSDiscreteScheduler": LINSPACE,
+    "DPMSolverMultistepScheduler": LINSPACE,
+    "UniPCMultistepScheduler": LINSPACE,
+    "PNDMScheduler": {"set_alpha_to_one": False},
+}
 
 
 def schedule_of(config: Mapping[str, Any]) -> NoiseSchedule:
     """Returns the noise schedule. Raises CheckpointError for betas given as a list, or a kind that is not known."""
     if config.get("trained_betas") is not None:
         raise CheckpointError("scheduler_config.json: got trained_betas, expected a named beta_schedule")
-    entries = {**ABSENT, **{key: value for key, value in config.items() if key in ABSENT}}
+    absent = ABSENT | ABSENT_OF.get(config.get("_class_name", ""), {})
+    entries = {**absent, **{key: value for key, value in config.items() if key in ABSENT}}
     values = {
         "train_steps": entries["num_train_timesteps"],
         "beta_schedule": entries["beta_schedule"],
@@ -58,5 +69,5 @@ def schedule_of(config: Mapping[str, Any]) -> NoiseSchedule:
 def defaults_of(config: Mapping[str, Any], side_px: int, *, steps: int, guidance: float) -> Defaults:
     """Returns what a request uses where it says nothing."""
     sampler = SAMPLER_OF.get(config.get("_class_name", ""), "ddim")
-    sigmas = "karras" if config.get("use_karras_sigmas") else "normal"
+    sigmas: SigmasName = "karras" if config.get("use_karras_sigmas") else "normal"
     return Defaults(sampler, sigmas, steps, guidance, side_px, side_px)

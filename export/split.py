@@ -242,8 +242,9 @@ def plain(module: nn.Module) -> nn.Module:
     for parent in list(module.modules()):
         if isinstance(parent, Attention):
             parent.set_processor(ExplicitAttention())
-        if getattr(parent, "upsamplers", None) is not None:
-            parent.upsamplers = nn.ModuleList(SizedUpsample(layer) for layer in parent.upsamplers)
+        upsamplers = getattr(parent, "upsamplers", None)
+        if upsamplers is not None:
+            parent.upsamplers = nn.ModuleList(SizedUpsample(layer) for layer in upsamplers)
     return module
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import onnx
 import onnx_ir as ir
@@ -17,15 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from latentrt.export.canonical import OPSET, canonical
-from latentrt.tensors import TensorSpec
+from latentrt.tensors import TensorSpec, split_axis
+
+# The sizes at which a module is traced; small, because some operators are very slow in fp16 on a CPU.
+SIZES = {"batch": 2, "height": 2, "width": 3, "tokens": 5, "n": 2}
 
 
-def trace(
-    module: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], feeds: Mapping[str, Tensor]
-) -> ir.Model:
+def trace(module: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> ir.Model:
     """Returns the canonical graph of `module`, with inputs and outputs named and shaped as the specs say.
 
-    feeds: one example tensor an input; any sizes that fit the specs. The weights stay shared with `module`.
+    The weights stay shared with `module`.
     """
     module.eval()
     buffer = io.BytesIO()
@@ -33,8 +34,8 @@ def trace(
         warnings.simplefilter("ignore")  # the tracer warns of its age, and of every shape that it reads
         torch.onnx.export(
             module,
-            tuple(feeds[spec.name] for spec in inputs),
-            buffer,
+            tuple(example(spec) for spec in inputs),
+            buffer,  # type: ignore[arg-type]  # the tracer writes to any binary file
             dynamo=False,
             opset_version=OPSET,
             input_names=[spec.name for spec in inputs],
@@ -48,6 +49,18 @@ def trace(
     for spec, value in zip([*inputs, *outputs], [*model.graph.inputs, *model.graph.outputs], strict=True):
         value.shape = ir.Shape(spec.shape)
     return model
+
+
+def example(spec: TensorSpec) -> Tensor:
+    """Zeros that fit `spec`."""
+    shape = [axis if isinstance(axis, int) else side(axis) for axis in spec.shape]
+    return torch.zeros(shape, dtype=getattr(torch, spec.dtype))
+
+
+def side(axis: str) -> int:
+    """The size of an axis such as "8*height" where modules are traced."""
+    factor, symbol = split_axis(axis)
+    return factor * SIZES[symbol]
 
 
 def symbols(spec: TensorSpec) -> dict[int, str]:

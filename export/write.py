@@ -16,7 +16,7 @@ from latentrt.errors import CheckpointError
 from latentrt.export.gate import gated
 from latentrt.export.load import Checkpoint, load_checkpoint
 from latentrt.export.parts import Part, parts_of, vae_factor
-from latentrt.export.precision import PRECISIONS, Recipe, cast_like
+from latentrt.export.precision import PRECISIONS, Recipe
 from latentrt.export.preview import fit_to_rgb
 from latentrt.export.settings import defaults_of, schedule_of
 from latentrt.export.trace import trace
@@ -51,7 +51,7 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
     """Writes the bundle `out` from the checkpoint `source` and returns its manifest; `out` appears whole or not at all.
 
     progress: called with a line for each piece of work begun. Raises CheckpointError for what cannot be read,
-    FidelityError for a component that lost more than its gate allows, FileExistsError when `out` is there already.
+    FidelityError for a component that lost more than its gate allows, OutputError when `out` is there already.
     """
     with new_folder(out) as folder:
         checkpoint = load_checkpoint(source, configs=options.configs, vae=options.vae)
@@ -122,8 +122,7 @@ def write_component(part: Part, folder: Path, precision: Precision, progress: Pr
 def traced(part: Part, recipe: Recipe) -> ir.Model:
     """The part's graph at the recipe's precision."""
     inputs, outputs = [recipe.spec(spec) for spec in part.inputs], [recipe.spec(spec) for spec in part.outputs]
-    feeds = {spec.name: cast_like(part.probes[0].feeds[spec.name], spec) for spec in inputs}
-    return recipe.graph(trace(recipe.module(part.build()), inputs, outputs, feeds))
+    return recipe.graph(trace(recipe.module(part.build()), inputs, outputs))
 
 
 def save_graph(model: ir.Model, folder: Path, name: str) -> tuple[str, ...]:

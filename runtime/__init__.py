@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         EngineError,
         FidelityError,
         LatentError,
+        OutputError,
         RequestError,
         ShapeError,
     )
@@ -27,6 +28,7 @@ __all__ = [
     "EngineError",
     "FidelityError",
     "LatentError",
+    "OutputError",
     "Pipeline",
     "Request",
     "RequestError",

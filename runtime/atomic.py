@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from latentrt.errors import OutputError
+
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
@@ -31,12 +33,15 @@ def new_file(path: Path) -> Iterator[Path]:
 def new_folder(path: Path) -> Iterator[Path]:
     """Gives a temporary folder beside `path` to fill; it becomes `path` when the block ends well, else it is removed.
 
-    Raises FileExistsError when `path` exists already, before the block runs and again before the rename.
+    Raises OutputError when `path` exists already, before the block runs and again before the rename, and when no folder
+    can be made there.
     """
     refuse_existing(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
-    temporary.mkdir()
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be made ({error.strerror}); name another folder") from error
     try:
         yield temporary
         for item in [*temporary.rglob("*"), temporary]:
@@ -49,9 +54,9 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 def refuse_existing(path: Path) -> None:
-    """Raises FileExistsError if anything, even a dangling link, has that name."""
+    """Raises OutputError if anything, even a dangling link, has that name."""
     if os.path.lexists(path):
-        raise FileExistsError(f"{path} exists; name another, or remove it first")
+        raise OutputError(f"{path} exists; name another, or remove it first")
 
 
 def temporary_name(path: Path) -> Path:

@@ -6,7 +6,8 @@ LatentError                 anything this package raises on purpose (1)
 ├── EngineError             an engine that is missing, or that failed (4)
 │   └── ShapeError          a tensor whose name, type or shape is not what the graph declares (4)
 ├── CheckpointError         a checkpoint that cannot be read or is of no known family (5)
-└── FidelityError           an export that lost more than its gate allows (6)
+├── FidelityError           an export that lost more than its gate allows (6)
+└── OutputError             a file or folder that cannot be written where it was asked for (7)
 """
 
 
@@ -48,3 +49,9 @@ class FidelityError(LatentError):
     """The exported graph differs from the original by more than its gate."""
 
     exit_status = 6
+
+
+class OutputError(LatentError, OSError):
+    """A file or folder cannot be written where it was asked for."""
+
+    exit_status = 7

@@ -13,4 +13,5 @@ def guided(prediction: Array, guidance: float) -> Array:
     guidance: 1 gives the conditional half alone, as in diffusers (the paper's w is guidance - 1).
     """
     negative, positive = np.split(prediction, 2)
-    return negative + guidance * (positive - negative)
+    combined: Array = negative + guidance * (positive - negative)
+    return combined

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from latentrt.atomic import new_file
-from latentrt.errors import RequestError
+from latentrt.errors import OutputError
 from latentrt.tensors import Array
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def preview_image(latents: Array, to_rgb: Sequence[tuple[float, float, float]]) 
 
 
 def save_png(image: Image, path: Path, text: Mapping[str, str]) -> None:
-    """Writes `image` with text chunks, whole or not at all. Raises RequestError when it cannot be written there."""
+    """Writes `image` with text chunks, whole or not at all. Raises OutputError when it cannot be written there."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
@@ -43,4 +43,4 @@ def save_png(image: Image, path: Path, text: Mapping[str, str]) -> None:
             image.save(temporary, format="PNG", pnginfo=info)
     except OSError as error:
         reason = error.strerror or error
-        raise RequestError(f"{path}: cannot be written ({reason}); name a file in a folder that exists") from error
+        raise OutputError(f"{path}: cannot be written ({reason}); name a file in a folder that exists") from error

@@ -59,7 +59,8 @@ def read_png(path: Path) -> dict[str, Any]:
 
     try:
         with Image.open(path, formats=["PNG"]) as image:
-            text = dict(image.text)
+            image.load()  # text may follow the pixels
+            text = dict(image.info)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RequestError(f"{path}: not a readable PNG ({error})") from error
     try:

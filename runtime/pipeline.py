@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from latentrt.bundle import Bundle, open_bundle
+from latentrt.bundle import MANIFEST, REMEDY, Bundle, open_bundle
 from latentrt.engines import Engine, engine_kind, open_engine
-from latentrt.errors import BundleError
+from latentrt.errors import BundleError, EngineError, RequestError
 from latentrt.guidance import guided
 from latentrt.image import to_images
 from latentrt.noise import randn
@@ -29,24 +29,46 @@ from latentrt.tokenizer import Tokenizer
 log = logging.getLogger(__name__)
 
 MODELS = Path(__file__).parent / "models"
+NEEDED = {"text_encoder", "cross_kv", "time_bias", "unet", "vae_decoder"}
 
 
 def load(bundle: str | Path, *, engine: str = "cpu", verify: bool = True) -> Pipeline:
     """Returns a pipeline for a bundle's folder, or for a built-in model by name ("emoji").
 
     engine: what runs the graphs; its package must be installed. verify: hash every file first, so that damage is found
-    before an engine reads it. Raises BundleError or EngineError. Graphs are loaded when first used.
+    before an engine reads it; graphs are read when first used, so leave the folder alone while the pipeline lives.
+    Raises BundleError or EngineError.
     """
     engine_kind(engine)
     opened = open_bundle(folder_of(bundle), verify=verify)
+    check_complete(opened)
     components = opened.manifest.components
     engines = {name: open_engine(engine, name, component, opened.folder) for name, component in components.items()}
     return Pipeline(opened, load_tokenizer(opened), engines, engine)
 
 
 def folder_of(bundle: str | Path) -> Path:
-    """The folder of a bundle given by its path or by a built-in model's name."""
-    return MODELS / bundle if isinstance(bundle, str) and bundle in built_in() else Path(bundle)
+    """The folder of a bundle given by its path or a built-in model's name. Raises BundleError if there is neither."""
+    if isinstance(bundle, str) and bundle in built_in():
+        return MODELS / bundle
+    if not Path(bundle).exists():
+        raise BundleError(
+            f"{bundle}: got neither a folder nor the name of a built-in model ({', '.join(built_in())}); "
+            "make a bundle with `latentrt export`"
+        )
+    return Path(bundle)
+
+
+def check_complete(bundle: Bundle) -> None:
+    """Raises BundleError unless the bundle can do text to image with the defaults that it states."""
+    where = bundle.folder / MANIFEST
+    missing = NEEDED - bundle.manifest.components.keys()
+    if missing:
+        raise BundleError(f"{where}: got no {', '.join(sorted(missing))}, which text to image needs; {REMEDY}")
+    try:
+        settle(Request(""), bundle.manifest)
+    except RequestError as error:
+        raise BundleError(f"{where}: its defaults cannot be run: {error}; {REMEDY}") from error
 
 
 def built_in() -> list[str]:
@@ -66,9 +88,6 @@ class Pipeline:
     def __init__(
         self, bundle: Bundle, tokenizer: Tokenizer, engines: Mapping[str, Engine], engine: str = "cpu"
     ) -> None:
-        missing = {"text_encoder", "cross_kv", "time_bias", "unet", "vae_decoder"} - engines.keys()
-        if missing:
-            raise BundleError(f"{bundle.folder}: got no {', '.join(sorted(missing))}, which text to image needs")
         self.bundle, self.tokenizer, self.engines, self.engine = bundle, tokenizer, engines, engine
 
     def __enter__(self) -> Pipeline:
@@ -113,7 +132,10 @@ class Pipeline:
         """Pixels in about [-1, 1], (batch, 3, height, width), from latents of unit variance; one image at a time."""
         scaled = latents / self.bundle.manifest.latents.scaling
         images = [self.call("vae_decoder", latents=scaled[i : i + 1])["image"] for i in range(len(scaled))]
-        return np.concatenate(images)
+        pixels = np.concatenate(images)
+        if not np.isfinite(pixels).all():
+            raise EngineError("vae_decoder: got pixels that are not finite; export with --precision fp32 or w16")
+        return pixels
 
     def call(self, component: str, **feeds: Array) -> dict[str, Array]:
         """Runs one component on `feeds`, each brought to the float type that its graph declares."""
@@ -175,8 +197,10 @@ class Timings:
     def phase(self, name: str) -> Iterator[None]:
         """Adds the time that the block takes to a phase."""
         start = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 @dataclass
@@ -211,7 +235,7 @@ def denoiser(pipeline: Pipeline, settings: Settings, grid: Grid) -> Denoiser:
 
 
 def initial_noise(settings: Settings, channels: int, pixels: int) -> Array:
-    """Unit-variance noise, (batch, channels, height / 8, width / 8): image k's is what torch's CPU generator draws for
+    """Unit-variance noise, (batch, channels, rows, columns): image k's is what torch's CPU generator draws for
     its own seed, so that it is the same alone and in a batch."""
     shape = (channels, settings.height // pixels, settings.width // pixels)
     return np.stack([randn(shape, seed) for seed in settings.seeds])

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SIGMAS: tuple[SigmasName, ...] = ("normal", "karras")
 SPACINGS: tuple[Spacing, ...] = ("leading", "trailing", "linspace")
 LARGEST_SEED = 2**64 - 1
+LARGEST_BATCH = 4096
 
 
 @dataclass(frozen=True)
@@ -66,24 +67,28 @@ def settle(request: Request, manifest: Manifest) -> Settings:
     defaults = manifest.defaults
     steps = defaults.steps if request.steps is None else request.steps
     guidance = defaults.guidance if request.guidance is None else request.guidance
-    sampler = request.sampler or defaults.sampler
-    sigmas = request.sigmas or defaults.sigmas
-    spacing = request.spacing or manifest.schedule.spacing
+    width = defaults.width if request.width is None else request.width
+    height = defaults.height if request.height is None else request.height
+    sampler = defaults.sampler if request.sampler is None else request.sampler
+    sigmas = defaults.sigmas if request.sigmas is None else request.sigmas
+    spacing = manifest.schedule.spacing if request.spacing is None else request.spacing
+    check_text("prompt", request.prompt)
+    check_text("negative", request.negative)
     check_whole("steps", steps, 1, manifest.schedule.train_steps)
-    check_whole("batch", request.batch, 1, None)
+    check_whole("batch", request.batch, 1, LARGEST_BATCH)
     check_choice("sampler", sampler, tuple(SAMPLERS))
     check_choice("sigmas", sigmas, SIGMAS)
     check_choice("spacing", spacing, SPACINGS)
-    if not math.isfinite(guidance):
-        raise RequestError(f"guidance: got {guidance}, expected a finite number, for example {defaults.guidance}")
+    if isinstance(guidance, bool) or not isinstance(guidance, (int, float)) or not math.isfinite(guidance):
+        raise RequestError(f"guidance: got {guidance!r}, expected a finite number, for example {defaults.guidance}")
     return Settings(
         prompt=request.prompt,
         negative=request.negative,
         steps=steps,
         guidance=float(guidance),
         seeds=seeds_of(request),
-        width=side("width", request.width or defaults.width, manifest.latents.pixels),
-        height=side("height", request.height or defaults.height, manifest.latents.pixels),
+        width=side("width", width, manifest.latents.pixels),
+        height=side("height", height, manifest.latents.pixels),
         sampler=sampler,
         sigmas=sigmas,
         spacing=spacing,
@@ -107,6 +112,16 @@ def side(name: str, pixels: int, multiple: int) -> int:
     return pixels
 
 
+def check_text(name: str, value: str) -> None:
+    """Raises RequestError unless `value` is text that can be encoded; a byte that is no UTF-8 on the way in is not."""
+    if not isinstance(value, str):
+        raise RequestError(f"{name}: got {value!r}, expected text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{name}: got {value!r}, expected valid Unicode; check the terminal's encoding") from error
+
+
 def check_whole(name: str, value: int, lowest: int, highest: int | None) -> None:
     """Raises RequestError unless `value` is a whole number in the range."""
     whole = isinstance(value, int) and not isinstance(value, bool)
@@ -126,7 +141,7 @@ class Step:
     """The state after one step.
 
     index: from 0. total: the number of steps. timestep, sigma: where the model was called. latents: (batch, channels,
-    height / 8, width / 8) float32 after the step. denoised: the model's clean estimate, the same shape.
+    rows, columns) float32 after the step. denoised: the model's clean estimate, the same shape.
     """
 
     index: int

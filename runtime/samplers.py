@@ -41,7 +41,8 @@ def dpmpp_2m(denoise: Denoise, x: Array, grid: Grid) -> Walk:
     for sigma, lower in zip(grid.sigmas.tolist(), grid.lowers.tolist(), strict=True):
         denoised = denoise(x, sigma)
         target, h = denoised, math.log(sigma / lower) if lower else math.inf
-        if older is not None and lower:
+        # Close to as many steps as there are timesteps, a grid repeats levels: a step of no height tells no slope.
+        if older is not None and lower and older_h:
             slope = h / (2 * older_h)
             target = (1 + slope) * denoised - slope * older
         x = (spread(lower) / spread(sigma)) * x + alpha(lower) * (1 - lower / sigma) * target

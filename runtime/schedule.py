@@ -67,10 +67,10 @@ def alphas_squared(schedule: NoiseSchedule) -> Floats:
     Ho et al. (2020), eq. 4; "scaled_linear" is Rombach et al. (2022), the cosine is Nichol and Dhariwal (2021), eq. 17;
     zero terminal SNR is Lin et al. (2023), algorithm 1. Follows diffusers 0.42.1, in float64 where that uses float32.
     """
-    products: Floats = np.cumprod(1 - BETAS[schedule.beta_schedule](schedule))
+    products = np.cumprod(1 - BETAS[schedule.beta_schedule](schedule), dtype=np.float64)
     if schedule.zero_terminal_snr:
         roots = np.sqrt(products)
-        products = ((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1]))) ** 2
+        products = np.square((roots - roots[-1]) * (roots[0] / (roots[0] - roots[-1])))
     return products
 
 
@@ -88,7 +88,8 @@ def cosine_betas(schedule: NoiseSchedule) -> Floats:
     """Betas of a squared cosine, capped at 0.999."""
     time = np.linspace(0, 1, schedule.train_steps + 1)
     products = np.cos((time + 0.008) / 1.008 * np.pi / 2) ** 2
-    return np.minimum(1 - products[1:] / products[:-1], 0.999)
+    betas: Floats = np.minimum(1 - products[1:] / products[:-1], 0.999)
+    return betas
 
 
 BETAS: dict[str, Callable[[NoiseSchedule], Floats]] = {
@@ -107,7 +108,8 @@ def sigma_table(schedule: NoiseSchedule, *, clamped: bool) -> Floats:
     if clamped and schedule.zero_terminal_snr:
         products[-1] = CLAMPED_ALPHA_SQUARED
     with np.errstate(divide="ignore"):
-        return np.sqrt((1 - products) / products)
+        sigmas: Floats = np.sqrt((1 - products) / products)
+    return sigmas
 
 
 def spaced(schedule: NoiseSchedule, steps: int, spacing: Spacing, *, extra: int = 0) -> Floats:
@@ -119,10 +121,10 @@ def spaced(schedule: NoiseSchedule, steps: int, spacing: Spacing, *, extra: int 
     if spacing == "linspace":
         times = np.linspace(0, last - 1, points)[::-1][:steps]
     elif spacing == "leading":
-        times = (np.arange(points) * (last // points))[::-1][:steps] + schedule.steps_offset
+        times = (np.arange(points, dtype=np.float64) * (last // points))[::-1][:steps] + schedule.steps_offset
     else:
         times = np.round(last - np.arange(steps) * (last / steps)) - 1
-    return times.astype(np.float64)
+    return times
 
 
 def ddim_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: SigmasName) -> Grid:

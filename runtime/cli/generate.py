@@ -16,17 +16,14 @@ if TYPE_CHECKING:
     from latentrt.request import Request, Result
 
 
-class Size(click.ParamType):
-    """A size as WIDTHxHEIGHT in pixels."""
-
-    name = "WxH"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        """The two numbers of "768x512"."""
-        width, _, height = str(value).lower().partition("x")
-        if not (width.isdecimal() and height.isdecimal()):
-            self.fail(f"got {value!r}, expected a width and a height such as 768x512", param, ctx)
-        return int(width), int(height)
+def size_of(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """The two numbers of "768x512"."""
+    if value is None:
+        return None
+    width, _, height = value.lower().partition("x")
+    if not (width.isascii() and width.isdecimal() and height.isascii() and height.isdecimal()):
+        raise click.BadParameter(f"got {value!r}, expected a width and a height such as 768x512")
+    return int(width), int(height)
 
 
 @click.command()
@@ -38,7 +35,7 @@ class Size(click.ParamType):
 @click.option("--steps", type=int, help="How many denoising steps.")
 @click.option("--guidance", type=float, help="Classifier-free guidance; 1 turns it off.")
 @click.option("--seed", type=int, help="Of the first image; image k has SEED + k. Random if not given.")
-@click.option("--size", type=Size(), help="Width and height in pixels, multiples of 8.")
+@click.option("--size", callback=size_of, metavar="WxH", help="Width and height in pixels, multiples of 8.")
 @click.option("--sampler", metavar="NAME", help="ddim, euler or dpmpp_2m.")
 @click.option("--sigmas", metavar="NAME", help="normal or karras.")
 @click.option("--spacing", metavar="NAME", help="leading, trailing or linspace.")

@@ -30,7 +30,7 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Frees everything for good."""
+        """Frees everything; for use at the end."""
         ...
 
 

@@ -49,13 +49,18 @@ class OnnxRuntimeEngine:
         self.session = None
 
     def close(self) -> None:
-        """The same as `unload`: a session holds nothing else."""
+        """The same as `unload`: a session holds nothing else, and a later call would make it again."""
         self.unload()
 
 
 def new_session(path: Path) -> InferenceSession:
     """A CPU session with one thread a usable core."""
-    import onnxruntime
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise EngineError(
+            f"onnxruntime is installed but cannot be imported ({error}); reinstall it for this Python"
+        ) from error
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = usable_cores()

@@ -27,7 +27,11 @@ from latentrt.request import Request, settle
 from tests.export import builtin, tiny
 
 # transformers asks for torchvision by a warning as soon as diffusers imports its pipelines.
-pytestmark = [pytest.mark.filterwarnings("ignore:.*torchvision.*")]
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*torchvision.*"),
+    # diffusers' sigma-space schedulers call np.array on a tensor, whose __array__ has no `copy` yet.
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+]
 
 LEAST_DB = 50.0
 PROMPT, NEGATIVE = "a red apple", "blue"
@@ -114,6 +118,17 @@ def diffusers_pipeline(folder, unet, vae, text_encoder):
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """These graphs are so small that threads cost more than they bring, most of all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("latentrt.engines.onnxruntime.usable_cores", lambda: 1)
+        yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

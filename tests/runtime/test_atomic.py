@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from latentrt.atomic import new_file, new_folder
+from latentrt.errors import OutputError
 
 
 @pytest.fixture
@@ -104,13 +105,13 @@ def test_a_failed_block_leaves_no_folder(tmp_path: Path) -> None:
 def test_a_folder_replaces_nothing(tmp_path: Path, kind: str) -> None:
     path = tmp_path / "a"
     {"file": path.touch, "folder": path.mkdir, "dangling link": lambda: path.symlink_to("nowhere")}[kind]()
-    with pytest.raises(FileExistsError, match="a exists; name another, or remove it first"), new_folder(path):
+    with pytest.raises(OutputError, match="a exists; name another, or remove it first"), new_folder(path):
         pytest.fail("the block ran")
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_folder_that_came_up_meanwhile_is_not_replaced(tmp_path: Path) -> None:
-    with pytest.raises(FileExistsError), new_folder(tmp_path / "a"):
+    with pytest.raises(OutputError), new_folder(tmp_path / "a"):
         (tmp_path / "a").mkdir()
     assert list(tmp_path.iterdir()) == [tmp_path / "a"]
 

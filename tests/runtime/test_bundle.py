@@ -344,7 +344,7 @@ def test_a_missing_manifest(folder: Path) -> None:
 
 @pytest.mark.parametrize("name", ["nowhere", "emoji/unet.onnx", "emoji\0"])
 def test_a_missing_folder(folder: Path, name: str) -> None:
-    with pytest.raises(BundleError, match="no folder there.*latentrt export"):
+    with pytest.raises(BundleError, match="latentrt export"):
         latentrt.load(folder.parent / name)
 
 
