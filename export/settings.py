@@ -31,9 +31,9 @@ ABSENT = {
     "steps_offset": 0,
     "set_alpha_to_one": True,
 }
-# The classes that mean something else by it: Stable Diffusion 2 was published with the first, and no spacing.
+# The classes that mean something else by it.
 LINSPACE = {"timestep_spacing": "linspace"}
-ABSENT_OF = {
+ABSENT_OF: Mapping[str, Mapping[str, Any]] = {
     "EulerDiscreteScheduler": LINSPACE,
     "EulerAncestralDiscreteScheduler": LINSPACE,
     "LMSDiscreteScheduler": LINSPACE,
@@ -47,7 +47,7 @@ def schedule_of(config: Mapping[str, Any]) -> NoiseSchedule:
     """Returns the noise schedule. Raises CheckpointError for betas given as a list, or a kind that is not known."""
     if config.get("trained_betas") is not None:
         raise CheckpointError("scheduler_config.json: got trained_betas, expected a named beta_schedule")
-    absent = ABSENT | ABSENT_OF.get(config.get("_class_name", ""), {})
+    absent = {**ABSENT, **ABSENT_OF.get(config.get("_class_name", ""), {})}
     entries = {**absent, **{key: value for key, value in config.items() if key in ABSENT}}
     values = {
         "train_steps": entries["num_train_timesteps"],

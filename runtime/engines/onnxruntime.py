@@ -36,7 +36,7 @@ class OnnxRuntimeEngine:
         try:
             outputs = self.session.run(names, dict(feeds))
         except Exception as error:  # ONNX Runtime's own errors share no base but Exception
-            raise EngineError(f"{self.name}: ONNX Runtime failed with {sizes}: {error}") from error
+            raise EngineError(f"{self.name}: ONNX Runtime failed with {sizes}: {one_line(error)}") from error
         return dict(zip(names, outputs, strict=True))
 
     def load(self) -> None:
@@ -71,7 +71,14 @@ def new_session(path: Path) -> InferenceSession:
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's own errors share no base but Exception
-        raise EngineError(f"{path}: ONNX Runtime cannot load it: {error}; check it with `latentrt verify`") from error
+        raise EngineError(
+            f"{path}: ONNX Runtime cannot load it: {one_line(error)}; check it with `latentrt verify`"
+        ) from error
+
+
+def one_line(error: Exception) -> str:
+    """The error's message without the line breaks that some versions of ONNX Runtime put into it."""
+    return " ".join(str(error).split())
 
 
 def usable_cores() -> int:

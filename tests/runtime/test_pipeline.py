@@ -1,6 +1,7 @@
 import itertools
 import logging
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import latentrt
 from latentrt.bundle import open_bundle
 from latentrt.errors import BundleError, EngineError, RequestError
 from latentrt.noise import randn
-from latentrt.pipeline import MODELS, Pipeline, load_tokenizer
+from latentrt.pipeline import MODELS, Pipeline, check_complete, load_tokenizer
 from latentrt.request import Request
 from latentrt.tensors import check
 
@@ -250,10 +251,10 @@ def test_leaving_the_context_closes_every_engine(fake):
 
 
 @pytest.mark.parametrize("absent", ANSWERS)
-def test_a_missing_component_is_named(fake, absent):
-    engines = {name: engine for name, engine in fake.engines.items() if name != absent}
+def test_a_bundle_that_lacks_a_component_is_refused(bundle, absent):
+    components = {name: part for name, part in bundle.manifest.components.items() if name != absent}
     with pytest.raises(BundleError, match=f"got no {absent}"):
-        Pipeline(fake.bundle, fake.tokenizer, engines)
+        check_complete(replace(bundle, manifest=replace(bundle.manifest, components=components)))
 
 
 def test_a_prompt_that_is_too_long_is_cut_with_a_warning(fake, calls, caplog):

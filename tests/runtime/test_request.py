@@ -107,7 +107,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"seed": 7.0}, "seed: got 7.0, "),
     ({"seed": True}, "seed: got True, "),
     ({"seed": "7"}, "seed: got '7', "),
-    ({"batch": 0}, "batch: got 0, expected a whole number of at least 1"),
+    ({"batch": 0}, "batch: got 0, expected a whole number from 1 to 4096"),
     ({"batch": -1}, "batch: got -1, "),
     ({"batch": 2.0}, "batch: got 2.0, "),
     ({"batch": None}, "batch: got None, "),
