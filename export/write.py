@@ -16,7 +16,7 @@ from latentrt.errors import CheckpointError
 from latentrt.export.gate import gated
 from latentrt.export.load import Checkpoint, load_checkpoint
 from latentrt.export.parts import Part, parts_of, vae_factor
-from latentrt.export.precision import PRECISIONS, Recipe
+from latentrt.export.precision import PRECISIONS
 from latentrt.export.preview import fit_to_rgb
 from latentrt.export.settings import defaults_of, schedule_of
 from latentrt.export.trace import trace
@@ -101,28 +101,26 @@ def find_tokenizer(checkpoint: Checkpoint, options: ExportOptions) -> Tokenizer:
 def write_component(part: Part, folder: Path, precision: Precision, progress: Progress) -> Component:
     """Traces, saves and measures one component. Raises FidelityError when it is under its gate."""
     recipe = PRECISIONS[precision]
+    inputs, outputs = [recipe.spec(spec) for spec in part.inputs], [recipe.spec(spec) for spec in part.outputs]
     progress(f"{part.name}: tracing")
-    model = traced(part, recipe)
+    module = recipe.module(part.build())
+    model = recipe.graph(trace(module, inputs, outputs))
     progress(f"{part.name}: writing")
     data = save_graph(model, folder, part.name)
+    # The weights go before the engine takes its own: together they would be the peak. No later part uses them.
+    del model
+    module.to_empty(device="meta")
+    gc.collect()
     component = Component(
         file=f"{part.name}.onnx",
         data=data,
         precision=precision,
-        inputs=tuple(recipe.spec(spec) for spec in part.inputs),
-        outputs=tuple(recipe.spec(spec) for spec in part.outputs),
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
         fidelity=Fidelity(0.0, None, recipe.gate),
     )
-    del model
-    gc.collect()  # the tracer leaves cycles that hold the weights
     progress(f"{part.name}: comparing with the original")
     return Component(**{**vars(component), "fidelity": gated(part, component, folder, recipe)})
-
-
-def traced(part: Part, recipe: Recipe) -> ir.Model:
-    """The part's graph at the recipe's precision."""
-    inputs, outputs = [recipe.spec(spec) for spec in part.inputs], [recipe.spec(spec) for spec in part.outputs]
-    return recipe.graph(trace(recipe.module(part.build()), inputs, outputs))
 
 
 def save_graph(model: ir.Model, folder: Path, name: str) -> tuple[str, ...]:
