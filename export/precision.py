@@ -10,6 +10,7 @@ import torch
 from onnx_ir.tensor_adapters import TorchTensor
 from torch import nn
 
+from latentrt.errors import FidelityError
 from latentrt.export.canonical import name_of
 from latentrt.manifest import Fidelity
 from latentrt.tensors import TensorSpec
@@ -34,11 +35,20 @@ def unchanged(model: ir.Model) -> ir.Model:
 
 
 def store_half(model: ir.Model) -> ir.Model:
-    """The graph, in place, with float32 weights stored as fp16 and cast back where they enter: half the bytes."""
+    """The graph, in place, with float32 weights stored as fp16 and cast back where they enter: half the bytes.
+
+    Raises FidelityError for a weight that fp16 cannot hold.
+    """
     graph = model.graph
     for value in list(graph.initializers.values()):
         if not isinstance(value.const_value, TorchTensor) or value.dtype != ir.DataType.FLOAT:
             continue
+        largest = float(value.const_value.raw.abs().max())
+        if not largest <= torch.finfo(torch.float16).max:
+            raise FidelityError(
+                f"{value.name}: got a weight of {largest:g}, expected at most 65504, which is all that fp16 holds; "
+                "export with --precision fp32"
+            )
         stored = ir.Value(name=f"{value.name}.fp16", shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT16))
         stored.const_value = TorchTensor(value.const_value.raw.half(), name=stored.name)
         cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT.value}, name=f"{value.name}.cast")

@@ -26,4 +26,5 @@ def fit_to_rgb(vae: AutoencoderKL) -> tuple[tuple[float, float, float], ...]:
     truth = colours.flatten(1)[:, None].expand(-1, SIDE * SIDE, -1).flatten(0, 1).double()
     # The normal equations' own driver stops at nearly flat directions, which a latent space may have.
     solution = torch.linalg.lstsq(matrix, truth, driver="gelsd").solution
-    return tuple((r, g, b) for r, g, b in solution.tolist())
+    # The last digits depend on how threads share the sums; a bundle should not.
+    return tuple((r, g, b) for r, g, b in solution.round(decimals=6).tolist())

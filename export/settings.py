@@ -42,6 +42,24 @@ ABSENT_OF: Mapping[str, Mapping[str, Any]] = {
     "PNDMScheduler": {"set_alpha_to_one": False},
 }
 
+# Entries that change what diffusers draws and that no sampler here knows, with the value that makes no difference.
+NEUTRAL = {
+    "clip_sample": False,
+    "thresholding": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "use_lu_lambdas": False,
+    "interpolation_type": "linear",
+    "final_sigmas_type": "zero",
+    "algorithm_type": "dpmsolver++",
+    "solver_order": 2,
+}
+
+
+def ignored_entries(config: Mapping[str, Any]) -> list[str]:
+    """Returns the entries that an image made with diffusers would depend on and one made here does not."""
+    return [f"{key} = {config[key]!r}" for key, neutral in NEUTRAL.items() if config.get(key, neutral) != neutral]
+
 
 def schedule_of(config: Mapping[str, Any]) -> NoiseSchedule:
     """Returns the noise schedule. Raises CheckpointError for betas given as a list, or a kind that is not known."""

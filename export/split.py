@@ -63,11 +63,12 @@ class HoistedCrossAttention(ExplicitAttention):
         return cross_kv[:, :, self.start : middle], cross_kv[:, :, middle:end]
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """Returns softmax(q k^T / sqrt(d)) v for (batch, tokens, heads * d) operands; same shape as `query`."""
+def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
+    """Returns softmax(q k^T / sqrt(d) + mask) v for (batch, tokens, heads * d) operands; same shape as `query`."""
     batch, width = query.shape[0], int(query.shape[-1])  # the width is the model's, not an input's: a number
     q, k, v = (x.reshape(batch, -1, heads, width // heads).transpose(1, 2) for x in (query, key, value))
     scores = (q * math.sqrt(heads / width)) @ k.transpose(-1, -2)
+    scores = scores if mask is None else scores + mask
     return (scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, -1, width)
 
 
@@ -79,18 +80,22 @@ class TextEncoder(nn.Module):
 
     def __init__(self, model: CLIPTextModel) -> None:
         super().__init__()
-        model.config._attn_implementation = "eager"
-        self.model = model
+        self.embeddings, self.layers = model.embeddings, model.encoder.layers
+        self.final_layer_norm = model.final_layer_norm
         tokens, dtype = model.config.max_position_embeddings, model.dtype
-        # Half of the lowest number: scores are added to it, and fp16 must not overflow to -inf.
-        mask = torch.full((1, 1, tokens, tokens), torch.finfo(dtype).min / 2, dtype=dtype).triu(1)
+        # Half of fp16's lowest number: scores are added to it, and the sum must not overflow in any precision.
+        mask = torch.full((1, 1, tokens, tokens), torch.finfo(torch.float16).min / 2, dtype=dtype).triu(1)
         self.register_buffer("mask", mask)
 
     def forward(self, input_ids: Tensor) -> Tensor:
         """The last hidden state after the final layer norm."""
-        hidden = self.model.embeddings(input_ids)
-        hidden = self.model.encoder(inputs_embeds=hidden, attention_mask=self.mask).last_hidden_state
-        return self.model.final_layer_norm(hidden)
+        hidden = self.embeddings(input_ids)
+        for layer in self.layers:
+            x, attn = layer.layer_norm1(hidden), layer.self_attn
+            x = attend(attn.q_proj(x), attn.k_proj(x), attn.v_proj(x), attn.num_heads, self.mask)
+            hidden = hidden + attn.out_proj(x)
+            hidden = hidden + layer.mlp(layer.layer_norm2(hidden))
+        return self.final_layer_norm(hidden)
 
 
 class CrossKV(nn.Module):

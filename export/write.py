@@ -18,7 +18,7 @@ from latentrt.export.load import Checkpoint, load_checkpoint
 from latentrt.export.parts import Part, parts_of, vae_factor
 from latentrt.export.precision import PRECISIONS
 from latentrt.export.preview import fit_to_rgb
-from latentrt.export.settings import defaults_of, schedule_of
+from latentrt.export.settings import defaults_of, ignored_entries, schedule_of
 from latentrt.export.trace import trace
 from latentrt.export.vocabulary import clip_tokenizer, tokenizer_from_folder
 from latentrt.manifest import FORMAT, Component, Fidelity, Latents, Manifest, Precision, TokenizerSpec, named_files
@@ -57,6 +57,8 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
         checkpoint = load_checkpoint(source, configs=options.configs, vae=options.vae)
         tokenizer = find_tokenizer(checkpoint, options)
         schedule = schedule_of(checkpoint.scheduler)
+        for entry in ignored_entries(checkpoint.scheduler):
+            progress(f"scheduler_config.json: {entry} is ignored")
         (folder / TOKENIZER_FILE).parent.mkdir()
         tokenizer.backend.save(str(folder / TOKENIZER_FILE), pretty=False)
         components = {

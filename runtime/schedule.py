@@ -121,10 +121,10 @@ def spaced(schedule: NoiseSchedule, steps: int, spacing: Spacing, *, extra: int 
     if spacing == "linspace":
         times = np.linspace(0, last - 1, points)[::-1][:steps]
     elif spacing == "leading":
-        times = (np.arange(points, dtype=np.float64) * (last // points))[::-1][:steps] + schedule.steps_offset
+        times = (np.arange(points, dtype=np.float64) * max(1, last // points))[::-1][:steps] + schedule.steps_offset
     else:
         times = np.round(last - np.arange(steps) * (last / steps)) - 1
-    return times
+    return times.clip(0, last - 1)
 
 
 def ddim_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: SigmasName) -> Grid:
@@ -136,7 +136,7 @@ def ddim_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: Sig
     if sigmas != "normal":
         return sigma_grid(schedule, steps, spacing, sigmas)
     table = sigma_table(schedule, clamped=False)
-    times = np.round(spaced(schedule, steps, spacing)).clip(0, schedule.train_steps - 1)
+    times = np.round(spaced(schedule, steps, spacing))
     previous = times.astype(np.int64) - schedule.train_steps // steps
     last = 0.0 if schedule.last_alpha == "one" else table[0]
     return Grid(times, table[times.astype(np.int64)], np.where(previous >= 0, table[previous], last))
@@ -167,7 +167,7 @@ def dpm_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: Sigm
         levels = karras(table[-1], table[0], steps)
         times = np.round(timestep_at(levels, table))
     else:
-        times = np.round(spaced(schedule, steps, spacing, extra=1)).clip(0, schedule.train_steps - 1)
+        times = np.round(spaced(schedule, steps, spacing, extra=1))
         levels = table[times.astype(np.int64)]
     return Grid(times, levels, np.append(levels[1:], 0.0))
 

@@ -1,26 +1,51 @@
 """Commands, one file each; each parses its options and calls one public function.
 
 stdout is data, stderr is progress and errors. The exit status is 0, 2 for wrong usage, 130 for Ctrl-C, else that of the
-error (see `latentrt.errors`). Modules here import nothing heavy at the top: `--help` has to answer at once.
+error (see `latentrt.errors`). A command's module is imported when it is called, and imports nothing heavy at its top:
+`--help` has to answer at once.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 
 import click
 
-from latentrt.cli.doctor import doctor
-from latentrt.cli.export import export
-from latentrt.cli.generate import generate
-from latentrt.cli.inspect import inspect
-from latentrt.cli.verify import verify
 from latentrt.errors import LatentError
 
 INTERRUPTED = 130
 
+COMMANDS = {
+    "generate": "Generate pictures for a prompt.",
+    "export": "Export a checkpoint to a bundle.",
+    "inspect": "Show what a bundle holds, or how a picture was made.",
+    "verify": "Check every byte of a bundle.",
+    "doctor": "Show what is installed, and what is missing.",
+}
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+
+class Commands(click.Group):
+    """A group that knows its commands by name and imports the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name; its module and its function have that name too."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"latentrt.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the table of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="latentrt", message="%(prog)s %(version)s")
 def cli() -> None:
     """Latent diffusion, exported once and run lean: no torch at run time.
@@ -30,10 +55,6 @@ def cli() -> None:
     latentrt export CHECKPOINT OUT               a checkpoint becomes a bundle
     latentrt doctor                              what is installed, what is missing
     """
-
-
-for command in (generate, export, inspect, verify, doctor):
-    cli.add_command(command)
 
 
 def main() -> None:

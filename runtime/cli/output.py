@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,6 +14,8 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON o
 
 def print_json(value: Any) -> None:
     """Prints `value` as JSON on stdout."""
+    import json
+
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 

@@ -20,22 +20,13 @@ from latentrt.export.write import ExportOptions, export
 from latentrt.schedule import NoiseSchedule
 from tests.export import compvis, tiny
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 COMPONENTS = ("text_encoder", "cross_kv", "time_bias", "unet", "vae_decoder", "vae_encoder")
 PRECISIONS = ("fp32", "fp16", "w16")
 # Softmax nodes, one an attention: text layers; UNet: self and cross, two down, one middle, three up; one a VAE half.
 ATTENTIONS = {"text_encoder": 2, "cross_kv": 0, "time_bias": 0, "unet": 12, "vae_decoder": 1, "vae_encoder": 1}
 FLOATS = {"fp32": "float32", "fp16": "float16", "w16": "float32"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """These modules are so small that threads cost more than they bring: an export takes half the time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("latentrt.engines.onnxruntime.usable_cores", lambda: 1)
-        yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

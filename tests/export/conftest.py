@@ -1,0 +1,16 @@
+"""What the export tests share."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session")
+def one_thread():
+    """The small modules are so small that threads cost more than they bring: an export takes half the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("latentrt.engines.onnxruntime.usable_cores", lambda: 1)
+        patch.setattr("latentrt.export.gate.usable_cores", lambda: 1)
+        yield
+    torch.set_num_threads(threads)
