@@ -55,9 +55,10 @@ def loss(got: Array, reference: Array, gate: str) -> Fidelity:
 
 
 def worst(losses: Sequence[Fidelity]) -> Fidelity:
-    """The largest error and the lowest PSNR among `losses`."""
-    psnrs = [loss.psnr_db for loss in losses if loss.psnr_db is not None]
-    return Fidelity(max(loss.relative_error for loss in losses), min(psnrs, default=None), losses[0].gate)
+    """The largest error and the lowest PSNR among `losses`, to the digits that repeat whatever the threads do."""
+    psnrs = [round(loss.psnr_db, 1) for loss in losses if loss.psnr_db is not None]
+    error = max(loss.relative_error for loss in losses)
+    return Fidelity(float(f"{error:.1e}"), min(psnrs, default=None), losses[0].gate)
 
 
 def gated(part: Part, component: Component, folder: Path, recipe: Recipe) -> Fidelity:

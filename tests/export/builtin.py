@@ -45,7 +45,8 @@ def build_vae() -> AutoencoderKL:
 def build_text_encoder() -> CLIPTextModel:
     """Returns the built-in text encoder."""
     model = CLIPTextModel(CLIPTextConfig.from_dict({**config("text_encoder"), "dtype": "float32"}))
-    return filled(model, renamed(weights("text_encoder"), {"model": ""}))
+    places = {"embeddings": "embeddings", "layers": "encoder.layers", "final_layer_norm": "final_layer_norm"}
+    return filled(model, renamed(weights("text_encoder"), places))
 
 
 def config(name: str) -> dict[str, object]:

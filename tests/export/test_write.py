@@ -129,13 +129,11 @@ def test_attention_is_two_products_around_a_softmax(exported, precision):
             return after(node, *passed) if node.op_type in passed else node
 
         for softmax in (node for node in model.graph.node if node.op_type == "Softmax"):
-            if name == "text_encoder":  # transformers adds the mask, scales the scores and casts what it has
-                assert before(softmax, "Add", "Mul", "Cast").op_type == "MatMul"
-                assert after(softmax, "Cast").op_type == "MatMul"
-            else:
-                assert before(softmax).op_type == "MatMul"
-                assert before(before(softmax)).op_type == "Mul"  # the scale, on the query
-                assert after(softmax).op_type == "MatMul"
+            masked = ("Add",) if name == "text_encoder" else ()
+            scores = before(softmax, *masked)
+            assert scores.op_type == "MatMul"
+            assert before(scores).op_type == "Mul"  # the scale, on the query
+            assert after(softmax).op_type == "MatMul"
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -180,11 +178,7 @@ def test_exporting_again_from_a_single_file_gives_the_same_bytes(origin, exporte
     assert manifest == open_bundle(tmp_path / "out").manifest
     expected = open_bundle(exported("fp32")).manifest
     assert manifest.files == expected.files  # sizes and hashes, which opening has checked
-    # Convolutions on several threads may differ in a last digit, and least squares after them.
-    np.testing.assert_allclose(manifest.latents.to_rgb, expected.latents.to_rgb, rtol=1e-9)
-    latents = replace(manifest.latents, to_rgb=expected.latents.to_rgb)
-    provenance = {**manifest.provenance, "source": "folder"}
-    assert replace(manifest, latents=latents, provenance=provenance) == expected
+    assert replace(manifest, provenance={**manifest.provenance, "source": "folder"}) == expected
     assert lines[:3] == ["text_encoder: tracing", "text_encoder: writing", "text_encoder: comparing with the original"]
     assert lines[-1] == "preview"
 
