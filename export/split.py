@@ -78,6 +78,8 @@ class TextEncoder(nn.Module):
     The causal mask is written out, as Radford et al. (2021) describe it, so that no engine has to know about causality.
     """
 
+    mask: Tensor
+
     def __init__(self, model: CLIPTextModel) -> None:
         super().__init__()
         self.embeddings, self.layers = model.embeddings, model.encoder.layers

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def one_thread():
     """The small modules are so small that threads cost more than they bring: an export takes half the time."""
     threads = torch.get_num_threads()
