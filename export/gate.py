@@ -50,7 +50,10 @@ def loss(got: Array, reference: Array, gate: str) -> Fidelity:
     if not np.isfinite(error).all():
         return Fidelity(float("inf"), float("-inf"), gate)
     rms, span = float(np.sqrt(np.mean(error**2))), float(np.ptp(expected))
-    psnr = 20 * math.log10(span / rms) if rms and span else None
+    if not rms:
+        return Fidelity(0.0, None, gate)
+    # An output that should be constant and is not has lost everything that it said.
+    psnr = 20 * math.log10(span / rms) if span else float("-inf")
     return Fidelity(float(np.abs(error).max() / np.abs(expected).max()), psnr, gate)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -80,7 +80,7 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
             files={},
         )
         files = record_files(folder, named_files(manifest))
-        manifest = Manifest(**{**vars(manifest), "files": files})
+        manifest = replace(manifest, files=files)
         save_manifest(folder, manifest)
     return manifest
 
@@ -122,7 +122,7 @@ def write_component(part: Part, folder: Path, precision: Precision, progress: Pr
         fidelity=Fidelity(0.0, None, recipe.gate),
     )
     progress(f"{part.name}: comparing with the original")
-    return Component(**{**vars(component), "fidelity": gated(part, component, folder, recipe)})
+    return replace(component, fidelity=gated(part, component, folder, recipe))
 
 
 def save_graph(model: ir.Model, folder: Path, name: str) -> tuple[str, ...]:
