@@ -45,18 +45,33 @@ def parts_of(checkpoint: Checkpoint) -> Iterator[Part]:
 
 
 def text_parts(model: CLIPTextModel) -> Iterator[Part]:
-    """The text encoder. Its probe is random tokens: the mask lets each position see what stands before it."""
-    config, rows = model.config, 3
+    """The text encoder, probed at its last layer, the one before and its first.
+
+    The probes are random tokens: the mask lets each position see what stands before it.
+    """
+    config, rows, layers = model.config, 3, model.config.num_hidden_layers
     ids = torch.randint(0, config.vocab_size, (rows, config.max_position_embeddings), generator=generator())
-    with torch.no_grad():
-        reference = model(ids).last_hidden_state
+    skips = sorted({1, min(2, layers), layers})
     yield Part(
         "text_encoder",
         lambda: TextEncoder(model),
-        (TensorSpec("input_ids", "int64", ("batch", config.max_position_embeddings)),),
+        (
+            TensorSpec("input_ids", "int64", ("batch", config.max_position_embeddings)),
+            TensorSpec("clip_skip", "int64", (1,)),
+        ),
         (TensorSpec("context", "float32", ("batch", config.max_position_embeddings, config.hidden_size)),),
-        (Probe({"input_ids": ids}, (reference,)), Probe({"input_ids": ids[:1]}, (reference[:1],))),
+        (text_probe(model, ids, 1), *(text_probe(model, ids[:1], skip) for skip in skips)),
     )
+
+
+def text_probe(model: CLIPTextModel, ids: Tensor, clip_skip: int) -> Probe:
+    """Token ids and what the original makes of them: for a `clip_skip` of 1 its output, else an earlier layer's."""
+    with torch.no_grad():
+        encoded = model(ids, output_hidden_states=True)
+        reference = encoded.last_hidden_state
+        if clip_skip > 1:
+            reference = model.final_layer_norm(encoded.hidden_states[-clip_skip])
+    return Probe({"input_ids": ids, "clip_skip": torch.tensor([clip_skip])}, (reference,))
 
 
 def unet_parts(unet: UNet2DConditionModel) -> Iterator[Part]:

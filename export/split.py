@@ -73,7 +73,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor |
 
 
 class TextEncoder(nn.Module):
-    """CLIP's text transformer: input_ids int64 (batch, tokens) -> context (batch, tokens, width).
+    """CLIP's text transformer: input_ids int64 (batch, tokens), clip_skip int64 (1) -> context (batch, tokens, width).
 
     The causal mask is written out, as Radford et al. (2021) describe it, so that no engine has to know about causality.
     """
@@ -89,15 +89,22 @@ class TextEncoder(nn.Module):
         mask = torch.full((1, 1, tokens, tokens), torch.finfo(torch.float16).min / 2, dtype=dtype).triu(1)
         self.register_buffer("mask", mask)
 
-    def forward(self, input_ids: Tensor) -> Tensor:
-        """The last hidden state after the final layer norm."""
-        hidden = self.embeddings(input_ids)
+    def forward(self, input_ids: Tensor, clip_skip: Tensor) -> Tensor:
+        """The hidden state after the layer that is `clip_skip` from the end, after the final layer norm.
+
+        clip_skip: 1, the last layer, to the number of layers. It counts as AUTOMATIC1111's web UI and
+        stable-diffusion.cpp do, one more than diffusers; all three apply the final layer norm whichever layer it is.
+        """
+        hidden, states = self.embeddings(input_ids), []
         for layer in self.layers:
             x, attn = layer.layer_norm1(hidden), layer.self_attn
             x = attend(attn.q_proj(x), attn.k_proj(x), attn.v_proj(x), attn.num_heads, self.mask)
             hidden = hidden + attn.out_proj(x)
             hidden = hidden + layer.mlp(layer.layer_norm2(hidden))
-        return self.final_layer_norm(hidden)
+            # Normed before one is picked, not after: engines fuse a sum with the norm that follows it, the last one's
+            # too, so a clip_skip of 1 is to the bit what a graph without the choice computes.
+            states.append(self.final_layer_norm(hidden))
+        return torch.stack(states, 1).index_select(1, len(states) - clip_skip).squeeze(1)
 
 
 class CrossKV(nn.Module):

@@ -52,9 +52,9 @@ def trace(module: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[Ten
 
 
 def example(spec: TensorSpec) -> Tensor:
-    """Zeros that fit `spec`."""
+    """Ones that fit `spec`: zero would be no `clip_skip`."""
     shape = [axis if isinstance(axis, int) else side(axis) for axis in spec.shape]
-    return torch.zeros(shape, dtype=getattr(torch, spec.dtype))
+    return torch.ones(shape, dtype=getattr(torch, spec.dtype))
 
 
 def side(axis: str) -> int:

@@ -21,7 +21,17 @@ from latentrt.export.preview import fit_to_rgb
 from latentrt.export.settings import defaults_of, ignored_entries, schedule_of
 from latentrt.export.trace import trace
 from latentrt.export.vocabulary import clip_tokenizer, tokenizer_from_folder
-from latentrt.manifest import FORMAT, Component, Fidelity, Latents, Manifest, Precision, TokenizerSpec, named_files
+from latentrt.manifest import (
+    FORMAT,
+    Component,
+    Fidelity,
+    Latents,
+    Manifest,
+    Precision,
+    Text,
+    TokenizerSpec,
+    named_files,
+)
 from latentrt.tokenizer import Tokenizer
 
 # A larger graph keeps its weights in a file beside it: protobuf ends at 2 GB, and a separate file can be mapped.
@@ -72,6 +82,7 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
             family=checkpoint.family.name,
             tasks=("text-to-image",),
             components=components,
+            text=Text(checkpoint.components["text_encoder"].config["num_hidden_layers"]),
             latents=latents,
             schedule=schedule,
             tokenizer=TokenizerSpec(TOKENIZER_FILE, tokenizer.length, tokenizer.bos, tokenizer.eos, tokenizer.pad),

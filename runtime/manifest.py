@@ -43,6 +43,13 @@ class Component:
 
 
 @dataclass(frozen=True)
+class Text:
+    """The text encoder's number of layers: the most that its input `clip_skip` may be."""
+
+    layers: int
+
+
+@dataclass(frozen=True)
 class Latents:
     """The latent space: channels, pixels a side that one latent covers, and the factor that gives unit variance.
 
@@ -95,6 +102,7 @@ class Manifest:
     family: str
     tasks: tuple[str, ...]
     components: Mapping[str, Component]
+    text: Text
     latents: Latents
     schedule: NoiseSchedule
     tokenizer: TokenizerSpec
@@ -138,6 +146,7 @@ def named_files(manifest: Manifest) -> list[str]:
 def _check_counts(manifest: Manifest) -> None:
     latents, defaults = manifest.latents, manifest.defaults
     counts = {
+        ".text.layers": manifest.text.layers,
         ".latents.channels": latents.channels,
         ".latents.pixels": latents.pixels,
         ".schedule.train_steps": manifest.schedule.train_steps,

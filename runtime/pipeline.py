@@ -125,7 +125,7 @@ class Pipeline:
         for prompt in prompts:
             if (count := len(self.tokenizer.ids(prompt))) > self.tokenizer.length - 2:
                 log.warning("the prompt has %d tokens; all after %d are ignored", count, self.tokenizer.length - 2)
-        context = self.call("text_encoder", input_ids=self.tokenizer(prompts))["context"]
+        context = self.call("text_encoder", input_ids=self.tokenizer(prompts), clip_skip=np.array([1]))["context"]
         return self.call("cross_kv", context=context)["cross_kv"]
 
     def decode(self, latents: Array) -> Array:

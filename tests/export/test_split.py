@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from latentrt.export.split import CrossKV, HoistedUNet, TextEncoder, TimeBias, VaeDecoder, VaeEncoder
-from tests.export import tiny
+from tests.export import builtin, tiny
 
 # Even, odd, not square, and smaller than the UNet's receptive field.
 SIZES = [(8, 8), (16, 24), (15, 17), (9, 13), (7, 2), (1, 1), (1, 5)]
@@ -12,6 +12,10 @@ SIZES = [(8, 8), (16, 24), (15, 17), (9, 13), (7, 2), (1, 1), (1, 5)]
 
 def randn(*shape):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def random_ids(rows):
+    return torch.randint(0, 4096, (rows, 32), generator=torch.Generator().manual_seed(0))
 
 
 def assert_close(got, expected, relative=1e-5):
@@ -78,17 +82,33 @@ def test_every_weight_is_in_one_part_and_only_one(whole, split):
 
 
 @pytest.mark.parametrize("rows", [1, 3])
-def test_text_encoder(rows):
-    ids = torch.randint(0, 4096, (rows, 32), generator=torch.Generator().manual_seed(0))
-    expected = tiny.build_text_encoder()(ids).last_hidden_state
-    assert_close(TextEncoder(tiny.build_text_encoder()).eval()(ids), expected)
+@pytest.mark.parametrize(
+    ("build", "clip_skip"),
+    [(tiny.build_text_encoder, 1), (tiny.build_text_encoder, 2), *((builtin.build_text_encoder, k) for k in (1, 2, 3))],
+)
+def test_text_encoder_at_each_layer(build, clip_skip, rows):
+    ids = random_ids(rows)
+    model = build()
+    encoded = model(ids, output_hidden_states=True)
+    states = encoded.hidden_states[1:]  # the first is no layer's, but the embeddings
+    got = TextEncoder(model).eval()(ids, torch.tensor([clip_skip]))
+    assert_close(got, model.final_layer_norm(states[len(states) - clip_skip]))
+    assert clip_skip > 1 or torch.equal(encoded.last_hidden_state, model.final_layer_norm(states[-1]))
+
+
+def test_skipped_layers_might_as_well_not_be_there():
+    model, ids = builtin.build_text_encoder(), random_ids(2)
+    whole, cut = TextEncoder(model).eval(), TextEncoder(model).eval()
+    cut.layers = cut.layers[:2]
+    for clip_skip in (1, 2):
+        assert torch.equal(whole(ids, torch.tensor([clip_skip + 1])), cut(ids, torch.tensor([clip_skip])))
 
 
 def test_a_token_does_not_see_what_comes_after_it():
     encoder = TextEncoder(tiny.build_text_encoder()).eval()
     ids = torch.arange(32)[None]
     changed = torch.cat([ids[:, :10], ids[:, 10:] + 100], 1)
-    one, other = encoder(ids), encoder(changed)
+    one, other = (encoder(tokens, torch.tensor([1])) for tokens in (ids, changed))
     assert torch.equal(one[:, :10], other[:, :10])
     assert not torch.equal(one[:, 10], other[:, 10])
 

@@ -86,6 +86,7 @@ def test_manifest_is_the_checkpoint_s(exported, precision):
     )
     assert (manifest.defaults.sampler, manifest.defaults.width, manifest.defaults.height) == ("ddim", 64, 64)
     assert (manifest.latents.channels, manifest.latents.pixels, manifest.latents.scaling) == (4, 8, 0.18215)
+    assert manifest.text.layers == 2
     assert (manifest.tokenizer.length, manifest.tokenizer.bos, manifest.tokenizer.eos) == (32, 0, 1)
     assert manifest.provenance["source"] == "folder"
     assert set(manifest.files) == {f"{name}.onnx" for name in COMPONENTS} | {"tokenizer/tokenizer.json"}
@@ -146,7 +147,7 @@ def test_inputs_and_outputs_are_as_the_specs_say(exported, precision):
             for spec, value in zip(specs, values, strict=True):
                 dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
                 assert str(dtype) == spec.dtype
-                fixed = {"input_ids": "int64", "timestep": "float32"}
+                fixed = {"input_ids": "int64", "clip_skip": "int64", "timestep": "float32"}
                 assert spec.dtype == fixed.get(spec.name, FLOATS[precision])
 
 

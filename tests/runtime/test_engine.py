@@ -15,7 +15,7 @@ from latentrt.engines import onnxruntime as cpu
 from latentrt.errors import EngineError, ShapeError
 from latentrt.manifest import Component, read
 from latentrt.pipeline import MODELS
-from latentrt.tensors import Array, TensorSpec
+from latentrt.tensors import Array
 
 EMOJI = MODELS / "emoji"
 COMPONENTS = read((EMOJI / "bundle.json").read_bytes()).components
@@ -144,10 +144,11 @@ def test_a_graph_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_run_that_fails_names_the_component_and_the_sizes() -> None:
     """A manifest that promises more than the graph takes: 32 tokens, no other number."""
-    loose = replace(COMPONENTS["text_encoder"], inputs=(TensorSpec("input_ids", "int64", ("batch", "tokens")),))
+    ids, clip_skip = COMPONENTS["text_encoder"].inputs
+    loose = replace(COMPONENTS["text_encoder"], inputs=(replace(ids, shape=("batch", "tokens")), clip_skip))
     engine = opened(EMOJI / "text_encoder.onnx", "text_encoder", loose)
     with pytest.raises(EngineError) as caught:
-        engine({"input_ids": np.zeros((2, 33), np.int64)})
+        engine({"input_ids": np.zeros((2, 33), np.int64), "clip_skip": np.array([1])})
     assert not isinstance(caught.value, ShapeError)
     assert str(caught.value).startswith("text_encoder: ONNX Runtime failed with {'batch': 2, 'tokens': 33}: ")
 
