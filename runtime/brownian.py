@@ -92,7 +92,8 @@ class BrownianTree:
         if start == end:
             return np.zeros(self._shape, np.float32)
         height = np.sqrt(np.float32(abs(lower - sigma)))
-        return self._increment(start, end) / (height if sigma < lower else -height)
+        noise: Floats = self._increment(start, end) / (height if sigma < lower else -height)
+        return noise
 
     def _on_grid(self, level: float) -> float:
         """Return the level that the intervals know, since rounding may have moved the ends inwards."""
@@ -114,7 +115,8 @@ class BrownianTree:
                 waiting.append(right)
             if start < left.end:
                 waiting.append(left)
-        return functools.reduce(np.add, parts)
+        total: Floats = functools.reduce(np.add, parts)
+        return total
 
     def _halve(self, interval: _Interval) -> _Halves:
         """Return both halves, the left increment drawn given the whole's: a Brownian bridge at its middle."""

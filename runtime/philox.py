@@ -96,8 +96,10 @@ def philox(counter: int, sequence: Words, key: int) -> tuple[Words, Words, Words
 
     counter: the low 64 bits of the counter, cuRAND's offset / 4. sequence: its high 64 bits, cuRAND's subsequence.
     """
-    a, b = np.full_like(sequence, counter & _LOW), np.full_like(sequence, counter >> 32)
-    c, d = sequence & _LOW, sequence >> 32
+    a: Words = np.full_like(sequence, counter & _LOW)
+    b: Words = np.full_like(sequence, counter >> 32)
+    c: Words = sequence & np.uint64(_LOW)
+    d: Words = sequence >> np.uint64(32)
     product_a, product_c = np.empty_like(a), np.empty_like(a)
     key_a, key_b = key & _LOW, key >> 32
     for _ in range(_ROUNDS):  # in place: fresh memory would cost as much as the arithmetic
