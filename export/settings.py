@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from latentrt.curves import SigmasName
 from latentrt.errors import CheckpointError
 from latentrt.manifest import Defaults
-from latentrt.schedule import NoiseSchedule, SigmasName
+from latentrt.schedule import NoiseSchedule
 from latentrt.typed import TypedError, parse
 
 # The sampler here that is nearest to what the checkpoint was published with; "ddim" where there is none.

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
         ShapeError,
     )
     from latentrt.pipeline import Pipeline, Run, load
-    from latentrt.request import Request, Result, Step
+    from latentrt.request import Request
+    from latentrt.result import Result, Step
 
 __all__ = [
     "BundleError",
@@ -41,7 +42,8 @@ __all__ = [
 
 _HOMES = {
     "latentrt.pipeline": ("Pipeline", "Run", "load"),
-    "latentrt.request": ("Request", "Result", "Step"),
+    "latentrt.request": ("Request",),
+    "latentrt.result": ("Result", "Step"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -1,17 +1,66 @@
-"""Classifier-free guidance."""
+"""Classifier-free guidance: how strongly at each step, and how predictions are put together."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from latentrt.tensors import Array
 
+EVERYWHERE = (0.0, float("inf"))
 
-def guided(prediction: Array, guidance: float) -> Array:
-    """The guided prediction from one at doubled batch, negative half first: Ho and Salimans (2022), eq. 6.
 
-    guidance: 1 gives the conditional half alone, as in diffusers (the paper's w is guidance - 1).
+@dataclass(frozen=True)
+class Guidance:
+    """How a run is guided.
+
+    scales: one a step; 1 gives the conditional prediction alone, as in diffusers (the paper's w is scale - 1), and so
+    does less. interval: the lowest and highest sigma at which guidance works at all, Kynkaanniemi et al. (2024), eq. 5.
+    rescale: phi of Lin et al. (2023), eq. 16.
     """
-    negative, positive = np.split(prediction, 2)
-    combined: Array = negative + guidance * (positive - negative)
-    return combined
+
+    scales: tuple[float, ...]
+    interval: tuple[float, float] = EVERYWHERE
+    rescale: float = 0.0
+
+    def at(self, step: int, sigma: float) -> float:
+        """The scale for a call of the model at `sigma` in a step."""
+        low, high = self.interval
+        return max(1.0, self.scales[step]) if low <= sigma <= high else 1.0
+
+    @property
+    def works(self) -> bool:
+        """Whether any step is guided."""
+        return any(scale > 1 for scale in self.scales)
+
+
+def guided(negative: Array, positives: Sequence[tuple[float, Array]], scale: float, rescale: float = 0.0) -> Array:
+    """The guided prediction: Ho and Salimans (2022), eq. 6; for several prompts, Liu et al. (2022), eq. 11.
+
+    positives: the weight and the prediction of each prompt, as the negative one (batch, channels, height, width).
+    """
+    towards = sum_of([(weight, prediction - negative) for weight, prediction in positives])
+    combined: Array = negative + scale * towards
+    return rescaled(combined, negative + towards, rescale) if rescale else combined
+
+
+def sum_of(weighted: Sequence[tuple[float, Array]]) -> Array:
+    """The weighted sum of arrays, of which there is one at least; a weight of 1 costs nothing."""
+    terms = [array if weight == 1 else weight * array for weight, array in weighted]
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
+def rescaled(guided: Array, conditional: Array, phi: float) -> Array:
+    """`guided` brought towards the spread of the conditional prediction, image by image.
+
+    Lin et al. (2023), eqs. 14 to 16; as diffusers 0.42.1's rescale_noise_cfg. phi: 0 leaves it, 1 gives that spread.
+    """
+    axes = tuple(range(1, guided.ndim))
+    ratio = conditional.std(axes, keepdims=True) / guided.std(axes, keepdims=True)
+    scaled: Array = guided * (phi * ratio + (1 - phi)).astype(np.float32)
+    return scaled

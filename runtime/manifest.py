@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from latentrt.schedule import NoiseSchedule, SigmasName
+from latentrt.curves import SigmasName
+from latentrt.schedule import NoiseSchedule
 from latentrt.tensors import TensorSpec, split_axis
 from latentrt.typed import TypedError, parse
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from latentrt.errors import RequestError
-from latentrt.request import Result, with_seed
+from latentrt.result import Result
+from latentrt.settings import with_seed
 
 PARAMETERS, LATENTRT = "parameters", "latentrt"
 

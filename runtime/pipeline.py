@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,29 +14,33 @@ from typing import Any
 import numpy as np
 
 from latentrt.bundle import MANIFEST, REMEDY, Bundle, open_bundle
+from latentrt.conditioning import Conditioning, encode
+from latentrt.denoiser import Denoiser, timesteps_of_calls
+from latentrt.draws import Draws
 from latentrt.engines import Engine, engine_kind, open_engine
 from latentrt.errors import BundleError, EngineError, RequestError
-from latentrt.guidance import guided
+from latentrt.guidance import Guidance
 from latentrt.image import to_images
-from latentrt.noise import randn
-from latentrt.prediction import DENOISED
-from latentrt.request import Request, Result, Settings, Step, settle
+from latentrt.prediction import PREDICTIONS
+from latentrt.prompt import Prompt, read
+from latentrt.request import Request
+from latentrt.result import Result, Step
 from latentrt.samplers import SAMPLERS
-from latentrt.schedule import Grid
+from latentrt.samplers.walk import Walk
+from latentrt.settings import Settings, settle
 from latentrt.tensors import Array
 from latentrt.tokenizer import Tokenizer
-
-log = logging.getLogger(__name__)
 
 MODELS = Path(__file__).parent / "models"
 NEEDED = {"text_encoder", "cross_kv", "time_bias", "unet", "vae_decoder"}
 
 
-def load(bundle: str | Path, *, engine: str = "cpu", verify: bool = True) -> Pipeline:
+def load(bundle: str | Path, *, engine: str = "cpu", verify: bool = True, split_guidance: bool = False) -> Pipeline:
     """Returns a pipeline for a bundle's folder, or for a built-in model by name ("emoji").
 
     engine: what runs the graphs; its package must be installed. verify: hash every file first, so that damage is found
     before an engine reads it; graphs are read when first used, so leave the folder alone while the pipeline lives.
+    split_guidance: call the UNet once for each prompt of a step, not once for all, which takes less memory and longer.
     Raises BundleError or EngineError.
     """
     engine_kind(engine)
@@ -44,7 +48,7 @@ def load(bundle: str | Path, *, engine: str = "cpu", verify: bool = True) -> Pip
     check_complete(opened)
     components = opened.manifest.components
     engines = {name: open_engine(engine, name, component, opened.folder) for name, component in components.items()}
-    return Pipeline(opened, load_tokenizer(opened), engines, engine)
+    return Pipeline(opened, load_tokenizer(opened), engines, engine, split_guidance=split_guidance)
 
 
 def folder_of(bundle: str | Path) -> Path:
@@ -86,9 +90,16 @@ class Pipeline:
     """A bundle's parts, put together. A context manager: leaving it frees what the engines hold."""
 
     def __init__(
-        self, bundle: Bundle, tokenizer: Tokenizer, engines: Mapping[str, Engine], engine: str = "cpu"
+        self,
+        bundle: Bundle,
+        tokenizer: Tokenizer,
+        engines: Mapping[str, Engine],
+        engine: str = "cpu",
+        *,
+        split_guidance: bool = False,
     ) -> None:
         self.bundle, self.tokenizer, self.engines, self.engine = bundle, tokenizer, engines, engine
+        self.split_guidance = split_guidance
 
     def __enter__(self) -> Pipeline:
         return self
@@ -120,14 +131,6 @@ class Pipeline:
         """
         return Run(self, settle(request, self.bundle.manifest))
 
-    def encode(self, prompts: list[str]) -> Array:
-        """The packed cross-attention keys and values of each prompt, (prompts, tokens, K)."""
-        for prompt in prompts:
-            if (count := len(self.tokenizer.ids(prompt))) > self.tokenizer.length - 2:
-                log.warning("the prompt has %d tokens; all after %d are ignored", count, self.tokenizer.length - 2)
-        context = self.call("text_encoder", input_ids=self.tokenizer(prompts), clip_skip=np.array([1]))["context"]
-        return self.call("cross_kv", context=context)["cross_kv"]
-
     def decode(self, latents: Array) -> Array:
         """Pixels in about [-1, 1], (batch, 3, height, width), from latents of unit variance; one image at a time."""
         scaled = latents / self.bundle.manifest.latents.scaling
@@ -148,10 +151,17 @@ class Run:
     """One generation under way: an iterator of steps."""
 
     def __init__(self, pipeline: Pipeline, settings: Settings) -> None:
+        """Raises RequestError for a prompt that is malformed or a grid that cannot be laid out."""
         self.settings = settings
+        self._pipeline = pipeline
+        self._negative = self._read(settings.negative, compose=False)
+        self._positive = self._read(settings.prompt, compose=True)
+        sampler, schedule = SAMPLERS[settings.sampler], pipeline.bundle.manifest.schedule
+        self._grid = sampler.grid(schedule, settings.steps, settings.spacing, settings.sigmas)
+        self._sampler = partial(sampler.walk, **settings.options)
         self._timings = Timings()
         self._result: Result | None = None
-        self._steps = self._walk(pipeline)
+        self._steps = self._run()
 
     def __iter__(self) -> Iterator[Step]:
         return self
@@ -166,24 +176,52 @@ class Run:
             raise RuntimeError("the run is not finished: iterate over it to the end first")
         return self._result
 
-    def _walk(self, pipeline: Pipeline) -> Iterator[Step]:
-        settings, manifest = self.settings, pipeline.bundle.manifest
-        sampler = SAMPLERS[settings.sampler]
-        grid = sampler.grid(manifest.schedule, settings.steps, settings.spacing, settings.sigmas)
+    def _read(self, text: str, *, compose: bool) -> Prompt:
+        settings = self.settings
+        return read(text, self._pipeline.tokenizer, settings.steps, syntax=settings.syntax, compose=compose)
+
+    def _run(self) -> Iterator[Step]:
+        settings, grid, bundle = self.settings, self._grid, self._pipeline.bundle
         with self._timings.phase("text_encoder"):
-            denoise = denoiser(pipeline, settings, grid)
-        noise = initial_noise(settings, manifest.latents.channels, manifest.latents.pixels)
-        walk = sampler.walk(denoise, (grid.start * noise).astype(np.float32), grid)
-        latents = noise
+            denoiser = self._denoiser()
+        latents = np.zeros(0, np.float32)
+        walk = self._walk(denoiser)
         for index in range(settings.steps):
+            denoiser.step = index
             with self._timings.phase("steps"):
                 latents, denoised = next(walk)
             timestep, sigma = float(grid.timesteps[index]), float(grid.sigmas[index])
-            yield Step(index, settings.steps, timestep, sigma, latents, denoised, manifest.latents.to_rgb)
+            yield Step(index, settings.steps, timestep, sigma, latents, denoised, bundle.manifest.latents.to_rgb)
         with self._timings.phase("vae_decoder"):
-            images = to_images(pipeline.decode(latents))
+            images = to_images(self._pipeline.decode(latents))
         self._result = Result(
-            images, settings, self._timings.seconds, pipeline.engine, manifest.name, pipeline.bundle.sha256
+            images, settings, self._timings.seconds, self._pipeline.engine, bundle.manifest.name, bundle.sha256
+        )
+
+    def _walk(self, denoiser: Denoiser) -> Walk:
+        """The sampler on its way, from the noise of the settings."""
+        settings, space = self.settings, self._pipeline.bundle.manifest.latents
+        draws = Draws(settings, (space.channels, settings.height // space.pixels, settings.width // space.pixels))
+        x = (self._grid.start * draws.initial()).astype(np.float32, copy=False)
+        noise = draws.path(self._grid) if SAMPLERS[settings.sampler].noise == "path" else draws.white
+        return self._sampler(denoiser, x, self._grid, noise)
+
+    def _denoiser(self) -> Denoiser:
+        """The denoiser: everything that depends on the prompt or the timestep alone is computed here, once."""
+        settings, pipeline = self.settings, self._pipeline
+        guidance = Guidance(settings.scales, settings.interval, settings.guidance_rescale)
+        alone = not guidance.works and self._positive.weight == 1
+        prompts = [self._positive] if alone else [self._negative, self._positive]
+        cross_kv = encode(pipeline.call, prompts, settings.clip_skip)
+        times = timesteps_of_calls(self._sampler, self._grid)
+        bias = pipeline.call("time_bias", timestep=np.array(list(times.values())))["time_bias"]
+        return Denoiser(
+            pipeline.call,
+            Conditioning(self._negative, self._positive, cross_kv),
+            guidance,
+            PREDICTIONS[pipeline.bundle.manifest.schedule.prediction],
+            dict(zip(times, bias[:, np.newaxis], strict=True)),
+            pipeline.split_guidance,
         )
 
 
@@ -201,41 +239,3 @@ class Timings:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-@dataclass
-class Denoiser:
-    """The model as samplers see it: x and sigma in, clean latents out."""
-
-    pipeline: Pipeline
-    cross_kv: Array
-    time_bias: Mapping[float, Array]
-    guidance: float
-
-    def __call__(self, x: Array, sigma: float) -> Array:
-        """The clean latents that the model, guided, sees in `x`; same shape, float32."""
-        rows = len(self.cross_kv)
-        prediction = self.pipeline.call(
-            "unet",
-            sample=np.tile(x, (rows // len(x), 1, 1, 1)),
-            time_bias=np.tile(self.time_bias[sigma], (rows, 1)),
-            cross_kv=self.cross_kv,
-        )["prediction"].astype(np.float32)
-        if rows > len(x):
-            prediction = guided(prediction, self.guidance)
-        return DENOISED[self.pipeline.bundle.manifest.schedule.prediction](x, prediction, sigma)
-
-
-def denoiser(pipeline: Pipeline, settings: Settings, grid: Grid) -> Denoiser:
-    """The denoiser for one run: everything that depends on the prompt or the timestep alone is computed here, once."""
-    prompts = [settings.negative, settings.prompt] if settings.guidance > 1 else [settings.prompt]
-    cross_kv = np.repeat(pipeline.encode(prompts), len(settings.seeds), axis=0)
-    bias = pipeline.call("time_bias", timestep=grid.timesteps)["time_bias"]
-    return Denoiser(pipeline, cross_kv, dict(zip(grid.sigmas.tolist(), bias, strict=True)), settings.guidance)
-
-
-def initial_noise(settings: Settings, channels: int, pixels: int) -> Array:
-    """Unit-variance noise, (batch, channels, rows, columns): image k's is what torch's CPU generator draws for
-    its own seed, so that it is the same alone and in a batch."""
-    shape = (channels, settings.height // pixels, settings.width // pixels)
-    return np.stack([randn(shape, seed) for seed in settings.seeds])

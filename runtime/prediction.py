@@ -1,8 +1,10 @@
-"""What a model's output says about the clean latents, for each prediction type."""
+"""What a model's output says about the clean latents, and how it wants its input, for each prediction type."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from latentrt.schedule import alpha, spread
 from latentrt.tensors import Array
@@ -23,8 +25,32 @@ def from_sample(_x: Array, prediction: Array, _sigma: float) -> Array:
     return prediction
 
 
-DENOISED: dict[str, Callable[[Array, Array, float], Array]] = {
-    "epsilon": from_epsilon,
-    "v_prediction": from_v,
-    "sample": from_sample,
+def from_flow(x: Array, prediction: Array, sigma: float) -> Array:
+    """The model predicts noise - x0, the velocity of z = (1 - t) x0 + t noise: Liu et al. (2023), eq. 1."""
+    return flow_scale(sigma) * x - prediction / (1 + 1 / sigma)
+
+
+def flow_scale(sigma: float) -> float:
+    """The factor that makes a flow model's z of unit-variance latents; 1 at infinity."""
+    return math.hypot(1 / (1 + sigma), 1 / (1 + 1 / sigma))
+
+
+def unscaled(_sigma: float) -> float:
+    """Unit-variance latents are what the model takes."""
+    return 1.0
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A prediction type: clean latents from (x, prediction, sigma), and the factor on x for the model's input."""
+
+    denoised: Callable[[Array, Array, float], Array]
+    scale: Callable[[float], float] = unscaled
+
+
+PREDICTIONS = {
+    "epsilon": Prediction(from_epsilon),
+    "v_prediction": Prediction(from_v),
+    "sample": Prediction(from_sample),
+    "flow_prediction": Prediction(from_flow, flow_scale),
 }

@@ -1,4 +1,4 @@
-"""Noise schedules and the grids of noise levels that samplers walk down: arrays in, arrays out.
+"""Noise schedules: how much noise each training timestep holds; arrays in, arrays out.
 
 A noise level is the ratio sigma of noise to signal (Karras et al. 2022). Latents are kept at unit variance,
 x = alpha * x0 + s * noise with alpha = 1 / sqrt(1 + sigma^2) and s = sigma * alpha, so that pure noise, sigma = inf, is
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Spacing = Literal["leading", "trailing", "linspace"]
-SigmasName = Literal["normal", "karras"]
 
 # diffusers keeps the last sigma of its sigma-space schedulers finite with this value of alpha^2.
 CLAMPED_ALPHA_SQUARED = 2.0**-24
@@ -25,30 +24,21 @@ CLAMPED_ALPHA_SQUARED = 2.0**-24
 
 @dataclass(frozen=True)
 class NoiseSchedule:
-    """The noise that a model was trained with, and how its timesteps are spaced by default."""
+    """The noise that a model was trained with, and how its timesteps are spaced by default.
+
+    shift: of a flow model's times, Esser et al. (2024), section 5.3.2; its betas are not used.
+    """
 
     train_steps: int
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
     beta_start: float
     beta_end: float
-    prediction: Literal["epsilon", "v_prediction", "sample"]
+    prediction: Literal["epsilon", "v_prediction", "sample", "flow_prediction"]
     zero_terminal_snr: bool
     spacing: Spacing
     steps_offset: int
     last_alpha: Literal["one", "first"]
-
-
-@dataclass(frozen=True)
-class Grid:
-    """One run's noise levels: step i calls the model at `timesteps[i]` and goes from `sigmas[i]` to `lowers[i]`.
-
-    start: the factor on unit-variance noise that gives the initial latents.
-    """
-
-    timesteps: Floats
-    sigmas: Floats
-    lowers: Floats
-    start: float = 1.0
+    shift: float = 1.0
 
 
 def alpha(sigma: float) -> float:
@@ -112,74 +102,29 @@ def sigma_table(schedule: NoiseSchedule, *, clamped: bool) -> Floats:
     return sigmas
 
 
-def spaced(schedule: NoiseSchedule, steps: int, spacing: Spacing, *, extra: int = 0) -> Floats:
-    """`steps` timesteps from high to low; Lin et al. (2023), table 2, as diffusers 0.42.1 computes them.
+def flow_times(schedule: NoiseSchedule, times: Floats) -> Floats:
+    """The noise's share t of a flow model's latents, (1 - t) x0 + t noise, at `times` in (0, 1] once shifted.
 
-    extra: how many more points the grid is laid out for, dropped from its low end (DPM-Solver lays out one more).
+    Esser et al. (2024), eq. 23. diffusers 0.42.1 shifts the lowest time a second time when shift is not 1.
     """
-    last, points = schedule.train_steps, steps + extra
-    if spacing == "linspace":
-        times = np.linspace(0, last - 1, points)[::-1][:steps]
-    elif spacing == "leading":
-        times = (np.arange(points, dtype=np.float64) * max(1, last // points))[::-1][:steps] + schedule.steps_offset
-    else:
-        times = np.round(last - np.arange(steps) * (last / steps)) - 1
-    return times.clip(0, last - 1)
+    shifted: Floats = schedule.shift * times / (1 + (schedule.shift - 1) * times)
+    return shifted
 
 
-def ddim_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: SigmasName) -> Grid:
-    """DDIM's grid: whole timesteps, each step going down by train_steps // steps whatever the spacing.
-
-    With "linspace", and where `steps` does not divide `train_steps`, a step therefore ends a little beside where the
-    next one starts. diffusers 0.42.1 does the same, and images are only comparable if we do.
-    """
-    if sigmas != "normal":
-        return sigma_grid(schedule, steps, spacing, sigmas)
-    table = sigma_table(schedule, clamped=False)
-    times = np.round(spaced(schedule, steps, spacing))
-    previous = times.astype(np.int64) - schedule.train_steps // steps
-    last = 0.0 if schedule.last_alpha == "one" else table[0]
-    return Grid(times, table[times.astype(np.int64)], np.where(previous >= 0, table[previous], last))
-
-
-def sigma_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: SigmasName) -> Grid:
-    """Euler's grid: timesteps need not be whole, sigmas are interpolated, the last step ends at zero.
-
-    As diffusers 0.42.1's EulerDiscreteScheduler, which starts from noise times s, not 1, unless spacing is leading.
-    """
-    table = sigma_table(schedule, clamped=True)
-    times = spaced(schedule, steps, spacing)
-    levels = np.interp(times, np.arange(len(table)), table)
-    if sigmas == "karras":
-        levels = karras(levels[0], levels[-1], steps)
-        times = timestep_at(levels, table)
-    start = 1.0 if spacing == "leading" else spread(levels[0])
-    return Grid(times, levels, np.append(levels[1:], 0.0), start)
-
-
-def dpm_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: SigmasName) -> Grid:
-    """DPM-Solver's grid: whole timesteps of a layout with one more point, the last step ending at zero.
-
-    As diffusers 0.42.1's DPMSolverMultistepScheduler, whose Karras levels span the whole table.
-    """
-    table = sigma_table(schedule, clamped=True)
-    if sigmas == "karras":
-        levels = karras(table[-1], table[0], steps)
-        times = np.round(timestep_at(levels, table))
-    else:
-        times = np.round(spaced(schedule, steps, spacing, extra=1))
-        levels = table[times.astype(np.int64)]
-    return Grid(times, levels, np.append(levels[1:], 0.0))
-
-
-def karras(highest: float, lowest: float, steps: int, rho: float = 7.0) -> Floats:
-    """`steps` noise levels from `highest` to `lowest`; Karras et al. (2022), eq. 5."""
-    ramp = np.linspace(0, 1, steps)
-    levels: Floats = (highest ** (1 / rho) + ramp * (lowest ** (1 / rho) - highest ** (1 / rho))) ** rho
-    return levels
+def flow_sigmas(shares: Floats) -> Floats:
+    """The ratio of noise to signal where noise has a share t of a flow model's latents: t / (1 - t), inf at t = 1."""
+    with np.errstate(divide="ignore"):
+        sigmas: Floats = shares / (1 - shares)
+    return sigmas
 
 
 def timestep_at(sigmas: Floats, table: Floats) -> Floats:
     """The timesteps, not necessarily whole, at which `table` reaches `sigmas`; linear in log sigma, ends held."""
     times: Floats = np.interp(np.log(sigmas), np.log(table), np.arange(len(table), dtype=np.float64))
     return times
+
+
+def sigma_at(times: Floats, table: Floats) -> Floats:
+    """The sigmas of timesteps that need not be whole; linear in log sigma, the inverse of `timestep_at`."""
+    sigmas: Floats = np.exp(np.interp(times, np.arange(len(table), dtype=np.float64), np.log(table)))
+    return sigmas

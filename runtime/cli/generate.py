@@ -13,7 +13,8 @@ from latentrt.errors import RequestError
 
 if TYPE_CHECKING:
     from latentrt.pipeline import Pipeline
-    from latentrt.request import Request, Result
+    from latentrt.request import Request
+    from latentrt.result import Result
 
 
 def size_of(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -26,6 +27,27 @@ def size_of(_context: click.Context, _option: click.Parameter, value: str | None
     return int(width), int(height)
 
 
+def numbers_of(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> float | tuple[float, ...] | None:
+    """The number or the numbers of "7.5" or "0.3,3"."""
+    if value is None:
+        return None
+    try:
+        numbers = tuple(float(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"got {value!r}, expected numbers with commas between them") from None
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
+def sigmas_of(context: click.Context, option: click.Parameter, value: str | None) -> str | tuple[float, ...] | None:
+    """A curve's name, or the numbers of "14.6,7,3,1"."""
+    if value is None or not any(character.isdigit() for character in value.partition(",")[0]):
+        return value
+    numbers = numbers_of(context, option, value)
+    return numbers if isinstance(numbers, tuple) or numbers is None else (numbers,)
+
+
 @click.command()
 @click.argument("prompt")
 @click.option(
@@ -33,12 +55,26 @@ def size_of(_context: click.Context, _option: click.Parameter, value: str | None
 )
 @click.option("--negative", default="", metavar="TEXT", help="What the picture should not show.")
 @click.option("--steps", type=int, help="How many denoising steps.")
-@click.option("--guidance", type=float, help="Classifier-free guidance; 1 turns it off.")
+@click.option("--guidance", callback=numbers_of, metavar="G[,G...]", help="Guidance, one or one a step; 1 is none.")
+@click.option("--guidance-rescale", type=float, default=0.0, metavar="PHI", help="0 to 1; against overexposure.")
+@click.option(
+    "--guidance-interval", callback=numbers_of, metavar="LO,HI", help="The sigmas between which guidance works."
+)
+@click.option("--split-guidance", is_flag=True, help="One UNet call a prompt: less memory, more time.")
 @click.option("--seed", type=int, help="Of the first image; image k has SEED + k. Random if not given.")
 @click.option("--size", callback=size_of, metavar="WxH", help="Width and height in pixels, multiples of 8.")
-@click.option("--sampler", metavar="NAME", help="ddim, euler or dpmpp_2m.")
-@click.option("--sigmas", metavar="NAME", help="normal or karras.")
+@click.option("--noise", metavar="NAME", default="cpu", show_default=True, help="Whose seeds: torch's on cpu or cuda.")
+@click.option("--variation-seed", type=int, help="Turn the noise of SEED towards this seed's.")
+@click.option("--variation-strength", type=float, default=0.0, metavar="F", help="How far, 0 to 1.")
+@click.option("--sampler", metavar="NAME", help="ddim, euler, dpmpp_2m ...; all are in docs/samplers.md.")
+@click.option("--eta", type=float, help="How much noise the sampler adds, 0 to 1.")
+@click.option("--gamma", type=float, help="The same of tcd.")
+@click.option("--order", type=int, help="Of lms, dpmpp_2m, unipc, deis.")
+@click.option("--solver", metavar="NAME", help="midpoint or heun; bh1 or bh2 for unipc.")
+@click.option("--sigmas", callback=sigmas_of, metavar="NAME|LIST", help="A curve such as karras, or levels 14,7,3,1.")
 @click.option("--spacing", metavar="NAME", help="leading, trailing or linspace.")
+@click.option("--clip-skip", type=int, default=1, show_default=True, help="1: the text encoder's last layer.")
+@click.option("--syntax", metavar="NAME", default="strict", show_default=True, help="strict, lenient or plain prompts.")
 @click.option("--batch", type=int, default=1, show_default=True, help="How many images.")
 @click.option("--engine", default="cpu", metavar="NAME", show_default=True, help="What runs the graphs.")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The PNG to write.  [default: SEED.png]")
@@ -51,6 +87,7 @@ def generate(
     size: tuple[int, int] | None,
     out: Path | None,
     no_metadata: bool,
+    split_guidance: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -63,7 +100,7 @@ def generate(
     if out is not None and not out.parent.is_dir():
         raise RequestError(f"--out: there is no folder {out.parent}; make it with `mkdir -p {out.parent}`")
     width, height = size or (None, None)
-    with load(bundle, engine=engine) as pipeline:
+    with load(bundle, engine=engine, split_guidance=split_guidance) as pipeline:
         result = run(pipeline, Request(prompt, width=width, height=height, **options))
     files = save(result, out, metadata=not no_metadata)
     if as_json:

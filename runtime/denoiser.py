@@ -1,0 +1,96 @@
+"""The model as samplers see it: noisy latents and their level in, clean latents out, guided."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from latentrt.conditioning import Call, Conditioning, Row
+from latentrt.grids import Grid
+from latentrt.guidance import Guidance, guided, sum_of
+from latentrt.prediction import Prediction
+from latentrt.samplers.walk import Walk
+from latentrt.schedule import timestep_at
+from latentrt.tensors import Array
+
+
+def timesteps_of_calls(walk: Callable[..., Walk], grid: Grid) -> dict[float, float]:
+    """The timestep for every level at which `walk` will call the model, in the order of the first calls.
+
+    Found by walking once with next to nothing, so that no sampler has to say it twice: its own levels have the grid's
+    timesteps, those in between are read off the table.
+    """
+    known = dict(zip(grid.sigmas.tolist(), grid.timesteps.tolist(), strict=True))
+    found: dict[float, float] = {}
+
+    def denoise(x: Array, sigma: float) -> Array:
+        found[sigma] = known[sigma] if sigma in known else float(timestep_at(np.array(sigma), grid.table))
+        return x
+
+    nothing = np.zeros((1, 1, 1, 1), np.float32)
+    for _ in walk(denoise, nothing, grid, lambda _sigma, _lower: nothing):
+        pass
+    return found
+
+
+@dataclass
+class Denoiser:
+    """The model for one run; everything that depends on the prompt or the timestep alone was computed before.
+
+    time_bias: (1, T) by level. split: one call of the UNet for each prompt in place of one for all, which needs less
+    memory. step: the one that the run is in, for guidance and prompts that change.
+    """
+
+    call: Call
+    conditioning: Conditioning
+    guidance: Guidance
+    prediction: Prediction
+    time_bias: Mapping[float, Array]
+    split: bool = False
+    step: int = 0
+    stacked: dict[tuple[Row, ...], Array] = field(default_factory=dict)
+
+    def __call__(self, x: Array, sigma: float) -> Array:
+        """The clean latents that the model, guided, sees in `x`; same shape, float32."""
+        scale = self.guidance.at(self.step, sigma)
+        negative, positives = self.conditioning.rows(self.step)
+        weights, rows = zip(*positives, strict=True)
+        if scale == 1 and sum(weights) == 1:  # the negative prompt would cancel out
+            combined = sum_of(list(zip(weights, self.predict(x, sigma, rows), strict=True)))
+        else:
+            first, *rest = self.predict(x, sigma, (negative, *rows))
+            combined = guided(first, list(zip(weights, rest, strict=True)), scale, self.guidance.rescale)
+        return self.prediction.denoised(x, combined, sigma)
+
+    def predict(self, x: Array, sigma: float, rows: Sequence[Row]) -> list[Array]:
+        """What the UNet predicts under each text, in as few calls as may be."""
+        scale = self.prediction.scale(sigma)
+        sample = x if scale == 1 else x * np.float32(scale)
+        predictions: list[Array] = []
+        for group in self.groups(rows):
+            output = self.call(
+                "unet",
+                sample=np.concatenate([sample] * len(group)),
+                time_bias=np.repeat(self.time_bias[sigma], len(group) * len(x), axis=0),
+                cross_kv=self.cross_kv(group, len(x)),
+            )["prediction"]
+            predictions += np.split(output.astype(np.float32, copy=False), len(group))
+        return predictions
+
+    def groups(self, rows: Sequence[Row]) -> Iterable[tuple[Row, ...]]:
+        """The texts that one call takes together, in order: those next to each other that are equally long."""
+        if self.split:
+            return ((row,) for row in rows)
+        return (tuple(group) for _, group in itertools.groupby(rows, lambda row: row[1]))
+
+    def cross_kv(self, rows: tuple[Row, ...], images: int) -> Array:
+        """The keys and values of each text for every image; kept for the next call, which mostly asks for the same."""
+        if rows not in self.stacked:
+            if len(self.stacked) > 1:
+                self.stacked.clear()
+            packed = [np.repeat(self.conditioning.packed(row), images, axis=0) for row in rows]
+            self.stacked[rows] = np.concatenate(packed)
+        return self.stacked[rows]

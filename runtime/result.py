@@ -1,0 +1,62 @@
+"""What each step of a run shows, and what comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from latentrt.image import preview_image, save_png
+from latentrt.settings import Settings
+from latentrt.tensors import Array
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Step:
+    """The state after one step.
+
+    index: from 0. total: the number of steps. timestep, sigma: where the model was called. latents: (batch, channels,
+    rows, columns) float32 after the step. denoised: the model's clean estimate, the same shape.
+    """
+
+    index: int
+    total: int
+    timestep: float
+    sigma: float
+    latents: Array = field(repr=False)
+    denoised: Array = field(repr=False)
+    to_rgb: tuple[tuple[float, float, float], ...] = field(repr=False)
+
+    def preview(self, image: int = 0) -> Image:
+        """The clean estimate of one image of the batch, an eighth of its size, by a linear map: under a millisecond."""
+        return preview_image(self.denoised[image], self.to_rgb)
+
+
+@dataclass(frozen=True)
+class Result:
+    """The images of a run and how they came about.
+
+    images: RGB Pillow images. seeds: one an image. timings: seconds by phase. bundle: its name. sha256: its manifest's.
+    """
+
+    images: tuple[Image, ...]
+    settings: Settings
+    timings: Mapping[str, float]
+    engine: str
+    bundle: str
+    sha256: str
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """One seed an image: the same seed, settings and bundle give the same image again."""
+        return self.settings.seeds
+
+    def save(self, path: str | Path, image: int = 0, *, metadata: bool = True) -> None:
+        """Writes one image as PNG, whole or not at all; with what is needed to make it again unless told otherwise."""
+        from latentrt.metadata import png_text
+
+        save_png(self.images[image], Path(path), png_text(self, image) if metadata else {})

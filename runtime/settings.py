@@ -1,0 +1,224 @@
+"""A request with every choice made, once it is known that it can be run."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any, get_args
+
+from latentrt.curves import Sigmas, SigmasName
+from latentrt.errors import RequestError
+from latentrt.guidance import EVERYWHERE
+from latentrt.manifest import Manifest
+from latentrt.prompt import SYNTAXES, Syntax
+from latentrt.request import NoiseName, Request
+from latentrt.samplers import SAMPLERS, Option, Value
+from latentrt.schedule import Spacing
+
+SIGMAS: tuple[SigmasName, ...] = get_args(SigmasName)
+SPACINGS: tuple[Spacing, ...] = get_args(Spacing)
+NOISES: tuple[NoiseName, ...] = get_args(NoiseName)
+OPTIONS = ("eta", "gamma", "order", "solver")
+LARGEST_SEED = 2**64 - 1
+LARGEST_BATCH = 4096
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A request with every choice made, checked against the bundle. options: the sampler's own."""
+
+    prompt: str
+    negative: str
+    steps: int
+    guidance: float | tuple[float, ...]
+    seeds: tuple[int, ...]
+    width: int
+    height: int
+    sampler: str
+    sigmas: Sigmas
+    spacing: Spacing
+    syntax: Syntax = "strict"
+    guidance_rescale: float = 0.0
+    guidance_interval: tuple[float, float] | None = None
+    clip_skip: int = 1
+    noise: NoiseName = "cpu"
+    variation_seeds: tuple[int, ...] = ()
+    variation_strength: float = 0.0
+    options: Mapping[str, Value] = field(default_factory=dict)
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """The guidance at each step."""
+        return self.guidance if isinstance(self.guidance, tuple) else (self.guidance,) * self.steps
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The sigmas between which guidance works."""
+        return self.guidance_interval or EVERYWHERE
+
+
+def settle(request: Request, manifest: Manifest) -> Settings:
+    """Returns `request` with the defaults filled in. Raises RequestError for what cannot be generated."""
+    defaults, pixels = manifest.defaults, manifest.latents.pixels
+    sampler = choice("sampler", chosen(request.sampler, defaults.sampler), tuple(SAMPLERS))
+    check_family(sampler, manifest)
+    sigmas = sigmas_of(chosen(request.sigmas, defaults.sigmas))
+    steps = steps_of(request, sigmas, manifest)
+    whole("batch", request.batch, 1, LARGEST_BATCH)
+    strength = number("variation_strength", request.variation_strength, 0, 1)
+    varies = request.variation_seed is not None and strength > 0
+    return Settings(
+        prompt=text("prompt", request.prompt),
+        negative=text("negative", request.negative),
+        steps=steps,
+        guidance=guidance_of(chosen(request.guidance, defaults.guidance), steps),
+        seeds=seeds_of("seed", request.seed, request.batch, one=varies),
+        width=side("width", chosen(request.width, defaults.width), pixels),
+        height=side("height", chosen(request.height, defaults.height), pixels),
+        sampler=sampler,
+        sigmas=sigmas,
+        spacing=choice("spacing", chosen(request.spacing, manifest.schedule.spacing), SPACINGS),
+        syntax=choice("syntax", request.syntax, SYNTAXES),
+        guidance_rescale=number("guidance_rescale", request.guidance_rescale, 0, 1),
+        guidance_interval=interval_of(request.guidance_interval),
+        clip_skip=whole("clip_skip", request.clip_skip, 1, manifest.text.layers),
+        noise=choice("noise", request.noise, NOISES),
+        variation_seeds=seeds_of("variation_seed", request.variation_seed, request.batch) if varies else (),
+        variation_strength=strength if varies else 0.0,
+        options=options_of(request, sampler),
+    )
+
+
+def with_seed(settings: Settings, image: int) -> Settings:
+    """The settings that give one image of a batch by itself."""
+    variations = settings.variation_seeds[image : image + 1]
+    return replace(settings, seeds=(settings.seeds[image],), variation_seeds=variations)
+
+
+def chosen(asked: Any, default: Any) -> Any:
+    """What is asked for, or the default where nothing is."""
+    return default if asked is None else asked
+
+
+def check_family(sampler: str, manifest: Manifest) -> None:
+    """Raises RequestError unless the sampler is for what the model predicts."""
+    prediction = manifest.schedule.prediction
+    if SAMPLERS[sampler].flow != (prediction == "flow_prediction"):
+        fitting = [name for name, known in SAMPLERS.items() if known.flow != SAMPLERS[sampler].flow]
+        raise RequestError(f"sampler: got {sampler}, but the model's is {prediction}; use {', '.join(fitting)}")
+
+
+def steps_of(request: Request, sigmas: Sigmas, manifest: Manifest) -> int:
+    """The number of steps: as many as there are sigmas where these are listed."""
+    if not isinstance(sigmas, tuple):
+        return whole("steps", chosen(request.steps, manifest.defaults.steps), 1, manifest.schedule.train_steps)
+    if request.steps not in (None, len(sigmas)):
+        raise RequestError(f"steps: got {request.steps!r} with {len(sigmas)} sigmas, expected {len(sigmas)} or nothing")
+    return len(sigmas)
+
+
+def sigmas_of(asked: Any) -> Sigmas:
+    """A curve's name, or noise levels above zero that fall; a zero at their end, where runs end anyway, is dropped."""
+    if isinstance(asked, str):
+        return choice("sigmas", asked, SIGMAS)
+    if not isinstance(asked, Sequence):
+        raise RequestError(f"sigmas: got {asked!r}, expected one of {', '.join(SIGMAS)}, or falling numbers")
+    levels = tuple(number("sigmas", level, 0, math.inf) for level in asked)
+    levels = levels[:-1] if levels and levels[-1] == 0 else levels
+    if not levels or levels[-1] == 0 or any(after >= before for before, after in pairwise(levels)):
+        raise RequestError(f"sigmas: got {list(asked)}, expected numbers that fall, each above zero")
+    return levels
+
+
+def guidance_of(asked: Any, steps: int) -> float | tuple[float, ...]:
+    """One finite number, or one a step."""
+    if isinstance(asked, str) or not isinstance(asked, Sequence):
+        return number("guidance", asked, -math.inf, math.inf)
+    if len(asked) != steps:
+        raise RequestError(f"guidance: got {len(asked)} numbers for {steps} steps, expected one a step, or one for all")
+    return tuple(number("guidance", scale, -math.inf, math.inf) for scale in asked)
+
+
+def interval_of(asked: Any) -> tuple[float, float] | None:
+    """The lowest and the highest sigma, or None for everywhere."""
+    if asked is None:
+        return None
+    if isinstance(asked, str) or not isinstance(asked, Sequence) or len(asked) != 2:
+        raise RequestError(f"guidance_interval: got {asked!r}, expected two sigmas, for example (0.3, 3.0)")
+    low = number("guidance_interval", asked[0], 0, math.inf)
+    high = float("inf") if asked[1] == math.inf else number("guidance_interval", asked[1], 0, math.inf)
+    if low > high:
+        raise RequestError(f"guidance_interval: got {low} to {high}, expected the lower sigma first")
+    return low, high
+
+
+def seeds_of(name: str, asked: int | None, batch: int, *, one: bool = False) -> tuple[int, ...]:
+    """One seed an image, each one more than the last unless all have `one`; drawn from the system if none is asked."""
+    first = secrets.randbits(32) if asked is None else asked
+    whole(name, first, 0, LARGEST_SEED - (0 if one else batch - 1))
+    return (first,) * batch if one else tuple(range(first, first + batch))
+
+
+def options_of(request: Request, sampler: str) -> dict[str, Value]:
+    """The sampler's options, with its defaults. Raises RequestError for one that it does not have."""
+    asked = {name: getattr(request, name) for name in OPTIONS if getattr(request, name) is not None}
+    known = SAMPLERS[sampler].options
+    for name in asked.keys() - known.keys():
+        having = [other for other, kind in SAMPLERS.items() if name in kind.options]
+        raise RequestError(f"{name}: got {asked[name]!r}, but {sampler} has none; it is for {', '.join(having)}")
+    return {name: option_of(name, chosen(asked.get(name), option.default), option) for name, option in known.items()}
+
+
+def option_of(name: str, value: Any, option: Option) -> Value:
+    """`value`, once known to be one that the option takes."""
+    return choice(name, value, option.choices) if option.choices else number(name, value, *option.range)
+
+
+def side(name: str, pixels: int, multiple: int) -> int:
+    """`pixels`, once known to be a positive multiple. Raises RequestError that names the nearest sizes."""
+    whole(name, pixels, 1, None)
+    if pixels % multiple:
+        lower = pixels // multiple * multiple
+        near = f"{lower} or {lower + multiple}" if lower else str(multiple)
+        raise RequestError(f"{name}: got {pixels}, expected a multiple of {multiple}; the nearest are {near}")
+    return pixels
+
+
+def text(name: str, value: str) -> str:
+    """`value`, once known to be text that can be encoded; a byte that is no UTF-8 on the way in is not."""
+    if not isinstance(value, str):
+        raise RequestError(f"{name}: got {value!r}, expected text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise RequestError(f"{name}: got {value!r}, expected valid Unicode; check the terminal's encoding") from error
+    return value
+
+
+def whole(name: str, value: int, lowest: int, highest: int | None) -> int:
+    """`value`, once known to be a whole number in the range."""
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not is_whole or value < lowest or (highest is not None and value > highest):
+        limit = f"from {lowest} to {highest}" if highest is not None else f"of at least {lowest}"
+        raise RequestError(f"{name}: got {value!r}, expected a whole number {limit}")
+    return value
+
+
+def number(name: str, value: Any, lowest: float, highest: float) -> float:
+    """`value` as a float, once known to be a finite number in the range."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise RequestError(f"{name}: got {value!r}, expected a finite number")
+    if not lowest <= value <= highest:
+        limit = f"from {lowest:g} to {highest:g}" if math.isfinite(highest) else f"of at least {lowest:g}"
+        raise RequestError(f"{name}: got {value!r}, expected a number {limit}")
+    return float(value)
+
+
+def choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
+    """`value`, once known to be one of `choices`."""
+    if isinstance(value, bool) or value not in choices:
+        raise RequestError(f"{name}: got {value!r}, expected one of {', '.join(map(str, choices))}")
+    return value
