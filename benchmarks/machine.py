@@ -1,0 +1,42 @@
+"""Where and with what a measurement was taken, and how a figure spread over its runs."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+
+def machine() -> dict[str, object]:
+    """The date, the processor, how busy it was, and the versions."""
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load": round(os.getloadavg()[0], 2),
+        "python": platform.python_version(),
+        **{package: version(package) for package in ("numpy", "onnxruntime", "latentrt")},
+    }
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def one_line(about: dict[str, object]) -> str:
+    """What `machine` says, to stand above a table."""
+    return ", ".join(f"{key} {value}" for key, value in about.items())
+
+
+def spread_of(samples: Sequence[float]) -> dict[str, float]:
+    """The least, the median, the ninetieth percentile and the most of some figures, rounded to a millionth."""
+    tenth = statistics.quantiles(samples, n=10, method="inclusive")[-1] if len(samples) > 1 else samples[0]
+    figures = {"min": min(samples), "median": statistics.median(samples), "p90": tenth, "max": max(samples)}
+    return {name: round(figure, 6) for name, figure in figures.items()}
