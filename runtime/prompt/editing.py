@@ -9,8 +9,8 @@ Brackets are editing only where everything in them is well formed: brackets in p
 of a line, makes the whole prompt text.
 
 Source: the language of AUTOMATIC1111's stable-diffusion-webui 1.10, the grammar and `get_schedule` in
-modules/prompt_parser.py. Where that grammar is ambiguous, which takes a bracket or a colon outside of every pair, its
-parser reads an edit now as one and now as text, differently from run to run; here it is always one.
+modules/prompt_parser.py. Where a bracket or a colon that belongs to no pair touches an edit, as in "[a:b:2](", that
+grammar is ambiguous, and its parser reads the edit now as one and now as text, even from run to run; here it is one.
 """
 
 import re
