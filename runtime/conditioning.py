@@ -38,7 +38,8 @@ class Conditioning:
         """The keys and values of a text, (1, tokens, K), as long as the row says."""
         text, tokens = row
         found = self.cross_kv[text]
-        return np.pad(found, ((0, 0), (0, tokens - found.shape[1]), (0, 0)), "edge")
+        missing = tokens - found.shape[1]
+        return np.pad(found, ((0, 0), (0, missing), (0, 0)), "edge") if missing else found
 
 
 def encode(call: Call, prompts: Sequence[Prompt], clip_skip: int) -> dict[str, Array]:

@@ -208,20 +208,22 @@ class Run:
 
     def _denoiser(self) -> Denoiser:
         """The denoiser: everything that depends on the prompt or the timestep alone is computed here, once."""
-        settings, pipeline = self.settings, self._pipeline
+        settings, pipeline, manifest = self.settings, self._pipeline, self._pipeline.bundle.manifest
         guidance = Guidance(settings.scales, settings.interval, settings.guidance_rescale)
         alone = not guidance.works and self._positive.weight == 1
         prompts = [self._positive] if alone else [self._negative, self._positive]
         cross_kv = encode(pipeline.call, prompts, settings.clip_skip)
         times = timesteps_of_calls(self._sampler, self._grid)
         bias = pipeline.call("time_bias", timestep=np.array(list(times.values())))["time_bias"]
+        sample, *_ = (spec for spec in manifest.components["unet"].inputs if spec.name == "sample")
         return Denoiser(
             pipeline.call,
             Conditioning(self._negative, self._positive, cross_kv),
             guidance,
-            PREDICTIONS[pipeline.bundle.manifest.schedule.prediction],
+            PREDICTIONS[manifest.schedule.prediction],
             dict(zip(times, bias[:, np.newaxis], strict=True)),
             pipeline.split_guidance,
+            sample.dtype,
         )
 
 
