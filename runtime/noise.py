@@ -14,12 +14,13 @@ and all of them were tried, against ``fmaf`` and against PyTorch itself.
 from __future__ import annotations
 
 import math
-import operator
+from typing import Any
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
-from latentrt.errors import RequestError
+from latentrt.philox import unsigned_seed
 
 Words = NDArray[np.uint32]
 Floats = NDArray[np.float32]
@@ -27,7 +28,7 @@ Wide = NDArray[np.float64]  # holds float32 values, except between an operation 
 
 _BLOCK = 16  # eight uniforms for the radii, eight for the angles; a shorter draw takes the scalar path
 _HALF = _BLOCK // 2
-_CHUNK = 2048 * _BLOCK  # words transformed at once, which bounds the float64 temporaries to a few times 128 KiB
+_CHUNK = 512 * _BLOCK  # words transformed at once: glibc gives the memory of larger temporaries back after each step
 
 
 def _as_float32(*values: float) -> tuple[float, ...]:
@@ -54,6 +55,14 @@ _COS_OF_QUARTERS = np.array([1, 0, -1, 0, 1], np.float32)  # of 0 to 4 quarter t
 _SIN_OF_QUARTERS = np.array([0, 1, 0, -1, 0], np.float32)
 
 
+class _Unseeded(ISeedSequence):
+    """Zeros for a Mersenne Twister that is seeded afterwards: by default NumPy mixes the system's entropy for it."""
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[Any]:
+        """Return zeros."""
+        return np.zeros(n_words, dtype)
+
+
 class TorchGenerator:
     """The stream of normals of ``torch.Generator("cpu").manual_seed(seed)``."""
 
@@ -62,11 +71,10 @@ class TorchGenerator:
 
         Raises RequestError (a ValueError) for a seed outside that range.
         """
-        seed = operator.index(seed)
-        if not -(2**63) <= seed < 2**64:
-            raise RequestError(f"seed does not fit 64 bits: got {seed}, expected -2**63 to 2**64 - 1")
+        low = unsigned_seed(seed) & 0xFFFFFFFF
         # RandomState and not Generator: NumPy promises never to change its seeding nor its stream (NEP 19).
-        self._words = np.random.RandomState(seed & 0xFFFFFFFF)
+        self._words = np.random.RandomState(np.random.MT19937(_Unseeded()))
+        self._words.seed(low)
         self._spare: float | None = None
 
     def randn(self, shape: tuple[int, ...]) -> Floats:
@@ -139,9 +147,9 @@ def _rounded(exact: Wide) -> Wide:
     return exact
 
 
-def _fused(a: Wide | float, b: Wide, c: Wide | float) -> Wide:
-    """Return the float32 nearest to a * b + c."""
-    total = a * b
+def _fused(a: Wide | float, b: Wide, c: Wide | float, out: Wide | None = None) -> Wide:
+    """Return the float32 nearest to a * b + c, in `out` if given: `a` or `b`, but not `c`."""
+    total: Wide = np.multiply(a, b, out=out)
     total += c
     return _rounded(total)
 
@@ -150,22 +158,25 @@ def _polynomial(x: Wide, coefficients: tuple[float, ...]) -> Wide:
     """Return the polynomial at `x`, highest power first, by Horner's rule."""
     y = _fused(coefficients[0], x, coefficients[1])
     for coefficient in coefficients[2:]:
-        y = _fused(y, x, coefficient)
+        _fused(y, x, coefficient, out=y)
     return y
 
 
 def _log(u: Wide) -> Wide:
     """Return the natural logarithm of `u` in (0, 1], as ``log256_ps`` gives it."""
-    mantissa, exponent = np.frexp(u)
-    small = mantissa < _SQRT_HALF
-    x = mantissa * (small + 1.0) - 1
-    e = exponent - small.astype(np.float64)
+    x, exponent = np.frexp(u)
+    small = x < _SQRT_HALF
+    x *= small + 1.0
+    x -= 1
+    e = np.subtract(exponent, small, dtype=np.float64)
     square = _rounded(x * x)
-    y = _rounded(_polynomial(x, _LOG) * x)
+    y = _polynomial(x, _LOG)
+    y *= x
     # Where a sum has two products, the first is fused and the second is rounded before.
-    y = _fused(y, square, _rounded(e * _LN2[1]))
-    y = _fused(-0.5, square, y)
-    return _fused(_LN2[0], e, _rounded(x + y))
+    _fused(_rounded(y), square, _rounded(e * _LN2[1]), out=y)
+    y = _fused(-0.5, square, y, out=square)
+    y += x
+    return _fused(_LN2[0], e, _rounded(y), out=e)
 
 
 def _cos_sin(theta: Wide) -> tuple[Floats, Floats]:
@@ -177,9 +188,12 @@ def _cos_sin(theta: Wide) -> tuple[Floats, Floats]:
     for part in _HALF_PI:
         x = _fused(-part, turns, x)
     square = _rounded(x * x)
-    tail = _rounded(_polynomial(square, _COS) * square)
-    cosine = _fused(tail, square, -0.5 * square).astype(np.float32) + np.float32(1)
-    sine = _fused(_rounded(_polynomial(square, _SIN) * square), x, x).astype(np.float32)
+    tail = _polynomial(square, _COS)
+    tail *= square
+    cosine = _fused(_rounded(tail), square, -0.5 * square, out=tail).astype(np.float32) + np.float32(1)
+    tail = _polynomial(square, _SIN)
+    tail *= square
+    sine = _fused(_rounded(tail), x, x, out=tail).astype(np.float32)
     # Turned by whole quarters: of the two terms of each sum one is zero, so nothing is rounded.
     turned_cos, turned_sin = _COS_OF_QUARTERS[quarters], _SIN_OF_QUARTERS[quarters]
     return cosine * turned_cos - sine * turned_sin, sine * turned_cos + cosine * turned_sin

@@ -94,7 +94,7 @@ def test_rounding_twice_equals_a_fused_operation_for_every_uniform(monkeypatch):
     """The two differ only where float64 rounds a sum onto the midpoint of two float32; no uniform leads to one."""
     fused = noise._fused
 
-    def checked(a, b, c):
+    def checked(a, b, c, out=None):
         product = a * b
         total = product + c
         midpoint = (total.view(np.int64) & 0x1FFFFFFF) == 0x10000000
@@ -102,7 +102,7 @@ def test_rounding_twice_equals_a_fused_operation_for_every_uniform(monkeypatch):
             addend = total - product
             lost = (product - (total - addend)) + (c - addend)  # Knuth's two-sum: what float64 dropped
             assert not lost[midpoint].any()
-        return fused(a, b, c)
+        return fused(a, b, c, out)
 
     monkeypatch.setattr(noise, "_fused", checked)
     uniforms = np.arange(2**24, dtype=np.uint32).reshape(-1, 8)
