@@ -38,9 +38,10 @@ def tcd(denoise: Denoise, x: Array, grid: Grid, noise: Noise, *, gamma: float) -
     table = grid.table.tolist()
     for timestep, (sigma, lower) in zip(following, steps_of(grid), strict=True):
         denoised = denoise(x, sigma)
-        below = min(table[int((1 - gamma) * timestep)], lower)
-        x = moved(x, denoised, sigma, below)
-        if below < lower:
-            share = alpha(lower) / alpha(below)
-            x = share * x + math.sqrt(1 - share**2) * noise(sigma, lower)
+        if lower != sigma:  # curves reach the lowest level before the last step
+            below = min(table[int((1 - gamma) * timestep)], lower)
+            x = moved(x, denoised, sigma, below)
+            if below < lower:
+                share = alpha(lower) / alpha(below)
+                x = share * x + math.sqrt(1 - share**2) * noise(sigma, lower)
         yield x, denoised

@@ -18,10 +18,11 @@ def first_order(denoise: Denoise, x: Array, grid: Grid, noise: Noise, *, eta: fl
     """
     for sigma, lower in steps_of(grid):
         denoised = denoise(x, sigma)
-        down, up = ancestral(sigma, lower, eta)
-        x = moved(x, denoised, sigma, lower, down)
-        if up:
-            x = stirred(x, lower, up, noise(sigma, lower))
+        if lower != sigma:  # close to as many steps as there are timesteps, a grid repeats levels, infinity among them
+            down, up = ancestral(sigma, lower, eta)
+            x = moved(x, denoised, sigma, lower, down)
+            if up:
+                x = stirred(x, lower, up, noise(sigma, lower))
         yield x, denoised
 
 
