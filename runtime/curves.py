@@ -50,7 +50,7 @@ def exponential(span: Span, steps: int) -> Floats:
 def beta(span: Span, steps: int, shape: float = 0.6) -> Floats:
     """Quantiles of the beta distribution with both parameters 0.6, Lee et al. (2024), stretched over the span.
 
-    As diffusers 0.42.1, which stretches them over sigma; the paper, ComfyUI and A1111 pick timesteps by them.
+    As diffusers 0.42.1 and A1111, which stretch them over sigma; the paper and ComfyUI pick timesteps by them.
     """
     quantiles = beta_quantile(1 - np.linspace(0, 1, steps), shape)
     return span.lowest + quantiles * (span.highest - span.lowest)
