@@ -27,9 +27,15 @@ from latentrt.schedule import (
 # How many steps LCM and TCD are distilled at, of which inference takes some: diffusers' original_inference_steps.
 DISTILLED_STEPS = 50
 
+
+def cut(times: Floats) -> Floats:
+    """Whole timesteps, cut off and not rounded; the highest is cut too, as float32 makes it 998.99997 in diffusers."""
+    return np.floor(times - 1e-4).clip(0)
+
+
 Rounding = Mapping[Sigmas, Callable[[Floats], Floats]]
 # diffusers' solvers keep timesteps as whole numbers; some curves are rounded first, others cut.
-DPM_ROUNDING: Rounding = {"karras": np.round, "exponential": np.floor, "beta": np.floor}
+DPM_ROUNDING: Rounding = {"karras": np.round, "exponential": cut, "beta": cut}
 KDPM_ROUNDING: Rounding = {"karras": np.round}
 
 
@@ -138,7 +144,7 @@ def deis_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: Sig
     """DPM-Solver's grid, but ending at the table's lowest level, never at zero.
 
     As diffusers 0.42.1's DEISMultistepScheduler: under Karras, exponential and beta levels, which reach the lowest by
-    themselves, the last step has no height.
+    themselves, the last step has no height. (So has the only step there, which leaves the noise as it is; not here.)
     """
     return above_zero(dpm_grid(schedule, steps, spacing, sigmas))
 
