@@ -22,7 +22,8 @@ class Request:
     seed + k. width, height: pixels. sigmas: a curve's name, or the noise levels themselves, falling. spacing: how
     timesteps are laid out over the training schedule.
 
-    guidance_rescale: 0 to 1, Lin et al. (2023). guidance_interval: the sigmas between which guidance works.
+    guidance_rescale: 0 to 1, Lin et al. (2023). guidance_interval: the sigmas between which guidance works, the lowest
+    first; None for the highest is no end.
     clip_skip: 1 takes the text encoder's last layer, 2 the one before. noise: whose normals a seed stands for, those of
     torch on a "cpu" or on a "cuda" GPU. variation_seed: turns the noise of `seed` towards that of another by
     variation_strength, 0 to 1; every image then has `seed`, and image k variation_seed + k.
@@ -43,7 +44,7 @@ class Request:
     batch: int = 1
     syntax: Syntax = "strict"
     guidance_rescale: float = 0.0
-    guidance_interval: tuple[float, float] | None = None
+    guidance_interval: tuple[float, float | None] | None = None
     clip_skip: int = 1
     noise: NoiseName = "cpu"
     variation_seed: int | None = None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import secrets
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from latentrt.curves import Sigmas, SigmasName
 from latentrt.errors import RequestError
@@ -17,6 +18,8 @@ from latentrt.prompt import SYNTAXES, Syntax
 from latentrt.request import NoiseName, Request
 from latentrt.samplers import SAMPLERS, Option, Value
 from latentrt.schedule import Spacing
+
+Choice = TypeVar("Choice")
 
 SIGMAS: tuple[SigmasName, ...] = get_args(SigmasName)
 SPACINGS: tuple[Spacing, ...] = get_args(Spacing)
@@ -68,14 +71,13 @@ def settle(request: Request, manifest: Manifest) -> Settings:
     sigmas = sigmas_of(chosen(request.sigmas, defaults.sigmas))
     steps = steps_of(request, sigmas, manifest)
     whole("batch", request.batch, 1, LARGEST_BATCH)
-    strength = number("variation_strength", request.variation_strength, 0, 1)
-    varies = request.variation_seed is not None and strength > 0
+    strength = strength_of(request)
     return Settings(
         prompt=text("prompt", request.prompt),
         negative=text("negative", request.negative),
         steps=steps,
         guidance=guidance_of(chosen(request.guidance, defaults.guidance), steps),
-        seeds=seeds_of("seed", request.seed, request.batch, one=varies),
+        seeds=seeds_of("seed", request.seed, request.batch, one=strength > 0),
         width=side("width", chosen(request.width, defaults.width), pixels),
         height=side("height", chosen(request.height, defaults.height), pixels),
         sampler=sampler,
@@ -86,15 +88,15 @@ def settle(request: Request, manifest: Manifest) -> Settings:
         guidance_interval=interval_of(request.guidance_interval),
         clip_skip=whole("clip_skip", request.clip_skip, 1, manifest.text.layers),
         noise=choice("noise", request.noise, NOISES),
-        variation_seeds=seeds_of("variation_seed", request.variation_seed, request.batch) if varies else (),
-        variation_strength=strength if varies else 0.0,
+        variation_seeds=seeds_of("variation_seed", request.variation_seed, request.batch) if strength else (),
+        variation_strength=strength,
         options=options_of(request, sampler),
     )
 
 
 def with_seed(settings: Settings, image: int) -> Settings:
     """The settings that give one image of a batch by itself."""
-    variations = settings.variation_seeds[image : image + 1]
+    variations = settings.variation_seeds and (settings.variation_seeds[image],)
     return replace(settings, seeds=(settings.seeds[image],), variation_seeds=variations)
 
 
@@ -143,13 +145,14 @@ def guidance_of(asked: Any, steps: int) -> float | tuple[float, ...]:
 
 
 def interval_of(asked: Any) -> tuple[float, float] | None:
-    """The lowest and the highest sigma, or None for everywhere."""
+    """The lowest and the highest sigma, or None for everywhere; a highest of None is infinity, as JSON has none."""
     if asked is None:
         return None
     if isinstance(asked, str) or not isinstance(asked, Sequence) or len(asked) != 2:
         raise RequestError(f"guidance_interval: got {asked!r}, expected two sigmas, for example (0.3, 3.0)")
     low = number("guidance_interval", asked[0], 0, math.inf)
-    high = float("inf") if asked[1] == math.inf else number("guidance_interval", asked[1], 0, math.inf)
+    endless = asked[1] is None or asked[1] == math.inf
+    high = math.inf if endless else number("guidance_interval", asked[1], 0, math.inf)
     if low > high:
         raise RequestError(f"guidance_interval: got {low} to {high}, expected the lower sigma first")
     return low, high
@@ -160,6 +163,16 @@ def seeds_of(name: str, asked: int | None, batch: int, *, one: bool = False) -> 
     first = secrets.randbits(32) if asked is None else asked
     whole(name, first, 0, LARGEST_SEED - (0 if one else batch - 1))
     return (first,) * batch if one else tuple(range(first, first + batch))
+
+
+def strength_of(request: Request) -> float:
+    """How far to turn the noise. Raises RequestError for a strength that has no seed to turn towards."""
+    strength = number("variation_strength", request.variation_strength, 0, 1)
+    if strength and request.variation_seed is None:
+        raise RequestError(f"variation_strength: got {strength:g} without a variation_seed; give one to turn towards")
+    if request.variation_seed is not None:
+        seeds_of("variation_seed", request.variation_seed, request.batch)
+    return strength
 
 
 def options_of(request: Request, sampler: str) -> dict[str, Value]:
@@ -209,7 +222,7 @@ def whole(name: str, value: int, lowest: int, highest: int | None) -> int:
 
 def number(name: str, value: Any, lowest: float, highest: float) -> float:
     """`value` as a float, once known to be a finite number in the range."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
         raise RequestError(f"{name}: got {value!r}, expected a finite number")
     if not lowest <= value <= highest:
         limit = f"from {lowest:g} to {highest:g}" if math.isfinite(highest) else f"of at least {lowest:g}"
@@ -217,8 +230,8 @@ def number(name: str, value: Any, lowest: float, highest: float) -> float:
     return float(value)
 
 
-def choice(name: str, value: Any, choices: Sequence[Any]) -> Any:
-    """`value`, once known to be one of `choices`."""
-    if isinstance(value, bool) or value not in choices:
+def choice(name: str, value: Any, choices: Sequence[Choice]) -> Choice:
+    """`value`, once known to be one of `choices`, which are of one type."""
+    if isinstance(value, bool) or not isinstance(value, type(choices[0])) or value not in choices:
         raise RequestError(f"{name}: got {value!r}, expected one of {', '.join(map(str, choices))}")
-    return value
+    return choices[choices.index(value)]
