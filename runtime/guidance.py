@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,10 +30,10 @@ class Guidance:
         low, high = self.interval
         return max(1.0, self.scales[step]) if low <= sigma <= high else 1.0
 
-    @property
-    def works(self) -> bool:
-        """Whether any step is guided."""
-        return any(scale > 1 for scale in self.scales)
+    def works(self, sigmas: Iterable[float]) -> bool:
+        """Whether any call of the model at these levels may be guided."""
+        low, high = self.interval
+        return max(self.scales) > 1 and any(low <= sigma <= high for sigma in sigmas)
 
 
 def guided(negative: Array, positives: Sequence[tuple[float, Array]], scale: float, rescale: float = 0.0) -> Array:

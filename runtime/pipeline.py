@@ -178,7 +178,12 @@ class Run:
 
     def _read(self, text: str, *, compose: bool) -> Prompt:
         settings = self.settings
-        return read(text, self._pipeline.tokenizer, settings.steps, syntax=settings.syntax, compose=compose)
+        try:
+            return read(text, self._pipeline.tokenizer, settings.steps, syntax=settings.syntax, compose=compose)
+        except RequestError as error:
+            if compose:
+                raise
+            raise RequestError(f"negative {error}") from error
 
     def _run(self) -> Iterator[Step]:
         settings, grid, bundle = self.settings, self._grid, self._pipeline.bundle
@@ -210,10 +215,10 @@ class Run:
         """The denoiser: everything that depends on the prompt or the timestep alone is computed here, once."""
         settings, pipeline, manifest = self.settings, self._pipeline, self._pipeline.bundle.manifest
         guidance = Guidance(settings.scales, settings.interval, settings.guidance_rescale)
-        alone = not guidance.works and self._positive.weight == 1
+        times = timesteps_of_calls(self._sampler, self._grid)
+        alone = not guidance.works(times) and self._positive.weight == 1
         prompts = [self._positive] if alone else [self._negative, self._positive]
         cross_kv = encode(pipeline.call, prompts, settings.clip_skip)
-        times = timesteps_of_calls(self._sampler, self._grid)
         bias = pipeline.call("time_bias", timestep=np.array(list(times.values())))["time_bias"]
         sample, *_ = (spec for spec in manifest.components["unet"].inputs if spec.name == "sample")
         return Denoiser(

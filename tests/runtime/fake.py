@@ -1,0 +1,97 @@
+"""A pipeline without graphs: engines that note what they are fed and answer by formulas, each row by itself."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+
+from latentrt.pipeline import Pipeline, load_tokenizer
+from latentrt.tensors import check
+
+SMALL = {"width": 24, "height": 16}
+
+
+class FakeEngine:
+    """Stands where a component's engine would: checks and notes what it is fed, answers by a formula."""
+
+    def __init__(self, name, component, answer, calls):
+        self.name, self.component, self.answer, self.calls, self.closed = name, component, answer, calls, 0
+
+    def __call__(self, feeds):
+        check(self.component.inputs, feeds, self.name)
+        self.calls.append((self.name, {key: feed.copy() for key, feed in feeds.items()}))
+        outputs = {key: np.asarray(value, np.float32) for key, value in self.answer(**feeds).items()}
+        check(self.component.outputs, outputs, self.name)
+        return outputs
+
+    def load(self):
+        pass
+
+    def unload(self):
+        pass
+
+    def close(self):
+        self.closed += 1
+
+
+def encode(input_ids, clip_skip):
+    return {"context": np.repeat((input_ids[:, :, None] + 1) / (4096 * clip_skip), 256, axis=2)}
+
+
+def project(context):
+    return {"cross_kv": np.repeat(context, 9, axis=2)}
+
+
+def embed(timestep):
+    return {"time_bias": np.repeat(timestep[:, None] / 1000, 2304, axis=1)}
+
+
+def predict(sample, time_bias, cross_kv):
+    text = cross_kv[:, :, 0].mean(1) + cross_kv[:, -1, 0] / cross_kv.shape[1]
+    text = text[:, None, None, None]
+    return {"prediction": (0.5 + 8 * text) * sample + time_bias[:, :1, None, None] + text}
+
+
+def paint(latents):
+    return {"image": np.tanh(latents[:, :3]).repeat(8, axis=2).repeat(8, axis=3)}
+
+
+ANSWERS = {"text_encoder": encode, "cross_kv": project, "time_bias": embed, "unet": predict, "vae_decoder": paint}
+
+
+def pipeline_of(bundle, calls, *, split_guidance=False, **schedule):
+    """A pipeline on fake engines for the bundle, whose schedule differs as given."""
+    manifest = replace(bundle.manifest, schedule=replace(bundle.manifest.schedule, **schedule))
+    if manifest.schedule.prediction == "flow_prediction":
+        manifest = replace(manifest, defaults=replace(manifest.defaults, sampler="flow_euler"))
+    engines = {name: FakeEngine(name, manifest.components[name], answer, calls) for name, answer in ANSWERS.items()}
+    changed = replace(bundle, manifest=manifest)
+    return Pipeline(changed, load_tokenizer(bundle), engines, "fake", split_guidance=split_guidance)
+
+
+def named(calls, name):
+    """The feeds of every call of a component, in order."""
+    return [feeds for component, feeds in calls if component == name]
+
+
+def predictions(calls):
+    """What the fake UNet answered, call by call."""
+    return [predict(**feeds)["prediction"] for feeds in named(calls, "unet")]
+
+
+def kv_of(pipeline, text, clip_skip=1):
+    """The keys and values of a text that fits a chunk and has no emphasis: (tokens, K)."""
+    [ids] = pipeline.tokenizer([text])
+    return project(encode(ids[np.newaxis], np.array([clip_skip]))["context"].astype(np.float32))["cross_kv"][0]
+
+
+def latents_of(pipeline, request):
+    """The latents after every step."""
+    return np.stack([step.latents for step in pipeline.steps(request)])
+
+
+def psnr(got, reference):
+    """Of two Pillow images, in dB."""
+    got, reference = (np.asarray(image, np.float64) / 255 for image in (got, reference))
+    error = math.sqrt(np.mean((got - reference) ** 2))
+    return 20 * math.log10(1 / error) if error else math.inf
