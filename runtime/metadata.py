@@ -3,47 +3,88 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from latentrt.errors import RequestError
 from latentrt.result import Result
-from latentrt.settings import with_seed
+from latentrt.samplers import SAMPLERS
+from latentrt.settings import Settings, with_seed
 
 PARAMETERS, LATENTRT = "parameters", "latentrt"
+RNG = {"cpu": "CPU", "cuda": "NV"}
 
 
 def png_text(result: Result, image: int) -> dict[str, str]:
-    """The text chunks for one image of a result: "parameters" for people and other tools, "latentrt" for this one."""
-    settings = asdict(with_seed(result.settings, image))
+    """The text chunks for one image of a result: "parameters" for people and other tools, "latentrt" for this one.
+
+    All of the second but version, bundle and engine are fields of `Request`, and make the same image again.
+    """
+    settings = plain(with_seed(result.settings, image))
+    [seed], variations, options = (settings.pop(key) for key in ("seeds", "variation_seeds", "options"))
     record = {
         "version": version(),
         "bundle": {"name": result.bundle, "sha256": result.sha256},
         "engine": result.engine,
-        **{key: value for key, value in settings.items() if key != "seeds"},
-        "seed": settings["seeds"][0],
+        **settings,
+        "seed": seed,
+        "variation_seed": variations[0] if variations else None,
+        **options,
     }
-    return {PARAMETERS: infotext(record), LATENTRT: json.dumps(record, ensure_ascii=False)}
+    return {PARAMETERS: infotext(record), LATENTRT: json.dumps(record, ensure_ascii=False, allow_nan=False)}
+
+
+def plain(settings: Settings) -> dict[str, Any]:
+    """The settings as JSON can hold them: an interval of guidance that has no end ends at None."""
+    record = asdict(settings)
+    if record["guidance_interval"]:
+        low, high = record["guidance_interval"]
+        record["guidance_interval"] = low, (high if math.isfinite(high) else None)
+    return record
 
 
 def infotext(record: dict[str, Any]) -> str:
-    """AUTOMATIC1111's layout: the prompt, the negative prompt, then a line of settings."""
+    """AUTOMATIC1111's layout: the prompt, the negative prompt, then a line of settings under the names it has for them.
+
+    What is at its default is left out as there. The source of noise never is: without it, that tool takes its own
+    default, torch on a GPU. "CFG Rescale" is its extension's; its number fields leave lists alone.
+    """
     settings = {
         "Steps": record["steps"],
         "Sampler": record["sampler"],
-        "Schedule type": record["sigmas"],
-        "CFG scale": record["guidance"],
+        "Schedule type": listed(record["sigmas"]),
+        "CFG scale": listed(record["guidance"]),
         "Seed": record["seed"],
         "Size": f"{record['width']}x{record['height']}",
         "Model hash": record["bundle"]["sha256"][:10],
-        "Model": quoted(record["bundle"]["name"]),
+        "Model": record["bundle"]["name"],
+        "Variation seed": record["variation_seed"],
+        "Variation seed strength": record["variation_strength"] or None,
+        "Clip skip": record["clip_skip"] if record["clip_skip"] > 1 else None,
+        "RNG": RNG[record["noise"]],
+        "Eta DDIM" if record["sampler"] == "ddim" else "Eta": changed_eta(record),
+        "CFG Rescale": record["guidance_rescale"] or None,
         "Version": f"latentrt {record['version']}",
     }
     lines = [record["prompt"]]
     if record["negative"]:
         lines.append(f"Negative prompt: {record['negative']}")
-    return "\n".join([*lines, ", ".join(f"{key}: {value}" for key, value in settings.items())])
+    known = (f"{key}: {quoted(str(value))}" for key, value in settings.items() if value is not None)
+    return "\n".join([*lines, ", ".join(known)])
+
+
+def listed(value: Any) -> Any:
+    """A list of numbers with commas between them; anything else as it is."""
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+def changed_eta(record: dict[str, Any]) -> float | None:
+    """The sampler's eta where it is not the default."""
+    option = SAMPLERS[record["sampler"]].options.get("eta")
+    eta: float | None = record.get("eta")
+    return None if option is None or eta == option.default else eta
 
 
 def quoted(value: str) -> str:

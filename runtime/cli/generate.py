@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -136,10 +135,12 @@ def numbered(out: Path, index: int, count: int) -> Path:
 
 def report(result: Result, files: list[Path]) -> dict[str, Any]:
     """What `--json` prints."""
+    from latentrt.metadata import plain
+
     return {
         "files": [str(file) for file in files],
         "bundle": {"name": result.bundle, "sha256": result.sha256},
         "engine": result.engine,
-        "settings": asdict(result.settings),
+        "settings": plain(result.settings),
         "seconds": {phase: round(seconds, 6) for phase, seconds in result.timings.items()},
     }

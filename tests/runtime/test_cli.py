@@ -4,16 +4,40 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import fields
+from functools import partial
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from latentrt.cli import main
+from latentrt.request import Request
+from tests.runtime.fake import named, pipeline_of
+
+SMALL = ("--json", "--size", "32x24", "--out", "x.png")
 COMMANDS = ("generate", "export", "inspect", "verify", "doctor")
 
 
 def run(*arguments, cwd, **environment):
     command = [sys.executable, "-m", "latentrt", *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch, bundle, calls):
+    """Runs the command line in this process, on fake engines and in an empty folder; returns its exit status."""
+    monkeypatch.chdir(tmp_path)
+    fake = partial(pipeline_of, bundle, calls)
+    monkeypatch.setattr("latentrt.pipeline.load", lambda _bundle, engine, **options: fake(**options))
+
+    def main_of(*arguments):
+        monkeypatch.setattr("sys.argv", ["latentrt", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code or 0
+
+    return main_of
 
 
 @pytest.fixture(scope="module")
@@ -44,19 +68,130 @@ def test_inspect_tells_how_a_picture_was_made(drawn):
     assert "a red apple" in run("inspect", "a.png", cwd=folder).stdout
 
 
-def test_a_batch_is_numbered_and_without_out_named_by_seed(tmp_path):
-    one = ("generate", "a tree", "--steps", 1, "--batch", 2, "--seed", 5)
-    assert run(*one, "--out", "t.png", cwd=tmp_path).stdout.split() == ["t-0.png", "t-1.png"]
-    assert run(*one, cwd=tmp_path).stdout.split() == ["5.png", "6.png"]
+def test_a_batch_is_numbered_and_without_out_named_by_seed(here, capsys, tmp_path):
+    one = ("generate", "a tree", "--steps", "1", "--batch", "2", "--seed", "5", "--size", "32x24")
+    assert here(*one, "--out", "t.png") == 0
+    assert capsys.readouterr().out.split() == ["t-0.png", "t-1.png"]
+    assert here(*one) == 0
+    assert capsys.readouterr().out.split() == ["5.png", "6.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["5.png", "6.png", "t-0.png", "t-1.png"]
 
 
-def test_no_metadata_leaves_the_picture_without_any(tmp_path):
-    assert run("generate", "x", "--steps", 1, "--out", "x.png", "--no-metadata", cwd=tmp_path).returncode == 0
+def test_no_metadata_leaves_the_picture_without_any(here, capsys, tmp_path):
+    assert here("generate", "x", *SMALL, "--steps", "1", "--no-metadata") == 0
     with Image.open(tmp_path / "x.png") as picture:
         assert picture.text == {}
-    done = run("inspect", "x.png", cwd=tmp_path)
-    assert done.returncode == 2 and "no generation data" in done.stderr
+    assert here("inspect", "x.png") == 2
+    assert "no generation data" in capsys.readouterr().err
+
+
+def test_every_option_reaches_the_request(tmp_path):
+    options = """--negative blue --sigmas 14.6,7,3,1 --guidance 7,7,1,2.5 --guidance-rescale 0.5 --sampler euler_a
+        --guidance-interval 0.3,inf --split-guidance --seed 5 --noise cuda --variation-seed 9 --variation-strength 0.25
+        --eta 0.5 --clip-skip 2 --syntax lenient --spacing leading --size 32x24 --batch 2 --json"""
+    done = run("generate", "a (red:1.2) [apple|pear", *options.split(), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout, parse_constant=pytest.fail)
+    assert report["settings"] == {
+        "prompt": "a (red:1.2) [apple|pear",
+        "negative": "blue",
+        "steps": 4,
+        "guidance": [7.0, 7.0, 1.0, 2.5],
+        "seeds": [5, 5],
+        "width": 32,
+        "height": 24,
+        "sampler": "euler_a",
+        "sigmas": [14.6, 7.0, 3.0, 1.0],
+        "spacing": "leading",
+        "syntax": "lenient",
+        "guidance_rescale": 0.5,
+        "guidance_interval": [0.3, None],
+        "clip_skip": 2,
+        "noise": "cuda",
+        "variation_seeds": [9, 10],
+        "variation_strength": 0.25,
+        "options": {"eta": 0.5},
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        ("--steps 1 --guidance 7.5", {"guidance": 7.5, "options": {"eta": 0.0}}),
+        ("--steps 2 --guidance=-1,2", {"guidance": [-1.0, 2.0]}),
+        ("--steps 1 --guidance-interval 0.3,3", {"guidance_interval": [0.3, 3.0]}),
+        ("--steps 1 --sampler dpm2 --sigmas karras", {"sigmas": "karras", "sampler": "dpm2"}),
+        ("--sigmas 3", {"sigmas": [3.0], "steps": 1}),
+        ("--steps 1 --sampler dpmpp_2m --order 3 --solver heun", {"options": {"order": 3, "solver": "heun"}}),
+        ("--steps 1 --sampler unipc --order 1 --solver bh1", {"options": {"order": 1, "solver": "bh1"}}),
+        ("--steps 1 --sampler tcd --gamma 0.5", {"options": {"gamma": 0.5}}),
+        ("--steps 1 --sampler lms --order 2", {"options": {"order": 2}}),
+    ],
+)
+def test_options_are_read_as_they_are_written(here, capsys, options, settings):
+    assert here("generate", "x", *SMALL, *options.split()) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {key: report["settings"][key] for key in settings} == settings
+    assert [path.name for path in Path().iterdir()] == ["x.png"]
+
+
+@pytest.mark.parametrize(("options", "split"), [((), False), (("--split-guidance",), True)])
+def test_split_guidance_is_the_pipeline_s(here, calls, options, split):
+    assert here("generate", "x", *SMALL, "--steps", "1", "--guidance", "4", *options) == 0
+    assert len(named(calls, "unet")) == (2 if split else 1)
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_malformed_prompt_is_shown_with_the_place(here, capsys, more):
+    assert here("generate", "a (red apple", *more) == 2
+    out, err = capsys.readouterr()
+    said, shown, pointed = err.splitlines()
+    assert said.startswith("error: prompt: character 3: got '(' that is never closed") and "--syntax lenient" in said
+    assert (out, shown, pointed) == ("", "  a (red apple", "    ^")
+    assert here("generate", "a", "--negative", "b ]", *more) == 2
+    said, *place = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: negative prompt: character 3: ") and place == ["  b ]", "    ^"]
+
+
+BAD = [
+    ("--steps 0", "from 1 to 1000"),
+    ("--sampler magic", "expected one of ddim"),
+    ("--sampler flow_euler", "the model's is v_prediction; use ddim"),
+    ("--guidance strong", "expected numbers with commas between them"),
+    ("--guidance 7, --steps 2", "expected numbers with commas between them"),
+    ("--guidance nan", "expected a finite number"),
+    ("--guidance 7,1 --steps 3", "expected one a step, or one for all"),
+    ("--guidance-interval 3,0.3", "expected the lower sigma first"),
+    ("--guidance-interval 3", "expected two sigmas, for example (0.3, 3.0)"),
+    ("--guidance-rescale 2", "expected a number from 0 to 1"),
+    ("--sigmas linear", "expected one of normal, karras"),
+    ("--sigmas 1,3", "expected numbers that fall"),
+    ("--sigmas 3,x", "expected numbers with commas between them"),
+    ("--sigmas nan,1", "expected one of normal, karras"),
+    ("--sigmas 3,1 --steps 4", "expected 2 or nothing"),
+    ("--spacing even", "expected one of leading, trailing, linspace"),
+    ("--noise gpu", "expected one of cpu, cuda"),
+    ("--syntax loose", "expected one of strict, lenient, plain"),
+    ("--clip-skip 4", "from 1 to 3"),
+    ("--variation-strength 0.5", "give one to turn towards"),
+    ("--variation-seed -1 --variation-strength 0.5", "variation_seed: got -1"),
+    ("--eta 0.5 --sampler euler", "euler has none; it is for ddim, euler_a"),
+    ("--gamma 0.5", "it is for tcd"),
+    ("--order 5 --sampler lms", "expected one of 1, 2, 3, 4"),
+    ("--solver bh1 --sampler dpmpp_2m", "expected one of midpoint, heun"),
+    ("--sampler lcm --steps 60", "at most 50"),
+    (f"--seed {2**64 - 1} --batch 2", f"to {2**64 - 2}"),
+]
+
+
+@pytest.mark.parametrize(("options", "said"), BAD, ids=[options for options, _ in BAD])
+def test_a_bad_option_is_one_line(here, capsys, options, said):
+    assert here("generate", "x", *options.split()) == 2
+    out, err = capsys.readouterr()
+    *usage, last = err.splitlines()
+    assert out == "" and said in last and last.lower().startswith("error: ")
+    assert not usage or usage[0].startswith("Usage: ")  # what click itself refuses
+    assert not [*Path().iterdir()]
 
 
 @pytest.mark.parametrize(
@@ -64,8 +199,6 @@ def test_no_metadata_leaves_the_picture_without_any(tmp_path):
     [
         (["generate", "x", "--size", "100x64"], 2, "the nearest are 96 or 104"),
         (["generate", "x", "--size", "wide"], 2, "768x512"),
-        (["generate", "x", "--steps", "0"], 2, "from 1 to 1000"),
-        (["generate", "x", "--sampler", "magic"], 2, "expected one of ddim"),
         (["generate", "x", "--out", "x.jpg"], 2, "ends in .png"),
         (["generate", "x", "--out", "no/x.png"], 2, "mkdir -p no"),
         (["generate", "x", "--bundle", "nowhere"], 3, "latentrt export"),
@@ -101,6 +234,13 @@ def test_help_names_every_option_and_needs_no_numpy(tmp_path, command):
     blocked = "import sys; sys.modules['numpy'] = None; from latentrt.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", blocked, command, "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "--json" in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_the_help_of_generate_has_every_field_of_a_request(tmp_path):
+    help = run("generate", "--help", cwd=tmp_path).stdout
+    options = {field.name.replace("_", "-") for field in fields(Request)} - {"prompt", "width", "height"}
+    assert not [option for option in options | {"size", "split-guidance"} if f"--{option} " not in help]
 
 
 def test_ctrl_c_ends_with_130_and_no_file(tmp_path):

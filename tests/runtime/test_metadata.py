@@ -1,19 +1,25 @@
 import json
+import math
 import random
 import struct
 import warnings
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-import latentrt
+from latentrt.bundle import Bundle
 from latentrt.errors import LatentError, OutputError, RequestError
 from latentrt.metadata import read_png, version
-from latentrt.request import Result, Settings
+from latentrt.pipeline import Pipeline
+from latentrt.request import Request
+from latentrt.result import Result
+from latentrt.settings import Settings, settle, with_seed
 
 SETTINGS = Settings(
     prompt="a red apple",
@@ -26,11 +32,12 @@ SETTINGS = Settings(
     sampler="ddim",
     sigmas="karras",
     spacing="trailing",
+    options={"eta": 0.0},
 )
 
 
-def result(prompt: str = SETTINGS.prompt, negative: str = SETTINGS.negative, bundle: str = "emoji") -> Result:
-    settings = Settings(**{**vars(SETTINGS), "prompt": prompt, "negative": negative})
+def result(prompt: str = SETTINGS.prompt, *, bundle: str = "emoji", **changed: Any) -> Result:
+    settings = replace(SETTINGS, prompt=prompt, **changed)
     images = tuple(Image.new("RGB", (16, 8), colour) for colour in ("red", "blue"))
     return Result(images, settings, {}, "cpu", bundle, "0123456789abcdef" * 4)
 
@@ -69,6 +76,14 @@ def test_a_png_says_how_it_was_made(png: Path, image: int, seed: int) -> None:
         "sampler": "ddim",
         "sigmas": "karras",
         "spacing": "trailing",
+        "syntax": "strict",
+        "guidance_rescale": 0.0,
+        "guidance_interval": None,
+        "clip_skip": 1,
+        "noise": "cpu",
+        "variation_seed": None,
+        "variation_strength": 0.0,
+        "eta": 0.0,
         "seed": seed,
     }
     with Image.open(png) as saved:
@@ -83,7 +98,7 @@ def test_other_tools_can_read_it(png: Path) -> None:
     result().save(str(png))
     assert parameters(png) == (
         "a red apple\nNegative prompt: blue\nSteps: 5, Sampler: ddim, Schedule type: karras, CFG scale: 3.5, Seed: 7, "
-        f"Size: 16x8, Model hash: 0123456789, Model: emoji, Version: latentrt {version()}"
+        f"Size: 16x8, Model hash: 0123456789, Model: emoji, RNG: CPU, Version: latentrt {version()}"
     )
 
 
@@ -98,7 +113,7 @@ def test_other_tools_find_no_negative_prompt_where_there_is_none(png: Path) -> N
 )
 def test_a_name_with_separators_is_quoted(png: Path, bundle: str, model: str) -> None:
     result(bundle=bundle).save(png)
-    assert f", Model: {model}, Version: " in parameters(png)
+    assert f", Model: {model}, RNG: " in parameters(png)
     assert read_png(png)["bundle"]["name"] == bundle
 
 
@@ -124,17 +139,97 @@ def test_any_prompt_comes_back(png: Path, prompt: str) -> None:
     assert parameters(png).startswith(f"{prompt}\n")
 
 
-def test_a_record_makes_the_image_again(png: Path) -> None:
-    with latentrt.load("emoji") as pipeline:
-        made = pipeline.generate("a red apple", steps=1, seed=7, batch=2, width=32, height=24)
-        made.save(png, 1)
-        record = read_png(png)
-        options: dict[str, Any] = {
-            key: value for key, value in record.items() if key not in ("version", "bundle", "engine")
-        }
-        again = pipeline.generate(**options)
-    assert record["bundle"]["sha256"] == pipeline.bundle.sha256
-    assert again.images[0].tobytes() == made.images[1].tobytes()
+# What AUTOMATIC1111 1.10 itself writes for each setting, or a list in the quotes that it has for values with commas.
+WRITTEN: list[tuple[dict[str, Any], str]] = [
+    ({"noise": "cuda"}, "RNG: NV"),
+    ({"clip_skip": 2}, "Clip skip: 2, RNG: CPU"),
+    (
+        {"variation_seeds": (9, 10), "seeds": (7, 7), "variation_strength": 0.25},
+        "Model: emoji, Variation seed: 9, Variation seed strength: 0.25, RNG: CPU",
+    ),
+    ({"options": {"eta": 0.5}}, "RNG: CPU, Eta DDIM: 0.5, Version: "),
+    ({"sampler": "euler_a", "options": {"eta": 0.5}}, "RNG: CPU, Eta: 0.5, Version: "),
+    ({"guidance_rescale": 0.7}, "CFG Rescale: 0.7, Version: "),
+    ({"sigmas": (14.6, 3.0, 0.75)}, 'Schedule type: "14.6, 3.0, 0.75", CFG scale: 3.5'),
+    ({"guidance": (7.0, 7.0, 1.5)}, 'CFG scale: "7.0, 7.0, 1.5", Seed: 7'),
+]
+
+
+@pytest.mark.parametrize(("changed", "text"), WRITTEN, ids=[text for _, text in WRITTEN])
+def test_other_tools_can_read_what_is_not_at_its_default(png: Path, changed: dict[str, Any], text: str) -> None:
+    result(**changed).save(png)
+    assert text in parameters(png)
+
+
+@pytest.mark.parametrize(("sampler", "eta"), [("ddim", 0.0), ("euler_a", 1.0), ("dpmpp_2m_sde", 1.0), ("euler", None)])
+def test_other_tools_find_no_default(png: Path, sampler: str, eta: float | None) -> None:
+    result(sampler=sampler, options={} if eta is None else {"eta": eta}).save(png)
+    settings = parameters(png).splitlines()[-1]
+    for name in ("Eta", "Clip skip", "Variation", "CFG Rescale", "None"):
+        assert name not in settings
+
+
+def fields_of(record: dict[str, Any]) -> dict[str, Any]:
+    """The part of a record that a request takes."""
+    return {key: value for key, value in record.items() if key not in ("version", "bundle", "engine")}
+
+
+ASKED: list[dict[str, Any]] = [
+    {"sampler": "euler_a", "eta": 0.25, "sigmas": (14.614641, 2.0, 1 / 3), "guidance": (7, 1.1, 0.1 + 0.2)},
+    {"guidance_interval": (0.3, math.inf), "guidance_rescale": 0.7, "clip_skip": 2, "syntax": "lenient"},
+    {"guidance_interval": (0.3, 3.0), "noise": "cuda", "steps": 7, "spacing": "leading", "width": 64, "height": 96},
+    {"seed": 2**64 - 1, "variation_seed": 2**64 - 4, "variation_strength": 0.1, "batch": 3},
+    {"sampler": "dpmpp_2m", "order": 3, "solver": "heun", "sigmas": "ays", "negative": "blue"},
+    {"sampler": "tcd", "gamma": 0.5, "steps": 4, "guidance": 0.0},
+    {"sampler": "unipc", "order": 1, "solver": "bh1", "guidance_interval": (0, 0)},
+]
+
+
+@pytest.mark.parametrize("asked", ASKED, ids=str)
+def test_every_setting_comes_back_the_same(png: Path, bundle: Bundle, asked: dict[str, Any]) -> None:
+    settings = settle(Request("a (red:1.2) apple", **{"seed": 7, "batch": 2, **asked}), bundle.manifest)
+    images = tuple(Image.new("RGB", (8, 8)) for _ in settings.seeds)
+    made = Result(images, settings, {}, "cpu", "emoji", bundle.sha256)
+    for image in range(len(images)):
+        made.save(png, image)
+        again = settle(Request(**fields_of(read_png(png))), bundle.manifest)
+        assert again == with_seed(settings, image)
+
+
+@pytest.mark.parametrize("interval", [(0.3, math.inf), (0.0, 3.0)])
+def test_the_record_has_nothing_that_json_lacks(png: Path, interval: tuple[float, float]) -> None:
+    def refuse(literal: str) -> None:
+        raise AssertionError(f"{literal} is no JSON")
+
+    result(guidance_interval=interval).save(png)
+    with Image.open(png) as image:
+        record = json.loads(image.text["latentrt"], parse_constant=refuse)  # type: ignore[attr-defined]
+    low, high = interval
+    assert record["guidance_interval"] == [low, None if math.isinf(high) else high]
+    assert record == read_png(png)
+
+
+VARIED: dict[str, Any] = {
+    "steps": 2,
+    "sampler": "dpmpp_2m_sde",
+    "sigmas": "karras",
+    "noise": "cuda",
+    "variation_seed": 3,
+    "variation_strength": 0.5,
+    "guidance_interval": (0.5, math.inf),
+}
+
+
+@pytest.mark.parametrize("options", [{"steps": 1}, VARIED], ids=["plain", "varied"])
+def test_a_record_makes_the_image_again(png: Path, emoji: Pipeline, options: dict[str, Any]) -> None:
+    made = emoji.generate("a (red:1.2) apple", seed=7, batch=2, width=32, height=24, **options)
+    made.save(png, 1)
+    record = read_png(png)
+    again = emoji.generate(**fields_of(record))
+    assert record["bundle"]["sha256"] == emoji.bundle.sha256
+    difference = np.asarray(again.images[0], int) - np.asarray(made.images[1], int)
+    assert np.abs(difference).max() <= 1  # alone, not in a batch: the last bits of a float32
+    assert again.images[0].tobytes() != made.images[0].tobytes()
 
 
 def test_metadata_can_be_left_out(png: Path) -> None:
