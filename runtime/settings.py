@@ -72,6 +72,8 @@ def settle(request: Request, manifest: Manifest) -> Settings:
     steps = steps_of(request, sigmas, manifest)
     whole("batch", request.batch, 1, LARGEST_BATCH)
     strength = strength_of(request)
+    asked = request.variation_seed is not None
+    variations = seeds_of("variation_seed", request.variation_seed, request.batch) if asked else ()
     return Settings(
         prompt=text("prompt", request.prompt),
         negative=text("negative", request.negative),
@@ -88,7 +90,7 @@ def settle(request: Request, manifest: Manifest) -> Settings:
         guidance_interval=interval_of(request.guidance_interval),
         clip_skip=whole("clip_skip", request.clip_skip, 1, manifest.text.layers),
         noise=choice("noise", request.noise, NOISES),
-        variation_seeds=seeds_of("variation_seed", request.variation_seed, request.batch) if strength else (),
+        variation_seeds=variations if strength else (),
         variation_strength=strength,
         options=options_of(request, sampler),
     )
@@ -170,8 +172,6 @@ def strength_of(request: Request) -> float:
     strength = number("variation_strength", request.variation_strength, 0, 1)
     if strength and request.variation_seed is None:
         raise RequestError(f"variation_strength: got {strength:g} without a variation_seed; give one to turn towards")
-    if request.variation_seed is not None:
-        seeds_of("variation_seed", request.variation_seed, request.batch)
     return strength
 
 
