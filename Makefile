@@ -21,7 +21,7 @@ types: $(VENV)/.dev  ## Type-check the package exactly as it installs: checkers 
 	cd build && MYPYPATH=types ../$(BIN)/python -m mypy --config-file ../pyproject.toml -p latentrt
 
 bench: $(VENV)/.dev  ## Time the built-in model, process start included.
-	$(BIN)/python benchmarks/generate.py
+	$(BIN)/python -m benchmarks.generate
 
 model: $(VENV)/.dev  ## Replace the built-in model: make model CHECKPOINT=folder
 	test -n "$(CHECKPOINT)"
