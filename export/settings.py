@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from latentrt.curves import SigmasName
 from latentrt.errors import CheckpointError
 from latentrt.manifest import Defaults
+from latentrt.samplers import SAMPLERS
 from latentrt.schedule import NoiseSchedule
 from latentrt.typed import TypedError, parse
 
-# The sampler here that is nearest to what the checkpoint was published with; "ddim" where there is none.
-SAMPLER_OF = {
-    "DDIMScheduler": "ddim",
-    "PNDMScheduler": "ddim",
-    "EulerDiscreteScheduler": "euler",
-    "LMSDiscreteScheduler": "euler",
-    "DPMSolverMultistepScheduler": "dpmpp_2m",
-    "UniPCMultistepScheduler": "dpmpp_2m",
-}
-# What a scheduler_config.json means by leaving an entry out, as diffusers 0.42.1's classes have it.
+# What a scheduler_config.json means by leaving an entry out, as most of diffusers 0.42.1's classes have it.
 ABSENT = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
@@ -31,43 +25,150 @@ ABSENT = {
     "timestep_spacing": "leading",
     "steps_offset": 0,
     "set_alpha_to_one": True,
+    "shift": 1.0,
 }
-# The classes that mean something else by it.
 LINSPACE = {"timestep_spacing": "linspace"}
-ABSENT_OF: Mapping[str, Mapping[str, Any]] = {
-    "EulerDiscreteScheduler": LINSPACE,
-    "EulerAncestralDiscreteScheduler": LINSPACE,
-    "LMSDiscreteScheduler": LINSPACE,
-    "DPMSolverMultistepScheduler": LINSPACE,
-    "UniPCMultistepScheduler": LINSPACE,
-    "PNDMScheduler": {"set_alpha_to_one": False},
+STABLE = {"beta_start": 0.00085, "beta_end": 0.012}
+DISTILLED = {**STABLE, "beta_schedule": "scaled_linear"}
+FLOW = {"prediction_type": "flow_prediction"}
+
+Harmless = Mapping[str, tuple[Any, ...]]
+# For entries that no sampler here knows, the values that make no difference, the first of which absence means.
+THRESHOLD: Harmless = {"thresholding": (False,)}
+CLIP: Harmless = {"clip_sample": (False,), **THRESHOLD}
+MULTISTEP: Harmless = {**THRESHOLD, "solver_order": (2,), "use_flow_sigmas": (False,)}
+LEVELS: Harmless = {"final_sigmas_type": ("zero",)}
+BOUNDS: Harmless = {"sigma_min": (None,), "sigma_max": (None,)}
+
+
+@dataclass(frozen=True)
+class Scheduler:
+    """One of diffusers' classes: the sampler here that walks as it does, and what its entries mean.
+
+    absent: what it means by leaving entries out, where that is not in ABSENT or is not harmless. curves: whether it
+    knows use_karras_sigmas and its kin. instead: entries under which another sampler is the one.
+    """
+
+    sampler: str
+    absent: Mapping[str, Any] = field(default_factory=dict)
+    harmless: Harmless = field(default_factory=dict)
+    curves: bool = False
+    instead: Mapping[tuple[str, Any], str] = field(default_factory=dict)
+
+
+SCHEDULERS = {
+    "DDIMScheduler": Scheduler("ddim", {"clip_sample": True}, CLIP),
+    "DDPMScheduler": Scheduler(
+        "ddpm", {"clip_sample": True}, {**CLIP, "variance_type": ("fixed_small", "fixed_small_log")}
+    ),
+    # Without skip_prk_steps it begins with three steps of Runge and Kutta's method, of four calls each.
+    "PNDMScheduler": Scheduler(
+        "pndm",
+        {"set_alpha_to_one": False, "skip_prk_steps": False},
+        {"skip_prk_steps": (True,)},
+        instead={("skip_prk_steps", False): "ddim"},
+    ),
+    "LMSDiscreteScheduler": Scheduler("lms", LINSPACE, curves=True),
+    "EulerDiscreteScheduler": Scheduler(
+        "euler",
+        LINSPACE,
+        {**LEVELS, **BOUNDS, "interpolation_type": ("linear",), "timestep_type": ("discrete",)},
+        curves=True,
+    ),
+    "EulerAncestralDiscreteScheduler": Scheduler("euler_a", LINSPACE),
+    "HeunDiscreteScheduler": Scheduler("heun", {**LINSPACE, **STABLE}, {"clip_sample": (False,)}, curves=True),
+    "KDPM2DiscreteScheduler": Scheduler("dpm2", {**LINSPACE, **STABLE}, curves=True),
+    "KDPM2AncestralDiscreteScheduler": Scheduler("dpm2_a", {**LINSPACE, **STABLE}, curves=True),
+    "DPMSolverSDEScheduler": Scheduler(
+        "dpmpp_sde", {**LINSPACE, **STABLE}, {"noise_sampler_seed": (None,)}, curves=True
+    ),
+    "DPMSolverMultistepScheduler": Scheduler(
+        "dpmpp_2m",
+        LINSPACE,
+        {
+            **MULTISTEP,
+            **LEVELS,
+            "algorithm_type": ("dpmsolver++", "sde-dpmsolver++"),
+            "solver_type": ("midpoint", "logrho", "bh1", "bh2"),  # the class takes the last three for the first
+            "use_lu_lambdas": (False,),
+            "lambda_min_clipped": (-math.inf,),
+        },
+        curves=True,
+        instead={("algorithm_type", "sde-dpmsolver++"): "dpmpp_2m_sde"},
+    ),
+    "UniPCMultistepScheduler": Scheduler(
+        "unipc",
+        LINSPACE,
+        {
+            **MULTISTEP,
+            **LEVELS,
+            **BOUNDS,
+            "solver_type": ("bh2", "midpoint", "heun", "logrho"),  # again
+            "lower_order_final": (True,),
+            "predict_x0": (True,),
+            "disable_corrector": ([],),
+            "solver_p": (None,),
+        },
+        curves=True,
+    ),
+    "DEISMultistepScheduler": Scheduler("deis", LINSPACE, {**MULTISTEP, "lower_order_final": (True,)}, curves=True),
+    "LCMScheduler": Scheduler(
+        "lcm", DISTILLED, {**CLIP, "original_inference_steps": (50,), "timestep_scaling": (10.0,)}
+    ),
+    "TCDScheduler": Scheduler("tcd", DISTILLED, {**CLIP, "original_inference_steps": (50,)}),
+    "FlowMatchEulerDiscreteScheduler": Scheduler(
+        "flow_euler",
+        FLOW,
+        {
+            "use_dynamic_shifting": (False,),
+            "invert_sigmas": (False,),
+            "shift_terminal": (None,),
+            "stochastic_sampling": (False,),
+        },
+        curves=True,
+    ),
+    "FlowMatchHeunDiscreteScheduler": Scheduler("flow_heun", FLOW),
+}
+# A class that is not known, or none at all.
+OTHER = Scheduler("ddim", {}, CLIP, curves=True)
+CURVES: Mapping[str, SigmasName] = {
+    "use_karras_sigmas": "karras",
+    "use_exponential_sigmas": "exponential",
+    "use_beta_sigmas": "beta",
 }
 
-# Entries that change what diffusers draws and that no sampler here knows, with the value that makes no difference.
-NEUTRAL = {
-    "clip_sample": False,
-    "thresholding": False,
-    "use_exponential_sigmas": False,
-    "use_beta_sigmas": False,
-    "use_lu_lambdas": False,
-    "interpolation_type": "linear",
-    "final_sigmas_type": "zero",
-    "algorithm_type": "dpmsolver++",
-    "solver_order": 2,
-}
+
+def scheduler_of(config: Mapping[str, Any]) -> Scheduler:
+    """Returns what is known of the class that the config names."""
+    return SCHEDULERS.get(config.get("_class_name", ""), OTHER)
+
+
+def entry(config: Mapping[str, Any], key: str) -> Any:
+    """Returns the value that an entry has or, left out, means; None for one that the class has no need of."""
+    scheduler = scheduler_of(config)
+    harmless = {name: values[0] for name, values in scheduler.harmless.items()}
+    return {**ABSENT, **harmless, **scheduler.absent, **config}.get(key)
 
 
 def ignored_entries(config: Mapping[str, Any]) -> list[str]:
     """Returns the entries that an image made with diffusers would depend on and one made here does not."""
-    return [f"{key} = {config[key]!r}" for key, neutral in NEUTRAL.items() if config.get(key, neutral) != neutral]
+    scheduler = scheduler_of(config)
+    ignored = [key for key, harmless in scheduler.harmless.items() if entry(config, key) not in harmless]
+    if scheduler is OTHER and "_class_name" in config:
+        ignored.insert(0, "_class_name")
+    return [f"{key} = {entry(config, key)!r}" for key in ignored]
 
 
 def schedule_of(config: Mapping[str, Any]) -> NoiseSchedule:
     """Returns the noise schedule. Raises CheckpointError for betas given as a list, or a kind that is not known."""
     if config.get("trained_betas") is not None:
         raise CheckpointError("scheduler_config.json: got trained_betas, expected a named beta_schedule")
-    absent = {**ABSENT, **ABSENT_OF.get(config.get("_class_name", ""), {})}
-    entries = {**absent, **{key: value for key, value in config.items() if key in ABSENT}}
+    entries = {key: entry(config, key) for key in ABSENT}
+    if (entries["prediction_type"] == "flow_prediction") != SAMPLERS[scheduler_of(config).sampler].flow:
+        raise CheckpointError(
+            f"scheduler_config.json.prediction_type: got {entries['prediction_type']} with "
+            f"{config.get('_class_name')}, expected flow_prediction with the FlowMatch schedulers, and only there"
+        )
     values = {
         "train_steps": entries["num_train_timesteps"],
         "beta_schedule": entries["beta_schedule"],
@@ -78,6 +179,7 @@ def schedule_of(config: Mapping[str, Any]) -> NoiseSchedule:
         "spacing": entries["timestep_spacing"],
         "steps_offset": entries["steps_offset"],
         "last_alpha": "one" if entries["set_alpha_to_one"] else "first",
+        "shift": entries["shift"],
     }
     try:
         return parse(NoiseSchedule, values)
@@ -86,7 +188,18 @@ def schedule_of(config: Mapping[str, Any]) -> NoiseSchedule:
 
 
 def defaults_of(config: Mapping[str, Any], side_px: int, *, steps: int, guidance: float) -> Defaults:
-    """Returns what a request uses where it says nothing."""
-    sampler = SAMPLER_OF.get(config.get("_class_name", ""), "ddim")
-    sigmas: SigmasName = "karras" if config.get("use_karras_sigmas") else "normal"
-    return Defaults(sampler, sigmas, steps, guidance, side_px, side_px)
+    """Returns what a request uses where it says nothing: what the checkpoint was published with, as near as may be."""
+    return Defaults(sampler_of(config), sigmas_of(config), steps, guidance, side_px, side_px)
+
+
+def sampler_of(config: Mapping[str, Any]) -> str:
+    """Returns the sampler that walks as the config's class does; "ddim" where there is none."""
+    scheduler = scheduler_of(config)
+    others = (name for (key, value), name in scheduler.instead.items() if entry(config, key) == value)
+    return next(others, scheduler.sampler)
+
+
+def sigmas_of(config: Mapping[str, Any]) -> SigmasName:
+    """Returns the curve of noise levels that the config asks for; "normal" of a class that knows no other."""
+    asked = (name for key, name in CURVES.items() if scheduler_of(config).curves and config.get(key))
+    return next(asked, "normal")

@@ -15,7 +15,6 @@ import latentrt
 from latentrt.bundle import open_bundle
 from latentrt.errors import CheckpointError, FidelityError, OutputError
 from latentrt.export import write
-from latentrt.export.settings import defaults_of, schedule_of
 from latentrt.export.write import ExportOptions, export
 from latentrt.schedule import NoiseSchedule
 from tests.export import compvis, tiny
@@ -243,67 +242,3 @@ def test_a_tokenizer_of_another_size_is_refused(origin, tmp_path):
     with pytest.raises(CheckpointError, match=r"got 49408 words .* expected at most 4096"):
         export(origin / "tiny.safetensors", tmp_path / "out", ExportOptions(configs=origin / "configs"))
     assert list(tmp_path.iterdir()) == []
-
-
-STABLE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
-
-
-@pytest.mark.parametrize(
-    ("config", "expected"),
-    [
-        ({}, NoiseSchedule(1000, "linear", 0.0001, 0.02, "epsilon", False, "leading", 0, "one")),
-        (
-            {"_class_name": "PNDMScheduler", **STABLE, "steps_offset": 1, "skip_prk_steps": True},
-            NoiseSchedule(1000, "scaled_linear", 0.00085, 0.012, "epsilon", False, "leading", 1, "first"),
-        ),
-        (
-            {"_class_name": "DDIMScheduler", **STABLE, "set_alpha_to_one": False, "prediction_type": "v_prediction"},
-            NoiseSchedule(1000, "scaled_linear", 0.00085, 0.012, "v_prediction", False, "leading", 0, "first"),
-        ),
-        (
-            {"_class_name": "EulerDiscreteScheduler", **STABLE, "trained_betas": None, "num_train_timesteps": 500},
-            NoiseSchedule(500, "scaled_linear", 0.00085, 0.012, "epsilon", False, "linspace", 0, "one"),
-        ),
-        (
-            {"_class_name": "DPMSolverMultistepScheduler", "beta_schedule": "squaredcos_cap_v2"},
-            NoiseSchedule(1000, "squaredcos_cap_v2", 0.0001, 0.02, "epsilon", False, "linspace", 0, "one"),
-        ),
-        (
-            {"_class_name": "DDIMScheduler", "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
-            NoiseSchedule(1000, "linear", 0.0001, 0.02, "epsilon", True, "trailing", 0, "one"),
-        ),
-    ],
-)
-def test_schedule_of_a_scheduler_s_config(config, expected):
-    assert schedule_of(config) == expected
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"trained_betas": [0.1, 0.2]}, "trained_betas"),
-        ({"beta_schedule": "sigmoid"}, "beta_schedule.*sigmoid"),
-        ({"prediction_type": "flow_prediction"}, "prediction.*flow_prediction"),
-        ({"timestep_spacing": "karras"}, "spacing.*karras"),
-        ({"num_train_timesteps": "many"}, "train_steps.*many"),
-    ],
-)
-def test_a_schedule_that_is_not_known_is_refused(config, message):
-    with pytest.raises(CheckpointError, match=rf"scheduler_config\.json.*{message}"):
-        schedule_of(config)
-
-
-@pytest.mark.parametrize(
-    ("config", "sampler", "sigmas"),
-    [
-        ({}, "ddim", "normal"),
-        ({"_class_name": "PNDMScheduler"}, "ddim", "normal"),
-        ({"_class_name": "EulerDiscreteScheduler", "use_karras_sigmas": True}, "euler", "karras"),
-        ({"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": False}, "dpmpp_2m", "normal"),
-        ({"_class_name": "SomethingNew"}, "ddim", "normal"),
-    ],
-)
-def test_defaults_of_a_scheduler_s_config(config, sampler, sigmas):
-    defaults = defaults_of(config, 512, steps=20, guidance=7.5)
-    assert (defaults.sampler, defaults.sigmas) == (sampler, sigmas)
-    assert (defaults.width, defaults.height, defaults.steps, defaults.guidance) == (512, 512, 20, 7.5)
