@@ -47,6 +47,7 @@ def test_a_text_shared_by_both_prompts_is_encoded_once(fake, calls):
     ("prompt", "steps", "seen"),
     [
         ("a [cat:dog:0.5]", 4, "cat cat dog dog"),
+        ("a [cat:dog:0.5]", 3, "cat dog dog"),
         ("a [cat:dog:1]", 4, "cat dog dog dog"),
         ("a [cat:dog:9]", 3, "cat cat cat"),
         ("a [cat:dog:0]", 2, "dog dog"),

@@ -1,13 +1,17 @@
 """The noise of a run: an image is the same alone and in a batch, whatever else is asked for."""
 
+import math
+
 import numpy as np
 import pytest
 
+from latentrt.brownian import BrownianTree
 from latentrt.draws import Draws
-from latentrt.noise import randn
+from latentrt.noise import TorchGenerator, randn
 from latentrt.philox import PhiloxGenerator
 from latentrt.request import Request
 from latentrt.samplers import SAMPLERS
+from latentrt.schedule import alpha, spread
 from latentrt.settings import settle
 from latentrt.variation import varied
 from tests.runtime.fake import SMALL, latents_of, named, pipeline_of, psnr
@@ -100,6 +104,30 @@ def test_a_path_is_the_same_whatever_the_batch(bundle, sampler, noise):
         for step, many in zip(steps, drawn, strict=True):
             np.testing.assert_array_equal(many[k : k + 1], alone(*step))
     assert len({array.tobytes() for array in drawn}) == len(steps)
+
+
+@pytest.mark.parametrize(("noise", "generator"), [("cpu", TorchGenerator), ("cuda", PhiloxGenerator)])
+def test_a_path_runs_from_the_highest_level_to_the_lowest_above_zero(bundle, noise, generator):
+    levels = grid(bundle, "dpmpp_2m_sde", 3)
+    high, low = levels.sigmas[0], levels.sigmas[-1]
+    expected = BrownianTree(7, SHAPE, low, high, generator)(high, low)
+    np.testing.assert_array_equal(draws(bundle, seed=7, noise=noise).path(levels)(high, low)[0], expected)
+
+
+def test_a_brownian_sampler_follows_the_path(fake, calls):
+    """The first step of DPM-Solver++ on the SDE solved for the noise that it added: Lu et al. (2022b), section 4."""
+    step = next(fake.steps(Request("a", sampler="dpmpp_2m_sde", sigmas=(9.0, 4.0, 1.0), seed=7, **SMALL)))
+    x, h = named(calls, "unet")[0]["sample"][:1], math.log(9 / 4)
+    still = spread(4) / spread(9) * math.exp(-h) * x - alpha(4) * math.expm1(-2 * h) * step.denoised
+    added = (step.latents - still) / (alpha(4) * 4 * math.sqrt(-math.expm1(-2 * h)))
+    np.testing.assert_allclose(added[0], BrownianTree(7, SHAPE, 1.0, 9.0)(9.0, 4.0), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("spacing", "start"), [("trailing", spread(14.6)), ("leading", 1.0)])
+@pytest.mark.parametrize("sampler", ["euler", "dpm2_a", "dpmpp_sde"])
+def test_a_grid_says_how_strong_the_noise_is_at_first(fake, calls, sampler, spacing, start):
+    fake.generate("a", sampler=sampler, spacing=spacing, sigmas=(14.6, 1.0), guidance=1.0, seed=7, **SMALL)
+    np.testing.assert_allclose(named(calls, "unet")[0]["sample"][0], start * randn(SHAPE, 7), rtol=1e-6)
 
 
 def test_a_path_is_the_same_for_twice_the_steps(bundle):
