@@ -17,7 +17,6 @@ import math
 from typing import Any
 
 import numpy as np
-from numpy.random.bit_generator import ISeedSequence
 from numpy.typing import NDArray
 
 from latentrt.philox import unsigned_seed
@@ -55,12 +54,15 @@ _COS_OF_QUARTERS = np.array([1, 0, -1, 0, 1], np.float32)  # of 0 to 4 quarter t
 _SIN_OF_QUARTERS = np.array([0, 1, 0, -1, 0], np.float32)
 
 
-class _Unseeded(ISeedSequence):
-    """Zeros for a Mersenne Twister that is seeded afterwards: by default NumPy mixes the system's entropy for it."""
+class _Unseeded(np.random.SeedSequence):
+    """Zeros for a Mersenne Twister that is seeded afterwards: NumPy would mix 624 words of entropy for it first."""
 
     def generate_state(self, n_words: int, dtype: Any = np.uint32) -> NDArray[Any]:
         """Return zeros."""
         return np.zeros(n_words, dtype)
+
+
+_UNSEEDED = _Unseeded(0)
 
 
 class TorchGenerator:
@@ -73,7 +75,7 @@ class TorchGenerator:
         """
         low = unsigned_seed(seed) & 0xFFFFFFFF
         # RandomState and not Generator: NumPy promises never to change its seeding nor its stream (NEP 19).
-        self._words = np.random.RandomState(np.random.MT19937(_Unseeded()))
+        self._words = np.random.RandomState(np.random.MT19937(_UNSEEDED))
         self._words.seed(low)
         self._spare: float | None = None
 
