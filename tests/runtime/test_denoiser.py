@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -183,3 +184,13 @@ def test_every_sampler_draws_with_the_model(emoji, sampler):
     options = {"steps": 2, "seed": 0, "width": 32, "height": 32, "guidance": 2.0}
     [image] = emoji.generate("a red apple", sampler=sampler, **options).images
     assert image.size == (32, 32) and np.ptp(np.asarray(image)) > 50
+
+
+def test_a_graph_of_float16_is_fed_float16_and_the_sampler_float32(bundle, calls):
+    components = dict(bundle.manifest.components)
+    unet = components["unet"]
+    components["unet"] = replace(unet, inputs=tuple(replace(spec, dtype="float16") for spec in unet.inputs))
+    pipeline = pipeline_of(replace(bundle, manifest=replace(bundle.manifest, components=components)), calls)
+    latents = latents_of(pipeline, Request("a", steps=2, guidance=4.0, seed=0, batch=2, **SMALL))
+    assert latents.dtype == np.float32
+    assert {feed.dtype for feeds in named(calls, "unet") for feed in feeds.values()} == {np.dtype(np.float16)}
