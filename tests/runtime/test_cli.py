@@ -198,14 +198,9 @@ def test_a_bad_option_is_one_line(here, capsys, options, said):
     ("arguments", "status", "said"),
     [
         (["generate", "x", "--size", "100x64"], 2, "the nearest are 96 or 104"),
-        (["generate", "x", "--size", "wide"], 2, "768x512"),
-        (["generate", "x", "--out", "x.jpg"], 2, "ends in .png"),
-        (["generate", "x", "--out", "no/x.png"], 2, "mkdir -p no"),
         (["generate", "x", "--bundle", "nowhere"], 3, "latentrt export"),
         (["generate", "x", "--engine", "warp"], 4, "expected one of cpu"),
         (["generate"], 2, "Missing argument"),
-        (["verify", "nowhere"], 3, "latentrt export"),
-        (["inspect", "nowhere.png"], 2, "nowhere.png"),
     ],
 )
 def test_mistakes_are_one_message_a_status_and_no_file(tmp_path, arguments, status, said):
@@ -215,18 +210,40 @@ def test_mistakes_are_one_message_a_status_and_no_file(tmp_path, arguments, stat
     assert list(tmp_path.iterdir()) == []
 
 
-def test_verify_and_inspect_know_the_built_in_model(tmp_path):
-    assert "all as exported" in run("verify", "emoji", cwd=tmp_path).stdout
-    report = json.loads(run("verify", "emoji", "--json", cwd=tmp_path).stdout)
-    manifest = json.loads(run("inspect", "emoji", "--json", cwd=tmp_path).stdout)
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["generate", "x", "--size", "wide"], 2, "768x512"),
+        (["generate", "x", "--out", "x.jpg"], 2, "ends in .png"),
+        (["generate", "x", "--out", "no/x.png"], 2, "mkdir -p no"),
+        (["verify", "nowhere"], 3, "latentrt export"),
+        (["inspect", "nowhere.png"], 2, "nowhere.png"),
+    ],
+)
+def test_other_mistakes_too(here, capsys, arguments, status, said):
+    assert here(*arguments) == status
+    out, err = capsys.readouterr()
+    assert out == "" and said in err and "Traceback" not in err
+    assert not [*Path().iterdir()]
+
+
+def test_verify_and_inspect_know_the_built_in_model(here, capsys):
+    assert here("verify", "emoji") == here("inspect", "emoji") == 0
+    out = capsys.readouterr().out
+    assert "all as exported" in out and "zero terminal SNR" in out
+    assert here("verify", "emoji", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert here("inspect", "emoji", "--json") == 0
+    manifest = json.loads(capsys.readouterr().out)
     assert report["sha256"] == manifest["sha256"] and report["files"] == len(manifest["files"])
-    assert "zero terminal SNR" in run("inspect", "emoji", cwd=tmp_path).stdout
 
 
-def test_doctor_reports_what_is_installed(tmp_path):
-    found = json.loads(run("doctor", "--json", cwd=tmp_path).stdout)
+def test_doctor_reports_what_is_installed(here, capsys):
+    assert here("doctor", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
     assert found["engines"]["cpu"]["installed"] and found["models"] == ["emoji"]
-    assert "onnxruntime" in run("doctor", cwd=tmp_path).stdout
+    assert here("doctor") == 0
+    assert "onnxruntime" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", COMMANDS)
