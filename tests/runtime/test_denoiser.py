@@ -19,7 +19,6 @@ from tests.runtime.fake import SMALL, latents_of, named, pipeline_of, prediction
 DIFFUSION = [name for name, sampler in SAMPLERS.items() if not sampler.flow]
 FLOW = [name for name, sampler in SAMPLERS.items() if sampler.flow]
 STEPS = [1, 2, 5]
-SPACINGS = ["leading", "trailing", "linspace"]
 
 
 def timesteps(calls):
@@ -62,7 +61,7 @@ def calls_of(sampler, steps):
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("sampler", DIFFUSION)
 def test_every_sampler_calls_the_model_so_often_and_at_these_timesteps(fake, calls, sampler, steps):
-    done = list(fake.steps(Request("a", steps=steps, sampler=sampler, guidance=4.0, seed=0, batch=2, **SMALL)))
+    done = list(fake.steps(Request("a", steps=steps, sampler=sampler, guidance=4.0, seed=0, **SMALL)))
     schedule = fake.bundle.manifest.schedule
     grid = SAMPLERS[sampler].grid(schedule, steps, schedule.spacing, "normal")
     got = timesteps(calls)
@@ -72,8 +71,8 @@ def test_every_sampler_calls_the_model_so_often_and_at_these_timesteps(fake, cal
     assert all(np.isfinite(step.latents).all() and step.latents.dtype == np.float32 for step in done)
 
 
-@pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("sigmas", ["normal", "karras", "beta", "sgm_uniform", "ays", (14.6, 7.0, 3.0, 1.0, 0.5)])
+@pytest.mark.parametrize("spacing", ["leading", "linspace"])
+@pytest.mark.parametrize("sigmas", ["normal", "karras", "sgm_uniform", (14.6, 7.0, 3.0, 1.0, 0.5)])
 @pytest.mark.parametrize("sampler", ["ddim", "heun", "dpm2_a", "dpmpp_2m"])
 def test_on_every_grid_too(fake, calls, sampler, sigmas, spacing):
     options = {"sampler": sampler, "sigmas": sigmas, "spacing": spacing, **SMALL}

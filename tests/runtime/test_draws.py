@@ -147,29 +147,26 @@ def test_a_path_s_noise_is_of_unit_variance(bundle):
 
 @pytest.mark.parametrize("sampler", STOCHASTIC)
 def test_an_image_of_a_batch_is_the_one_of_its_seed_alone(fake, sampler):
-    options = {"steps": 4, "sampler": sampler, **options_of(sampler), **SMALL}
+    options = {"steps": 3, "sampler": sampler, **options_of(sampler), **SMALL}
     together = latents_of(fake, Request("a", seed=7, batch=4, **options))
-    for k in range(4):
+    for k in (0, 3):
         alone = latents_of(fake, Request("a", seed=7 + k, **options))
         np.testing.assert_array_equal(together[:, k : k + 1], alone)
 
 
-@pytest.mark.parametrize("sampler", STOCHASTIC)
-def test_what_is_drawn_on_the_way_matters(fake, calls, sampler):
-    still = {"eta": 0.0} if "eta" in SAMPLERS[sampler].options else {"gamma": 0.0} if sampler == "tcd" else None
-    options = {"steps": 4, "sampler": sampler, "seed": 7, **SMALL}
-    moved = latents_of(fake, Request("a", **options, **options_of(sampler)))
-    if still:
-        assert not np.allclose(latents_of(fake, Request("a", **options, **still))[-1], moved[-1], atol=1e-3)
-    again = latents_of(fake, Request("a", **options, **options_of(sampler)))
-    np.testing.assert_array_equal(again, moved)
+@pytest.mark.parametrize("sampler", [name for name in STOCHASTIC if SAMPLERS[name].options])
+def test_what_is_drawn_on_the_way_matters(fake, sampler):
+    options = {"steps": 3, "sampler": sampler, "seed": 7, **SMALL}
+    drawn = latents_of(fake, Request("a", **options, **options_of(sampler)))
+    still = {"gamma": 0.0} if sampler == "tcd" else {"eta": 0.0}
+    assert not np.allclose(latents_of(fake, Request("a", **options, **still))[-1], drawn[-1], atol=1e-3)
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "dpmpp_sde"])
 def test_a_variation_of_a_batch_is_the_one_alone(fake, sampler):
     options = {"steps": 3, "sampler": sampler, "seed": 7, "variation_strength": 0.3, **SMALL}
     together = latents_of(fake, Request("a", batch=3, variation_seed=50, **options))
-    for k in range(3):
+    for k in (0, 2):
         alone = latents_of(fake, Request("a", variation_seed=50 + k, **options))
         np.testing.assert_array_equal(together[:, k : k + 1], alone)
 
