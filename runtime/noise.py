@@ -27,7 +27,7 @@ Wide = NDArray[np.float64]  # holds float32 values, except between an operation 
 
 _BLOCK = 16  # eight uniforms for the radii, eight for the angles; a shorter draw takes the scalar path
 _HALF = _BLOCK // 2
-_CHUNK = 512 * _BLOCK  # words transformed at once: glibc gives the memory of larger temporaries back after each step
+_CHUNK = 2048 * _BLOCK  # words transformed at once, which bounds the float64 temporaries to a few times 128 KiB
 
 
 def _as_float32(*values: float) -> tuple[float, ...]:
