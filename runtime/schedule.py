@@ -20,6 +20,8 @@ Spacing = Literal["leading", "trailing", "linspace"]
 
 # diffusers keeps the last sigma of its sigma-space schedulers finite with this value of alpha^2.
 CLAMPED_ALPHA_SQUARED = 2.0**-24
+# The sigma of that: latents at or above it are pure noise but for the clamping.
+PURE_NOISE = 4095.0
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 
 from latentrt.grids import Grid
 from latentrt.samplers.walk import Denoise, Noise, Walk, moved, noise_of, steps_of
-from latentrt.schedule import alpha
+from latentrt.schedule import PURE_NOISE, alpha
 from latentrt.tensors import Array
 
 Weigh = Callable[[Sequence[float], float], list[float]]
@@ -53,17 +53,18 @@ def adams(denoise: Denoise, x: Array, grid: Grid, order: int, weigh: Weigh, *, l
 def pndm(denoise: Denoise, x: Array, grid: Grid, _noise: Noise) -> Walk:
     """Steps of pseudo linear multistep (PLMS), Liu et al. (2022), eqs. 9 and 12: a polynomial in the step's number.
 
-    The first step is tried, and taken again with the mean of the slopes at both its ends. As diffusers 0.42.1's
-    PNDMScheduler with skip_prk_steps for a model that predicts noise. For one that predicts v, that averages v in place
-    of the noise, which loses the order of convergence; and where a step does not end at the next one's start (linspace)
-    it takes the first step again from another level than that of its latents. Here both follow the paper.
+    The first step, unless it is from pure noise, is tried, and taken again with the mean of the slopes at its ends.
+    As diffusers 0.42.1's PNDMScheduler with skip_prk_steps for a model that predicts noise. For one that predicts v,
+    that averages v in place of the noise, which loses the order of convergence; and where a step does not end at the
+    next one's start (linspace) it takes the first step again from another level than that of its latents. Here both
+    follow the paper.
     """
     slopes: deque[Array] = deque(maxlen=4)
     steps = list(steps_of(grid))
     for i, (sigma, lower) in enumerate(steps):
         denoised = denoise(x, sigma)
         slopes.appendleft(noise_of(x, denoised, sigma))
-        if i == 0 and len(steps) > 1:
+        if i == 0 and len(steps) > 1 and sigma < PURE_NOISE:
             tried, level = moved(x, denoised, sigma, lower), steps[1][0]
             there = noise_of(tried, denoise(tried, level), level)
             x = advanced(x, sigma, lower, [(lower - sigma) / 2] * 2, [slopes[0], there])

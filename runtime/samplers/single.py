@@ -6,7 +6,7 @@ import math
 
 from latentrt.grids import Grid
 from latentrt.samplers.walk import Denoise, Noise, Walk, ancestral, moved, noise_of, steps_of, stirred
-from latentrt.schedule import alpha
+from latentrt.schedule import PURE_NOISE, alpha
 from latentrt.tensors import Array
 
 
@@ -27,11 +27,14 @@ def first_order(denoise: Denoise, x: Array, grid: Grid, noise: Noise, *, eta: fl
 
 
 def heun(denoise: Denoise, x: Array, grid: Grid, _noise: Noise) -> Walk:
-    """Steps of Heun's method, Karras et al. (2022), algorithm 1; the step to zero is Euler's."""
+    """Steps of Heun's method, Karras et al. (2022), algorithm 1; the steps to zero and from pure noise are Euler's.
+
+    Over a step from pure noise sigma falls by thousands, and the mean of two slopes would be off by as much.
+    """
     for sigma, lower in steps_of(grid):
         denoised = denoise(x, sigma)
         tried = moved(x, denoised, sigma, lower)
-        if lower:
+        if lower and sigma < PURE_NOISE:
             slopes = noise_of(x, denoised, sigma), noise_of(tried, denoise(tried, lower), lower)
             x = alpha(lower) * (x / alpha(sigma) + (lower - sigma) / 2 * (slopes[0] + slopes[1]))
         else:
@@ -74,12 +77,13 @@ def midpoint(sigma: float, lower: float) -> float:
 def dpm2(denoise: Denoise, x: Array, grid: Grid, noise: Noise, *, eta: float) -> Walk:
     """Steps of DPM-Solver-2, Lu et al. (2022a), algorithm 1, on the ODE of Karras et al. (2022): by way of a midpoint.
 
-    "dpm2" with eta 0, "dpm2_a" with noise added. As k-diffusion and diffusers 0.42.1's KDPM2 schedulers.
+    "dpm2" with eta 0, "dpm2_a" with noise added. As k-diffusion and diffusers 0.42.1's KDPM2 schedulers. A step from
+    pure noise is Euler's, see `heun`.
     """
     for sigma, lower in steps_of(grid):
         denoised = denoise(x, sigma)
         down, up = ancestral(sigma, lower, eta)
-        if down:
+        if down and sigma < PURE_NOISE:
             middle = midpoint(sigma, down)
             tried = moved(x, denoised, sigma, middle)
             slope = noise_of(tried, denoise(tried, middle), middle)
