@@ -18,6 +18,7 @@ import pytest
 
 from latentrt.grids import Grid
 from latentrt.samplers import SAMPLERS
+from latentrt.samplers.adams import EVEN
 from latentrt.samplers.dpm import gained
 from latentrt.schedule import alpha, spread
 
@@ -153,6 +154,25 @@ def test_unipc_in_even_steps_ends_with_one_of_second_order(solver):
         np.abs(last(walk, two_bumps, x, down(np.geomspace(TOP, LOW, n + 1))) - exact(x, TOP, LOW)).max() for n in STEPS
     ]
     assert -np.diff(np.log2(errors)) == pytest.approx([2, 2], abs=0.03)
+
+
+@pytest.mark.parametrize(("solver", "scale"), [("bh1", math.log(3)), ("bh2", 1 - 1 / 3)])
+def test_the_first_correction_of_unipc_by_hand(solver, scale):
+    # Zhao et al. (2023), eq. 9 with p = 1 from 3 to 1: half of B(h) times what the clean latents changed on the way.
+    x = normals()
+    before = two_bumps(x, 3.0)
+    tried = spread(1.0) / spread(3.0) * x + alpha(1.0) * (1 - 1 / 3) * before
+    there = two_bumps(tried, 1.0)
+    corrected = tried + alpha(1.0) * scale / 2 * (there - before)
+    expected = spread(0.5) / spread(1.0) * corrected + alpha(0.5) / 2 * there
+    got = last(walk_of("unipc", order=1, solver=solver), two_bumps, x, down([3.0, 1.0, 0.5]))
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("order", EVEN)
+def test_weights_of_even_steps_are_exact_for_polynomials(order):
+    for power in range(order):  # from 0 to 1, of values at 0, -1, -2 ...
+        assert sum(w * (-k) ** power for k, w in enumerate(EVEN[order])) == pytest.approx(1 / (power + 1))
 
 
 @pytest.mark.parametrize("decay", [0.2, 0.7])
