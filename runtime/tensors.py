@@ -40,13 +40,11 @@ def check(specs: Sequence[TensorSpec], tensors: Mapping[str, Array], owner: str)
     sizes: dict[str, int] = {}
     for spec in specs:
         tensor = tensors[spec.name]
-        got = f"{spec.name} {tensor.dtype} {tuple(tensor.shape)}"
-        if tensor.dtype != np.dtype(spec.dtype) or tensor.ndim != len(spec.shape):
-            raise ShapeError(f"{owner}: got {got}, expected {spec}")
-        for axis, size in zip(spec.shape, tensor.shape, strict=True):
-            if not fits(axis, size, sizes):
-                known = ", ".join(f"{name} = {value}" for name, value in sizes.items())
-                raise ShapeError(f"{owner}: got {got}, expected {spec}" + (f" with {known}" if known else ""))
+        right = tensor.dtype == np.dtype(spec.dtype) and tensor.ndim == len(spec.shape)
+        if not right or not all(fits(axis, size, sizes) for axis, size in zip(spec.shape, tensor.shape, strict=True)):
+            got = f"{spec.name} {tensor.dtype} {tuple(tensor.shape)}"
+            known = ", ".join(f"{name} = {value}" for name, value in sizes.items()) if right else ""
+            raise ShapeError(f"{owner}: got {got}, expected {spec}" + (f" with {known}" if known else ""))
     return sizes
 
 

@@ -64,11 +64,12 @@ def test_each_step_sees_its_text(fake, calls, prompt, steps, seen, guidance):
 
 
 def test_both_calls_of_a_step_see_its_text(fake, calls):
-    fake.generate("a [cat:dog:0.5]", steps=4, guidance=1.0, sampler="heun", **SMALL)
+    options = {"sampler": "heun", "sigmas": (9.0, 4.0, 2.0, 1.0), **SMALL}
+    fake.generate("a [cat:dog:0.5]", guidance=1.0, **options)
     expected = ["a cat"] * 4 + ["a dog"] * 3
     assert prompt_of_calls(fake, calls, ["a cat", "a dog"]) == expected
     calls.clear()
-    fake.generate("a [cat|dog]", steps=4, guidance=4.0, sampler="heun", **SMALL)
+    fake.generate("a [cat|dog]", guidance=4.0, **options)
     expected = ["a cat"] * 2 + ["a dog"] * 2 + ["a cat"] * 2 + ["a dog"]
     assert prompt_of_calls(fake, calls, ["a cat", "a dog"]) == expected
 

@@ -13,11 +13,12 @@ from latentrt.grids import Grid
 from latentrt.prediction import PREDICTIONS
 from latentrt.request import Request
 from latentrt.samplers import SAMPLERS
-from latentrt.schedule import alpha, spread
+from latentrt.schedule import PURE_NOISE, alpha, spread
 from tests.runtime.fake import SMALL, latents_of, named, pipeline_of, predictions
 
 DIFFUSION = [name for name, sampler in SAMPLERS.items() if not sampler.flow]
 FLOW = [name for name, sampler in SAMPLERS.items() if sampler.flow]
+EULER_FROM_PURE_NOISE = ("heun", "dpm2", "dpm2_a", "pndm")  # a slope in sigma means nothing there
 STEPS = [1, 2, 5]
 
 
@@ -35,6 +36,8 @@ def expected_timesteps(sampler, steps, grid):
     for i, step in enumerate(steps):
         times.append(step.timestep)
         lower = float(grid.lowers[i])
+        if step.sigma >= PURE_NOISE and sampler in EULER_FROM_PURE_NOISE:
+            continue
         if sampler in ("heun", "flow_heun") and lower:
             times.append(where[lower])
         elif sampler == "pndm" and i == 0 and len(steps) > 1:
@@ -52,20 +55,24 @@ def between(sigma, lower, table):
     return float(np.interp(middle, np.log(table), np.arange(len(table))))
 
 
-def calls_of(sampler, steps):
+def calls_of(sampler, steps, *, from_pure_noise=False):
+    if from_pure_noise and steps > 1 and sampler in EULER_FROM_PURE_NOISE:
+        return 1 + calls_of(sampler, steps - 1) - (sampler == "pndm" and steps > 2)
     if sampler in ("heun", "flow_heun", "dpm2", "dpm2_a", "dpmpp_2s_a", "dpmpp_sde"):
         return 2 * steps - 1
     return steps + (sampler == "pndm" and steps > 1)
 
 
+@pytest.mark.parametrize("pure", [False, True])
 @pytest.mark.parametrize("steps", STEPS)
 @pytest.mark.parametrize("sampler", DIFFUSION)
-def test_every_sampler_calls_the_model_so_often_and_at_these_timesteps(fake, calls, sampler, steps):
+def test_every_sampler_calls_the_model_so_often_and_at_these_timesteps(bundle, calls, sampler, steps, pure):
+    fake = pipeline_of(bundle, calls, zero_terminal_snr=pure)
     done = list(fake.steps(Request("a", steps=steps, sampler=sampler, guidance=4.0, seed=0, **SMALL)))
     schedule = fake.bundle.manifest.schedule
     grid = SAMPLERS[sampler].grid(schedule, steps, schedule.spacing, "normal")
     got = timesteps(calls)
-    assert len(got) == calls_of(sampler, steps)
+    assert len(got) == calls_of(sampler, steps, from_pure_noise=pure)
     assert got == pytest.approx(expected_timesteps(sampler, done, grid), rel=1e-6, abs=1e-3)
     assert len(named(calls, "time_bias")) == 1
     assert all(np.isfinite(step.latents).all() and step.latents.dtype == np.float32 for step in done)

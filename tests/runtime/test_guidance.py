@@ -133,9 +133,8 @@ def test_outside_the_interval_only_the_prompt_is_asked_about(fake, calls):
 
 
 def test_in_a_step_of_two_calls_each_has_its_own_level(fake, calls):
-    levels = [step.sigma for step in fake.steps(Request("a", steps=4, sampler="heun", **SMALL))]
-    calls.clear()
-    fake.generate("a", steps=4, sampler="heun", guidance=7.5, guidance_interval=(levels[2], levels[1]), **SMALL)
+    options = {"sampler": "heun", "sigmas": (9.0, 4.0, 2.0, 1.0), **SMALL}
+    fake.generate("a", guidance=7.5, guidance_interval=(2.0, 4.0), **options)
     # levels of the calls: 0 1, 1 2, 2 3, 3
     assert [len(feed["sample"]) for feed in named(calls, "unet")] == [1, 2, 2, 2, 2, 1, 1]
 
