@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -60,7 +61,7 @@ class Denoiser:
         scale = self.guidance.at(self.step, sigma)
         negative, positives = self.conditioning.rows(self.step)
         weights, rows = zip(*positives, strict=True)
-        if scale == 1 and sum(weights) == 1:  # the negative prompt would cancel out
+        if scale == 1 and math.fsum(weights) == 1:  # the negative prompt would cancel out
             combined = sum_of(list(zip(weights, self.predict(x, sigma, rows), strict=True)))
         else:
             first, *rest = self.predict(x, sigma, (negative, *rows))

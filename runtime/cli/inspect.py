@@ -40,8 +40,9 @@ def show(record: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(record)
         return
+    width = max(map(len, record))
     for key, value in record.items():
-        click.echo(f"{key:10} {value}")
+        click.echo(f"{key:{width}} {value}")
 
 
 def lines_of(bundle: Bundle) -> Iterator[str]:

@@ -35,7 +35,7 @@ class Prompt:
     @property
     def weight(self) -> float:
         """The guides' weights together; at 1, and without guidance, a negative prompt has no say."""
-        return sum(guide.weight for guide in self.guides)
+        return math.fsum(guide.weight for guide in self.guides)
 
 
 def read(text: str, tokenizer: Tokenizer, steps: int, *, syntax: Syntax = "strict", compose: bool = True) -> Prompt:

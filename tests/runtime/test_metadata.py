@@ -97,7 +97,7 @@ def test_a_png_says_how_it_was_made(png: Path, image: int, seed: int) -> None:
 def test_other_tools_can_read_it(png: Path) -> None:
     result().save(str(png))
     assert parameters(png) == (
-        "a red apple\nNegative prompt: blue\nSteps: 5, Sampler: ddim, Schedule type: karras, CFG scale: 3.5, Seed: 7, "
+        "a red apple\nNegative prompt: blue\nSteps: 5, Sampler: DDIM, Schedule type: Karras, CFG scale: 3.5, Seed: 7, "
         f"Size: 16x8, Model hash: 0123456789, Model: emoji, RNG: CPU, Version: latentrt {version()}"
     )
 
