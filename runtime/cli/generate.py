@@ -65,7 +65,7 @@ def sigmas_of(context: click.Context, option: click.Parameter, value: str | None
 @click.option("--noise", metavar="NAME", default="cpu", show_default=True, help="Whose seeds: torch's on cpu or cuda.")
 @click.option("--variation-seed", type=int, help="Turn the noise of SEED towards this seed's.")
 @click.option("--variation-strength", type=float, default=0.0, metavar="F", help="How far, 0 to 1.")
-@click.option("--sampler", metavar="NAME", help="ddim, euler, dpmpp_2m ...; all are in docs/samplers.md.")
+@click.option("--sampler", metavar="NAME", help="ddim, euler, dpmpp_2m ...; any other word lists all.")
 @click.option("--eta", type=float, help="How much noise the sampler adds, 0 to 1.")
 @click.option("--gamma", type=float, help="The same of tcd.")
 @click.option("--order", type=int, help="Of lms, dpmpp_2m, unipc, deis.")
