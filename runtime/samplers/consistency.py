@@ -39,7 +39,8 @@ def tcd(denoise: Denoise, x: Array, grid: Grid, noise: Noise, *, gamma: float) -
     for timestep, (sigma, lower) in zip(following, steps_of(grid), strict=True):
         denoised = denoise(x, sigma)
         if lower != sigma:  # curves reach the lowest level before the last step
-            below = min(table[int((1 - gamma) * timestep)], lower)
+            # A curve's levels are not the table's, so that without gamma a look in the table would add some noise.
+            below = min(table[int((1 - gamma) * timestep)], lower) if gamma else lower
             x = moved(x, denoised, sigma, below)
             if below < lower:
                 share = alpha(lower) / alpha(below)
