@@ -62,7 +62,7 @@ def sgm_uniform(span: Span, steps: int) -> Floats:
 
 
 def simple(span: Span, steps: int) -> Floats:
-    """Every so-manieth level of the table, from its noisy end: ComfyUI's curve of that name."""
+    """Levels of the table at even distances from its noisy end: ComfyUI's curve of that name."""
     back = (np.arange(steps) * (len(span.table) / steps)).astype(np.int64)
     return span.table[len(span.table) - 1 - back]
 
