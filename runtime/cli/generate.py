@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from latentrt.pipeline import Pipeline
     from latentrt.request import Request
     from latentrt.result import Result
+    from latentrt.settings import Settings
 
 
 def size_of(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -120,12 +121,16 @@ def run(pipeline: Pipeline, request: Request) -> Result:
 
 def save(result: Result, out: Path | None, *, metadata: bool) -> list[Path]:
     """Writes every image and returns where: `out` for one, numbered beside it for more, else named by seed."""
-    files = [
-        numbered(out, i, len(result.images)) if out else Path(f"{seed}.png") for i, seed in enumerate(result.seeds)
-    ]
+    count = len(result.images)
+    files = [numbered(out, i, count) if out else Path(f"{seed_name(result.settings, i)}.png") for i in range(count)]
     for i, file in enumerate(files):
         result.save(file, i, metadata=metadata)
     return files
+
+
+def seed_name(settings: Settings, image: int) -> str:
+    """An image's seed, and its variation seed where it has one: what tells it from the others of its batch."""
+    return "-".join(map(str, (settings.seeds[image], *settings.variation_seeds[image : image + 1])))
 
 
 def numbered(out: Path, index: int, count: int) -> Path:

@@ -77,6 +77,13 @@ def test_a_batch_is_numbered_and_without_out_named_by_seed(here, capsys, tmp_pat
     assert sorted(path.name for path in tmp_path.iterdir()) == ["5.png", "6.png", "t-0.png", "t-1.png"]
 
 
+def test_variations_of_one_seed_do_not_overwrite_each_other(here, capsys, tmp_path):
+    varied = ("--seed", "5", "--variation-seed", "9", "--variation-strength", "0.5")
+    assert here("generate", "a tree", "--steps", "1", "--batch", "3", "--size", "32x24", *varied) == 0
+    assert capsys.readouterr().out.split() == ["5-9.png", "5-10.png", "5-11.png"]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
 def test_no_metadata_leaves_the_picture_without_any(here, capsys, tmp_path):
     assert here("generate", "x", *SMALL, "--steps", "1", "--no-metadata") == 0
     with Image.open(tmp_path / "x.png") as picture:
