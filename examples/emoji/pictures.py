@@ -10,6 +10,7 @@ apart are worth more than many: a small model learns a picture by seeing it ofte
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ APART = 0.19  # the closest pairs above this can be told from a drawing; below i
 APART_FIRST = 0.14
 PALEST = 0.15  # the same distance, from plain white
 FULLEST = 0.73  # mean alpha: pictures in a filled rounded square have 0.74 and more, and no background to colour
+SHARED = 3
 CLOSEST_SHOWN = 12
 COLUMNS, TILE, LINE = 24, 64, 12
 
@@ -51,6 +53,15 @@ def candidates() -> list[Row]:
             rows.append(Row(file, label, tuple(name.get("tags", ())), choice.GROUPS[group]))
     ranks = {label: rank for rank, label in enumerate(choice.FIRST)}
     return sorted(rows, key=lambda row: ranks.get(row.label, len(ranks)))
+
+
+def with_shared_tags(rows: list[Row]) -> list[Row]:
+    """Return the rows with only those tags that `SHARED` of them have: they name kinds, the others are chat slang."""
+    counts = Counter(tag for row in rows for tag in row.tags)
+    return [
+        replace(row, tags=tuple(tag for tag in row.tags if counts[tag] >= SHARED and tag.isalpha() and len(tag) > 2))
+        for row in rows
+    ]
 
 
 def plain(code: str) -> str:
@@ -118,7 +129,7 @@ def main() -> None:
     kept = chosen(pictures, first=sum(row.label in choice.FIRST for row in rows))
     # Those to prefer came first to be kept; the index goes by code point, which no later choice reorders.
     kept.sort(key=lambda number: rows[number].file)
-    rows, pictures, seen = [rows[number] for number in kept], pictures[kept], len(rows)
+    rows, pictures, seen = with_shared_tags([rows[number] for number in kept]), pictures[kept], len(rows)
     index.save(rows)
     draw_sheet(rows)
     print(f"{len(rows)} of {seen} pictures: {dict(Counter(row.group for row in rows))}")
