@@ -31,15 +31,16 @@ def cutout(image: Image.Image, side: int = SIDE) -> Array:
     """Return a picture with transparency as a cut-out of `side` pixels: (side, side, 4) float32, premultiplied.
 
     Colour is multiplied by alpha *before* the LANCZOS filter mixes pixels, so that colour which nobody sees in fully
-    transparent pixels does not bleed into the outline. The filter's overshoot is clipped: alpha to [0, 1], colour to
-    [0, alpha].
+    transparent pixels does not bleed into the outline. Where the filter overshoots, alpha is clipped to [0, 1] and the
+    colour scaled with it, else it would draw a bright rim; then colour is clipped to [0, alpha].
     """
     pixels = np.asarray(image.convert("RGBA"), dtype=np.float32) / 255
     pixels[..., :3] *= pixels[..., 3:]
     planes = [Image.fromarray(np.ascontiguousarray(pixels[..., plane])) for plane in range(4)]
     small = [np.asarray(plane.resize((side, side), Image.Resampling.LANCZOS)) for plane in planes]
     alpha = np.clip(small[3], 0, 1)
-    return np.stack([*(np.clip(colour, 0, alpha) for colour in small[:3]), alpha], axis=-1)
+    scale = np.divide(alpha, small[3], out=np.zeros_like(alpha), where=small[3] > 1e-6)
+    return np.stack([*(np.clip(colour * scale, 0, alpha) for colour in small[:3]), alpha], axis=-1)
 
 
 def load(path: Path) -> Array:

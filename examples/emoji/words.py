@@ -129,7 +129,6 @@ SYNONYMS: dict[str, tuple[str, ...]] = {
     "smiling face with horns": ("purple devil face", "devil"),
     "smiling face with halo": ("angel face",),
     "smiling face with sunglasses": ("cool face", "face with sunglasses"),
-    "snowman": ("man of snow",),
     "soccer ball": ("football ball",),
     "sparkles": ("twinkling stars",),
     "star": ("yellow star", "gold star"),
