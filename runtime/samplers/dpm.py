@@ -7,11 +7,9 @@ from collections import deque
 from collections.abc import Sequence
 
 from latentrt.grids import Grid
-from latentrt.samplers.walk import Denoise, Noise, Walk, moved, steps_of, stirred
+from latentrt.samplers.walk import Denoise, Noise, Seen, Walk, moved, steps_of, stirred
 from latentrt.schedule import alpha, spread
 from latentrt.tensors import Array
-
-Seen = tuple[Array, float]  # clean latents, and the level at which the model saw them
 
 
 def dpmpp_multistep(
@@ -37,8 +35,7 @@ def dpmpp_multistep(
             h = math.log(sigma / lower)
             kept = spread(lower) / spread(sigma) * math.exp(-eta * h)
             x = kept * x + alpha(lower) * gained(used, h, (1 + eta) * h, solver)
-            if eta:
-                x = stirred(x, lower, lower * math.sqrt(-math.expm1(-2 * eta * h)), noise(sigma, lower))
+            x = stirred(x, sigma, lower, lower * math.sqrt(-math.expm1(-2 * eta * h)), noise)
         yield x, denoised
 
 

@@ -21,8 +21,7 @@ def first_order(denoise: Denoise, x: Array, grid: Grid, noise: Noise, *, eta: fl
         if lower != sigma:  # close to as many steps as there are timesteps, a grid repeats levels, infinity among them
             down, up = ancestral(sigma, lower, eta)
             x = moved(x, denoised, sigma, lower, down)
-            if up:
-                x = stirred(x, lower, up, noise(sigma, lower))
+            x = stirred(x, sigma, lower, up, noise)
         yield x, denoised
 
 
@@ -90,8 +89,7 @@ def dpm2(denoise: Denoise, x: Array, grid: Grid, noise: Noise, *, eta: float) ->
             x = alpha(lower) * (x / alpha(sigma) + (down - sigma) * slope)
         else:
             x = moved(x, denoised, sigma, lower, down)
-        if up:
-            x = stirred(x, lower, up, noise(sigma, lower))
+        x = stirred(x, sigma, lower, up, noise)
         yield x, denoised
 
 
@@ -108,8 +106,7 @@ def dpmpp_2s(denoise: Denoise, x: Array, grid: Grid, noise: Noise, *, eta: float
             middle = midpoint(sigma, down)
             target = denoise(moved(x, denoised, sigma, middle), middle)
         x = moved(x, target, sigma, lower, down)
-        if up:
-            x = stirred(x, lower, up, noise(sigma, lower))
+        x = stirred(x, sigma, lower, up, noise)
         yield x, denoised
 
 
@@ -126,11 +123,9 @@ def dpmpp_sde(denoise: Denoise, x: Array, grid: Grid, noise: Noise, *, eta: floa
             middle = midpoint(sigma, lower)
             down, up = ancestral(sigma, middle, eta)
             tried = moved(x, denoised, sigma, middle, down)
-            if up:
-                tried = stirred(tried, middle, up, noise(sigma, middle))
+            tried = stirred(tried, sigma, middle, up, noise)
             target = denoise(tried, middle)
         down, up = ancestral(sigma, lower, eta)
         x = moved(x, target, sigma, lower, down)
-        if up:
-            x = stirred(x, lower, up, noise(sigma, lower))
+        x = stirred(x, sigma, lower, up, noise)
         yield x, denoised

@@ -9,11 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from latentrt.grids import Grid
-from latentrt.samplers.walk import Denoise, Noise, Walk, moved, steps_of
+from latentrt.samplers.walk import Denoise, Noise, Seen, Walk, moved, steps_of
 from latentrt.schedule import alpha
 from latentrt.tensors import Array
-
-Seen = tuple[Array, float]  # clean latents, and the level at which the model saw them
 
 
 def unipc(denoise: Denoise, x: Array, grid: Grid, _noise: Noise, *, order: int, solver: str) -> Walk:

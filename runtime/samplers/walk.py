@@ -19,6 +19,7 @@ from latentrt.tensors import Array
 Denoise = Callable[[Array, float], Array]
 Noise = Callable[[float, float], Array]
 Walk = Iterator[tuple[Array, Array]]
+Seen = tuple[Array, float]  # clean latents, and the level at which the model saw them
 
 
 def steps_of(grid: Grid) -> Iterator[tuple[float, float]]:
@@ -51,6 +52,6 @@ def ancestral(sigma: float, lower: float, eta: float) -> tuple[float, float]:
     return math.sqrt(lower**2 - up**2), up
 
 
-def stirred(x: Array, lower: float, up: float, noise: Array) -> Array:
-    """`x` at `lower` with `noise` added at the level `up`."""
-    return x + (alpha(lower) * up) * noise
+def stirred(x: Array, sigma: float, lower: float, up: float, noise: Noise) -> Array:
+    """`x` at `lower` with noise of the level `up` added; where that is 0, `x` as it is, and no noise is drawn."""
+    return x + (alpha(lower) * up) * noise(sigma, lower) if up else x

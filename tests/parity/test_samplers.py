@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*scalar:DeprecationWarning"),
 ]
-# In diffusers: k-diffusion's sampler has none, and the third order on the SDE has a wrong sign (see `test_flaws`).
+# In diffusers: k-diffusion's sampler has none, and the third order on the SDE has a wrong sign (see the last test).
 WITHOUT = {"dpmpp_2s_a", "dpmpp_3m_sde"}
 NAMES = sorted(SAMPLERS.keys() - WITHOUT)
 
