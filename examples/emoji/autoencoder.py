@@ -1,0 +1,71 @@
+"""The KL-f8 autoencoder: 128x128 pictures to 16x16x4 latents and back, and the stage that trains it.
+
+    python -m examples.emoji.autoencoder [--steps N]
+
+Loss: absolute and squared error, the error of gradients, which is what keeps outlines sharp, and a small KL term.
+"""
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor
+
+from examples.emoji import training
+from examples.emoji.cutouts import draw
+
+STAGE, STEPS, BATCH = 1, 1200, 8
+RATE, TAIL = 2e-3, 0.4
+SQUARED, EDGES, KL = 2.0, 0.5, 1e-3
+
+CHANNELS = (16, 32, 64, 160)
+
+
+def build() -> AutoencoderKL:
+    """Return the autoencoder with random weights."""
+    levels = len(CHANNELS)
+    return AutoencoderKL(
+        block_out_channels=CHANNELS,
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=8,
+        mid_block_add_attention=False,
+        sample_size=128,
+    )
+
+
+def main() -> None:
+    """Train, or go on."""
+    given = training.arguments(__doc__, STEPS)
+    vae = build()
+    stage = training.Training("autoencoder", given.steps, RATE, TAIL, {"vae": vae}, training.optimizers(vae))
+
+    def step(number: int) -> dict[str, float]:
+        rng, noise = training.generators(STAGE, number)
+        pictures = draw(BATCH, rng)
+        mean, log_variance = vae.quant_conv(vae.encoder(pictures)).chunk(2, dim=1)
+        latents = mean + torch.randn(mean.shape, generator=noise) * torch.exp(0.5 * log_variance)
+        decoded = vae.decoder(vae.post_quant_conv(latents))
+        kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
+        loss = picture_loss(decoded, pictures) + KL * kl
+        loss.backward()
+        return {"loss": loss.item(), "kl": kl.item(), "psnr": psnr(decoded.detach(), pictures).mean().item()}
+
+    stage.run(step)
+
+
+def picture_loss(decoded: Tensor, pictures: Tensor) -> Tensor:
+    """Return how wrong decoded pictures are: absolute, squared, and in their gradients."""
+    error = decoded - pictures
+    gradients = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
+    return error.abs().mean() + SQUARED * (error**2).mean() + EDGES * gradients
+
+
+def psnr(decoded: Tensor, pictures: Tensor) -> Tensor:
+    """Return the peak signal-to-noise ratio of each picture in dB; values are in [-1, 1] and clipped to it."""
+    error = ((decoded.clamp(-1, 1) - pictures) / 2).square().mean(dim=(1, 2, 3))
+    return -10 * torch.log10(error)
+
+
+if __name__ == "__main__":
+    main()

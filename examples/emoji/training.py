@@ -1,0 +1,166 @@
+"""A training run that may be cut at any time: its state in one file, its curves in another, its rate by the step.
+
+What a step draws is a function of the seed and the step's number (`generators`), so a run that was cut and goes on
+draws what it would have drawn: its state is weights, optimizers and averages, nothing else.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.random import Generator
+from torch import nn
+
+from examples.emoji.fetch import FOLDER
+from examples.emoji.muon import Muon
+
+SEED = 0
+SAVE_SECONDS, LOG_SECONDS = 120.0, 20.0
+WARM_STEPS = 50
+OUTER = ("conv_in", "conv_out", "quant", "embedding")  # layers whose inputs or outputs are no features
+
+Step = Callable[[int], dict[str, float]]
+
+
+class Stateful(Protocol):
+    """What a run saves: modules, optimizers, averages."""
+
+    def state_dict(self) -> dict[str, Any]: ...  # noqa: D102
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...  # noqa: D102
+
+
+@dataclass
+class Training:
+    """One stage of training: how long, at which rate, and what of it is saved.
+
+    The rate rises over the first 50 steps, stays, and falls linearly to 0 over the last `tail` of them. So a run may be
+    made longer until its tail begins; the state from before the tail is kept beside the last one.
+    """
+
+    name: str
+    steps: int
+    rate: float
+    tail: float
+    parts: dict[str, Stateful]
+    optimizers: list[torch.optim.Optimizer] = field(default_factory=list)
+
+    @property
+    def path(self) -> Path:
+        """Return where the state is."""
+        return FOLDER / "training" / f"{self.name}.pt"
+
+    @property
+    def tail_begins(self) -> int:
+        """Return the number of the first step of the tail."""
+        return round(self.steps * (1 - self.tail))
+
+    def run(self, step: Step) -> None:
+        """Run the steps that are left: `step(number)` sets gradients and returns what the log is to say."""
+        first = self.resume()
+        saved = logged = started = time.monotonic()
+        means: dict[str, list[float]] = {}
+        for number in range(first, self.steps):
+            if number == self.tail_begins:
+                self.save(number, self.path.with_suffix(".tail.pt"))
+            self.set_rate(number)
+            for name, value in step(number).items():
+                means.setdefault(name, []).append(value)
+            for optimizer in self.optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            now = time.monotonic()
+            if now - logged > LOG_SECONDS or number + 1 == self.steps:
+                self.log(number + 1, now - started, {name: float(np.mean(some)) for name, some in means.items()})
+                logged, means = now, {}
+            if now - saved > SAVE_SECONDS:
+                self.save(number + 1, self.path)
+                saved = now
+        self.save(self.steps, self.path)
+
+    def set_rate(self, number: int) -> None:
+        """Give every optimizer the rate of this step, times the `share` of its groups."""
+        left = (self.steps - number) / (self.steps * self.tail)
+        rate = self.rate * min(1.0, (number + 1) / WARM_STEPS, left)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+
+    def save(self, number: int, path: Path) -> None:
+        """Write the state; the file is whole or not there."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
+        torch.save({"step": number, "parts": state, "optimizers": optimizers}, path.with_suffix(".new"))
+        path.with_suffix(".new").replace(path)
+
+    def resume(self) -> int:
+        """Return the number of steps done, from the saved state where there is one."""
+        if not self.path.is_file():
+            return 0
+        state = torch.load(self.path, weights_only=True)
+        for name, part in self.parts.items():
+            part.load_state_dict(state["parts"][name])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        return int(state["step"])
+
+    def log(self, number: int, seconds: float, values: dict[str, float]) -> None:
+        """Append a line to the log and print it."""
+        line = {"step": number, "seconds": round(seconds, 1)} | {
+            name: round(value, 5) for name, value in values.items()
+        }
+        with self.path.with_suffix(".jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        print(self.name, " ".join(f"{name} {value}" for name, value in line.items()), flush=True)
+
+
+def load_parts(name: str, parts: dict[str, Stateful]) -> int:
+    """Fill the parts of a finished or running stage from its saved state; return its number of steps.
+
+    Raises FileNotFoundError, naming the command, when the stage has not run.
+    """
+    path = FOLDER / "training" / f"{name}.pt"
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; run python -m examples.emoji.{name}")
+    state = torch.load(path, weights_only=True)
+    for part, module in parts.items():
+        module.load_state_dict(state["parts"][part])
+    return int(state["step"])
+
+
+def optimizers(*modules: nn.Module) -> list[torch.optim.Optimizer]:
+    """Return Muon for the inner matrices and convolutions, AdamW for all else.
+
+    All else is vectors, embeddings, and the first and last layer.
+    """
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for module in modules:
+        for name, parameter in module.named_parameters():
+            inner = parameter.ndim > 1 and not any(
+                word in name for word in ("conv_in", "conv_out", "quant", "embedding")
+            )
+            (matrices if inner and parameter.requires_grad else others).append(parameter)
+    return [Muon(matrices, lr=0.0), torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0)]
+
+
+def generators(stage: int, number: int) -> tuple[Generator, torch.Generator]:
+    """Return the two generators of one step, NumPy's and torch's."""
+    return np.random.default_rng((SEED, stage, number)), torch.Generator().manual_seed((stage << 40) + number)
+
+
+def arguments(description: str, steps: int) -> argparse.Namespace:
+    """Return the arguments that every stage takes: `steps` and `threads`."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--steps", type=int, default=steps, help="length of the whole run, done steps included")
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    torch.manual_seed(SEED)
+    return given
