@@ -89,5 +89,5 @@ def wrong_backgrounds(evaluation: Evaluation) -> list[Answer]:
 
 def status(figures: Iterable[Figure]) -> str | int:
     """Return what to exit with: 0, or a message that names the goals missed, which makes the status 1."""
-    missed = [f"{one.name} {one.value:.1f} {one.unit}, not {one.goal:g}" for one in figures if not one.met]
+    missed = [f"{one.name} {one.value:.1f} {one.unit}, under {one.goal:g}" for one in figures if not one.met]
     return f"goals missed: {'; '.join(missed)}" if missed else 0
