@@ -26,8 +26,8 @@ from latentrt.tokenizer import Tokenizer
 
 Half = NDArray[np.float16]
 
-STAGE, STEPS, CAPTIONS, NOISES = 3, 6000, 32, 2
-RATE, TAIL, AVERAGE = 1e-3, 0.3, 0.998
+STAGE, STEPS, CAPTIONS, NOISES = 3, 6000, 48, 2
+RATE, TAIL, AVERAGE = 4e-3, 0.4, 0.998
 EMPTY, PAIRED = 0.1, 0.08
 PROBE_STEPS = 200
 
