@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import onnx_ir as ir
 import torch
@@ -17,6 +18,8 @@ from latentrt.tensors import TensorSpec
 
 # A timestep near 1000 needs more than fp16's 11 bits: it stays float32 whatever the graph computes in.
 FLOAT32_INPUTS = ("timestep",)
+
+FloatPrecision = Literal["fp32", "fp16", "w16"]
 
 
 def float32_module(module: nn.Module) -> nn.Module:
@@ -96,7 +99,7 @@ class Recipe:
         return spec if fixed else replace(spec, dtype=self.dtype)
 
 
-PRECISIONS = {
+PRECISIONS: dict[FloatPrecision, Recipe] = {
     "fp32": Recipe(float32_module, unchanged, "float32", relative_error=1e-4),
     "fp16": Recipe(half_module, unchanged, "float16", psnr_db=40.0),
     "w16": Recipe(float32_module, store_half, "float32", psnr_db=40.0),

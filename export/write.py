@@ -16,7 +16,7 @@ from latentrt.errors import CheckpointError
 from latentrt.export.gate import gated
 from latentrt.export.load import Checkpoint, load_checkpoint
 from latentrt.export.parts import Part, parts_of, vae_factor
-from latentrt.export.precision import PRECISIONS
+from latentrt.export.precision import PRECISIONS, FloatPrecision
 from latentrt.export.preview import fit_to_rgb
 from latentrt.export.settings import defaults_of, ignored_entries, schedule_of
 from latentrt.export.trace import trace
@@ -27,7 +27,6 @@ from latentrt.manifest import (
     Fidelity,
     Latents,
     Manifest,
-    Precision,
     Text,
     TokenizerSpec,
     named_files,
@@ -48,7 +47,7 @@ class ExportOptions:
     tokenizer: a tokenizer folder to use in place of the checkpoint's. vae, configs: as in `load_checkpoint`.
     """
 
-    precision: Precision = "fp32"
+    precision: FloatPrecision = "fp32"
     name: str | None = None
     steps: int = 20
     guidance: float = 7.5
@@ -111,7 +110,7 @@ def find_tokenizer(checkpoint: Checkpoint, options: ExportOptions) -> Tokenizer:
     return Tokenizer(tokenizer.backend, length, tokenizer.bos, tokenizer.eos, tokenizer.pad)
 
 
-def write_component(part: Part, folder: Path, precision: Precision, progress: Progress) -> Component:
+def write_component(part: Part, folder: Path, precision: FloatPrecision, progress: Progress) -> Component:
     """Traces, saves and measures one component. Raises FidelityError when it is under its gate."""
     recipe = PRECISIONS[precision]
     inputs, outputs = [recipe.spec(spec) for spec in part.inputs], [recipe.spec(spec) for spec in part.outputs]

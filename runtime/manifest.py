@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from latentrt.curves import SigmasName
+from latentrt.quantization import Quantization
 from latentrt.schedule import NoiseSchedule
 from latentrt.tensors import TensorSpec, split_axis
 from latentrt.typed import TypedError, parse
@@ -16,7 +17,7 @@ from latentrt.typed import TypedError, parse
 FORMAT = 1
 DTYPES = ("float16", "float32", "int64")
 
-Precision = Literal["fp32", "fp16", "w16"]
+Precision = Literal["fp32", "fp16", "w16", "int8", "w8"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,10 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class Component:
-    """One graph: its file, the external data it reads, what goes in and out."""
+    """One graph: its file, the external data it reads, what goes in and out.
+
+    quantization: what it costs that the graph is quantized; None for one that is not.
+    """
 
     file: str
     data: tuple[str, ...]
@@ -41,6 +45,7 @@ class Component:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     fidelity: Fidelity
+    quantization: Quantization | None = None
 
 
 @dataclass(frozen=True)
@@ -135,7 +140,11 @@ def read(text: str | bytes) -> Manifest:
 
 def write(manifest: Manifest) -> str:
     """Returns the manifest as JSON: stable order, two-space indent, a line at the end."""
-    return json.dumps(asdict(manifest), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    document = asdict(manifest)
+    for component in document["components"].values():
+        if component["quantization"] is None:  # absent, so that versions without the key read bundles without it
+            del component["quantization"]
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def named_files(manifest: Manifest) -> list[str]:

@@ -13,6 +13,7 @@ from latentrt.cli.output import as_json, print_json
 
 if TYPE_CHECKING:
     from latentrt.bundle import Bundle
+    from latentrt.quantization import Quantization
 
 
 @click.command()
@@ -61,5 +62,25 @@ def lines_of(bundle: Bundle) -> Iterator[str]:
         psnr = component.fidelity.psnr_db
         yield ""
         yield f"{name}  {component.precision}  {size / 1e6:.1f} MB  " + ("exact" if psnr is None else f"{psnr:.1f} dB")
+        if component.quantization is not None:
+            yield from quantization_lines(component.quantization)
         for arrow, specs in (("<-", component.inputs), ("->", component.outputs)):
             yield from (f"  {arrow} {spec}" for spec in specs)
+
+
+def quantization_lines(quantized: Quantization) -> Iterator[str]:
+    """What is quantized, and what that costs."""
+    kept = sum(layer.reason is not None for layer in quantized.layers)
+    loss = quantized.loss
+    yield (
+        f"  for {quantized.target}: {quantized.share_of_layers:.1%} of its layers' MACs in INT8, "
+        f"{quantized.share_of_graph:.1%} of all; {kept} of {len(quantized.layers)} layers in float; "
+        f"before {quantized.bytes_before / 1e6:.1f} MB"
+    )
+    if loss.psnr_db is None or loss.worst_psnr_db is None:
+        yield f"  pictures: none of {loss.pictures} differs"
+    else:
+        yield (
+            f"  pictures: PSNR {loss.psnr_db:.1f} dB, worst {loss.worst_psnr_db:.1f}; SSIM {loss.ssim:.4f}, worst "
+            f"{loss.worst_ssim:.4f}; {loss.pictures} pictures, {len(loss.latents_error)} steps"
+        )
