@@ -1,0 +1,102 @@
+"""Weights in 8 bits: symmetric, -127 to 127, one scale an output channel.
+
+-128 is left out: the grid is then the same on both sides of zero, which TensorRT and ONNX Runtime's kernels ask for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from latentrt.tensors import Array
+
+LARGEST = 127
+# Factors on the largest magnitude to search for the least squared error; 8 bits rarely gain from clipping more.
+SHRINKS = tuple(np.linspace(1.0, 0.5, 26).tolist())
+BLOCK_ELEMENTS = 1 << 20
+
+
+def quantized(
+    weight: Array, axis: int, *, shrinks: Sequence[float] = (1.0,), scale_dtype: DTypeLike = np.float32
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Returns the weight in int8 and its scales: weight[c] is close to scale[c] * int8[c] along `axis`.
+
+    weight: any floats, any number of axes. scale: (weight.shape[axis],), above 0. shrinks: each is tried, channel by
+    channel, as a factor on the largest magnitude, and the one of least squared error is kept; SHRINKS clips, the
+    default does not. scale_dtype: the type that the graph will hold the scales in; they are rounded to it first, so
+    that the integers fit the scale that is used.
+    """
+    rows = np.moveaxis(weight, axis, 0)
+    values = np.empty(rows.shape, np.int8)
+    scales = initial_scales(rows, scale_dtype)
+    for block in blocks(rows):
+        part = rows[block].reshape(-1, weight.size // len(rows)).astype(np.float32)
+        scales[block] = best_scales(part, scales[block], shrinks, scale_dtype)
+        values[block] = rounded(part, scales[block]).reshape(values[block].shape)
+    return np.ascontiguousarray(np.moveaxis(values, 0, axis)), scales
+
+
+def initial_scales(rows: Array, dtype: DTypeLike) -> NDArray[np.float32]:
+    """The scale at which each row's largest magnitude is 127; a row of zeros takes the smallest of the others.
+
+    The bias of a convolution is counted in steps of this scale, so that of a row of zeros must not be large.
+    """
+    largest = np.array([np.abs(row).max(initial=0) for row in rows], np.float32)
+    positive = largest[largest > 0]
+    largest[largest == 0] = positive.min() if positive.size else 1.0
+    return representable(largest / LARGEST, dtype)
+
+
+def representable(scales: Array, dtype: DTypeLike) -> NDArray[np.float32]:
+    """The nearest scales that `dtype` holds, none of them zero."""
+    return np.maximum(scales.astype(dtype), np.finfo(dtype).smallest_subnormal).astype(np.float32)
+
+
+def blocks(rows: Array) -> Iterator[slice]:
+    """Slices over the first axis that each cover about BLOCK_ELEMENTS, to work in little memory."""
+    step = max(1, BLOCK_ELEMENTS * len(rows) // max(1, rows.size))
+    return (slice(start, start + step) for start in range(0, len(rows), step))
+
+
+def best_scales(
+    rows: NDArray[np.float32], scales: NDArray[np.float32], shrinks: Sequence[float], dtype: DTypeLike
+) -> NDArray[np.float32]:
+    """The scale of each row, shrunk by the factor that leaves the least squared error; the first of equals."""
+    if len(shrinks) == 1:
+        return representable(scales * shrinks[0], dtype)
+    candidates = [representable(scales * shrink, dtype) for shrink in shrinks]
+    errors = [((rounded(rows, scale) * scale[:, None] - rows) ** 2).sum(1) for scale in candidates]
+    best: NDArray[np.float32] = np.take_along_axis(np.array(candidates), np.argmin(errors, 0)[None], 0)[0]
+    return best
+
+
+def rounded(rows: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    """rows / scales to the nearest integer, ties to even as QuantizeLinear has it, within -127 to 127."""
+    steps = rows / scales[:, None]
+    return np.clip(np.rint(steps, out=steps), -LARGEST, LARGEST, out=steps)
+
+
+def dequantized(values: NDArray[np.int8], scale: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+    """Returns what the graph computes with: int8 times the scale of its channel along `axis`."""
+    sides = [-1 if place == axis else 1 for place in range(values.ndim)]
+    product: NDArray[np.float32] = values * scale.reshape(sides)
+    return product
+
+
+def bias_correction(
+    weight: Array, values: NDArray[np.int8], scale: NDArray[np.float32], input_mean: Array, axis: int = 0
+) -> NDArray[np.float32]:
+    """Returns what to add to the bias so that rounding the weight does not move the mean output: E[(W - Wq) x].
+
+    weight: (out, in / groups, *kernel) with axis 0, or (in, out) with axis 1; where the layer is smoothed, the smoothed
+    weight. input_mean: (in,), mean of what the layer reads, by channel; a kernel's taps are taken to share it, which
+    ignores the padding. Result: (out,). Nagel et al. 2019, arXiv:1906.04721, section 4.2.
+    """
+    error = np.moveaxis(weight - dequantized(values, scale, axis), axis, 0)
+    error = error.reshape(*error.shape[:2], -1).sum(2)
+    means = np.asarray(input_mean, np.float32).reshape(-1, error.shape[1])  # (groups, in / groups)
+    grouped = error.reshape(len(means), -1, error.shape[1])
+    delta: NDArray[np.float32] = np.einsum("goi,gi->go", grouped, means).reshape(-1).astype(np.float32)
+    return delta
