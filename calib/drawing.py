@@ -1,0 +1,86 @@
+"""Pictures drawn to be compared: the same requests for any bundle, and the latents on the way kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from latentrt.bundle import Bundle
+from latentrt.calib.metrics import WINDOW
+from latentrt.calib.prompts import for_images
+from latentrt.errors import RequestError
+from latentrt.pipeline import Pipeline
+from latentrt.request import Request
+from latentrt.settings import Settings, settle
+from latentrt.tensors import Array
+
+Advance = Callable[[], None]
+
+COMMON = (
+    "negative",
+    "steps",
+    "guidance",
+    "width",
+    "height",
+    "sampler",
+    "sigmas",
+    "spacing",
+    "syntax",
+    "guidance_rescale",
+    "guidance_interval",
+    "clip_skip",
+    "noise",
+)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture and the way to it. image: (height, width, 3) uint8. latents: (steps, channels, rows, columns)."""
+
+    settings: Settings
+    image: Array = field(repr=False)
+    latents: Array = field(repr=False)
+
+
+def requests_of(
+    prompts: Sequence[str], bundle: Bundle, *, images: int, seed: int = 0, **options: Any
+) -> tuple[Request, ...]:
+    """A request for each picture, every choice made as the bundle's defaults have it, so that any bundle does the same.
+
+    The prompts repeat where there are more pictures than prompts; picture k has seed + k. options: those of `Request`,
+    save the batch and variations.
+
+    Raises RequestError for what cannot be generated, or for pictures too small to compare.
+    """
+    if images < 1:
+        raise RequestError(f"images: got {images}, expected at least 1")
+    chosen = settle(Request("", seed=seed, batch=images, **options), bundle.manifest)
+    if min(chosen.width, chosen.height) < WINDOW:
+        raise RequestError(
+            f"size: got {chosen.width}x{chosen.height}, expected at least {WINDOW} pixels a side to compare pictures"
+        )
+    common: dict[str, Any] = {**{name: getattr(chosen, name) for name in COMMON}, **chosen.options}
+    pairs = zip(for_images(prompts, images), chosen.seeds, strict=True)
+    return tuple(Request(prompt, seed=seed, **common) for prompt, seed in pairs)
+
+
+def check_requests(pipeline: Pipeline, requests: Sequence[Request]) -> None:
+    """Raises RequestError for the first request that the pipeline would refuse, before any is drawn."""
+    for request in requests:
+        pipeline.steps(request)
+
+
+def draw(pipeline: Pipeline, requests: Sequence[Request], advance: Advance = lambda: None) -> Iterator[Drawing]:
+    """Every request's picture, one at a time; advance is called after each.
+
+    Raises RequestError for what cannot be generated, before the first.
+    """
+    check_requests(pipeline, requests)
+    for request in requests:
+        run = pipeline.steps(request)
+        latents = [step.latents[0] for step in run]
+        advance()
+        yield Drawing(run.settings, np.asarray(run.result.images[0]), np.stack(latents))
