@@ -1,0 +1,79 @@
+"""Pieces of HTML that the page's sections share: tables, tiles, pictures, and figures as people read them."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Iterable, Sequence
+from html import escape
+
+import numpy as np
+from PIL import Image
+
+from latentrt.tensors import Array
+
+AMPLIFIED = 8
+
+
+def section(title: str, *content: str) -> str:
+    """A heading and what belongs to it, which is markup; nothing where there is no content."""
+    body = "".join(content)
+    return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
+
+
+def paragraph(text: str, style: str = "soft") -> str:
+    """A paragraph of plain text."""
+    return f'<p class="{style}">{escape(text)}</p>'
+
+
+def folded(summary: str, content: str) -> str:
+    """Content that is shown when its summary is chosen."""
+    return f"<details><summary>{escape(summary)}</summary>{content}</details>"
+
+
+def tiles(entries: Iterable[tuple[str, str, str]]) -> str:
+    """Figures to see first: the name, the value and a note of each, in plain text."""
+    shown = "".join(
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
+        for name, value, note in entries
+    )
+    return f'<dl class="tiles">{shown}</dl>'
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: int, own: int | None = None) -> str:
+    """A table of plain text. numbers: how many of the last columns are figures. own: the row to stress."""
+    left = len(heads) - numbers
+    body = []
+    for place, row in enumerate([heads, *rows]):
+        tag = "td" if place else "th"
+        cells = (
+            f'<{tag} class="{"words" if column < left else "number"}">{escape(text)}</{tag}>'
+            for column, text in enumerate(row)
+        )
+        stress = ' class="own"' if own is not None and place == own + 1 else ""
+        body.append(f"<tr{stress}>{''.join(cells)}</tr>")
+    return f'<div class="table"><table>{"".join(body)}</table></div>'
+
+
+def picture(pixels: Array, name: str) -> str:
+    """An RGB picture, (height, width, 3) uint8, as part of the page."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG", optimize=True)
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<div><span>{escape(name)}</span><img alt="{escape(name)}" src="data:image/png;base64,{data}"></div>'
+
+
+def difference(one: Array, other: Array) -> Array:
+    """How far two pictures are apart, AMPLIFIED times so bright, black where they are equal; uint8."""
+    apart = np.abs(one.astype(np.int16) - other) * AMPLIFIED
+    return np.minimum(apart, 255).astype(np.uint8)
+
+
+def decibels(value: float | None) -> str:
+    """A ratio in dB; None stands for no difference."""
+    return "equal" if value is None else f"{value:.1f} dB"
+
+
+def megabytes(count: int) -> str:
+    """A number of bytes in the unit that suits it."""
+    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

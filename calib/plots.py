@@ -1,0 +1,215 @@
+"""Plots as inline SVG, without scripts: colours are those of the page's style, and a pointer brings up titles."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 480, 250
+LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 40
+TICKS = 5
+CELL_WIDTH, CELL_HEIGHT = 6, 14
+
+Span = tuple[float, float]
+Values = Sequence[float]
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The area that values are drawn in: what its sides stand for, and its size with the margins, in pixels."""
+
+    across: Span
+    upward: Span
+    width: float = WIDTH
+    height: float = HEIGHT
+
+    def x(self, value: float) -> float:
+        """How far right a value is, in pixels."""
+        return round(LEFT + share(value, self.across) * (self.width - LEFT - RIGHT), 2)
+
+    def y(self, value: float) -> float:
+        """How far down a value is, in pixels."""
+        return round(self.height - BOTTOM - share(value, self.upward) * (self.height - TOP - BOTTOM), 2)
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve and its name; style: the class of the page's style that gives its colour."""
+
+    name: str
+    values: Values
+    style: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One value with what the pointer shows of it."""
+
+    value: float
+    title: str
+    style: str = "one"
+
+
+def lines(curves: Sequence[Line], x_name: str, y_name: str, *, percent: bool = False) -> str:
+    """Curves over 1, 2, 3 ..., from zero up; each point tells its value."""
+    count = len(curves[0].values)
+    unit = "%" if percent else ""
+    scaled = [
+        Line(curve.name, [value * (100 if percent else 1) for value in curve.values], curve.style) for curve in curves
+    ]
+    frame = Frame((1, max(count, 2)), (0, ceiling(max(max(curve.values) for curve in scaled))))
+    drawn = [axes(frame, x_name, y_name, whole_ticks(1, count))]
+    for curve in scaled:
+        points = [(frame.x(index), frame.y(value)) for index, value in enumerate(curve.values, 1)]
+        drawn.append(f'<polyline class="{curve.style}" points="{" ".join(f"{x},{y}" for x, y in points)}"/>')
+        for (x, y), value in zip(points, curve.values, strict=True):
+            drawn.append(dot(x, y, f"{curve.name}: {value:.3g}{unit}", curve.style))
+    return svg(frame, drawn, f"{y_name} over {x_name}") + legend((curve.name, curve.style) for curve in curves)
+
+
+def dots(marks: Sequence[Mark], x_name: str, y_name: str, levels: Sequence[tuple[str, float]] = ()) -> str:
+    """A dot a mark, in order; levels: lines across, with what they mean."""
+    heights = [*(mark.value for mark in marks), *(value for _, value in levels)]
+    frame = Frame((0.5, len(marks) + 0.5), padded(heights))
+    drawn = [axes(frame, x_name, y_name, whole_ticks(1, len(marks)))]
+    for name, value in levels:
+        drawn.append(level(frame, name, value))
+    for place, mark in enumerate(marks, 1):
+        drawn.append(dot(frame.x(place), frame.y(mark.value), mark.title, mark.style))
+    return svg(frame, drawn, f"{y_name} of each of {len(marks)}, {x_name}")
+
+
+def columns(marks: Sequence[Mark | None], x_name: str, y_name: str, missing: Sequence[str]) -> str:
+    """A column a mark from zero up, as wide as it takes; None is a tick on the axis with the title from `missing`."""
+    width = max(WIDTH, LEFT + RIGHT + CELL_WIDTH * len(marks))
+    heights = [mark.value for mark in marks if mark is not None]
+    frame = Frame((0.5, len(marks) + 0.5), (min([0, *heights]), ceiling(max([0, *heights]))), width)
+    thick = round((width - LEFT - RIGHT) / max(1, len(marks)) - 1, 2)
+    drawn = [axes(frame, x_name, y_name, whole_ticks(1, len(marks)))]
+    foot = frame.y(0)
+    for index, mark in enumerate(marks):
+        x = frame.x(index + 0.5)
+        if mark is None:
+            drawn.append(box(x, foot - 5, thick, 10, "quiet", missing[index]))
+            continue
+        top = frame.y(mark.value)
+        drawn.append(box(x, min(top, foot), thick, abs(foot - top), mark.style, mark.title))
+    return scrolled(svg(frame, drawn, f"{y_name} of {len(marks)} {x_name}", fixed=True))
+
+
+def heat(rows: Sequence[Values], titles: Sequence[Sequence[str]], x_name: str, y_names: Sequence[str]) -> str:
+    """Cells that are the stronger the greater their value, 0 to 1; rows: from the top, each of the same length."""
+    count = len(rows[0])
+    cell = max(CELL_WIDTH, (WIDTH - LEFT - RIGHT) / count)
+    frame = Frame((0, count), (0, len(rows)), LEFT + RIGHT + cell * count, TOP + BOTTOM + CELL_HEIGHT * len(rows))
+    drawn = []
+    for row, (values, names) in enumerate(zip(rows, titles, strict=True)):
+        y = TOP + row * CELL_HEIGHT
+        drawn.append(words(LEFT - 6, y + CELL_HEIGHT - 3, y_names[row], "end"))
+        for index, (value, name) in enumerate(zip(values, names, strict=True)):
+            shape = f'x="{frame.x(index)}" y="{y}" width="{round(cell - 1, 2)}" height="{CELL_HEIGHT - 1}"'
+            drawn.append(f'<rect class="one" fill-opacity="{value:.2f}" {shape}><title>{escape(name)}</title></rect>')
+    drawn.append(words(LEFT, frame.height - BOTTOM + 18, x_name, "start"))
+    return scrolled(svg(frame, drawn, x_name, fixed=True))
+
+
+def band(lows: Values, highs: Values, clip: Span | None, x_name: str) -> str:
+    """The area between two curves over 1, 2, 3 ...; clip: two lines across."""
+    frame = Frame((1, max(len(lows), 2)), padded([*lows, *highs, *(clip or ())]), width=320, height=170)
+    upper = [(frame.x(index), frame.y(value)) for index, value in enumerate(highs, 1)]
+    lower = [(frame.x(index), frame.y(value)) for index, value in enumerate(lows, 1)]
+    outline = " ".join(f"{x},{y}" for x, y in (*upper, *reversed(lower)))
+    drawn = [axes(frame, x_name, "", whole_ticks(1, len(lows))), f'<polygon class="one" points="{outline}"/>']
+    drawn += [level(frame, "", value) for value in clip or ()]
+    return svg(frame, drawn, f"range over {x_name}")
+
+
+def axes(frame: Frame, x_name: str, y_name: str, x_ticks: Iterable[float]) -> str:
+    """Lines across for the ticks of the height, the lower axis, and the names of both."""
+    drawn = []
+    for value in ticks(*frame.upward):
+        y = frame.y(value)
+        drawn.append(f'<line class="grid" x1="{LEFT}" x2="{frame.width - RIGHT}" y1="{y}" y2="{y}"/>')
+        drawn.append(words(LEFT - 6, y + 4, f"{value:g}", "end"))
+    foot = frame.height - BOTTOM
+    drawn.append(f'<line class="axis" x1="{LEFT}" x2="{frame.width - RIGHT}" y1="{foot}" y2="{foot}"/>')
+    drawn += [words(frame.x(value), foot + 16, f"{value:g}", "middle") for value in x_ticks]
+    drawn.append(words(frame.width - RIGHT, foot + 33, x_name, "end"))
+    drawn.append(words(LEFT, foot + 33, f"\u2191 {y_name}" if y_name else "", "start"))
+    return "".join(drawn)
+
+
+def level(frame: Frame, name: str, value: float) -> str:
+    """A dashed line across, its name above its left end, where dots that rise are not."""
+    y = frame.y(value)
+    line = f'<line class="level" x1="{LEFT}" x2="{frame.width - RIGHT}" y1="{y}" y2="{y}"/>'
+    return line + (words(LEFT + 4, y - 5, name, "start") if name else "")
+
+
+def dot(x: float, y: float, title: str, style: str) -> str:
+    """A dot that is seen small and found large."""
+    shown = f'<circle class="{style}" cx="{x}" cy="{y}" r="3.5"/>'
+    return f'<g>{shown}<circle class="reach" cx="{x}" cy="{y}" r="9"/><title>{escape(title)}</title></g>'
+
+
+def box(x: float, y: float, width: float, height: float, style: str, title: str) -> str:
+    """A filled rectangle."""
+    shape = f'x="{round(x, 2)}" y="{round(y, 2)}" width="{round(width, 2)}" height="{round(height, 2)}"'
+    return f'<rect class="{style}" {shape}><title>{escape(title)}</title></rect>'
+
+
+def words(x: float, y: float, text: str, anchor: str) -> str:
+    """Text at a place."""
+    return f'<text x="{round(x, 2)}" y="{round(y, 2)}" text-anchor="{anchor}">{escape(text)}</text>'
+
+
+def svg(frame: Frame, drawn: Iterable[str], label: str, *, fixed: bool = False) -> str:
+    """The picture: as wide as the page lets it be, unless its width is fixed."""
+    width, height = round(frame.width, 2), round(frame.height, 2)
+    size = f' width="{width}" height="{height}"' if fixed else ""
+    return f'<svg viewBox="0 0 {width} {height}"{size} role="img" aria-label="{escape(label)}">{"".join(drawn)}</svg>'
+
+
+def scrolled(picture: str) -> str:
+    """The picture in a frame that scrolls sideways where the page is narrower."""
+    return f'<div class="scrolled">{picture}</div>'
+
+
+def legend(entries: Iterable[tuple[str, str]]) -> str:
+    """What each colour stands for."""
+    keys = "".join(f'<span><i class="{style}"></i>{escape(name)}</span>' for name, style in entries)
+    return f'<p class="legend">{keys}</p>'
+
+
+def ticks(low: float, high: float, most: int = TICKS) -> list[float]:
+    """At most `most` + 1 round numbers from `low` to `high`: multiples of 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10((high - low) / most))
+    step = next(step for step in (power, 2 * power, 5 * power, 10 * power) if (high - low) / step <= most)
+    return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def whole_ticks(low: int, high: int) -> list[float]:
+    """The first and the last whole number and round ones between, not so near that they would touch."""
+    if high <= low:
+        return [float(low)]
+    gap = (high - low) / 12
+    between = [value for value in ticks(low, high) if value.is_integer() and low + gap < value < high - gap]
+    return [float(low), *between, float(high)]
+
+
+def ceiling(value: float) -> float:
+    """An upper end for an axis from zero to a value that may be zero."""
+    return value * 1.08 if value > 0 else 1.0
+
+
+def padded(values: Values) -> Span:
+    """The range of the values and some air."""
+    air = 0.08 * (max(values) - min(values)) or 1.0
+    return min(values) - air, max(values) + air
+
+
+def share(value: float, ends: Span) -> float:
+    """Where between the ends a value is, 0 to 1."""
+    return (value - ends[0]) / (ends[1] - ends[0])

@@ -1,0 +1,177 @@
+"""The page's sections about a quantization: shares, layers, ranges over timesteps, sensitivity, ablations."""
+
+from __future__ import annotations
+
+from html import escape
+
+from latentrt.calib import plots
+from latentrt.calib.markup import decibels, folded, megabytes, paragraph, section, table
+from latentrt.calib.report import LayerReport, Report
+
+MOVING, SENSITIVE = 6, 20
+
+
+def quantized_tiles(report: Report) -> list[tuple[str, str, str]]:
+    """The figures of a quantization to see first."""
+    saved = 1 - report.bytes_after / max(1, report.bytes_before)
+    return [
+        (
+            "MACs in INT8",
+            f"{report.macs_int8_share_of_layers:.1%}",
+            f"of its layers; {report.macs_int8_share_of_all:.1%} of all",
+        ),
+        (f"Bytes of {report.component}", megabytes(report.bytes_after), f"{saved:.0%} less than before"),
+    ]
+
+
+def quantized_sections(report: Report) -> tuple[str, ...]:
+    """All sections that the report has figures for."""
+    return (
+        section("What each part is worth", ablations(report)),
+        section("Layers", layer_noise(report), layer_table(report)),
+        section("What stays in float", float_layers(report)),
+        section("Ranges over timesteps", ranges(report), moving(report)),
+        section("Which layers matter most", sensitivity(report)),
+        section("Settings", settings(report)),
+    )
+
+
+def ablations(report: Report) -> str:
+    """This quantization and other ways, on the same prompts."""
+    if not report.ablations:
+        return ""
+    loss = report.comparison.loss
+    own = ("this one", report.macs_int8_share_of_layers, loss.psnr_db, loss.worst_psnr_db, loss.ssim)
+    others = [(one.name, one.share, one.psnr_db, one.worst_psnr_db, one.ssim) for one in report.ablations]
+    rows = [
+        (name, f"{share:.1%}", decibels(mean), decibels(worst), f"{ssim:.4f}")
+        for name, share, mean, worst, ssim in (own, *others)
+    ]
+    heads = ("", "MACs in INT8", "PSNR, mean", "PSNR, worst", "SSIM")
+    return table(heads, rows, numbers=4, own=0)
+
+
+def layer_noise(report: Report) -> str:
+    """Signal to noise layer by layer."""
+    if not report.layers:
+        return ""
+    marks = [
+        None if layer.snr_db is None else plots.Mark(layer.snr_db, described(layer), "two" if layer.reason else "one")
+        for layer in report.layers
+    ]
+    kinds = [("INT8", "one"), ("float", "two"), ("no difference", "quiet")]
+    return (
+        paragraph(
+            "Signal to noise of each layer's output in the quantized graph, in the order of the graph. It holds what "
+            "the layer adds and what reaches it from those before."
+        )
+        + plots.columns(marks, "layers", "signal to noise in dB", [described(layer) for layer in report.layers])
+        + plots.legend(kinds)
+    )
+
+
+def described(layer: LayerReport) -> str:
+    """A layer in a line."""
+    kind = "INT8" if layer.reason is None else f"float, {layer.reason}"
+    return f"{layer.name} ({layer.op}, {kind}): {decibels(layer.snr_db)}"
+
+
+def layer_table(report: Report) -> str:
+    """Every layer's figures."""
+    if not report.layers:
+        return ""
+    rows = [
+        (
+            layer.name,
+            layer.op,
+            "int8" if layer.reason is None else "float",
+            f"{layer.macs / max(1, report.macs):.2%}",
+            decibels(layer.snr_db),
+            f"{layer.clip[0]:.3g} to {layer.clip[1]:.3g}" if layer.clip else "",
+            "" if layer.alpha is None else f"{layer.alpha:.2f}",
+        )
+        for layer in report.layers
+    ]
+    heads = ("layer", "", "computes in", "of all MACs", "signal to noise", "input range", "SmoothQuant's alpha")
+    return folded(f"All {len(rows)} layers in figures", table(heads, rows, numbers=4))
+
+
+def float_layers(report: Report) -> str:
+    """Which layers were not quantized, and why."""
+    if not report.float_layers:
+        return ""
+    rows = [(one.name, one.reason or "", f"{one.macs / max(1, report.macs):.2%}") for one in report.float_layers]
+    return table(("layer", "why", "of all MACs"), rows, numbers=1)
+
+
+def ranges(report: Report) -> str:
+    """How much of its range each layer's input uses, timestep by timestep."""
+    layers = [layer for layer in report.layers if layer.ranges]
+    if not layers:
+        return ""
+    rows, titles = [], []
+    for bucket in range(len(report.buckets)):
+        ends = [layer.ranges[bucket] for layer in layers]
+        rows.append([reach(end) / (largest(layer) or 1) for layer, end in zip(layers, ends, strict=True)])
+        titles.append(
+            [f"{layer.name}: {low:.3g} to {high:.3g}" for layer, (low, high) in zip(layers, ends, strict=True)]
+        )
+    return paragraph(
+        "The largest value that reaches each layer, as a share of the largest at any timestep: a column a layer in the "
+        "order of the graph, a row a range of timesteps named by its highest, the first of a run on top. Where a "
+        "column is pale, a range that is fixed for all timesteps is wider than need be."
+    ) + plots.heat(rows, titles, "layers", [f"{high:.0f}" for high, _ in report.buckets])
+
+
+def moving(report: Report) -> str:
+    """The layers whose range changes most on the way, each with its smallest and largest values."""
+    layers = [layer for layer in report.layers if len(layer.ranges) > 1]
+    chosen = sorted(layers, key=spread, reverse=True)[:MOVING]
+    drawn = "".join(
+        f"<figure><h3>{escape(layer.name)}</h3>"
+        + plots.band([low for low, _ in layer.ranges], [high for _, high in layer.ranges], layer.clip, "timestep range")
+        + "</figure>"
+        for layer in chosen
+    )
+    if not drawn:
+        return ""
+    note = paragraph("The layers whose inputs change most on the way. Dashed: the range that INT8 covers.")
+    return f'{note}<div class="plots few">{drawn}</div>'
+
+
+def reach(ends: tuple[float, float]) -> float:
+    """How far from zero a range goes."""
+    return max(abs(ends[0]), abs(ends[1]))
+
+
+def largest(layer: LayerReport) -> float:
+    """How far from zero the input goes at any timestep."""
+    return max(map(reach, layer.ranges))
+
+
+def spread(layer: LayerReport) -> float:
+    """How many times the smallest reach the largest is; 1 for an input that is always zero."""
+    least = min(map(reach, layer.ranges))
+    return largest(layer) / least if least else 1.0
+
+
+def sensitivity(report: Report) -> str:
+    """The layers that cost most when they alone are quantized."""
+    rows = [
+        (", ".join(one.layers), "no difference" if one.psnr_db is None else f"{one.psnr_db:.1f} dB")
+        for one in report.most_sensitive
+    ]
+    if not rows:
+        return ""
+    heads = ("quantized alone", "PSNR of the pictures")
+    rest = (
+        folded(f"{len(rows) - SENSITIVE} more", table(heads, rows[SENSITIVE:], numbers=1)) if rows[SENSITIVE:] else ""
+    )
+    return table(heads, rows[:SENSITIVE], numbers=1) + rest
+
+
+def settings(report: Report) -> str:
+    """What the quantization was asked for."""
+    own = {"precision": report.precision, "target": report.target}
+    rows = [(name, str(value)) for name, value in {**own, **report.settings}.items()]
+    return table(("", ""), rows, numbers=0)

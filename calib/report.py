@@ -1,0 +1,121 @@
+"""What a quantization came to, in plain figures: the source of its page, and of what bundle.json says of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from latentrt.calib.compare import Comparison, document
+from latentrt.manifest import Precision
+from latentrt.quantization import LayerLoss, Quantization
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One layer.
+
+    op: its ONNX operator. macs: multiply-adds for one image. reason: why it computes in float; None if in INT8.
+    snr_db: of its output in the quantized graph against the float graph's; None when nothing differed.
+    clip: the input range that INT8 covers. ranges: the input's smallest and largest value in each timestep bucket.
+    alpha: how much of the input's outliers SmoothQuant moves into the weights, 0 to 1. None where there is no such.
+    """
+
+    name: str
+    op: str
+    macs: int
+    reason: str | None = None
+    snr_db: float | None = None
+    clip: tuple[float, float] | None = None
+    ranges: tuple[tuple[float, float], ...] = ()
+    alpha: float | None = None
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What the final pictures keep, PSNR in dB, when only these layers are quantized; None when nothing differed."""
+
+    layers: tuple[str, ...]
+    psnr_db: float | None
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The final pictures of another way to quantize, measured as the report's own. psnr_db: None when nothing differed.
+
+    share: of the layers' multiply-adds in INT8, 0 to 1.
+    """
+
+    name: str
+    share: float
+    psnr_db: float | None
+    worst_psnr_db: float | None
+    ssim: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """All of a quantization. Layers are in the order of the graph, damage as it was measured.
+
+    macs: multiply-adds of the whole graph for one image, attention's products included. bytes_before, bytes_after: of
+    the graph and its weights. buckets: the highest and the lowest timestep of each bucket, in the order of a run.
+    comparison: with the float bundle.
+    """
+
+    component: str
+    precision: Precision
+    target: str
+    settings: Mapping[str, str | int | float]
+    macs: int
+    bytes_before: int
+    bytes_after: int
+    layers: tuple[LayerReport, ...]
+    comparison: Comparison
+    buckets: tuple[tuple[float, float], ...] = ()
+    sensitivity: tuple[Damage, ...] = ()
+    ablations: tuple[Ablation, ...] = ()
+
+    @property
+    def macs_int8_share_of_layers(self) -> float:
+        """The share of the layers' multiply-adds that are INT8, 0 to 1."""
+        return self.quantization.share_of_layers
+
+    @property
+    def macs_int8_share_of_all(self) -> float:
+        """The share of all the graph's multiply-adds that are INT8, 0 to 1."""
+        return self.quantization.share_of_graph
+
+    @property
+    def float_layers(self) -> tuple[LayerReport, ...]:
+        """The layers that compute in float."""
+        return tuple(layer for layer in self.layers if layer.reason is not None)
+
+    @property
+    def most_sensitive(self) -> tuple[Damage, ...]:
+        """The damage, worst first."""
+        return tuple(sorted(self.sensitivity, key=lambda one: math.inf if one.psnr_db is None else one.psnr_db))
+
+    @property
+    def quantization(self) -> Quantization:
+        """The figures that the component carries in bundle.json."""
+        return Quantization(
+            target=self.target,
+            source=self.comparison.reference.sha256,
+            settings=dict(self.settings),
+            macs=self.macs,
+            bytes_before=self.bytes_before,
+            layers=tuple(LayerLoss(layer.name, layer.macs, layer.reason, layer.snr_db) for layer in self.layers),
+            loss=self.comparison.loss,
+        )
+
+
+def figures(report: Report) -> dict[str, Any]:
+    """The report as JSON can hold it: everything but the pictures."""
+    own = replace(report, comparison=replace(report.comparison, samples=()))
+    return {
+        **asdict(own),
+        "macs_int8_share_of_layers": report.macs_int8_share_of_layers,
+        "macs_int8_share_of_all": report.macs_int8_share_of_all,
+        "comparison": document(report.comparison),
+    }

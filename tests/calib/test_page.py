@@ -1,0 +1,171 @@
+"""The page: well-formed, complete, self-contained, and the same again; what is written into it is no markup."""
+
+import base64
+import io
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from latentrt import OutputError
+from latentrt.calib.compare import Gates
+from latentrt.calib.markup import difference, megabytes
+from latentrt.calib.page import page_of, save_page
+from tests.calib.comparisons import comparison
+from tests.calib.reports import report
+
+VOID = {"meta", "img"}
+
+
+class Reader(HTMLParser):
+    """Reads a page and refuses one whose tags do not match."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.text = [], [], [], ""
+        self.feed(page)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+        self.attributes += attributes
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += f"{data} "
+
+
+SUBJECTS = {
+    "one step": comparison((1, 4), steps=1),
+    "one picture": comparison((3,)),
+    "all equal": comparison((0, 0)),
+    "hundred pictures": comparison(range(1, 101), steps=2),
+    "other side": comparison((1, 2), size=(40, 24)),
+    "report": report(),
+    "one bucket": report(
+        buckets=((999.0, 0.0),), layers=tuple(replace(one, ranges=one.ranges[:1]) for one in report().layers)
+    ),
+    "report of little": report(layers=(), buckets=(), sensitivity=(), ablations=(), settings={}),
+}
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_every_page_is_well_formed_and_needs_nothing_else(name):
+    page = page_of(SUBJECTS[name], Gates(30, 24))
+    reader = Reader(page)
+    assert not {"script", "link", "iframe", "object"} & set(reader.tags)
+    links = [value for key, value in reader.attributes if key in ("src", "href", "srcset")]
+    assert all(link.startswith("data:image/png;base64,") for link in links)
+    assert "url(" not in page and "@import" not in page
+    assert not re.search(r"\b(nan|inf)\b", re.sub(r"base64,[^\"]*", "", page))
+    for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
+        ElementTree.fromstring(svg)
+
+
+def test_the_same_subject_gives_the_same_page():
+    assert page_of(report()) == page_of(report())
+
+
+def test_the_pictures_are_the_samples_and_their_differences():
+    compared = comparison()
+    images = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(data))))
+        for data in re.findall(r"base64,([^\"]*)", page_of(compared))
+    ]
+    assert len(images) == 3 * len(compared.samples)
+    for sample, (reference, other, apart) in zip(compared.samples, zip(*[iter(images)] * 3, strict=True), strict=True):
+        assert np.array_equal(reference, sample.reference) and np.array_equal(other, sample.other)
+        assert np.array_equal(apart, difference(sample.other, sample.reference))
+
+
+def test_a_difference_is_amplified_and_does_not_wrap_around():
+    one, other = np.uint8([[[0, 10, 255]]]), np.uint8([[[255, 13, 250]]])
+    assert difference(one, other).tolist() == difference(other, one).tolist() == [[[255, 24, 40]]]
+
+
+def test_prompts_and_names_are_no_markup():
+    hostile = "</title><script>alert('&')</script>"
+    compared = comparison((1, 2), prompts=[hostile, 'a "b" <i>'])
+    compared = replace(compared, other=replace(compared.other, name=hostile))
+    reader = Reader(page_of(compared))
+    assert "script" not in reader.tags and hostile in reader.text
+    assert reader.tags.count("i") == Reader(page_of(comparison((1, 2)))).tags.count("i")
+    assert "it cost <most>" in Reader(page_of(report())).text
+
+
+@pytest.mark.parametrize(
+    ("gates", "said"),
+    [
+        (Gates(), None),
+        (Gates(10, 10), "Within the gates"),
+        (Gates(99, 10), "Under the gate. mean PSNR: got"),
+        (Gates(10, 99), "Under the gate. worst PSNR: got"),
+    ],
+)
+def test_the_verdict_is_there_where_there_are_gates(gates, said):
+    text = Reader(page_of(comparison(), gates)).text
+    assert [words for words in ("Within the gates", "Under the gate") if words in text] == (
+        [said.partition(".")[0]] if said else []
+    )
+    assert said is None or said in text
+
+
+def test_figures_are_shown():
+    compared = comparison()
+    text = Reader(page_of(compared)).text
+    assert f"{compared.loss.psnr_db:.1f} dB" in text and f"worst {compared.loss.worst_ssim:.4f}" in text
+    assert "The least alike: \u201cpicture 4\u201d, seed 4." in text and "1 of 7 equal" in text
+    assert "40.0 MB" in text and "a" * 10 in text
+
+
+def test_a_report_has_its_sections():
+    text = Reader(page_of(report())).text
+    for title in (
+        "What each part is worth",
+        "What stays in float",
+        "Ranges over timesteps",
+        "Which layers matter most",
+    ):
+        assert title in text
+    assert "80.0%" in text and "of its layers; 40.0% of all" in text and "73% less than before" in text
+    assert "the first convolution" in text and "min and max" in text
+
+
+def test_a_report_of_little_has_no_empty_sections():
+    text = Reader(page_of(SUBJECTS["report of little"])).text
+    for title in (
+        "What each part is worth",
+        "What stays in float",
+        "Ranges over timesteps",
+        "Which layers matter most",
+    ):
+        assert title not in text
+
+
+def test_a_page_is_written_whole(tmp_path):
+    save_page(tmp_path / "page.html", comparison())
+    assert (tmp_path / "page.html").read_text(encoding="utf-8") == page_of(comparison())
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_a_page_that_cannot_be_written_says_where(tmp_path):
+    with pytest.raises(OutputError, match="name a file in a folder that exists"):
+        save_page(tmp_path / "none" / "page.html", comparison())
+
+
+@pytest.mark.parametrize(("count", "shown"), [(0, "0.0 MB"), (12_345_678, "12.3 MB"), (3_400_000_000, "3.40 GB")])
+def test_bytes_are_in_a_unit_that_suits_them(count, shown):
+    assert megabytes(count) == shown
