@@ -79,8 +79,9 @@ class Histogram:
     def _widen(self, low: float, high: float) -> None:
         """Takes in the extremes of values to come, and doubles the range until it holds them."""
         self.low, self.high = min(self.low, low), max(self.high, high)
-        _, needed = math.frexp(max(-low, high))  # abs < 2**needed, strictly
-        if needed > self.exponent:
+        reach = max(-low, high)
+        _, needed = math.frexp(reach)  # reach < 2**needed, strictly
+        if reach and needed > self.exponent:
             counts = np.zeros_like(self.counts)
             np.add.at(counts, _joined(needed - self.exponent), self.counts)
             self.exponent, self.counts = needed, counts

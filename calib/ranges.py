@@ -61,8 +61,7 @@ def percentile(histogram: Histogram, share: float) -> Range:
     if share == 1 or not histogram.count:
         return minmax(histogram)
     left = (1 - share) / 2
-    low, high = (_quantile(histogram, place) for place in (left, 1 - left))
-    return Range(max(low, histogram.low), min(high, histogram.high))
+    return Range(_quantile(histogram, left), _quantile(histogram, 1 - left))
 
 
 def _quantile(histogram: Histogram, share: float) -> float:
@@ -71,7 +70,8 @@ def _quantile(histogram: Histogram, share: float) -> float:
     place = share * histogram.count
     bin_ = int(np.searchsorted(reached, place))
     inside = (place - (reached[bin_] - histogram.counts[bin_])) / histogram.counts[bin_]
-    return float(histogram.edges()[bin_] + inside * histogram.width)
+    value = float(histogram.edges()[bin_] + inside * histogram.width)
+    return min(max(value, histogram.low), histogram.high)
 
 
 def mse(histogram: Histogram, scheme: Scheme) -> Range:

@@ -1,0 +1,52 @@
+"""Files of prompts: what counts, what ships, and what is refused."""
+
+import pytest
+
+from latentrt import RequestError
+from latentrt.bundle import open_bundle
+from latentrt.calib.prompts import for_images, read_prompts
+from latentrt.pipeline import MODELS, load_tokenizer
+from latentrt.prompt import read
+
+
+def test_blank_lines_and_comments_do_not_count(tmp_path):
+    file = tmp_path / "mine.txt"
+    file.write_bytes("\ufeff# all mine\r\n\n  a cat \n#a dog\n \t\nein Käse # 7\n\n猫".encode())
+    assert read_prompts(file) == ("a cat", "ein Käse # 7", "猫")
+
+
+def test_many_different_prompts_ship_that_every_syntax_takes():
+    prompts = read_prompts()
+    assert len(prompts) == 64 and len(set(prompts)) == 64
+    tokenizer = load_tokenizer(open_bundle(MODELS / "emoji", verify=False))
+    for prompt in prompts:
+        [guide] = read(prompt, tokenizer, 1, syntax="strict", compose=True).guides
+        assert guide.weight == 1 and guide.texts == (prompt,)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "got no prompt in 0 lines"),
+        (b"\n# nothing\n\n", "got no prompt in 3 lines"),
+        (b"a cat\ncaf\xe9\n", "got the byte 0xe9 at 9, expected text in UTF-8"),
+        (b"\xff\xfea\x00", "got the byte 0xff at 0"),
+    ],
+)
+def test_a_file_without_prompts_is_refused(tmp_path, content, message):
+    file = tmp_path / "mine.txt"
+    file.write_bytes(content)
+    with pytest.raises(RequestError, match=f"mine.txt: {message}.*--prompts"):
+        read_prompts(file)
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path):
+    with pytest.raises(RequestError, match="none.txt: got No such file or directory, expected a file of prompts"):
+        read_prompts(tmp_path / "none.txt")
+    with pytest.raises(RequestError, match="got Is a directory"):
+        read_prompts(tmp_path)
+
+
+@pytest.mark.parametrize(("images", "expected"), [(0, ""), (1, "a"), (3, "abc"), (7, "abcabca")])
+def test_prompts_start_again_where_they_run_out(images, expected):
+    assert for_images("abc", images) == tuple(expected)
