@@ -13,6 +13,7 @@ from PIL import Image
 from latentrt.tensors import Array
 
 AMPLIFIED = 8
+LARGEST_PX = 512  # a side on the page: three pictures of 1024 pixels would be 6 MB
 
 
 def section(title: str, *content: str) -> str:
@@ -56,9 +57,11 @@ def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: int, 
 
 
 def picture(pixels: Array, name: str) -> str:
-    """An RGB picture, (height, width, 3) uint8, as part of the page."""
+    """An RGB picture, (height, width, 3) uint8, as part of the page; made smaller where it is very large."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, format="PNG", optimize=True)
+    drawn = Image.fromarray(pixels)
+    drawn.thumbnail((LARGEST_PX, LARGEST_PX), Image.Resampling.LANCZOS)
+    drawn.save(file, format="PNG", optimize=True)
     data = base64.b64encode(file.getvalue()).decode()
     return f'<div><span>{escape(name)}</span><img alt="{escape(name)}" src="data:image/png;base64,{data}"></div>'
 
@@ -66,7 +69,8 @@ def picture(pixels: Array, name: str) -> str:
 def difference(one: Array, other: Array) -> Array:
     """How far two pictures are apart, AMPLIFIED times so bright, black where they are equal; uint8."""
     apart = np.abs(one.astype(np.int16) - other) * AMPLIFIED
-    return np.minimum(apart, 255).astype(np.uint8)
+    clipped: Array = np.minimum(apart, 255).astype(np.uint8)
+    return clipped
 
 
 def decibels(value: float | None) -> str:

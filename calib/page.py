@@ -29,6 +29,7 @@ from latentrt.errors import OutputError
 
 STYLE = Path(__file__).parent / "page.css"
 GOOD_DB = 30.0
+SMALL_PX = 256
 
 NO_GATES = Gates()
 
@@ -49,8 +50,7 @@ def save_page(path: Path, subject: Comparison | Report, gates: Gates = NO_GATES)
 def page_of(subject: Comparison | Report, gates: Gates = NO_GATES) -> str:
     """The page as HTML; the same subject gives the same text."""
     report = subject if isinstance(subject, Report) else None
-    comparison = report.comparison if report else subject
-    assert isinstance(comparison, Comparison)
+    comparison = subject.comparison if isinstance(subject, Report) else subject
     title = f"{described(comparison.other)} against {described(comparison.reference)}"
     content = (
         f"<h1>{escape(title)}</h1>",
@@ -116,9 +116,10 @@ def byte_tiles(comparison: Comparison) -> list[tuple[str, str, str]]:
 
 
 def samples(comparison: Comparison) -> str:
-    """The pictures to look at."""
+    """The pictures to look at, two in a row where they are small."""
     drawn = "".join(shown(comparison, sample) for sample in comparison.samples)
-    return f'<div class="plots">{drawn}</div>' if drawn else ""
+    style = "plots" if comparison.settings["width"] <= SMALL_PX else "large"
+    return f'<div class="{style}">{drawn}</div>' if drawn else ""
 
 
 def shown(comparison: Comparison, sample: Sample) -> str:

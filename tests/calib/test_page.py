@@ -13,7 +13,7 @@ from PIL import Image
 
 from latentrt import OutputError
 from latentrt.calib.compare import Gates
-from latentrt.calib.markup import difference, megabytes
+from latentrt.calib.markup import difference, megabytes, picture
 from latentrt.calib.page import page_of, save_page
 from tests.calib.comparisons import comparison
 from tests.calib.reports import report
@@ -94,6 +94,11 @@ def test_the_pictures_are_the_samples_and_their_differences():
 def test_a_difference_is_amplified_and_does_not_wrap_around():
     one, other = np.uint8([[[0, 10, 255]]]), np.uint8([[[255, 13, 250]]])
     assert difference(one, other).tolist() == difference(other, one).tolist() == [[[255, 24, 40]]]
+
+
+def test_a_large_picture_is_made_smaller():
+    data = re.findall(r"base64,([^\"]*)", picture(np.zeros((600, 1200, 3), np.uint8), "x"))
+    assert Image.open(io.BytesIO(base64.b64decode(data[0]))).size == (512, 256)
 
 
 def test_prompts_and_names_are_no_markup():
