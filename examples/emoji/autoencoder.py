@@ -42,7 +42,7 @@ def main() -> None:
 
     def step(number: int) -> dict[str, float]:
         rng, noise = training.generators(STAGE, number)
-        pictures = draw(BATCH, rng)
+        pictures = draw(training.share(BATCH), rng)
         mean, log_variance = vae.quant_conv(vae.encoder(pictures)).chunk(2, dim=1)
         latents = mean + torch.randn(mean.shape, generator=noise) * torch.exp(0.5 * log_variance)
         decoded = vae.decoder(vae.post_quant_conv(latents))

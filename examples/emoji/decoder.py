@@ -28,7 +28,7 @@ def main() -> None:
 
     def step(number: int) -> dict[str, float]:
         rng, noise = training.generators(STAGE, number)
-        pictures = draw(BATCH, rng)
+        pictures = draw(training.share(BATCH), rng)
         with torch.no_grad():
             latents = vae.quant_conv(vae.encoder(pictures)).chunk(2, dim=1)[0]
             latents += NOISE * latents.std() * torch.randn(latents.shape, generator=noise)

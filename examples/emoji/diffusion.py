@@ -26,10 +26,10 @@ from latentrt.tokenizer import Tokenizer
 
 Half = NDArray[np.float16]
 
-STAGE, STEPS, CAPTIONS, NOISES = 3, 6000, 48, 2
+STAGE, STEPS, CAPTIONS, NOISES = 3, 6000, 64, 2
 RATE, TAIL, AVERAGE = 4e-3, 0.4, 0.998
 EMPTY, PAIRED = 0.1, 0.08
-PROBE_STEPS = 200
+PROBE_STEPS = 100
 
 WIDTH, LAYERS, HEADS = 256, 3, 4
 CHANNELS = (64, 128, 224)
@@ -135,7 +135,7 @@ class Examples:
 def loss(model: nn.Module, shown: Examples, noise_schedule: DDIMScheduler, stage: int, number: int) -> Tensor:
     """Return the mean squared error of v over one step's captions, each with `NOISES` noises."""
     rng, noises = training.generators(stage, number)
-    ids, clean = shown.draw(CAPTIONS, rng)
+    ids, clean = shown.draw(training.share(CAPTIONS), rng)
     clean = clean.repeat(NOISES, 1, 1, 1)
     count = len(clean)
     places = (torch.randperm(count, generator=noises) + torch.rand(count, generator=noises)) / count
@@ -160,7 +160,7 @@ def main() -> None:
         error = loss(model, shown, noise_schedule, STAGE, number)
         error.backward()
         said = {"loss": error.item()}
-        if number % PROBE_STEPS == 0:
+        if number % PROBE_STEPS == 0 and training.rank() == 0:
             said["nearest"] = nearest(average.module, shown, noise_schedule)
         return said
 
