@@ -35,7 +35,7 @@ def shape_of_constant(value: ir.Value) -> tuple[int, ...]:
     node = value.producer()
     if node is None:
         assert value.const_value is not None
-        return tuple(int(side) for side in value.const_value.shape)
+        return tuple(value.const_value.shape.numpy())
     assert node.inputs[0] is not None
     shape = shape_of_constant(node.inputs[0])
     return tuple(shape[axis] for axis in permutation(node, len(shape))) if node.op_type == "Transpose" else shape
@@ -99,9 +99,15 @@ def drop_unread(graph: ir.Graph, value: ir.Value | None) -> None:
 def new_node(op_type: str, inputs: list[ir.Value], name: str, like: ir.Value, **attributes: int) -> ir.Node:
     """A node whose one output is called `name` and has the shape and type of `like`."""
     node = ir.node(op_type, inputs, attributes, name=name)
-    output = node.outputs[0]
-    output.name, output.shape, output.dtype = name, like.shape, like.dtype
+    set_value(node.outputs[0], name, like)
     return node
+
+
+def set_value(value: ir.Value, name: str, like: ir.Value) -> None:
+    """Gives `value` its name, and the shape and type of `like`."""
+    value.name, value.shape = name, like.shape
+    # A type of its own: the other may be changed later.
+    value.type = ir.TensorType(like.dtype) if like.dtype is not None else None
 
 
 def insert_constant(graph: ir.Graph, node: ir.Node, maker: ir.Node, shape: tuple[int, ...]) -> ir.Value:

@@ -159,6 +159,7 @@ def concrete_shapes(model: ir.Model, shapes: Shapes) -> dict[str, tuple[int, ...
     for value in list(bare.graph.initializers.values()):
         known[name_of(value)] = shape_of_constant(value)
         if value.const_value is not None and value.const_value.size > LARGEST_SHAPE:
+            value.type = ir.TensorType(value.const_value.dtype)
             del bare.graph.initializers[name_of(value)]
             bare.graph.inputs.append(value)
     for value in bare.graph.inputs:

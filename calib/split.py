@@ -19,6 +19,7 @@ from latentrt.calib.constants import (
     name_of,
     new_node,
     replace_input,
+    set_value,
     shape_of_constant,
 )
 from latentrt.calib.layers import STORED, Layer, layer_nodes
@@ -45,13 +46,13 @@ def split_node(graph: ir.Graph, node: ir.Node, channels: tuple[int, ...]) -> Non
     output = node.outputs[0]
     concat = node.inputs[0].producer() if node.inputs[0] is not None else None
     assert concat is not None
-    convs, start = [], 0
+    convs: list[ir.Node] = []
+    start = 0
     for half, activation, count in zip(HALVES, concat.inputs, channels, strict=True):
         weight = weight_part(graph, node, half, slice(start, start + count))
         inputs = [activation, weight, *(node.inputs[2:] if not convs else [])]
         conv = ir.node("Conv", inputs, dict(node.attributes), name=f"{node.name}.{half}")
-        conv.outputs[0].name = f"{name_of(output)}.{half}"
-        conv.outputs[0].shape, conv.outputs[0].dtype = output.shape, output.dtype
+        set_value(conv.outputs[0], f"{name_of(output)}.{half}", output)
         convs.append(conv)
         start += count
     total = new_node("Add", [conv.outputs[0] for conv in convs], f"{name_of(output)}.sum", output)

@@ -19,39 +19,45 @@ BLOCK_ELEMENTS = 1 << 20
 
 
 def quantized(
-    weight: Array, axis: int, *, shrinks: Sequence[float] = (1.0,), scale_dtype: DTypeLike = np.float32
+    weight: Array,
+    axis: int,
+    *,
+    shrinks: Sequence[float] = (1.0,),
+    scale_dtype: DTypeLike = np.float32,
+    largest: int = LARGEST,
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Returns the weight in int8 and its scales: weight[c] is close to scale[c] * int8[c] along `axis`.
 
     weight: any floats, any number of axes. scale: (weight.shape[axis],), above 0. shrinks: each is tried, channel by
     channel, as a factor on the largest magnitude, and the one of least squared error is kept; SHRINKS clips, the
     default does not. scale_dtype: the type that the graph will hold the scales in; they are rounded to it first, so
-    that the integers fit the scale that is used.
+    that the integers fit the scale that is used. largest: the largest magnitude of the integers.
     """
     rows = np.moveaxis(weight, axis, 0)
     values = np.empty(rows.shape, np.int8)
-    scales = initial_scales(rows, scale_dtype)
+    scales = initial_scales(rows, scale_dtype, largest)
     for block in blocks(rows):
         part = rows[block].reshape(-1, weight.size // len(rows)).astype(np.float32)
-        scales[block] = best_scales(part, scales[block], shrinks, scale_dtype)
-        values[block] = rounded(part, scales[block]).reshape(values[block].shape)
+        scales[block] = best_scales(part, scales[block], shrinks, scale_dtype, largest)
+        values[block] = rounded(part, scales[block], largest).reshape(values[block].shape)
     return np.ascontiguousarray(np.moveaxis(values, 0, axis)), scales
 
 
-def initial_scales(rows: Array, dtype: DTypeLike) -> NDArray[np.float32]:
-    """The scale at which each row's largest magnitude is 127; a row of zeros takes the smallest of the others.
+def initial_scales(rows: Array, dtype: DTypeLike, largest: int) -> NDArray[np.float32]:
+    """The scale at which each row's largest magnitude is `largest`; a row of zeros takes the smallest of the others.
 
     The bias of a convolution is counted in steps of this scale, so that of a row of zeros must not be large.
     """
-    largest = np.array([np.abs(row).max(initial=0) for row in rows], np.float32)
-    positive = largest[largest > 0]
-    largest[largest == 0] = positive.min() if positive.size else 1.0
-    return representable(largest / LARGEST, dtype)
+    reach = np.array([np.abs(row).max(initial=0) for row in rows], np.float32)
+    positive = reach[reach > 0]
+    reach[reach == 0] = positive.min() if positive.size else 1.0
+    return representable(reach / largest, dtype)
 
 
 def representable(scales: Array, dtype: DTypeLike) -> NDArray[np.float32]:
     """The nearest scales that `dtype` holds, none of them zero."""
-    return np.maximum(scales.astype(dtype), np.finfo(dtype).smallest_subnormal).astype(np.float32)
+    held: NDArray[np.float32] = scales.astype(dtype).astype(np.float32)
+    return np.maximum(held, np.float32(np.finfo(dtype).smallest_subnormal))
 
 
 def blocks(rows: Array) -> Iterator[slice]:
@@ -61,21 +67,21 @@ def blocks(rows: Array) -> Iterator[slice]:
 
 
 def best_scales(
-    rows: NDArray[np.float32], scales: NDArray[np.float32], shrinks: Sequence[float], dtype: DTypeLike
+    rows: NDArray[np.float32], scales: NDArray[np.float32], shrinks: Sequence[float], dtype: DTypeLike, largest: int
 ) -> NDArray[np.float32]:
     """The scale of each row, shrunk by the factor that leaves the least squared error; the first of equals."""
     if len(shrinks) == 1:
         return representable(scales * shrinks[0], dtype)
     candidates = [representable(scales * shrink, dtype) for shrink in shrinks]
-    errors = [((rounded(rows, scale) * scale[:, None] - rows) ** 2).sum(1) for scale in candidates]
+    errors = [((rounded(rows, scale, largest) * scale[:, None] - rows) ** 2).sum(1) for scale in candidates]
     best: NDArray[np.float32] = np.take_along_axis(np.array(candidates), np.argmin(errors, 0)[None], 0)[0]
     return best
 
 
-def rounded(rows: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[np.float32]:
-    """rows / scales to the nearest integer, ties to even as QuantizeLinear has it, within -127 to 127."""
+def rounded(rows: NDArray[np.float32], scales: NDArray[np.float32], largest: int) -> NDArray[np.float32]:
+    """rows / scales to the nearest integer, ties to even as QuantizeLinear has it, within -largest to largest."""
     steps = rows / scales[:, None]
-    return np.clip(np.rint(steps, out=steps), -LARGEST, LARGEST, out=steps)
+    return np.clip(np.rint(steps, out=steps), -largest, largest, out=steps)
 
 
 def dequantized(values: NDArray[np.int8], scale: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
