@@ -23,6 +23,24 @@ def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
                 np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
 
 
+def load_arrays(path: Path, prefix: str = "") -> dict[str, Array]:
+    """Returns the arrays of a file whose names begin with `prefix`, by what follows it, each checked by its checksum.
+
+    Raises OSError where it cannot be read, ValueError where it is damaged.
+    """
+    arrays: dict[str, Array] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.startswith(prefix):
+                    with archive.open(name) as member:
+                        array = np.lib.format.read_array(member, allow_pickle=False)
+                    arrays[name.removeprefix(prefix).removesuffix(".npy")] = array
+    except zipfile.BadZipFile as error:
+        raise ValueError(str(error)) from error
+    return arrays
+
+
 def is_whole(path: Path) -> bool:
     """Whether `path` is there and every array in it has its checksum."""
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from latentrt.calib.archive import save_arrays
+from latentrt.calib.archive import load_arrays, save_arrays
 from latentrt.calib.histogram import Histogram, merged
 from latentrt.calib.watch import Watch, watch_of
 from latentrt.tensors import Array
@@ -71,8 +71,7 @@ class Observations(Mapping[str, Observed]):
         return sum(map(len, self.groups))
 
     def _read(self, number: int, place: int, value: str) -> Observed:
-        with np.load(group_path(self.folder, number), allow_pickle=False) as file:
-            watch = watch_of(part_of(file, place), limit=0)
+        watch = watch_of(load_arrays(group_path(self.folder, number), prefix_of(place)), limit=0)
         means = watch.sums / np.maximum(watch.counts, 1)[:, np.newaxis]
         return Observed(value, tuple(watch.histograms), watch.absmax, means, watch.counts, watch.rows)
 
@@ -81,21 +80,19 @@ def save_group(path: Path, done: int, watches: Mapping[str, Watch]) -> None:
     """Writes what a group's values were like over the first `done` images; whole or not at all."""
     arrays: dict[str, Array] = {DONE: np.array(done)}
     for place, watch in enumerate(watches.values()):
-        arrays |= {f"{place:04d}.{name}": array for name, array in watch.arrays().items()}
+        arrays |= {prefix_of(place) + name: array for name, array in watch.arrays().items()}
     save_arrays(path, arrays)
 
 
 def load_group(path: Path, group: Sequence[str], limit: int) -> tuple[int, dict[str, Watch]]:
     """Returns what `save_group` wrote. limit: of the rows that a watch keeps."""
-    with np.load(path, allow_pickle=False) as file:
-        watches = {value: watch_of(part_of(file, place), limit) for place, value in enumerate(group)}
-        return int(file[DONE]), watches
+    watches = {value: watch_of(load_arrays(path, prefix_of(place)), limit) for place, value in enumerate(group)}
+    return int(load_arrays(path, DONE)[""]), watches
 
 
-def part_of(file: Mapping[str, Array], place: int) -> dict[str, Array]:
-    """The arrays of the value that is at `place` in its group."""
-    prefix = f"{place:04d}."
-    return {name.removeprefix(prefix): file[name] for name in file if name.startswith(prefix)}
+def prefix_of(place: int) -> str:
+    """What the names of the arrays begin with that belong to the value at `place` in its group."""
+    return f"{place:04d}."
 
 
 def group_path(folder: Path, number: int) -> Path:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from latentrt.calib.archive import is_whole, save_arrays
+from latentrt.calib.archive import is_whole, load_arrays, save_arrays
 from latentrt.calib.claim import claim
 from latentrt.engines import Engine
 from latentrt.errors import OutputError, RequestError
@@ -88,9 +88,8 @@ class Recording:
         """Yields the calls of one image in order. Raises OutputError where its file is missing or damaged."""
         path = image_path(self.folder, image)
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-        except (OSError, ValueError, KeyError) as error:
+            arrays = load_arrays(path)
+        except (OSError, ValueError) as error:
             raise OutputError(f"{path}: missing or damaged ({error}); run the same command again") from error
         names = arrays["names"].tolist()
         for step, timestep, places in zip(arrays["steps"], arrays["timesteps"], arrays["calls"], strict=True):
