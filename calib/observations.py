@@ -76,18 +76,18 @@ class Observations(Mapping[str, Observed]):
         return Observed(value, tuple(watch.histograms), watch.absmax, means, watch.counts, watch.rows)
 
 
-def save_group(path: Path, done: int, watches: Mapping[str, Watch]) -> None:
-    """Writes what a group's values were like over the first `done` images; whole or not at all."""
-    arrays: dict[str, Array] = {DONE: np.array(done)}
-    for place, watch in enumerate(watches.values()):
-        arrays |= {prefix_of(place) + name: array for name, array in watch.arrays().items()}
+def save_group(path: Path, done: int, group: Sequence[str], watches: Mapping[str, Watch]) -> None:
+    """Writes what the values of `group` were like over the first `done` images; whole or not at all."""
+    arrays: dict[str, Array] = {DONE: np.array([done])}
+    for place, value in enumerate(group):
+        arrays |= {prefix_of(place) + name: array for name, array in watches[value].arrays().items()}
     save_arrays(path, arrays)
 
 
 def load_group(path: Path, group: Sequence[str], limit: int) -> tuple[int, dict[str, Watch]]:
     """Returns what `save_group` wrote. limit: of the rows that a watch keeps."""
     watches = {value: watch_of(load_arrays(path, prefix_of(place)), limit) for place, value in enumerate(group)}
-    return int(load_arrays(path, DONE)[""]), watches
+    return load_arrays(path, DONE)[""].item(), watches
 
 
 def prefix_of(place: int) -> str:

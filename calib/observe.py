@@ -127,7 +127,7 @@ class Pass:
                 self._add(session, call, number)
             last = image + 1 == self.recording.images
             if last or time.monotonic() - saved >= self.how.save_after_s:
-                save_group(self.path, image + 1, self.watches)
+                save_group(self.path, image + 1, self.values, self.watches)
                 saved = time.monotonic()
 
     def _add(self, session: InferenceSession, call: Call, number: int) -> None:
