@@ -15,7 +15,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from numpy.random import Generator
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from examples.emoji import index, latents, training
@@ -146,12 +146,17 @@ def loss(model: nn.Module, shown: Examples, noise_schedule: DDIMScheduler, stage
     return (model(noisy, timesteps, ids) - wanted).square().mean()
 
 
+def moving_average(average: Tensor, now: Tensor, count: Tensor) -> Tensor:
+    """Return the next average of weights after `count` of them; the first ones are forgotten fast."""
+    return average.lerp(now, 1 - min(AVERAGE, (1 + int(count)) / (10 + int(count))))
+
+
 def main() -> None:
     """Train, or go on."""
     given = training.arguments(__doc__, STEPS)
     shown, noise_schedule = Examples(), schedule()
     model = Model(vocabulary())
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(AVERAGE))
+    average = AveragedModel(model, avg_fn=moving_average)
     parts = {"model": model, "average": average}
     stage = training.Training("diffusion", given.steps, RATE, TAIL, parts, training.optimizers(model))
 
