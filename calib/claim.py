@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from latentrt.atomic import new_file
 from latentrt.errors import OutputError
 
+# The names that latentrt.atomic gives to files while they are written; a killed run leaves one.
+HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{16}\.(json|npz)")
 
-def claim(folder: Path, file: str, settings: Any) -> None:
+
+def claim(folder: Path, file: str, settings: Any, *, scratch: str | None = None) -> None:
     """Makes `folder` for work with `settings`, which are noted in `file` there, or takes up such work again.
 
-    settings: an object as JSON has it. What a killed run left half-written is removed. Raises OutputError when the
-    folder holds work with other settings, or something else, or cannot be made.
+    settings: an object as JSON has it. scratch: what may be in a new folder. What a killed run left half-written is
+    removed. Raises OutputError when the folder holds work with other settings, or something else, or cannot be made.
     """
     text = json.dumps(settings, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     path = folder / file
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for item in folder.glob(".*"):
-            if item.suffix in (".npz", ".json"):
-                item.unlink()
+        half_written = [item for item in folder.iterdir() if HALF_WRITTEN.fullmatch(item.name)]
         if path.exists():
             refuse_other(path, json.loads(text))
-        elif any(not item.name.startswith(".") for item in folder.iterdir()):
+        elif {item.name for item in folder.iterdir()} - {item.name for item in half_written} - {scratch}:
             raise OutputError(f"{folder}: got a folder with other things in it, expected an empty one; name another")
         else:
             with new_file(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
+        for item in half_written:
+            item.unlink()
     except OutputError:  # which is an OSError too
         raise
     except OSError as error:

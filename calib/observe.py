@@ -66,12 +66,11 @@ def observe(
     that the graph has not.
     """
     wanted = list(dict.fromkeys(values))
-    folder.mkdir(parents=True, exist_ok=True)
     try:
         source = source_of(model, folder / SCRATCH)
         if unknown := source.unknown(wanted):
             raise ValueError(f"values: the graph has no {', '.join(unknown)}")
-        claim(folder, SETTINGS, settings_of(source, wanted, recording, how))
+        claim(folder, SETTINGS, settings_of(source, wanted, recording, how), scratch=SCRATCH)
         groups = grouped(source.shapes(wanted, largest(recording)), how.group_bytes)
         for number, group in enumerate(groups):
             title = f"observing part {number + 1} of {len(groups)}"

@@ -155,6 +155,10 @@ def test_other_folders_are_refused(tmp_path):
         record(pipeline_of(BUNDLE, []), PROMPTS, folder=tmp_path / "mine.txt")
     with pytest.raises(OutputError, match="expected a recording"):
         open_recording(tmp_path)
+    (tmp_path / "mine.txt").rename(tmp_path / ".mine.json")
+    with pytest.raises(OutputError, match="a folder with other things in it"):
+        record(pipeline_of(BUNDLE, []), PROMPTS, folder=tmp_path)
+    assert files_of(tmp_path) == {".mine.json": b"mine"}
     (tmp_path / "recording.json").write_text(json.dumps({"format": 1}))
     with pytest.raises(OutputError, match=r"recording.json: \.bundle: missing"):
         open_recording(tmp_path)
