@@ -1,0 +1,265 @@
+"""A float bundle becomes a quantized one: record, observe, plan, find what must stay float, write, compare, report.
+
+Work that can be taken up again lies in a hidden folder beside the new bundle until that is there whole.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+
+from latentrt.atomic import new_folder, refuse_existing
+from latentrt.calib.drawing import requests_of
+from latentrt.calib.layers import Layer, layers_of
+from latentrt.calib.noise import noise_of
+from latentrt.calib.observations import Observations
+from latentrt.calib.observe import Observing, observe
+from latentrt.calib.planning import Planned, Recipe, candidates, observed_values, plan
+from latentrt.calib.prompts import for_images
+from latentrt.calib.publish import Written, publish
+from latentrt.calib.qdq import is_quantized, weight_only
+from latentrt.calib.record import Progress, Recording, record
+from latentrt.calib.report import Damage, LayerReport, Report
+from latentrt.calib.sensitivity import damage_of, fewest_float, groups_of, in_order
+from latentrt.calib.trial import Bench, Graph, mean_db, of_layers
+from latentrt.errors import BundleError
+from latentrt.export.write import save_graph
+from latentrt.manifest import Manifest
+from latentrt.pipeline import Pipeline, load
+from latentrt.tensors import TensorSpec
+
+UNET = "unet"
+BY_RULE, OVER_BUDGET, WEIGHTS_ONLY = "first or last convolution", "over the budget", "weights only"
+ANY = "any"  # target of a graph that every engine takes as it is
+# Evaluation draws with other seeds than calibration.
+EVALUATION_SEED = 1_000_000
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to quantize for, and on what to judge it.
+
+    calibration, evaluation: prompts. images, steps, sampler, seed: of the recording. evaluations: the pictures that the
+    budget is judged on; probes: of these, those for each layer's own damage. budget_db: the mean PSNR that the pictures
+    must keep. sensitivity: measure every layer's damage even where the budget holds with all of them quantized.
+    """
+
+    calibration: tuple[str, ...]
+    evaluation: tuple[str, ...]
+    recipe: Recipe = Recipe()
+    images: int = 16
+    steps: int | None = None
+    sampler: str | None = None
+    seed: int = 0
+    evaluations: int = 16
+    probes: int = 2
+    budget_db: float = 30.0
+    sensitivity: bool = False
+
+
+@dataclass(frozen=True)
+class Work:
+    """What all the stages share: the float pipeline, the options, a folder for what may be taken up again."""
+
+    pipeline: Pipeline
+    options: Options
+    folder: Path
+    progress: Progress
+
+    def graph(self, *, split: bool) -> Graph:
+        """The float UNet, its work counted for one picture of the bundle's default size."""
+        bundle = self.pipeline.bundle
+        component = bundle.manifest.components[UNET]
+        return Graph(UNET, bundle.path(component.file), shapes_of(bundle.manifest, component.inputs), split)
+
+
+def calibrate(
+    source: str | Path, out: Path, precision: str, options: Options, progress: Progress = lambda line: None
+) -> Report:
+    """Writes the quantized bundle `out`, with a page of its report in it, and returns the report.
+
+    precision: "int8" or "w8". `out` appears whole or not at all; what was recorded, observed and measured on the way is
+    kept beside it until it is there, and a second run takes it up. Raises BundleError for a bundle that is quantized
+    already, FidelityError for a budget that cannot be met, RequestError for prompts that cannot be generated,
+    OutputError when `out` exists.
+    """
+    refuse_existing(out)
+    with load(source) as pipeline:
+        check_float(pipeline)
+        work = Work(pipeline, options, out.parent / f".{out.name}.calibration", progress)
+        work.folder.mkdir(parents=True, exist_ok=True)
+        with new_folder(out) as folder:
+            bench = bench_of(work)
+            written = WRITERS[precision](work, bench, folder)
+            progress("comparing with the float bundle")
+            report = publish(pipeline.bundle, folder, written, bench, settings_of(options))
+    shutil.rmtree(work.folder)
+    return report
+
+
+def check_float(pipeline: Pipeline) -> None:
+    """Raises BundleError where the UNet is quantized already."""
+    bundle = pipeline.bundle
+    component = bundle.manifest.components[UNET]
+    if component.quantization is not None or is_quantized(ir.load(bundle.path(component.file))):
+        raise BundleError(
+            f"{bundle.folder}: got a {UNET} that is quantized already, expected a float one; "
+            "calibrate the bundle that `latentrt export` wrote"
+        )
+
+
+def write_int8(work: Work, bench: Bench, folder: Path) -> Written:
+    """Quantizes weights and activations of all layers but those that the budget keeps in float."""
+    recipe = work.options.recipe
+    recording = recorded(work)
+    graph = work.graph(split=recipe.split)
+    model = graph.model()
+    layers = layers_of(model, graph.shapes)
+    able = candidates(layers)
+    how = Observing()
+    wanted = observed_values(able, recipe.target)
+    seen = observe(model, wanted, recording, work.folder / "observed", how, work.progress)
+    work.progress("planning")
+    planned = plan(model, able, seen, recipe)
+    kept, damage = choose(work, bench, graph, able, planned)
+    chosen = {name: one.plan for name, one in planned.items() if name not in kept}
+    written = graph.quantized(chosen, recipe.target)
+    data = save_graph(written, folder, UNET)
+    work.progress("measuring each layer's noise")
+    noise = noise_of(graph.model(), written, layers, recording, work.folder / "noise")
+    reasons = {layer.name: OVER_BUDGET if layer.name in kept else None for layer in able}
+    reports = (
+        LayerReport(
+            layer.name,
+            layer.op,
+            layer.macs,
+            reasons.get(layer.name, BY_RULE),
+            noise[layer.name],
+            *ranges_of(planned.get(layer.name), seen, layer),
+        )
+        for layer in layers
+    )
+    buckets = bucket_ends(how.buckets, recording.settings.train_steps)
+    return Written(graph, data, "int8", recipe.target, tuple(reports), buckets, damage)
+
+
+def write_weights(work: Work, _bench: Bench, folder: Path) -> Written:
+    """Stores weights in 8 bits; everything is computed in float."""
+    graph = work.graph(split=False)
+    model = graph.model()
+    layers = layers_of(model, graph.shapes)
+    names = {layer.name for layer in candidates(layers)}
+    weight_only(model, names)
+    reports = (
+        LayerReport(layer.name, layer.op, layer.macs, WEIGHTS_ONLY if layer.name in names else BY_RULE)
+        for layer in layers
+    )
+    return Written(graph, save_graph(model, folder, UNET), "w8", ANY, tuple(reports))
+
+
+WRITERS: Mapping[str, Callable[[Work, Bench, Path], Written]] = {"int8": write_int8, "w8": write_weights}
+
+
+def recorded(work: Work) -> Recording:
+    """The recording of the calibration prompts."""
+    options = work.options
+    return record(
+        work.pipeline,
+        for_images(options.calibration, options.images),
+        steps=options.steps,
+        sampler=options.sampler,
+        seed0=options.seed,
+        folder=work.folder / "recording",
+        progress=work.progress,
+    )
+
+
+def bench_of(work: Work) -> Bench:
+    """The pictures that quantized graphs are judged on, drawn in float."""
+    options = work.options
+    requests = requests_of(
+        options.evaluation,
+        work.pipeline.bundle,
+        images=options.evaluations,
+        seed=EVALUATION_SEED + options.seed,
+        steps=options.steps,
+        sampler=options.sampler,
+    )
+    work.progress(f"drawing {options.evaluations} pictures in float")
+    return Bench(work.pipeline, requests, work.folder)
+
+
+def choose(
+    work: Work, bench: Bench, graph: Graph, layers: Sequence[Layer], planned: Mapping[str, Planned]
+) -> tuple[frozenset[str], tuple[Damage, ...]]:
+    """The layers that must stay float for the budget, and each one's own damage where it was measured."""
+    options, target = work.options, work.options.recipe.target
+    plans = {name: one.plan for name, one in planned.items()}
+
+    def measure(chosen: Sequence[Layer]) -> float:
+        return mean_db(bench.pairs(UNET, graph.quantized(of_layers(plans, chosen), target)))
+
+    whole = measure(layers)
+    work.progress(f"all {len(layers)} layers in 8 bits: {whole:.2f} dB, asked for {options.budget_db:g}")
+    if whole >= options.budget_db and not options.sensitivity:
+        return frozenset(), ()
+    groups = groups_of(layers)
+    known = work.folder / "sensitivity.jsonl"
+    damage = damage_of(bench, graph, plans, target, groups, known, work.progress, options.probes)
+    if whole >= options.budget_db:
+        return frozenset(), damage
+    ordered = in_order(groups, damage)
+    count, _ = fewest_float(ordered, options.budget_db, measure, work.progress)
+    return frozenset(layer.name for group in ordered[:count] for layer in group), damage
+
+
+def shapes_of(manifest: Manifest, specs: Sequence[TensorSpec]) -> dict[str, tuple[int, ...]]:
+    """The shapes of a component's inputs for one picture of the default size."""
+    sizes = {
+        "batch": 1,
+        "height": manifest.defaults.height // manifest.latents.pixels,
+        "width": manifest.defaults.width // manifest.latents.pixels,
+        "tokens": manifest.tokenizer.length,
+    }
+    return {spec.name: tuple(sizes[axis] if isinstance(axis, str) else axis for axis in spec.shape) for spec in specs}
+
+
+def ranges_of(
+    planned: Planned | None, seen: Observations, layer: Layer
+) -> tuple[tuple[float, float] | None, tuple[tuple[float, float], ...], float | None]:
+    """The input range that is covered, the extremes by bucket, and SmoothQuant's alpha."""
+    if planned is None:
+        return None, (), None
+    return (planned.clip.low, planned.clip.high), bucket_ranges(seen, layer.input), planned.alpha
+
+
+def bucket_ranges(seen: Observations, value: str) -> tuple[tuple[float, float], ...]:
+    """The extremes of an activation in each bucket of timesteps, highest first; (0, 0) where nothing fell into it."""
+    histograms = reversed(seen[value].histograms)
+    return tuple((one.low, one.high) if one.count else (0.0, 0.0) for one in histograms)
+
+
+def bucket_ends(buckets: int, train_steps: int) -> tuple[tuple[float, float], ...]:
+    """The highest and the lowest timestep of each bucket, in the order of a run."""
+    width = train_steps / buckets
+    return tuple(((number + 1) * width - 1, number * width) for number in reversed(range(buckets)))
+
+
+def settings_of(options: Options) -> dict[str, str | int | float]:
+    """The options as a report states them."""
+    recipe = options.recipe
+    return {
+        "calibration images": options.images,
+        "calibration prompts": len(set(for_images(options.calibration, options.images))),
+        "seed": options.seed,
+        "evaluation pictures": options.evaluations,
+        "budget in dB": options.budget_db,
+        "ranges": "least squared error" if recipe.clip else "extremes",
+        "SmoothQuant": str(recipe.smooth),
+        "split skip connections": str(recipe.split),
+        "bias correction": str(recipe.correct),
+    }
