@@ -20,6 +20,7 @@ COMMANDS = {
     "generate": "Generate pictures for a prompt.",
     "export": "Export a checkpoint to a bundle.",
     "inspect": "Show what a bundle holds, or how a picture was made.",
+    "calibrate": "Quantize a bundle, with a measured loss.",
     "compare": "Show how far two bundles' pictures are apart.",
     "verify": "Check every byte of a bundle.",
     "doctor": "Show what is installed, and what is missing.",

@@ -1,0 +1,118 @@
+"""`latentrt calibrate`: a float bundle becomes a quantized one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from latentrt.cli.output import as_json, print_json
+from latentrt.errors import EngineError
+
+if TYPE_CHECKING:
+    from latentrt.calib.report import Report
+
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+COUNT = click.IntRange(min=1)
+
+
+@click.command()
+@click.argument("bundle")
+@click.argument("out", type=FOLDER)
+@click.option(
+    "--precision",
+    type=click.Choice(["int8", "w8"]),
+    default="int8",
+    show_default=True,
+    help="w8 stores weights in 8 bits and computes in float.",
+)
+@click.option(
+    "--target",
+    type=click.Choice(["cpu", "tensorrt"]),
+    default="cpu",
+    show_default=True,
+    help="Whose form an int8 graph has; OpenVINO takes tensorrt's.",
+)
+@click.option("--prompts", type=FILE, metavar="FILE", help="To calibrate on, one a line.  [default: 64 that ship]")
+@click.option("--evaluation", type=FILE, metavar="FILE", help="To judge on, other prompts.  [default: 100 that ship]")
+@click.option("--images", type=COUNT, default=16, show_default=True, help="How many pictures to calibrate on.")
+@click.option("--evaluations", type=COUNT, default=16, show_default=True, help="How many pictures to judge on.")
+@click.option("--steps", type=COUNT, help="Denoising steps of all of them.  [default: the bundle's]")
+@click.option("--sampler", metavar="NAME", help="ddim, euler, dpmpp_2m ...  [default: the bundle's]")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the first picture.")
+@click.option(
+    "--budget",
+    type=float,
+    default=30.0,
+    show_default=True,
+    metavar="DB",
+    help="The mean PSNR that pictures must keep; layers stay in float until it holds.",
+)
+@click.option("--sensitivity", is_flag=True, help="Measure each layer's damage even where the budget holds at once.")
+@as_json
+def calibrate(
+    bundle: str,
+    out: Path,
+    precision: str,
+    target: str,
+    prompts: Path | None,
+    evaluation: Path | None,
+    images: int,
+    evaluations: int,
+    steps: int | None,
+    sampler: str | None,
+    seed: int,
+    budget: float,
+    sensitivity: bool,
+    as_json: bool,
+) -> None:
+    """Quantize the bundle BUNDLE, a folder or a built-in model's name, to the bundle OUT.
+
+    Runs the model on prompts, finds ranges, quantizes the UNet, measures what that costs, and keeps layers in float
+    until the budget holds. OUT/report.html shows all of it. A run that was stopped goes on where it was. Needs
+    `pip install 'latentrt[export]'`.
+    """
+    try:
+        from latentrt.calib.calibrate import Options
+        from latentrt.calib.calibrate import calibrate as write_bundle
+        from latentrt.calib.compare import EVALUATION
+        from latentrt.calib.planning import Recipe
+        from latentrt.calib.prompts import SHIPPED, read_prompts
+        from latentrt.calib.report import figures
+    except ImportError as error:
+        raise EngineError(f"calibrate needs {error.name}: run `pip install 'latentrt[cpu,export]'`") from error
+
+    options = Options(
+        calibration=read_prompts(prompts or SHIPPED),
+        evaluation=read_prompts(evaluation or EVALUATION),
+        recipe=Recipe(target=target),
+        images=images,
+        steps=steps,
+        sampler=sampler,
+        seed=seed,
+        evaluations=evaluations,
+        budget_db=budget,
+        sensitivity=sensitivity,
+    )
+    report = write_bundle(bundle, out, precision, options, progress=lambda line: click.echo(line, err=True))
+    if as_json:
+        print_json(figures(report))
+    else:
+        show(report, out)
+
+
+def show(report: Report, out: Path) -> None:
+    """Prints the report in short."""
+    loss = report.comparison.loss
+    click.echo(f"{report.component:10} {report.bytes_before / 1e6:.1f} MB -> {report.bytes_after / 1e6:.1f} MB")
+    shares = report.macs_int8_share_of_layers, report.macs_int8_share_of_all
+    click.echo(f"{'int8':10} {shares[0]:.1%} of its layers' MACs, {shares[1]:.1%} of all its MACs")
+    for layer in report.float_layers:
+        click.echo(f"{'float':10} {layer.name}: {layer.reason}")
+    if loss.psnr_db is None:
+        click.echo(f"{'pictures':10} all {loss.pictures} are equal")
+    else:
+        click.echo(f"{'pictures':10} {loss.pictures}: PSNR {loss.psnr_db:.2f} dB, worst {loss.worst_psnr_db:.2f} dB")
+    click.echo(out)
