@@ -18,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnxruntime import InferenceSession
+from onnxruntime import __version__ as onnxruntime_version
 
 from latentrt.calib.archive import is_whole
 from latentrt.calib.claim import claim
@@ -83,7 +84,7 @@ def observe(
 def settings_of(source: Source, values: Sequence[str], recording: Recording, how: Observing) -> dict[str, object]:
     """What decides the observations; time that a stop may lose does not."""
     decisive = {key: value for key, value in asdict(how).items() if key != "save_after_s"}
-    packages = {name: version(name) for name in ("latentrt", "onnxruntime")}
+    packages = {"latentrt": version("latentrt"), "onnxruntime": onnxruntime_version}
     hashes = {"model": source.sha256(), "recording": recording.sha256}
     return {"format": FORMAT, **packages, **hashes, "values": list(values), **decisive}
 
