@@ -33,14 +33,19 @@ def quantized(
     default does not. scale_dtype: the type that the graph will hold the scales in; they are rounded to it first, so
     that the integers fit the scale that is used. largest: the largest magnitude of the integers.
     """
-    rows = np.moveaxis(weight, axis, 0)
-    values = np.empty(rows.shape, np.int8)
+    rows, values = np.moveaxis(weight, axis, 0), np.empty(weight.shape, np.int8)
+    stored = np.moveaxis(values, axis, 0)
     scales = initial_scales(rows, scale_dtype, largest)
     for block in blocks(rows):
-        part = rows[block].reshape(-1, weight.size // len(rows)).astype(np.float32)
+        part = flat(rows[block])
         scales[block] = best_scales(part, scales[block], shrinks, scale_dtype, largest)
-        values[block] = rounded(part, scales[block], largest).reshape(values[block].shape)
-    return np.ascontiguousarray(np.moveaxis(values, 0, axis)), scales
+        stored[block] = rounded(part, scales[block], largest).reshape(stored[block].shape)
+    return values, scales
+
+
+def flat(rows: Array) -> NDArray[np.float32]:
+    """The rows as a matrix of float32."""
+    return rows.reshape(len(rows), -1).astype(np.float32)
 
 
 def initial_scales(rows: Array, dtype: DTypeLike, largest: int) -> NDArray[np.float32]:
@@ -48,7 +53,7 @@ def initial_scales(rows: Array, dtype: DTypeLike, largest: int) -> NDArray[np.fl
 
     The bias of a convolution is counted in steps of this scale, so that of a row of zeros must not be large.
     """
-    reach = np.array([np.abs(row).max(initial=0) for row in rows], np.float32)
+    reach = np.concatenate([np.abs(flat(rows[block])).max(1) for block in blocks(rows)])
     positive = reach[reach > 0]
     reach[reach == 0] = positive.min() if positive.size else 1.0
     return representable(reach / largest, dtype)
