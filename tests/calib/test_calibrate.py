@@ -1,0 +1,201 @@
+"""Calibration whole, on the small checkpoint: what the bundle holds, that it can be cut, what it refuses."""
+
+import hashlib
+import json
+import shutil
+
+import onnx
+import pytest
+from click.testing import CliRunner
+
+import latentrt
+from latentrt.bundle import open_bundle
+from latentrt.calib import calibrate as module
+from latentrt.calib import sensitivity
+from latentrt.calib.calibrate import BY_RULE, OVER_BUDGET, Options, calibrate
+from latentrt.calib.planning import Recipe
+from latentrt.cli import cli
+from latentrt.errors import BundleError, FidelityError, OutputError
+from latentrt.export.write import ExportOptions, export
+from tests.export import tiny
+
+PROMPTS, OTHERS = ("a red apple", "a cat on a blue background"), ("a rocket", "two birds")
+OPTIONS = Options(PROMPTS, OTHERS, images=2, steps=2, evaluations=2, probes=1, budget_db=5.0)
+
+
+@pytest.fixture(scope="module")
+def few_threads():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("latentrt.engines.onnxruntime.usable_cores", lambda: 1)
+        patch.setattr("latentrt.calib.tapped.usable_cores", lambda: 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory, few_threads):
+    path = tmp_path_factory.mktemp("source")
+    tiny.save_diffusers_folder(path / "checkpoint")
+    export(path / "checkpoint", path / "bundle", ExportOptions("w16", guidance=3.0))
+    return path / "bundle"
+
+
+@pytest.fixture(scope="module")
+def quantized(bundle, tmp_path_factory):
+    """The bundle for the CPU, the report, and the lines of progress."""
+    out, lines = tmp_path_factory.mktemp("int8") / "cpu", []
+    report = calibrate(bundle, out, "int8", OPTIONS, lines.append)
+    return out, report, lines
+
+
+def digests(folder):
+    return {
+        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_the_bundle_is_whole_and_draws(quantized):
+    out, report, _ = quantized
+    manifest = open_bundle(out).manifest
+    unet = manifest.components["unet"]
+    assert unet.precision == "int8" and unet.quantization.target == "cpu"
+    assert unet.quantization == report.quantization
+    with latentrt.load(out) as pipe:
+        assert pipe.generate("a rocket", steps=2).images[0].size == (64, 64)
+    assert sorted(path.name for path in out.parent.iterdir()) == ["cpu"], "what was kept on the way is gone"
+
+
+def test_nearly_all_work_is_in_int8_and_pictures_stay(quantized):
+    _, report, _ = quantized
+    assert report.macs_int8_share_of_layers > 0.95
+    assert report.macs_int8_share_of_all < report.macs_int8_share_of_layers
+    assert report.comparison.loss.psnr_db > 30 and report.bytes_after < 0.8 * report.bytes_before
+    assert {layer.name for layer in report.float_layers} == {"conv_in", "conv_out"}
+    assert all(layer.reason == BY_RULE for layer in report.float_layers)
+
+
+def test_every_quantized_layer_is_reported_with_its_noise_and_ranges(quantized):
+    _, report, _ = quantized
+    for layer in report.layers:
+        assert layer.snr_db is None or layer.snr_db > 5, layer.name
+        if layer.reason is None:
+            low, high = layer.clip
+            assert low <= 0 <= high and len(layer.ranges) == len(report.buckets)
+
+
+def test_the_page_shows_the_pictures(quantized):
+    out, *_ = quantized
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/png;base64,") >= 4 and "down_blocks.0.resnets.0.conv1" in page
+
+
+def test_the_same_command_gives_the_same_bytes_even_when_it_was_cut(bundle, quantized, tmp_path):
+    whole, _, lines = quantized
+    out = tmp_path / "cpu"
+
+    class Cut(Exception):
+        pass
+
+    def stop(line):
+        if line == "planning":
+            raise Cut
+
+    with pytest.raises(Cut):
+        calibrate(bundle, out, "int8", OPTIONS, stop)
+    assert not out.exists() and (tmp_path / ".cpu.calibration").is_dir()
+    again = []
+    calibrate(bundle, out, "int8", OPTIONS, again.append)
+    assert digests(out) == digests(whole)
+    assert any("recording image" in line for line in lines)
+    assert not any("recording image" in line or "observing" in line for line in again), "both were kept"
+
+
+def test_other_options_do_not_take_up_what_was_kept(bundle, tmp_path):
+    out = tmp_path / "cpu"
+
+    def stop(line):
+        if line == "planning":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        calibrate(bundle, out, "int8", OPTIONS, stop)
+    with pytest.raises(OutputError, match="steps"):
+        calibrate(bundle, out, "int8", Options(PROMPTS, OTHERS, images=2, steps=3, evaluations=2, budget_db=5.0))
+    assert not out.exists()
+
+
+def test_tensorrts_form_has_a_float_bias_and_no_zero_points(bundle, tmp_path):
+    out = tmp_path / "trt"
+    options = Options(PROMPTS, OTHERS, Recipe("tensorrt"), images=1, steps=2, evaluations=1, budget_db=5.0)
+    report = calibrate(bundle, out, "int8", options)
+    graph = onnx.load(out / "unet.onnx").graph
+    constants = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+    quantizers = [node for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert quantizers and report.target == "tensorrt"
+    assert all(constants[node.input[2]].dtype == "int8" and not constants[node.input[2]].any() for node in quantizers)
+    assert not any(array.dtype == "int32" for array in constants.values())
+
+
+def test_a_budget_keeps_the_costliest_layers_in_float(bundle, quantized, tmp_path, monkeypatch):
+    monkeypatch.setattr(sensitivity, "MOST_GROUPS", 8)
+    monkeypatch.setattr(module, "groups_of", lambda layers: sensitivity.groups_of(layers, 8))
+    _, all_int8, _ = quantized
+    budget = all_int8.comparison.loss.psnr_db + 1.0
+    options = Options(PROMPTS, OTHERS, images=2, steps=2, evaluations=2, probes=1, budget_db=budget)
+    report = calibrate(bundle, tmp_path / "out", "int8", options)
+    kept = [layer for layer in report.float_layers if layer.reason == OVER_BUDGET]
+    assert kept and report.comparison.loss.psnr_db >= budget
+    assert 0 < report.macs_int8_share_of_layers < all_int8.macs_int8_share_of_layers
+    assert len(report.sensitivity) <= 8
+
+
+def test_a_budget_that_cannot_be_met_leaves_nothing(bundle, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "groups_of", lambda layers: sensitivity.groups_of(layers, 8))
+    with pytest.raises(FidelityError, match=r"the budget of 200 dB cannot be met: the best was \d+\.\d+ dB"):
+        calibrate(
+            bundle,
+            tmp_path / "out",
+            "int8",
+            Options(PROMPTS, OTHERS, images=1, steps=1, evaluations=1, probes=1, budget_db=200.0),
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_w8_stores_weights_in_int8_and_computes_in_float(bundle, tmp_path):
+    report = calibrate(bundle, tmp_path / "w8", "w8", OPTIONS)
+    assert report.comparison.loss.psnr_db > 40 and report.bytes_after < 0.8 * report.bytes_before
+    assert report.macs_int8_share_of_layers == 0
+    assert open_bundle(tmp_path / "w8").manifest.components["unet"].precision == "w8"
+
+
+def test_a_quantized_bundle_is_refused(quantized, tmp_path):
+    with pytest.raises(BundleError, match="quantized already.*latentrt export"):
+        calibrate(quantized[0], tmp_path / "out", "int8", OPTIONS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_exists_is_refused_before_any_work(bundle, tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(OutputError, match="exists"):
+        calibrate(bundle, tmp_path / "out", "int8", OPTIONS, lambda line: pytest.fail(line))
+
+
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"", "no prompt"), (b"# only this\n\n", "no prompt"), (b"\xff\xfe", "UTF-8")]
+)
+def test_a_file_without_prompts_is_wrong_usage(bundle, tmp_path, content, said):
+    (tmp_path / "prompts.txt").write_bytes(content)
+    arguments = ["calibrate", str(bundle), str(tmp_path / "out"), "--prompts", str(tmp_path / "prompts.txt")]
+    result = CliRunner().invoke(cli, arguments)
+    assert result.exit_code != 0 and said in str(result.exception or result.output)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_prints_what_it_came_to(bundle, tmp_path):
+    arguments = ["calibrate", str(bundle), str(tmp_path / "out"), "--precision", "w8", "--steps", "1"]
+    result = CliRunner().invoke(cli, [*arguments, "--evaluations", "1", "--json"])
+    assert result.exit_code == 0, result.output
+    figures = json.loads(result.stdout)
+    assert figures["precision"] == "w8" and figures["comparison"]["loss"]["pictures"] == 1
+    shutil.rmtree(tmp_path / "out")
