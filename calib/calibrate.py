@@ -5,14 +5,17 @@ Work that can be taken up again lies in a hidden folder beside the new bundle un
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import onnx_ir as ir
 
 from latentrt.atomic import new_folder, refuse_existing
+from latentrt.calib.claim import claim
 from latentrt.calib.drawing import requests_of
 from latentrt.calib.layers import Layer, layers_of
 from latentrt.calib.noise import noise_of
@@ -34,6 +37,7 @@ from latentrt.tensors import TensorSpec
 
 UNET = "unet"
 BY_RULE, OVER_BUDGET, WEIGHTS_ONLY = "first or last convolution", "over the budget", "weights only"
+SETTINGS = "calibration.json"
 ANY = "any"  # target of a graph that every engine takes as it is
 # Evaluation draws with other seeds than calibration.
 EVALUATION_SEED = 1_000_000
@@ -91,7 +95,7 @@ def calibrate(
     with load(source) as pipeline:
         check_float(pipeline)
         work = Work(pipeline, options, out.parent / f".{out.name}.calibration", progress)
-        work.folder.mkdir(parents=True, exist_ok=True)
+        claim(work.folder, SETTINGS, decisive(work, precision))
         with new_folder(out) as folder:
             bench = bench_of(work)
             written = WRITERS[precision](work, bench, folder)
@@ -247,6 +251,14 @@ def bucket_ends(buckets: int, train_steps: int) -> tuple[tuple[float, float], ..
     """The highest and the lowest timestep of each bucket, in the order of a run."""
     width = train_steps / buckets
     return tuple(((number + 1) * width - 1, number * width) for number in reversed(range(buckets)))
+
+
+def decisive(work: Work, precision: str) -> dict[str, object]:
+    """All that decides what is measured on the way, as JSON has it; the budget decides only what is made of that."""
+    options = {name: value for name, value in asdict(work.options).items() if name not in ("budget_db", "sensitivity")}
+    versions = {name: version(name) for name in ("latentrt", "numpy", "onnx-ir")}
+    known = {"bundle": work.pipeline.bundle.sha256, "precision": precision, **versions, **options}
+    return dict(json.loads(json.dumps(known)))
 
 
 def settings_of(options: Options) -> dict[str, str | int | float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,9 @@ class Observations(Mapping[str, Observed]):
         return sum(map(len, self.groups))
 
     def _read(self, number: int, place: int, value: str) -> Observed:
-        watch = watch_of(load_arrays(group_path(self.folder, number), prefix_of(place)), limit=0)
+        path, prefix = group_path(self.folder, number), prefix_of(place)
+        arrays = whole_group(path, path.stat().st_mtime_ns)
+        watch = watch_of({name[len(prefix) :]: arrays[name] for name in arrays if name.startswith(prefix)}, limit=0)
         means = watch.sums / np.maximum(watch.counts, 1)[:, np.newaxis]
         return Observed(value, tuple(watch.histograms), watch.absmax, means, watch.counts, watch.rows)
 
@@ -82,6 +85,12 @@ def save_group(path: Path, done: int, group: Sequence[str], watches: Mapping[str
     for place, value in enumerate(group):
         arrays |= {prefix_of(place) + name: array for name, array in watches[value].arrays().items()}
     save_arrays(path, arrays)
+
+
+@lru_cache(maxsize=1)
+def whole_group(path: Path, _changed: int) -> dict[str, Array]:
+    """All arrays of the group that was read last: values are mostly asked for in the order of the groups."""
+    return load_arrays(path)
 
 
 def load_group(path: Path, group: Sequence[str], limit: int) -> tuple[int, dict[str, Watch]]:

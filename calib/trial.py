@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -34,11 +35,16 @@ class Graph:
     shapes: Shapes
     split: bool
 
+    @cached_property
+    def halved(self) -> tuple[Layer, ...]:
+        """The layers to split; finding them takes longer than reading the graph."""
+        return tuple(layer for layer in layers_of(ir.load(self.path), self.shapes) if layer.halves)
+
     def model(self) -> ir.Model:
         """Returns the graph anew; large weights stay in the file."""
         model = ir.load(self.path)
         if self.split:
-            split(model, layers_of(model, self.shapes))
+            split(model, self.halved)
         return model
 
     def quantized(self, plans: Mapping[str, Plan], target: str) -> ir.Model:
