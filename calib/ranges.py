@@ -16,7 +16,7 @@ from latentrt.calib.histogram import Histogram
 
 # The search for an end looks at these shares of it, as powers of two, then more closely around the best of them. Two
 # ends take turns.
-COARSE, FINE = np.linspace(-4, 0, 17), np.linspace(-0.25, 0.25, 9)
+COARSE, FINE = np.linspace(-4, 0, 17), np.linspace(-0.25, 0.25, 17)
 ROUNDS = 2
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 

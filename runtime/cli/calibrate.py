@@ -33,7 +33,7 @@ COUNT = click.IntRange(min=1)
     type=click.Choice(["cpu", "tensorrt"]),
     default="cpu",
     show_default=True,
-    help="Whose form an int8 graph has; OpenVINO takes tensorrt's.",
+    help="Whose form an int8 graph has.",
 )
 @click.option("--prompts", type=FILE, metavar="FILE", help="To calibrate on, one a line.  [default: 64 that ship]")
 @click.option("--evaluation", type=FILE, metavar="FILE", help="To judge on, other prompts.  [default: 100 that ship]")
