@@ -112,7 +112,7 @@ def test_a_stage_that_has_not_run_names_its_command(folder) -> None:
 
 
 def test_every_parameter_has_one_optimizer() -> None:
-    model = diffusion.Model(300)
+    model = diffusion.build_unet()
     held = [
         id(parameter)
         for optimizer in training.optimizers(model)

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from transformers import CLIPTokenizer
 
 from examples.emoji import autoencoder, diffusion, latents, training
+from examples.emoji.examples import Examples
 from examples.emoji.fetch import FOLDER
 from examples.emoji.tokenizer import TOKENIZER
 
@@ -31,7 +32,7 @@ def trained_vae() -> AutoencoderKL:
 
 def main() -> None:
     """Write the checkpoint."""
-    average = AveragedModel(diffusion.Model(diffusion.vocabulary()))
+    average = AveragedModel(diffusion.Model(Examples().vocabulary))
     steps = training.load_parts("diffusion", {"average": average})
     pipeline = StableDiffusionPipeline(
         vae=trained_vae(),

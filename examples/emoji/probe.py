@@ -6,13 +6,14 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from examples.emoji.captions import with_article
+from examples.emoji.examples import Examples
 from examples.emoji.latents import NAMES
 
 LABELS, STEPS, GUIDANCE, SEED = 48, 8, 3.0, 1
 
 
 @torch.no_grad()
-def nearest(model: nn.Module, shown, schedule: DDIMScheduler) -> float:
+def nearest(model: nn.Module, shown: Examples, schedule: DDIMScheduler) -> float:
     """Return the share of some labels whose sample is nearest to that label's own latents on white.
 
     The labels and the noise are the same in every call.
