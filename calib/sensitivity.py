@@ -20,6 +20,7 @@ from latentrt.calib.record import Progress
 from latentrt.calib.report import Damage
 from latentrt.calib.trial import Bench, Graph, mean_db
 from latentrt.errors import FidelityError
+from latentrt.typed import parse
 
 MOST_GROUPS = 96  # above, layers are measured together with their neighbours
 
@@ -49,7 +50,7 @@ def damage_of(
     images: int,
 ) -> tuple[Damage, ...]:
     """Returns what each group costs when it alone is quantized; what the file at `path` knows is not measured again."""
-    known = {tuple(one["layers"]): one["psnr_db"] for one in read_lines(path)}
+    known = {one.layers: one.psnr_db for one in read_lines(path)}
     found: list[Damage] = []
     for number, group in enumerate(groups):
         names = tuple(layer.name for layer in group)
@@ -108,9 +109,10 @@ def fewest_float(
     return high, reached[high]
 
 
-def read_lines(path: Path) -> list[dict[str, object]]:
+def read_lines(path: Path) -> list[Damage]:
     """The entries of a file, one a line; none where there is no file."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    lines = path.read_text().splitlines() if path.is_file() else []
+    return [parse(Damage, json.loads(line)) for line in lines]
 
 
 def write_lines(path: Path, damage: Sequence[Damage]) -> None:
