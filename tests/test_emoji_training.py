@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from examples.emoji import autoencoder, cutouts, diffusion, latents, training
+from examples.emoji import autoencoder, cutouts, diffusion, latents, text, training
 from examples.emoji.muon import Muon, orthogonal
 
 LARGEST_BYTES = 45_000_000  # in float16, what the built-in model may take
@@ -145,3 +145,32 @@ def test_drawn_pictures_stand_on_their_colour(monkeypatch) -> None:
 
 def test_batches_of_latents_keep_order_and_rest() -> None:
     assert list(latents.batched(iter(range(5)), 2)) == [[0, 1], [2, 3], [4]]
+
+
+def test_the_end_of_a_text_is_its_first_padding() -> None:
+    ids = torch.tensor([[0, 5, 6, 1, 1, 1], [0, 1, 1, 1, 1, 1], [0, 5, 6, 7, 8, 1]])
+    assert text.first_end(ids).tolist() == [3, 1, 5]
+
+
+def test_timesteps_cover_all_parts_of_what_is_drawn() -> None:
+    drawn = diffusion.drawn_timesteps(200, torch.Generator().manual_seed(0), 1000)
+    places = (drawn.double().sort().values / 1000) ** (1 / diffusion.NOISIER) * 200
+    assert drawn.min() >= 0 and drawn.max() <= 999
+    assert (places - torch.arange(200)).abs().max() < 1.5, "one from each part"
+    assert not torch.equal(drawn, drawn.sort().values)
+
+
+def test_the_text_encoder_is_left_as_it_is() -> None:
+    model = diffusion.Model(300)
+    noisy, ids = torch.randn(2, 4, 16, 16), torch.randint(2, 300, (2, 32))
+    model(noisy, torch.tensor([10, 900]), ids).square().mean().backward()
+    assert all(parameter.grad is None for parameter in model.text_encoder.parameters())
+    assert all(parameter.grad is not None for parameter in model.unet.parameters())
+
+
+def test_the_prediction_depends_on_the_text() -> None:
+    model = diffusion.Model(300)
+    noisy = torch.randn(1, 4, 16, 16)
+    ids = torch.randint(2, 300, (2, 1, 32))
+    one, other = (model(noisy, torch.tensor([500]), some) for some in ids)
+    assert not torch.allclose(one, other)

@@ -20,7 +20,7 @@ from examples.emoji.captions import with_article
 from examples.emoji.examples import Examples
 from examples.emoji.tokenizer import LENGTH
 
-STAGE, STEPS, BATCH = 5, 1500, 128
+STAGE, STEPS, BATCH = 5, 800, 128
 RATE, TAIL = 2e-3, 0.4
 NAMING, DRAWING = 0.25, 1.0  # weights of the two losses, which begin at 6.3 and 1
 
