@@ -30,7 +30,7 @@ from latentrt.calib.report import Damage, LayerReport, Report
 from latentrt.calib.sensitivity import damage_of, fewest_float, groups_of, in_order
 from latentrt.calib.trial import Bench, Graph, mean_db, of_layers
 from latentrt.errors import BundleError
-from latentrt.export.write import save_graph
+from latentrt.export.save import save_graph
 from latentrt.manifest import Manifest
 from latentrt.pipeline import Pipeline, load
 from latentrt.tensors import TensorSpec

@@ -19,7 +19,7 @@ from latentrt.calib.plans import Plan
 from latentrt.calib.qdq import write
 from latentrt.calib.split import split
 from latentrt.engines import open_engine
-from latentrt.export.write import save_graph
+from latentrt.export.save import save_graph
 from latentrt.pipeline import Pipeline
 from latentrt.request import Request
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-import onnx_ir as ir
-
 from latentrt.atomic import new_folder
 from latentrt.bundle import record_files, save_manifest
 from latentrt.errors import CheckpointError
@@ -18,6 +16,7 @@ from latentrt.export.load import Checkpoint, load_checkpoint
 from latentrt.export.parts import Part, parts_of, vae_factor
 from latentrt.export.precision import PRECISIONS, FloatPrecision
 from latentrt.export.preview import fit_to_rgb
+from latentrt.export.save import save_graph
 from latentrt.export.settings import defaults_of, ignored_entries, schedule_of
 from latentrt.export.trace import trace
 from latentrt.export.vocabulary import clip_tokenizer, tokenizer_from_folder
@@ -33,8 +32,6 @@ from latentrt.manifest import (
 )
 from latentrt.tokenizer import Tokenizer
 
-# A larger graph keeps its weights in a file beside it: protobuf ends at 2 GB, and a separate file can be mapped.
-LARGEST_SINGLE_FILE_BYTES = 1_000_000_000
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
 
 Progress = Callable[[str], None]
@@ -133,14 +130,6 @@ def write_component(part: Part, folder: Path, precision: FloatPrecision, progres
     )
     progress(f"{part.name}: comparing with the original")
     return replace(component, fidelity=gated(part, component, folder, recipe))
-
-
-def save_graph(model: ir.Model, folder: Path, name: str) -> tuple[str, ...]:
-    """Writes `name`.onnx, and its weights beside it when they are many; returns the names of such files."""
-    weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
-    data = f"{name}.onnx.data" if weights > LARGEST_SINGLE_FILE_BYTES else None
-    ir.save(model, folder / f"{name}.onnx", external_data=data)
-    return (data,) if data else ()
 
 
 def latents_of(checkpoint: Checkpoint) -> tuple[Latents, int]:

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import onnx
@@ -192,3 +194,12 @@ def test_the_command_prints_what_it_came_to(bundle, tmp_path):
     figures = json.loads(result.stdout)
     assert figures["precision"] == "w8" and figures["comparison"]["loss"]["pictures"] == 1
     shutil.rmtree(tmp_path / "out")
+
+
+def test_no_torch_is_needed():
+    code = (
+        "import sys; blocked = ('torch', 'diffusers', 'transformers')\n"
+        "sys.modules.update(dict.fromkeys(blocked))\n"  # importing what is None there raises ImportError
+        "import latentrt.calib.calibrate, latentrt.cli.calibrate"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

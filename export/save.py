@@ -1,0 +1,18 @@
+"""A graph in a file, its weights beside it when they are many. Needs onnx-ir alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx_ir as ir
+
+# A larger graph keeps its weights in a file beside it: protobuf ends at 2 GB, and a separate file can be mapped.
+LARGEST_SINGLE_FILE_BYTES = 1_000_000_000
+
+
+def save_graph(model: ir.Model, folder: Path, name: str) -> tuple[str, ...]:
+    """Writes `name`.onnx, and its weights beside it when they are many; returns the names of such files."""
+    weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
+    data = f"{name}.onnx.data" if weights > LARGEST_SINGLE_FILE_BYTES else None
+    ir.save(model, folder / f"{name}.onnx", external_data=data)
+    return (data,) if data else ()
