@@ -87,7 +87,7 @@ def plan(model: ir.Model, layers: Sequence[Layer], observations: Observations, r
 
 
 def readers_of(layers: Iterable[Layer]) -> dict[str, list[Layer]]:
-    """The layers by what they read. Convolutions and products that read one activation are told apart by none."""
+    """The layers by what they read, which they share a scale of."""
     groups: dict[str, list[Layer]] = {}
     for layer in layers:
         groups.setdefault(layer.input, []).append(layer)
