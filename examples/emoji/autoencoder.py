@@ -43,10 +43,9 @@ def main() -> None:
     def step(number: int) -> dict[str, float]:
         rng, noise = training.generators(STAGE, number)
         pictures = draw(training.share(BATCH), rng)
-        mean, log_variance = vae.quant_conv(vae.encoder(pictures)).chunk(2, dim=1)
-        latents = mean + torch.randn(mean.shape, generator=noise) * torch.exp(0.5 * log_variance)
-        decoded = vae.decoder(vae.post_quant_conv(latents))
-        kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
+        posterior = vae.encode(pictures).latent_dist
+        decoded = vae.decode(posterior.sample(noise)).sample
+        kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
         loss = picture_loss(decoded, pictures) + KL * kl
         loss.backward()
         return {"loss": loss.item(), "kl": kl.item(), "psnr": psnr(decoded.detach(), pictures).mean().item()}

@@ -24,7 +24,7 @@ CHECKPOINT = FOLDER / "checkpoint"
 def trained_vae() -> AutoencoderKL:
     """Return the autoencoder with its last decoder and with the scaling factor that the UNet was trained for."""
     vae = autoencoder.build()
-    last = "decoder" if (FOLDER / "training" / "decoder.pt").is_file() else "autoencoder"
+    last = "decoder" if training.state_path("decoder").is_file() else "autoencoder"
     training.load_parts(last, {"vae": vae})
     vae.register_to_config(scaling_factor=latents.load().scale)
     return vae

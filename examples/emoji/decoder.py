@@ -30,9 +30,9 @@ def main() -> None:
         rng, noise = training.generators(STAGE, number)
         pictures = draw(training.share(BATCH), rng)
         with torch.no_grad():
-            latents = vae.quant_conv(vae.encoder(pictures)).chunk(2, dim=1)[0]
+            latents = vae.encode(pictures).latent_dist.mean
             latents += NOISE * latents.std() * torch.randn(latents.shape, generator=noise)
-        decoded = vae.decoder(vae.post_quant_conv(latents))
+        decoded = vae.decode(latents).sample
         loss = autoencoder.picture_loss(decoded, pictures)
         loss.backward()
         return {"loss": loss.item(), "psnr": autoencoder.psnr(decoded.detach(), pictures).mean().item()}

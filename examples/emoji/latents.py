@@ -53,7 +53,7 @@ def load() -> Latents:
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pictures: Iterable[Tensor]) -> NDArray[np.float32]:
     """Return the means of the posterior: (pictures, 4, 16, 16)."""
-    means = [vae.quant_conv(vae.encoder(torch.stack(some))).chunk(2, dim=1)[0] for some in batched(pictures, BATCH)]
+    means = [vae.encode(torch.stack(some)).latent_dist.mean for some in batched(pictures, BATCH)]
     return torch.cat(means).numpy()
 
 

@@ -58,7 +58,7 @@ class Training:
     @property
     def path(self) -> Path:
         """Return where the state is."""
-        return FOLDER / "training" / f"{self.name}.pt"
+        return state_path(self.name)
 
     @property
     def tail_begins(self) -> int:
@@ -90,7 +90,7 @@ class Training:
         self.save(self.steps, self.path)
 
     def set_rate(self, number: int) -> None:
-        """Give every optimizer the rate of this step, times the `share` of its groups."""
+        """Give every optimizer the rate of this step."""
         left = (self.steps - number) / (self.steps * self.tail)
         rate = self.rate * min(1.0, (number + 1) / WARM_STEPS, left)
         for optimizer in self.optimizers:
@@ -111,9 +111,7 @@ class Training:
         """Return the number of steps done, from the saved state where there is one."""
         if not self.path.is_file():
             return 0
-        state = torch.load(self.path, weights_only=True)
-        for name, part in self.parts.items():
-            part.load_state_dict(state["parts"][name])
+        state = filled(self.path, self.parts)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         return int(state["step"])
@@ -122,12 +120,24 @@ class Training:
         """Append a line to the log and print it; the first process speaks for all."""
         if rank() > 0:
             return
-        line = {"step": number, "seconds": round(seconds, 1)} | {
-            name: round(value, 5) for name, value in values.items()
-        }
+        rounded = {name: round(value, 5) for name, value in values.items()}
+        line = {"step": number, "seconds": round(seconds, 1), **rounded}
         with self.path.with_suffix(".jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
         print(self.name, " ".join(f"{name} {value}" for name, value in line.items()), flush=True)
+
+
+def state_path(name: str) -> Path:
+    """Return where the state of a stage is."""
+    return FOLDER / "training" / f"{name}.pt"
+
+
+def filled(path: Path, parts: dict[str, Stateful]) -> dict[str, Any]:
+    """Fill the parts from a saved state, and return all of that."""
+    state: dict[str, Any] = torch.load(path, weights_only=True)
+    for name, part in parts.items():
+        part.load_state_dict(state["parts"][name])
+    return state
 
 
 def load_parts(name: str, parts: dict[str, Stateful]) -> int:
@@ -135,13 +145,10 @@ def load_parts(name: str, parts: dict[str, Stateful]) -> int:
 
     Raises FileNotFoundError, naming the command, when the stage has not run.
     """
-    path = FOLDER / "training" / f"{name}.pt"
+    path = state_path(name)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; run python -m examples.emoji.{name}")
-    state = torch.load(path, weights_only=True)
-    for part, module in parts.items():
-        module.load_state_dict(state["parts"][part])
-    return int(state["step"])
+    return int(filled(path, parts)["step"])
 
 
 def optimizers(*modules: nn.Module) -> list[torch.optim.Optimizer]:
@@ -153,10 +160,8 @@ def optimizers(*modules: nn.Module) -> list[torch.optim.Optimizer]:
     others: list[nn.Parameter] = []
     for module in modules:
         for name, parameter in module.named_parameters():
-            inner = parameter.ndim > 1 and not any(
-                word in name for word in ("conv_in", "conv_out", "quant", "embedding")
-            )
-            (matrices if inner and parameter.requires_grad else others).append(parameter)
+            inner = parameter.ndim > 1 and not any(word in name for word in OUTER)
+            (matrices if inner else others).append(parameter)
     return [Muon(matrices, lr=0.0), torch.optim.AdamW(others, lr=0.0, betas=(0.9, 0.99), weight_decay=0.0)]
 
 
