@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
-from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
+from onnxruntime import InferenceSession
 
 from latentrt.bundle import sha256_of
-from latentrt.engines.onnxruntime import one_line, usable_cores
+from latentrt.engines.onnxruntime import one_line
 from latentrt.errors import EngineError
+from latentrt.export.frugal import frugal_session
 from latentrt.tensors import Array
 
 if TYPE_CHECKING:
@@ -100,16 +101,8 @@ def source_of(model: ir.Model | Path, scratch: Path) -> Source:
 
 def new_session(graph: bytes, weights: Path | None) -> InferenceSession:
     """A session that leaves weights where they are mapped and gives memory back between runs."""
-    options = SessionOptions()
-    options.intra_op_num_threads = usable_cores()
-    options.log_severity_level = 3
-    options.graph_optimization_level = GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    options.enable_cpu_mem_arena = False
-    options.add_session_config_entry("session.disable_prepacking", "1")
-    if weights is not None:
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
     try:
-        return InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        return frugal_session(graph, weights=weights, arena=False)
     except Exception as error:  # ONNX Runtime's own errors share no base but Exception
         raise EngineError(f"ONNX Runtime cannot load the graph to observe: {one_line(error)}") from error
 

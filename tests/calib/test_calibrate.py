@@ -30,7 +30,7 @@ OPTIONS = Options(PROMPTS, OTHERS, images=2, steps=2, evaluations=2, probes=1, b
 def few_threads():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("latentrt.engines.onnxruntime.usable_cores", lambda: 1)
-        patch.setattr("latentrt.calib.tapped.usable_cores", lambda: 1)
+        patch.setattr("latentrt.export.frugal.usable_cores", lambda: 1)
         yield
 
 

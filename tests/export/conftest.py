@@ -11,6 +11,6 @@ def one_thread():
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("latentrt.engines.onnxruntime.usable_cores", lambda: 1)
-        patch.setattr("latentrt.export.gate.usable_cores", lambda: 1)
+        patch.setattr("latentrt.export.frugal.usable_cores", lambda: 1)
         yield
     torch.set_num_threads(threads)
