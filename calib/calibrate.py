@@ -6,9 +6,11 @@ Work that can be taken up again lies in a hidden folder beside the new bundle un
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import onnx_ir as ir
 
 from latentrt.atomic import new_folder, refuse_existing
 from latentrt.calib.claim import claim
+from latentrt.calib.compare import mean_psnr_db
 from latentrt.calib.drawing import requests_of
 from latentrt.calib.layers import Layer, layers_of
 from latentrt.calib.noise import noise_of
@@ -28,7 +31,7 @@ from latentrt.calib.qdq import is_quantized, weight_only
 from latentrt.calib.record import Progress, Recording, record
 from latentrt.calib.report import Damage, LayerReport, Report
 from latentrt.calib.sensitivity import damage_of, fewest_float, groups_of, in_order
-from latentrt.calib.trial import Bench, Graph, mean_db, of_layers
+from latentrt.calib.trial import Bench, Graph
 from latentrt.errors import BundleError
 from latentrt.export.save import save_graph
 from latentrt.manifest import Manifest
@@ -204,8 +207,10 @@ def choose(
     options, target = work.options, work.options.recipe.target
     plans = {name: one.plan for name, one in planned.items()}
 
-    def measure(chosen: Sequence[Layer]) -> float:
-        return mean_db(bench.pairs(UNET, graph.quantized(of_layers(plans, chosen), target)))
+    def measure(chosen: Sequence[Layer], images: int | None = None) -> float:
+        model = graph.quantized({layer.name: plans[layer.name] for layer in chosen}, target)
+        reached = mean_psnr_db(bench.pairs(UNET, model, images))
+        return math.inf if reached is None else reached
 
     whole = measure(layers)
     work.progress(f"all {len(layers)} layers in 8 bits: {whole:.2f} dB, asked for {options.budget_db:g}")
@@ -213,7 +218,7 @@ def choose(
         return frozenset(), ()
     groups = groups_of(layers)
     known = work.folder / "sensitivity.jsonl"
-    damage = damage_of(bench, graph, plans, target, groups, known, work.progress, options.probes)
+    damage = damage_of(groups, partial(measure, images=options.probes), known, work.progress)
     if whole >= options.budget_db:
         return frozenset(), damage
     ordered = in_order(groups, damage)

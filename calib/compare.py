@@ -87,13 +87,12 @@ class Comparison:
     @property
     def loss(self) -> PictureLoss:
         """The pairs in a few numbers: means and extremes."""
-        psnrs = [pair.psnr_db for pair in self.pairs if pair.psnr_db is not None]
         similarities = [pair.ssim for pair in self.pairs]
         errors = np.mean([pair.latents_error for pair in self.pairs], axis=0)
         return PictureLoss(
             pictures=len(self.pairs),
-            psnr_db=float(np.mean(psnrs)) if psnrs else None,
-            worst_psnr_db=min(psnrs, default=None),
+            psnr_db=mean_psnr_db(self.pairs),
+            worst_psnr_db=min(psnrs_of(self.pairs), default=None),
             ssim=float(np.mean(similarities)),
             worst_ssim=min(similarities),
             latents_error=tuple(errors.tolist()),
@@ -184,6 +183,17 @@ def pair_of(reference: Drawing, other: Drawing) -> Pair:
         ssim=ssim(other.image, reference.image),
         latents_error=tuple(map(relative_error, other.latents, reference.latents)),
     )
+
+
+def mean_psnr_db(pairs: Iterable[Pair]) -> float | None:
+    """The mean PSNR in dB of the pairs that differ; None where none does."""
+    psnrs = psnrs_of(pairs)
+    return float(np.mean(psnrs)) if psnrs else None
+
+
+def psnrs_of(pairs: Iterable[Pair]) -> list[float]:
+    """The PSNR in dB of each pair that differs."""
+    return [pair.psnr_db for pair in pairs if pair.psnr_db is not None]
 
 
 def likeness(pair: Pair) -> float:

@@ -65,6 +65,9 @@ class Observations(Mapping[str, Observed]):
                 return self._read(number, group.index(value), value)
         raise KeyError(value)
 
+    def __contains__(self, value: object) -> bool:  # without reading it, which the one inherited does
+        return any(value in group for group in self.groups)
+
     def __iter__(self) -> Iterator[str]:
         return (value for group in self.groups for value in group)
 

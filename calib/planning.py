@@ -14,7 +14,7 @@ from latentrt.calib.layers import Layer, default_float, float_type, layer_nodes,
 from latentrt.calib.observations import Observations, Observed
 from latentrt.calib.plans import TARGETS, Plan, Scale, Target
 from latentrt.calib.ranges import Range, minmax, mse, scale_and_zero
-from latentrt.calib.smooth import Smoothing, search
+from latentrt.calib.smooth import Smoothing, absorber, search
 from latentrt.calib.weights import SHRINKS, bias_correction, quantized
 
 # A division that no LayerNorm takes in is one more pass over the activation: it has to save a fifth of the error.
@@ -75,7 +75,7 @@ def plan(model: ir.Model, layers: Sequence[Layer], observations: Observations, r
     planned: dict[str, Planned] = {}
     for value, readers in readers_of(layers).items():
         seen = observations[value]
-        smoothing = smoothing_of(model, [nodes[layer.name] for layer in readers], seen, recipe)
+        smoothing = smoothing_of([nodes[layer.name] for layer in readers], seen, recipe)
         clip, scale = input_scale(seen, smoothing, recipe)
         for layer in readers:
             ranges = {"output": layer.output, "residual": layer.residual}
@@ -94,7 +94,7 @@ def readers_of(layers: Iterable[Layer]) -> dict[str, list[Layer]]:
     return groups
 
 
-def smoothing_of(model: ir.Model, nodes: Sequence[ir.Node], seen: Observed, recipe: Recipe) -> Smoothing | None:
+def smoothing_of(nodes: Sequence[ir.Node], seen: Observed, recipe: Recipe) -> Smoothing | None:
     """The smoothing of the linear layers that read one activation; None where there is none, or too little gained."""
     if not recipe.smooth or not len(seen.rows) or any(node.op_type == "Conv" for node in nodes):
         return None
@@ -107,34 +107,25 @@ def smoothing_of(model: ir.Model, nodes: Sequence[ir.Node], seen: Observed, reci
         scheme=rules.activations,
         largest_weight=rules.largest_weight,
     )
-    free = absorbed(nodes)
+    value = nodes[0].inputs[0]
+    free = value is not None and absorber(value, nodes) is not None
     if found.alpha is None or (not free and found.error > WORTH_A_PASS * found.plain_error):
         return None
     return found
 
 
-def absorbed(nodes: Sequence[ir.Node]) -> bool:
-    """Whether a LayerNorm before the layers can take in the division: nothing else reads it."""
-    value = nodes[0].inputs[0]
-    producer = None if value is None else value.producer()
-    if value is None or producer is None or producer.op_type != "LayerNormalization":
-        return False
-    return {use.node for use in value.uses()} <= set(nodes)
-
-
 def input_scale(seen: Observed, smoothing: Smoothing | None, recipe: Recipe) -> tuple[Range, Scale]:
     """The range and the scale of a layer's input, after smoothing where there is any."""
-    histogram = seen.histogram
-    if smoothing is not None:
-        # What the quotient is like is known for the sampled rows; how far it goes, for every row.
-        histogram = Histogram()
-        histogram.add(seen.rows / smoothing.scales)
-    return fitted(histogram, recipe)
+    if smoothing is None:
+        return fitted(seen.histogram, recipe)
+    quotient = Histogram()
+    quotient.add(seen.rows / smoothing.scales)  # which is known for the sampled rows alone
+    return fitted(quotient, recipe)
 
 
 def scale_of(observations: Observations, value: str, recipe: Recipe) -> Scale | None:
     """The scale of an activation that was observed; None for one that was not."""
-    return fitted(observations[value].histogram, recipe)[1] if value in list(observations) else None
+    return fitted(observations[value].histogram, recipe)[1] if value in observations else None
 
 
 def fitted(histogram: Histogram, recipe: Recipe) -> tuple[Range, Scale]:

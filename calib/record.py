@@ -168,14 +168,8 @@ def run(pipeline: Pipeline, request: Request) -> dict[str, Array]:
     """The arrays of an image's file, from one run up to its last latents: they are not decoded."""
     inputs = {spec.name: spec for spec in pipeline.bundle.manifest.components["unet"].inputs}
     notes = Notes(inputs["time_bias"].dtype)
-    engines: dict[str, Engine] = {
-        **pipeline.engines,
-        "time_bias": Tap(pipeline.engines["time_bias"], notes.time_bias),
-        "unet": Tap(pipeline.engines["unet"], notes.unet),
-    }
-    tapped = Pipeline(
-        pipeline.bundle, pipeline.tokenizer, engines, pipeline.engine, split_guidance=pipeline.split_guidance
-    )
+    taps = {"time_bias": notes.time_bias, "unet": notes.unet}
+    tapped = pipeline.with_engines({name: Tap(pipeline.engines[name], note) for name, note in taps.items()})
     steps = tapped.steps(request)
     for step in islice(steps, steps.settings.steps):
         notes.step = step.index + 1

@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from latentrt.atomic import new_file
 from latentrt.calib.layers import Layer
-from latentrt.calib.plans import Plan
 from latentrt.calib.record import Progress
 from latentrt.calib.report import Damage
-from latentrt.calib.trial import Bench, Graph, mean_db
 from latentrt.errors import FidelityError
 from latentrt.typed import parse
 
 MOST_GROUPS = 96  # above, layers are measured together with their neighbours
 
+# The mean PSNR in dB of the pictures with these layers quantized and no others; infinite where none differs.
 Measure = Callable[[Sequence[Layer]], float]
 
 
@@ -40,14 +39,7 @@ def groups_of(layers: Sequence[Layer], most: int = MOST_GROUPS) -> list[tuple[La
 
 
 def damage_of(
-    bench: Bench,
-    graph: Graph,
-    plans: Mapping[str, Plan],
-    target: str,
-    groups: Sequence[tuple[Layer, ...]],
-    path: Path,
-    progress: Progress,
-    images: int,
+    groups: Sequence[tuple[Layer, ...]], measure: Measure, path: Path, progress: Progress
 ) -> tuple[Damage, ...]:
     """Returns what each group costs when it alone is quantized; what the file at `path` knows is not measured again."""
     known = {one.layers: one.psnr_db for one in read_lines(path)}
@@ -56,8 +48,7 @@ def damage_of(
         names = tuple(layer.name for layer in group)
         if names not in known:
             progress(f"sensitivity {number + 1} of {len(groups)}: {names[0]}")
-            model = graph.quantized({name: plans[name] for name in names}, target)
-            reached = mean_db(bench.pairs(graph.component, model, images))
+            reached = measure(group)
             known[names] = None if math.isinf(reached) else reached
         found.append(Damage(names, known[names]))
         if number % 8 == 7 or number + 1 == len(groups):
@@ -81,8 +72,8 @@ def fewest_float(
 ) -> tuple[int, float]:
     """Returns how many groups from the front must stay float for the budget, and the PSNR that this reaches.
 
-    measure: the mean PSNR in dB with these layers quantized and no others. The number is doubled until the budget
-    holds, then halved towards the least. Raises FidelityError where not even one quantized group meets the budget.
+    The number is doubled until the budget holds, then halved towards the least. Raises FidelityError where not even one
+    quantized group meets the budget.
     """
     reached: dict[int, float] = {}
 

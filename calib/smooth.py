@@ -6,7 +6,7 @@ into the LayerNorm before where every reader of its output wants the same one, a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -106,11 +106,10 @@ def divide(graph: ir.Graph, value: ir.Value, readers: Iterable[ir.Node], factors
     multiplied by the same factors; that is left to the caller, who quantizes them.
     """
     wanted = list(readers)
-    producer = value.producer()
-    alone = set(nodes_reading(value)) <= set(wanted) and not value.is_graph_output()
-    if producer is not None and producer.op_type == "LayerNormalization" and alone:
-        for place in range(1, len(producer.inputs)):
-            scale_parameter(graph, producer, place, factors)
+    norm = absorber(value, wanted)
+    if norm is not None:
+        for place in range(1, len(norm.inputs)):
+            scale_parameter(graph, norm, place, factors)
         return True
     name = f"{name_of(wanted[0].outputs[0])}.smoothed"
     shape = (-1, 1, 1) if wanted[0].op_type == "Conv" else (-1,)
@@ -120,6 +119,13 @@ def divide(graph: ir.Graph, value: ir.Value, readers: Iterable[ir.Node], factors
     for reader in wanted:
         reader.replace_input_with(0, product.outputs[0])
     return False
+
+
+def absorber(value: ir.Value, readers: Collection[ir.Node]) -> ir.Node | None:
+    """Returns the LayerNorm that makes `value`, if it can take in a division: nothing else than `readers` reads it."""
+    producer = value.producer()
+    alone = set(nodes_reading(value)) <= set(readers) and not value.is_graph_output()
+    return producer if alone and producer is not None and producer.op_type == "LayerNormalization" else None
 
 
 def scale_parameter(graph: ir.Graph, norm: ir.Node, place: int, factors: NDArray[np.float32]) -> None:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import onnx_ir as ir
 
-from latentrt.calib.compare import Pair, likeness, pair_of
+from latentrt.calib.compare import Pair, pair_of
 from latentrt.calib.drawing import Drawing, draw
 from latentrt.calib.layers import Layer, Shapes, layers_of
 from latentrt.calib.plans import Plan
@@ -81,23 +79,4 @@ class Bench:
             file=f"{component}.onnx",
             data=save_graph(model, folder, component),
         )
-        engines = {**pipeline.engines, component: open_engine(pipeline.engine, component, spec, folder)}
-        return Pipeline(
-            pipeline.bundle, pipeline.tokenizer, engines, pipeline.engine, split_guidance=pipeline.split_guidance
-        )
-
-
-def mean_db(pairs: Iterable[Pair]) -> float:
-    """Returns the mean PSNR in dB of the pictures that differ; infinite where none does."""
-    finite = [pair.psnr_db for pair in pairs if pair.psnr_db is not None]
-    return float(np.mean(finite)) if finite else math.inf
-
-
-def worst_db(pairs: Iterable[Pair]) -> float:
-    """Returns the lowest PSNR in dB."""
-    return min(map(likeness, pairs))
-
-
-def of_layers(plans: Mapping[str, Plan], layers: Iterable[Layer]) -> dict[str, Plan]:
-    """Returns the plans of these layers."""
-    return {layer.name: plans[layer.name] for layer in layers}
+        return pipeline.with_engines({component: open_engine(pipeline.engine, component, spec, folder)})

@@ -109,6 +109,16 @@ class Pipeline:
     ) -> None:
         self.close()
 
+    def with_engines(self, engines: Mapping[str, Engine]) -> Pipeline:
+        """Returns the same pipeline with other engines for these components; the others are shared."""
+        return Pipeline(
+            self.bundle,
+            self.tokenizer,
+            {**self.engines, **engines},
+            self.engine,
+            split_guidance=self.split_guidance,
+        )
+
     def close(self) -> None:
         """Frees everything that the engines hold."""
         for engine in self.engines.values():
