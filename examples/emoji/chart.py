@@ -3,7 +3,6 @@
 Everything is laid out in points, drawn at four pixels a point and halved, which is all the smoothing that lines need.
 """
 
-import math
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -11,13 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from latentrt.calib.plots import ticks
+
 Array = NDArray[np.float64]
 Number = TypeVar("Number", float, Array)
 
 WIDTH, HEIGHT = 420, 230  # points
 LEFT, RIGHT, TOP, BOTTOM = 44, 40, 34, 36  # around the area of the curve
 DRAWN, KEPT = 4, 2  # pixels a point
-FONT, TITLE, TICKS = 10, 12, 5
+FONT, TITLE = 10, 12
 START = 0.03  # of the whole: values before it may be far off and do not count for the range that is shown
 INK, QUIET, GRID, RAW, CURVE = (40, 40, 40), (120, 120, 120), (228, 228, 228), (188, 208, 236), (31, 90, 180)
 
@@ -85,13 +86,6 @@ def span(values: Array) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
     air = 0.06 * (high - low) or 1.0
     return low - air, high + air
-
-
-def ticks(low: float, high: float, most: int = TICKS) -> list[float]:
-    """Return at most `most` + 1 round numbers from `low` to `high`: multiples of 1, 2 or 5 times a power of ten."""
-    power = 10 ** math.floor(math.log10((high - low) / most))
-    step = next(step for step in (power, 2 * power, 5 * power, 10 * power) if (high - low) / step <= most)
-    return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
 def share(value: Number, ends: tuple[float, float]) -> Number:

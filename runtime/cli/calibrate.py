@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -44,6 +44,7 @@ COUNT = click.IntRange(min=1)
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the first picture.")
 @click.option(
     "--budget",
+    "budget_db",
     type=float,
     default=30.0,
     show_default=True,
@@ -59,14 +60,8 @@ def calibrate(
     target: str,
     prompts: Path | None,
     evaluation: Path | None,
-    images: int,
-    evaluations: int,
-    steps: int | None,
-    sampler: str | None,
-    seed: int,
-    budget: float,
-    sensitivity: bool,
     as_json: bool,
+    **options: Any,
 ) -> None:
     """Quantize the bundle BUNDLE, a folder or a built-in model's name, to the bundle OUT.
 
@@ -84,19 +79,10 @@ def calibrate(
     except ImportError as error:
         raise EngineError(f"calibrate needs {error.name}: run `pip install 'latentrt[cpu,export]'`") from error
 
-    options = Options(
-        calibration=read_prompts(prompts or SHIPPED),
-        evaluation=read_prompts(evaluation or EVALUATION),
-        recipe=Recipe(target=target),
-        images=images,
-        steps=steps,
-        sampler=sampler,
-        seed=seed,
-        evaluations=evaluations,
-        budget_db=budget,
-        sensitivity=sensitivity,
+    asked = Options(
+        read_prompts(prompts or SHIPPED), read_prompts(evaluation or EVALUATION), Recipe(target=target), **options
     )
-    report = write_bundle(bundle, out, precision, options, progress=lambda line: click.echo(line, err=True))
+    report = write_bundle(bundle, out, precision, asked, progress=lambda line: click.echo(line, err=True))
     if as_json:
         print_json(figures(report))
     else:
