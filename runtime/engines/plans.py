@@ -13,7 +13,7 @@ import hmac
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,26 +32,32 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Shapes:
-    """The shapes of one input that a plan takes: the smallest, the one it is tuned for, and the largest."""
+    """The shapes of one input within one profile: the smallest, the one it is tuned for, and the largest."""
 
     name: str
     smallest: tuple[int, ...]
     usual: tuple[int, ...]
     largest: tuple[int, ...]
 
+    def take(self, shape: tuple[int, ...]) -> bool:
+        """Whether a shape is within the bounds."""
+        return len(shape) == len(self.smallest) and all(
+            low <= side <= high for low, side, high in zip(self.smallest, shape, self.largest, strict=True)
+        )
+
 
 @dataclass(frozen=True)
 class PlanKey:
     """Everything that a plan depends on. Precision is not among it: it is in the graph.
 
-    graph: `graph_digest` of the canonical component. shapes: every input's, in the order of the component's inputs.
-    flags: options of lowering and building that change the plan, in a fixed order. engine: "tensorrt" or
-    "tensorrt-rtx". version: the engine's, in full. gpu: the device's name, "" for a plan that any GPU of `sm` runs.
-    sm: such as "sm87".
+    graph: `graph_digest` of the canonical component. profiles: of each optimisation profile, in the plan's order, the
+    shapes of every input, in the order of the component's inputs; profiles share the weights. flags: options of
+    lowering and building that change the plan, in a fixed order. engine: "tensorrt" or "tensorrt-rtx". version: the
+    engine's, in full. gpu: the device's name, "" for a plan that any GPU of `sm` runs. sm: such as "sm87".
     """
 
     graph: str
-    shapes: tuple[Shapes, ...]
+    profiles: tuple[tuple[Shapes, ...], ...]
     flags: tuple[str, ...]
     engine: str
     version: str
@@ -63,13 +69,12 @@ class PlanKey:
         """The name of the plan: SHA-256 of the key, in hexadecimal."""
         return hashlib.sha256(canonical(self)).hexdigest()
 
-    def takes(self, shapes: dict[str, tuple[int, ...]]) -> bool:
-        """Whether inputs of these shapes are within the plan's bounds."""
-        return shapes.keys() == {own.name for own in self.shapes} and all(
-            len(shapes[own.name]) == len(own.smallest)
-            and all(a <= n <= b for a, n, b in zip(own.smallest, shapes[own.name], own.largest, strict=True))
-            for own in self.shapes
-        )
+    def profile_of(self, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
+        """The index of the first profile that takes inputs of these shapes; None if there is none."""
+        for index, profile in enumerate(self.profiles):
+            if shapes.keys() == {own.name for own in profile} and all(own.take(shapes[own.name]) for own in profile):
+                return index
+        return None
 
 
 @dataclass(frozen=True)
