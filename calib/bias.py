@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from latentrt.calib.constants import add_constant, array_of, insert_constant, name_of, new_node, replace_input
 from latentrt.calib.layers import bias_add, float_type, output_axis
 from latentrt.calib.plans import Plan
+from latentrt.export.constants import add_constant, array_of, insert_constant, name_of, new_node, replace_input
 
 # A bias has to stay below this many steps, or the sum that it starts may leave int32.
 LARGEST_STEPS = 1 << 30

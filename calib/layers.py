@@ -1,11 +1,10 @@
 """The layers of a graph that can be quantized: convolutions and matrix products with a fixed weight.
 
-A product of two activations, such as the two of attention, is no layer; it counts in `total_macs` alone.
+A product of two activations, such as the two of attention, is no layer; it counts in `costs.total_macs` alone.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from latentrt.calib.constants import (
+from latentrt.export.constants import (
     array_of,
     dtype_of_constant,
     initializer_of,
@@ -24,18 +23,12 @@ from latentrt.calib.constants import (
     nodes_reading,
     shape_of_constant,
 )
-from latentrt.errors import ShapeError
-from latentrt.export.shapes import annotate_shapes
+from latentrt.export.costs import OPERATORS, Shapes, concrete_shapes, node_macs
 
-Shapes = Mapping[str, Sequence[int]]
-
-OPERATORS = ("Conv", "MatMul", "Gemm")
 # The first and the last convolution carry the latents themselves: little work, and all of the error.
 FLOAT_LAYERS = ("conv_in", "conv_out")
 # What the exporter adds to a parameter's name: how it is stored, and the shape it was turned to.
 STORED = re.compile(r"(\.\d+(x\d+)+)?(\.fp16)?$")
-# Constants with more elements than this are weights, which shape inference needs the shape of and nothing more.
-LARGEST_SHAPE = 64
 
 
 @dataclass(frozen=True)
@@ -81,12 +74,6 @@ def layers_of(model: ir.Model, shapes: Shapes) -> tuple[Layer, ...]:
         )
         for name, node in nodes.items()
     )
-
-
-def total_macs(model: ir.Model, shapes: Shapes) -> int:
-    """Returns the multiply-adds of every convolution and matrix product, attention's among them."""
-    known = concrete_shapes(model, shapes)
-    return sum(node_macs(node, known) for node in model.graph if node.op_type in OPERATORS)
 
 
 def default_float(layers: Sequence[Layer]) -> frozenset[str]:
@@ -147,38 +134,6 @@ def output_axis(node: ir.Node) -> int:
     """The axis of the weight that runs over output channels."""
     transposed = node.attributes.get_int("transB", 0) if node.op_type == "Gemm" else 0
     return 0 if node.op_type == "Conv" or transposed else 1
-
-
-def concrete_shapes(model: ir.Model, shapes: Shapes) -> dict[str, tuple[int, ...]]:
-    """Returns the shape of every value for inputs of the given shapes. The weights are neither read nor copied."""
-    missing = [name for value in model.graph.inputs if (name := name_of(value)) not in shapes]
-    if missing:
-        raise ShapeError(f"{model.graph.name}: got shapes of {sorted(shapes)}, expected {', '.join(missing)} as well")
-    known = {name: tuple(int(side) for side in shape) for name, shape in shapes.items()}
-    bare = model.clone()
-    for value in list(bare.graph.initializers.values()):
-        known[name_of(value)] = shape_of_constant(value)
-        if value.const_value is not None and value.const_value.size > LARGEST_SHAPE:
-            value.type = ir.TensorType(value.const_value.dtype)
-            del bare.graph.initializers[name_of(value)]
-            bare.graph.inputs.append(value)
-    for value in bare.graph.inputs:
-        value.shape = ir.Shape(known[name_of(value)])
-    for value in (*bare.graph.outputs, *(output for node in bare.graph for output in node.outputs)):
-        value.shape = None
-    annotate_shapes(bare)
-    for node in bare.graph:
-        known |= {name_of(value): value.shape.numpy() for value in node.outputs if value.shape is not None}
-    return known
-
-
-def node_macs(node: ir.Node, known: Mapping[str, tuple[int, ...]]) -> int:
-    """The multiply-adds of one node: those of one output element, times the elements."""
-    first, second, output = (known[name_of(value)] for value in (*node.inputs[:2], node.outputs[0]))
-    if node.op_type == "Conv":
-        return math.prod(output) * math.prod(second[1:])
-    transposed = node.attributes.get_int("transA", 0) if node.op_type == "Gemm" else 0
-    return math.prod(output) * first[0 if transposed else -1]
 
 
 def halves_of(node: ir.Node, known: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:

@@ -10,10 +10,10 @@ from pathlib import Path
 from latentrt.bundle import Bundle, open_bundle, record_files, save_manifest
 from latentrt.calib.compare import Comparison, compare, side_of
 from latentrt.calib.drawing import draw
-from latentrt.calib.layers import total_macs
 from latentrt.calib.page import save_page
 from latentrt.calib.report import Damage, LayerReport, Report
 from latentrt.calib.trial import Bench, Graph
+from latentrt.export.costs import total_macs
 from latentrt.manifest import Component, Manifest, Precision, named_files
 from latentrt.pipeline import load
 

@@ -14,12 +14,12 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from latentrt.calib.bias import write_bias
-from latentrt.calib.constants import add_constant, insert_after, insert_constant, name_of, new_node, replace_input
 from latentrt.calib.layers import float_type, layer_nodes, output_axis, residual_use, weight_of
 from latentrt.calib.plans import TARGETS, Plan, Scale
 from latentrt.calib.ranges import Scheme
 from latentrt.calib.smooth import divide
 from latentrt.calib.weights import quantized
+from latentrt.export.constants import add_constant, insert_after, insert_constant, name_of, new_node, replace_input
 
 QUANTIZED_OPERATORS = (
     "QuantizeLinear",

@@ -13,7 +13,10 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from latentrt.calib.constants import (
+from latentrt.calib.layers import float_type
+from latentrt.calib.ranges import S8, Range, Scheme, scale_and_zero
+from latentrt.calib.weights import LARGEST, dequantized, quantized
+from latentrt.export.constants import (
     add_constant,
     array_of,
     insert_after,
@@ -22,9 +25,6 @@ from latentrt.calib.constants import (
     nodes_reading,
     replace_input,
 )
-from latentrt.calib.layers import float_type
-from latentrt.calib.ranges import S8, Range, Scheme, scale_and_zero
-from latentrt.calib.weights import LARGEST, dequantized, quantized
 from latentrt.tensors import Array
 
 ALPHAS = tuple(round(0.05 * step, 2) for step in range(4, 20))

@@ -11,7 +11,8 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from latentrt.calib.constants import (
+from latentrt.calib.layers import STORED, Layer, layer_nodes
+from latentrt.export.constants import (
     add_constant,
     dtype_of_constant,
     initializer_of,
@@ -22,7 +23,6 @@ from latentrt.calib.constants import (
     set_value,
     shape_of_constant,
 )
-from latentrt.calib.layers import STORED, Layer, layer_nodes
 
 HALVES = ("first", "second")
 

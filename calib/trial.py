@@ -12,11 +12,12 @@ import onnx_ir as ir
 
 from latentrt.calib.compare import Pair, pair_of
 from latentrt.calib.drawing import Drawing, draw
-from latentrt.calib.layers import Layer, Shapes, layers_of
+from latentrt.calib.layers import Layer, layers_of
 from latentrt.calib.plans import Plan
 from latentrt.calib.qdq import write
 from latentrt.calib.split import split
 from latentrt.engines import open_engine
+from latentrt.export.costs import Shapes
 from latentrt.export.save import save_graph
 from latentrt.pipeline import Pipeline
 from latentrt.request import Request

@@ -5,8 +5,9 @@ import onnx_ir as ir
 import pytest
 
 from latentrt.bundle import open_bundle
-from latentrt.calib.layers import default_float, layer_nodes, layers_of, output_axis, total_macs, weight_of
+from latentrt.calib.layers import default_float, layer_nodes, layers_of, output_axis, weight_of
 from latentrt.errors import ShapeError
+from latentrt.export.costs import total_macs
 from latentrt.pipeline import folder_of
 from tests.calib import toy
 

@@ -5,10 +5,10 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from latentrt.calib.constants import add_constant, replace_input
 from latentrt.calib.layers import float_type, layer_nodes, weight_of
 from latentrt.calib.ranges import S8, U8
 from latentrt.calib.smooth import divide, scales, search
+from latentrt.export.constants import add_constant, replace_input
 from tests.calib import toy
 
 ATTENTION = ["attn.to_q", "attn.to_k", "attn.to_v"]
