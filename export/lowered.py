@@ -1,0 +1,100 @@
+"""Lowered graphs on disk: which component each is of, in which precision, and what its files must measure to.
+
+Written on a workstation by `latentrt.export.lower`; read here without onnx, so that a device can build from them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from latentrt.bundle import Bundle, check_size, sha256_of
+from latentrt.engines.plans import graph_digest
+from latentrt.errors import BundleError
+from latentrt.manifest import Fidelity, FileRecord
+from latentrt.typed import TypedError, parse
+
+RECORD = "lowered.json"
+# Raised with every change of what lowering makes of a graph: plans and graphs of other versions are not used.
+VERSION = 1
+
+Attention = Literal["decomposed", "operator"]
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """One component for TensorRT.
+
+    floats: what it computes in where it is not INT8. fidelity: against the canonical graph. files: the graph first.
+    """
+
+    component: str
+    floats: Literal["fp16", "fp32"]
+    attention: Attention
+    fidelity: Fidelity
+    files: Mapping[str, FileRecord]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A lowered graph that has been found whole. digest: its name among all versions of it."""
+
+    lowered: Lowered
+    folder: Path
+    digest: str
+
+    @property
+    def graph(self) -> Path:
+        """The ONNX file."""
+        return self.folder / next(iter(self.lowered.files))
+
+    @property
+    def bytes(self) -> int:
+        """Of the graph and its weights."""
+        return sum(record.bytes for record in self.lowered.files.values())
+
+
+def digest_of(bundle: Bundle, component: str, attention: Attention) -> str:
+    """What a lowered graph is called after: the canonical graph's hashes and how it is lowered."""
+    canonical = graph_digest(bundle.manifest, bundle.manifest.components[component])
+    return hashlib.sha256(f"{canonical} {attention} {VERSION}".encode()).hexdigest()[:16]
+
+
+def folder_in(folder: Path, component: str, digest: str) -> Path:
+    """Where in a folder of plans a lowered graph is."""
+    return folder / "lowered" / f"{component}-{digest}"
+
+
+def find(bundle: Bundle, folders: Iterable[Path], component: str, attention: Attention) -> Source | None:
+    """The lowered graph of a component in the first of `folders` that has it; None if there is none.
+
+    Raises BundleError for one that is damaged.
+    """
+    digest = digest_of(bundle, component, attention)
+    for folder in folders:
+        path = folder_in(folder, component, digest)
+        if path.is_dir():
+            return Source(read(path), path, digest)
+    return None
+
+
+def read(folder: Path) -> Lowered:
+    """What the folder holds, each file checked against its size and hash. Raises BundleError."""
+    try:
+        lowered = parse(Lowered, json.loads((folder / RECORD).read_bytes()))
+        for name, record in lowered.files.items():
+            check_size(folder / name, record)
+            if sha256_of(folder / name) != record.sha256:
+                raise BundleError(f"{folder / name}: got another hash than was written down")
+    except (OSError, TypedError, ValueError, RecursionError, BundleError) as error:
+        raise BundleError(f"{folder}: damaged ({error}); remove this folder and run `latentrt build` again") from error
+    return lowered
+
+
+def write_record(folder: Path, lowered: Lowered) -> None:
+    """Writes the record into a folder that holds the files."""
+    (folder / RECORD).write_text(json.dumps(asdict(lowered), indent=2) + "\n", encoding="utf-8")
