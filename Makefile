@@ -40,9 +40,12 @@ $(VENV)/.runtime: pyproject.toml setup.py | $(VENV)/bin/python
 	touch $@
 
 # torch first and by itself: an open range would bring a build of several GB. CLIP's vocabulary is the only thing wanted
-# from open_clip_torch, whose own dependencies are large.
+# from open_clip_torch, whose own dependencies are large. NVIDIA's builder and runtimes need no GPU to be installed, built
+# with, and compared with what the code calls; the packages that would bring them fetch from elsewhere.
 $(VENV)/.dev: pyproject.toml setup.py | $(VENV)/bin/python
 	$(BIN)/python -m pip -q install torch==2.13.0
 	$(BIN)/python -m pip -q install -e '.[cpu,export,dev]'
 	$(BIN)/python -m pip -q install --no-deps open_clip_torch
+	$(BIN)/python -m pip -q install --no-deps tensorrt-rtx-cu13-libs==1.7.1.116 tensorrt-rtx-cu13-bindings==1.7.1.116 \
+		tensorrt-lean-cu13-libs==11.4.0.106 tensorrt-lean-cu13-bindings==11.4.0.106
 	touch $@ $(VENV)/.runtime

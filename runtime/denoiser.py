@@ -91,10 +91,14 @@ class Denoiser:
         return (tuple(group) for _, group in itertools.groupby(rows, lambda row: row[1]))
 
     def cross_kv(self, rows: tuple[Row, ...], images: int) -> Array:
-        """The keys and values of each text for every image; kept for the next call, which mostly asks for the same."""
+        """The keys and values of each text for every image; kept for the next call, which mostly asks for the same.
+
+        Read-only and no view, so that an engine which has them on its device knows that they did not change.
+        """
         if rows not in self.stacked:
             if len(self.stacked) > 1:
                 self.stacked.clear()
-            packed = [self.conditioning.packed(row) for row in rows for _ in range(images)]
-            self.stacked[rows] = np.concatenate(packed) if len(packed) > 1 else packed[0]
+            stacked = np.concatenate([self.conditioning.packed(row) for row in rows for _ in range(images)])
+            stacked.flags.writeable = False
+            self.stacked[rows] = stacked
         return self.stacked[rows]

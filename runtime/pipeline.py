@@ -17,7 +17,7 @@ from latentrt.bundle import MANIFEST, REMEDY, Bundle, open_bundle
 from latentrt.conditioning import Conditioning, encode
 from latentrt.denoiser import Denoiser, timesteps_of_calls
 from latentrt.draws import Draws
-from latentrt.engines import Engine, engine_kind, open_engine
+from latentrt.engines import Engine, engine_kind, open_engines
 from latentrt.errors import BundleError, EngineError, RequestError
 from latentrt.guidance import Guidance
 from latentrt.image import to_images
@@ -46,8 +46,7 @@ def load(bundle: str | Path, *, engine: str = "cpu", verify: bool = True, split_
     engine_kind(engine)
     opened = open_bundle(folder_of(bundle), verify=verify)
     check_complete(opened)
-    components = opened.manifest.components
-    engines = {name: open_engine(engine, name, component, opened.folder) for name, component in components.items()}
+    engines = open_engines(engine, opened)
     return Pipeline(opened, load_tokenizer(opened), engines, engine, split_guidance=split_guidance)
 
 

@@ -7,11 +7,14 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from latentrt.errors import EngineError
 from latentrt.manifest import Component
 from latentrt.tensors import Array
+
+if TYPE_CHECKING:
+    from latentrt.bundle import Bundle
 
 
 class Engine(Protocol):
@@ -36,19 +39,63 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class EngineKind:
-    """Where an engine lives: the module with `open_engine`, the package it needs, the extra that installs that."""
+    """Where an engine lives: the module that opens it, the package that it needs, the extra that installs that.
+
+    variant: what of several the module is to open. or_else: other names under which the package comes. file: a file
+    that has to be in the package. builder: the module that builds what the engine runs, which is a layer above this
+    one and is asked only when a call finds nothing that takes it; its `build_plan` is described at ours.
+    """
 
     module: str
     requires: str
     extra: str
+    variant: str
+    or_else: tuple[str, ...] = ()
+    file: str = ""
+    builder: str = ""
 
     @property
     def installed(self) -> bool:
         """Whether the package that runs it can be found."""
-        return importlib.util.find_spec(self.requires) is not None
+        specs = (importlib.util.find_spec(name) for name in (self.requires, *self.or_else))
+        folders = [Path(folder) for spec in specs if spec for folder in spec.submodule_search_locations or ()]
+        return any((folder / self.file).exists() for folder in folders)
 
 
-ENGINES = {"cpu": EngineKind("latentrt.engines.onnxruntime", "onnxruntime", "cpu")}
+CUDA = "capi/libonnxruntime_providers_cuda.so"
+TENSORRT = "capi/libonnxruntime_providers_tensorrt.so"
+
+ENGINES = {
+    "cpu": EngineKind("latentrt.engines.onnxruntime", "onnxruntime", "cpu", "cpu"),
+    "cuda": EngineKind("latentrt.engines.onnxruntime", "onnxruntime", "cuda", "cuda", file=CUDA),
+    "cuda-tensorrt": EngineKind("latentrt.engines.onnxruntime", "onnxruntime", "cuda", "cuda-tensorrt", file=TENSORRT),
+    "tensorrt": EngineKind(
+        "latentrt.engines.tensorrt",
+        "tensorrt",
+        "tensorrt",
+        "tensorrt",
+        ("tensorrt_bindings", "tensorrt_lean", "tensorrt_lean_bindings"),
+        builder="latentrt.export.build",
+    ),
+    "tensorrt-rtx": EngineKind(
+        "latentrt.engines.tensorrt",
+        "tensorrt_rtx",
+        "rtx",
+        "tensorrt-rtx",
+        ("tensorrt_rtx_bindings",),
+        builder="latentrt.export.build",
+    ),
+}
+
+
+def open_engines(name: str, bundle: Bundle) -> dict[str, Engine]:
+    """Returns an engine of the kind `name` for every component of a bundle; nothing is loaded yet.
+
+    They share what can be shared. Raises EngineError for an unknown name, or one whose package is not installed.
+    """
+    kind = engine_kind(name)
+    opened: dict[str, Engine] = importlib.import_module(kind.module).open_engines(bundle, kind.variant)
+    return opened
 
 
 def open_engine(name: str, name_of_component: str, component: Component, folder: Path) -> Engine:
@@ -57,8 +104,19 @@ def open_engine(name: str, name_of_component: str, component: Component, folder:
     Raises EngineError for an unknown name, or one whose package is not installed.
     """
     kind = engine_kind(name)
-    opened: Engine = importlib.import_module(kind.module).open_engine(name_of_component, component, folder)
+    opened: Engine = importlib.import_module(kind.module).open_engine(
+        name_of_component, component, folder, kind.variant
+    )
     return opened
+
+
+def build_plan(name: str, bundle: Bundle, component: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Has a plan built that takes inputs of these shapes, and puts it into the bundle's `plan_store`.
+
+    name: the engine that is to run it, on the current GPU. Raises what the builder raises, which is EngineError where
+    this machine cannot build.
+    """
+    importlib.import_module(ENGINES[name].builder).build_plan(name, bundle, component, shapes)
 
 
 def engine_kind(name: str) -> EngineKind:

@@ -1,12 +1,16 @@
-"""ONNX Runtime on the CPU. External weights stay memory-mapped, and idle threads sleep."""
+"""ONNX Runtime on the CPU or an NVIDIA GPU. External weights stay memory-mapped, and idle threads sleep.
+
+On a GPU, a session that would compute on the CPU after all is an error: it would be right, and ten times slower.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from latentrt.bundle import Bundle
 from latentrt.errors import EngineError
 from latentrt.manifest import Component
 from latentrt.tensors import Array, check
@@ -14,17 +18,37 @@ from latentrt.tensors import Array, check
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
+    from latentrt.engines import Engine
 
-def open_engine(name: str, component: Component, folder: Path) -> OnnxRuntimeEngine:
+
+# The providers of each variant, the preferred one first, with options that differ from their defaults.
+PROVIDERS: dict[str, dict[str, dict[str, str]]] = {
+    "cpu": {"CPUExecutionProvider": {}},
+    "cuda": {"CUDAExecutionProvider": {"cudnn_conv_algo_search": "HEURISTIC"}},
+    # Its engines are not cached: ONNX Runtime would load them unsigned.
+    "cuda-tensorrt": {
+        "TensorrtExecutionProvider": {},
+        "CUDAExecutionProvider": {"cudnn_conv_algo_search": "HEURISTIC"},
+    },
+}
+
+
+def open_engines(bundle: Bundle, variant: str = "cpu") -> dict[str, Engine]:
+    """An engine for each component of the bundle; see `latentrt.engines.open_engines`."""
+    components = bundle.manifest.components.items()
+    return {name: open_engine(name, component, bundle.folder, variant) for name, component in components}
+
+
+def open_engine(name: str, component: Component, folder: Path, variant: str = "cpu") -> OnnxRuntimeEngine:
     """The engine for one component; see `latentrt.engines.open_engine`."""
-    return OnnxRuntimeEngine(name, component, folder / component.file)
+    return OnnxRuntimeEngine(name, component, folder / component.file, variant)
 
 
 class OnnxRuntimeEngine:
     """One ONNX Runtime session, made on first use."""
 
-    def __init__(self, name: str, component: Component, path: Path) -> None:
-        self.name, self.component, self.path = name, component, path
+    def __init__(self, name: str, component: Component, path: Path, variant: str = "cpu") -> None:
+        self.name, self.component, self.path, self.variant = name, component, path, variant
         self.session: InferenceSession | None = None
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -42,7 +66,7 @@ class OnnxRuntimeEngine:
     def load(self) -> None:
         """Makes the session. Raises EngineError if ONNX Runtime refuses the graph."""
         if self.session is None:
-            self.session = new_session(self.path)
+            self.session = new_session(self.path, self.variant)
 
     def unload(self) -> None:
         """Drops the session; its memory goes back to the system."""
@@ -53,8 +77,8 @@ class OnnxRuntimeEngine:
         self.unload()
 
 
-def new_session(path: Path) -> InferenceSession:
-    """A CPU session with one thread a usable core."""
+def new_session(path: Path, variant: str = "cpu") -> InferenceSession:
+    """A session with one thread a usable core. Raises EngineError if it cannot be made, or would not run as asked."""
     try:
         import onnxruntime
     except ImportError as error:
@@ -68,12 +92,38 @@ def new_session(path: Path) -> InferenceSession:
     options.log_severity_level = 3
     # Threads may spin between the operators of a run, not after it: sessions share the cores with each other.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    providers = PROVIDERS[variant]
+    check_available(providers, onnxruntime)
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(path, options, providers=list(providers.items()), enable_fallback=0)
     except Exception as error:  # ONNX Runtime's own errors share no base but Exception
         raise EngineError(
             f"{path}: ONNX Runtime cannot load it: {one_line(error)}; check it with `latentrt verify`"
         ) from error
+    check_active(providers, session)
+    return session
+
+
+def check_available(providers: Iterable[str], onnxruntime: Any) -> None:
+    """Raises EngineError unless this build of ONNX Runtime has all these providers."""
+    available = onnxruntime.get_available_providers()
+    missing = [provider for provider in providers if provider not in available]
+    if missing:
+        raise EngineError(
+            f"ONNX Runtime {onnxruntime.__version__} has {', '.join(available)}, expected {', '.join(missing)}; run "
+            "`pip uninstall onnxruntime` and `pip install 'latentrt[cuda]'`, or use --engine cpu"
+        )
+
+
+def check_active(providers: Iterable[str], session: InferenceSession) -> None:
+    """Raises EngineError if ONNX Runtime left one of the providers out, which it does with a line in its log."""
+    active = session.get_providers()
+    missing = [provider for provider in providers if provider not in active]
+    if missing:
+        raise EngineError(
+            f"ONNX Runtime could not start {', '.join(missing)} and fell back to {', '.join(active)}; its CUDA, cuDNN "
+            "or TensorRT libraries or the driver do not fit: see `nvidia-smi`, `latentrt doctor`, or use --engine cpu"
+        )
 
 
 def one_line(error: Exception) -> str:

@@ -25,6 +25,9 @@ from latentrt.errors import OutputError
 from latentrt.manifest import Component, Manifest
 from latentrt.typed import TypedError, parse
 
+VERSION_COMPATIBLE = "version-compatible"  # a flag: the lean runtime loads only such plans
+STRIPPED = "stripped"  # a flag: the plan has no weights, so it does not run before it is refitted
+
 MODELS = Path(__file__).parents[1] / "models"
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,116 @@
+"""NVIDIA's runtimes as Python finds them: TensorRT, its lean form, TensorRT-RTX. Differences are rows of a table."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import re
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from latentrt.errors import EngineError
+
+log = logging.getLogger(__name__)
+
+SEVERITIES = {
+    "INTERNAL_ERROR": logging.ERROR,
+    "ERROR": logging.ERROR,
+    "WARNING": logging.WARNING,
+    "INFO": logging.INFO,
+    "VERBOSE": logging.DEBUG,
+}
+
+
+@dataclass(frozen=True)
+class Flavour:
+    """One of NVIDIA's runtimes.
+
+    modules: the names that its bindings are imported under, the fullest first. oldest, below: versions that work are
+    from the one up to but without the other. install: what to do where it is missing. jit: it compiles kernels when a
+    plan is loaded, keeps them in a runtime cache, and its plans run on any GPU of their architecture.
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    oldest: tuple[int, int]
+    below: tuple[int, int]
+    install: str
+    jit: bool = False
+
+
+FLAVOURS = {
+    flavour.name: flavour
+    for flavour in (
+        Flavour(
+            "tensorrt",
+            ("tensorrt", "tensorrt_bindings", "tensorrt_lean", "tensorrt_lean_bindings"),
+            (10, 3),
+            (12, 0),
+            "run `pip install 'latentrt[tensorrt]'`; on a Jetson it comes with JetPack 6.1 or later",
+        ),
+        Flavour(
+            "tensorrt-rtx",
+            ("tensorrt_rtx", "tensorrt_rtx_bindings"),
+            (1, 4),
+            (2, 0),
+            "run `pip install 'latentrt[rtx]'`",
+            jit=True,
+        ),
+    )
+}
+
+
+def import_bindings(flavour: Flavour) -> Any:
+    """The bindings' module. Raises EngineError when there is none, it cannot be imported, or its version is wrong."""
+    names = [name for name in flavour.modules if importlib.util.find_spec(name)]
+    if not names:
+        raise EngineError(f"{flavour.name}: got none of {', '.join(flavour.modules)} installed; {flavour.install}")
+    try:
+        trt = importlib.import_module(names[0])
+    except (ImportError, OSError) as error:  # a library that the bindings load is missing
+        raise EngineError(
+            f"{flavour.name}: {names[0]} is installed but cannot be imported ({error}); {flavour.install}"
+        ) from error
+    if not flavour.oldest <= version_of(trt.__version__) < flavour.below:
+        oldest, below = (".".join(map(str, version)) for version in (flavour.oldest, flavour.below))
+        raise EngineError(
+            f"{flavour.name}: got version {trt.__version__} of {names[0]}, expected {oldest} or later, before {below}; "
+            + flavour.install
+        )
+    return trt
+
+
+def version_of(text: str) -> tuple[int, int]:
+    """Major and minor of a version such as "10.16.2.10"."""
+    major, minor, *_ = (*map(int, re.findall(r"\d+", text)), 0, 0)
+    return major, minor
+
+
+class Lines:
+    """The log lines of NVIDIA's software: the last errors are kept for messages, all go to Python's logging."""
+
+    def __init__(self, trt: Any) -> None:
+        self.errors: deque[str] = deque(maxlen=8)
+        severities = {getattr(trt.ILogger.Severity, name): level for name, level in SEVERITIES.items()}
+        errors = self.errors
+
+        class Logger(trt.ILogger):  # type: ignore[misc]  # the base is known only when the program runs
+            def __init__(self) -> None:
+                trt.ILogger.__init__(self)
+
+            def log(self, severity: Any, msg: str) -> None:
+                level = severities.get(severity, logging.ERROR)
+                if level >= logging.ERROR:
+                    errors.append(msg.strip())
+                # Not above DEBUG: an error arrives as an exception that holds the line.
+                log.debug("%s: %s", getattr(severity, "name", severity), msg)
+
+        self.logger = Logger()
+
+    def taken(self) -> str:
+        """The errors since the last call, on one line."""
+        text = " | ".join(self.errors) or "it gave no reason"
+        self.errors.clear()
+        return text

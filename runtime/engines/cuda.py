@@ -1,0 +1,209 @@
+"""CUDA as the TensorRT engine needs it, through NVIDIA's own bindings: buffers, a stream, events, graphs. No torch."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from latentrt.errors import EngineError
+from latentrt.tensors import Array
+
+ALIGNMENT = 256
+
+ADVICE = {
+    "cudaErrorInsufficientDriver": "the NVIDIA driver is missing or older than these CUDA bindings; see `nvidia-smi`, "
+    "update the driver, or run with --engine cpu",
+    "cudaErrorNoDevice": "no NVIDIA GPU is visible; check `nvidia-smi` and CUDA_VISIBLE_DEVICES, or run with "
+    "--engine cpu",
+    "cudaErrorMemoryAllocation": "too little GPU memory; close other programs, generate a smaller picture, or use "
+    "--split-guidance",
+}
+
+
+def bindings() -> ModuleType:
+    """NVIDIA's runtime bindings. Raises EngineError if they are not installed."""
+    try:
+        from cuda.bindings import runtime
+    except ImportError as error:
+        raise EngineError(
+            f"the TensorRT engine needs cuda-python ({error}): run `pip install 'latentrt[tensorrt]'`, "
+            "or `pip install 'latentrt[jetson]'` on a Jetson"
+        ) from error
+    module: ModuleType = runtime
+    return module
+
+
+def call(function: str, *arguments: Any) -> Any:
+    """What a function of the CUDA runtime returns. Raises EngineError that names function, error and what to do."""
+    cuda = bindings()
+    try:
+        error, *values = getattr(cuda, function)(*arguments)
+    except RuntimeError as missing:  # the bindings load the driver's library at the first call
+        raise EngineError(f"CUDA: {function} failed ({missing}); {ADVICE['cudaErrorInsufficientDriver']}") from missing
+    if error != cuda.cudaError_t.cudaSuccess:
+        advice = ADVICE.get(error.name, "see `latentrt doctor`")
+        raise EngineError(f"CUDA: {function} failed with {error.name}; {advice}")
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+@dataclass(frozen=True)
+class Device:
+    """The current GPU. sm: such as "sm87". integrated: shares its memory with the processor, as on a Jetson."""
+
+    name: str
+    sm: str
+    integrated: bool
+
+
+def current_device() -> Device:
+    """The GPU that calls go to. Raises EngineError when there is none that can be used."""
+    properties = call("cudaGetDeviceProperties", call("cudaGetDevice"))
+    name = properties.name.split(b"\0")[0].decode()
+    return Device(name, f"sm{properties.major}{properties.minor}", bool(properties.integrated))
+
+
+def free_memory() -> tuple[int, int]:
+    """Free and total bytes of the GPU's memory."""
+    free, total = call("cudaMemGetInfo")
+    return int(free), int(total)
+
+
+class Memory:
+    """Device memory. A `close` frees it."""
+
+    def __init__(self, size: int) -> None:
+        """Raises EngineError that says how much was wanted when there is too little."""
+        self.size = max(size, ALIGNMENT)
+        try:
+            self.address = int(call("cudaMalloc", self.size))
+        except EngineError as error:
+            raise EngineError(f"{error} (wanted {self.size / 1e6:.1f} MB)") from error
+
+    def close(self) -> None:
+        """Gives the memory back; work that uses it must have ended."""
+        address, self.address = self.address, 0
+        if address:
+            call("cudaFree", address)
+
+
+class Buffer:
+    """Memory of one tensor: pinned on the host, and on the device, which are one where the GPU is integrated.
+
+    address: the device's. Contents stay from one call to the next.
+    """
+
+    def __init__(self, size: int, *, integrated: bool) -> None:
+        cuda = bindings()
+        self.size = max(size, 1)
+        flags = cuda.cudaHostAllocMapped if integrated else cuda.cudaHostAllocDefault
+        self.host_address = int(call("cudaHostAlloc", self.size, flags))
+        pinned = (ctypes.c_ubyte * self.size).from_address(self.host_address)
+        self.host: Array = np.ctypeslib.as_array(pinned)
+        self.memory = None if integrated else Memory(self.size)
+        self.address = (
+            self.memory.address if self.memory else int(call("cudaHostGetDevicePointer", self.host_address, 0))
+        )
+
+    def view(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+        """The host's side as an array; valid until `close`."""
+        view: Array = self.host[: math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
+        return view
+
+    def upload(self, size: int, stream: Stream) -> None:
+        """Copies the first `size` bytes to the device, in the stream's order."""
+        if self.memory:
+            kind = bindings().cudaMemcpyKind.cudaMemcpyHostToDevice
+            call("cudaMemcpyAsync", self.address, self.host_address, size, kind, stream.handle)
+
+    def download(self, size: int, stream: Stream) -> None:
+        """Copies the first `size` bytes from the device, in the stream's order."""
+        if self.memory:
+            kind = bindings().cudaMemcpyKind.cudaMemcpyDeviceToHost
+            call("cudaMemcpyAsync", self.host_address, self.address, size, kind, stream.handle)
+
+    def close(self) -> None:
+        """Frees both sides; views of it must not be used afterwards."""
+        if self.host_address:
+            if self.memory:
+                self.memory.close()
+            call("cudaFreeHost", self.host_address)
+            self.host_address = self.address = 0
+
+
+class Stream:
+    """A queue of work on the device, independent of the default one."""
+
+    def __init__(self) -> None:
+        self.handle = int(call("cudaStreamCreateWithFlags", bindings().cudaStreamNonBlocking))
+
+    def synchronize(self) -> None:
+        """Waits until everything in the queue is done. Raises EngineError if any of it failed."""
+        call("cudaStreamSynchronize", self.handle)
+
+    def capture(self, enqueue: Callable[[], None]) -> Graph:
+        """What `enqueue` puts into the stream, as a graph; nothing of it runs yet.
+
+        Raises what `enqueue` raises, and EngineError when something in it cannot be captured.
+        """
+        mode = bindings().cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        call("cudaStreamBeginCapture", self.handle, mode)
+        try:
+            enqueue()
+        finally:  # an open capture would make every later call on the stream fail
+            error, captured = bindings().cudaStreamEndCapture(self.handle)
+        if error != bindings().cudaError_t.cudaSuccess:
+            raise EngineError(f"CUDA: cudaStreamEndCapture failed with {error.name}")
+        try:
+            return Graph(call("cudaGraphInstantiate", captured, 0))
+        finally:
+            call("cudaGraphDestroy", captured)
+
+    def close(self) -> None:
+        """Destroys the queue."""
+        call("cudaStreamDestroy", self.handle)
+
+
+class Graph:
+    """Captured work that one launch repeats, with the addresses and shapes of the capture."""
+
+    def __init__(self, executable: Any) -> None:
+        self.executable = executable
+
+    def launch(self, stream: Stream) -> None:
+        """Puts the work into the stream."""
+        call("cudaGraphLaunch", self.executable, stream.handle)
+
+    def close(self) -> None:
+        """Destroys the graph."""
+        call("cudaGraphExecDestroy", self.executable)
+
+
+class Stopwatch:
+    """Two events around work in a stream: the device's own time, without what Python takes."""
+
+    def __init__(self) -> None:
+        self.begin, self.end = call("cudaEventCreate"), call("cudaEventCreate")
+
+    def start(self, stream: Stream) -> None:
+        """Marks the beginning in the stream."""
+        call("cudaEventRecord", self.begin, stream.handle)
+
+    def stop(self, stream: Stream) -> None:
+        """Marks the end in the stream."""
+        call("cudaEventRecord", self.end, stream.handle)
+
+    @property
+    def elapsed_ms(self) -> float:
+        """Milliseconds between the marks; the stream must have been synchronized since."""
+        return float(call("cudaEventElapsedTime", self.begin, self.end))
+
+    def close(self) -> None:
+        """Destroys the events."""
+        call("cudaEventDestroy", self.begin)
+        call("cudaEventDestroy", self.end)
