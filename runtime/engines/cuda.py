@@ -101,11 +101,16 @@ class Buffer:
     def __init__(self, size: int, *, integrated: bool) -> None:
         cuda = bindings()
         self.size = max(size, 1)
+        self.memory = None if integrated else Memory(self.size)
         flags = cuda.cudaHostAllocMapped if integrated else cuda.cudaHostAllocDefault
-        self.host_address = int(call("cudaHostAlloc", self.size, flags))
+        try:
+            self.host_address = int(call("cudaHostAlloc", self.size, flags))
+        except EngineError:
+            if self.memory:
+                self.memory.close()
+            raise
         pinned = (ctypes.c_ubyte * self.size).from_address(self.host_address)
         self.host: Array = np.ctypeslib.as_array(pinned)
-        self.memory = None if integrated else Memory(self.size)
         self.address = (
             self.memory.address if self.memory else int(call("cudaHostGetDevicePointer", self.host_address, 0))
         )

@@ -214,6 +214,7 @@ class Profile:
         shapes = {name: feeds[name].shape for name in self.inputs}
         if shapes != self.shapes:
             self.shape(shapes)
+        self.place()
         try:
             for name in self.inputs:
                 self.tensors[name].feed(feeds[name], stream)
@@ -227,13 +228,16 @@ class Profile:
             stream.synchronize()
         return {spec.name: self.tensors[spec.name].array(fetched[spec.name], spec) for spec in self.outputs}
 
-    def launch(self) -> None:
-        """Puts the call into the stream: as it is the first time, which also warms up, as a graph from the second."""
+    def place(self) -> None:
+        """Gives the context its activation memory, which another component may have moved since the last call."""
         arena = self.gpu.arena_of(self.plan.engine.device_memory_size_v2)
         if arena.address != self.arena:
             self.context.set_device_memory(arena.address, arena.size)
             self.arena = arena.address
             self.forget()
+
+    def launch(self) -> None:
+        """Puts the call into the stream: as it is the first time, which also warms up, as a graph from the second."""
         if self.graph is None and self.repeats > 0 and self.can_capture():
             self.capture()
         if self.graph:
