@@ -118,10 +118,10 @@ def test_a_chart_draws_its_curve_where_its_values_are():
     assert columns.max() - columns.min() > 0.9 * 2 * (chart.WIDTH - chart.LEFT - chart.RIGHT)
 
 
-@pytest.mark.parametrize(("stages", "size"), [(["diffusion"], (840, 460)), (["diffusion", "decoder"], (1680, 460))])
+@pytest.mark.parametrize(("stages", "size"), [(["diffusion"], (840, 460)), (["diffusion", "text"], (1680, 460))])
 def test_every_stage_with_a_log_gets_a_chart(stages, size, tmp_path, monkeypatch):
     for stage in stages:
-        lines = [one | {"psnr": 20.0} for one in LOG]
+        lines = [one | {"right": 1.0} for one in LOG]
         (tmp_path / f"{stage}.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
     monkeypatch.setattr("sys.argv", ["curves", "--logs", str(tmp_path), "--out", str(tmp_path / "curves.png")])
     curves.main()

@@ -37,16 +37,19 @@ def test_muon_decays_weights() -> None:
     assert torch.allclose(weight, torch.full((4, 4), 0.95))
 
 
-def regression() -> tuple[nn.Module, training.Training, training.Step]:
-    """Return a small problem whose every step draws from the step's own generators."""
+def drawn(number: int) -> training.Batch:
+    rng, noise = training.generators(9, number)
+    return (torch.randn(16, 6, generator=noise) + float(rng.normal()),)
+
+
+def regression(workers: int = 0) -> tuple[nn.Module, training.Training, training.Step]:
+    """Return a small problem, to be trained on what `drawn` gives."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 1))
-    stage = training.Training("small", 30, 1e-2, 0.5, {"model": model}, training.optimizers(model))
+    stage = training.Training("small", 30, 1e-2, 0.5, {"model": model}, training.optimizers(model), workers)
 
-    def step(number: int) -> dict[str, float]:
-        rng, noise = training.generators(9, number)
-        inputs = torch.randn(16, 6, generator=noise) + float(rng.normal())
-        loss = (model(inputs)[:, 0] - inputs.sum(1)).square().mean()
+    def step(number: int, batch: training.Batch) -> dict[str, float]:
+        loss = (model(batch[0])[:, 0] - batch[0].sum(1)).square().mean()
         loss.backward()
         return {"loss": loss.item()}
 
@@ -62,34 +65,45 @@ def folder(tmp_path, monkeypatch):
 
 def test_a_run_that_was_cut_ends_where_a_whole_one_does(folder, capsys) -> None:
     whole, stage, step = regression()
-    stage.run(step)
+    stage.run(drawn, step)
     stage.path.unlink()
     _, stage, step = regression()
 
-    def cut(number: int) -> dict[str, float]:
+    def cut(number: int, batch: training.Batch) -> dict[str, float]:
         if number == 13:
             raise KeyboardInterrupt
-        return step(number)
+        return step(number, batch)
 
     with pytest.raises(KeyboardInterrupt):
-        stage.run(cut)
+        stage.run(drawn, cut)
     resumed, stage, step = regression()
     assert stage.resume() == 13
-    stage.run(step)
+    stage.run(drawn, step)
     for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
     assert training.load_parts("small", {"model": resumed}) == 30
 
 
+def test_drawing_ahead_changes_nothing(folder, capsys) -> None:
+    trained = []
+    for workers in (0, 2):
+        model, stage, step = regression(workers)
+        stage.run(drawn, step)
+        stage.path.unlink()
+        trained.append(model)
+    for one, other in zip(*(model.parameters() for model in trained), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_the_state_before_the_tail_is_kept(folder, capsys) -> None:
     _, stage, step = regression()
-    stage.run(step)
+    stage.run(drawn, step)
     assert torch.load(stage.path.with_suffix(".tail.pt"), weights_only=True)["step"] == 15
 
 
 def test_the_log_has_every_step_of_a_line(folder, capsys) -> None:
     _, stage, step = regression()
-    stage.run(step)
+    stage.run(drawn, step)
     lines = [json.loads(line) for line in stage.path.with_suffix(".jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 30 and lines[-1]["loss"] > 0
 

@@ -1,18 +1,21 @@
 """The KL-f8 autoencoder: 128x128 pictures to 16x16x4 latents and back, and the stage that trains it.
 
-    python -m examples.emoji.autoencoder [--steps N]
+    python -m examples.emoji.autoencoder [--steps N] [--batch N]
 
 Loss: absolute and squared error, the error of gradients, which is what keeps outlines sharp, and a small KL term.
 """
+
+from functools import partial
 
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
 from examples.emoji import training
+from examples.emoji.compose import SIDE
 from examples.emoji.cutouts import draw
 
-STAGE, STEPS, BATCH = 1, 1200, 8
+STAGE, STEPS, BATCH = 1, 3080, 64
 RATE, TAIL = 2e-3, 0.4
 SQUARED, EDGES, KL = 2.0, 0.5, 1e-3
 
@@ -36,21 +39,29 @@ def build() -> AutoencoderKL:
 
 def main() -> None:
     """Train, or go on."""
-    given = training.arguments(__doc__, STEPS)
-    vae = build()
-    stage = training.Training("autoencoder", given.steps, RATE, TAIL, {"vae": vae}, training.optimizers(vae))
+    given = training.arguments(__doc__, STEPS, BATCH)
+    vae = build().to(training.device())
+    after = training.optimizers(vae)
+    stage = training.Training("autoencoder", given.steps, RATE, TAIL, {"vae": vae}, after, given.workers)
 
-    def step(number: int) -> dict[str, float]:
-        rng, noise = training.generators(STAGE, number)
-        pictures = draw(training.share(BATCH), rng)
-        posterior = vae.encode(pictures).latent_dist
-        decoded = vae.decode(posterior.sample(noise)).sample
-        kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
-        loss = picture_loss(decoded, pictures) + KL * kl
+    def step(number: int, batch: training.Batch) -> dict[str, float]:
+        pictures, noise = batch
+        with training.arithmetic():
+            posterior = vae.encode(pictures).latent_dist
+            decoded = vae.decode(posterior.mean + posterior.std * noise).sample
+        kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).float().mean()
+        loss = picture_loss(decoded.float(), pictures) + KL * kl
         loss.backward()
-        return {"loss": loss.item(), "kl": kl.item(), "psnr": psnr(decoded.detach(), pictures).mean().item()}
+        return {"loss": loss.item(), "kl": kl.item(), "psnr": psnr(decoded.detach().float(), pictures).mean().item()}
 
-    stage.run(step)
+    stage.run(partial(drawn, given.batch), step)
+
+
+def drawn(batch: int, number: int) -> training.Batch:
+    """Return one step's pictures, (batch, 3, 128, 128) in [-1, 1], and noise of their latents' shape."""
+    rng, noises = training.generators(STAGE, number)
+    pictures = draw(training.share(batch), rng)
+    return pictures, torch.randn((len(pictures), 4, SIDE // 8, SIDE // 8), generator=noises)
 
 
 def picture_loss(decoded: Tensor, pictures: Tensor) -> Tensor:

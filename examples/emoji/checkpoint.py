@@ -2,8 +2,7 @@
 
     python -m examples.emoji.checkpoint
 
-The UNet and the text encoder are the averages over training, not the last weights. The decoder is the one of the
-decoder stage where that has run.
+The UNet's weights are the averages over training, not the last ones.
 """
 
 import shutil
@@ -22,17 +21,16 @@ CHECKPOINT = FOLDER / "checkpoint"
 
 
 def trained_vae() -> AutoencoderKL:
-    """Return the autoencoder with its last decoder and with the scaling factor that the UNet was trained for."""
-    vae = autoencoder.build()
-    last = "decoder" if training.state_path("decoder").is_file() else "autoencoder"
-    training.load_parts(last, {"vae": vae})
+    """Return the autoencoder with the scaling factor that the UNet was trained for."""
+    vae = autoencoder.build().to(training.device())
+    training.load_parts("autoencoder", {"vae": vae})
     vae.register_to_config(scaling_factor=latents.load().scale)
     return vae
 
 
 def main() -> None:
     """Write the checkpoint."""
-    average = AveragedModel(diffusion.Model(Examples().vocabulary))
+    average = AveragedModel(diffusion.Model(Examples().vocabulary).to(training.device()))
     steps = training.load_parts("diffusion", {"average": average})
     pipeline = StableDiffusionPipeline(
         vae=trained_vae(),
@@ -45,7 +43,7 @@ def main() -> None:
         requires_safety_checker=False,
     )
     shutil.rmtree(CHECKPOINT, ignore_errors=True)
-    pipeline.to(dtype=torch.float16).save_pretrained(CHECKPOINT)
+    pipeline.to("cpu", torch.float16).save_pretrained(CHECKPOINT)
     size = sum(path.stat().st_size for path in CHECKPOINT.rglob("*.safetensors")) / 1e6
     print(f"{CHECKPOINT}: {steps} steps of diffusion, {size:.1f} MB of weights")
 

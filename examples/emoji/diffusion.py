@@ -1,10 +1,12 @@
 """The UNet, and the stage that trains it on latents and captions, with the text encoder as it is.
 
-    torchrun --nproc-per-node 2 -m examples.emoji.diffusion [--steps N]
+    torchrun --nproc-per-node 2 -m examples.emoji.diffusion [--steps N] [--batch N]
 
 v-prediction (Salimans and Ho, arXiv:2202.00512) on betas rescaled to zero terminal SNR (Lin et al., arXiv:2305.08891).
 Timesteps are stratified over the batch, and noisier ones drawn more often: what a caption means matters there.
 """
+
+from functools import partial
 
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
@@ -16,10 +18,10 @@ from examples.emoji.examples import Examples
 from examples.emoji.probe import nearest
 from examples.emoji.text import WIDTH
 
-STAGE, STEPS, BATCH = 3, 4000, 128
+STAGE, STEPS, BATCH = 3, 1196, 1024
 RATE, TAIL, AVERAGE = 4e-3, 0.4, 0.998
 NOISIER = 0.7  # uniform places to this power
-PROBE_STEPS = 100
+PROBE_STEPS = 200
 
 HEADS = 4
 CHANNELS = (64, 128, 224)
@@ -67,15 +69,22 @@ def schedule() -> DDIMScheduler:
     )
 
 
-def loss(model: Model, shown: Examples, noise_schedule: DDIMScheduler, number: int) -> Tensor:
-    """Return the mean squared error of v over one step's captions."""
+def drawn(shown: Examples, batch: int, number: int) -> training.Batch:
+    """Return one step's ids, latents, noise and timesteps."""
     rng, noises = training.generators(STAGE, number)
-    ids, clean, _ = shown.draw(training.share(BATCH), rng)
-    timesteps = drawn_timesteps(len(clean), noises, noise_schedule.config.num_train_timesteps)
-    noise = torch.randn(clean.shape, generator=noises)
+    ids, clean, _ = shown.draw(training.share(batch), rng)
+    timesteps = drawn_timesteps(len(clean), noises, schedule().config.num_train_timesteps)
+    return ids, clean, torch.randn(clean.shape, generator=noises), timesteps
+
+
+def loss(model: Model, noise_schedule: DDIMScheduler, batch: training.Batch) -> Tensor:
+    """Return the mean squared error of v over one step's captions."""
+    ids, clean, noise, timesteps = batch
     noisy = noise_schedule.add_noise(clean, noise, timesteps)
     wanted = noise_schedule.get_velocity(clean, noise, timesteps)
-    return (model(noisy, timesteps, ids) - wanted).square().mean()
+    with training.arithmetic():
+        predicted = model(noisy, timesteps, ids)
+    return (predicted.float() - wanted).square().mean()
 
 
 def drawn_timesteps(count: int, generator: torch.Generator, steps: int) -> Tensor:
@@ -91,26 +100,27 @@ def moving_average(average: Tensor, now: Tensor, count: Tensor) -> Tensor:
 
 def main() -> None:
     """Train, or go on."""
-    given = training.arguments(__doc__, STEPS)
+    given = training.arguments(__doc__, STEPS, BATCH)
     shown, noise_schedule = Examples(), schedule()
-    model = Model(shown.vocabulary)
-    reader = text.Reader(shown)
+    model = Model(shown.vocabulary).to(training.device())
+    reader = text.Reader(shown).to(training.device())
     training.load_parts("text", {"reader": reader})
     model.text_encoder.load_state_dict(reader.text_encoder.state_dict())
     average = AveragedModel(model, avg_fn=moving_average)
     parts = {"model": model, "average": average}
-    stage = training.Training("diffusion", given.steps, RATE, TAIL, parts, training.optimizers(model.unet))
+    after = training.optimizers(model.unet)
+    stage = training.Training("diffusion", given.steps, RATE, TAIL, parts, after, given.workers)
 
-    def step(number: int) -> dict[str, float]:
+    def step(number: int, batch: training.Batch) -> dict[str, float]:
         average.update_parameters(model)
-        error = loss(model, shown, noise_schedule, number)
+        error = loss(model, noise_schedule, batch)
         error.backward()
         said = {"loss": error.item()}
         if number % PROBE_STEPS == 0 and training.rank() == 0:
             said["nearest"] = nearest(average.module, shown, noise_schedule)
         return said
 
-    stage.run(step)
+    stage.run(partial(drawn, shown, given.batch), step)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from latentrt.tokenizer import Tokenizer
 
 Half = NDArray[np.float16]
 
-EMPTY, PAIRED = 0.1, 0.08  # shares of captions: none, for guidance; of two pictures side by side
+EMPTY, PAIRED = 0.1, 0.12  # shares of captions: none, for guidance; of two pictures side by side
 
 
 class Examples:

@@ -2,7 +2,7 @@
 
     python -m examples.emoji.latents
 
-The UNet trains on these and never sees a pixel, so the encoder must not change after this; the decoder may.
+The UNet trains on these and never sees a pixel, so the autoencoder must not change after this.
 """
 
 from collections.abc import Iterable, Iterator
@@ -24,7 +24,7 @@ from examples.emoji.index import Row
 from examples.emoji.words import COLOURS
 
 PATH = FOLDER / "latents.npz"
-STAGE, PAIRS, BATCH = 2, 4000, 16
+STAGE, PAIRS, BATCH = 2, 16000, 64
 NAMES = list(COLOURS)
 
 
@@ -53,8 +53,8 @@ def load() -> Latents:
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pictures: Iterable[Tensor]) -> NDArray[np.float32]:
     """Return the means of the posterior: (pictures, 4, 16, 16)."""
-    means = [vae.encode(torch.stack(some)).latent_dist.mean for some in batched(pictures, BATCH)]
-    return torch.cat(means).numpy()
+    batches = (torch.stack(some).to(training.device()) for some in batched(pictures, BATCH))
+    return torch.cat([vae.encode(some).latent_dist.mean.cpu() for some in batches]).numpy()
 
 
 def batched(pictures: Iterable[Tensor], count: int) -> Iterator[list[Tensor]]:
@@ -73,8 +73,8 @@ def pair(rows: list[Row], rng: Generator) -> tuple[str, Tensor]:
 
 def main() -> None:
     """Encode everything."""
-    training.arguments(__doc__, 0)
-    vae = autoencoder.build().eval()
+    training.arguments(__doc__)
+    vae = autoencoder.build().to(training.device()).eval()
     training.load_parts("autoencoder", {"vae": vae})
     rows = index.load()
     singles = (on_colour(cutout(number), colour) for number in range(len(rows)) for colour in range(len(NAMES)))

@@ -53,7 +53,7 @@ def orthogonal(matrix: Tensor) -> Tensor:
     wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     wide = wide / (wide.norm() + 1e-7)
     gram = wide @ wide.T
-    identity = torch.eye(len(gram))
+    identity = torch.eye(len(gram), device=gram.device)
     product = identity
     for _ in range(ROUNDS):
         factor = a * identity + b * gram + c * gram @ gram

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from examples.emoji.captions import with_article
 from examples.emoji.examples import Examples
 from examples.emoji.latents import NAMES
+from examples.emoji.training import device
 
 LABELS, STEPS, GUIDANCE, SEED = 48, 8, 3.0, 1
 
@@ -22,7 +23,7 @@ def nearest(model: nn.Module, shown: Examples, schedule: DDIMScheduler) -> float
     numbers = rng.permutation(len(shown.rows))[:LABELS]
     ids = shown.ids([*(with_article(shown.rows[number].label) for number in numbers), *[""] * LABELS])
     noise = torch.randn((LABELS, 4, 16, 16), generator=torch.Generator().manual_seed(SEED))
-    samples = sampled(model, ids, noise, schedule).flatten(1)
+    samples = sampled(model, ids.to(device()), noise.to(device()), schedule).flatten(1).cpu()
     references = torch.from_numpy(shown.stored.single[:, NAMES.index("white")]).float().flatten(1)
     found = torch.cdist(samples, references).argmin(dim=1)
     return float((found == torch.from_numpy(numbers)).float().mean())

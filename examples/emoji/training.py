@@ -1,13 +1,15 @@
 """A training run that may be cut at any time: its state in one file, its curves in another, its rate by the step.
 
-What a step draws is a function of the seed and the step's number (`generators`), so a run that was cut and goes on
-draws what it would have drawn: its state is weights, optimizers and averages, nothing else.
+What a step draws is a function of the seed and the step's number (`generators`), on the CPU whatever trains, so a run
+that was cut and goes on draws what it would have drawn: its state is weights, optimizers and averages, nothing else.
 
-Two processes of one thread are faster than one of two, and slow down less when something else runs:
-`torchrun --nproc-per-node 2 -m examples.emoji.STAGE` gives each a share of the batch and averages gradients.
+On a CPU, two processes of one thread are faster than one of two, and slow down less when something else runs:
+`torchrun --nproc-per-node 2 -m examples.emoji.STAGE` gives each a share of the batch and averages gradients. On an
+NVIDIA GPU, one process computes in bfloat16 where autocast sees no harm, and others draw ahead of it.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import time
@@ -20,17 +22,20 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.random import Generator
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from examples.emoji.fetch import FOLDER
 from examples.emoji.muon import Muon
 
 SEED = 0
-SAVE_SECONDS, LOG_SECONDS = 120.0, 20.0
+SAVE_SECONDS, LOG_SECONDS = 120.0, 10.0
 WARM_STEPS = 50
 OUTER = ("conv_in", "conv_out", "quant", "embedding")  # layers whose inputs or outputs are no features
 
-Step = Callable[[int], dict[str, float]]
+Batch = tuple[Tensor, ...]
+Draw = Callable[[int], Batch]
+Step = Callable[[int, Batch], dict[str, float]]
 
 
 class Stateful(Protocol):
@@ -38,6 +43,16 @@ class Stateful(Protocol):
 
     def state_dict(self) -> dict[str, Any]: ...  # noqa: D102
     def load_state_dict(self, state_dict: dict[str, Any]) -> Any: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Drawn(Dataset[Batch]):
+    """What every step draws, by the step's number."""
+
+    draw: Draw
+
+    def __getitem__(self, number: int) -> Batch:
+        return self.draw(number)
 
 
 @dataclass
@@ -54,6 +69,7 @@ class Training:
     tail: float
     parts: dict[str, Stateful]
     optimizers: list[torch.optim.Optimizer] = field(default_factory=list)
+    workers: int = 0  # processes that draw ahead; 0 draws between steps
 
     @property
     def path(self) -> Path:
@@ -65,16 +81,19 @@ class Training:
         """Return the number of the first step of the tail."""
         return round(self.steps * (1 - self.tail))
 
-    def run(self, step: Step) -> None:
-        """Run the steps that are left: `step(number)` sets gradients and returns what the log is to say."""
+    def run(self, draw: Draw, step: Step) -> None:
+        """Run the steps that are left: `step(number, draw(number))` sets gradients and returns what the log is to say.
+
+        `draw` makes tensors on the CPU; the step gets them on the device.
+        """
         first = self.resume()
         saved = logged = started = time.monotonic()
         means: dict[str, list[float]] = {}
-        for number in range(first, self.steps):
+        for number, batch in zip(range(first, self.steps), self.batches(draw, first), strict=True):
             if number == self.tail_begins:
                 self.save(number, self.path.with_suffix(".tail.pt"))
             self.set_rate(number)
-            for name, value in step(number).items():
+            for name, value in step(number, tuple(part.to(device()) for part in batch)).items():
                 means.setdefault(name, []).append(value)
             average_gradients(self.optimizers)
             for optimizer in self.optimizers:
@@ -88,6 +107,17 @@ class Training:
                 self.save(number + 1, self.path)
                 saved = now
         self.save(self.steps, self.path)
+
+    def batches(self, draw: Draw, first: int) -> DataLoader[Batch]:
+        """Return what the steps from `first` on draw, in order."""
+        forked = "fork" if self.workers else None  # what is drawn from stays where it is in memory
+        return DataLoader(
+            Drawn(draw),
+            batch_size=None,
+            sampler=range(first, self.steps),
+            num_workers=self.workers,
+            multiprocessing_context=forked,
+        )
 
     def set_rate(self, number: int) -> None:
         """Give every optimizer the rate of this step."""
@@ -134,7 +164,7 @@ def state_path(name: str) -> Path:
 
 def filled(path: Path, parts: dict[str, Stateful]) -> dict[str, Any]:
     """Fill the parts from a saved state, and return all of that."""
-    state: dict[str, Any] = torch.load(path, weights_only=True)
+    state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device())
     for name, part in parts.items():
         part.load_state_dict(state["parts"][name])
     return state
@@ -171,6 +201,19 @@ def generators(stage: int, number: int) -> tuple[Generator, torch.Generator]:
     return np.random.default_rng((SEED, stage, number, rank())), noise
 
 
+def device() -> torch.device:
+    """Return what computes."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def arithmetic() -> contextlib.AbstractContextManager[Any]:
+    """Return the context of a step's forward pass: bfloat16 where it does no harm, but float32 on a CPU.
+
+    A processor without instructions for bfloat16 is four times slower in it.
+    """
+    return torch.autocast("cuda", torch.bfloat16) if device().type == "cuda" else contextlib.nullcontext()
+
+
 def rank() -> int:
     """Return the number of this process among those that train together."""
     return dist.get_rank() if dist.is_initialized() else 0
@@ -194,15 +237,19 @@ def average_gradients(some: list[torch.optim.Optimizer]) -> None:
         gradient.copy_(mean.view(gradient.shape))
 
 
-def arguments(description: str, steps: int) -> argparse.Namespace:
-    """Return the arguments that every stage takes: `steps` and `threads`."""
-    parser = argparse.ArgumentParser(description=description)
+def arguments(description: str, steps: int = 0, batch: int = 0) -> argparse.Namespace:
+    """Return the arguments that every stage takes: `steps`, `batch`, `threads`, `workers`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=steps, help="length of the whole run, done steps included")
+    parser.add_argument("--batch", type=int, default=batch, help="examples a step")
     parser.add_argument("--threads", type=int, default=2, help="of each process; 1 under torchrun")
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw ahead, worth it with a GPU")
     given = parser.parse_args()
     together = "WORLD_SIZE" in os.environ
     if together:
         dist.init_process_group("gloo")
     torch.set_num_threads(1 if together else given.threads)
     torch.manual_seed(SEED)
+    torch.set_float32_matmul_precision("high")  # TF32, on GPUs alone
+    torch.backends.cudnn.benchmark = True
     return given
