@@ -97,7 +97,14 @@ class Cuda:
         return (OK, types.SimpleNamespace(**fields))
 
     def cudaMemGetInfo(self):
-        return (OK, self.capacity, self.capacity)
+        held = sum(len(buffer) for buffer, kind in self.memory.values() if kind == "device")
+        return (OK, self.capacity - held, self.capacity)
+
+    def cudaDriverGetVersion(self):
+        return (OK, 12060)
+
+    def cudaRuntimeGetVersion(self):
+        return (OK, 12060)
 
     def cudaMalloc(self, size):
         return self.allocate(size, "device")
