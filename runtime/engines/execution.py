@@ -150,7 +150,8 @@ class RuntimeCache:
         self.key = PlanKey(
             key.digest, (), ("runtime-cache",), key.engine, key.version, plan.gpu.device.name, plan.gpu.device.sm
         )
-        self.cache = plan.engine.create_runtime_config().create_runtime_cache()
+        config = plan.engine.create_runtime_config()
+        self.cache = config.create_runtime_cache()
         opened = store.open(self.key)
         if opened is not None:
             with opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
