@@ -21,7 +21,7 @@ from latentrt.export.frugal import frugal_session
 from latentrt.export.lower_attention import as_operator
 from latentrt.export.lower_gate import emulated
 from latentrt.export.lower_half import half
-from latentrt.export.lowered import Attention, Lowered, digest_of, folder_in, write_record
+from latentrt.export.lowered import Attention, Floats, Lowered, digest_of, folder_in, write_record
 from latentrt.export.save import save_graph
 from latentrt.manifest import Component, Fidelity
 from latentrt.tensors import Array, TensorSpec, split_axis
@@ -101,7 +101,7 @@ def write(
     """Writes one component in the narrowest floats that keep within their gate."""
     component = bundle.manifest.components[name]
     quantized = component.quantization is not None
-    choices = ("fp32",) if component.precision == "fp32" else ("fp16", "fp32")
+    choices: tuple[Floats, ...] = ("fp32",) if component.precision == "fp32" else ("fp16", "fp32")
     for floats in choices:
         gate = GATES["int8" if quantized else floats]
         try:
@@ -118,7 +118,7 @@ def write(
             progress(f"{name}: stays fp32: {error}")
 
 
-def lowered_model(graph: Path, floats: str, attention: Attention) -> ir.Model:
+def lowered_model(graph: Path, floats: Floats, attention: Attention) -> ir.Model:
     """The graph in a file, lowered."""
     model = ir.load(graph)
     if floats == "fp16":

@@ -39,7 +39,7 @@ def replace(graph: ir.Graph, softmax: ir.Node) -> bool:
     assert value is not None and key.inputs[0] is not None
     order = list(key.attributes["perm"].as_ints())
     straight = ir.node("Transpose", [key.inputs[0]], {"perm": [*order[:-2], order[-1], order[-2]]})
-    straight.outputs[0].name, straight.outputs[0].dtype = f"{name_of(turned)}.key", value.dtype
+    straight.outputs[0].name, straight.outputs[0].type = f"{name_of(turned)}.key", value.type
     attention = new_node("Attention", [query, straight.outputs[0], value], f"{name_of(output)}.attention", output)
     attention.attributes["scale"] = ir.AttrFloat32("scale", 1.0)
     if mask is not None:

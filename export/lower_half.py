@@ -27,6 +27,8 @@ FLOAT32_PLACES = {"Resize": (2,)}
 # The first opset whose Q/DQ operators take float16.
 QUANTIZED_OPERATORS, QUANTIZED_OPSET = ("QuantizeLinear", "DequantizeLinear"), 19
 
+Use = tuple[ir.Node, int]  # a node, and which of its inputs
+
 
 def half(model: ir.Model) -> ir.Model:
     """`model`, in place, computing in fp16; the types of its inputs and outputs stay.
@@ -97,16 +99,16 @@ def retype_constants(graph: ir.Graph, kept: set[ir.Node]) -> None:
             continue
         other = SINGLE if array.dtype == HALF else HALF
         turned = add_constant(graph, f"{name_of(value)}.{other.name.lower()}", converted(value, other))
-        for use in wrong:
-            use.node.replace_input_with(use.idx, turned)
+        for reader, place in wrong:
+            reader.replace_input_with(place, turned)
         if not value.uses():
             del graph.initializers[name_of(value)]
 
 
-def wanted(use: ir.Usage, kept: set[ir.Node]) -> ir.DataType:
+def wanted(use: Use, kept: set[ir.Node]) -> ir.DataType:
     """The type of floats that a node reads at a place."""
-    fixed = use.idx in FLOAT32_PLACES.get(use.node.op_type, ())
-    return SINGLE if fixed or use.node in kept else HALF
+    node, place = use
+    return SINGLE if node in kept or place in FLOAT32_PLACES.get(node.op_type, ()) else HALF
 
 
 def converted(value: ir.Value, dtype: ir.DataType) -> Array:
@@ -153,7 +155,7 @@ def cast_outputs(graph: ir.Graph, types: dict[ir.Value, ir.DataType | None]) -> 
             graph.outputs[place] = node.outputs[0]
 
 
-def cast(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, uses: Iterable[ir.Usage]) -> None:
+def cast(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, uses: Iterable[Use]) -> None:
     """Has `uses` read `value` through a cast, behind the node that makes it."""
     uses = list(uses)
     if not uses:
@@ -161,5 +163,5 @@ def cast(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, uses: Iterable[ir
     node = new_node("Cast", [value], f"{name_of(value)}.{dtype.name.lower()}", value, to=dtype.value)
     node.outputs[0].type = ir.TensorType(dtype)
     insert_after(graph, value, node)
-    for use in uses:
-        use.node.replace_input_with(use.idx, node.outputs[0])
+    for reader, place in uses:
+        reader.replace_input_with(place, node.outputs[0])

@@ -23,6 +23,7 @@ RECORD = "lowered.json"
 VERSION = 1
 
 Attention = Literal["decomposed", "operator"]
+Floats = Literal["fp16", "fp32"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Lowered:
     """
 
     component: str
-    floats: Literal["fp16", "fp32"]
+    floats: Floats
     attention: Attention
     fidelity: Fidelity
     files: Mapping[str, FileRecord]

@@ -21,6 +21,7 @@ COMMANDS = {
     "export": "Export a checkpoint to a bundle.",
     "inspect": "Show what a bundle holds, or how a picture was made.",
     "calibrate": "Quantize a bundle, with a measured loss.",
+    "build": "Build plans for NVIDIA's GPUs.",
     "compare": "Show how far two bundles' pictures are apart.",
     "verify": "Check every byte of a bundle.",
     "doctor": "Show what is installed, and what is missing.",
