@@ -57,9 +57,22 @@ class EngineKind:
     @property
     def installed(self) -> bool:
         """Whether the package that runs it can be found."""
-        specs = (importlib.util.find_spec(name) for name in (self.requires, *self.or_else))
-        folders = [Path(folder) for spec in specs if spec for folder in spec.submodule_search_locations or ()]
-        return any((folder / self.file).exists() for folder in folders)
+        return self.found is not None
+
+    @property
+    def found(self) -> str | None:
+        """The name under which the package comes here; None where it is not installed."""
+        for name in (self.requires, *self.or_else):
+            spec = importlib.util.find_spec(name)
+            folders = spec.submodule_search_locations or () if spec else ()
+            if any((Path(folder) / self.file).exists() for folder in folders):
+                return name
+        return None
+
+    @property
+    def needs(self) -> str:
+        """What has to be installed, in words."""
+        return f"{self.requires} with {self.file}" if self.file else self.requires
 
 
 CUDA = "capi/libonnxruntime_providers_cuda.so"
@@ -125,5 +138,5 @@ def engine_kind(name: str) -> EngineKind:
         raise EngineError(f"engine: got {name!r}, expected one of {', '.join(ENGINES)}")
     kind = ENGINES[name]
     if not kind.installed:
-        raise EngineError(f"engine {name!r} needs {kind.requires}: run `pip install 'latentrt[{kind.extra}]'`")
+        raise EngineError(f"engine {name!r} needs {kind.needs}: run `pip install 'latentrt[{kind.extra}]'`")
     return kind

@@ -12,7 +12,7 @@ from latentrt.engines import build_plan
 from latentrt.engines.bindings import FLAVOURS
 from latentrt.engines.execution import Gpu, Plan, Profile, Sizes
 from latentrt.engines.plans import PlanKey, PlanStore, graph_digest, plan_store
-from latentrt.errors import EngineError
+from latentrt.errors import EngineError, LatentError
 from latentrt.manifest import Component
 from latentrt.tensors import Array, check
 
@@ -128,11 +128,11 @@ class TensorRTEngine:
         return found
 
     def build(self, shapes: Sizes, sizes: Mapping[str, int]) -> None:
-        """Builds a plan for these shapes. Raises EngineError that says what is missing and how to make it."""
+        """Has a plan built for these shapes. Raises EngineError that says what is missing and how to make it."""
         log.warning("%s: %s; building one, which may take minutes", self.name, self.missing(shapes))
         try:
             build_plan(self.gpu.flavour.name, self.bundle, self.name, shapes)
-        except EngineError as error:
+        except LatentError as error:
             raise EngineError(f"{self.name}: {self.missing(shapes)}; run `{self.command(sizes)}` ({error})") from error
 
     def load_first(self, shapes: Sizes) -> Profile | None:

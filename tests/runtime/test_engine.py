@@ -168,7 +168,7 @@ def test_an_engine_that_is_not_installed(name: str, monkeypatch: pytest.MonkeyPa
     assert not ENGINES[name].installed
     with pytest.raises(EngineError) as caught:
         latentrt.load("emoji", engine=name)
-    assert str(caught.value) == f"engine {name!r} needs {ENGINES[name].requires}: run `pip install 'latentrt[{extra}]'`"
+    assert str(caught.value) == f"engine {name!r} needs {ENGINES[name].needs}: run `pip install 'latentrt[{extra}]'`"
     assert extra in (importlib.metadata.metadata("latentrt").get_all("Provides-Extra") or [])
 
 
