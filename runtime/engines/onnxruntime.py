@@ -33,6 +33,11 @@ PROVIDERS: dict[str, dict[str, dict[str, str]]] = {
 }
 
 
+# Operators that no shape is computed with: on the CPU, they are the model itself. Those of shapes belong there.
+HEAVY = {"Conv", "ConvTranspose", "Gemm", "MatMul", "InstanceNormalization", "LayerNormalization", "Resize", "Softmax"}
+ASSIGNMENT = "session.record_ep_graph_assignment_info"
+
+
 def open_engines(bundle: Bundle, variant: str = "cpu") -> dict[str, Engine]:
     """An engine for each component of the bundle; see `latentrt.engines.open_engines`."""
     components = bundle.manifest.components.items()
@@ -94,6 +99,8 @@ def new_session(path: Path, variant: str = "cpu") -> InferenceSession:
     options.add_session_config_entry("session.force_spinning_stop", "1")
     providers = PROVIDERS[variant]
     check_available(providers, onnxruntime)
+    if variant != "cpu":
+        options.add_session_config_entry(ASSIGNMENT, "1")
     try:
         session = onnxruntime.InferenceSession(path, options, providers=list(providers.items()), enable_fallback=0)
     except Exception as error:  # ONNX Runtime's own errors share no base but Exception
@@ -101,6 +108,8 @@ def new_session(path: Path, variant: str = "cpu") -> InferenceSession:
             f"{path}: ONNX Runtime cannot load it: {one_line(error)}; check it with `latentrt verify`"
         ) from error
     check_active(providers, session)
+    if variant != "cpu":
+        check_assigned(path, session)
     return session
 
 
@@ -123,6 +132,19 @@ def check_active(providers: Iterable[str], session: InferenceSession) -> None:
         raise EngineError(
             f"ONNX Runtime could not start {', '.join(missing)} and fell back to {', '.join(active)}; its CUDA, cuDNN "
             "or TensorRT libraries or the driver do not fit: see `nvidia-smi`, `latentrt doctor`, or use --engine cpu"
+        )
+
+
+def check_assigned(path: Path, session: InferenceSession) -> None:
+    """Raises EngineError if a part of the model itself would run on the CPU. Before version 1.24 nothing tells."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return
+    parts = session.get_provider_graph_assignment_info()
+    left = {node.op_type for part in parts if part.ep_name == "CPUExecutionProvider" for node in part.get_nodes()}
+    if found := sorted(left & HEAVY):
+        raise EngineError(
+            f"{path}: ONNX Runtime would run {', '.join(found)} on the CPU, for which its NVIDIA providers have no "
+            "kernel of this type; export with --precision fp32 or fp16, or use --engine cpu or tensorrt"
         )
 
 

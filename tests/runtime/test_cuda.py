@@ -10,7 +10,14 @@ import pytest
 
 import latentrt
 from latentrt.engines import ENGINES, EngineKind, cuda
-from latentrt.engines.onnxruntime import PROVIDERS, check_active, check_available, new_session
+from latentrt.engines.onnxruntime import (
+    ASSIGNMENT,
+    PROVIDERS,
+    check_active,
+    check_assigned,
+    check_available,
+    new_session,
+)
 from latentrt.errors import EngineError
 from latentrt.pipeline import MODELS
 from tests.runtime import standin
@@ -125,6 +132,23 @@ def test_a_session_as_asked_for_is_taken():
         check_active(PROVIDERS["cuda-tensorrt"], active)
     check_available(PROVIDERS["cpu"], onnxruntime)
     assert new_session(GRAPH).get_providers() == ["CPUExecutionProvider"]
+
+
+def test_a_model_that_would_run_on_the_cpu_is_refused():
+    """Shapes may be computed there, products may not."""
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry(ASSIGNMENT, "1")
+    session = onnxruntime.InferenceSession(GRAPH, options, providers=["CPUExecutionProvider"])
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        pytest.skip("this version of ONNX Runtime does not tell")
+    with pytest.raises(
+        EngineError, match=r"time_bias.onnx: ONNX Runtime would run (Gemm|MatMul).* on the CPU, for which its"
+    ):
+        check_assigned(GRAPH, session)
+    node = SimpleNamespace(op_type="Shape")
+    part = SimpleNamespace(ep_name="CPUExecutionProvider", get_nodes=lambda: [node])
+    check_assigned(GRAPH, SimpleNamespace(get_provider_graph_assignment_info=lambda: [part]))
+    check_assigned(GRAPH, SimpleNamespace())
 
 
 def test_engines_come_under_several_names(tmp_path, monkeypatch):
