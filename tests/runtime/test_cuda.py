@@ -141,9 +141,7 @@ def test_a_model_that_would_run_on_the_cpu_is_refused():
     session = onnxruntime.InferenceSession(GRAPH, options, providers=["CPUExecutionProvider"])
     if not hasattr(session, "get_provider_graph_assignment_info"):
         pytest.skip("this version of ONNX Runtime does not tell")
-    with pytest.raises(
-        EngineError, match=r"time_bias.onnx: ONNX Runtime would run (Gemm|MatMul).* on the CPU, for which its"
-    ):
+    with pytest.raises(EngineError, match=r"time_bias.onnx: ONNX Runtime would run (Gemm|MatMul).* on the CPU,"):
         check_assigned(GRAPH, session)
     node = SimpleNamespace(op_type="Shape")
     part = SimpleNamespace(ep_name="CPUExecutionProvider", get_nodes=lambda: [node])
