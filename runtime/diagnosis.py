@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
 from typing import Any
 
 from latentrt.engines import ENGINES
 from latentrt.engines.onnxruntime import usable_cores
+from latentrt.jetson import Jetson, fits, read_jetson
+from latentrt.jetson import advice as jetson_advice
 from latentrt.pipeline import built_in
 
 RUNNING = ("numpy", "tokenizers", "pillow")
 EXPORTING = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnx-ir")
+MEMINFO = Path("/proc/meminfo")
 
 
-def diagnose(meminfo: Path = Path("/proc/meminfo")) -> dict[str, Any]:
+def diagnose(root: Path = Path("/")) -> dict[str, Any]:
     """Returns versions, engines, memory, built-in models and advice, as JSON can hold them.
 
-    meminfo: where Linux tells memory; a machine without it reports none.
+    root: where the system's files are. A machine without /proc/meminfo reports no memory, one that is no Jetson no
+    Jetson: both None.
     """
+    known = memory(root / MEMINFO.relative_to("/"))
+    jetson = read_jetson(root)
     engines = {name: engine_state(name) for name in ENGINES}
     packages = {name: installed(name) for name in (*RUNNING, *EXPORTING)}
     return {
@@ -27,12 +34,18 @@ def diagnose(meminfo: Path = Path("/proc/meminfo")) -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cores": usable_cores(),
-        "memory": memory(meminfo),
+        "memory": known,
+        "jetson": about_jetson(jetson, known),
         "engines": engines,
         "packages": packages,
         "models": built_in(),
-        "advice": advice(engines, packages),
+        "advice": [*advice(engines, packages), *(jetson_advice(jetson, known) if jetson else ())],
     }
+
+
+def about_jetson(jetson: Jetson | None, known: dict[str, int] | None) -> dict[str, Any] | None:
+    """What there is to say of a Jetson, and which models fit the memory that is available."""
+    return {**asdict(jetson), "fits": fits(known["available_bytes"]) if known else []} if jetson else None
 
 
 def engine_state(name: str) -> dict[str, Any]:

@@ -24,6 +24,25 @@ def doctor(as_json: bool) -> None:
         raise click.exceptions.Exit(4)
 
 
+def print_jetson(jetson: dict[str, Any]) -> None:
+    """Prints what a Jetson is, and what fits it."""
+    mode, blocks = jetson["power_mode"], jetson["free_blocks"]
+    click.echo(f"jetson      {jetson['model']}" + (f" ({jetson['module']})" if jetson["module"] else ""))
+    click.echo(f"jetpack     {jetson['jetpack'] or 'unknown'}, L4T {jetson['l4t'] or 'unknown'}")
+    click.echo(f"cuda        {jetson['cuda'] or 'not installed'}")
+    click.echo(f"tensorrt    {jetson['tensorrt'] or 'not installed'}")
+    if mode:
+        click.echo(f"power       mode {mode['id']}" + (f", {mode['name']}" if mode["name"] else ""))
+    if blocks:
+        click.echo(f"free block  {blocks['count']} of {blocks['bytes'] / 2**20:g} MB, the largest")
+    for area in jetson["swap"]:
+        kind = "compressed memory" if area["compressed"] else "disk"
+        click.echo(f"swap        {area['name']}: {area['bytes'] / 1e9:.1f} GB of {kind}")
+    for row in jetson["fits"]:
+        verdict = "fits" if row["fits"] else "does not fit"
+        click.echo(f"model       {row['model']} {row['precision']}: needs {row['needs_gb']:g} GB at least, {verdict}")
+
+
 def print_table(found: dict[str, Any]) -> None:
     """Prints the diagnosis, a line a fact."""
     memory = found["memory"]
@@ -32,6 +51,8 @@ def print_table(found: dict[str, Any]) -> None:
     click.echo(f"cores       {found['cores']} usable")
     if memory:
         click.echo(f"memory      {memory['available_bytes'] / 1e9:.1f} of {memory['total_bytes'] / 1e9:.1f} GB free")
+    if found["jetson"]:
+        print_jetson(found["jetson"])
     for name, engine in found["engines"].items():
         state = f"{engine['package']} {engine['version']}" if engine["installed"] else "not installed"
         click.echo(f"engine      {name}: {state}")
