@@ -150,7 +150,7 @@ def cast_outputs(graph: ir.Graph, types: dict[ir.Value, ir.DataType | None]) -> 
             name = name_of(value)
             value.name = f"{name}.half"
             node = new_node("Cast", [value], name, value, to=SINGLE.value)
-            node.outputs[0].type = ir.TensorType(SINGLE)
+            node.name, node.outputs[0].type = f"{name}.cast", ir.TensorType(SINGLE)
             graph.append(node)
             graph.outputs[place] = node.outputs[0]
 
