@@ -171,43 +171,47 @@ class Profile:
         self.plan, self.gpu, self.index = plan, plan.gpu, index
         self.context = plan.new_context()
         self.watch = Stopwatch()
+        self.shapes: Sizes = {}
         self.tensors: dict[str, Tensor] = {}
         self.graph: Graph | None = None
         self.arena = 0
         self.repeats = 0
 
     def allocate(self) -> None:
-        """Selects the profile and gives every tensor a buffer. Raises EngineError; then `close` frees what there is."""
+        """Selects the profile and reads what the plan takes and gives. Raises EngineError when it is refused."""
         plan, engine, context, trt = self.plan, self.plan.engine, self.context, self.gpu.trt
         if not context.set_optimization_profile_async(self.index, self.gpu.stream.handle):
             raise plan.error(f"refuses profile {self.index}")
         self.gpu.stream.synchronize()
-        largest = {own.name: own.largest for own in plan.key.profiles[self.index]}
-        names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
-        self.inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
-        self.outputs = [spec for spec in plan.component.outputs if spec.name in names]
-        self.shape({name: largest[name] for name in self.inputs})
-        for name in names:
-            self.tensors[name] = tensor = self.tensor(name, tuple(context.get_tensor_shape(name)))
-            if not context.set_tensor_address(name, tensor.address):
-                raise plan.error(f"refuses the address of {name}")
+        self.names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+        self.inputs = [name for name in self.names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        self.outputs = [spec for spec in plan.component.outputs if spec.name in self.names]
         # Values that shapes depend on are read on the host, at each call: a replay would keep the old ones.
-        self.capturable = not any(tensor.on_host for tensor in self.tensors.values())
-
-    def tensor(self, name: str, largest: tuple[int, ...]) -> Tensor:
-        """The buffer of a tensor, with room for its largest shape."""
-        engine, trt = self.plan.engine, self.gpu.trt
-        dtype = np.dtype(trt.nptype(engine.get_tensor_dtype(name)))
-        on_host = engine.get_tensor_location(name) == trt.TensorLocation.HOST
-        return Tensor(dtype, largest, self.gpu.device, on_host=on_host)
+        self.on_host = {name for name in self.names if engine.get_tensor_location(name) == trt.TensorLocation.HOST}
+        self.capturable = not self.on_host
 
     def shape(self, shapes: Sizes) -> None:
-        """Tells the context the shapes of its inputs. Raises EngineError for one that it does not take."""
+        """Tells the context the shapes of its inputs and gives every tensor room. Raises EngineError for a refusal."""
+        self.forget()
+        self.shapes = {}
         for name in self.inputs:
             if not self.context.set_input_shape(name, tuple(shapes[name])):
                 raise self.plan.error(f"refuses {name} of shape {tuple(shapes[name])}")
-        self.shapes = {name: tuple(shapes[name]) for name in self.inputs}
-        self.forget()
+        for name in self.names:
+            self.make_room(name, tuple(self.context.get_tensor_shape(name)))
+        self.shapes = shapes
+
+    def make_room(self, name: str, shape: tuple[int, ...]) -> None:
+        """Gives a tensor a buffer for this shape, unless the one that it has is large enough."""
+        dtype = np.dtype(self.gpu.trt.nptype(self.plan.engine.get_tensor_dtype(name)))
+        size = math.prod(shape) * dtype.itemsize
+        if name in self.tensors and self.tensors[name].buffer.size >= size:
+            return
+        if name in self.tensors:
+            self.tensors.pop(name).buffer.close()
+        self.tensors[name] = tensor = Tensor(dtype, size, self.gpu.device, on_host=name in self.on_host)
+        if not self.context.set_tensor_address(name, tensor.address):
+            raise self.plan.error(f"refuses the address of {name}")
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs for these feeds, in new arrays."""
@@ -283,9 +287,9 @@ class Profile:
 class Tensor:
     """An input's or output's buffer, in the type that the plan declares, and what was last copied into it."""
 
-    def __init__(self, dtype: np.dtype[Any], largest: tuple[int, ...], device: Device, *, on_host: bool) -> None:
+    def __init__(self, dtype: np.dtype[Any], size: int, device: Device, *, on_host: bool) -> None:
         self.dtype, self.on_host = dtype, on_host
-        self.buffer = Buffer(math.prod(largest) * dtype.itemsize, integrated=device.integrated or on_host)
+        self.buffer = Buffer(size, integrated=device.integrated or on_host)
         self.last: Array | None = None
 
     @property

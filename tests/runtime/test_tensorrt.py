@@ -139,12 +139,12 @@ def test_a_graph_is_captured_at_the_second_call_and_again_for_other_shapes(bundl
     build(bundle, "unet")
     engine = open_engines("tensorrt", bundle)["unet"]
     counts = []
-    small = SIZES | {"width": 4}
-    for seed, sizes in enumerate([SIZES, SIZES, SIZES, SIZES, small, small, small]):
+    small, large = SIZES | {"width": 4}, SIZES | {"width": 16}
+    for seed, sizes in enumerate([SIZES, SIZES, SIZES, SIZES, small, small, small, large, large]):
         feeds = feeds_of(bundle, "unet", sizes, seed)
         assert np.array_equal(engine(feeds)["prediction"], trt.answers["unet"](feeds)["prediction"])
         counts.append((trt.enqueued, cuda.launches))
-    assert counts == [(1, 0), (2, 1), (2, 2), (2, 3), (3, 3), (4, 4), (4, 5)]
+    assert counts == [(1, 0), (2, 1), (2, 2), (2, 3), (3, 3), (4, 4), (4, 5), (5, 5), (6, 6)]
     engine.close()
     cuda.assert_all_freed()
 
