@@ -1,0 +1,152 @@
+"""Writes the tables of docs/estimate.md and docs/jetson.md: what graphs cost, bounds beside published times, what fits.
+
+    python -m benchmarks.estimates
+
+Needs neither a GPU nor a model: costs come from benchmarks/costs.json. Ends with 1 if a bound is above what was
+measured.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from benchmarks.costs import load_costs, load_entries
+from benchmarks.published import PUBLISHED, Published
+from latentrt.export.devices import DEVICES
+from latentrt.export.estimate import Call, estimate
+from latentrt.export.roofline import PRECISIONS, PrecisionName, roofline
+
+DOCS = Path(__file__).parents[1] / "docs"
+COSTS = load_costs()
+STEPS = 20
+# Its VAE overflows in fp16, so that one stays in fp32.
+SDXL_VAE: PrecisionName = "fp32"
+
+
+def models() -> dict[str, dict[str, Call]]:
+    """What a picture of each model calls, at the size it was trained at, with guidance."""
+    sd15 = {
+        "text_encoder": Call(COSTS["sd15/text_encoder/64x64/batch2"], 1),
+        "cross_kv": Call(COSTS["sd15/cross_kv/64x64/batch4"], 1),
+        "time_bias": Call(COSTS["sd15/time_bias/64x64/batch4"], 1),
+        "unet": Call(COSTS["sd15/unet/64x64/batch2"], STEPS),
+        "vae_decoder": Call(COSTS["vae_decoder/64x64/batch1"], 1),
+    }
+    sdxl = {
+        "text_encoder": sd15["text_encoder"],
+        "text_encoder_2": Call(COSTS["sdxl/text_encoder_2/64x64/batch2"], 1),
+        "cross_kv": Call(COSTS["sdxl/cross_kv/128x128/batch2"], 1),
+        "time_bias": Call(COSTS["sdxl/time_bias/128x128/batch2"], 1),
+        "unet": Call(COSTS["sdxl/unet/128x128/batch2"], STEPS),
+        "vae_decoder": Call(COSTS["vae_decoder/128x128/batch1"], 1, SDXL_VAE),
+    }
+    return {"SD 1.5 at 512x512": sd15, "SDXL at 1024x1024": sdxl}
+
+
+def bound(row: Published) -> float:
+    """The least seconds for what a published figure covers. MLPerf's Orin has its VAE in fp32; others do not say."""
+    total = 0.0
+    for name, times in row.graphs.items():
+        unet = "/unet/" in name
+        precision: PrecisionName = row.precision if unet else SDXL_VAE if row.device == "agx-orin" else "fp16"
+        total += times * roofline(COSTS[name], PRECISIONS[precision], DEVICES[row.device]).seconds
+    return total
+
+
+def published_table() -> str:
+    """Bounds beside published times."""
+    rows = (
+        (
+            row.what,
+            row.device,
+            f"{row.seconds:.3f}" if row.seconds > 0.1 else f"{row.seconds:.4f}",
+            f"{bound(row):.3f}" if row.seconds > 0.1 else f"{bound(row):.4f}",
+            f"{bound(row) / row.seconds:.2f}",
+            row.source,
+        )
+        for row in PUBLISHED
+    )
+    return table(("what", "device", "published s", "estimate s", "estimate / published", "published in"), rows)
+
+
+def costs_table() -> str:
+    """What each graph costs, and what torch counts."""
+    rows = (
+        (
+            f"`{name}`",
+            f"{entry['macs'] / 1e9:.3f}",
+            f"{entry['torch_macs'] / 1e9:.3f}",
+            f"{entry['parameters'] / 1e6:.1f}",
+            f"{entry['live'] / 1e6:.1f}",
+        )
+        for name, entry in load_entries().items()
+    )
+    return table(("graph", "GMAC", "GMAC by torch", "parameters, M", "live activations, M"), rows)
+
+
+def fits_table(names: Sequence[str]) -> str:
+    """What a model needs on each of some devices."""
+    rows = []
+    for model, calls in models().items():
+        for precision in ("fp16", "int8"):
+            for name in names:
+                found = estimate(calls, precision, DEVICES[name])
+                rows.append(
+                    (
+                        model,
+                        precision,
+                        name,
+                        f"{found.weight_bytes / 1e9:.1f}",
+                        f"{found.resident_bytes / 1e9:.1f}",
+                        f"{found.least_bytes / 1e9:.1f}",
+                        f"{found.room_bytes / 1e9:.1f}",
+                        found.fits,
+                        f"{found.step.seconds * 1e3:.0f}",
+                        f"{found.seconds:.1f}",
+                    )
+                )
+    heads = ("model", "precision", "device", "weights GB", "all loaded GB", "one at a time GB", "room GB", "fits")
+    return table((*heads, "ms a step, at least", f"s for {STEPS} steps, at least"), rows)
+
+
+def table(heads: Sequence[str], rows: Iterable[tuple[str, ...]]) -> str:
+    """A Markdown table; figures stand to the right."""
+    body = list(rows)
+    right = [all(re.fullmatch(r"[\d.]*", row[place]) for row in body) for place in range(len(heads))]
+    lines = [heads, tuple("---:" if number else "---" for number in right), *body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def pages() -> dict[Path, str]:
+    """The two pages with their tables as they should be."""
+    tables = {
+        "costs": costs_table(),
+        "published": published_table(),
+        "fits": fits_table(("orin-nano", "orin-nx", "agx-orin")),
+    }
+    found = {}
+    for page in (DOCS / "estimate.md", DOCS / "jetson.md"):
+        text = page.read_text(encoding="utf-8")
+        for name, body in tables.items():
+            block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.S)
+            text = block.sub(rf"\g<1>{body}\n\g<2>", text)
+        found[page] = text
+    return found
+
+
+def main() -> int:
+    """Writes the pages; says which bounds are none."""
+    for page, text in pages().items():
+        page.write_text(text, encoding="utf-8")
+    wrong = [row for row in PUBLISHED if bound(row) >= row.seconds]
+    for row in wrong:
+        print(f"{row.what} on {row.device}: estimate {bound(row):.3f} s, published {row.seconds:.3f} s")
+    print(published_table())
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
