@@ -304,7 +304,6 @@ class Tensor:
         """
         if array is self.last:
             return
-        self.last = None  # should the copy fail
         self.buffer.view(array.shape, self.dtype)[...] = array
         self.buffer.upload(array.size * self.dtype.itemsize, stream)
         self.last = array if array.flags.owndata and not array.flags.writeable else None
