@@ -51,8 +51,9 @@ def about_jetson(jetson: Jetson | None, known: dict[str, int] | None) -> dict[st
 def engine_state(name: str) -> dict[str, Any]:
     """Whether an engine's package is there, and which one of the several that may provide it."""
     kind = ENGINES[name]
-    providers = packages_distributions().get(kind.requires, []) if kind.installed else []
-    package = providers[0] if providers else kind.requires
+    module = kind.found or kind.requires
+    providers = packages_distributions().get(module, []) if kind.installed else []
+    package = providers[0] if providers else module
     return {"installed": kind.installed, "package": package, "version": installed(package), "extra": kind.extra}
 
 
