@@ -16,7 +16,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from latentrt.atomic import new_folder, refuse_existing
+from latentrt.atomic import put_in_place, refuse_existing
 from latentrt.calib.claim import claim
 from latentrt.calib.compare import mean_psnr_db
 from latentrt.calib.drawing import requests_of
@@ -36,6 +36,7 @@ from latentrt.errors import BundleError
 from latentrt.export.save import save_graph
 from latentrt.manifest import Manifest
 from latentrt.pipeline import Pipeline, load
+from latentrt.settings import settle
 from latentrt.tensors import TensorSpec
 
 UNET = "unet"
@@ -44,6 +45,7 @@ SETTINGS = "calibration.json"
 ANY = "any"  # target of a graph that every engine takes as it is
 # Evaluation draws with other seeds than calibration.
 EVALUATION_SEED = 1_000_000
+OBSERVING = Observing()
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,15 @@ def calibrate(
         check_float(pipeline)
         work = Work(pipeline, options, out.parent / f".{out.name}.calibration", progress)
         claim(work.folder, SETTINGS, decisive(work, precision))
-        with new_folder(out) as folder:
-            bench = bench_of(work)
-            written = WRITERS[precision](work, bench, folder)
-            progress("comparing with the float bundle")
-            report = publish(pipeline.bundle, folder, written, bench, settings_of(options))
+        # Not beside `out`, where a run that is killed would leave it for ever.
+        folder = work.folder / "bundle"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        bench = bench_of(work)
+        written = WRITERS[precision](work, bench, folder)
+        progress("comparing with the float bundle")
+        report = publish(pipeline.bundle, folder, written, bench, settings_of(options, bench))
+    put_in_place(folder, out)
     shutil.rmtree(work.folder)
     return report
 
@@ -119,26 +125,45 @@ def check_float(pipeline: Pipeline) -> None:
         )
 
 
-def write_int8(work: Work, bench: Bench, folder: Path) -> Written:
-    """Quantizes weights and activations of all layers but those that the budget keeps in float."""
+@dataclass(frozen=True)
+class Draft:
+    """A plan for every layer that can be quantized, before any goes back to float.
+
+    layers: all of the graph's. able: those with a plan. seen: what their activations were like over the recording.
+    """
+
+    graph: Graph
+    layers: tuple[Layer, ...]
+    able: tuple[Layer, ...]
+    seen: Observations
+    planned: Mapping[str, Planned]
+
+
+def draft(work: Work, recording: Recording) -> Draft:
+    """Returns the plans that the recipe makes of the recording; what is observed is kept in the work folder."""
     recipe = work.options.recipe
-    recording = recorded(work)
     graph = work.graph(split=recipe.split)
     model = graph.model()
     layers = layers_of(model, graph.shapes)
     able = candidates(layers)
-    how = Observing()
-    wanted = observed_values(able, recipe.target)
-    seen = observe(model, wanted, recording, work.folder / "observed", how, work.progress)
+    seen = observe(
+        model, observed_values(able, recipe.target), recording, work.folder / "observed", OBSERVING, work.progress
+    )
     work.progress("planning")
-    planned = plan(model, able, seen, recipe)
-    kept, damage = choose(work, bench, graph, able, planned)
-    chosen = {name: one.plan for name, one in planned.items() if name not in kept}
-    written = graph.quantized(chosen, recipe.target)
+    return Draft(graph, layers, able, seen, plan(model, able, seen, recipe))
+
+
+def write_int8(work: Work, bench: Bench, folder: Path) -> Written:
+    """Quantizes weights and activations of all layers but those that the budget keeps in float."""
+    target, recording = work.options.recipe.target, recorded(work)
+    made = draft(work, recording)
+    kept, damage = choose(work, bench, made)
+    written = made.graph.quantized({name: one.plan for name, one in made.planned.items() if name not in kept}, target)
     data = save_graph(written, folder, UNET)
     work.progress("measuring each layer's noise")
-    noise = noise_of(graph.model(), written, layers, recording, work.folder / "noise")
-    reasons = {layer.name: OVER_BUDGET if layer.name in kept else None for layer in able}
+    noise = noise_of(made.graph.model(), written, made.layers, recording, work.folder / "noise")
+    alone = {name: one for one in damage for name in one.layers}
+    reasons = {layer.name: over_budget(alone[layer.name]) if layer.name in kept else None for layer in made.able}
     reports = (
         LayerReport(
             layer.name,
@@ -146,12 +171,18 @@ def write_int8(work: Work, bench: Bench, folder: Path) -> Written:
             layer.macs,
             reasons.get(layer.name, BY_RULE),
             noise[layer.name],
-            *ranges_of(planned.get(layer.name), seen, layer),
+            *ranges_of(made.planned.get(layer.name), made.seen, layer),
         )
-        for layer in layers
+        for layer in made.layers
     )
-    buckets = bucket_ends(how.buckets, recording.settings.train_steps)
-    return Written(graph, data, "int8", recipe.target, tuple(reports), buckets, damage)
+    buckets = bucket_ends(OBSERVING.buckets, recording.settings.train_steps)
+    return Written(made.graph, data, "int8", target, tuple(reports), buckets, damage)
+
+
+def over_budget(alone: Damage) -> str:
+    """Why a layer stays float, and what it would cost: the PSNR when it, or the group it is in, alone is quantized."""
+    what = "quantized alone" if len(alone.layers) == 1 else f"the {len(alone.layers)} layers around it quantized alone"
+    return OVER_BUDGET if alone.psnr_db is None else f"{OVER_BUDGET}: {what}, pictures have {alone.psnr_db:.1f} dB"
 
 
 def write_weights(work: Work, _bench: Bench, folder: Path) -> Written:
@@ -172,9 +203,9 @@ WRITERS: Mapping[str, Callable[[Work, Bench, Path], Written]] = {"int8": write_i
 
 
 def recorded(work: Work) -> Recording:
-    """The recording of the calibration prompts."""
+    """The recording of the calibration prompts. The pipeline's graphs leave the memory, for the one to observe."""
     options = work.options
-    return record(
+    recording = record(
         work.pipeline,
         for_images(options.calibration, options.images),
         steps=options.steps,
@@ -183,6 +214,8 @@ def recorded(work: Work) -> Recording:
         folder=work.folder / "recording",
         progress=work.progress,
     )
+    work.pipeline.close()
+    return recording
 
 
 def bench_of(work: Work) -> Bench:
@@ -200,15 +233,12 @@ def bench_of(work: Work) -> Bench:
     return Bench(work.pipeline, requests, work.folder)
 
 
-def choose(
-    work: Work, bench: Bench, graph: Graph, layers: Sequence[Layer], planned: Mapping[str, Planned]
-) -> tuple[frozenset[str], tuple[Damage, ...]]:
+def choose(work: Work, bench: Bench, made: Draft) -> tuple[frozenset[str], tuple[Damage, ...]]:
     """The layers that must stay float for the budget, and each one's own damage where it was measured."""
-    options, target = work.options, work.options.recipe.target
-    plans = {name: one.plan for name, one in planned.items()}
+    options, target, layers = work.options, work.options.recipe.target, made.able
 
     def measure(chosen: Sequence[Layer], images: int | None = None) -> float:
-        model = graph.quantized({layer.name: plans[layer.name] for layer in chosen}, target)
+        model = made.graph.quantized({layer.name: made.planned[layer.name].plan for layer in chosen}, target)
         reached = mean_psnr_db(bench.pairs(UNET, model, images))
         return math.inf if reached is None else reached
 
@@ -266,10 +296,12 @@ def decisive(work: Work, precision: str) -> dict[str, object]:
     return dict(json.loads(json.dumps(known)))
 
 
-def settings_of(options: Options) -> dict[str, str | int | float]:
+def settings_of(options: Options, bench: Bench) -> dict[str, str | int | float]:
     """The options as a report states them."""
-    recipe = options.recipe
+    recipe, asked = options.recipe, settle(bench.requests[0], bench.pipeline.bundle.manifest)
     return {
+        "sampler": asked.sampler,
+        "steps": asked.steps,
         "calibration images": options.images,
         "calibration prompts": len(set(for_images(options.calibration, options.images))),
         "seed": options.seed,

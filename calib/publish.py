@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -11,14 +12,14 @@ from latentrt.bundle import Bundle, open_bundle, record_files, save_manifest
 from latentrt.calib.compare import Comparison, compare, side_of
 from latentrt.calib.drawing import draw
 from latentrt.calib.page import save_page
-from latentrt.calib.report import Damage, LayerReport, Report
+from latentrt.calib.report import Damage, LayerReport, Report, figures
 from latentrt.calib.trial import Bench, Graph
 from latentrt.export.costs import total_macs
 from latentrt.manifest import Component, Manifest, Precision, named_files
 from latentrt.pipeline import load
 
-# Beside the bundle's own files, and not one of them: it states the manifest's hash.
-PAGE = "report.html"
+# Beside the bundle's own files, and none of them: they state the manifest's hash.
+PAGE, FIGURES = "report.html", "report.json"
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ def publish(
     save_manifest(folder, replace(measured, files=files))
     final = replace(report, comparison=replace(report.comparison, other=side_of(open_bundle(folder, verify=False))))
     save_page(folder / PAGE, final)
+    (folder / FIGURES).write_text(json.dumps(figures(final), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return final
 
 

@@ -44,13 +44,18 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise OutputError(f"{path}: cannot be made ({error.strerror}); name another folder") from error
     try:
         yield temporary
-        for item in [*temporary.rglob("*"), temporary]:
-            sync(item)
-        refuse_existing(path)
-        temporary.rename(path)
-        sync(path.parent)
+        put_in_place(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def put_in_place(folder: Path, path: Path) -> None:
+    """Syncs a folder that is done and renames it to `path`, on the same disk. Raises OutputError when that exists."""
+    for item in [*folder.rglob("*"), folder]:
+        sync(item)
+    refuse_existing(path)
+    folder.rename(path)
+    sync(path.parent)
 
 
 def refuse_existing(path: Path) -> None:

@@ -1,7 +1,7 @@
 """Calibration whole, on the small checkpoint: what the bundle holds, that it can be cut, what it refuses."""
 
-import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,47 +15,17 @@ import latentrt
 from latentrt.bundle import open_bundle
 from latentrt.calib import calibrate as module
 from latentrt.calib import sensitivity
-from latentrt.calib.calibrate import BY_RULE, OVER_BUDGET, Options, calibrate
+from latentrt.calib.calibrate import BY_RULE, OVER_BUDGET, calibrate
 from latentrt.calib.planning import Recipe
 from latentrt.cli import cli
 from latentrt.errors import BundleError, FidelityError, OutputError
-from latentrt.export.write import ExportOptions, export
-from tests.export import tiny
-
-PROMPTS, OTHERS = ("a red apple", "a cat on a blue background"), ("a rocket", "two birds")
-OPTIONS = Options(PROMPTS, OTHERS, images=2, steps=2, evaluations=2, probes=1, budget_db=5.0)
+from tests.calib.small import OPTIONS, one_thread
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", autouse=True)
 def few_threads():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("latentrt.engines.onnxruntime.usable_cores", lambda: 1)
-        patch.setattr("latentrt.export.frugal.usable_cores", lambda: 1)
+    with one_thread():
         yield
-
-
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory, few_threads):
-    path = tmp_path_factory.mktemp("source")
-    tiny.save_diffusers_folder(path / "checkpoint")
-    export(path / "checkpoint", path / "bundle", ExportOptions("w16", guidance=3.0))
-    return path / "bundle"
-
-
-@pytest.fixture(scope="module")
-def quantized(bundle, tmp_path_factory):
-    """The bundle for the CPU, the report, and the lines of progress."""
-    out, lines = tmp_path_factory.mktemp("int8") / "cpu", []
-    report = calibrate(bundle, out, "int8", OPTIONS, lines.append)
-    return out, report, lines
-
-
-def digests(folder):
-    return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 def test_the_bundle_is_whole_and_draws(quantized):
@@ -93,32 +63,19 @@ def test_the_page_shows_the_pictures(quantized):
     assert page.count("data:image/png;base64,") >= 4 and "down_blocks.0.resnets.0.conv1" in page
 
 
-def test_the_same_command_gives_the_same_bytes_even_when_it_was_cut(bundle, quantized, tmp_path):
-    whole, _, lines = quantized
-    out = tmp_path / "cpu"
-
-    class Cut(Exception):
-        pass
-
-    def stop(line):
-        if line == "planning":
-            raise Cut
-
-    with pytest.raises(Cut):
-        calibrate(bundle, out, "int8", OPTIONS, stop)
-    assert not out.exists() and (tmp_path / ".cpu.calibration").is_dir()
-    again = []
-    calibrate(bundle, out, "int8", OPTIONS, again.append)
-    assert digests(out) == digests(whole)
-    assert any("recording image" in line for line in lines)
-    assert not any("recording image" in line or "observing" in line for line in again), "both were kept"
+def test_all_figures_of_the_page_are_there_for_programs(quantized):
+    out, report, _ = quantized
+    figures = json.loads((out / "report.json").read_text(encoding="utf-8"))
+    assert [len(layer["ranges"]) for layer in figures["layers"]] == [len(layer.ranges) for layer in report.layers]
+    assert figures["comparison"]["other"]["sha256"] == open_bundle(out).sha256
+    assert (report.settings["steps"], report.settings["sampler"]) == (2, "ddim")
 
 
 def test_other_options_do_not_take_up_what_was_kept(bundle, tmp_path):
     out = tmp_path / "cpu"
 
     def stop(line):
-        if line == "planning":
+        if line.startswith("recording"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -151,7 +108,10 @@ def test_a_budget_keeps_the_costliest_layers_in_float_or_is_refused(bundle, quan
     again = []
     report = calibrate(bundle, out, "int8", replace(OPTIONS, budget_db=budget), again.append)
     assert not any("sensitivity" in line for line in again), "each layer's damage was kept"
-    kept = [layer for layer in report.float_layers if layer.reason == OVER_BUDGET]
+    kept = [layer for layer in report.float_layers if layer.reason.startswith(OVER_BUDGET)]
+    assert all(re.search(r"alone, pictures have \d+\.\d dB$", layer.reason) for layer in kept), (
+        "what each costs is said"
+    )
     assert kept and report.comparison.loss.psnr_db >= budget
     assert 0 < report.macs_int8_share_of_layers < all_int8.macs_int8_share_of_layers
     assert 1 < len(report.sensitivity) <= 4

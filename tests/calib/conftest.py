@@ -1,0 +1,26 @@
+"""One small checkpoint, exported and quantized once for all tests of calibration."""
+
+import pytest
+
+from latentrt.calib.calibrate import calibrate
+from latentrt.export.write import ExportOptions, export
+from tests.calib.small import OPTIONS, one_thread
+from tests.export import tiny
+
+
+@pytest.fixture(scope="session")
+def bundle(tmp_path_factory):
+    path = tmp_path_factory.mktemp("source")
+    tiny.save_diffusers_folder(path / "checkpoint")
+    with one_thread():
+        export(path / "checkpoint", path / "bundle", ExportOptions("w16", guidance=3.0))
+    return path / "bundle"
+
+
+@pytest.fixture(scope="session")
+def quantized(bundle, tmp_path_factory):
+    """The bundle for the CPU, the report, and the lines of progress."""
+    out, lines = tmp_path_factory.mktemp("int8") / "cpu", []
+    with one_thread():
+        report = calibrate(bundle, out, "int8", OPTIONS, lines.append)
+    return out, report, lines
