@@ -68,9 +68,12 @@ def requests_of(
 
 
 def check_requests(pipeline: Pipeline, requests: Sequence[Request]) -> None:
-    """Raises RequestError for the first request that the pipeline would refuse, before any is drawn."""
-    for request in requests:
-        pipeline.steps(request)
+    """Raises RequestError for the first request that cannot be generated, before any is, and says which it is."""
+    for place, request in enumerate(requests, 1):
+        try:
+            pipeline.steps(request)
+        except RequestError as error:
+            raise RequestError(f"prompt {place}, {request.prompt!r}: {error}") from error
 
 
 def draw(pipeline: Pipeline, requests: Sequence[Request], advance: Advance = lambda: None) -> Iterator[Drawing]:

@@ -93,37 +93,45 @@ def _searched(histogram: Histogram, scheme: Scheme, whole: Range, turns: Sequenc
     for ends in turns:
         centre = 0.0
         for places in (COARSE, FINE):
-            for power in np.minimum(centre + places, 0.0).tolist():
-                tried = replace(best, **{end: getattr(whole, end) * 2**power for end in ends})
-                error = expected_error(histogram, tried, scheme)
-                if error < lost:
-                    best, lost, centre = tried, error, power
+            powers = np.minimum(centre + places, 0.0).tolist()
+            tried = [replace(best, **{end: getattr(whole, end) * 2**power for end in ends}) for power in powers]
+            errors = expected_errors(histogram, tried, scheme)
+            least = int(errors.argmin())
+            if errors[least] < lost:
+                best, lost, centre = tried[least], float(errors[least]), powers[least]
     return best
 
 
 def expected_error(histogram: Histogram, values: Range, scheme: Scheme) -> float:
     """Returns the mean squared error of storing the histogram's values with `values` as their range; 0 for none."""
+    return float(expected_errors(histogram, [values], scheme)[0])
+
+
+def expected_errors(histogram: Histogram, ranges: Sequence[Range], scheme: Scheme) -> NDArray[np.float64]:
+    """Returns the `expected_error` of each range, (ranges,)."""
     if not histogram.count:
-        return 0.0
-    scale, zero = scale_and_zero(values, scheme)
-    lowest, highest = scheme.lowest - zero, scheme.highest - zero
+        return np.zeros(len(ranges))
+    found = [scale_and_zero(values, scheme) for values in ranges]
+    scales, zeros = np.array([[float(scale)] for scale, _ in found]), np.array([[zero] for _, zero in found])
+    lowest, highest = scheme.lowest - zeros, scheme.highest - zeros
     occupied = np.flatnonzero(histogram.counts)
     first, last = int(occupied[0]), int(occupied[-1])
     # The outermost bins hold values up to the extremes only; one that is left without width holds its edge.
     edges = histogram.edges()[first : last + 2]
-    edges = np.minimum(np.maximum(edges, histogram.low), histogram.high) / float(scale)
+    edges = np.minimum(np.maximum(edges, histogram.low), histogram.high) / scales
     widths = np.diff(edges)
     errors = np.diff(_primitive(edges, lowest, highest)) / np.where(widths, widths, 1)
-    errors += np.where(widths, 0, _distance(edges[:-1], lowest, highest) ** 2)
-    return float(errors @ histogram.counts[first : last + 1]) / histogram.count * float(scale) ** 2
+    errors += np.where(widths, 0, _distance(edges[:, :-1], lowest, highest) ** 2)
+    total: NDArray[np.float64] = errors @ histogram.counts[first : last + 1] / histogram.count * scales[:, 0] ** 2
+    return total
 
 
-def _distance(x: NDArray[np.float64], lowest: int, highest: int) -> NDArray[np.float64]:
+def _distance(x: NDArray[np.float64], lowest: NDArray[np.int64], highest: NDArray[np.int64]) -> NDArray[np.float64]:
     """How far `x` is above the nearest whole number from `lowest` to `highest`."""
     return x - np.minimum(np.maximum(np.rint(x), lowest), highest)
 
 
-def _primitive(x: NDArray[np.float64], lowest: int, highest: int) -> NDArray[np.float64]:
+def _primitive(x: NDArray[np.float64], lowest: NDArray[np.int64], highest: NDArray[np.int64]) -> NDArray[np.float64]:
     """A primitive of the square of `_distance`: each whole number on the way adds 2 / 3 * 0.5**3 = 1 / 12."""
     distance = _distance(x, lowest, highest)
     return (x - distance) / 12 + distance * distance * distance / 3

@@ -18,6 +18,7 @@ import numpy as np
 
 from latentrt.calib.archive import is_whole, load_arrays, save_arrays
 from latentrt.calib.claim import claim
+from latentrt.calib.drawing import check_requests
 from latentrt.engines import Engine
 from latentrt.errors import OutputError, RequestError
 from latentrt.pipeline import Pipeline
@@ -116,7 +117,7 @@ def record(
     if not prompts:
         raise RequestError("prompts: got none, expected at least one")
     requests = [Request(text, steps=steps, sampler=sampler, seed=seed0 + i) for i, text in enumerate(prompts)]
-    check_prompts(pipeline, requests)
+    check_requests(pipeline, requests)
     recording = Recording(folder, settings_of(pipeline, requests))
     claim(folder, SETTINGS, asdict(recording.settings))
     for image, request in enumerate(requests):
@@ -135,15 +136,6 @@ def open_recording(folder: Path) -> Recording:
     except (OSError, ValueError) as error:
         reason = str(error) if isinstance(error, TypedError) else "missing or damaged"
         raise OutputError(f"{path}: {reason}; expected a recording; make one with `latentrt calibrate`") from error
-
-
-def check_prompts(pipeline: Pipeline, requests: Sequence[Request]) -> None:
-    """Raises RequestError for the first request that cannot be generated, and says which it is."""
-    for place, request in enumerate(requests, 1):
-        try:
-            pipeline.steps(request)
-        except RequestError as error:
-            raise RequestError(f"prompt {place}, {request.prompt!r}: {error}") from error
 
 
 def settings_of(pipeline: Pipeline, requests: Sequence[Request]) -> RecordingSettings:
