@@ -1,5 +1,7 @@
 """Files of prompts: what counts, what ships, and what is refused."""
 
+from pathlib import Path
+
 import pytest
 
 from latentrt import RequestError
@@ -7,6 +9,8 @@ from latentrt.bundle import open_bundle
 from latentrt.calib.prompts import for_images, read_prompts
 from latentrt.pipeline import MODELS, load_tokenizer
 from latentrt.prompt import read
+
+EMOJI = Path(__file__).parents[2] / "examples" / "emoji" / "prompts"
 
 
 def test_blank_lines_and_comments_do_not_count(tmp_path):
@@ -22,6 +26,12 @@ def test_many_different_prompts_ship_that_every_syntax_takes():
     for prompt in prompts:
         [guide] = read(prompt, tokenizer, 1, syntax="strict", compose=True).guides
         assert guide.weight == 1 and guide.texts == (prompt,)
+
+
+def test_the_built_in_model_has_prompts_of_its_own_and_is_not_judged_on_what_it_is_calibrated_on():
+    calibration, evaluation = (read_prompts(EMOJI / f"{name}.txt") for name in ("calibration", "evaluation"))
+    assert (len(set(calibration)), len(set(evaluation))) == (64, 100)
+    assert not set(calibration) & set(evaluation)
 
 
 @pytest.mark.parametrize(
