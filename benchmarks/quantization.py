@@ -1,0 +1,377 @@
+"""What each part of quantization is worth: one table of pictures, bytes and speed, every row on the same prompts.
+
+    python -m benchmarks.quantization [--bundle emoji] [--prompts 100] [--steps 20] [--calibration FILE]
+                                      [--evaluation FILE] [--budget 30] [--rows stock,ours,...] [--json FILE]
+
+Each row is a quantized UNet: it draws the evaluation prompts with fixed seeds, and its pictures are compared with the
+float bundle's. All are calibrated on the same recorded trajectories. Speed is the median time of a call over the float
+UNet's, the two called in turn. Work is kept in runs/quantization/: the command goes on where it was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import onnx_ir as ir
+import onnxruntime
+
+from benchmarks.machine import machine, one_line
+from benchmarks.stock import ADVISED, DEFAULT, quantize_stock
+from benchmarks.unhoisted import write_unhoisted
+from latentrt.atomic import new_file, new_folder
+from latentrt.bundle import sha256_of
+from latentrt.calib.calibrate import EVALUATION_SEED, UNET, Options, Work, choose, draft, recorded, shapes_of
+from latentrt.calib.compare import EVALUATION, compare, side_of
+from latentrt.calib.drawing import draw, requests_of
+from latentrt.calib.layers import layers_of
+from latentrt.calib.planning import Recipe, candidates
+from latentrt.calib.prompts import SHIPPED, read_prompts
+from latentrt.calib.qdq import weight_only
+from latentrt.calib.record import Recording
+from latentrt.calib.trial import Bench
+from latentrt.engines import Engine
+from latentrt.engines.onnxruntime import OnnxRuntimeEngine, usable_cores
+from latentrt.export.constants import VIEWS
+from latentrt.export.costs import OPERATORS, Shapes, concrete_shapes, node_macs
+from latentrt.export.save import save_graph
+from latentrt.manifest import Component
+from latentrt.pipeline import Pipeline, load
+from latentrt.quantization import PictureLoss
+from latentrt.typed import parse
+
+ROOT = Path(__file__).parents[1]
+KEPT = ROOT / "runs" / "quantization"
+JUDGES = 16  # pictures that a budget is held on, as `latentrt calibrate` has it
+CALLS = 40  # to time, of each of two UNets
+
+
+@dataclass(frozen=True)
+class Row:
+    """A way to quantize the UNet. make: gives the graph. unhoisted: of the bundle that hoists nothing.
+
+    precise: run with ONNX Runtime's option that keeps s8 x s8 products from saturating on x86 without VNNI.
+    """
+
+    key: str
+    name: str
+    make: Callable[[Setup], ir.Model]
+    unhoisted: bool = False
+    precise: bool = False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A row's figures. of_layers, of_all: shares of multiply-adds in INT8, 0 to 1: of fixed weights' products, of all.
+
+    sha256: of the graph's files. ratio: a call's time over the float UNet's. seconds: that the row took, calibration
+    included.
+    """
+
+    sha256: str
+    loss: PictureLoss
+    of_layers: float
+    of_all: float
+    bytes: int
+    ms: float
+    ratio: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A pipeline to quantize, what to calibrate and to judge it on, and a folder for work."""
+
+    pipeline: Pipeline
+    options: Options
+    folder: Path
+
+    def work(self, recipe: Recipe) -> Work:
+        """What the stages of calibration share; each form of the graph has a folder of its own."""
+        folder = self.folder / f"{recipe.target}{'-split' if recipe.split else ''}"
+        return Work(self.pipeline, replace(self.options, recipe=recipe), folder, say)
+
+    @cached_property
+    def recording(self) -> Recording:
+        """The calibration prompts' trajectories, which every row is calibrated on."""
+        return recorded(Work(self.pipeline, self.options, self.folder, say))
+
+    @cached_property
+    def bench(self) -> Bench:
+        """The evaluation prompts, drawn in float."""
+        return self.drawn(self.options.evaluations)
+
+    @cached_property
+    def judges(self) -> Bench:
+        """The first of them, which a budget is held on."""
+        return self.drawn(min(JUDGES, self.options.evaluations))
+
+    def drawn(self, images: int) -> Bench:
+        """The first evaluation prompts, drawn in float."""
+        options, bundle = self.options, self.pipeline.bundle
+        seed = EVALUATION_SEED + options.seed
+        asked = requests_of(options.evaluation, bundle, images=images, seed=seed, steps=options.steps)
+        say(f"drawing {images} pictures in float")
+        return Bench(self.pipeline, asked, self.folder)
+
+    @property
+    def component(self) -> Component:
+        """The float UNet's."""
+        return self.pipeline.bundle.manifest.components[UNET]
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Of the UNet's inputs, for one picture."""
+        return shapes_of(self.pipeline.bundle.manifest, self.component.inputs)
+
+
+@dataclass(frozen=True)
+class Ours:
+    """This package's way to quantize. budget: whether layers go back to float for the budget."""
+
+    recipe: Recipe = Recipe()
+    budget: bool = False
+
+    def __call__(self, setup: Setup) -> ir.Model:
+        """The quantized graph."""
+        work = setup.work(self.recipe)
+        made = draft(work, setup.recording)
+        kept = choose(work, setup.judges, made)[0] if self.budget else frozenset()
+        plans = {name: one.plan for name, one in made.planned.items() if name not in kept}
+        return made.graph.quantized(plans, self.recipe.target)
+
+
+@dataclass(frozen=True)
+class Stock:
+    """ONNX Runtime's own quantizer."""
+
+    options: Mapping[str, Any]
+
+    def __call__(self, setup: Setup) -> ir.Model:
+        """The quantized graph."""
+        say("ONNX Runtime's quantizer")
+        path = setup.pipeline.bundle.path(setup.component.file)
+        return quantize_stock(path, setup.recording, setup.folder / "stock", self.options)
+
+
+def weights_only(setup: Setup) -> ir.Model:
+    """The graph with weights in 8 bits, computed in float."""
+    graph = setup.work(Recipe()).graph(split=False)
+    model = graph.model()
+    weight_only(model, [layer.name for layer in candidates(layers_of(model, graph.shapes))])
+    return model
+
+
+ROWS = (
+    Row("stock", "ONNX Runtime's quantizer, its defaults", Stock(DEFAULT)),
+    Row("advised", "ONNX Runtime's quantizer, as its guide advises", Stock(ADVISED)),
+    Row("ours", "ours", Ours(budget=True)),
+    Row("all", "ours, no layer kept in float for the budget", Ours()),
+    Row("nosplit", "ours without the split of skip connections", Ours(Recipe(split=False))),
+    Row("nosmooth", "ours without SmoothQuant", Ours(Recipe(smooth=False))),
+    Row("nobias", "ours without bias correction", Ours(Recipe(correct=False))),
+    Row("noclip", "ours over the extremes", Ours(Recipe(clip=False))),
+    Row("nohoist", "ours without hoisting", Ours(), unhoisted=True),
+    Row("tensorrt", "ours, TensorRT's form", Ours(Recipe("tensorrt")), precise=True),
+    Row("w8", "weights alone", weights_only),
+)
+
+
+class PreciseEngine(OnnxRuntimeEngine):
+    """Keeps s8 x s8 products from saturating on processors without VNNI, as no GPU saturates."""
+
+    def load(self) -> None:
+        """Makes the session with one option more than the runtime's."""
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = usable_cores()
+        options.add_session_config_entry("session.x64quantprecision", "1")
+        self.session = self.session or onnxruntime.InferenceSession(self.path, options)
+
+
+def measured(row: Row, setup: Setup, reference: Setup, known: Mapping[str, Measured]) -> Measured:
+    """Quantizes, draws, times. known: figures by the hash of the graph, which are taken over."""
+    start, model = time.monotonic(), row.make(setup)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        component = replace(setup.component, file=f"{UNET}.onnx", data=save_graph(model, folder, UNET))
+        files = [folder / file for file in (component.file, *component.data)]
+        sha256 = digest([sha256_of(file) for file in files] + [row.precise])
+        if sha256 in known:
+            return replace(known[sha256], seconds=time.monotonic() - start)
+        engine = (PreciseEngine if row.precise else OnnxRuntimeEngine)(UNET, component, files[0])
+        loss, ms, float_ms = judged(setup, reference, engine)
+        engine.close()
+        size = sum(file.stat().st_size for file in files)
+    of_layers, of_all = int8_shares(model, setup.shapes)
+    return Measured(sha256, loss, of_layers, of_all, size, ms, ms / float_ms, time.monotonic() - start)
+
+
+def judged(setup: Setup, reference: Setup, engine: Engine) -> tuple[PictureLoss, float, float]:
+    """What pictures lose with that UNet, and the milliseconds of a call of it and of the reference's."""
+    requests, side = reference.bench.requests, side_of(reference.pipeline.bundle)
+    say(f"drawing {len(requests)} pictures")
+    drawn = draw(setup.pipeline.with_engines({UNET: engine}), requests)
+    loss = compare(side, side, reference.bench.references, drawn).loss
+    return loss, *timed((engine, setup.recording), (reference.pipeline.engines[UNET], reference.recording))
+
+
+def int8_shares(model: ir.Model, shapes: Shapes) -> tuple[float, float]:
+    """The shares of the multiply-adds that read 8 bits on both sides: of products with a fixed weight, and of all."""
+    known = concrete_shapes(model, shapes)
+    every = layers = int8 = int8_layers = 0
+    for node in model.graph:
+        if node.op_type in OPERATORS:
+            macs, fixed = node_macs(node, known), is_fixed(node.inputs[1])
+            in_8_bits = macs * all(is_dequantized(value) for value in node.inputs[:2])
+            every, int8 = every + macs, int8 + in_8_bits
+            layers, int8_layers = layers + macs * fixed, int8_layers + in_8_bits * fixed
+    return int8_layers / layers, int8 / every
+
+
+def is_dequantized(value: ir.Value | None) -> bool:
+    """Whether the value comes from 8 bits."""
+    node = value.producer() if value is not None else None
+    return node is not None and node.op_type == "DequantizeLinear"
+
+
+def is_fixed(value: ir.Value | None) -> bool:
+    """Whether the value is a weight, stored in whatever way."""
+    while value is not None and not value.is_initializer():
+        node = value.producer()
+        value = node.inputs[0] if node is not None and node.op_type in (*VIEWS, "DequantizeLinear") else None
+    return value is not None
+
+
+def timed(*given: tuple[Engine, Recording]) -> tuple[float, ...]:
+    """The median milliseconds of a call of each engine on its recording's first picture, called in turn."""
+    feeds = [[call.feeds for call in recording.calls(0)] for _, recording in given]
+    samples: list[list[float]] = [[] for _ in given]
+    for number in range(CALLS):
+        for (engine, _), calls, times in zip(given, feeds, samples, strict=True):
+            start = time.perf_counter()
+            engine(calls[number % len(calls)])
+            times.append(1000 * (time.perf_counter() - start))
+    return tuple(map(median, samples))
+
+
+def measured_rows(rows: Sequence[Row], setups: Mapping[bool, Setup], folder: Path) -> list[tuple[Row, Measured]]:
+    """Every row's figures: what a file has, what an earlier row has of the same graph, what is measured now."""
+    done: list[tuple[Row, Measured]] = []
+    for row in rows:
+        say(row.name)
+        measure = partial(measured, row, setups[row.unhoisted], setups[False], {one.sha256: one for _, one in done})
+        done.append((row, kept(folder / f"{row.key}-{code()}.json", measure)))
+        say(f"{row.key}: {done[-1][1].seconds:.0f} s")
+    return done
+
+
+def kept(path: Path, measure: Callable[[], Measured]) -> Measured:
+    """What the file at `path` holds; it is measured and written where there is none."""
+    if path.exists():
+        return parse(Measured, json.loads(path.read_text()))
+    found = measure()
+    with new_file(path) as temporary:
+        temporary.write_text(json.dumps(asdict(found)) + "\n")
+    return found
+
+
+def table(rows: Sequence[tuple[Row, Measured]], reference: Setup) -> str:
+    """The rows in Markdown, the float UNet's first."""
+    component, files = reference.component, reference.pipeline.bundle.manifest.files
+    float_bytes = sum(files[file].bytes for file in (component.file, *component.data))
+    heads = "| | MACs in INT8: of layers / of all | PSNR mean / worst, dB | SSIM mean / worst "
+    heads += "| latents off, first / middle / last step | UNet MB | time of a call, float = 1 |"
+    lines = [
+        heads,
+        "|---|---|---|---|---|---|---|",
+        f"| float, {component.precision} | | | | | {float_bytes / 1e6:.1f} | 1 |",
+    ]
+    for row, one in rows:
+        loss, errors = one.loss, one.loss.latents_error
+        psnr = "equal" if loss.psnr_db is None else f"{loss.psnr_db:.2f} / {loss.worst_psnr_db:.2f}"
+        growth = " / ".join(f"{errors[place]:.2%}" for place in (0, len(errors) // 2, -1))
+        cells = (
+            row.name,
+            f"{one.of_layers:.1%} / {one.of_all:.1%}",
+            psnr,
+            f"{loss.ssim:.4f} / {loss.worst_ssim:.4f}",
+            growth,
+            f"{one.bytes / 1e6:.1f}",
+            f"{one.ratio:.2f}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def say(line: str) -> None:
+    """Progress, on stderr."""
+    print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+
+
+def digest(content: object) -> str:
+    """A short name for what JSON can hold."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def code() -> str:
+    """A short name for the code that makes the rows: its figures are measured again when it changes."""
+    files = sorted((ROOT / "calib").glob("*.py")) + sorted((ROOT / "benchmarks").glob("*.py"))
+    return digest([sha256_of(file) for file in files])
+
+
+def arguments() -> argparse.Namespace:
+    """The command's arguments."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", default="emoji", help="a float bundle's folder or a built-in model")
+    parser.add_argument("--prompts", type=int, default=100, help="pictures to judge on")
+    parser.add_argument("--images", type=int, default=16, help="pictures to calibrate on")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--calibration", type=Path, default=SHIPPED, help="a file of prompts")
+    parser.add_argument("--evaluation", type=Path, default=EVALUATION, help="a file of other prompts")
+    parser.add_argument("--budget", type=float, default=30.0, help="dB that the row `ours` keeps")
+    parser.add_argument("--rows", default=",".join(row.key for row in ROWS))
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measures the rows asked for, prints the table after each, keeps it as json if told where."""
+    given = arguments()
+    options = Options(
+        read_prompts(given.calibration),
+        read_prompts(given.evaluation),
+        images=given.images,
+        steps=given.steps,
+        evaluations=given.prompts,
+        budget_db=given.budget,
+    )
+    chosen = [row for row in ROWS if row.key in given.rows.split(",")]
+    with load(given.bundle) as pipeline:
+        about = {"bundle": pipeline.bundle.sha256, **asdict(options), "onnxruntime": version("onnxruntime")}
+        folder = KEPT / digest(about)
+        if not (folder / "unhoisted").exists():
+            with new_folder(folder / "unhoisted") as temporary:
+                write_unhoisted(pipeline.bundle, temporary)
+        with load(folder / "unhoisted") as merged:
+            setups = {False: Setup(pipeline, options, folder), True: Setup(merged, options, folder / "nohoist")}
+            done = measured_rows(chosen, setups, folder)
+        text = table(done, setups[False])
+    print(f"{one_line(machine())}\n\n{text}")
+    if given.json:
+        rows = [{"key": row.key, "name": row.name, **asdict(one)} for row, one in done]
+        given.json.write_text(json.dumps({"machine": machine(), "options": about, "rows": rows}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""ONNX Runtime's own static quantizer, fed the trajectories that latentrt's calibration is fed."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+
+from latentrt.calib.record import Recording
+from latentrt.tensors import Array
+
+DEFAULT: Mapping[str, Any] = {}
+# "Quantize ONNX Models", ONNX Runtime's documentation: u8 and s8 on x86, 7 bits of weight without VNNI, a scale an
+# output channel; and the operators that do the work. Attention's products are among them: its option MatMulConstBOnly
+# does nothing for a Q/DQ graph.
+ADVISED: Mapping[str, Any] = {
+    "activation_type": QuantType.QUInt8,
+    "weight_type": QuantType.QInt8,
+    "per_channel": True,
+    "reduce_range": True,
+    "op_types_to_quantize": ["Conv", "MatMul", "Gemm"],
+}
+
+
+class Reader(CalibrationDataReader):  # type: ignore[misc]
+    """A recording's calls, one after another."""
+
+    def __init__(self, recording: Recording) -> None:
+        self.calls: Iterator[Mapping[str, Array]] = (call.feeds for call in recording)
+
+    def get_next(self) -> Mapping[str, Array] | None:
+        """The feeds of the next call; None after the last."""
+        return next(self.calls, None)
+
+
+def quantize_stock(graph: Path, recording: Recording, scratch: Path, options: Mapping[str, Any]) -> ir.Model:
+    """The graph prepared and quantized as the documentation says: MinMax ranges, all else as `options` have it.
+
+    scratch: a folder that is made anew and removed.
+    """
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    try:
+        prepared, out = scratch / "prepared.onnx", scratch / "quantized.onnx"
+        quant_pre_process(graph, prepared, skip_symbolic_shape=True)  # which needs sympy; the exporter wrote shapes
+        quantize_static(prepared, out, Reader(recording), quant_format=QuantFormat.QDQ, **options)
+        model = ir.load(out)
+        ir.external_data.load_to_model(model)
+        return model
+    finally:
+        shutil.rmtree(scratch)
