@@ -21,7 +21,7 @@ from latentrt.engines.cuda import current_device, free_memory
 from latentrt.engines.plans import PlanKey, PlanStore, graph_digest, plan_store, remove
 from latentrt.errors import EngineError
 from latentrt.export import lowered
-from latentrt.export.build_engines import Builder, check_attention, gpus_of, open_builder
+from latentrt.export.build_engines import Builder, check_attention, check_refit, gpus_of, open_builder
 from latentrt.export.build_plan import Progress, Settings, Task, write_plan
 from latentrt.export.build_profiles import Profile, profile_for, profiles_of
 from latentrt.export.lowered import Attention, Source
@@ -77,11 +77,13 @@ class Bench:
         """What the plan of a lowered graph depends on."""
         manifest, device = self.bundle.manifest, self.builder.device
         component = manifest.components[source.lowered.component]
+        # Under a name of its own: no engine may take up a plan whose weights are not in it.
+        stripped = " stripped" if self.settings.stripped else ""
         return PlanKey(
             graph=graph_digest(manifest, component),
             profiles=profiles,
             flags=(f"lowered={source.digest}", *self.settings.flags),
-            engine=self.builder.flavour.name,
+            engine=self.builder.flavour.name + stripped,
             version=self.builder.version,
             gpu=device.name if device else "",
             sm=gpu,
@@ -109,6 +111,8 @@ def build(
     builder = open_builder(options.target)
     if options.attention == "operator":
         check_attention(builder)
+    if options.settings.refit or options.settings.stripped:
+        check_refit(builder)
     bench = Bench(bundle, store, builder, gpus_of(builder, options.gpus), settings_of(builder, options))
     for name, graph in sources.items():
         check_memory(graph, options.memory_bytes)

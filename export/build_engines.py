@@ -20,16 +20,18 @@ class Differences:
 
     ahead_of_time: builds for GPUs that it is told, anywhere; else for the GPU that it runs on. timing_cache: whether it
     times kernels, which is worth remembering. attention: the first version whose parser reads the operator Attention.
+    refit_anywhere: whether plans whose weights can be replaced are built without a GPU too; TensorRT-RTX 1.7.1 fails.
     """
 
     ahead_of_time: bool
     timing_cache: bool
     attention: tuple[int, int]
+    refit_anywhere: bool
 
 
 DIFFERENCES = {
-    "tensorrt": Differences(ahead_of_time=False, timing_cache=True, attention=(10, 14)),
-    "tensorrt-rtx": Differences(ahead_of_time=True, timing_cache=False, attention=(1, 4)),
+    "tensorrt": Differences(ahead_of_time=False, timing_cache=True, attention=(10, 14), refit_anywhere=True),
+    "tensorrt-rtx": Differences(ahead_of_time=True, timing_cache=False, attention=(1, 4), refit_anywhere=False),
 }
 
 
@@ -98,3 +100,15 @@ def check_attention(builder: Builder) -> None:
         raise RequestError(
             f"--attention operator: got {builder.label}, expected {first} or later; leave the option out"
         )
+
+
+def check_refit(builder: Builder) -> None:
+    """Raises EngineError where plans whose weights can be replaced need a GPU to build, and there is none."""
+    if not builder.differences.refit_anywhere:
+        try:
+            current_device()
+        except EngineError as error:
+            raise EngineError(
+                f"--refit, --stripped: {builder.label} builds such plans only where there is a GPU ({error}); "
+                "leave the option out, or build on the device"
+            ) from error

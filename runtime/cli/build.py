@@ -88,7 +88,7 @@ def read_gpu(text: str) -> str:
     help="How attention is written; the operator needs TensorRT 10.14.",
 )
 @click.option("--refit", is_flag=True, help="Weights can be replaced in the plan; it may be slower.")
-@click.option("--stripped", is_flag=True, help="Leave weights out of the plan.")
+@click.option("--stripped", is_flag=True, help="Leave weights out of the plan, for a Refitter of your own.")
 @click.option("--lower-only", is_flag=True, help="Write the graphs to build from, for a build on the device.")
 @as_json
 def build(
