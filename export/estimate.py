@@ -37,7 +37,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a device needs at least. All bytes and seconds are estimates, none is measured.
+    """What a device needs: seconds are lower bounds, bytes are estimates, none is measured.
 
     step: one call of the UNet. seconds: a whole request. resident_bytes: all graphs loaded. least_bytes: one graph
     loaded at a time. room_bytes: what the device has for them.

@@ -124,4 +124,4 @@ def device_lines(calls: dict[str, Call], devices: dict[str, Device]) -> Iterator
                 f"{found.weight_bytes / 1e9:11.2f}{found.least_bytes / 1e9:10.2f}{found.room_bytes / 1e9:8.1f}  "
                 f"{found.fits}"
             )
-    yield "At least: no device was measured. Needs: one graph loaded at a time, and 0.5 GB for CUDA."
+    yield "Times are lower bounds, and no device was measured. Needs: one graph at a time, and 0.5 GB for CUDA."
