@@ -1,0 +1,148 @@
+"""Builds TensorRT-RTX plans of Stable Diffusion 1.5's and SDXL's UNets and prints time and peak memory as Markdown.
+
+    python -m benchmarks.build_unets [--work DIR] [--gpu sm86] [sd15] [sd15-int8] [sdxl]
+
+No GPU is needed. The weights are random, in fp16; INT8 has one activation scale for all layers, which costs a builder
+what measured ones do. Graphs are traced and lowered once and kept in --work. Peak memory is the operating system's
+figure for the process that parses and builds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.checkpoint import config
+from benchmarks.export_sd15 import ROOT, run_measured
+from benchmarks.machine import machine, one_line
+from latentrt.engines.plans import Shapes
+from latentrt.export.build_engines import open_builder
+from latentrt.export.build_plan import Settings, Task, write_plan
+
+TARGET, ACTIVATION_SCALE = "tensorrt-rtx", 0.05
+# What sets SDXL's UNet apart from Stable Diffusion 1.5's: stabilityai/stable-diffusion-xl-base-1.0, unet/config.json.
+SDXL = {
+    "sample_size": 128,
+    "block_out_channels": [320, 640, 1280],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "attention_head_dim": [5, 10, 20],
+    "transformer_layers_per_block": [1, 2, 10],
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A UNet to build. changes: to Stable Diffusion 1.5's config. side: of the latents."""
+
+    changes: Mapping[str, Any]
+    side: int
+    int8: bool = False
+
+
+CASES = {"sd15": Case({}, 64), "sd15-int8": Case({}, 64, int8=True), "sdxl": Case(SDXL, 128)}
+
+
+def make_graph(case: Case, folder: Path) -> None:
+    """Writes the lowered graph of a UNet with random weights, as `latentrt export` and `latentrt build` would."""
+    import torch
+    from diffusers import UNet2DConditionModel
+
+    from latentrt.export.lower import lowered_model
+    from latentrt.export.save import save_graph
+    from latentrt.export.split import CrossKV, HoistedUNet, TimeBias
+    from latentrt.export.trace import trace
+    from latentrt.tensors import TensorSpec
+
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config({**config("unet"), **case.changes})
+        kv, bias = CrossKV(unet).project.out_features, TimeBias(unet).project.out_features
+        module = HoistedUNet(unet).half()
+    module.to_empty(device="cpu")
+    random = torch.Generator().manual_seed(0)
+    for parameter in module.parameters():
+        parameter.data.normal_(0, 0.02, generator=random)
+    inputs = (
+        TensorSpec("sample", "float16", ("batch", 4, "height", "width")),
+        TensorSpec("time_bias", "float16", ("batch", bias)),
+        TensorSpec("cross_kv", "float16", ("batch", "tokens", kv)),
+    )
+    model = trace(module, inputs, (TensorSpec("prediction", "float16", ("batch", 4, "height", "width")),))
+    if case.int8:
+        quantize(model, {spec.name: shape for spec, shape in zip(inputs, shapes(case, kv, bias).values(), strict=True)})
+    folder.mkdir(parents=True)
+    save_graph(model, folder, "canonical")
+    save_graph(lowered_model(folder / "canonical.onnx", "fp16", "decomposed"), folder, "unet")
+    (folder / "widths").write_text(f"{kv} {bias}")
+
+
+def quantize(model: Any, sizes: Mapping[str, tuple[int, ...]]) -> None:
+    """Writes TensorRT's Q/DQ nodes into every layer, in place."""
+    from latentrt.calib.layers import default_float, layer_nodes, layers_of, output_axis, weight_of
+    from latentrt.calib.plans import Plan, Scale
+    from latentrt.calib.qdq import write
+    from latentrt.calib.weights import quantized
+
+    layers = layers_of(model, sizes)
+    nodes, scale = layer_nodes(model.graph), Scale(ACTIVATION_SCALE)
+    kept = default_float(layers)
+    plans = {
+        layer.name: Plan(
+            scale, *quantized(weight_of(nodes[layer.name]), output_axis(nodes[layer.name])), residual=scale
+        )
+        for layer in layers
+        if layer.name not in kept
+    }
+    write(model, plans, "tensorrt")
+
+
+def shapes(case: Case, kv: int, bias: int) -> dict[str, tuple[int, ...]]:
+    """The inputs of one call for a picture with guidance."""
+    return {"sample": (2, 4, case.side, case.side), "time_bias": (2, bias), "cross_kv": (2, 77, kv)}
+
+
+def build(case: Case, folder: Path, gpu: str) -> None:
+    """Builds the plan; run as a process of its own, so that its memory can be measured."""
+    kv, bias = map(int, (folder / "widths").read_text().split())
+    profile = tuple(Shapes(name, shape, shape, shape) for name, shape in shapes(case, kv, bias).items())
+    task = Task("unet", folder / "unet.onnx", (profile,), (gpu,), Settings(), folder / "timing.cache")
+    write_plan(open_builder(TARGET), task, folder / f"{gpu}.plan")
+
+
+def row(name: str, folder: Path, gpu: str) -> str:
+    """Builds one case in a process of its own; a row of the table."""
+    command = [sys.executable, "-m", "benchmarks.build_unets", "--child", "--work", str(folder.parent), "--gpu", gpu]
+    seconds, peak = run_measured([*command, name])
+    weights = sum(path.stat().st_size for path in folder.glob("unet.onnx*"))
+    plan = (folder / f"{gpu}.plan").stat().st_size
+    return f"| {name} | {gpu} | {seconds:.1f} | {peak / 1e9:.1f} | {weights / 1e9:.2f} | {plan / 1e9:.2f} |"
+
+
+def main() -> None:
+    """Makes the graphs that are missing, builds each, prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", default=list(CASES), metavar="CASE", choices=list(CASES))
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "unets")
+    parser.add_argument("--gpu", default="sm86")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.child:
+        build(CASES[given.cases[0]], given.work / given.cases[0], given.gpu)
+        return
+    print(f"{one_line(machine())}, {open_builder(TARGET).label}")
+    print("| UNet | GPU | s | peak GB | graph GB | plan GB |\n|---|---|---|---|---|---|")
+    for name in given.cases:
+        folder = given.work / name
+        if not (folder / "widths").exists():
+            make_graph(CASES[name], folder)
+        print(row(name, folder, given.gpu), flush=True)
+
+
+if __name__ == "__main__":
+    main()
