@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 import onnx_ir as ir
@@ -36,6 +36,7 @@ from latentrt.calib.calibrate import EVALUATION_SEED, UNET, Options, Work, choos
 from latentrt.calib.compare import EVALUATION, compare, side_of
 from latentrt.calib.drawing import draw, requests_of
 from latentrt.calib.layers import layers_of
+from latentrt.calib.metrics import snr_db
 from latentrt.calib.planning import Recipe, candidates
 from latentrt.calib.prompts import SHIPPED, read_prompts
 from latentrt.calib.qdq import weight_only
@@ -54,7 +55,6 @@ from latentrt.typed import parse
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "runs" / "quantization"
 JUDGES = 16  # pictures that a budget is held on, as `latentrt calibrate` has it
-CALLS = 40  # to time, of each of two UNets
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,9 @@ class Row:
 class Measured:
     """A row's figures. of_layers, of_all: shares of multiply-adds in INT8, 0 to 1: of fixed weights' products, of all.
 
-    sha256: of the graph's files. ratio: a call's time over the float UNet's. seconds: that the row took, calibration
-    included.
+    sha256: of the graph's files. snr_db: of the UNet's output, the mean over calls: pictures spread by some dB, so that
+    few of them say less than this. ratio: a call's time over the float UNet's. seconds: that the row took, with
+    calibration.
     """
 
     sha256: str
@@ -84,6 +85,7 @@ class Measured:
     of_layers: float
     of_all: float
     bytes: int
+    snr_db: float
     ms: float
     ratio: float
     seconds: float
@@ -210,20 +212,21 @@ def measured(row: Row, setup: Setup, reference: Setup, known: Mapping[str, Measu
         if sha256 in known:
             return replace(known[sha256], seconds=time.monotonic() - start)
         engine = (PreciseEngine if row.precise else OnnxRuntimeEngine)(UNET, component, files[0])
-        loss, ms, float_ms = judged(setup, reference, engine)
+        loss, snr, ms, float_ms = judged(setup, reference, engine)
         engine.close()
         size = sum(file.stat().st_size for file in files)
     of_layers, of_all = int8_shares(model, setup.shapes)
-    return Measured(sha256, loss, of_layers, of_all, size, ms, ms / float_ms, time.monotonic() - start)
+    return Measured(sha256, loss, of_layers, of_all, size, snr, ms, ms / float_ms, time.monotonic() - start)
 
 
-def judged(setup: Setup, reference: Setup, engine: Engine) -> tuple[PictureLoss, float, float]:
-    """What pictures lose with that UNet, and the milliseconds of a call of it and of the reference's."""
+def judged(setup: Setup, reference: Setup, engine: Engine) -> tuple[PictureLoss, float, float, float]:
+    """What pictures lose with that UNet, its signal to noise in dB, a call's milliseconds, and those of the reference."""
     requests, side = reference.bench.requests, side_of(reference.pipeline.bundle)
     say(f"drawing {len(requests)} pictures")
     drawn = draw(setup.pipeline.with_engines({UNET: engine}), requests)
     loss = compare(side, side, reference.bench.references, drawn).loss
-    return loss, *timed((engine, setup.recording), (reference.pipeline.engines[UNET], reference.recording))
+    snr, ms, float_ms = timed((engine, setup.recording), (reference.pipeline.engines[UNET], reference.recording))
+    return loss, snr, ms, float_ms
 
 
 def int8_shares(model: ir.Model, shapes: Shapes) -> tuple[float, float]:
@@ -254,15 +257,21 @@ def is_fixed(value: ir.Value | None) -> bool:
 
 
 def timed(*given: tuple[Engine, Recording]) -> tuple[float, ...]:
-    """The median milliseconds of a call of each engine on its recording's first picture, called in turn."""
-    feeds = [[call.feeds for call in recording.calls(0)] for _, recording in given]
+    """The first engine's mean signal to noise in dB against the last, and the median milliseconds of a call of each.
+
+    They are called in turn, on the calls of their recordings' first and last pictures.
+    """
+    feeds = [[call.feeds for image in (0, -1) for call in one.calls(image % one.images)] for _, one in given]
     samples: list[list[float]] = [[] for _ in given]
-    for number in range(CALLS):
-        for (engine, _), calls, times in zip(given, feeds, samples, strict=True):
+    ratios = []
+    for calls in zip(*feeds, strict=True):
+        outputs = []
+        for (engine, _), call, times in zip(given, calls, samples, strict=True):
             start = time.perf_counter()
-            engine(calls[number % len(calls)])
+            outputs.append(engine(call)["prediction"])
             times.append(1000 * (time.perf_counter() - start))
-    return tuple(map(median, samples))
+        ratios.append(snr_db(outputs[0], outputs[-1]))
+    return fmean(ratios), *map(median, samples)
 
 
 def measured_rows(rows: Sequence[Row], setups: Mapping[bool, Setup], folder: Path) -> list[tuple[Row, Measured]]:
@@ -291,11 +300,11 @@ def table(rows: Sequence[tuple[Row, Measured]], reference: Setup) -> str:
     component, files = reference.component, reference.pipeline.bundle.manifest.files
     float_bytes = sum(files[file].bytes for file in (component.file, *component.data))
     heads = "| | MACs in INT8: of layers / of all | PSNR mean / worst, dB | SSIM mean / worst "
-    heads += "| latents off, first / middle / last step | UNet MB | time of a call, float = 1 |"
+    heads += "| latents off, first / middle / last step | UNet output, dB | UNet MB | time of a call, float = 1 |"
     lines = [
         heads,
         "|---|---|---|---|---|---|---|",
-        f"| float, {component.precision} | | | | | {float_bytes / 1e6:.1f} | 1 |",
+        f"| float, {component.precision} | | | | | | {float_bytes / 1e6:.1f} | 1 |",
     ]
     for row, one in rows:
         loss, errors = one.loss, one.loss.latents_error
@@ -307,6 +316,7 @@ def table(rows: Sequence[tuple[Row, Measured]], reference: Setup) -> str:
             psnr,
             f"{loss.ssim:.4f} / {loss.worst_ssim:.4f}",
             growth,
+            f"{one.snr_db:.1f}",
             f"{one.bytes / 1e6:.1f}",
             f"{one.ratio:.2f}",
         )
