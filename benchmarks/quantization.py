@@ -220,7 +220,7 @@ def measured(row: Row, setup: Setup, reference: Setup, known: Mapping[str, Measu
 
 
 def judged(setup: Setup, reference: Setup, engine: Engine) -> tuple[PictureLoss, float, float, float]:
-    """What pictures lose with that UNet, its signal to noise in dB, a call's milliseconds, and those of the reference."""
+    """What pictures lose with that UNet, its signal to noise in dB, milliseconds of a call, and of the reference's."""
     requests, side = reference.bench.requests, side_of(reference.pipeline.bundle)
     say(f"drawing {len(requests)} pictures")
     drawn = draw(setup.pipeline.with_engines({UNET: engine}), requests)
@@ -303,7 +303,7 @@ def table(rows: Sequence[tuple[Row, Measured]], reference: Setup) -> str:
     heads += "| latents off, first / middle / last step | UNet output, dB | UNet MB | time of a call, float = 1 |"
     lines = [
         heads,
-        "|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|",
         f"| float, {component.precision} | | | | | | {float_bytes / 1e6:.1f} | 1 |",
     ]
     for row, one in rows:
