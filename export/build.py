@@ -18,7 +18,7 @@ from pathlib import Path
 from latentrt.bundle import Bundle, open_bundle
 from latentrt.diagnosis import memory
 from latentrt.engines.cuda import current_device, free_memory
-from latentrt.engines.plans import PlanKey, PlanStore, graph_digest, plan_store, remove
+from latentrt.engines.plans import STRIPPED, PlanKey, PlanStore, graph_digest, plan_store, remove
 from latentrt.errors import EngineError
 from latentrt.export import lowered
 from latentrt.export.build_engines import Builder, check_attention, check_refit, gpus_of, open_builder
@@ -77,13 +77,11 @@ class Bench:
         """What the plan of a lowered graph depends on."""
         manifest, device = self.bundle.manifest, self.builder.device
         component = manifest.components[source.lowered.component]
-        # Under a name of its own: no engine may take up a plan whose weights are not in it.
-        stripped = " stripped" if self.settings.stripped else ""
         return PlanKey(
             graph=graph_digest(manifest, component),
             profiles=profiles,
             flags=(f"lowered={source.digest}", *self.settings.flags),
-            engine=self.builder.flavour.name + stripped,
+            engine=self.builder.flavour.name,
             version=self.builder.version,
             gpu=device.name if device else "",
             sm=gpu,
@@ -242,8 +240,12 @@ def link(plan: Path, path: Path) -> None:
 
 
 def drop_superseded(store: PlanStore, key: PlanKey) -> None:
-    """Removes plans that differ in how they were built alone: the newest is what the user asked for."""
+    """Removes plans that differ in how they were built alone: the newest is what the user asked for.
+
+    A stripped plan and a whole one are for different ends, and stay beside each other.
+    """
     for other in store.keys():
-        if other != key and replace(other, flags=key.flags) == key:
+        same_end = (STRIPPED in other.flags) == (STRIPPED in key.flags)
+        if other != key and same_end and replace(other, flags=key.flags) == key:
             for folder in store.folders:
                 remove(folder / f"{other.digest}.plan")

@@ -12,6 +12,7 @@ from typing import Any
 
 from latentrt.atomic import new_file
 from latentrt.engines.bindings import Lines
+from latentrt.engines.plans import STRIPPED
 from latentrt.errors import EngineError
 from latentrt.export.build_engines import Builder
 from latentrt.export.build_profiles import Profile
@@ -43,7 +44,7 @@ class Settings:
         """What of this changes the plan, as a plan's key states it."""
         numbers = {"level": self.level, "workspace": self.workspace_bytes, "build-memory": self.build_bytes}
         given = (f"{name}={number}" for name, number in numbers.items() if number is not None)
-        return (*given, *(name for name in ("refit", "stripped") if getattr(self, name)))
+        return (*given, *(flag for flag, set_ in (("refit", self.refit), (STRIPPED, self.stripped)) if set_))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from latentrt.cli import cli
 from latentrt.engines.bindings import FLAVOURS
 from latentrt.engines.cuda import Device
-from latentrt.engines.plans import Shapes, plan_store
+from latentrt.engines.plans import STRIPPED, Shapes, plan_store
 from latentrt.errors import EngineError, RequestError
 from latentrt.export import build as module
 from latentrt.export import build_engines
@@ -148,14 +148,16 @@ def test_plans_to_be_refitted_are_refused_where_the_builder_would_fail(bundle, s
         list(build(bundle.folder, options("sm86", settings=settings)))
 
 
-def test_a_stripped_plan_is_none_that_an_engine_would_take(bundle):
-    builder = open_builder("tensorrt-rtx")
-    store, sources = plan_store(bundle.folder), module.lowered_sources(bundle, plan_store(bundle.folder), "decomposed")
-    keys = [
-        module.Bench(bundle, store, builder, GPUS, Settings(stripped=stripped)).key(sources["cross_kv"], (), "sm86")
-        for stripped in (False, True)
-    ]
-    assert [key.engine in FLAVOURS for key in keys] == [True, False]
+def test_a_stripped_plan_says_so_in_its_key(bundle):
+    """No engine takes up a plan with that flag, and building one does not replace the whole one."""
+    assert STRIPPED in Settings(stripped=True).flags and STRIPPED not in Settings(refit=True).flags
+    list(build(bundle.folder, options("sm86")))
+    store = plan_store(bundle.folder)
+    whole = store.keys()[0]
+    module.drop_superseded(store, replace(whole, flags=(*whole.flags, STRIPPED)))
+    assert whole in store.keys()
+    module.drop_superseded(store, replace(whole, flags=(*whole.flags, "level=1")))
+    assert whole not in store.keys()
 
 
 def test_attention_as_an_operator_builds(tmp_path):
