@@ -15,7 +15,7 @@ def randn(*shape):
 
 
 def random_ids(rows):
-    return torch.randint(0, 4096, (rows, 32), generator=torch.Generator().manual_seed(0))
+    return torch.randint(0, 2660, (rows, 32), generator=torch.Generator().manual_seed(0))
 
 
 def assert_close(got, expected, relative=1e-5):

@@ -298,7 +298,7 @@ def test_no_folder(tmp_path: Path) -> None:
         ({"padding_side": "left"}, "padding_side is 'left', expected 'right'"),
         ({"truncation_side": "left"}, "truncation_side is 'left', expected 'right'"),
         ({"split_special_tokens": True}, "split_special_tokens is True, expected False"),
-        ({"bos_token": "<s>"}, r"bos_token is '<s>', expected one of its 4096 tokens"),
+        ({"bos_token": "<s>"}, r"bos_token is '<s>', expected one of its 2660 tokens"),
         ({"eos_token": {"content": "</s>"}}, r"eos_token is '</s>', expected"),
         ({"pad_token": "[PAD]"}, r"pad_token is '\[PAD\]', expected"),
         ({"pad_token": {"lstrip": False}}, "cannot be read"),

@@ -32,7 +32,7 @@ VAE = {
     "latent_channels": 4,
 }
 TEXT_ENCODER = {
-    "vocab_size": 4096,
+    "vocab_size": 2660,
     "max_position_embeddings": 32,
     "hidden_size": 32,
     "intermediate_size": 64,
@@ -56,7 +56,7 @@ def build_vae() -> AutoencoderKL:
 
 
 def build_text_encoder() -> CLIPTextModel:
-    """Returns a text encoder for the built-in tokenizer: 4096 tokens, 32 positions."""
+    """Returns a text encoder for the built-in tokenizer: 2660 tokens, 32 positions."""
     return _seeded(lambda: CLIPTextModel(CLIPTextConfig(**TEXT_ENCODER)))
 
 

@@ -35,15 +35,15 @@ class FakeEngine:
 
 
 def encode(input_ids, clip_skip):
-    return {"context": np.repeat((input_ids[:, :, None] + 1) / (4096 * clip_skip), 256, axis=2)}
+    return {"context": np.repeat((input_ids[:, :, None] + 1) / (2660 * clip_skip), 256, axis=2)}
 
 
 def project(context):
-    return {"cross_kv": np.repeat(context, 9, axis=2)}
+    return {"cross_kv": np.repeat(context, 10, axis=2)}
 
 
 def embed(timestep):
-    return {"time_bias": np.repeat(timestep[:, None] / 1000, 2304, axis=1)}
+    return {"time_bias": np.repeat(timestep[:, None] / 1000, 1696, axis=1)}
 
 
 def predict(sample, time_bias, cross_kv):

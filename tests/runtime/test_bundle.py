@@ -268,7 +268,7 @@ def test_a_wrong_integer(folder: Path, text: str, message: str) -> None:
 
 @pytest.mark.parametrize("text", ["true", '"4"', "NaN", "1e999", "-1e999", "1" + "0" * 400])
 def test_a_wrong_number(folder: Path, text: str) -> None:
-    assert "expected a finite number" in refusal(with_value(folder, '"guidance": 4.0', f'"guidance": {text}'))
+    assert "expected a finite number" in refusal(with_value(folder, '"guidance": 2.0', f'"guidance": {text}'))
 
 
 @pytest.mark.parametrize("text", ['"w4"', "1", "true", "[]", "null"])

@@ -1,4 +1,4 @@
-"""The ONNX Runtime engine on the smallest graph of the built-in bundle: (n,) timesteps in, (n, 2304) biases out."""
+"""The ONNX Runtime engine on the smallest graph of the built-in bundle: (n,) timesteps in, (n, 1696) biases out."""
 
 import importlib.metadata
 import importlib.util
@@ -36,7 +36,7 @@ def opened(
 def test_outputs_come_by_name(time_bias: cpu.OnnxRuntimeEngine, count: int) -> None:
     outputs = time_bias({"timestep": np.arange(count, dtype=np.float32)})
     assert outputs.keys() == {"time_bias"}
-    assert outputs["time_bias"].shape == (count, 2304)
+    assert outputs["time_bias"].shape == (count, 1696)
     assert outputs["time_bias"].dtype == np.float32
     assert np.isfinite(outputs["time_bias"]).all()
 

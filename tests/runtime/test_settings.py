@@ -35,7 +35,7 @@ def test_every_default_is_the_bundle_s(manifest: Manifest) -> None:
         prompt="a red apple",
         negative="",
         steps=20,
-        guidance=4.0,
+        guidance=2.0,
         seeds=(7,),
         width=128,
         height=128,
