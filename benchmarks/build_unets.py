@@ -117,11 +117,16 @@ def build(case: Case, folder: Path, gpu: str) -> None:
 
 def row(name: str, folder: Path, gpu: str) -> str:
     """Builds one case in a process of its own; a row of the table."""
-    command = [sys.executable, "-m", "benchmarks.build_unets", "--child", "--work", str(folder.parent), "--gpu", gpu]
-    seconds, peak = run_measured([*command, name])
+    seconds, peak = run_measured([*child(folder, gpu, "build"), name])
     weights = sum(path.stat().st_size for path in folder.glob("unet.onnx*"))
     plan = (folder / f"{gpu}.plan").stat().st_size
     return f"| {name} | {gpu} | {seconds:.1f} | {peak / 1e9:.1f} | {weights / 1e9:.2f} | {plan / 1e9:.2f} |"
+
+
+def child(folder: Path, gpu: str, what: str) -> list[str]:
+    """The command of a process that makes a graph or builds a plan; its memory is its own, and gone with it."""
+    own = [sys.executable, "-m", "benchmarks.build_unets"]
+    return [*own, "--child", what, "--work", str(folder.parent), "--gpu", gpu]
 
 
 def main() -> None:
@@ -130,17 +135,18 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", default=list(CASES), metavar="CASE", choices=list(CASES))
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "unets")
     parser.add_argument("--gpu", default="sm86")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--child", choices=["make", "build"], help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.child:
-        build(CASES[given.cases[0]], given.work / given.cases[0], given.gpu)
+        case, folder = CASES[given.cases[0]], given.work / given.cases[0]
+        make_graph(case, folder) if given.child == "make" else build(case, folder, given.gpu)
         return
     print(f"{one_line(machine())}, {open_builder(TARGET).label}")
     print("| UNet | GPU | s | peak GB | graph GB | plan GB |\n|---|---|---|---|---|---|")
     for name in given.cases:
         folder = given.work / name
         if not (folder / "widths").exists():
-            make_graph(CASES[name], folder)
+            run_measured([*child(folder, given.gpu, "make"), name])
         print(row(name, folder, given.gpu), flush=True)
 
 
