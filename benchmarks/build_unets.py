@@ -132,7 +132,7 @@ def child(folder: Path, gpu: str, what: str) -> list[str]:
 def main() -> None:
     """Makes the graphs that are missing, builds each, prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", default=list(CASES), metavar="CASE", choices=list(CASES))
+    parser.add_argument("cases", nargs="*", metavar="CASE", choices=[*CASES, []], help=", ".join(CASES))
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "unets")
     parser.add_argument("--gpu", default="sm86")
     parser.add_argument("--child", choices=["make", "build"], help=argparse.SUPPRESS)
@@ -143,7 +143,7 @@ def main() -> None:
         return
     print(f"{one_line(machine())}, {open_builder(TARGET).label}")
     print("| UNet | GPU | s | peak GB | graph GB | plan GB |\n|---|---|---|---|---|---|")
-    for name in given.cases:
+    for name in given.cases or CASES:
         folder = given.work / name
         if not (folder / "widths").exists():
             run_measured([*child(folder, given.gpu, "make"), name])
