@@ -10,7 +10,7 @@ import latentrt
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")
 
 with latentrt.load("emoji") as pipe:
-    run = pipe.steps(latentrt.Request("a yellow smiling face", steps=10, seed=1))
+    run = pipe.steps(latentrt.Request("a fox on a green background", steps=10, seed=1))
     previews = []
     for step in run:
         print(f"step {step.index + 1} of {step.total}, sigma {step.sigma:.3g}")

@@ -10,12 +10,12 @@ import latentrt
 PROMPTS = (
     "a red apple",
     "a grinning face",
-    "a blue heart",
-    "an orange",
+    "a rocket on a navy background",
+    "a penguin",
     "a green apple on a blue background",
-    "a full moon",
+    "a cat beside a red apple",
     "an angry face on a pink background",
-    "a red heart on a yellow background",
+    "a hamburger on a yellow background",
 )
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else ".")

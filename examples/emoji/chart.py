@@ -19,7 +19,7 @@ WIDTH, HEIGHT = 420, 230  # points
 LEFT, RIGHT, TOP, BOTTOM = 44, 40, 34, 36  # around the area of the curve
 DRAWN, KEPT = 4, 2  # pixels a point
 FONT, TITLE = 10, 12
-START = 0.03  # of the whole: values before it may be far off and do not count for the range that is shown
+START = 0.01  # of the whole: values before it may be far off and do not count for the range that is shown
 INK, QUIET, GRID, RAW, CURVE = (40, 40, 40), (120, 120, 120), (228, 228, 228), (188, 208, 236), (31, 90, 180)
 
 

@@ -74,7 +74,8 @@ def chart_of(curve: Curve, lines: Sequence[Line]) -> Chart:
     valued = [line for line in last_run(lines) if curve.value in line]
     steps = np.array([line["step"] for line in valued])
     values = np.array([line[curve.value] for line in valued]) * curve.scale
-    note = f"{lines[-1]['step']:,} steps, {hours(lines):.1f} h"
+    took = f"{hours(lines):.1f} h" if hours(lines) >= 1 else f"{60 * hours(lines):.1f} min"
+    note = f"{lines[-1]['step']:,} steps, {took}"
     return Chart(curve.title, note, "step", steps, values, smooth(steps, values))
 
 
