@@ -11,8 +11,13 @@ LARGEST_SINGLE_FILE_BYTES = 1_000_000_000
 
 
 def save_graph(model: ir.Model, folder: Path, name: str) -> tuple[str, ...]:
-    """Writes `name`.onnx, and its weights beside it when they are many; returns the names of such files."""
+    """Writes `name`.onnx, and its weights beside it when they are many; returns the names of such files.
+
+    Weights that were left in a file are in the model's memory afterwards where they are few.
+    """
     weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
     data = f"{name}.onnx.data" if weights > LARGEST_SINGLE_FILE_BYTES else None
+    if data is None:
+        ir.external_data.load_to_model(model)  # else weights that are in another graph's file would be looked for here
     ir.save(model, folder / f"{name}.onnx", external_data=data)
     return (data,) if data else ()
