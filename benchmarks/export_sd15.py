@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 from latentrt.bundle import open_bundle
 
@@ -23,10 +24,10 @@ ROOT = Path(__file__).parents[1]
 UNET_FLOAT32_BYTES = 859_520_964 * 4
 
 
-def run_measured(command: list[str]) -> tuple[float, int]:
+def run_measured(command: list[str], stdout: IO[str] | None = None) -> tuple[float, int]:
     """Seconds and peak resident bytes of one process. Raises RuntimeError if it fails."""
     start = time.perf_counter()
-    process = subprocess.Popen(command, cwd=ROOT)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=stdout)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise RuntimeError(f"{' '.join(command)}: exit status {os.waitstatus_to_exitcode(status)}")
