@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from latentrt.bundle import Bundle, open_bundle
+from latentrt.checks import side
 from latentrt.diagnosis import memory
 from latentrt.engines.cuda import current_device, free_memory
 from latentrt.engines.plans import STRIPPED, PlanKey, PlanStore, graph_digest, plan_store, remove
@@ -26,7 +27,6 @@ from latentrt.export.build_plan import Progress, Settings, Task, write_plan
 from latentrt.export.build_profiles import Profile, profile_for, profiles_of
 from latentrt.export.lowered import Attention, Source
 from latentrt.pipeline import folder_of
-from latentrt.settings import side
 
 MEMINFO = Path("/proc/meminfo")
 

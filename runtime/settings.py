@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import secrets
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any, TypeVar, get_args
+from typing import Any, get_args
 
+from latentrt.checks import choice, number, side, text, whole
 from latentrt.curves import Sigmas, SigmasName
 from latentrt.errors import RequestError
 from latentrt.guidance import EVERYWHERE
@@ -18,8 +18,6 @@ from latentrt.prompt import SYNTAXES, Syntax
 from latentrt.request import NoiseName, Request
 from latentrt.samplers import SAMPLERS, Option, Value
 from latentrt.schedule import Spacing
-
-Choice = TypeVar("Choice")
 
 SIGMAS: tuple[SigmasName, ...] = get_args(SigmasName)
 SPACINGS: tuple[Spacing, ...] = get_args(Spacing)
@@ -188,50 +186,3 @@ def options_of(request: Request, sampler: str) -> dict[str, Value]:
 def option_of(name: str, value: Any, option: Option) -> Value:
     """`value`, once known to be one that the option takes."""
     return choice(name, value, option.choices) if option.choices else number(name, value, *option.range)
-
-
-def side(name: str, pixels: int, multiple: int) -> int:
-    """`pixels`, once known to be a positive multiple. Raises RequestError that names the nearest sizes."""
-    whole(name, pixels, 1, None)
-    if pixels % multiple:
-        lower = pixels // multiple * multiple
-        near = f"{lower} or {lower + multiple}" if lower else str(multiple)
-        raise RequestError(f"{name}: got {pixels}, expected a multiple of {multiple}; the nearest are {near}")
-    return pixels
-
-
-def text(name: str, value: str) -> str:
-    """`value`, once known to be text that can be encoded; a byte that is no UTF-8 on the way in is not."""
-    if not isinstance(value, str):
-        raise RequestError(f"{name}: got {value!r}, expected text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise RequestError(f"{name}: got {value!r}, expected valid Unicode; check the terminal's encoding") from error
-    return value
-
-
-def whole(name: str, value: int, lowest: int, highest: int | None) -> int:
-    """`value`, once known to be a whole number in the range."""
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    if not is_whole or value < lowest or (highest is not None and value > highest):
-        limit = f"from {lowest} to {highest}" if highest is not None else f"of at least {lowest}"
-        raise RequestError(f"{name}: got {value!r}, expected a whole number {limit}")
-    return value
-
-
-def number(name: str, value: Any, lowest: float, highest: float) -> float:
-    """`value` as a float, once known to be a finite number in the range."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
-        raise RequestError(f"{name}: got {value!r}, expected a finite number")
-    if not lowest <= value <= highest:
-        limit = f"from {lowest:g} to {highest:g}" if math.isfinite(highest) else f"of at least {lowest:g}"
-        raise RequestError(f"{name}: got {value!r}, expected a number {limit}")
-    return float(value)
-
-
-def choice(name: str, value: Any, choices: Sequence[Choice]) -> Choice:
-    """`value`, once known to be one of `choices`, which are of one type."""
-    if isinstance(value, bool) or not isinstance(value, type(choices[0])) or value not in choices:
-        raise RequestError(f"{name}: got {value!r}, expected one of {', '.join(map(str, choices))}")
-    return choices[choices.index(value)]
