@@ -265,10 +265,12 @@ def test_exit_status_says_whether_goals_are_met(pictures, tmp_path, monkeypatch,
     monkeypatch.setattr(latentrt, "load", lambda _: pipeline(true_drawer(pictures), lambda pixels: pixels * loss))
     monkeypatch.setattr(evaluate.index, "load", lambda: None)
     monkeypatch.setattr(evaluate.neighbours, "load", lambda _: pictures)
+    monkeypatch.setattr(evaluate.gallery, "PROMPTS", tuple(Ask(label).prompt for label in LABELS))
     monkeypatch.setattr("sys.argv", ["evaluate", "--labels", "2", "--pairs", "2", "--out", str(tmp_path)])
     with pytest.raises(SystemExit) as exited:
         evaluate.main()
     assert exited.value.code == code or str(exited.value.code).startswith(str(code) + " ")
+    assert {path.name for path in tmp_path.iterdir()} == {"evaluation.md", "evaluation.json", "gallery.png"}
 
 
 def test_a_bundle_without_an_encoder_is_an_error(pictures):

@@ -3,7 +3,7 @@
     python -m examples.emoji.evaluate [--bundle emoji] [--steps 20] [--guidance G] [--labels 300] [--out FOLDER]
 
 Everything is drawn from fixed seeds, with the bundle's own sampler and, unless told otherwise, its guidance. Leaves
-evaluation.md and evaluation.json, the latter with every prompt and what it gave. The exit status is 1 if a goal is
+evaluation.md, evaluation.json with every prompt and what it gave, and gallery.png. The exit status is 1 if a goal is
 missed.
 """
 
@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 import latentrt
-from examples.emoji import fidelity, index, neighbours, reconstruction, report
+from examples.emoji import fidelity, gallery, index, neighbours, reconstruction, report
 from examples.emoji.compose import Array
 from examples.emoji.fetch import FOLDER
 from examples.emoji.fidelity import Answer, Ask
@@ -41,9 +41,11 @@ def main() -> None:
             options = {"steps": given.steps, "guidance": guidance, "sampler": defaults.sampler}
             about = {"bundle": pipe.bundle.manifest.name, "sha256": pipe.bundle.sha256} | options
             evaluation = evaluate(pipe, options, pictures, given.labels, given.pairs)
+            sheet = gallery.draw(pipe)
     except (FileNotFoundError, latentrt.LatentError) as error:
         raise SystemExit(f"error: {error}") from error
     print(report.save(given.out, about, evaluation))
+    sheet.save(given.out / "gallery.png", optimize=True)
     raise SystemExit(status(evaluation.figures))
 
 

@@ -8,6 +8,8 @@ All have one seed; none was picked.
 import argparse
 from pathlib import Path
 
+from PIL import Image
+
 import latentrt
 from examples.sheet import sheet, small
 
@@ -33,8 +35,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args()
     with latentrt.load(given.bundle) as pipe:
-        pictures = [pipe.generate(prompt, steps=STEPS, seed=SEED).images[0] for prompt in PROMPTS]
-    small(sheet(pictures, PROMPTS, COLUMNS)).save(given.out, optimize=True)
+        draw(pipe).save(given.out, optimize=True)
+
+
+def draw(pipe: latentrt.Pipeline) -> Image.Image:
+    """Return the gallery of what a pipeline makes."""
+    pictures = [pipe.generate(prompt, steps=STEPS, seed=SEED).images[0] for prompt in PROMPTS]
+    return small(sheet(pictures, PROMPTS, COLUMNS))
 
 
 if __name__ == "__main__":
