@@ -6,7 +6,9 @@ On a GPU, a session that would compute on the CPU after all is an error: it woul
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,6 +103,7 @@ def new_session(path: Path, variant: str = "cpu") -> InferenceSession:
     check_available(providers, onnxruntime)
     if variant != "cpu":
         options.add_session_config_entry(ASSIGNMENT, "1")
+        preload(onnxruntime)
     try:
         session = onnxruntime.InferenceSession(path, options, providers=list(providers.items()), enable_fallback=0)
     except Exception as error:  # ONNX Runtime's own errors share no base but Exception
@@ -111,6 +114,13 @@ def new_session(path: Path, variant: str = "cpu") -> InferenceSession:
     if variant != "cpu":
         check_assigned(path, session)
     return session
+
+
+def preload(onnxruntime: Any) -> None:
+    """Loads NVIDIA's libraries that pip installed, where the system's loader does not look. Before 1.21 it cannot."""
+    if hasattr(onnxruntime, "preload_dlls"):
+        with redirect_stdout(sys.stderr):  # where it prints what it cannot load
+            onnxruntime.preload_dlls()
 
 
 def check_available(providers: Iterable[str], onnxruntime: Any) -> None:
