@@ -21,7 +21,7 @@ ADVICE = {
     "update the driver, or run with --engine cpu",
     "cudaErrorNoDevice": "no NVIDIA GPU is visible; check `nvidia-smi` and CUDA_VISIBLE_DEVICES, or run with "
     "--engine cpu",
-    "cudaErrorMemoryAllocation": "too little GPU memory; close other programs, generate a smaller picture, or use "
+    "cudaErrorMemoryAllocation": "too little memory; close other programs, generate a smaller picture, or use "
     "--split-guidance",
 }
 
@@ -74,16 +74,21 @@ def free_memory() -> tuple[int, int]:
     return int(free), int(total)
 
 
+def allocate(function: str, size: int, *arguments: Any) -> int:
+    """The address of `size` new bytes. Raises EngineError that says how much was wanted when there is too little."""
+    try:
+        return int(call(function, size, *arguments))
+    except EngineError as error:
+        raise EngineError(f"{error} (wanted {size / 1e6:.1f} MB)") from error
+
+
 class Memory:
     """Device memory. A `close` frees it."""
 
     def __init__(self, size: int) -> None:
         """Raises EngineError that says how much was wanted when there is too little."""
         self.size = max(size, ALIGNMENT)
-        try:
-            self.address = int(call("cudaMalloc", self.size))
-        except EngineError as error:
-            raise EngineError(f"{error} (wanted {self.size / 1e6:.1f} MB)") from error
+        self.address = allocate("cudaMalloc", self.size)
 
     def close(self) -> None:
         """Gives the memory back; work that uses it must have ended."""
@@ -104,7 +109,7 @@ class Buffer:
         self.memory = None if integrated else Memory(self.size)
         flags = cuda.cudaHostAllocMapped if integrated else cuda.cudaHostAllocDefault
         try:
-            self.host_address = int(call("cudaHostAlloc", self.size, flags))
+            self.host_address = allocate("cudaHostAlloc", self.size, flags)
         except EngineError:
             if self.memory:
                 self.memory.close()
