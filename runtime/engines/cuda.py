@@ -21,7 +21,7 @@ ADVICE = {
     "update the driver, or run with --engine cpu",
     "cudaErrorNoDevice": "no NVIDIA GPU is visible; check `nvidia-smi` and CUDA_VISIBLE_DEVICES, or run with "
     "--engine cpu",
-    "cudaErrorMemoryAllocation": "too little memory; close other programs, generate a smaller picture, or use "
+    "cudaErrorMemoryAllocation": "too little GPU memory; close other programs, generate a smaller picture, or use "
     "--split-guidance",
 }
 
