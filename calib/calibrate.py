@@ -158,6 +158,7 @@ def write_int8(work: Work, bench: Bench, folder: Path) -> Written:
     target, recording = work.options.recipe.target, recorded(work)
     made = draft(work, recording)
     kept, damage = choose(work, bench, made)
+    work.pipeline.close()  # measuring noise takes two graphs at once
     written = made.graph.quantized({name: one.plan for name, one in made.planned.items() if name not in kept}, target)
     data = save_graph(written, folder, UNET)
     work.progress("measuring each layer's noise")

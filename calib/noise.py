@@ -8,12 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx_ir as ir
-from onnxruntime import InferenceSession
 
 from latentrt.calib.layers import Layer
 from latentrt.calib.metrics import snr_db
 from latentrt.calib.record import Recording
-from latentrt.calib.tapped import run, source_of
+from latentrt.calib.tapped import Source, run, source_of
 from latentrt.tensors import Array
 
 CALLS = 4  # of the recording's first image, evenly spread
@@ -34,8 +33,7 @@ def noise_of(
         found: dict[str, float | None] = {}
         for some in batches(layers):
             outputs = [layer.output for layer in some]
-            one, two = (source.session(outputs) for source in sources)
-            ratios = noise_in(one, two, outputs, feeds)
+            ratios = noise_in(sources, outputs, feeds)
             found |= {layer.name: ratios[layer.output] for layer in some}
         return found
     finally:
@@ -48,12 +46,13 @@ def batches(layers: Sequence[Layer]) -> Iterator[Sequence[Layer]]:
 
 
 def noise_in(
-    reference: InferenceSession,
-    quantized: InferenceSession,
-    outputs: Sequence[str],
-    feeds: Sequence[Mapping[str, Array]],
+    sources: tuple[Source, Source], outputs: Sequence[str], feeds: Sequence[Mapping[str, Array]]
 ) -> dict[str, float | None]:
-    """The mean ratio in dB of each output over the feeds; None where it never differs."""
+    """The mean ratio in dB of each output over the feeds; None where it never differs.
+
+    sources: the reference and the quantized graph, whose sessions are gone before those of the next batch are made.
+    """
+    reference, quantized = (source.session(outputs) for source in sources)
     ratios: dict[str, list[float]] = {output: [] for output in outputs}
     for each in feeds:
         expected, got = run(reference, outputs, each), run(quantized, outputs, each)
