@@ -1,6 +1,6 @@
 """Calibrates a bundle of Stable Diffusion 1.5's shape, loads and builds the result; time and peak memory of each.
 
-    python -m benchmarks.calibrate_sd15 [--work DIR] [--size 256] [--images 1] [--steps 2] [--precision fp32]
+    python -m benchmarks.calibrate_sd15 [--work DIR] [--size 64] [--images 1] [--steps 2] [--precision fp32]
                                         [--openvino PYTHON] [cpu] [tensorrt]
 
 The weights are random, so that fidelity says nothing and one small picture of few steps is enough: what counts is that
@@ -60,7 +60,8 @@ def calibrated(bundle: Path, out: Path, target: str, images: int, steps: int) ->
     counts = ["--images", str(images), "--evaluations", "1", "--steps", str(steps)]
     # Random weights keep no picture: with no budget to hold, every layer is quantized.
     options = ["--target", target, "--prompts", str(prompts), *counts, "--budget", "0"]
-    measured = run_measured([sys.executable, "-m", "latentrt", "calibrate", str(bundle), str(out), *options])
+    command = [sys.executable, "-m", "latentrt", "calibrate", str(bundle), str(out), *options]
+    measured = run_measured(command, stdout=sys.stderr)
     manifest = open_bundle(out).manifest
     quantization = manifest.components["unet"].quantization
     assert quantization is not None
@@ -115,7 +116,7 @@ def main() -> None:
     parser.add_argument("targets", nargs="*", metavar="TARGET", choices=[*AFTER, []], help=", ".join(AFTER))
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "sd15")
     parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--size", type=int, default=256, help="side of the pictures to calibrate on, in pixels")
+    parser.add_argument("--size", type=int, default=64, help="side of the pictures to calibrate on, in pixels")
     parser.add_argument("--images", type=int, default=1)
     parser.add_argument("--steps", type=int, default=2)
     parser.add_argument("--openvino", metavar="PYTHON", help="an interpreter that has openvino")
