@@ -194,7 +194,7 @@ def test_a_wrong_weight_fails_the_gate_and_leaves_nothing(origin, tmp_path, monk
             spoilt = onnx.load(folder / f"{name}.onnx")
             tensor = max(spoilt.graph.initializer, key=lambda tensor: np.prod(tensor.dims))
             array = numpy_helper.to_array(tensor).copy()
-            array.flat[:: array.size // 64] = value
+            array.flat[:: array.size // 1024] = value  # so often that the tokens which are compared meet it
             tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
             onnx.save(spoilt, folder / f"{name}.onnx")
         return files
@@ -239,6 +239,6 @@ def test_a_checkpoint_that_cannot_be_read_leaves_nothing(origin, tmp_path, spoil
 
 
 def test_a_tokenizer_of_another_size_is_refused(origin, tmp_path):
-    with pytest.raises(CheckpointError, match=r"got 49408 words .* expected at most 4096"):
+    with pytest.raises(CheckpointError, match=r"got 49408 words .* expected at most 2660"):
         export(origin / "tiny.safetensors", tmp_path / "out", ExportOptions(configs=origin / "configs"))
     assert list(tmp_path.iterdir()) == []
