@@ -18,34 +18,34 @@ import onnx_ir as ir
 
 from latentrt.atomic import put_in_place, refuse_existing
 from latentrt.calib.claim import claim
-from latentrt.calib.compare import mean_psnr_db
+from latentrt.calib.compare import compare, mean_psnr_db, side_of
 from latentrt.calib.drawing import requests_of
+from latentrt.calib.layer_reports import BY_RULE, WEIGHTS_ONLY, bucket_ends, over_budget, ranges_of
 from latentrt.calib.layers import Layer, layers_of
 from latentrt.calib.noise import noise_of
 from latentrt.calib.observations import Observations
 from latentrt.calib.observe import Observing, observe
 from latentrt.calib.planning import Planned, Recipe, candidates, observed_values, plan
 from latentrt.calib.prompts import for_images
-from latentrt.calib.publish import Written, publish
+from latentrt.calib.publish import Gated, Written, publish
 from latentrt.calib.qdq import is_quantized, weight_only
-from latentrt.calib.record import Progress, Recording, record
+from latentrt.calib.record import DECODER, UNET, Progress, Recording, record
 from latentrt.calib.report import Damage, LayerReport, Report
 from latentrt.calib.sensitivity import damage_of, fewest_float, groups_of, in_order
 from latentrt.calib.trial import Bench, Graph
 from latentrt.errors import BundleError
 from latentrt.export.save import save_graph
-from latentrt.manifest import Manifest
+from latentrt.manifest import Manifest, Precision
 from latentrt.pipeline import Pipeline, load
 from latentrt.settings import settle
 from latentrt.tensors import TensorSpec
 
-UNET = "unet"
-BY_RULE, OVER_BUDGET, WEIGHTS_ONLY = "first or last convolution", "over the budget", "weights only"
 SETTINGS = "calibration.json"
 ANY = "any"  # target of a graph that every engine takes as it is
+INDECISIVE = ("budget_db", "sensitivity", "vae_gate_db")
 # Evaluation draws with other seeds than calibration.
 EVALUATION_SEED = 1_000_000
-OBSERVING = Observing()
+OBSERVING = {UNET: Observing(), DECODER: Observing(buckets=1)}  # the decoder knows no timesteps
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,9 @@ class Options:
 
     calibration, evaluation: prompts. images, steps, sampler, seed: of the recording. evaluations: the pictures that the
     budget is judged on; probes: of these, those for each layer's own damage. budget_db: the mean PSNR that the pictures
-    must keep. sensitivity: measure every layer's damage even where the budget holds with all of them quantized.
+    must keep with the UNet quantized. sensitivity: measure every layer's damage even where the budget holds with all of
+    them quantized. vae_gate_db: quantize the VAE decoder as well, if pictures that it decodes from the float UNet's
+    latents keep this mean PSNR; None leaves it as it is.
     """
 
     calibration: tuple[str, ...]
@@ -68,6 +70,7 @@ class Options:
     probes: int = 2
     budget_db: float = 30.0
     sensitivity: bool = False
+    vae_gate_db: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,11 @@ class Work:
     folder: Path
     progress: Progress
 
-    def graph(self, *, split: bool) -> Graph:
-        """The float UNet, its work counted for one picture of the bundle's default size."""
+    def graph(self, name: str = UNET, *, split: bool) -> Graph:
+        """A component's float graph, its work counted for one picture of the bundle's default size."""
         bundle = self.pipeline.bundle
-        component = bundle.manifest.components[UNET]
-        return Graph(UNET, bundle.path(component.file), shapes_of(bundle.manifest, component.inputs), split)
+        component = bundle.manifest.components[name]
+        return Graph(name, bundle.path(component.file), shapes_of(bundle.manifest, component.inputs), split)
 
 
 def calibrate(
@@ -98,7 +101,7 @@ def calibrate(
     """
     refuse_existing(out)
     with load(source) as pipeline:
-        check_float(pipeline)
+        check_float(pipeline, (UNET,) if options.vae_gate_db is None else (UNET, DECODER))
         work = Work(pipeline, options, out.parent / f".{out.name}.calibration", progress)
         claim(work.folder, SETTINGS, decisive(work, precision))
         # Not beside `out`, where a run that is killed would leave it for ever.
@@ -106,23 +109,26 @@ def calibrate(
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         bench = bench_of(work)
-        written = WRITERS[precision](work, bench, folder)
+        quantize = PRECISIONS[precision]
+        unet = quantize(work, bench, UNET).write(folder)
+        decoder = gated(work, bench, quantize, folder)
         progress("comparing with the float bundle")
-        report = publish(pipeline.bundle, folder, written, bench, settings_of(options, bench))
+        report = publish(pipeline.bundle, folder, unet, decoder, bench, settings_of(options, bench))
     put_in_place(folder, out)
     shutil.rmtree(work.folder)
     return report
 
 
-def check_float(pipeline: Pipeline) -> None:
-    """Raises BundleError where the UNet is quantized already."""
+def check_float(pipeline: Pipeline, names: Sequence[str]) -> None:
+    """Raises BundleError where one of the components is quantized already."""
     bundle = pipeline.bundle
-    component = bundle.manifest.components[UNET]
-    if component.quantization is not None or is_quantized(ir.load(bundle.path(component.file))):
-        raise BundleError(
-            f"{bundle.folder}: got a {UNET} that is quantized already, expected a float one; "
-            "calibrate the bundle that `latentrt export` wrote"
-        )
+    for name in names:
+        component = bundle.manifest.components[name]
+        if component.quantization is not None or is_quantized(ir.load(bundle.path(component.file))):
+            raise BundleError(
+                f"{bundle.folder}: got a {name} that is quantized already, expected a float one; "
+                "calibrate the bundle that `latentrt export` wrote"
+            )
 
 
 @dataclass(frozen=True)
@@ -132,6 +138,7 @@ class Draft:
     layers: all of the graph's. able: those with a plan. seen: what their activations were like over the recording.
     """
 
+    recording: Recording
     graph: Graph
     layers: tuple[Layer, ...]
     able: tuple[Layer, ...]
@@ -140,32 +147,57 @@ class Draft:
 
 
 def draft(work: Work, recording: Recording) -> Draft:
-    """Returns the plans that the recipe makes of the recording; what is observed is kept in the work folder."""
-    recipe = work.options.recipe
-    graph = work.graph(split=recipe.split)
+    """Returns the plans for the recording's component; what is observed is kept in the work folder."""
+    recipe, component = work.options.recipe, recording.component
+    graph = work.graph(component, split=recipe.split)
     model = graph.model()
     layers = layers_of(model, graph.shapes)
     able = candidates(layers)
-    seen = observe(
-        model, observed_values(able, recipe.target), recording, work.folder / "observed", OBSERVING, work.progress
-    )
+    values, folder = observed_values(able, recipe.target), work.folder / "observed" / component
+    seen = observe(model, values, recording, folder, OBSERVING[component], work.progress)
     work.progress("planning")
-    return Draft(graph, layers, able, seen, plan(model, able, seen, recipe))
+    return Draft(recording, graph, layers, able, seen, plan(model, able, seen, recipe))
 
 
-def write_int8(work: Work, bench: Bench, folder: Path) -> Written:
-    """Quantizes weights and activations of all layers but those that the budget keeps in float."""
-    target, recording = work.options.recipe.target, recorded(work)
-    made = draft(work, recording)
-    kept, damage = choose(work, bench, made)
+@dataclass(frozen=True)
+class Candidate:
+    """A component's quantized graph before it is written. layers: measures what the report says of each layer."""
+
+    graph: Graph
+    model: ir.Model
+    precision: Precision
+    target: str
+    layers: Callable[[], tuple[LayerReport, ...]]
+    buckets: tuple[tuple[float, float], ...] = ()
+    damage: tuple[Damage, ...] = ()
+
+    def write(self, folder: Path) -> Written:
+        """Writes the graph to the folder of a bundle."""
+        data = save_graph(self.model, folder, self.graph.component)
+        return Written(self.graph, data, self.precision, self.target, self.layers(), self.buckets, self.damage)
+
+
+def in_int8(work: Work, bench: Bench, component: str) -> Candidate:
+    """The component with weights and activations quantized, of all layers but those that the UNet's budget keeps."""
+    target = work.options.recipe.target
+    made = draft(work, recorded(work).of(component))
+    kept, damage = choose(work, bench, made) if component == UNET else (frozenset(), ())
+    model = made.graph.quantized({name: one.plan for name, one in made.planned.items() if name not in kept}, target)
+    layers = partial(int8_layers, work, made, model, kept, damage)
+    buckets = bucket_ends(OBSERVING[component].buckets, made.recording.settings.train_steps)
+    return Candidate(made.graph, model, "int8", target, layers, buckets, damage)
+
+
+def int8_layers(
+    work: Work, made: Draft, model: ir.Model, kept: frozenset[str], damage: Sequence[Damage]
+) -> tuple[LayerReport, ...]:
+    """What the report says of the layers of the quantized `model`, `kept` of which the budget keeps in float."""
     work.pipeline.close()  # measuring noise takes two graphs at once
-    written = made.graph.quantized({name: one.plan for name, one in made.planned.items() if name not in kept}, target)
-    data = save_graph(written, folder, UNET)
     work.progress("measuring each layer's noise")
-    noise = noise_of(made.graph.model(), written, made.layers, recording, work.folder / "noise")
+    noise = noise_of(made.graph.model(), model, made.layers, made.recording, work.folder / "noise")
     alone = {name: one for one in damage for name in one.layers}
     reasons = {layer.name: over_budget(alone[layer.name]) if layer.name in kept else None for layer in made.able}
-    reports = (
+    return tuple(
         LayerReport(
             layer.name,
             layer.op,
@@ -176,31 +208,39 @@ def write_int8(work: Work, bench: Bench, folder: Path) -> Written:
         )
         for layer in made.layers
     )
-    buckets = bucket_ends(OBSERVING.buckets, recording.settings.train_steps)
-    return Written(made.graph, data, "int8", target, tuple(reports), buckets, damage)
 
 
-def over_budget(alone: Damage) -> str:
-    """Why a layer stays float, and what it would cost: the PSNR when it, or the group it is in, alone is quantized."""
-    what = "quantized alone" if len(alone.layers) == 1 else f"the {len(alone.layers)} layers around it quantized alone"
-    return OVER_BUDGET if alone.psnr_db is None else f"{OVER_BUDGET}: {what}, pictures have {alone.psnr_db:.1f} dB"
-
-
-def write_weights(work: Work, _bench: Bench, folder: Path) -> Written:
-    """Stores weights in 8 bits; everything is computed in float."""
-    graph = work.graph(split=False)
+def in_w8(work: Work, _bench: Bench, component: str) -> Candidate:
+    """The component with weights in 8 bits; everything is computed in float."""
+    graph = work.graph(component, split=False)
     model = graph.model()
     layers = layers_of(model, graph.shapes)
     names = {layer.name for layer in candidates(layers)}
     weight_only(model, names)
-    reports = (
+    reports = tuple(
         LayerReport(layer.name, layer.op, layer.macs, WEIGHTS_ONLY if layer.name in names else BY_RULE)
         for layer in layers
     )
-    return Written(graph, save_graph(model, folder, UNET), "w8", ANY, tuple(reports))
+    return Candidate(graph, model, "w8", ANY, lambda: reports)
 
 
-WRITERS: Mapping[str, Callable[[Work, Bench, Path], Written]] = {"int8": write_int8, "w8": write_weights}
+Quantize = Callable[[Work, Bench, str], Candidate]
+PRECISIONS: Mapping[str, Quantize] = {"int8": in_int8, "w8": in_w8}
+
+
+def gated(work: Work, bench: Bench, quantize: Quantize, folder: Path) -> Gated | None:
+    """Quantizes the VAE decoder and writes it, if pictures that it decodes pass its gate; None where it has none."""
+    gate_db = work.options.vae_gate_db
+    if gate_db is None:
+        return None
+    candidate, side = quantize(work, bench, DECODER), side_of(work.pipeline.bundle)
+    comparison = compare(side, side, bench.references, bench.decoded(candidate.model), work.pipeline.engine)
+    reached = comparison.loss.psnr_db
+    work.progress(
+        f"the VAE decoder in 8 bits: {math.inf if reached is None else reached:.2f} dB, asked for {gate_db:g}"
+    )
+    holds = reached is None or reached >= gate_db
+    return Gated(gate_db, comparison, candidate.write(folder) if holds else None)
 
 
 def recorded(work: Work) -> Recording:
@@ -268,30 +308,9 @@ def shapes_of(manifest: Manifest, specs: Sequence[TensorSpec]) -> dict[str, tupl
     return {spec.name: tuple(sizes[axis] if isinstance(axis, str) else axis for axis in spec.shape) for spec in specs}
 
 
-def ranges_of(
-    planned: Planned | None, seen: Observations, layer: Layer
-) -> tuple[tuple[float, float] | None, tuple[tuple[float, float], ...], float | None]:
-    """The input range that is covered, the extremes by bucket, and SmoothQuant's alpha."""
-    if planned is None:
-        return None, (), None
-    return (planned.clip.low, planned.clip.high), bucket_ranges(seen, layer.input), planned.alpha
-
-
-def bucket_ranges(seen: Observations, value: str) -> tuple[tuple[float, float], ...]:
-    """The extremes of an activation in each bucket of timesteps, highest first; (0, 0) where nothing fell into it."""
-    histograms = reversed(seen[value].histograms)
-    return tuple((one.low, one.high) if one.count else (0.0, 0.0) for one in histograms)
-
-
-def bucket_ends(buckets: int, train_steps: int) -> tuple[tuple[float, float], ...]:
-    """The highest and the lowest timestep of each bucket, in the order of a run."""
-    width = train_steps / buckets
-    return tuple(((number + 1) * width - 1, number * width) for number in reversed(range(buckets)))
-
-
 def decisive(work: Work, precision: str) -> dict[str, object]:
-    """All that decides what is measured on the way, as JSON has it; the budget decides only what is made of that."""
-    options = {name: value for name, value in asdict(work.options).items() if name not in ("budget_db", "sensitivity")}
+    """All that decides what is measured on the way, as JSON has it; a budget decides only what is made of that."""
+    options = {name: value for name, value in asdict(work.options).items() if name not in INDECISIVE}
     versions = {name: version(name) for name in ("latentrt", "numpy", "onnx-ir")}
     known = {"bundle": work.pipeline.bundle.sha256, "precision": precision, **versions, **options}
     return dict(json.loads(json.dumps(known)))
@@ -300,6 +319,7 @@ def decisive(work: Work, precision: str) -> dict[str, object]:
 def settings_of(options: Options, bench: Bench) -> dict[str, str | int | float]:
     """The options as a report states them."""
     recipe, asked = options.recipe, settle(bench.requests[0], bench.pipeline.bundle.manifest)
+    gate = {} if options.vae_gate_db is None else {"VAE decoder's gate in dB": options.vae_gate_db}
     return {
         "sampler": asked.sampler,
         "steps": asked.steps,
@@ -308,6 +328,7 @@ def settings_of(options: Options, bench: Bench) -> dict[str, str | int | float]:
         "seed": options.seed,
         "evaluation pictures": options.evaluations,
         "budget in dB": options.budget_db,
+        **gate,
         "ranges": "least squared error" if recipe.clip else "extremes",
         "SmoothQuant": str(recipe.smooth),
         "split skip connections": str(recipe.split),

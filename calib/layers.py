@@ -25,8 +25,9 @@ from latentrt.export.constants import (
 )
 from latentrt.export.costs import OPERATORS, Shapes, concrete_shapes, node_macs
 
-# The first and the last convolution carry the latents themselves: little work, and all of the error.
-FLOAT_LAYERS = ("conv_in", "conv_out")
+# The first and the last convolution carry the latents or the picture itself: little work, and all of the error. A VAE
+# decoder has two first ones.
+FLOAT_LAYERS = ("post_quant", "conv_in", "conv_out")
 # What the exporter adds to a parameter's name: how it is stored, and the shape it was turned to.
 STORED = re.compile(r"(\.\d+(x\d+)+)?(\.fp16)?$")
 

@@ -74,7 +74,7 @@ def observe(
         claim(folder, SETTINGS, settings_of(source, wanted, recording, how), scratch=SCRATCH)
         groups = grouped(source.shapes(wanted, largest(recording)), how.group_bytes)
         for number, group in enumerate(groups):
-            title = f"observing part {number + 1} of {len(groups)}"
+            title = f"observing {recording.component} part {number + 1} of {len(groups)}"
             Pass(source, group, recording, how, group_path(folder, number)).finish(title, progress)
     finally:
         shutil.rmtree(folder / SCRATCH, ignore_errors=True)

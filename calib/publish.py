@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latentrt.bundle import Bundle, open_bundle, record_files, save_manifest
-from latentrt.calib.compare import Comparison, compare, side_of
+from latentrt.calib.compare import Comparison, Side, compare, side_of
 from latentrt.calib.drawing import draw
 from latentrt.calib.page import save_page
-from latentrt.calib.report import Damage, LayerReport, Report, figures
+from latentrt.calib.report import Damage, GateReport, LayerReport, Report, figures
 from latentrt.calib.trial import Bench, Graph
 from latentrt.export.costs import total_macs
 from latentrt.manifest import Component, Manifest, Precision, named_files
@@ -35,50 +35,96 @@ class Written:
     damage: tuple[Damage, ...] = ()
 
 
+@dataclass(frozen=True)
+class Gated:
+    """A component with a gate of its own: the mean PSNR asked for, how its pictures compare, None if it stays float."""
+
+    gate_db: float
+    comparison: Comparison
+    written: Written | None
+
+
 def publish(
-    source: Bundle, folder: Path, written: Written, bench: Bench, settings: Mapping[str, str | int | float]
+    source: Bundle,
+    folder: Path,
+    unet: Written,
+    decoder: Gated | None,
+    bench: Bench,
+    settings: Mapping[str, str | int | float],
 ) -> Report:
-    """Makes a whole bundle of the folder that holds the quantized graph; returns its report."""
-    name, manifest = written.graph.component, source.manifest
-    before = manifest.components[name]
-    after = replace(before, file=f"{name}.onnx", data=written.data, precision=written.precision)
-    copy_others(source, folder, name)
-    plain = with_component(manifest, name, after)
-    files = record_files(folder, named_files(plain))
-    save_manifest(folder, replace(plain, files=files))
-    report = Report(
-        component=name,
-        precision=written.precision,
-        target=written.target,
-        settings=settings,
-        macs=total_macs(written.graph.model(), written.graph.shapes),
-        bytes_before=sum(manifest.files[file].bytes for file in (before.file, *before.data)),
-        bytes_after=sum(files[file].bytes for file in (after.file, *after.data)),
-        layers=written.layers,
-        comparison=compared(source, folder, bench),
-        buckets=written.buckets,
-        sensitivity=written.damage,
-    )
-    measured = with_component(manifest, name, replace(after, quantization=report.quantization))
-    save_manifest(folder, replace(measured, files=files))
-    final = replace(report, comparison=replace(report.comparison, other=side_of(open_bundle(folder, verify=False))))
+    """Makes a whole bundle of the folder that holds the quantized graphs; returns its report."""
+    manifest = source.manifest
+    parts = [unet, *([decoder.written] if decoder and decoder.written else [])]
+    plain = with_components(manifest, {part.graph.component: component_of(manifest, part) for part in parts})
+    copy_others(source, folder, [part.graph.component for part in parts])
+    plain = replace(plain, files=record_files(folder, named_files(plain)))
+    save_manifest(folder, plain)
+    report = report_of(manifest, plain, unet, compared(source, folder, bench), settings)
+    if decoder:
+        own = report_of(manifest, plain, decoder.written, decoder.comparison, settings) if decoder.written else None
+        report = replace(report, decoder=GateReport(decoder.gate_db, decoder.comparison.loss.psnr_db, own))
+    measured = {one.component: one.quantization for one in report.components}
+    changed = {name: replace(plain.components[name], quantization=measured[name]) for name in measured}
+    save_manifest(folder, with_components(plain, changed))
+    final = against(report, side_of(open_bundle(folder, verify=False)))
     save_page(folder / PAGE, final)
     (folder / FIGURES).write_text(json.dumps(figures(final), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return final
 
 
-def copy_others(source: Bundle, folder: Path, component: str) -> None:
-    """Copies every file of the bundle that does not belong to the component."""
-    own = source.manifest.components[component]
+def component_of(manifest: Manifest, part: Written) -> Component:
+    """What the manifest is to say of a quantized graph, before anything is measured."""
+    name = part.graph.component
+    return replace(manifest.components[name], file=f"{name}.onnx", data=part.data, precision=part.precision)
+
+
+def with_components(manifest: Manifest, components: Mapping[str, Component]) -> Manifest:
+    """The manifest with other components of those names."""
+    return replace(manifest, components={**manifest.components, **components})
+
+
+def copy_others(source: Bundle, folder: Path, names: Sequence[str]) -> None:
+    """Copies every file of the bundle that does not belong to the components of those names."""
+    components = [source.manifest.components[name] for name in names]
+    own = {file for component in components for file in (component.file, *component.data)}
     for file in source.manifest.files:
-        if file not in (own.file, *own.data):
+        if file not in own:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source.path(file), folder / file)
 
 
-def with_component(manifest: Manifest, name: str, component: Component) -> Manifest:
-    """The manifest with another component of that name, and no files."""
-    return replace(manifest, components={**manifest.components, name: component}, files={})
+def report_of(
+    before: Manifest, after: Manifest, part: Written, comparison: Comparison, settings: Mapping[str, str | int | float]
+) -> Report:
+    """The report of a component. before, after: the manifests of the float bundle and of the one that has the part."""
+    name = part.graph.component
+    return Report(
+        component=name,
+        precision=part.precision,
+        target=part.target,
+        settings=settings,
+        macs=total_macs(part.graph.model(), part.graph.shapes),
+        bytes_before=bytes_of(before, name),
+        bytes_after=bytes_of(after, name),
+        layers=part.layers,
+        comparison=comparison,
+        buckets=part.buckets,
+        sensitivity=part.damage,
+    )
+
+
+def bytes_of(manifest: Manifest, name: str) -> int:
+    """The bytes of a component's graph and weights."""
+    component = manifest.components[name]
+    return sum(manifest.files[file].bytes for file in (component.file, *component.data))
+
+
+def against(report: Report, other: Side) -> Report:
+    """The report with the quantized bundle's final hash and bytes."""
+    decoder = report.decoder
+    if decoder and decoder.report:
+        decoder = replace(decoder, report=against(decoder.report, other))
+    return replace(report, comparison=replace(report.comparison, other=other), decoder=decoder)
 
 
 def compared(source: Bundle, folder: Path, bench: Bench) -> Comparison:

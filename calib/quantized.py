@@ -13,15 +13,18 @@ MOVING, SENSITIVE = 6, 20
 
 def quantized_tiles(report: Report) -> list[tuple[str, str, str]]:
     """The figures of a quantization to see first."""
+    shares = (
+        "MACs in INT8",
+        f"{report.macs_int8_share_of_layers:.1%}",
+        f"of its layers; {report.macs_int8_share_of_all:.1%} of all",
+    )
+    return [shares, *map(byte_tile, report.components)]
+
+
+def byte_tile(report: Report) -> tuple[str, str, str]:
+    """What a component weighs."""
     saved = 1 - report.bytes_after / max(1, report.bytes_before)
-    return [
-        (
-            "MACs in INT8",
-            f"{report.macs_int8_share_of_layers:.1%}",
-            f"of its layers; {report.macs_int8_share_of_all:.1%} of all",
-        ),
-        (f"Bytes of {report.component}", megabytes(report.bytes_after), f"{saved:.0%} less than before"),
-    ]
+    return f"Bytes of {report.component}", megabytes(report.bytes_after), f"{saved:.0%} less than before"
 
 
 def quantized_sections(report: Report) -> tuple[str, ...]:
@@ -32,6 +35,7 @@ def quantized_sections(report: Report) -> tuple[str, ...]:
         section("What stays in float", float_layers(report)),
         section("Ranges over timesteps", ranges(report), moving(report)),
         section("Which layers matter most", sensitivity(report)),
+        section("The VAE decoder", decoder(report)),
         section("Settings", settings(report)),
     )
 
@@ -168,6 +172,16 @@ def sensitivity(report: Report) -> str:
         folded(f"{len(rows) - SENSITIVE} more", table(heads, rows[SENSITIVE:], numbers=1)) if rows[SENSITIVE:] else ""
     )
     return table(heads, rows[:SENSITIVE], numbers=1) + rest
+
+
+def decoder(report: Report) -> str:
+    """What became of the VAE decoder, and its layers where it is quantized."""
+    gate = report.decoder
+    if gate is None:
+        return ""
+    own = gate.report
+    layers = f"{layer_noise(own)}{layer_table(own)}{float_layers(own)}" if own else ""
+    return paragraph(f"It {gate.said}.", "good" if own else "bad") + layers
 
 
 def settings(report: Report) -> str:

@@ -1,4 +1,4 @@
-"""Runs the runtime on calibration prompts and keeps everything that the UNet is fed, call by call.
+"""Runs the runtime on calibration prompts and keeps everything that the UNet is fed, call by call, and the VAE decoder.
 
 What calls share is stored once an image: cross-attention's keys and values, the time bias where a sampler comes back
 to a timestep. An image that is stored is not run again, and the same settings give the same bytes.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -27,8 +27,11 @@ from latentrt.settings import settle
 from latentrt.tensors import Array
 from latentrt.typed import TypedError, parse
 
-FORMAT = 1
+FORMAT = 2
 SETTINGS = "recording.json"
+UNET, DECODER = "unet", "vae_decoder"
+# Of a component's calls, in an image's file: the inputs, and for each call its step, timestep and the inputs' arrays.
+COLUMNS = ("names", "steps", "timesteps", "calls")
 
 Progress = Callable[[str], None]
 
@@ -52,9 +55,10 @@ class RecordingSettings:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of the UNet. image, step: from 0; some samplers call more than once a step. steps: of the run.
+    """One call of a component. image, step: from 0; some samplers call more than once a step. steps: of the run.
 
-    timestep: on the model's scale, 0 to train_steps. feeds: every input by name, as the engine took it.
+    timestep: on the model's scale, 0 to train_steps. feeds: every input by name, as the engine took it. The VAE decoder
+    is called after the last step, at timestep 0.
     """
 
     image: int
@@ -66,10 +70,14 @@ class Call:
 
 @dataclass(frozen=True)
 class Recording:
-    """A folder with one file an image. Iterating gives every Call in order, one image in memory at a time."""
+    """A folder with one file an image. Iterating gives every Call in order, one image in memory at a time.
+
+    component: whose calls it gives, UNET or DECODER; the folder has those of both.
+    """
 
     folder: Path
     settings: RecordingSettings
+    component: str = UNET
 
     def __iter__(self) -> Iterator[Call]:
         for image in range(self.images):
@@ -85,6 +93,10 @@ class Recording:
         """The hash of the settings, and so of what they give."""
         return hashlib.sha256(json.dumps(asdict(self.settings)).encode()).hexdigest()
 
+    def of(self, component: str) -> Recording:
+        """The same recording, to give another component's calls."""
+        return replace(self, component=component)
+
     def calls(self, image: int) -> Iterator[Call]:
         """Yields the calls of one image in order. Raises OutputError where its file is missing or damaged."""
         path = image_path(self.folder, image)
@@ -92,10 +104,10 @@ class Recording:
             arrays = load_arrays(path)
         except (OSError, ValueError) as error:
             raise OutputError(f"{path}: missing or damaged ({error}); run the same command again") from error
-        names = arrays["names"].tolist()
-        for step, timestep, places in zip(arrays["steps"], arrays["timesteps"], arrays["calls"], strict=True):
-            feeds = {name: arrays[array_name(place)] for name, place in zip(names, places.tolist(), strict=True)}
-            yield Call(image, int(step), self.settings.steps, float(timestep), feeds)
+        names, *columns = (arrays[f"{self.component}.{column}"].tolist() for column in COLUMNS)
+        for step, timestep, places in zip(*columns, strict=True):
+            feeds = {name: arrays[array_name(place)] for name, place in zip(names, places, strict=True)}
+            yield Call(image, step, self.settings.steps, timestep, feeds)
 
 
 def record(
@@ -132,7 +144,10 @@ def open_recording(folder: Path) -> Recording:
     """Returns the recording in `folder`. Raises OutputError where there is none, or one of another version."""
     path = folder / SETTINGS
     try:
-        return Recording(folder, parse(RecordingSettings, json.loads(path.read_text(encoding="utf-8"))))
+        settings = parse(RecordingSettings, json.loads(path.read_text(encoding="utf-8")))
+        if settings.format != FORMAT:
+            raise TypedError(f".format: got {settings.format}, expected {FORMAT}")
+        return Recording(folder, settings)
     except (OSError, ValueError) as error:
         reason = str(error) if isinstance(error, TypedError) else "missing or damaged"
         raise OutputError(f"{path}: {reason}; expected a recording; make one with `latentrt calibrate`") from error
@@ -158,13 +173,16 @@ def settings_of(pipeline: Pipeline, requests: Sequence[Request]) -> RecordingSet
 
 def run(pipeline: Pipeline, request: Request) -> dict[str, Array]:
     """The arrays of an image's file, from one run up to its last latents: they are not decoded."""
-    inputs = {spec.name: spec for spec in pipeline.bundle.manifest.components["unet"].inputs}
+    manifest = pipeline.bundle.manifest
+    inputs = {spec.name: spec for name in (UNET, DECODER) for spec in manifest.components[name].inputs}
     notes = Notes(inputs["time_bias"].dtype)
-    taps = {"time_bias": notes.time_bias, "unet": notes.unet}
+    taps = {"time_bias": notes.time_bias, UNET: notes.unet}
     tapped = pipeline.with_engines({name: Tap(pipeline.engines[name], note) for name, note in taps.items()})
     steps = tapped.steps(request)
     for step in islice(steps, steps.settings.steps):
         notes.step = step.index + 1
+    latents = step.latents / manifest.latents.scaling  # as Pipeline.decode has it
+    notes.call(DECODER, 0.0, {"latents": latents.astype(inputs["latents"].dtype, copy=False)})
     return notes.arrays()
 
 
@@ -201,7 +219,7 @@ class Notes:
         self._timesteps: dict[bytes, float] = {}
         self._places: dict[tuple[str, tuple[int, ...], bytes], int] = {}
         self._arrays: list[Array] = []
-        self._calls: list[tuple[int, float, dict[str, int]]] = []
+        self._calls: dict[str, list[tuple[int, float, dict[str, int]]]] = {}
 
     def time_bias(self, feeds: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
         """Notes which timestep each row of the time bias stands for."""
@@ -209,9 +227,13 @@ class Notes:
             self._timesteps[row.astype(self.dtype).tobytes()] = float(timestep)
 
     def unet(self, feeds: Mapping[str, Array], _outputs: Mapping[str, Array]) -> None:
+        """Notes a call of the UNet."""
+        self.call(UNET, self._timesteps[feeds["time_bias"][0].tobytes()], feeds)
+
+    def call(self, component: str, timestep: float, feeds: Mapping[str, Array]) -> None:
         """Notes what a call was fed, each array that was not there before."""
-        timestep = self._timesteps[feeds["time_bias"][0].tobytes()]
-        self._calls.append((self.step, timestep, {name: self._place(feed) for name, feed in feeds.items()}))
+        places = {name: self._place(feed) for name, feed in feeds.items()}
+        self._calls.setdefault(component, []).append((self.step, timestep, places))
 
     def _place(self, array: Array) -> int:
         """The number under which the array is kept."""
@@ -223,15 +245,18 @@ class Notes:
 
     def arrays(self) -> dict[str, Array]:
         """The arrays of the image's file."""
-        steps, timesteps, feeds = zip(*self._calls, strict=True)
-        names = list(feeds[0])
-        return {
-            "names": np.array(names),
-            "steps": np.array(steps, np.int64),
-            "timesteps": np.array(timesteps, np.float64),
-            "calls": np.array([[places[name] for name in names] for places in feeds], np.int64),
-            **{array_name(place): array for place, array in enumerate(self._arrays)},
-        }
+        arrays: dict[str, Array] = {}
+        for component, calls in self._calls.items():
+            steps, timesteps, feeds = zip(*calls, strict=True)
+            names = list(feeds[0])
+            columns = (
+                np.array(names),
+                np.array(steps, np.int64),
+                np.array(timesteps, np.float64),
+                np.array([[places[name] for name in names] for places in feeds], np.int64),
+            )
+            arrays |= {f"{component}.{column}": array for column, array in zip(COLUMNS, columns, strict=True)}
+        return arrays | {array_name(place): array for place, array in enumerate(self._arrays)}
 
 
 def image_path(folder: Path, image: int) -> Path:

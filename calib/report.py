@@ -55,12 +55,33 @@ class Ablation:
 
 
 @dataclass(frozen=True)
+class GateReport:
+    """What became of a component that is quantized only if pictures keep so much with it alone.
+
+    gate_db, psnr_db: the mean PSNR asked for and reached; None when nothing differed. report: the component's own, None
+    for one that stays float.
+    """
+
+    gate_db: float
+    psnr_db: float | None
+    report: Report | None
+
+    @property
+    def said(self) -> str:
+        """The verdict in a line."""
+        reached = "are equal" if self.psnr_db is None else f"have {self.psnr_db:.2f} dB"
+        verdict = "stays float" if self.report is None else "is quantized"
+        return f"{verdict}: pictures decoded in 8 bits {reached}, the gate is {self.gate_db:g} dB"
+
+
+@dataclass(frozen=True)
 class Report:
     """All of a quantization. Layers are in the order of the graph, damage as it was measured.
 
     macs: multiply-adds of the whole graph for one image, attention's products included. bytes_before, bytes_after: of
     the graph and its weights. buckets: the highest and the lowest timestep of each bucket, in the order of a run.
-    comparison: with the float bundle.
+    comparison: with the float bundle. decoder: the VAE decoder's gate and report, whose comparison is of pictures
+    decoded from the same latents; None where that was not asked for.
     """
 
     component: str
@@ -75,6 +96,12 @@ class Report:
     buckets: tuple[tuple[float, float], ...] = ()
     sensitivity: tuple[Damage, ...] = ()
     ablations: tuple[Ablation, ...] = ()
+    decoder: GateReport | None = None
+
+    @property
+    def components(self) -> tuple[Report, ...]:
+        """The report of every component that is quantized: this one, and the VAE decoder's."""
+        return (self, self.decoder.report) if self.decoder and self.decoder.report else (self,)
 
     @property
     def macs_int8_share_of_layers(self) -> float:
@@ -112,10 +139,16 @@ class Report:
 
 def figures(report: Report) -> dict[str, Any]:
     """The report as JSON can hold it: everything but the pictures."""
-    own = replace(report, comparison=replace(report.comparison, samples=()))
+    own = replace(report, comparison=replace(report.comparison, samples=()), decoder=None)
     return {
         **asdict(own),
+        "decoder": gate_figures(report.decoder) if report.decoder else None,
         "macs_int8_share_of_layers": report.macs_int8_share_of_layers,
         "macs_int8_share_of_all": report.macs_int8_share_of_all,
         "comparison": document(report.comparison),
     }
+
+
+def gate_figures(gate: GateReport) -> dict[str, Any]:
+    """The gate as JSON can hold it."""
+    return {**asdict(replace(gate, report=None)), "report": figures(gate.report) if gate.report else None}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 
 from latentrt.calib.compare import Pair, pair_of
@@ -15,10 +17,12 @@ from latentrt.calib.drawing import Drawing, draw
 from latentrt.calib.layers import Layer, layers_of
 from latentrt.calib.plans import Plan
 from latentrt.calib.qdq import write
+from latentrt.calib.record import DECODER
 from latentrt.calib.split import split
 from latentrt.engines import open_engine
 from latentrt.export.costs import Shapes
 from latentrt.export.save import save_graph
+from latentrt.image import to_images
 from latentrt.pipeline import Pipeline
 from latentrt.request import Request
 
@@ -62,16 +66,19 @@ class Bench:
 
     def pairs(self, component: str, model: ir.Model, count: int | None = None) -> list[Pair]:
         """Returns how far the first `count` pictures are off when `model` stands in the component's place."""
-        candidate = self.candidate(component, model)
-        try:
+        with self.candidate(component, model) as candidate:
             drawn = draw(candidate, self.requests[:count])
             return [pair_of(one, two) for one, two in zip(self.references[:count], drawn, strict=True)]
-        finally:
-            candidate.engines[component].close()
-            shutil.rmtree(self.folder / SCRATCH, ignore_errors=True)
 
-    def candidate(self, component: str, model: ir.Model) -> Pipeline:
-        """The pipeline with the model, written to the scratch folder, in the component's place."""
+    def decoded(self, model: ir.Model) -> list[Drawing]:
+        """Returns the float pipeline's drawings with pictures that `model` decodes from the same latents."""
+        with self.candidate(DECODER, model) as candidate:
+            images = [to_images(candidate.decode(one.latents[-1:]))[0] for one in self.references]
+        return [replace(one, image=np.asarray(image)) for one, image in zip(self.references, images, strict=True)]
+
+    @contextmanager
+    def candidate(self, component: str, model: ir.Model) -> Iterator[Pipeline]:
+        """The pipeline with the model in the component's place, which lies in the scratch folder meanwhile."""
         folder, pipeline = self.folder / SCRATCH, self.pipeline
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -80,4 +87,9 @@ class Bench:
             file=f"{component}.onnx",
             data=save_graph(model, folder, component),
         )
-        return pipeline.with_engines({component: open_engine(pipeline.engine, component, spec, folder)})
+        engine = open_engine(pipeline.engine, component, spec, folder)
+        try:
+            yield pipeline.with_engines({component: engine})
+        finally:
+            engine.close()
+            shutil.rmtree(folder, ignore_errors=True)

@@ -43,7 +43,8 @@ class Quantization:
 
     target: whose placement of quantizers the graph has. source: the SHA-256 of the float bundle's manifest.
     settings: those of the calibration, by name. macs: multiply-adds of the whole graph for one image, attention's
-    products included. bytes_before: of the float graph and its weights.
+    products included. bytes_before: of the float graph and its weights. loss: of the bundle's pictures; a VAE decoder's
+    own, of pictures decoded from the same latents.
     """
 
     target: str

@@ -51,6 +51,14 @@ COUNT = click.IntRange(min=1)
     metavar="DB",
     help="The mean PSNR that pictures must keep; layers stay in float until it holds.",
 )
+@click.option(
+    "--vae-gate",
+    "vae_gate_db",
+    type=float,
+    metavar="DB",
+    help="Quantize the VAE decoder too, if pictures decoded from the same latents keep this mean PSNR; else it stays "
+    "float.",
+)
 @click.option("--sensitivity", is_flag=True, help="Measure each layer's damage even where the budget holds at once.")
 @as_json
 def calibrate(
@@ -66,8 +74,8 @@ def calibrate(
     """Quantize the bundle BUNDLE, a folder or a built-in model's name, to the bundle OUT.
 
     Runs the model on prompts, finds ranges, quantizes the UNet, measures what that costs, and keeps layers in float
-    until the budget holds. OUT/report.html shows all of it. A run that was stopped goes on where it was. Needs
-    `pip install 'latentrt[export]'`.
+    until the budget holds; with --vae-gate, the VAE decoder as well. OUT/report.html shows all of it. A run that was
+    stopped goes on where it was. Needs `pip install 'latentrt[export]'`.
     """
     try:
         from latentrt.calib.calibrate import Options
@@ -92,13 +100,16 @@ def calibrate(
 def show(report: Report, out: Path) -> None:
     """Prints the report in short."""
     loss = report.comparison.loss
-    click.echo(f"{report.component:10} {report.bytes_before / 1e6:.1f} MB -> {report.bytes_after / 1e6:.1f} MB")
-    shares = report.macs_int8_share_of_layers, report.macs_int8_share_of_all
-    click.echo(f"{'int8':10} {shares[0]:.1%} of its layers' MACs, {shares[1]:.1%} of all its MACs")
-    for layer in report.float_layers:
-        click.echo(f"{'float':10} {layer.name}: {layer.reason}")
+    for one in report.components:
+        click.echo(f"{one.component:11} {one.bytes_before / 1e6:.1f} MB -> {one.bytes_after / 1e6:.1f} MB")
+        shares = one.macs_int8_share_of_layers, one.macs_int8_share_of_all
+        click.echo(f"{'int8':11} {shares[0]:.1%} of its layers' MACs, {shares[1]:.1%} of all its MACs")
+        for layer in one.float_layers:
+            click.echo(f"{'float':11} {layer.name}: {layer.reason}")
+    if report.decoder:
+        click.echo(f"{'vae_decoder':11} {report.decoder.said}")
     if loss.psnr_db is None:
-        click.echo(f"{'pictures':10} all {loss.pictures} are equal")
+        click.echo(f"{'pictures':11} all {loss.pictures} are equal")
     else:
-        click.echo(f"{'pictures':10} {loss.pictures}: PSNR {loss.psnr_db:.2f} dB, worst {loss.worst_psnr_db:.2f} dB")
+        click.echo(f"{'pictures':11} {loss.pictures}: PSNR {loss.psnr_db:.2f} dB, worst {loss.worst_psnr_db:.2f} dB")
     click.echo(out)

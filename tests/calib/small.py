@@ -8,7 +8,7 @@ import pytest
 from latentrt.calib.calibrate import Options
 
 PROMPTS, OTHERS = ("a red apple", "a cat on a blue background"), ("a rocket", "two birds")
-OPTIONS = Options(PROMPTS, OTHERS, images=2, steps=2, evaluations=2, probes=1, budget_db=5.0)
+OPTIONS = Options(PROMPTS, OTHERS, images=2, steps=2, evaluations=2, probes=1, budget_db=5.0, vae_gate_db=5.0)
 
 
 @contextmanager

@@ -15,11 +15,18 @@ import latentrt
 from latentrt.bundle import open_bundle
 from latentrt.calib import calibrate as module
 from latentrt.calib import sensitivity
-from latentrt.calib.calibrate import BY_RULE, OVER_BUDGET, calibrate
+from latentrt.calib.calibrate import calibrate
+from latentrt.calib.layer_reports import BY_RULE, OVER_BUDGET
 from latentrt.calib.planning import Recipe
 from latentrt.cli import cli
 from latentrt.errors import BundleError, FidelityError, OutputError
 from tests.calib.small import OPTIONS, one_thread
+
+
+def decoder_of(manifest):
+    """What a manifest says of the VAE decoder and its file."""
+    component = manifest.components["vae_decoder"]
+    return component, manifest.files[component.file]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -48,13 +55,29 @@ def test_nearly_all_work_is_in_int8_and_pictures_stay(quantized):
     assert all(layer.reason == BY_RULE for layer in report.float_layers)
 
 
+def test_the_vae_decoder_is_quantized_by_its_own_gate(bundle, quantized):
+    out, report, lines = quantized
+    before, after = (open_bundle(one).manifest.components["vae_decoder"] for one in (bundle, out))
+    gate, own = report.decoder, report.decoder.report
+    assert before.quantization is None and after.precision == "int8" and after.quantization == own.quantization
+    assert gate.psnr_db == own.comparison.loss.psnr_db >= gate.gate_db
+    assert set(own.comparison.loss.latents_error) == {0.0}, "it decoded the float UNet's latents"
+    assert {layer.name.split(".")[-1] for layer in own.float_layers} == {"post_quant", "conv_in", "conv_out"}
+    assert own.macs_int8_share_of_layers > 0.9
+    assert f"the VAE decoder in 8 bits: {gate.psnr_db:.2f} dB, asked for 5" in lines
+    assert "The VAE decoder" in (out / "report.html").read_text(encoding="utf-8")
+    figures = json.loads((out / "report.json").read_text(encoding="utf-8"))["decoder"]
+    assert figures["psnr_db"] == gate.psnr_db and len(figures["report"]["layers"]) == len(own.layers)
+
+
 def test_every_quantized_layer_is_reported_with_its_noise_and_ranges(quantized):
     _, report, _ = quantized
-    for layer in report.layers:
+    for layer in (*report.layers, *report.decoder.report.layers):
         assert layer.snr_db is None or layer.snr_db > 5, layer.name
         if layer.reason is None:
             low, high = layer.clip
-            assert low <= 0 <= high and len(layer.ranges) == len(report.buckets)
+            assert low <= 0 <= high
+    assert {len(layer.ranges) for layer in report.layers if layer.reason is None} == {len(report.buckets)}
 
 
 def test_the_page_shows_the_pictures(quantized):
@@ -100,13 +123,14 @@ def test_tensorrts_form_has_a_float_bias_and_no_zero_points(bundle, tmp_path):
 def test_a_budget_keeps_the_costliest_layers_in_float_or_is_refused(bundle, quantized, tmp_path, monkeypatch):
     """One run that meets its budget, after one that asked for too much and left its work to be taken up."""
     monkeypatch.setattr(module, "groups_of", lambda layers: sensitivity.groups_of(layers, 4))
-    _, all_int8, _ = quantized
-    out, budget = tmp_path / "out", all_int8.comparison.loss.psnr_db + 1.0
+    _, all_int8, lines = quantized
+    whole = float(re.search(r"all \d+ layers in 8 bits: (\S+) dB", "\n".join(lines))[1])
+    out, budget, unet_alone = tmp_path / "out", whole + 1.0, replace(OPTIONS, vae_gate_db=None)
     with pytest.raises(FidelityError, match=r"the budget of 200 dB cannot be met: the best was \d+\.\d+ dB"):
-        calibrate(bundle, out, "int8", replace(OPTIONS, budget_db=200.0))
+        calibrate(bundle, out, "int8", replace(unet_alone, budget_db=200.0))
     assert not out.exists()
     again = []
-    report = calibrate(bundle, out, "int8", replace(OPTIONS, budget_db=budget), again.append)
+    report = calibrate(bundle, out, "int8", replace(unet_alone, budget_db=budget), again.append)
     assert not any("sensitivity" in line for line in again), "each layer's damage was kept"
     kept = [layer for layer in report.float_layers if layer.reason.startswith(OVER_BUDGET)]
     assert all(re.search(r"alone, pictures have \d+\.\d dB$", layer.reason) for layer in kept), (
@@ -118,10 +142,28 @@ def test_a_budget_keeps_the_costliest_layers_in_float_or_is_refused(bundle, quan
 
 
 def test_w8_stores_weights_in_int8_and_computes_in_float(bundle, tmp_path):
-    report = calibrate(bundle, tmp_path / "w8", "w8", OPTIONS)
+    report = calibrate(bundle, tmp_path / "w8", "w8", replace(OPTIONS, vae_gate_db=None))
     assert report.comparison.loss.psnr_db > 40 and report.bytes_after < 0.8 * report.bytes_before
     assert report.macs_int8_share_of_layers == 0
-    assert open_bundle(tmp_path / "w8").manifest.components["unet"].precision == "w8"
+    manifest = open_bundle(tmp_path / "w8").manifest
+    assert manifest.components["unet"].precision == "w8"
+    before = open_bundle(bundle).manifest
+    assert report.decoder is None and decoder_of(manifest) == decoder_of(before), "nobody asked for the VAE decoder"
+
+
+@pytest.mark.parametrize(("gate", "precision", "said"), [(30, "w8", "is quantized"), (200, "w16", "stays float")])
+def test_the_command_says_what_became_of_the_vae_decoder(bundle, tmp_path, gate, precision, said):
+    out = tmp_path / "out"
+    options = ["--precision", "w8", "--steps", "1", "--evaluations", "2", "--vae-gate", str(gate)]
+    result = CliRunner().invoke(cli, ["calibrate", str(bundle), str(out), *options])
+    assert result.exit_code == 0, result.output
+    assert re.search(rf"(?m)^vae_decoder {said}: pictures .* \d+\.\d\d dB, the gate is {gate} dB$", result.stdout)
+    before, after = open_bundle(bundle).manifest, open_bundle(out).manifest
+    assert after.components["vae_decoder"].precision == precision
+    assert (decoder_of(after) == decoder_of(before)) == (said == "stays float")
+    assert said in (out / "report.html").read_text(encoding="utf-8")
+    with latentrt.load(out) as pipe:
+        assert pipe.generate("a rocket", steps=1).images[0].size == (64, 64)
 
 
 def test_a_quantized_bundle_is_refused(quantized, tmp_path):

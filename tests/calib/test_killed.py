@@ -11,7 +11,12 @@ from latentrt.cli import INTERRUPTED
 from tests.calib.small import OPTIONS, digests
 
 # What it says when a stage begins, and how it is stopped there; then it is begun anew.
-STOPS = (("recording image 2", signal.SIGKILL), ("observing", signal.SIGINT), ("measuring", signal.SIGKILL))
+STOPS = (
+    ("recording image 2", signal.SIGKILL),
+    ("observing unet", signal.SIGINT),
+    ("measuring", signal.SIGKILL),
+    ("observing vae_decoder", signal.SIGKILL),
+)
 STATUS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: INTERRUPTED}
 
 
@@ -24,11 +29,12 @@ def one_core():
 def begin(bundle, tmp_path):
     """Starts the command."""
     files = {"prompts": OPTIONS.calibration, "evaluation": OPTIONS.evaluation}
-    options = [f"--{name}={getattr(OPTIONS, name)}" for name in ("images", "steps", "evaluations")]
+    options = [f"--budget={OPTIONS.budget_db}", f"--vae-gate={OPTIONS.vae_gate_db}"]
+    options += [f"--{name}={getattr(OPTIONS, name)}" for name in ("images", "steps", "evaluations")]
     for name, prompts in files.items():
         (tmp_path / name).write_text("\n".join(prompts))
         options.append(f"--{name}={tmp_path / name}")
-    command = [sys.executable, "-m", "latentrt", "calibrate", bundle, tmp_path / "out" / "cpu", "--budget=5", *options]
+    command = [sys.executable, "-m", "latentrt", "calibrate", bundle, tmp_path / "out" / "cpu", *options]
     return lambda: subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=one_core)
 
 
@@ -51,6 +57,6 @@ def test_killed_and_interrupted_it_ends_with_the_same_bytes(begin, quantized, tm
     with begin() as last:
         _, said = last.communicate()
     assert last.returncode == 0, said
-    assert "recording image" not in said and "observing" not in said, "both were kept"
+    assert "recording image" not in said and "observing unet" not in said, "both were kept"
     assert digests(tmp_path / "out" / "cpu") == digests(quantized[0])
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["cpu"]

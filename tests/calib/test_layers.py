@@ -15,11 +15,10 @@ NAMES = ["conv_in", "block.conv1", "block.time", "block.conv2", "attn.to_q", "at
 NAMES += ["down.conv", "up.conv_shortcut", "conv_out"]
 
 
-@pytest.fixture(scope="module")
-def emoji():
-    """The built-in UNet and the shapes of its inputs at batch 1 and the size that it was trained at."""
+def built_in(name):
+    """A component of the built-in model, and the shapes of its inputs at batch 1 and the size it was trained at."""
     bundle = open_bundle(folder_of("emoji"), verify=False)
-    component, defaults = bundle.manifest.components["unet"], bundle.manifest.defaults
+    component, defaults = bundle.manifest.components[name], bundle.manifest.defaults
     pixels = bundle.manifest.latents.pixels
     sides = {"batch": 1, "height": defaults.height // pixels, "width": defaults.width // pixels}
     sides["tokens"] = bundle.manifest.tokenizer.length
@@ -95,8 +94,15 @@ def test_a_missing_shape_is_named():
         layers_of(toy.build(), {"sample": (1, 4, 8, 8)})
 
 
-def test_the_built_in_unet(emoji):
-    model, shapes = emoji
+def test_the_built_in_vae_decoder():
+    layers = layers_of(*built_in("vae_decoder"))
+    kept = default_float(layers)
+    assert kept == {"post_quant", "decoder.conv_in", "decoder.conv_out"} == {layers[i].name for i in (0, 1, -1)}
+    assert sum(layer.macs for layer in layers if layer.name in kept) < 0.01 * sum(layer.macs for layer in layers)
+
+
+def test_the_built_in_unet():
+    model, shapes = built_in("unet")
     layers = layers_of(model, shapes)
     assert len({layer.name for layer in layers}) == len(layers)
     assert layers[0].name == "conv_in" and layers[-1].name == "conv_out"

@@ -149,7 +149,7 @@ def test_a_stopped_pass_goes_on_to_the_same_bytes(tmp_path, recording, group_byt
 def test_what_is_done_is_not_done_again(tmp_path, recording):
     lines = []
     observe(small_unet(), VALUES, recording, tmp_path, HOW, lines.append)
-    assert lines == [f"observing part 1 of 1: image {image} of 3" for image in (1, 2, 3)]
+    assert lines == [f"observing unet part 1 of 1: image {image} of 3" for image in (1, 2, 3)]
     before = files_of(tmp_path)
     observe(small_unet(), VALUES, recording, tmp_path, HOW, lines.append)
     assert len(lines) == 3 and files_of(tmp_path) == before

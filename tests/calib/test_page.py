@@ -15,6 +15,7 @@ from latentrt import OutputError
 from latentrt.calib.compare import Gates
 from latentrt.calib.markup import difference, megabytes, picture
 from latentrt.calib.page import page_of, save_page
+from latentrt.calib.report import GateReport
 from tests.calib.comparisons import comparison
 from tests.calib.reports import report
 
@@ -58,6 +59,7 @@ SUBJECTS = {
     "one bucket": report(
         buckets=((999.0, 0.0),), layers=tuple(replace(one, ranges=one.ranges[:1]) for one in report().layers)
     ),
+    "decoder": report(decoder=GateReport(30.0, 33.3, report(component="vae_decoder"))),
     "report of little": report(layers=(), buckets=(), sensitivity=(), ablations=(), settings={}),
 }
 
@@ -147,6 +149,14 @@ def test_a_report_has_its_sections():
         assert title in text
     assert "80.0%" in text and "of its layers; 40.0% of all" in text and "73% less than before" in text
     assert "the first convolution" in text and "min and max" in text
+
+
+@pytest.mark.parametrize(("own", "said"), [(None, "It stays float"), (report(component="vae_decoder"), "It is quant")])
+def test_the_vae_decoder_has_a_section(own, said):
+    plain, text = (Reader(page_of(report(decoder=gate))).text for gate in (None, GateReport(30.0, 28.5, own)))
+    assert said in text and "have 28.50 dB, the gate is 30 dB" in text and "The VAE decoder" not in plain
+    assert ("Bytes of vae_decoder" in text) == (own is not None)
+    assert text.count("All 4 layers in figures") == (2 if own else 1)
 
 
 def test_a_report_of_little_has_no_empty_sections():

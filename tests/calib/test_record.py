@@ -66,6 +66,8 @@ def test_every_call_of_every_run_is_recorded(tmp_path, calls, sampler, steps, a_
     for image, prompt in enumerate(PROMPTS):
         pipeline.generate(prompt, steps=steps, sampler=sampler, seed=5 + image)
     same_feeds(recorded, named(calls, "unet"))
+    same_feeds(feeds_of(recording.of("vae_decoder")), named(calls, "vae_decoder"))
+    assert [(call.image, call.step) for call in recording.of("vae_decoder")] == [(image, steps) for image in range(3)]
     found = list(recording)
     assert {call.steps for call in found} == {steps}
     # The fake engine writes the timestep itself into the time bias.
@@ -82,7 +84,7 @@ def test_what_calls_share_is_stored_once_an_image(tmp_path):
     with np.load(tmp_path / "image-0000.npz") as file:
         arrays = [file[name] for name in file.files if name.startswith("array")]
     assert sum(array.ndim == 3 for array in arrays) == 1  # cross_kv
-    assert len(arrays) == 1 + 7 + 7
+    assert len(arrays) == 1 + 7 + 7 + 1  # the last latents, for the VAE decoder
 
 
 def test_the_same_command_gives_the_same_bytes_and_runs_nothing_again(tmp_path, calls):
@@ -144,6 +146,18 @@ def test_a_folder_with_another_recording_is_refused_and_kept(tmp_path, other, na
     before = files_of(tmp_path)
     with pytest.raises(OutputError, match=f"recording.json: got work begun with another {named};.*remove"):
         record(pipeline_of(BUNDLE, []), folder=tmp_path, **settings | other)
+    assert files_of(tmp_path) == before
+
+
+def test_a_recording_of_another_format_is_refused_and_kept(tmp_path):
+    record(pipeline_of(BUNDLE, []), PROMPTS[:1], steps=1, folder=tmp_path)
+    file = tmp_path / "recording.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"format": 1}))  # without the VAE decoder's calls
+    before = files_of(tmp_path)
+    with pytest.raises(OutputError, match="got work begun with another format;.*remove"):
+        record(pipeline_of(BUNDLE, []), PROMPTS[:1], steps=1, folder=tmp_path)
+    with pytest.raises(OutputError, match="format: got 1, expected 2.*expected a recording"):
+        open_recording(tmp_path)
     assert files_of(tmp_path) == before
 
 

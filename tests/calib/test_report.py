@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict
 
-from latentrt.calib.report import figures
+from latentrt.calib.report import GateReport, figures
 from latentrt.quantization import Quantization
 from latentrt.typed import parse
 from tests.calib.reports import report
@@ -28,6 +28,18 @@ def test_figures_are_json_without_pictures():
     assert written["layers"][2]["alpha"] == 0.65 and written["layers"][1]["ranges"][1] == [-3.0, 1.0]
     assert written["comparison"]["loss"]["pictures"] == 7
     assert "samples" not in written["comparison"]
+
+
+def test_the_vae_decoder_has_figures_of_its_own_and_no_pictures_either():
+    own = report(component="vae_decoder", bytes_after=1_000_000)
+    quantized, missed = report(decoder=GateReport(30.0, 33.3, own)), report(decoder=GateReport(40.0, 33.3, None))
+    assert [one.component for one in quantized.components] == ["unet", "vae_decoder"]
+    assert missed.components == (missed,)
+    written = json.loads(json.dumps(figures(quantized), allow_nan=False))
+    assert written["decoder"]["report"] == json.loads(json.dumps(figures(own)))
+    assert figures(missed)["decoder"] == {"gate_db": 40.0, "psnr_db": 33.3, "report": None}
+    assert "stays float" in missed.decoder.said and "33.30 dB, the gate is 40 dB" in missed.decoder.said
+    assert "are equal" in GateReport(40.0, None, own).said
 
 
 def test_what_bundle_json_carries_can_be_read_by_the_runtime_and_is_the_same_report():

@@ -41,9 +41,10 @@ def test_what_is_written_for_the_cpu_does_not(tmp_path):
         build(tmp_path / "toy.onnx", {name: (2, *shape[1:]) for name, shape in toy.SHAPES.items()}, "sm86")
 
 
-def test_the_built_in_unet_builds(tmp_path):
+@pytest.mark.parametrize("name", ["unet", "vae_decoder"])
+def test_the_built_in_model_builds(name, tmp_path):
     bundle = open_bundle(folder_of("emoji"), verify=False)
-    component, defaults = bundle.manifest.components["unet"], bundle.manifest.defaults
+    component, defaults = bundle.manifest.components[name], bundle.manifest.defaults
     pixels = bundle.manifest.latents.pixels
     sides = {"batch": 2, "height": defaults.height // pixels, "width": defaults.width // pixels}
     sides["tokens"] = bundle.manifest.tokenizer.length
@@ -54,5 +55,5 @@ def test_the_built_in_unet_builds(tmp_path):
     random = np.random.default_rng(0)
     feeds = {name: random.standard_normal(shape).astype("float32") for name, shape in shapes.items()}
     qdq.write(model, plans_of(model, layers, "tensorrt", feeds, tmp_path), "tensorrt")
-    ir.save(model, tmp_path / "unet.onnx")
-    assert build(tmp_path / "unet.onnx", shapes, "sm86") > (tmp_path / "unet.onnx").stat().st_size / 2
+    ir.save(model, tmp_path / "graph.onnx")
+    assert build(tmp_path / "graph.onnx", shapes, "sm86") > (tmp_path / "graph.onnx").stat().st_size / 2
