@@ -303,13 +303,13 @@ def markdown(found: Mapping[str, Any]) -> str:
     if found.get("pictures"):
         lines += [
             "",
-            "| picture | PSNR against the CPU, dB | gate | text, s | steps, s | decoder, s |",
+            "| picture | PSNR against the CPU, dB | gate | text, s | UNet, s | decoder, s |",
             "|" + "---|" * 6,
         ]
         for prompt, row in found["pictures"].items():
             if isinstance(row, dict):
                 seconds = " | ".join(
-                    cell(row["seconds"].get(phase), 3) for phase in ("text_encoder", "steps", "vae_decoder")
+                    cell(row["seconds"].get(phase), 3) for phase in ("text_encoder", "unet", "vae_decoder")
                 )
                 lines.append(f"| {prompt} | {decibels(row['psnr_db'])} | {row['passes']} | {seconds} |")
     if memory := found.get("memory"):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +26,7 @@ from latentrt.samplers import SAMPLERS
 from latentrt.samplers.walk import Walk
 from latentrt.settings import Settings, settle
 from latentrt.tensors import Array
+from latentrt.timings import Timings
 from latentrt.tokenizer import Tokenizer
 
 MODELS = Path(__file__).parent / "models"
@@ -163,12 +161,13 @@ class Run:
         """Raises RequestError for a prompt that is malformed or a grid that cannot be laid out."""
         self.settings = settings
         self._pipeline = pipeline
-        self._negative = self._read(settings.negative, compose=False)
-        self._positive = self._read(settings.prompt, compose=True)
+        self._timings = Timings()
+        with self._timings.phase("prompt"):
+            self._negative = self._read(settings.negative, compose=False)
+            self._positive = self._read(settings.prompt, compose=True)
         sampler, schedule = SAMPLERS[settings.sampler], pipeline.bundle.manifest.schedule
         self._grid = sampler.grid(schedule, settings.steps, settings.spacing, settings.sigmas)
         self._sampler = partial(sampler.walk, **settings.options)
-        self._timings = Timings()
         self._result: Result | None = None
         self._steps = self._run()
 
@@ -177,6 +176,11 @@ class Run:
 
     def __next__(self) -> Step:
         return next(self._steps)
+
+    @property
+    def timings(self) -> Mapping[str, float]:
+        """Seconds by phase, up to now; see `Result`."""
+        return self._timings.seconds
 
     @property
     def result(self) -> Result:
@@ -194,20 +198,28 @@ class Run:
                 raise
             raise RequestError(f"negative {error}") from error
 
+    def _call(self, component: str, **feeds: Array) -> dict[str, Array]:
+        """Runs one component, whose calls are a phase."""
+        with self._timings.phase(component):
+            return self._pipeline.call(component, **feeds)
+
     def _run(self) -> Iterator[Step]:
         settings, grid, bundle = self.settings, self._grid, self._pipeline.bundle
-        with self._timings.phase("text_encoder"):
+        with self._timings.phase("prompt"):
             denoiser = self._denoiser()
         latents = np.zeros(0, np.float32)
-        walk = self._walk(denoiser)
+        with self._timings.phase("sampler"):
+            walk = self._walk(denoiser)
         for index in range(settings.steps):
             denoiser.step = index
-            with self._timings.phase("steps"):
+            with self._timings.phase("sampler"):
                 latents, denoised = next(walk)
             timestep, sigma = float(grid.timesteps[index]), float(grid.sigmas[index])
             yield Step(index, settings.steps, timestep, sigma, latents, denoised, bundle.manifest.latents.to_rgb)
         with self._timings.phase("vae_decoder"):
-            images = to_images(self._pipeline.decode(latents))
+            pixels = self._pipeline.decode(latents)
+        with self._timings.phase("image"):
+            images = to_images(pixels)
         self._result = Result(
             images, settings, self._timings.seconds, self._pipeline.engine, bundle.manifest.name, bundle.sha256
         )
@@ -227,11 +239,11 @@ class Run:
         times = timesteps_of_calls(self._sampler, self._grid)
         alone = not guidance.works(times) and self._positive.weight == 1
         prompts = [self._positive] if alone else [self._negative, self._positive]
-        cross_kv = encode(pipeline.call, prompts, settings.clip_skip)
-        bias = pipeline.call("time_bias", timestep=np.array(list(times.values())))["time_bias"]
+        cross_kv = encode(self._call, prompts, settings.clip_skip)
+        bias = self._call("time_bias", timestep=np.array(list(times.values())))["time_bias"]
         sample, *_ = (spec for spec in manifest.components["unet"].inputs if spec.name == "sample")
         return Denoiser(
-            pipeline.call,
+            self._call,
             Conditioning(self._negative, self._positive, cross_kv),
             guidance,
             PREDICTIONS[manifest.schedule.prediction],
@@ -239,19 +251,3 @@ class Run:
             pipeline.split_guidance,
             sample.dtype,
         )
-
-
-@dataclass
-class Timings:
-    """Seconds by phase, added up."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Adds the time that the block takes to a phase."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start

@@ -40,7 +40,9 @@ class Step:
 class Result:
     """The images of a run and how they came about.
 
-    images: RGB Pillow images. seeds: one an image. timings: seconds by phase. bundle: its name. sha256: its manifest's.
+    images: RGB Pillow images. seeds: one an image. bundle: its name. sha256: its manifest's.
+    timings: seconds by phase. A component's name is the time of its calls; besides, "prompt" is the reading of texts,
+    "sampler" what a step does outside the UNet, noise and guidance included, "image" the way from pixels to pictures.
     """
 
     images: tuple[Image, ...]
