@@ -8,10 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
-from latentrt.atomic import new_file
-from latentrt.calib import plots
+from latentrt.atomic import write_text
 from latentrt.calib.compare import Comparison, Gates, Pair, Sample, Side, likeness, missed_gates
-from latentrt.calib.markup import (
+from latentrt.calib.quantized import quantized_sections, quantized_tiles
+from latentrt.calib.report import Report
+from latentrt.page import plots
+from latentrt.page.document import html
+from latentrt.page.markup import (
     AMPLIFIED,
     decibels,
     difference,
@@ -23,11 +26,7 @@ from latentrt.calib.markup import (
     table,
     tiles,
 )
-from latentrt.calib.quantized import quantized_sections, quantized_tiles
-from latentrt.calib.report import Report
-from latentrt.errors import OutputError
 
-STYLE = Path(__file__).parent / "page.css"
 GOOD_DB = 30.0
 SMALL_PX = 256
 
@@ -39,12 +38,7 @@ def save_page(path: Path, subject: Comparison | Report, gates: Gates = NO_GATES)
 
     Raises OutputError when it cannot be written there.
     """
-    try:
-        with new_file(path) as temporary:
-            temporary.write_text(page_of(subject, gates), encoding="utf-8")
-    except OSError as error:
-        reason = error.strerror or error
-        raise OutputError(f"{path}: cannot be written ({reason}); name a file in a folder that exists") from error
+    write_text(path, page_of(subject, gates))
 
 
 def page_of(subject: Comparison | Report, gates: Gates = NO_GATES) -> str:
@@ -53,7 +47,6 @@ def page_of(subject: Comparison | Report, gates: Gates = NO_GATES) -> str:
     comparison = subject.comparison if isinstance(subject, Report) else subject
     title = f"{described(comparison.other)} against {described(comparison.reference)}"
     content = (
-        f"<h1>{escape(title)}</h1>",
         paragraph(summary(comparison)),
         verdict(comparison, gates),
         tiles([*figure_tiles(comparison), *(quantized_tiles(report) if report else byte_tiles(comparison))]),
@@ -62,13 +55,7 @@ def page_of(subject: Comparison | Report, gates: Gates = NO_GATES) -> str:
         *(quantized_sections(report) if report else ()),
         section("Bundles", bundles(comparison)),
     )
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n"
-        + "\n".join(filter(None, content))
-        + "\n</body>\n</html>\n"
-    )
+    return html(title, content)
 
 
 def described(side: Side) -> str:

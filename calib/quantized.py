@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from html import escape
 
-from latentrt.calib import plots
-from latentrt.calib.markup import decibels, folded, megabytes, paragraph, section, table
 from latentrt.calib.report import LayerReport, Report
+from latentrt.page import plots
+from latentrt.page.markup import decibels, folded, megabytes, paragraph, section, table
 
 MOVING, SENSITIVE = 6, 20
 

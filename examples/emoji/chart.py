@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from latentrt.calib.plots import ticks
+from latentrt.page.plots import ticks
 
 Array = NDArray[np.float64]
 Number = TypeVar("Number", float, Array)

@@ -4,8 +4,6 @@ import base64
 import io
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -13,41 +11,12 @@ from PIL import Image
 
 from latentrt import OutputError
 from latentrt.calib.compare import Gates
-from latentrt.calib.markup import difference, megabytes, picture
 from latentrt.calib.page import page_of, save_page
 from latentrt.calib.report import GateReport
+from latentrt.page.markup import difference
 from tests.calib.comparisons import comparison
 from tests.calib.reports import report
-
-VOID = {"meta", "img"}
-
-
-class Reader(HTMLParser):
-    """Reads a page and refuses one whose tags do not match."""
-
-    def __init__(self, page):
-        super().__init__()
-        self.open, self.tags, self.attributes, self.text = [], [], [], ""
-        self.feed(page)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += attributes
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attributes):
-        self.tags.append(tag)
-        self.attributes += attributes
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += f"{data} "
-
+from tests.runtime.pages import Reader, check_stands_alone
 
 SUBJECTS = {
     "one step": comparison((1, 4), steps=1),
@@ -67,14 +36,7 @@ SUBJECTS = {
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_every_page_is_well_formed_and_needs_nothing_else(name):
     page = page_of(SUBJECTS[name], Gates(30, 24))
-    reader = Reader(page)
-    assert not {"script", "link", "iframe", "object"} & set(reader.tags)
-    links = [value for key, value in reader.attributes if key in ("src", "href", "srcset")]
-    assert all(link.startswith("data:image/png;base64,") for link in links)
-    assert "url(" not in page and "@import" not in page
-    assert not re.search(r"\b(nan|inf)\b", re.sub(r"base64,[^\"]*", "", page))
-    for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL):
-        ElementTree.fromstring(svg)
+    check_stands_alone(page)
 
 
 def test_the_same_subject_gives_the_same_page():
@@ -91,16 +53,6 @@ def test_the_pictures_are_the_samples_and_their_differences():
     for sample, (reference, other, apart) in zip(compared.samples, zip(*[iter(images)] * 3, strict=True), strict=True):
         assert np.array_equal(reference, sample.reference) and np.array_equal(other, sample.other)
         assert np.array_equal(apart, difference(sample.other, sample.reference))
-
-
-def test_a_difference_is_amplified_and_does_not_wrap_around():
-    one, other = np.uint8([[[0, 10, 255]]]), np.uint8([[[255, 13, 250]]])
-    assert difference(one, other).tolist() == difference(other, one).tolist() == [[[255, 24, 40]]]
-
-
-def test_a_large_picture_is_made_smaller():
-    data = re.findall(r"base64,([^\"]*)", picture(np.zeros((600, 1200, 3), np.uint8), "x"))
-    assert Image.open(io.BytesIO(base64.b64decode(data[0]))).size == (512, 256)
 
 
 def test_prompts_and_names_are_no_markup():
@@ -179,8 +131,3 @@ def test_a_page_is_written_whole(tmp_path):
 def test_a_page_that_cannot_be_written_says_where(tmp_path):
     with pytest.raises(OutputError, match="name a file in a folder that exists"):
         save_page(tmp_path / "none" / "page.html", comparison())
-
-
-@pytest.mark.parametrize(("count", "shown"), [(0, "0.0 MB"), (12_345_678, "12.3 MB"), (3_400_000_000, "3.40 GB")])
-def test_bytes_are_in_a_unit_that_suits_them(count, shown):
-    assert megabytes(count) == shown

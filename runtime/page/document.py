@@ -1,0 +1,19 @@
+"""An HTML document that needs no other file and no script: its style is inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+from pathlib import Path
+
+STYLE = Path(__file__).parent / "page.css"
+
+
+def html(title: str, content: Iterable[str]) -> str:
+    """The document; content: markup, of which empty pieces are left out."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n"
+        f"<h1>{escape(title)}</h1>\n" + "\n".join(filter(None, content)) + "\n</body>\n</html>\n"
+    )
