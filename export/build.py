@@ -18,14 +18,14 @@ from pathlib import Path
 from latentrt.bundle import Bundle, open_bundle
 from latentrt.checks import side
 from latentrt.diagnosis import memory
+from latentrt.engines import lowered
 from latentrt.engines.cuda import current_device, free_memory
+from latentrt.engines.lowered import Attention, Source
 from latentrt.engines.plans import STRIPPED, PlanKey, PlanStore, graph_digest, plan_store, remove
 from latentrt.errors import EngineError
-from latentrt.export import lowered
 from latentrt.export.build_engines import Builder, check_attention, check_refit, gpus_of, open_builder
 from latentrt.export.build_plan import Progress, Settings, Task, write_plan
 from latentrt.export.build_profiles import Profile, profile_for, profiles_of
-from latentrt.export.lowered import Attention, Source
 from latentrt.pipeline import folder_of
 
 MEMINFO = Path("/proc/meminfo")
@@ -80,7 +80,7 @@ class Bench:
         return PlanKey(
             graph=graph_digest(manifest, component),
             profiles=profiles,
-            flags=(f"lowered={source.digest}", *self.settings.flags),
+            flags=(source.flag, *self.settings.flags),
             engine=self.builder.flavour.name,
             version=self.builder.version,
             gpu=device.name if device else "",

@@ -15,13 +15,13 @@ import onnx_ir as ir
 
 from latentrt.atomic import new_folder
 from latentrt.bundle import Bundle, record_files
+from latentrt.engines.lowered import Attention, Floats, Lowered, digest_of, folder_in, write_record
 from latentrt.errors import BundleError, FidelityError, OutputError
 from latentrt.export.fidelity import loss, worst
 from latentrt.export.frugal import frugal_session
 from latentrt.export.lower_attention import as_operator
 from latentrt.export.lower_gate import emulated
 from latentrt.export.lower_half import half
-from latentrt.export.lowered import Attention, Floats, Lowered, digest_of, folder_in, write_record
 from latentrt.export.save import save_graph
 from latentrt.manifest import Component, Fidelity
 from latentrt.tensors import Array, TensorSpec, split_axis

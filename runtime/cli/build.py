@@ -14,8 +14,8 @@ import click
 from latentrt.cli.output import as_json, print_json
 
 if TYPE_CHECKING:
+    from latentrt.engines.lowered import Attention
     from latentrt.export.build import Built
-    from latentrt.export.lowered import Attention
 
 GB = 1_000_000_000
 LARGEST_LEVEL = 5

@@ -163,16 +163,18 @@ class Stream:
         """
         mode = bindings().cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         call("cudaStreamBeginCapture", self.handle, mode)
+        captured = None
         try:
-            enqueue()
-        finally:  # an open capture would make every later call on the stream fail
-            error, captured = bindings().cudaStreamEndCapture(self.handle)
-        if error != bindings().cudaError_t.cudaSuccess:
-            raise EngineError(f"CUDA: cudaStreamEndCapture failed with {error.name}")
-        try:
+            try:
+                enqueue()
+            finally:  # an open capture would make every later call on the stream fail
+                error, captured = bindings().cudaStreamEndCapture(self.handle)
+            if error != bindings().cudaError_t.cudaSuccess:
+                raise EngineError(f"CUDA: cudaStreamEndCapture failed with {error.name}")
             return Graph(call("cudaGraphInstantiate", captured, 0))
         finally:
-            call("cudaGraphDestroy", captured)
+            if captured is not None:
+                call("cudaGraphDestroy", captured)
 
     def close(self) -> None:
         """Destroys the queue."""

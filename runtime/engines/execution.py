@@ -12,6 +12,7 @@ import math
 import mmap
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -72,16 +73,25 @@ class Gpu:
         return (
             (key.engine, key.version, key.sm) == (self.flavour.name, self.trt.__version__, self.device.sm)
             and key.gpu in ("", self.device.name)
-            and STRIPPED not in key.flags
-            and (not lean or VERSION_COMPATIBLE in key.flags)
+            and (not lean or (VERSION_COMPATIBLE in key.flags and STRIPPED not in key.flags))
         )
 
 
 class Plan:
-    """A deserialised plan: weights on the GPU, and a profile for each set of shapes that was asked for."""
+    """A deserialised plan: weights on the GPU, and a profile for each set of shapes that was asked for.
+
+    graph: the file with the weights of a plan that was built without any.
+    """
 
     def __init__(
-        self, name: str, component: Component, key: PlanKey, file: BinaryIO, gpu: Gpu, store: PlanStore
+        self,
+        name: str,
+        component: Component,
+        key: PlanKey,
+        file: BinaryIO,
+        gpu: Gpu,
+        store: PlanStore,
+        graph: Path | None = None,
     ) -> None:
         self.name, self.component, self.key, self.gpu = name, component, key, gpu
         self.profiles: dict[int, Profile] = {}
@@ -96,7 +106,17 @@ class Plan:
                 f"{name}: {gpu.flavour.name} cannot load the plan {file.name}: {gpu.lines.taken()}; if memory is "
                 "short, close other programs or use --split-guidance; else remove the file and build it again"
             )
+        if graph is not None:
+            self.refit(graph)
         self.cache = RuntimeCache(self, store) if gpu.flavour.jit else None
+
+    def refit(self, graph: Path) -> None:
+        """Puts the weights of the lowered graph into the plan. Raises EngineError if they do not fit or not suffice."""
+        trt, logger = self.gpu.trt, self.gpu.lines.logger
+        refitter = trt.Refitter(self.engine, logger)
+        parser = trt.OnnxParserRefitter(refitter, logger)  # it holds the weights until they are in the plan
+        if not parser.refit_from_file(str(graph)) or not refitter.refit_cuda_engine():
+            raise self.error(f"cannot put the weights of {graph} into the plan")
 
     def profile(self, index: int) -> Profile:
         """The profile of that index, its context and buffers made on first use."""

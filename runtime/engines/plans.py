@@ -26,7 +26,7 @@ from latentrt.manifest import Component, Manifest
 from latentrt.typed import TypedError, parse
 
 VERSION_COMPATIBLE = "version-compatible"  # a flag: the lean runtime loads only such plans
-STRIPPED = "stripped"  # a flag: the plan has no weights, so it does not run before it is refitted
+STRIPPED = "stripped"  # a flag: the plan has no weights, and is given those of its lowered graph when it is loaded
 
 MODELS = Path(__file__).parents[1] / "models"
 

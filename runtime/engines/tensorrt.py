@@ -11,7 +11,8 @@ from latentrt.bundle import Bundle, open_bundle
 from latentrt.engines import build_plan
 from latentrt.engines.bindings import FLAVOURS
 from latentrt.engines.execution import Gpu, Plan, Profile, Sizes
-from latentrt.engines.plans import PlanKey, PlanStore, graph_digest, plan_store
+from latentrt.engines.lowered import is_current, source_of
+from latentrt.engines.plans import STRIPPED, PlanKey, PlanStore, graph_digest, plan_store
 from latentrt.errors import EngineError, LatentError
 from latentrt.manifest import Component
 from latentrt.tensors import Array, check
@@ -88,9 +89,9 @@ class TensorRTEngine:
         self.unload()
 
     def keys(self) -> list[PlanKey]:
-        """The keys of this component's plans that run here, those with the narrowest profiles first."""
-        found = [key for key in self.store.keys() if key.graph == self.graph and self.gpu.runs(key)]
-        return sorted(found, key=breadth)
+        """The keys of this component's plans that run here, those that are best to have first."""
+        current = (key for key in self.store.keys() if is_current(key, self.bundle, self.name))
+        return sorted((key for key in current if self.gpu.runs(key)), key=preference)
 
     def load_plan(self, key: PlanKey) -> Plan | None:
         """The loaded plan of that key; None when the file is not there, or not to be trusted."""
@@ -101,11 +102,22 @@ class TensorRTEngine:
             with opened:
                 self.gpu.acquire()
                 try:
-                    self.loaded[key] = Plan(self.name, self.component, key, opened, self.gpu, self.store)
+                    graph = self.weights_of(key) if STRIPPED in key.flags else None
+                    self.loaded[key] = Plan(self.name, self.component, key, opened, self.gpu, self.store, graph)
                 except BaseException:
                     self.gpu.release()
                     raise
         return self.loaded[key]
+
+    def weights_of(self, key: PlanKey) -> Path:
+        """The lowered graph that a plan was built from. Raises EngineError when it is not there."""
+        source = source_of(key, self.bundle, self.name, self.store.folders)
+        if source is None:
+            raise EngineError(
+                f"{self.name}: got a plan without weights, expected the lowered graph that has them in "
+                f"{self.store.folders[0] / 'lowered'}; copy that folder here too, or build without --stripped"
+            )
+        return source.graph
 
     def profile_for(self, shapes: Sizes, sizes: Mapping[str, int]) -> Profile:
         """The profile that takes these shapes, its plan loaded; built first when there is none and a builder is here.
@@ -164,7 +176,7 @@ class TensorRTEngine:
         return line + (f" --batch {sizes['batch']}" if sizes.get("batch", 1) > 2 else "")
 
 
-def breadth(key: PlanKey) -> tuple[int, str]:
-    """How much more than one set of shapes a plan takes; narrow plans are tuned better. Then its name, for order."""
+def preference(key: PlanKey) -> tuple[bool, int, str]:
+    """The lower the better: plans that have their weights, and narrow ones, which are tuned better; then by name."""
     sizes = (math.prod(own.largest) - math.prod(own.smallest) for profile in key.profiles for own in profile)
-    return sum(sizes), key.digest
+    return STRIPPED in key.flags, sum(sizes), key.digest

@@ -149,7 +149,7 @@ def test_plans_to_be_refitted_are_refused_where_the_builder_would_fail(bundle, s
 
 
 def test_a_stripped_plan_says_so_in_its_key(bundle):
-    """No engine takes up a plan with that flag, and building one does not replace the whole one."""
+    """Building one does not replace the whole one."""
     assert STRIPPED in Settings(stripped=True).flags and STRIPPED not in Settings(refit=True).flags
     list(build(bundle.folder, options("sm86")))
     store = plan_store(bundle.folder)

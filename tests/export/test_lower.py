@@ -10,8 +10,8 @@ import onnxruntime
 import pytest
 
 from latentrt.bundle import open_bundle
+from latentrt.engines import lowered
 from latentrt.errors import BundleError, FidelityError
-from latentrt.export import lowered
 from latentrt.export.lower import GATES, lower, probe_feeds, run
 from latentrt.export.lower_attention import as_operator
 from latentrt.export.lower_gate import emulated

@@ -60,7 +60,7 @@ class Cuda:
         self.integrated, self.capacity, self.absent = integrated, capacity, absent
         self.memory, self.streams, self.graphs, self.events = {}, {}, {}, {}
         self.handles = itertools.count(1000)
-        self.copied = self.launches = 0
+        self.copied = self.launches = self.captures = 0
         self.peak = 0
 
     def pending(self):
@@ -157,6 +157,7 @@ class Cuda:
 
     def cudaStreamEndCapture(self, stream):
         captured, self.streams[stream].captured = self.streams[stream].captured, None
+        self.captures += 1
         return (OK, captured)
 
     def cudaGraphInstantiate(self, graph, flags):
@@ -165,6 +166,7 @@ class Cuda:
 
     def cudaGraphDestroy(self, graph):
         graph.clear()
+        self.captures -= 1
         return (OK,)
 
     def cudaGraphLaunch(self, graphExec, stream):
@@ -198,7 +200,7 @@ class Cuda:
         return (OK,)
 
     def assert_all_freed(self):
-        assert not self.memory and not self.streams and not self.graphs and not self.events
+        assert not self.memory and not self.streams and not self.graphs and not self.events and not self.captures
 
 
 class ExecutionContextAllocationStrategy(enum.Enum):
@@ -245,6 +247,7 @@ class TensorRT:
         self.activations, self.on_host, self.uncapturable = {}, set(), set()
         self.deserialized, self.enqueued, self.compiled = 0, 0, 0
         self.Runtime = lambda logger: Runtime(self, logger)
+        self.Refitter, self.OnnxParserRefitter = Refitter, OnnxParserRefitter
 
     @staticmethod
     def nptype(trt_type):
@@ -255,7 +258,8 @@ class TensorRT:
         name = "tensorrt_rtx" if self.jit else "tensorrt"
         module = types.ModuleType(name)
         module.__dict__.update({key: getattr(self, key) for key in dir(type(self)) if key[0].isupper()})
-        module.__dict__.update(Runtime=self.Runtime, nptype=self.nptype, __version__=self.__version__)
+        module.__dict__.update({name: getattr(self, name) for name in ("Runtime", "Refitter", "OnnxParserRefitter")})
+        module.__dict__.update(nptype=self.nptype, __version__=self.__version__)
         module.__spec__ = ModuleSpec(name, None, is_package=True)
         module.__spec__.submodule_search_locations = [str(folder)]
         monkeypatch.setitem(sys.modules, name, module)
@@ -287,6 +291,7 @@ class Engine:
         self.specs = {spec.name: spec for spec in (*self.component.inputs, *self.component.outputs)}
         self.num_io_tensors = len(self.specs)
         self.device_memory_size_v2 = self.trt.activations.get(self.name, 1000)
+        self.whole, self.used = not plan.get("stripped"), False
 
     def get_tensor_name(self, index):
         return list(self.specs)[index]
@@ -307,10 +312,37 @@ class Engine:
     def create_execution_context(self, strategy):
         config = strategy if isinstance(strategy, RuntimeConfig) else RuntimeConfig(strategy)
         assert config.strategy is ExecutionContextAllocationStrategy.USER_MANAGED
+        assert self.whole, "a plan without weights is to run"
+        self.used = True
         if config.cache is not None and config.cache.content != b"kernels":
             config.cache.content = b"kernels"
             self.trt.compiled += 1
         return Context(self)
+
+
+class Refitter:
+    """Takes the weights of a stripped plan: all of them, before the first context."""
+
+    def __init__(self, engine, logger):
+        assert isinstance(logger, ILogger) and not engine.used
+        self.engine, self.supplied = engine, False
+
+    def refit_cuda_engine(self):
+        assert not self.engine.trt.cuda.pending(), "undefined while work of the engine is pending"
+        self.engine.whole |= self.supplied
+        return self.supplied
+
+
+class OnnxParserRefitter:
+    def __init__(self, refitter, logger):
+        self.refitter, self.logger = refitter, logger
+
+    def refit_from_file(self, model):
+        with open(model, "rb") as file:
+            self.refitter.supplied = file.read() == f"weights of {self.refitter.engine.name}".encode()
+        if not self.refitter.supplied:
+            self.logger.log(Severity.ERROR, "failed to refit all the weights in the engine")
+        return self.refitter.supplied
 
 
 class RuntimeConfig:

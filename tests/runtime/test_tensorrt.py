@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 
 import latentrt
-from latentrt.engines import execution, open_engine, open_engines, tensorrt
+from latentrt.bundle import sha256_of
+from latentrt.engines import execution, lowered, open_engine, open_engines, tensorrt
 from latentrt.engines import plans as plans_module
+from latentrt.engines.lowered import Lowered, digest_of, flag_of, folder_in, write_record
 from latentrt.engines.plans import STRIPPED, VERSION_COMPATIBLE, PlanKey, PlanStore, Shapes, graph_digest, plan_store
 from latentrt.errors import EngineError, ShapeError
+from latentrt.manifest import Fidelity, FileRecord
 from tests.runtime import standin
 
 VERSION = "10.3.0"
@@ -59,13 +62,17 @@ def profile_of(component, smallest, largest):
     )
 
 
-def key_of(bundle, name, profiles=None, **changes):
+def lowered_flag(bundle, name):
+    return flag_of(digest_of(bundle, name, "decomposed"))
+
+
+def key_of(bundle, name, profiles=None, flags=("level=3",), **changes):
     component = bundle.manifest.components[name]
     ones = dict.fromkeys(LARGEST, 1)
     key = PlanKey(
         graph_digest(bundle.manifest, component),
         profiles or (profile_of(component, ones, LARGEST),),
-        ("level=3",),
+        (lowered_flag(bundle, name), *flags),
         "tensorrt",
         VERSION,
         "Stand-in",
@@ -77,7 +84,8 @@ def key_of(bundle, name, profiles=None, **changes):
 def build(bundle, name, profiles=None, **changes):
     """Builds what the stand-in takes for a plan; returns where."""
     key = key_of(bundle, name, profiles, **changes)
-    plan = json.dumps({"component": name, "profiles": [[asdict(own) for own in one] for one in key.profiles]})
+    profiles = [[asdict(own) for own in one] for one in key.profiles]
+    plan = json.dumps({"component": name, "profiles": profiles, "stripped": STRIPPED in key.flags})
     return plan_store(bundle.folder).build(key, lambda path: [path.write_text(plan), None][1])
 
 
@@ -308,8 +316,6 @@ OTHERS = {
     "gpu": {"gpu": "Another"},
     "architecture": {"sm": "sm86"},
     "engine": {"engine": "tensorrt-rtx"},
-    "graph": {"graph": "0" * 64},
-    "stripped": {"flags": (STRIPPED,)},
 }
 
 
@@ -334,6 +340,62 @@ def test_plans_for_something_else_are_not_loaded(bundle, trt, changes):
         caught.value
     )
     assert str(caught.value).endswith("(no builder here)")
+
+
+@pytest.mark.usefixtures("no_builder")
+def test_plans_of_an_older_lowering_are_not_loaded(bundle, trt, monkeypatch):
+    build(bundle, "unet")
+    monkeypatch.setattr(lowered, "VERSION", lowered.VERSION + 1)
+    with pytest.raises(EngineError, match="got no plan"):
+        open_engines("tensorrt", bundle)["unet"](feeds_of(bundle, "unet", SIZES))
+    assert trt.deserialized == 0
+
+
+def lowered_graph(bundle, name, content):
+    """What a workstation would have left of a component; the stand-in takes its content for the weights."""
+    target = folder_in(plan_store(bundle.folder).writable(), name, digest_of(bundle, name, "decomposed"))
+    target.mkdir(parents=True)
+    (target / "graph.onnx").write_text(content)
+    record = FileRecord(bytes=len(content), sha256=sha256_of(target / "graph.onnx"))
+    write_record(target, Lowered(name, "fp16", "decomposed", Fidelity(0.0, None, "none"), {"graph.onnx": record}))
+    return target / "graph.onnx"
+
+
+def test_a_stripped_plan_gets_the_weights_of_its_graph(bundle, trt, cuda):
+    build(bundle, "time_bias", flags=(STRIPPED,))
+    lowered_graph(bundle, "time_bias", "weights of time_bias")
+    engine = open_engines("tensorrt", bundle)["time_bias"]
+    got = engine(feeds := feeds_of(bundle, "time_bias", SIZES))
+    expected = trt.answers["time_bias"](feeds)
+    assert all(np.array_equal(got[name], expected[name]) for name in expected)
+    engine.close()
+    cuda.assert_all_freed()
+
+
+def test_a_plan_with_its_weights_goes_before_a_stripped_one(bundle, trt):
+    build(bundle, "time_bias", flags=(STRIPPED,))
+    build(bundle, "time_bias")
+    engine = open_engines("tensorrt", bundle)["time_bias"]
+    engine(feeds_of(bundle, "time_bias", SIZES))
+    assert [STRIPPED in key.flags for key in engine.loaded] == [False]
+    assert trt.deserialized == 1
+
+
+@pytest.mark.usefixtures("trt")
+def test_a_stripped_plan_without_its_graph_says_what_to_copy(bundle, cuda):
+    build(bundle, "time_bias", flags=(STRIPPED,))
+    with pytest.raises(EngineError, match="got a plan without weights, .*lowered; copy that folder here too"):
+        open_engines("tensorrt", bundle)["time_bias"](feeds_of(bundle, "time_bias", SIZES))
+    cuda.assert_all_freed()
+
+
+@pytest.mark.usefixtures("trt")
+def test_weights_that_do_not_suffice_are_an_error(bundle, cuda):
+    build(bundle, "time_bias", flags=(STRIPPED,))
+    graph = lowered_graph(bundle, "time_bias", "weights of something else")
+    with pytest.raises(EngineError, match=f"cannot put the weights of {graph} into the plan: failed to refit all"):
+        open_engines("tensorrt", bundle)["time_bias"](feeds_of(bundle, "time_bias", SIZES))
+    cuda.assert_all_freed()
 
 
 @pytest.mark.usefixtures("no_builder")

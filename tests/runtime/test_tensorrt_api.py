@@ -34,6 +34,8 @@ CLASSES = {
     "context": "IExecutionContext",
     "config": "IRuntimeConfig",
     "cache": "IRuntimeCache",
+    "refitter": "Refitter",
+    "parser": "OnnxParserRefitter",
 }
 BUILDER_CLASSES = {
     "maker": "Builder",
@@ -136,7 +138,7 @@ def test_running_on_tensorrt_rtx(running):
 
 
 def test_running_on_classic_tensorrt(running):
-    """Classic TensorRT lacks what only a runtime that compiles needs, and that is used only where `jit` says so."""
+    """The lean runtime lacks what only one that compiles needs, which is used where `jit` says so, and the parser."""
     assert missing_from(LEAN, running) == [
         ("IExecutionContext", "is_stream_capturable"),
         ("IRuntimeCache", "deserialize"),
@@ -144,14 +146,15 @@ def test_running_on_classic_tensorrt(running):
         ("IRuntimeConfig", "create_runtime_cache"),
         ("IRuntimeConfig", "dynamic_shapes_kernel_specialization_strategy"),
         ("IRuntimeConfig", "set_runtime_cache"),
+        ("OnnxParserRefitter", "refit_from_file"),
     ]
 
 
 @pytest.mark.parametrize("chain", sorted(chains_of(RUNNING)))
 def test_names_of_the_runtime(chain):
     modules = {"RTX": RTX, "LEAN": LEAN}
-    if chain.startswith("DynamicShapesKernelSpecializationStrategy."):
-        del modules["LEAN"]  # used only where `jit` says so
+    if chain.startswith(("DynamicShapesKernelSpecializationStrategy.", "OnnxParserRefitter")):
+        del modules["LEAN"]  # used only where `jit` says so, or by what reads graphs
     for module in modules.values():
         resolved(module, chain)
 
@@ -233,6 +236,8 @@ EXTRA = {
     "Context": {"array", "refuse"},
     "RuntimeConfig": set(),
     "RuntimeCache": {"content"},
+    "Refitter": set(),
+    "OnnxParserRefitter": set(),
 }
 
 
@@ -245,6 +250,8 @@ EXTRA = {
         (standin.Context, RTX.IExecutionContext),
         (standin.RuntimeConfig, RTX.IRuntimeConfig),
         (standin.RuntimeCache, RTX.IRuntimeCache),
+        (standin.Refitter, RTX.Refitter),
+        (standin.OnnxParserRefitter, RTX.OnnxParserRefitter),
     ],
 )
 def test_the_stand_in_promises_nothing_that_is_not_there(own, real):

@@ -1,6 +1,7 @@
 """Lowered graphs on disk: which component each is of, in which precision, and what its files must measure to.
 
-Written on a workstation by `latentrt.export.lower`; read here without onnx, so that a device can build from them.
+Written on a workstation by `latentrt.export.lower`; read without onnx, so that a device can build plans from them and
+put their weights into plans that were built without.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from latentrt.bundle import Bundle, check_size, sha256_of
-from latentrt.engines.plans import graph_digest
+from latentrt.engines.plans import PlanKey, graph_digest
 from latentrt.errors import BundleError
 from latentrt.manifest import Fidelity, FileRecord
 from latentrt.typed import TypedError, parse
@@ -23,6 +24,7 @@ RECORD = "lowered.json"
 VERSION = 1
 
 Attention = Literal["decomposed", "operator"]
+ATTENTIONS: tuple[Attention, ...] = get_args(Attention)
 Floats = Literal["fp16", "fp32"]
 
 
@@ -54,6 +56,11 @@ class Source:
         return self.folder / next(iter(self.lowered.files))
 
     @property
+    def flag(self) -> str:
+        """What the key of a plan says that was built from it."""
+        return flag_of(self.digest)
+
+    @property
     def bytes(self) -> int:
         """Of the graph and its weights."""
         return sum(record.bytes for record in self.lowered.files.values())
@@ -63,6 +70,24 @@ def digest_of(bundle: Bundle, component: str, attention: Attention) -> str:
     """What a lowered graph is called after: the canonical graph's hashes and how it is lowered."""
     canonical = graph_digest(bundle.manifest, bundle.manifest.components[component])
     return hashlib.sha256(f"{canonical} {attention} {VERSION}".encode()).hexdigest()[:16]
+
+
+def flag_of(digest: str) -> str:
+    """What the key of a plan says that was built from the lowered graph of that name."""
+    return f"lowered={digest}"
+
+
+def source_of(key: PlanKey, bundle: Bundle, component: str, folders: Iterable[Path]) -> Source | None:
+    """The lowered graph that a plan was built from, if it is still there. Raises BundleError for a damaged one."""
+    for attention in ATTENTIONS:
+        if flag_of(digest_of(bundle, component, attention)) in key.flags:
+            return find(bundle, folders, component, attention)
+    return None
+
+
+def is_current(key: PlanKey, bundle: Bundle, component: str) -> bool:
+    """Whether a plan is of this component's graph as it is now, and as lowering makes it now."""
+    return any(flag_of(digest_of(bundle, component, attention)) in key.flags for attention in ATTENTIONS)
 
 
 def folder_in(folder: Path, component: str, digest: str) -> Path:
