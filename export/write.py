@@ -30,6 +30,7 @@ from latentrt.manifest import (
     TokenizerSpec,
     named_files,
 )
+from latentrt.tasks import tasks_of
 from latentrt.tokenizer import Tokenizer
 
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
@@ -76,7 +77,7 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
             format=FORMAT,
             name=options.name or checkpoint.source.removesuffix(".safetensors"),
             family=checkpoint.family.name,
-            tasks=("text-to-image",),
+            tasks=tasks_of(components),
             components=components,
             text=Text(checkpoint.components["text_encoder"].config["num_hidden_layers"]),
             latents=latents,

@@ -1,7 +1,8 @@
-"""Arrays to pictures and PNG files."""
+"""Pictures to arrays, and arrays to pictures and PNG files."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from latentrt.atomic import new_file
-from latentrt.errors import OutputError
+from latentrt.errors import OutputError, RequestError
 from latentrt.tensors import Array
 
 if TYPE_CHECKING:
@@ -22,6 +23,61 @@ def to_images(pixels: Array) -> tuple[Image, ...]:
 
     scaled = np.clip(pixels.astype(np.float32) / 2 + 0.5, 0, 1).transpose(0, 2, 3, 1)
     return tuple(Image.fromarray(image) for image in (scaled * 255).round().astype(np.uint8))
+
+
+def open_image(name: str, source: str | Path | Image) -> Image:
+    """The RGB image in a file, or the one given; any transparency is dropped.
+
+    Raises RequestError that begins with `name` for what is no image, damaged, or larger than Pillow takes for safe.
+    """
+    from PIL import Image
+
+    if not isinstance(source, (str, Path, Image.Image)):
+        raise RequestError(f"{name}: got {source!r}, expected an image or the path of its file")
+    image = source if isinstance(source, Image.Image) else read_image(name, source)
+    if image.mode.startswith(("I", "F")):  # Pillow cuts what is above 255, and does not scale it
+        raise RequestError(f"{name}: got an image of mode {image.mode}, expected 8 bits a channel; save it with these")
+    return image.convert("RGB")
+
+
+def read_image(name: str, path: str | Path) -> Image:
+    """The image in a file, upright as its EXIF says. Raises RequestError that begins with `name`."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as image:
+            return ImageOps.exif_transpose(image)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RequestError(f"{name}: {path} is not a readable image ({reason})") from error
+
+
+def resized(image: Image, width: int, height: int, fit: str = "stretch") -> Image:
+    """The image at that size: stretched, or ("crop") scaled to cover it and cut around the middle.
+
+    By Lanczos, and to the pixel as diffusers 0.42.1's VaeImageProcessor with resize_mode "default" and "crop".
+    """
+    from PIL.Image import Resampling
+
+    if fit == "stretch":
+        return image.resize((width, height), Resampling.LANCZOS)
+    wider = width / height > image.width / image.height
+    scaled_width = width if wider else image.width * height // image.height
+    scaled_height = image.height * width // image.width if wider else height
+    scaled = image.resize((scaled_width, scaled_height), Resampling.LANCZOS)
+    left, top = scaled_width // 2 - width // 2, scaled_height // 2 - height // 2
+    return scaled.crop((left, top, left + width, top + height))
+
+
+def to_pixels(image: Image) -> Array:
+    """(1, channels, height, width) float32 in [-1, 1]."""
+    pixels = np.asarray(image, np.float32).reshape(image.height, image.width, -1) / 255
+    return (2 * pixels - 1).transpose(2, 0, 1)[np.newaxis]
+
+
+def digest(image: Image) -> dict[str, str | list[int]]:
+    """What tells an image from others: its size, and the SHA-256 of its pixels."""
+    return {"sha256": hashlib.sha256(image.tobytes()).hexdigest(), "size": [*image.size]}
 
 
 def preview_image(latents: Array, to_rgb: Sequence[tuple[float, float, float]]) -> Image:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,8 @@ CURVE_NAMES = {
 def png_text(result: Result, image: int) -> dict[str, str]:
     """The text chunks for one image of a result: "parameters" for people and other tools, "latentrt" for this one.
 
-    All of the second but version, bundle and engine are fields of `Request`, and make the same image again.
+    All of the second but version, bundle and engine are fields of `Request`, and make the same image again; in place of
+    the image that a run started from stands what tells it from others.
     """
     settings = plain(with_seed(result.settings, image))
     [seed], variations, options = (settings.pop(key) for key in ("seeds", "variation_seeds", "options"))
@@ -66,12 +67,13 @@ def png_text(result: Result, image: int) -> dict[str, str]:
 
 
 def plain(settings: Settings) -> dict[str, Any]:
-    """The settings as JSON can hold them: an interval of guidance that has no end ends at None."""
-    record = asdict(settings)
+    """The settings as JSON can hold them; an interval of guidance that has no end ends at None."""
+    record = asdict(replace(settings, source=None))
+    del record["source"]
     if record["guidance_interval"]:
         low, high = record["guidance_interval"]
         record["guidance_interval"] = low, (high if math.isfinite(high) else None)
-    return record
+    return record | (settings.source.record() if settings.source else {})
 
 
 def infotext(record: dict[str, Any]) -> str:
@@ -91,6 +93,7 @@ def infotext(record: dict[str, Any]) -> str:
         "Model": record["bundle"]["name"],
         "Variation seed": record["variation_seed"],
         "Variation seed strength": record["variation_strength"] or None,
+        "Denoising strength": record.get("strength"),
         "Clip skip": record["clip_skip"] if record["clip_skip"] > 1 else None,
         "RNG": RNG[record["noise"]],
         "Eta DDIM" if record["sampler"] == "ddim" else "Eta": changed_eta(record),

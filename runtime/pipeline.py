@@ -1,4 +1,4 @@
-"""Text to image: a request goes in, a step comes out at a time, the result last."""
+"""Text to image, and image to image: a request goes in, a step comes out at a time, the result last."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ from latentrt.result import Result, Step
 from latentrt.samplers import SAMPLERS
 from latentrt.samplers.walk import Walk
 from latentrt.settings import Settings, settle
+from latentrt.source import drawn, noised
+from latentrt.tasks import TEXT_TO_IMAGE
 from latentrt.tensors import Array
 from latentrt.timings import Timings
 from latentrt.tokenizer import Tokenizer
 
 MODELS = Path(__file__).parent / "models"
-NEEDED = {"text_encoder", "cross_kv", "time_bias", "unet", "vae_decoder"}
 
 
 def load(bundle: str | Path, *, engine: str = "cpu", verify: bool = True, split_guidance: bool = False) -> Pipeline:
@@ -63,7 +64,7 @@ def folder_of(bundle: str | Path) -> Path:
 def check_complete(bundle: Bundle) -> None:
     """Raises BundleError unless the bundle can do text to image with the defaults that it states."""
     where = bundle.folder / MANIFEST
-    missing = NEEDED - bundle.manifest.components.keys()
+    missing = TEXT_TO_IMAGE - bundle.manifest.components.keys()
     if missing:
         raise BundleError(f"{where}: got no {', '.join(sorted(missing))}, which text to image needs; {REMEDY}")
     try:
@@ -147,6 +148,18 @@ class Pipeline:
             raise EngineError("vae_decoder: got pixels that are not finite; export with --precision fp32 or w16")
         return pixels
 
+    def encode(self, pixels: Array) -> tuple[Array, Array]:
+        """The mean and the deviation of latents of unit variance, each (batch, channels, rows, columns) float32.
+
+        pixels: (batch, 3, height, width) in [-1, 1]. The range of the variance is that of diffusers.
+        """
+        outputs = self.call("vae_encoder", image=pixels)
+        mean, log_variance = (outputs[name].astype(np.float32) for name in ("mean", "log_variance"))
+        if not np.isfinite(mean).all():
+            raise EngineError("vae_encoder: got latents that are not finite; export with --precision fp32 or w16")
+        scaling = np.float32(self.bundle.manifest.latents.scaling)
+        return mean * scaling, np.exp(np.clip(log_variance, -30, 20) / 2) * scaling
+
     def call(self, component: str, **feeds: Array) -> dict[str, Array]:
         """Runs one component on `feeds`, each brought to the float type that its graph declares."""
         dtypes = {spec.name: spec.dtype for spec in self.bundle.manifest.components[component].inputs}
@@ -166,7 +179,8 @@ class Run:
             self._negative = self._read(settings.negative, compose=False)
             self._positive = self._read(settings.prompt, compose=True)
         sampler, schedule = SAMPLERS[settings.sampler], pipeline.bundle.manifest.schedule
-        self._grid = sampler.grid(schedule, settings.steps, settings.spacing, settings.sigmas)
+        self._laid = sampler.grid(schedule, settings.steps, settings.spacing, settings.sigmas)
+        self._grid = self._laid.after(settings.skipped)
         self._sampler = partial(sampler.walk, **settings.options)
         self._result: Result | None = None
         self._steps = self._run()
@@ -181,6 +195,11 @@ class Run:
     def timings(self) -> Mapping[str, float]:
         """Seconds by phase, up to now; see `Result`."""
         return self._timings.seconds
+
+    @property
+    def total(self) -> int:
+        """How many steps are taken."""
+        return len(self._grid.sigmas)
 
     @property
     def result(self) -> Result:
@@ -210,12 +229,12 @@ class Run:
         latents = np.zeros(0, np.float32)
         with self._timings.phase("sampler"):
             walk = self._walk(denoiser)
-        for index in range(settings.steps):
-            denoiser.step = index
+        for index in range(self.total):
+            denoiser.step = settings.skipped + index
             with self._timings.phase("sampler"):
                 latents, denoised = next(walk)
             timestep, sigma = float(grid.timesteps[index]), float(grid.sigmas[index])
-            yield Step(index, settings.steps, timestep, sigma, latents, denoised, bundle.manifest.latents.to_rgb)
+            yield Step(index, self.total, timestep, sigma, latents, denoised, bundle.manifest.latents.to_rgb)
         with self._timings.phase("vae_decoder"):
             pixels = self._pipeline.decode(latents)
         with self._timings.phase("image"):
@@ -225,12 +244,30 @@ class Run:
         )
 
     def _walk(self, denoiser: Denoiser) -> Walk:
-        """The sampler on its way, from the noise of the settings."""
+        """The sampler on its way, from the noise of the settings, or from their image and that noise."""
         settings, space = self.settings, self._pipeline.bundle.manifest.latents
         draws = Draws(settings, (space.channels, settings.height // space.pixels, settings.width // space.pixels))
-        x = (self._grid.start * draws.initial()).astype(np.float32, copy=False)
-        noise = draws.path(self._grid) if SAMPLERS[settings.sampler].noise == "path" else draws.white
+        clean = self._clean(draws)
+        initial = draws.initial()
+        if clean is None:
+            x = (self._grid.start * initial).astype(np.float32, copy=False)
+        else:
+            x = noised(clean, initial, float(self._grid.sigmas[0]))
+        # The path of the whole grid, so that its noise is the same at any strength.
+        noise = draws.path(self._laid) if SAMPLERS[settings.sampler].noise == "path" else draws.white
         return self._sampler(denoiser, x, self._grid, noise)
+
+    def _clean(self, draws: Draws) -> Array | None:
+        """The latents of the image that the run starts from, one an image of the batch."""
+        settings = self.settings
+        if settings.source is None:
+            return None
+        with self._timings.phase("image"):
+            pixels = settings.source.pixels(settings.width, settings.height)
+        with self._timings.phase("vae_encoder"):
+            mean, deviation = self._pipeline.encode(pixels)
+        noise = draws.white(0.0, 0.0) if settings.source.posterior == "sample" else None
+        return drawn(mean, deviation, noise, len(settings.seeds))
 
     def _denoiser(self) -> Denoiser:
         """The denoiser: everything that depends on the prompt or the timestep alone is computed here, once."""

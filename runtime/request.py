@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from latentrt.curves import SigmasName
 from latentrt.prompt import Syntax
 from latentrt.schedule import Spacing
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 NoiseName = Literal["cpu", "cuda"]
+Fit = Literal["stretch", "crop"]
+Posterior = Literal["mean", "sample"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,11 @@ class Request:
     clip_skip: 1 takes the text encoder's last layer, 2 the one before. noise: whose normals a seed stands for, those of
     torch on a "cpu" or on a "cuda" GPU. variation_seed: turns the noise of `seed` towards that of another by
     variation_strength, 0 to 1; every image then has `seed`, and image k variation_seed + k.
+
+    init: an image to start from, or its file; width and height are then its own, cut to multiples of 8. strength: the
+    share of the steps that is taken, the last ones, above 0 and up to 1 (default 0.8). fit: how an image of other sides
+    is brought to width and height. posterior: which latents the encoder's answer stands for, its mean, or a draw from
+    the image's noise ahead of all others, as diffusers does.
 
     eta, gamma, order, solver: for the samplers that have them; see docs/samplers.md.
     """
@@ -49,6 +60,10 @@ class Request:
     noise: NoiseName = "cpu"
     variation_seed: int | None = None
     variation_strength: float = 0.0
+    init: str | Path | Image | None = None
+    strength: float | None = None
+    fit: Fit = "stretch"
+    posterior: Posterior = "mean"
     eta: float | None = None
     gamma: float | None = None
     order: int | None = None

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class Step:
     """The state after one step.
 
-    index: from 0. total: the number of steps. timestep, sigma: where the model was called. latents: (batch, channels,
-    rows, columns) float32 after the step. denoised: the model's clean estimate, the same shape.
+    index: from 0. total: the number of steps taken. timestep, sigma: where the model was called. latents: (batch,
+    channels, rows, columns) float32 after the step. denoised: the model's clean estimate, the same shape.
     """
 
     index: int
@@ -42,7 +42,7 @@ class Result:
 
     images: RGB Pillow images. seeds: one an image. bundle: its name. sha256: its manifest's.
     timings: seconds by phase. A component's name is the time of its calls; besides, "prompt" is the reading of texts,
-    "sampler" what a step does outside the UNet, noise and guidance included, "image" the way from pixels to pictures.
+    "sampler" what a step does outside the UNet, noise and guidance included, "image" the way from pixels to pictures and back.
     """
 
     images: tuple[Image, ...]

@@ -18,6 +18,7 @@ from latentrt.prompt import SYNTAXES, Syntax
 from latentrt.request import NoiseName, Request
 from latentrt.samplers import SAMPLERS, Option, Value
 from latentrt.schedule import Spacing
+from latentrt.source import Source, source_of
 
 SIGMAS: tuple[SigmasName, ...] = get_args(SigmasName)
 SPACINGS: tuple[Spacing, ...] = get_args(Spacing)
@@ -29,7 +30,10 @@ LARGEST_BATCH = 4096
 
 @dataclass(frozen=True)
 class Settings:
-    """A request with every choice made, checked against the bundle. options: the sampler's own."""
+    """A request with every choice made, checked against the bundle.
+
+    options: the sampler's own. source: the image to start from, None where there is none.
+    """
 
     prompt: str
     negative: str
@@ -49,6 +53,12 @@ class Settings:
     variation_seeds: tuple[int, ...] = ()
     variation_strength: float = 0.0
     options: Mapping[str, Value] = field(default_factory=dict)
+    source: Source | None = None
+
+    @property
+    def skipped(self) -> int:
+        """How many steps at the front are not taken."""
+        return self.source.skipped(self.steps) if self.source else 0
 
     @property
     def scales(self) -> tuple[float, ...]:
@@ -72,14 +82,16 @@ def settle(request: Request, manifest: Manifest) -> Settings:
     strength = strength_of(request)
     asked = request.variation_seed is not None
     variations = seeds_of("variation_seed", request.variation_seed, request.batch) if asked else ()
-    return Settings(
+    source = source_of(request, manifest)
+    width, height = source.size(pixels) if source else (defaults.width, defaults.height)
+    settings = Settings(
         prompt=text("prompt", request.prompt),
         negative=text("negative", request.negative),
         steps=steps,
         guidance=guidance_of(chosen(request.guidance, defaults.guidance), steps),
         seeds=seeds_of("seed", request.seed, request.batch, one=strength > 0),
-        width=side("width", chosen(request.width, defaults.width), pixels),
-        height=side("height", chosen(request.height, defaults.height), pixels),
+        width=side("width", chosen(request.width, width), pixels),
+        height=side("height", chosen(request.height, height), pixels),
         sampler=sampler,
         sigmas=sigmas,
         spacing=choice("spacing", chosen(request.spacing, manifest.schedule.spacing), SPACINGS),
@@ -91,7 +103,11 @@ def settle(request: Request, manifest: Manifest) -> Settings:
         variation_seeds=variations if strength else (),
         variation_strength=strength,
         options=options_of(request, sampler),
+        source=source,
     )
+    if source:
+        source.skipped(steps)
+    return settings
 
 
 def with_seed(settings: Settings, image: int) -> Settings:

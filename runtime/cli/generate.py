@@ -66,6 +66,10 @@ def sigmas_of(context: click.Context, option: click.Parameter, value: str | None
 @click.option("--noise", metavar="NAME", default="cpu", show_default=True, help="Whose seeds: torch's on cpu or cuda.")
 @click.option("--variation-seed", type=int, help="Turn the noise of SEED towards this seed's.")
 @click.option("--variation-strength", type=float, default=0.0, metavar="F", help="How far, 0 to 1.")
+@click.option("--init", metavar="IMG", help="An image to start from; the picture has its size.")
+@click.option("--strength", type=float, metavar="F", help="Share of the steps taken from there.  [default: 0.8]")
+@click.option("--fit", metavar="NAME", default="stretch", show_default=True, help="To --size: stretch or crop.")
+@click.option("--posterior", metavar="NAME", default="mean", show_default=True, help="Or sample, as diffusers.")
 @click.option("--sampler", metavar="NAME", help="ddim, euler, dpmpp_2m ...; any other word lists all.")
 @click.option("--eta", type=float, help="How much noise the sampler adds, 0 to 1.")
 @click.option("--gamma", type=float, help="The same of tcd.")
@@ -113,7 +117,7 @@ def generate(
 def run(pipeline: Pipeline, request: Request) -> Result:
     """The request's result, with a bar while it is made."""
     steps = pipeline.steps(request)
-    with progress_bar(f"{steps.settings.width}x{steps.settings.height}", steps.settings.steps) as advance:
+    with progress_bar(f"{steps.settings.width}x{steps.settings.height}", steps.total) as advance:
         for _ in steps:
             advance()
     return steps.result

@@ -142,6 +142,15 @@ def test_options_are_read_as_they_are_written(here, capsys, options, settings):
     assert [path.name for path in Path().iterdir()] == ["x.png"]
 
 
+def test_a_picture_made_from_an_image_has_its_size(here, capsys):
+    assert here("generate", "x", *SMALL, "--steps", "1") == 0
+    capsys.readouterr()
+    options = ["--init", "x.png", "--strength", "0.5", "--posterior", "sample", "--steps", "2", "--out", "y.png"]
+    assert here("generate", "x", *options, "--json") == 0
+    settings = json.loads(capsys.readouterr().out)["settings"]
+    assert [settings[key] for key in ("width", "height", "strength", "posterior")] == [32, 24, 0.5, "sample"]
+
+
 @pytest.mark.parametrize(("options", "split"), [((), False), (("--split-guidance",), True)])
 def test_split_guidance_is_the_pipeline_s(here, calls, options, split):
     assert here("generate", "x", *SMALL, "--steps", "1", "--guidance", "4", *options) == 0
@@ -187,6 +196,8 @@ BAD = [
     ("--order 5 --sampler lms", "expected one of 1, 2, 3, 4"),
     ("--solver bh1 --sampler dpmpp_2m", "expected one of midpoint, heun"),
     ("--sampler lcm --steps 60", "at most 50"),
+    ("--init nowhere.png", "init: nowhere.png is not a readable image (No such file or directory)"),
+    ("--strength 0.5", "without an init; give the image to change"),
     (f"--seed {2**64 - 1} --batch 2", f"to {2**64 - 2}"),
 ]
 

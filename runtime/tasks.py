@@ -1,0 +1,14 @@
+"""The tasks that a bundle can do, by the components that it has."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+TEXT_TO_IMAGE = frozenset({"text_encoder", "cross_kv", "time_bias", "unet", "vae_decoder"})
+FROM_AN_IMAGE = TEXT_TO_IMAGE | {"vae_encoder"}
+TASKS = {"text-to-image": TEXT_TO_IMAGE, "image-to-image": FROM_AN_IMAGE}
+
+
+def tasks_of(components: Collection[str]) -> tuple[str, ...]:
+    """The names of the tasks whose components are all there."""
+    return tuple(task for task, needed in TASKS.items() if needed.issubset(components))
