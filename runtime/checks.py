@@ -52,6 +52,13 @@ def number(name: str, value: Any, lowest: float, highest: float) -> float:
     return float(value)
 
 
+def flag(name: str, value: Any) -> bool:
+    """`value`, once known to be true or false."""
+    if not isinstance(value, bool):
+        raise RequestError(f"{name}: got {value!r}, expected True or False")
+    return value
+
+
 def choice(name: str, value: Any, choices: Sequence[Choice]) -> Choice:
     """`value`, once known to be one of `choices`, which are of one type."""
     if isinstance(value, bool) or not isinstance(value, type(choices[0])) or value not in choices:

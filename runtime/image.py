@@ -25,8 +25,8 @@ def to_images(pixels: Array) -> tuple[Image, ...]:
     return tuple(Image.fromarray(image) for image in (scaled * 255).round().astype(np.uint8))
 
 
-def open_image(name: str, source: str | Path | Image) -> Image:
-    """The RGB image in a file, or the one given; any transparency is dropped.
+def open_image(name: str, source: str | Path | Image, mode: str = "RGB") -> Image:
+    """The image in a file, or the one given, in Pillow's mode "RGB" or "L"; any transparency is dropped.
 
     Raises RequestError that begins with `name` for what is no image, damaged, or larger than Pillow takes for safe.
     """
@@ -37,7 +37,7 @@ def open_image(name: str, source: str | Path | Image) -> Image:
     image = source if isinstance(source, Image.Image) else read_image(name, source)
     if image.mode.startswith(("I", "F")):  # Pillow cuts what is above 255, and does not scale it
         raise RequestError(f"{name}: got an image of mode {image.mode}, expected 8 bits a channel; save it with these")
-    return image.convert("RGB")
+    return image.convert(mode)
 
 
 def read_image(name: str, path: str | Path) -> Image:
@@ -67,6 +67,29 @@ def resized(image: Image, width: int, height: int, fit: str = "stretch") -> Imag
     scaled = image.resize((scaled_width, scaled_height), Resampling.LANCZOS)
     left, top = scaled_width // 2 - width // 2, scaled_height // 2 - height // 2
     return scaled.crop((left, top, left + width, top + height))
+
+
+def filled(image: Image, width: int, height: int) -> Image:
+    """The image scaled to fit into that size, in the middle; its outermost rows or columns fill what is left over.
+
+    To the pixel as diffusers 0.42.1's VaeImageProcessor with resize_mode "fill".
+    """
+    from PIL import Image as images
+
+    ratio, given = width / height, image.width / image.height
+    scaled_width = width if ratio < given else image.width * height // image.height
+    scaled_height = height if ratio >= given else image.height * width // image.width
+    scaled = image.resize((scaled_width, scaled_height), images.Resampling.LANCZOS)
+    canvas = images.new(image.mode, (width, height))
+    left, top = width // 2 - scaled_width // 2, height // 2 - scaled_height // 2
+    canvas.paste(scaled, (left, top))
+    if ratio < given and top:
+        for row, place in ((0, 0), (scaled_height, top + scaled_height)):
+            canvas.paste(scaled.resize((width, top), box=(0, row, width, row)), (0, place))
+    if ratio > given and left:
+        for column, place in ((0, 0), (scaled_width, left + scaled_width)):
+            canvas.paste(scaled.resize((left, height), box=(column, 0, column, height)), (place, 0))
+    return canvas
 
 
 def to_pixels(image: Image) -> Array:

@@ -98,6 +98,8 @@ def infotext(record: dict[str, Any]) -> str:
         "RNG": RNG[record["noise"]],
         "Eta DDIM" if record["sampler"] == "ddim" else "Eta": changed_eta(record),
         "CFG Rescale": record["guidance_rescale"] or None,
+        "Mask blur": record.get("mask_blur") or None,
+        **inpaint_area(record),
         "Version": f"latentrt {record['version']}",
     }
     lines = [record["prompt"]]
@@ -105,6 +107,12 @@ def infotext(record: dict[str, Any]) -> str:
         lines.append(f"Negative prompt: {record['negative']}")
     known = (f"{key}: {quoted(str(value))}" for key, value in settings.items() if value is not None)
     return "\n".join([*lines, ", ".join(known)])
+
+
+def inpaint_area(record: dict[str, Any]) -> dict[str, Any]:
+    """What that tool says where only the masked part was painted."""
+    padding = record.get("mask_padding")
+    return {} if padding is None else {"Inpaint area": "Only masked", "Masked area padding": padding}
 
 
 def listed(value: Any) -> Any:

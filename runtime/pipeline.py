@@ -18,6 +18,7 @@ from latentrt.engines import Engine, engine_kind, open_engines
 from latentrt.errors import BundleError, EngineError, RequestError
 from latentrt.guidance import Guidance
 from latentrt.image import to_images
+from latentrt.inpainting import painted
 from latentrt.prediction import PREDICTIONS
 from latentrt.prompt import Prompt, read
 from latentrt.request import Request
@@ -25,7 +26,7 @@ from latentrt.result import Result, Step
 from latentrt.samplers import SAMPLERS
 from latentrt.samplers.walk import Walk
 from latentrt.settings import Settings, settle
-from latentrt.source import drawn, noised
+from latentrt.source import drawn, restore, started
 from latentrt.tasks import TEXT_TO_IMAGE
 from latentrt.tensors import Array
 from latentrt.timings import Timings
@@ -239,6 +240,8 @@ class Run:
             pixels = self._pipeline.decode(latents)
         with self._timings.phase("image"):
             images = to_images(pixels)
+            if settings.source:
+                images = tuple(settings.source.finished(image) for image in images)
         self._result = Result(
             images, settings, self._timings.seconds, self._pipeline.engine, bundle.manifest.name, bundle.sha256
         )
@@ -249,13 +252,14 @@ class Run:
         draws = Draws(settings, (space.channels, settings.height // space.pixels, settings.width // space.pixels))
         clean = self._clean(draws)
         initial = draws.initial()
-        if clean is None:
-            x = (self._grid.start * initial).astype(np.float32, copy=False)
-        else:
-            x = noised(clean, initial, float(self._grid.sigmas[0]))
+        mask = settings.source.masked(settings.width, settings.height, space.pixels) if settings.source else None
+        x = started(self._grid, initial, clean, alone=mask is not None and not settings.skipped)
+        sampler = self._sampler
+        if mask is not None and clean is not None:
+            sampler = painted(sampler, partial(restore, mask, clean, initial))
         # The path of the whole grid, so that its noise is the same at any strength.
         noise = draws.path(self._laid) if SAMPLERS[settings.sampler].noise == "path" else draws.white
-        return self._sampler(denoiser, x, self._grid, noise)
+        return sampler(denoiser, x, self._grid, noise)
 
     def _clean(self, draws: Draws) -> Array | None:
         """The latents of the image that the run starts from, one an image of the batch."""

@@ -39,6 +39,10 @@ class Request:
     is brought to width and height. posterior: which latents the encoder's answer stands for, its mean, or a draw from
     the image's noise ahead of all others, as diffusers does.
 
+    mask: an image of init's size, or its file; only what is white in it is painted anew. mask_blur: how far its edges
+    are softened, pixels. mask_padding: paint just the part of the image around what is white, so many pixels wider, at
+    width and height, the bundle's own unless given, and put it back. overlay: put what is not masked back exactly.
+
     eta, gamma, order, solver: for the samplers that have them; see docs/samplers.md.
     """
 
@@ -64,6 +68,10 @@ class Request:
     strength: float | None = None
     fit: Fit = "stretch"
     posterior: Posterior = "mean"
+    mask: str | Path | Image | None = None
+    mask_blur: float = 0.0
+    mask_padding: int | None = None
+    overlay: bool = False
     eta: float | None = None
     gamma: float | None = None
     order: int | None = None

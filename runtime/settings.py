@@ -83,7 +83,7 @@ def settle(request: Request, manifest: Manifest) -> Settings:
     asked = request.variation_seed is not None
     variations = seeds_of("variation_seed", request.variation_seed, request.batch) if asked else ()
     source = source_of(request, manifest)
-    width, height = source.size(pixels) if source else (defaults.width, defaults.height)
+    width, height = (source and source.size(pixels)) or (defaults.width, defaults.height)
     settings = Settings(
         prompt=text("prompt", request.prompt),
         negative=text("negative", request.negative),

@@ -7,14 +7,17 @@ StableDiffusionImg2ImgPipeline.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from latentrt.checks import choice, number
+from latentrt.checks import choice, flag, number, whole
 from latentrt.errors import RequestError
-from latentrt.image import digest, open_image, resized, to_pixels
+from latentrt.grids import Grid
+from latentrt.image import digest, filled, open_image, resized, to_pixels
+from latentrt.inpainting import WHITE, Mask
 from latentrt.manifest import Manifest
 from latentrt.request import Fit, Posterior, Request
 from latentrt.schedule import alpha, spread
@@ -26,7 +29,9 @@ if TYPE_CHECKING:
 FITS: tuple[Fit, ...] = get_args(Fit)
 POSTERIORS: tuple[Posterior, ...] = get_args(Posterior)
 STRENGTH = 0.8
-DEFAULTS = {"strength": None, "fit": "stretch", "posterior": "mean"}
+DEFAULTS = {"strength": None, "fit": "stretch", "posterior": "mean", "mask": None}
+MASK_DEFAULTS = {"mask_blur": 0.0, "mask_padding": None, "overlay": False}
+LARGEST_BLUR = LARGEST_PADDING = 4096
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,12 @@ class Source:
     strength: float = STRENGTH
     fit: Fit = "stretch"
     posterior: Posterior = "mean"
+    mask: Mask | None = None
 
-    def size(self, multiple: int) -> tuple[int, int]:
-        """The image's width and height in pixels, each cut down to a multiple."""
+    def size(self, multiple: int) -> tuple[int, int] | None:
+        """The image's width and height in pixels, each cut down to a multiple; None where a part of it is painted."""
+        if self.mask and self.mask.padding is not None:
+            return None
         width, height = (side - side % multiple for side in self.image.size)
         if not width or not height:
             got = "x".join(map(str, self.image.size))
@@ -58,35 +66,102 @@ class Source:
 
     def pixels(self, width: int, height: int) -> Array:
         """The image at that size: (1, 3, height, width) float32 in [-1, 1]."""
-        return to_pixels(resized(self.image, width, height, self.fit))
+        return to_pixels(self.framed(self.image, width, height))
+
+    def masked(self, width: int, height: int, pixels: int) -> Array | None:
+        """Which latents are painted, (1, 1, rows, columns) bool; None where all are. pixels: a side of one latent.
+
+        That is decided at the first pixel of each, as in diffusers.
+        """
+        if self.mask is None:
+            return None
+        white = np.asarray(self.framed(self.mask.image, width, height)) >= WHITE
+        return white[np.newaxis, np.newaxis, ::pixels, ::pixels]
+
+    def framed(self, image: Image, width: int, height: int) -> Image:
+        """The image, or the part of it that is painted, at that size."""
+        box = self.mask.region(width, height) if self.mask else None
+        return filled(image.crop(box), width, height) if box else resized(image, width, height, self.fit)
+
+    def finished(self, image: Image) -> Image:
+        """The picture from what was generated."""
+        return self.mask.pasted(self.framed, self.image, image) if self.mask else image
 
     def record(self) -> dict[str, Any]:
         """What a picture says of how it was started, as JSON can hold it; of the image, what tells it from others."""
-        record = {"strength": self.strength, "fit": self.fit, "posterior": self.posterior}
-        return record | {"init": digest(self.image)}
+        return {
+            "strength": self.strength,
+            "fit": self.fit,
+            "posterior": self.posterior,
+            "init": digest(self.image),
+            **(self.mask.record() if self.mask else {}),
+        }
 
 
 def source_of(request: Request, manifest: Manifest) -> Source | None:
     """The image that the request starts from, opened, or None. Raises RequestError for what cannot be."""
     if request.init is None:
-        for name, default in DEFAULTS.items():
-            if getattr(request, name) != default:
-                raise RequestError(f"{name}: got {getattr(request, name)!r} without an init; give the image to change")
+        refuse_without("init", DEFAULTS | MASK_DEFAULTS, request)
         return None
     if "vae_encoder" not in manifest.components:
         raise RequestError(f"init: {manifest.name} has no vae_encoder; export it anew with `latentrt export`")
     strength = STRENGTH if request.strength is None else request.strength
+    image = open_image("init", request.init)
     return Source(
-        open_image("init", request.init),
+        image,
         number("strength", strength, 0, 1),
         choice("fit", request.fit, FITS),
         choice("posterior", request.posterior, POSTERIORS),
+        mask_of(request, image),
     )
+
+
+def mask_of(request: Request, init: Image) -> Mask | None:
+    """The request's mask, opened and blurred, or None. Raises RequestError for one that does not fit the image."""
+    from PIL.ImageFilter import GaussianBlur
+
+    if request.mask is None:
+        refuse_without("mask", MASK_DEFAULTS, request)
+        return None
+    blur = number("mask_blur", request.mask_blur, 0, LARGEST_BLUR)
+    padding = request.mask_padding
+    if padding is not None:
+        whole("mask_padding", padding, 0, LARGEST_PADDING)
+    image = open_image("mask", request.mask, "L")
+    if image.size != init.size:
+        sizes = ["x".join(map(str, one.size)) for one in (image, init)]
+        raise RequestError(f"mask: got {sizes[0]} pixels, expected {sizes[1]}, the size of the init")
+    blurred = image.filter(GaussianBlur(blur)) if blur else image
+    if np.asarray(blurred).max() < WHITE:
+        raise RequestError("mask: got nothing white in it, expected white where the image is to be painted anew")
+    return Mask(blurred, blur, padding, flag("overlay", request.overlay))
+
+
+def refuse_without(needed: str, defaults: Mapping[str, object], request: Request) -> None:
+    """Raises RequestError where one of `defaults` is not at its own, though the image that it is for was not given."""
+    for name, default in defaults.items():
+        if getattr(request, name) != default:
+            raise RequestError(f"{name}: got {getattr(request, name)!r} without {needed}; give that image too")
 
 
 def drawn(mean: Array, deviation: Array, noise: Array | None, batch: int) -> Array:
     """Latents of each image, (batch, channels, rows, columns): the mean, or with noise a draw from the posterior."""
     return np.repeat(mean, batch, axis=0) if noise is None else mean + deviation * noise
+
+
+def started(grid: Grid, noise: Array, clean: Array | None, *, alone: bool) -> Array:
+    """The latents that a run starts from: noise, or a clean image noised to the first level, but noise if `alone`.
+
+    Inpainting at strength 1 is alone, as in diffusers, and image to image is not.
+    """
+    if clean is None or alone:
+        return (grid.start * noise).astype(np.float32, copy=False)
+    return noised(clean, noise, float(grid.sigmas[0]))
+
+
+def restore(mask: Array, clean: Array, noise: Array, latents: Array, sigma: float) -> None:
+    """Writes the image, noised to a level, into latents where they are not painted."""
+    np.copyto(latents, noised(clean, noise, sigma), where=~mask)
 
 
 def noised(latents: Array, noise: Array, sigma: float) -> Array:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 TEXT_TO_IMAGE = frozenset({"text_encoder", "cross_kv", "time_bias", "unet", "vae_decoder"})
 FROM_AN_IMAGE = TEXT_TO_IMAGE | {"vae_encoder"}
-TASKS = {"text-to-image": TEXT_TO_IMAGE, "image-to-image": FROM_AN_IMAGE}
+TASKS = {"text-to-image": TEXT_TO_IMAGE, "image-to-image": FROM_AN_IMAGE, "inpainting": FROM_AN_IMAGE}
 
 
 def tasks_of(components: Collection[str]) -> tuple[str, ...]:

@@ -49,6 +49,7 @@ class ImagePair(Pair):
         run = self.ours.steps(request)
         *_, last = itertools.islice(run, run.total)
         kept = []
+        masked = {"mask_image": request.mask, "width": settings.width, "height": settings.height}
         images = self.theirs(
             request.prompt,
             image=request.init,
@@ -61,6 +62,7 @@ class ImagePair(Pair):
             generator=[torch.Generator().manual_seed(seed) for seed in settings.seeds],
             output_type="np",
             callback_on_step_end=lambda _pipeline, _index, _timestep, tensors: kept.append(tensors["latents"]) or {},
+            **(masked if request.mask else {}),
         ).images
         pixels = np.clip(self.ours.decode(last.latents) / 2 + 0.5, 0, 1).transpose(0, 2, 3, 1)
         latents = kept[-1].numpy()
@@ -84,7 +86,7 @@ def pair(tmp_path_factory):
         yield ImagePair(ours, theirs, builtin.config("scheduler"))
 
 
-def asked(sampler, sigmas, spacing, case, posterior):
+def asked(sampler, sigmas, spacing, case, posterior, mask=None):
     """Returns the request for one of the cases."""
     steps, strength, size, batch, guidance = case
     return Request(
@@ -100,6 +102,7 @@ def asked(sampler, sigmas, spacing, case, posterior):
         init=picture(size),
         strength=strength,
         posterior=posterior,
+        mask=mask,
     )
 
 

@@ -197,7 +197,7 @@ BAD = [
     ("--solver bh1 --sampler dpmpp_2m", "expected one of midpoint, heun"),
     ("--sampler lcm --steps 60", "at most 50"),
     ("--init nowhere.png", "init: nowhere.png is not a readable image (No such file or directory)"),
-    ("--strength 0.5", "without an init; give the image to change"),
+    ("--strength 0.5", "without init; give that image too"),
     (f"--seed {2**64 - 1} --batch 2", f"to {2**64 - 2}"),
 ]
 

@@ -86,18 +86,6 @@ def test_an_image_is_the_same_alone_and_in_a_batch(emoji: Pipeline, posterior: A
     assert batch.images[0].tobytes() != batch.images[1].tobytes()
 
 
-def test_the_lower_the_strength_the_closer_to_the_image(emoji: Pipeline) -> None:
-    init = emoji.generate("a red apple", seed=7, steps=8).images[0]
-    apart = [
-        np.abs(
-            np.asarray(emoji.generate("a green apple", seed=7, steps=10, init=init, strength=strength).images[0], int)
-            - np.asarray(init, int)
-        ).mean()
-        for strength in (0.1, 0.5, 1.0)
-    ]
-    assert apart == sorted(apart) and apart[0] < apart[2] / 2
-
-
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
 def test_a_file_is_as_good_as_an_image(bundle: Bundle, tmp_path: Path, suffix: str) -> None:
     RED.save(tmp_path / f"red.{suffix}")
@@ -143,9 +131,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"init": RED, "strength": 0.3, "steps": 3}, "which leaves none of them; expected at least 0.333"),
     ({"init": RED, "strength": 1.1}, "strength: got 1.1, expected a number from 0 to 1"),
     ({"init": RED, "strength": -0.1}, "strength: got -0.1, expected a number from 0 to 1"),
-    ({"strength": 0.5}, "strength: got 0.5 without an init; give the image to change"),
-    ({"fit": "crop"}, "fit: got 'crop' without an init"),
-    ({"posterior": "sample"}, "posterior: got 'sample' without an init"),
+    ({"strength": 0.5}, "strength: got 0.5 without init; give that image too"),
+    ({"fit": "crop"}, "fit: got 'crop' without init"),
+    ({"posterior": "sample"}, "posterior: got 'sample' without init"),
     ({"init": RED, "fit": "pad"}, "fit: got 'pad', expected one of stretch, crop"),
     ({"init": RED, "posterior": "mode"}, "posterior: got 'mode', expected one of mean, sample"),
     ({"init": RED, "width": 100}, "the nearest are 96 or 104"),
