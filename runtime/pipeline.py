@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -254,7 +254,7 @@ class Run:
         initial = draws.initial()
         mask = settings.source.masked(settings.width, settings.height, space.pixels) if settings.source else None
         x = started(self._grid, initial, clean, alone=mask is not None and not settings.skipped)
-        sampler = self._sampler
+        sampler: Callable[..., Walk] = self._sampler
         if mask is not None and clean is not None:
             sampler = painted(sampler, partial(restore, mask, clean, initial))
         # The path of the whole grid, so that its noise is the same at any strength.

@@ -42,7 +42,8 @@ class Result:
 
     images: RGB Pillow images. seeds: one an image. bundle: its name. sha256: its manifest's.
     timings: seconds by phase. A component's name is the time of its calls; besides, "prompt" is the reading of texts,
-    "sampler" what a step does outside the UNet, noise and guidance included, "image" the way from pixels to pictures and back.
+    "sampler" what a step does outside the UNet, noise and guidance included, "image" the way from pixels to pictures
+    and back.
     """
 
     images: tuple[Image, ...]

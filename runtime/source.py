@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 FITS: tuple[Fit, ...] = get_args(Fit)
 POSTERIORS: tuple[Posterior, ...] = get_args(Posterior)
 STRENGTH = 0.8
-DEFAULTS = {"strength": None, "fit": "stretch", "posterior": "mean", "mask": None}
-MASK_DEFAULTS = {"mask_blur": 0.0, "mask_padding": None, "overlay": False}
+DEFAULTS: dict[str, object] = {"strength": None, "fit": "stretch", "posterior": "mean", "mask": None}
+MASK_DEFAULTS: dict[str, object] = {"mask_blur": 0.0, "mask_padding": None, "overlay": False}
 LARGEST_BLUR = LARGEST_PADDING = 4096
 
 
