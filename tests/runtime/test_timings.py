@@ -1,6 +1,7 @@
 """Phases add up: no second is counted twice, and none is lost."""
 
 import pytest
+from PIL import Image
 
 from latentrt import timings
 from latentrt.request import Request
@@ -44,10 +45,10 @@ def test_a_phase_that_fails_is_counted_up_to_there(clock):
 
 
 def test_every_call_of_an_engine_is_a_phase_and_what_the_caller_does_between_steps_is_none(fake, clock):
-    costs = {"text_encoder": 1, "cross_kv": 2, "time_bias": 4, "unet": 8, "vae_decoder": 16}
+    costs = {"text_encoder": 1, "cross_kv": 2, "time_bias": 4, "unet": 8, "vae_decoder": 16, "vae_encoder": 32}
     for name, engine in fake.engines.items():
         engine.answer = slowed(engine.answer, clock, costs[name])
-    run = fake.steps(Request("a", steps=3, batch=2, **SMALL))
+    run = fake.steps(Request("a", steps=3, batch=2, init=Image.new("RGB", (8, 8)), strength=1.0, **SMALL))
     seen = []
     for _ in run:
         clock(1000)
