@@ -23,10 +23,9 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.costs import save_entries, write
 from latentrt.export.costs import cost_of
-from latentrt.export.estimate import shape_of
 from latentrt.export.split import CrossKV, HoistedUNet, TextEncoder, TimeBias, VaeDecoder
 from latentrt.export.trace import trace
-from latentrt.tensors import TensorSpec
+from latentrt.tensors import TensorSpec, shape_of
 
 SD15 = Path(__file__).parents[1] / "export" / "configs" / "sd15"
 TOKENS = 77

@@ -20,10 +20,9 @@ import onnx_ir as ir
 
 from latentrt.bundle import open_bundle
 from latentrt.export.costs import cost_of
-from latentrt.export.estimate import shape_of
 from latentrt.export.lower_half import half
 from latentrt.pipeline import folder_of
-from latentrt.tensors import TensorSpec
+from latentrt.tensors import TensorSpec, shape_of
 
 Shapes = Mapping[str, tuple[int, ...]]
 ACTIVATIONS = re.compile(r"Total Activation Memory: (\d+) bytes")

@@ -100,7 +100,7 @@ def calibrate(
     OutputError when `out` exists.
     """
     refuse_existing(out)
-    with load(source) as pipeline:
+    with load(source, engine="onnxruntime") as pipeline:
         check_float(pipeline, (UNET,) if options.vae_gate_db is None else (UNET, DECODER))
         work = Work(pipeline, options, out.parent / f".{out.name}.calibration", progress)
         claim(work.folder, SETTINGS, decisive(work, precision))

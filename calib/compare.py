@@ -123,7 +123,7 @@ def compare_bundles(
     *,
     images: int,
     seed: int = 0,
-    engine: str = "cpu",
+    engine: str = "onnxruntime",
     advance: Advance = lambda: None,
     **options: Any,
 ) -> Comparison:
@@ -155,7 +155,7 @@ def check_comparable(reference: Bundle, other: Bundle) -> None:
 
 
 def compare(
-    reference: Side, other: Side, references: Iterable[Drawing], others: Iterable[Drawing], engine: str = "cpu"
+    reference: Side, other: Side, references: Iterable[Drawing], others: Iterable[Drawing], engine: str = "onnxruntime"
 ) -> Comparison:
     """Returns the comparison of two bundles' drawings of the same requests, in the same order and at least one."""
     pairs: list[Pair] = []

@@ -12,7 +12,7 @@ from latentrt.export.costs import Cost, cost_of
 from latentrt.export.devices import Device
 from latentrt.export.roofline import PRECISIONS, Precision, PrecisionName, Roofline, roofline, weight_bytes
 from latentrt.settings import Settings
-from latentrt.tensors import TensorSpec, split_axis
+from latentrt.tensors import shape_of
 
 # A CUDA context and the engine: what a user of an Orin Nano found (github.com/ace-step/ACE-Step-1.5/issues/1192).
 CONTEXT_BYTES = 500_000_000
@@ -77,12 +77,6 @@ def calls_of(bundle: Bundle, settings: Settings) -> dict[str, Call]:
         shapes = {spec.name: shape_of(spec, {**sides, "batch": batch}) for spec in component.inputs}
         calls[name] = Call(cost_of(ir.load(bundle.path(component.file)), shapes), times.get(name, 1))
     return calls
-
-
-def shape_of(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """The shape of a tensor at these sizes of its symbols."""
-    axes = [(1, axis) if isinstance(axis, int) else split_axis(axis) for axis in spec.shape]
-    return tuple(factor * (sizes[axis] if isinstance(axis, str) else axis) for factor, axis in axes)
 
 
 def estimate(calls: Mapping[str, Call], precision: PrecisionName, device: Device) -> Estimate:

@@ -24,7 +24,7 @@ from latentrt.export.lower_gate import emulated
 from latentrt.export.lower_half import half
 from latentrt.export.save import save_graph
 from latentrt.manifest import Component, Fidelity
-from latentrt.tensors import Array, TensorSpec, split_axis
+from latentrt.tensors import Array, TensorSpec, shape_of
 
 # The targets that `latentrt calibrate` may have written a graph for.
 QUANTIZED_FOR = ("tensorrt", "any")
@@ -171,9 +171,3 @@ def drawn(bundle: Bundle, spec: TensorSpec, shape: tuple[int, ...], random: np.r
         return random.uniform(0, manifest.schedule.train_steps - 1, shape).astype(spec.dtype)
     scale = 1 / manifest.latents.scaling if spec.name == "latents" else 1.0
     return (random.standard_normal(shape) * scale).astype(spec.dtype)
-
-
-def shape_of(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    """The spec's shape with its symbols at `sizes`."""
-    axes = ((1, axis) if isinstance(axis, int) else split_axis(axis) for axis in spec.shape)
-    return tuple(factor * (axis if isinstance(axis, int) else sizes[axis]) for factor, axis in axes)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from latentrt.engines import ENGINES
+from latentrt.engines.fastest import remembered
 from latentrt.engines.onnxruntime import usable_cores
 from latentrt.jetson import Jetson, fits, read_jetson
 from latentrt.jetson import advice as jetson_advice
@@ -37,6 +38,9 @@ def diagnose(root: Path = Path("/")) -> dict[str, Any]:
         "memory": known,
         "jetson": about_jetson(jetson, known),
         "engines": engines,
+        "fastest": [
+            {"model": choice.model, "engine": choice.engine, "seconds": choice.seconds} for choice in remembered()
+        ],
         "packages": packages,
         "models": built_in(),
         "advice": [*advice(engines, packages), *(jetson_advice(jetson, known) if jetson else ())],

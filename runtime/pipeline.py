@@ -14,7 +14,7 @@ from latentrt.bundle import MANIFEST, REMEDY, Bundle, open_bundle
 from latentrt.conditioning import Conditioning, encode
 from latentrt.denoiser import Denoiser, timesteps_of_calls
 from latentrt.draws import Draws
-from latentrt.engines import Engine, engine_kind, open_engines
+from latentrt.engines import Engine, choose, engine_kind, open_engines
 from latentrt.errors import BundleError, EngineError, RequestError
 from latentrt.guidance import Guidance
 from latentrt.image import to_images
@@ -38,7 +38,8 @@ MODELS = Path(__file__).parent / "models"
 def load(bundle: str | Path, *, engine: str = "cpu", verify: bool = True, split_guidance: bool = False) -> Pipeline:
     """Returns a pipeline for a bundle's folder, or for a built-in model by name ("emoji").
 
-    engine: what runs the graphs; its package must be installed. verify: hash every file first, so that damage is found
+    engine: what runs the graphs; its package must be installed. "cpu" is the fastest of those for a CPU: measured when
+    a model is first loaded with several of them installed. verify: hash every file first, so that damage is found
     before an engine reads it; graphs are read when first used, so leave the folder alone while the pipeline lives.
     split_guidance: call the UNet once for each prompt of a step, not once for all, which takes less memory and longer.
     Raises BundleError or EngineError.
@@ -46,6 +47,7 @@ def load(bundle: str | Path, *, engine: str = "cpu", verify: bool = True, split_
     engine_kind(engine)
     opened = open_bundle(folder_of(bundle), verify=verify)
     check_complete(opened)
+    engine = choose(engine, opened)
     engines = open_engines(engine, opened)
     return Pipeline(opened, load_tokenizer(opened), engines, engine, split_guidance=split_guidance)
 

@@ -57,6 +57,12 @@ def fits(axis: int | str, size: int, sizes: dict[str, int]) -> bool:
     return rest == 0 and whole > 0 and sizes.setdefault(symbol, whole) == whole
 
 
+def shape_of(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """The shape of a tensor at these sizes of its symbols."""
+    axes = ((1, axis) if isinstance(axis, int) else split_axis(axis) for axis in spec.shape)
+    return tuple(factor * (axis if isinstance(axis, int) else sizes[axis]) for factor, axis in axes)
+
+
 def split_axis(axis: str) -> tuple[int, str]:
     """The factor and the symbol of an axis: ("8*height") -> (8, "height"). Raises ValueError for anything else."""
     match = AXIS.fullmatch(axis)

@@ -23,7 +23,7 @@ def bundle():
 
 @pytest.fixture
 def answers(bundle):
-    return dict(open_engines("cpu", bundle))
+    return dict(open_engines("onnxruntime", bundle))
 
 
 @pytest.fixture

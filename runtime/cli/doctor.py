@@ -56,6 +56,9 @@ def print_table(found: dict[str, Any]) -> None:
     for name, engine in found["engines"].items():
         state = f"{engine['package']} {engine['version']}" if engine["installed"] else "not installed"
         click.echo(f"engine      {name}: {state}")
+    for choice in found["fastest"]:
+        measured = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in choice["seconds"].items())
+        click.echo(f"engine      cpu: {choice['engine']} for {choice['model']} ({measured} a picture)")
     for name, version in found["packages"].items():
         click.echo(f"package     {name}: {version or 'not installed'}")
     click.echo(f"models      {', '.join(found['models']) or 'none'}")

@@ -79,7 +79,8 @@ CUDA = "capi/libonnxruntime_providers_cuda.so"
 TENSORRT = "capi/libonnxruntime_providers_tensorrt.so"
 
 ENGINES = {
-    "cpu": EngineKind("latentrt.engines.onnxruntime", "onnxruntime", "cpu", "cpu"),
+    "onnxruntime": EngineKind("latentrt.engines.onnxruntime", "onnxruntime", "cpu", "cpu"),
+    "openvino": EngineKind("latentrt.engines.openvino", "openvino", "openvino", "cpu"),
     "cuda": EngineKind("latentrt.engines.onnxruntime", "onnxruntime", "cuda", "cuda", file=CUDA),
     "cuda-tensorrt": EngineKind("latentrt.engines.onnxruntime", "onnxruntime", "cuda", "cuda-tensorrt", file=TENSORRT),
     "tensorrt": EngineKind(
@@ -99,6 +100,22 @@ ENGINES = {
         builder="latentrt.export.build",
     ),
 }
+
+
+# "cpu" is whichever of these is installed, and the fastest where several are.
+CPU, CPU_ENGINES = "cpu", ("onnxruntime", "openvino")
+
+
+def choose(name: str, bundle: Bundle) -> str:
+    """Returns the engine that `name` stands for with this bundle: "cpu" for the fastest, others for themselves.
+
+    Raises EngineError if what it needs is not installed.
+    """
+    engine_kind(name)
+    if name != CPU:
+        return name
+    fastest: str = importlib.import_module("latentrt.engines.fastest").fastest(bundle)
+    return fastest
 
 
 def open_engines(name: str, bundle: Bundle) -> dict[str, Engine]:
@@ -133,10 +150,14 @@ def build_plan(name: str, bundle: Bundle, component: str, shapes: Mapping[str, t
 
 
 def engine_kind(name: str) -> EngineKind:
-    """The installed engine of that name. Raises EngineError that says what there is, or what to install."""
-    if name not in ENGINES:
-        raise EngineError(f"engine: got {name!r}, expected one of {', '.join(ENGINES)}")
-    kind = ENGINES[name]
+    """The installed engine of that name, the first that is for "cpu".
+
+    Raises EngineError that says what there is, or what to install.
+    """
+    if name not in (CPU, *ENGINES):
+        raise EngineError(f"engine: got {name!r}, expected one of {', '.join((CPU, *ENGINES))}")
+    kinds = [ENGINES[one] for one in (CPU_ENGINES if name == CPU else (name,))]
+    kind = next((one for one in kinds if one.installed), kinds[0])
     if not kind.installed:
         raise EngineError(f"engine {name!r} needs {kind.needs}: run `pip install 'latentrt[{kind.extra}]'`")
     return kind

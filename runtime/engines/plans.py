@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from latentrt.atomic import new_file
+from latentrt.cache import user_cache, writable
 from latentrt.engines.secret import user_secret
 from latentrt.errors import OutputError
 from latentrt.manifest import Component, Manifest
@@ -152,11 +153,7 @@ class PlanStore:
     def writable(self) -> Path:
         """The first folder that can be written, made if need be. Raises OutputError when there is none."""
         for folder in self.folders:
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-            except OSError:
-                continue
-            if os.access(folder, os.W_OK | os.X_OK):
+            if writable(folder):
                 return folder
         raise OutputError(
             f"plans can be written neither to {' nor to '.join(map(str, self.folders))}; "
@@ -169,7 +166,7 @@ def plan_store(bundle: Path) -> PlanStore:
 
     Those of a built-in model are in the cache alone: what is installed stays as it was.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "latentrt" / "plans"
+    cache = user_cache("plans")
     built_in = bundle.resolve().is_relative_to(MODELS.resolve())
     return PlanStore(cache) if built_in else PlanStore(bundle / "targets", cache)
 

@@ -26,14 +26,14 @@ def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small")
     [part] = text_parts(tiny.build_text_encoder())
     component = write_component(part, folder, "fp32", lambda line: None)
-    return open_engine("cpu", part.name, component, folder), tiny.build_text_encoder()
+    return open_engine("onnxruntime", part.name, component, folder), tiny.build_text_encoder()
 
 
 @pytest.fixture(scope="module")
 def trained():
     """The built-in text encoder, as a graph and as a module."""
     component = open_bundle(builtin.BUNDLE, verify=False).manifest.components["text_encoder"]
-    return open_engine("cpu", "text_encoder", component, builtin.BUNDLE), builtin.build_text_encoder()
+    return open_engine("onnxruntime", "text_encoder", component, builtin.BUNDLE), builtin.build_text_encoder()
 
 
 def assert_close(got, expected):

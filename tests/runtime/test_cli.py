@@ -259,7 +259,7 @@ def test_verify_and_inspect_know_the_built_in_model(here, capsys):
 def test_doctor_reports_what_is_installed(here, capsys):
     assert here("doctor", "--json") == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["engines"]["cpu"]["installed"] and found["models"] == ["emoji"]
+    assert found["engines"]["onnxruntime"]["installed"] and found["models"] == ["emoji"]
     assert here("doctor") == 0
     assert "onnxruntime" in capsys.readouterr().out
 

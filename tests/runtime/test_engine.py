@@ -45,9 +45,9 @@ def test_outputs_come_in_the_order_of_the_manifest() -> None:
     """The graph's own order may be another one, so outputs are asked for by name."""
     component = COMPONENTS["vae_encoder"]
     image = np.linspace(-1, 1, 3 * 8 * 16, dtype=np.float32).reshape(1, 3, 8, 16)
-    straight = open_engine("cpu", "vae_encoder", component, EMOJI)({"image": image})
+    straight = open_engine("onnxruntime", "vae_encoder", component, EMOJI)({"image": image})
     turned = replace(component, outputs=component.outputs[::-1])
-    backward = open_engine("cpu", "vae_encoder", turned, EMOJI)({"image": image})
+    backward = open_engine("onnxruntime", "vae_encoder", turned, EMOJI)({"image": image})
     assert list(straight) == ["mean", "log_variance"]
     assert list(backward) == ["log_variance", "mean"]
     assert all(np.array_equal(straight[name], backward[name]) for name in straight)
@@ -74,7 +74,7 @@ def test_feeds_that_do_not_fit(time_bias: cpu.OnnxRuntimeEngine, feeds: dict[str
 
 
 def test_a_side_that_does_not_fit() -> None:
-    engine = open_engine("cpu", "vae_decoder", COMPONENTS["vae_decoder"], EMOJI)
+    engine = open_engine("onnxruntime", "vae_decoder", COMPONENTS["vae_decoder"], EMOJI)
     with pytest.raises(ShapeError) as caught:
         engine({"latents": np.zeros((1, 3, 8, 8), np.float32)})
     assert str(caught.value) == (

@@ -34,7 +34,7 @@ def folder(bundle, tmp_path, monkeypatch):
 @pytest.fixture(scope="session")
 def answers(bundle):
     """Each component of the built-in model, computed by ONNX Runtime."""
-    return open_engines("cpu", bundle)
+    return open_engines("onnxruntime", bundle)
 
 
 @pytest.fixture

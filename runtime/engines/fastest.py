@@ -1,0 +1,173 @@
+"""What "cpu" stands for: of the engines that are installed, the one that draws a picture soonest on this processor.
+
+Measured once for a model, and remembered in a small file of the user's cache. Which one that is cannot be said
+beforehand: it depends on the processor's instructions, on the model's size and on whether it is quantized.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from latentrt.atomic import new_file
+from latentrt.bundle import Bundle
+from latentrt.cache import user_cache, writable
+from latentrt.engines import CPU_ENGINES, ENGINES, Engine, open_engines
+from latentrt.engines.onnxruntime import usable_cores
+from latentrt.engines.plans import graph_digest
+from latentrt.errors import EngineError
+from latentrt.processor import processor
+from latentrt.tensors import Array, shape_of
+from latentrt.typed import TypedError, parse
+
+log = logging.getLogger(__name__)
+
+MEASURED = "unet"
+# Engines that keep what they compile load faster the second time, which hardly matters where one call takes this long.
+LONG_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What decides which engine is the fastest. graph: the UNet's digest. versions: by engine."""
+
+    graph: str
+    processor: str
+    cores: int
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was measured. model: the bundle's name. seconds: by engine, to load the UNet and run it for one picture."""
+
+    model: str
+    situation: Situation
+    seconds: Mapping[str, float]
+
+    @property
+    def engine(self) -> str:
+        """The fastest."""
+        return min(self.seconds, key=lambda name: self.seconds[name])
+
+
+def fastest(bundle: Bundle) -> str:
+    """The name of the engine; measures first where several are installed and nothing is remembered.
+
+    Raises EngineError if none of them runs the model.
+    """
+    names = [name for name in CPU_ENGINES if ENGINES[name].installed]
+    if len(names) == 1:
+        return names[0]
+    situation = situation_of(bundle, names)
+    path = path_of(situation)
+    known = read(path)
+    if known is not None and known.situation == situation:
+        return known.engine
+    if not writable(path.parent):
+        log.warning("%s cannot be written, so nothing is measured: using %s", path.parent, names[0])
+        return names[0]
+    log.warning("measuring, once, which of %s is fastest for %s here", ", ".join(names), bundle.manifest.name)
+    choice = Choice(bundle.manifest.name, situation, measure(bundle, names))
+    with new_file(path) as temporary:
+        temporary.write_text(json.dumps(asdict(choice), indent=2) + "\n", encoding="utf-8")
+    return choice.engine
+
+
+def remembered() -> list[Choice]:
+    """What was measured on this processor with the engines that are installed now."""
+    names = [name for name in CPU_ENGINES if ENGINES[name].installed]
+    here = (processor(), usable_cores(), versions_of(names))
+    found = (read(path) for path in sorted(user_cache("fastest").glob("*.json")))
+    choices = (choice for choice in found if choice is not None)
+    return [c for c in choices if (c.situation.processor, c.situation.cores, c.situation.versions) == here]
+
+
+def situation_of(bundle: Bundle, names: Iterable[str]) -> Situation:
+    """What decides here and now."""
+    graph = graph_digest(bundle.manifest, bundle.manifest.components[MEASURED])
+    return Situation(graph, processor(), usable_cores(), versions_of(names))
+
+
+def versions_of(names: Iterable[str]) -> dict[str, str]:
+    """The versions of the engines' packages; importing them only to ask would take longer than all else."""
+    return {name: version_of(ENGINES[name].requires) for name in names}
+
+
+def version_of(module: str) -> str:
+    """The version of the package that brings a module, whose name may be longer than the module's."""
+    try:
+        return importlib.metadata.version(module)
+    except importlib.metadata.PackageNotFoundError:
+        packages = importlib.metadata.packages_distributions().get(module, [])
+        return " ".join(f"{package} {importlib.metadata.version(package)}" for package in packages)
+
+
+def path_of(situation: Situation) -> Path:
+    """Where a choice is remembered."""
+    key = json.dumps(asdict(situation), sort_keys=True)
+    return user_cache("fastest") / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+
+
+def read(path: Path) -> Choice | None:
+    """The choice in a file; None where there is none that can be read."""
+    try:
+        return parse(Choice, json.loads(path.read_bytes()))
+    except (OSError, TypedError, ValueError, RecursionError):
+        return None
+
+
+def measure(bundle: Bundle, names: Iterable[str]) -> dict[str, float]:
+    """The seconds of each engine that runs the model; one after the other, so that one is in memory at a time."""
+    feeds, steps = feeds_of(bundle), bundle.manifest.defaults.steps
+    seconds, failed = {}, []
+    for name in names:
+        try:
+            seconds[name] = round(seconds_of_picture(open_engines(name, bundle)[MEASURED], feeds, steps), 3)
+        except EngineError as error:
+            log.warning("%s", error)
+            failed.append(error)
+    if not seconds:
+        raise failed[0]
+    return seconds
+
+
+def feeds_of(bundle: Bundle) -> dict[str, Array]:
+    """Random inputs of the UNet, of the bundle's default size, with guidance where that is the default."""
+    manifest, random = bundle.manifest, np.random.default_rng(0)
+    defaults, pixels = manifest.defaults, manifest.latents.pixels
+    sizes = {
+        "batch": 2 if defaults.guidance > 1 else 1,
+        "height": defaults.height // pixels,
+        "width": defaults.width // pixels,
+        "tokens": manifest.tokenizer.length,
+    }
+    inputs = manifest.components[MEASURED].inputs
+    return {spec.name: random.standard_normal(shape_of(spec, sizes)).astype(spec.dtype) for spec in inputs}
+
+
+def seconds_of_picture(engine: Engine, feeds: Mapping[str, Array], steps: int) -> float:
+    """The time from nothing to the last step of a picture, all but two of the steps reckoned."""
+    try:
+        first = seconds_of_call(engine, feeds)
+        if first < LONG_SECONDS:
+            engine.unload()
+            first = seconds_of_call(engine, feeds)
+        return first + (steps - 1) * min(seconds_of_call(engine, feeds) for _ in range(2))
+    finally:
+        engine.close()
+
+
+def seconds_of_call(engine: Engine, feeds: Mapping[str, Array]) -> float:
+    """The time that one call takes, loading included where nothing is loaded."""
+    start = time.perf_counter()
+    engine(feeds)
+    return time.perf_counter() - start

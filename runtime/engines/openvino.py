@@ -1,0 +1,149 @@
+"""OpenVINO on a CPU, x86-64 or ARM: compiled for the shapes of the first call, and kept for the next process."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latentrt.bundle import Bundle
+from latentrt.cache import user_cache
+from latentrt.engines.onnxruntime import one_line, usable_cores
+from latentrt.engines.plans import graph_digest
+from latentrt.errors import EngineError
+from latentrt.manifest import Component
+from latentrt.tensors import Array, check, split_axis
+
+if TYPE_CHECKING:
+    from latentrt.engines import Engine
+
+log = logging.getLogger(__name__)
+
+# What OpenVINO calls a processor's own half type, by what it says that the processor can do; the first one wins.
+HALVES = {"BF16": "bf16", "FP16": "f16"}
+# A timestep near 1000 has more bits than either: what is computed of it stays float32.
+FLOAT32_INPUT = "timestep"
+# Compiling float weights takes hardly longer than reading back what was compiled: larger ones are not kept twice.
+LARGEST_CACHED_BYTES = 1 << 30
+
+
+def open_engines(bundle: Bundle, variant: str) -> dict[str, Engine]:
+    """An engine for each component of the bundle; see `latentrt.engines.open_engines`."""
+    return {name: engine_of(bundle, name) for name in bundle.manifest.components}
+
+
+def open_engine(name: str, component: Component, folder: Path, variant: str) -> OpenVinoEngine:
+    """The engine of one component of the bundle in `folder`; see `latentrt.engines.open_engine`."""
+    return OpenVinoEngine(name, component, folder / component.file)
+
+
+def engine_of(bundle: Bundle, name: str) -> OpenVinoEngine:
+    """The engine of one component, which keeps what it compiles under the hash of the graph."""
+    component = bundle.manifest.components[name]
+    files = (component.file, *component.data)
+    small = sum(bundle.manifest.files[file].bytes for file in files) <= LARGEST_CACHED_BYTES
+    cache = user_cache("openvino") / graph_digest(bundle.manifest, component)[:16] if small else None
+    return OpenVinoEngine(name, component, bundle.path(component.file), cache)
+
+
+class OpenVinoEngine:
+    """One graph. An axis has the size of the first call until a call brings another, then it is free.
+
+    Fixed shapes are faster by a quarter or more, and one compiled graph at a time is one copy of the weights.
+    """
+
+    def __init__(self, name: str, component: Component, path: Path, cache: Path | None = None) -> None:
+        self.name, self.component, self.path, self.cache = name, component, path, cache
+        self.model: Any = None
+        self.request: Any = None
+        self.fixed: dict[str, int] | None = None
+
+    def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Every output by name. Raises ShapeError for feeds that do not fit, EngineError if the run fails."""
+        sizes = check(self.component.inputs, feeds, self.name)
+        self.load()
+        try:
+            self.fit(sizes)
+            found = self.request.infer(dict(feeds), share_inputs=True)
+            return {spec.name: found[spec.name] for spec in self.component.outputs}
+        except Exception as error:  # OpenVINO raises RuntimeError, and KeyError for an output that is not there
+            raise EngineError(f"{self.name}: OpenVINO failed with {sizes}: {one_line(error)}") from error
+
+    def load(self) -> None:
+        """Reads the graph; it is compiled by the first call, for that. Raises EngineError if OpenVINO refuses it."""
+        if self.model is None:
+            try:
+                self.model = core().read_model(self.path)
+            except Exception as error:  # RuntimeError, of several modules
+                raise EngineError(
+                    f"{self.path}: OpenVINO cannot load it: {one_line(error)}; check it with `latentrt verify`"
+                ) from error
+
+    def unload(self) -> None:
+        """Drops the graph and what was compiled of it."""
+        self.model = self.request = self.fixed = None
+
+    def close(self) -> None:
+        """The same as `unload`: nothing else is held, and a later call would load again."""
+        self.unload()
+
+    def fit(self, sizes: Mapping[str, int]) -> None:
+        """Compiles the graph, unless what is compiled takes calls of these sizes."""
+        before = dict(sizes) if self.fixed is None else self.fixed
+        fixed = {symbol: size for symbol, size in before.items() if sizes[symbol] == size}
+        if fixed != self.fixed:
+            self.request = None  # before another one is made: its weights are as large
+            shapes = {spec.name: [side(axis, fixed) for axis in spec.shape] for spec in self.component.inputs}
+            self.model.reshape(shapes)
+            self.request = core().compile_model(self.model, "CPU", self.settings()).create_infer_request()
+            self.fixed = fixed
+
+    def settings(self) -> dict[str, Any]:
+        """What OpenVINO is told. A component that was exported in fp32 stays so; others may compute in half."""
+        kept = {"CACHE_DIR": str(self.cache)} if self.cache and made(self.cache) else {}
+        timed = any(spec.name == FLOAT32_INPUT for spec in self.component.inputs)
+        precision = "f32" if timed or self.component.precision == "fp32" else half()
+        return {
+            "INFERENCE_NUM_THREADS": usable_cores(),
+            "INFERENCE_PRECISION_HINT": precision,
+            "PERFORMANCE_HINT": "LATENCY",
+            **kept,
+        }
+
+
+def side(axis: int | str, fixed: Mapping[str, int]) -> int:
+    """An axis as OpenVINO wants it: its size, -1 where it is free."""
+    if isinstance(axis, int):
+        return axis
+    factor, symbol = split_axis(axis)
+    return factor * fixed[symbol] if symbol in fixed else -1
+
+
+def made(folder: Path) -> bool:
+    """Whether the folder is there for this user alone; made if need be."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        log.warning("%s: what OpenVINO compiles cannot be kept there: %s", folder, error.strerror)
+        return False
+    return True
+
+
+@functools.cache
+def core() -> Any:
+    """OpenVINO itself, which is slow to start. Raises EngineError if it cannot be imported."""
+    try:
+        import openvino
+    except ImportError as error:
+        raise EngineError(
+            f"openvino is installed but cannot be imported ({error}); reinstall it for this Python"
+        ) from error
+    return openvino.Core()
+
+
+def half() -> str:
+    """The half type that this processor computes in by itself, float32 where it has none."""
+    able = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return next((name for capability, name in HALVES.items() if capability in able), "f32")
