@@ -68,7 +68,7 @@ def test_pictures_for_the_documentation_are_drawn(command, across, tmp_path, mon
     command.main()
     with Image.open(tmp_path / "picture.png") as picture:
         assert picture.size[0] >= across * 140
-    assert prompts == list(gallery.PROMPTS if command is gallery else ("",) * 6 + guidance.PROMPTS * 4)
+    assert prompts == list(gallery.PROMPTS if command is gallery else ("",) * 6 + guidance.PROMPTS * 5)
 
 
 # Curves.
