@@ -11,6 +11,7 @@ WIDTH, HEIGHT = 480, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 40
 TICKS = 5
 CELL_WIDTH, CELL_HEIGHT = 6, 14
+BAR_HEIGHT, BAR_PITCH = 22, 52
 
 Span = tuple[float, float]
 Values = Sequence[float]
@@ -97,6 +98,26 @@ def columns(marks: Sequence[Mark | None], x_name: str, y_name: str, missing: Seq
         top = frame.y(mark.value)
         drawn.append(box(x, min(top, foot), thick, abs(foot - top), mark.style, mark.title))
     return scrolled(svg(frame, drawn, f"{y_name} of {len(marks)} {x_name}", fixed=True))
+
+
+def bars(rows: Sequence[tuple[str, Sequence[Mark]]], x_name: str) -> str:
+    """A bar a row from zero on, made of its marks one after another, its name above it."""
+    longest = max(sum(mark.value for mark in marks) for _, marks in rows)
+    frame = Frame((0, ceiling(longest)), (0, 1), 2 * WIDTH, TOP + BOTTOM + BAR_PITCH * len(rows))
+    foot = frame.height - BOTTOM
+    drawn = []
+    for value in ticks(*frame.across):
+        x = frame.x(value)
+        drawn.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{TOP}" y2="{foot}"/>')
+        drawn.append(words(x, foot + 16, f"{value:g}", "middle"))
+    for row, (name, marks) in enumerate(rows):
+        top, start = TOP + BAR_PITCH * row + BAR_PITCH - BAR_HEIGHT, 0.0
+        drawn.append(words(LEFT, top - 6, name, "start"))
+        for mark in marks:
+            left, start = frame.x(start), start + mark.value
+            drawn.append(box(left, top, max(0.0, frame.x(start) - left), BAR_HEIGHT, mark.style, mark.title))
+    drawn.append(words(frame.width - RIGHT, foot + 33, x_name, "end"))
+    return scrolled(svg(frame, drawn, f"{len(rows)} bars, {x_name}", fixed=True))
 
 
 def heat(rows: Sequence[Values], titles: Sequence[Sequence[str]], x_name: str, y_names: Sequence[str]) -> str:
