@@ -8,7 +8,8 @@ import statistics
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
+
+from latentrt.bench.machine import processor
 
 
 def machine() -> dict[str, object]:
@@ -21,13 +22,6 @@ def machine() -> dict[str, object]:
         "python": platform.python_version(),
         **{package: version(package) for package in ("numpy", "onnxruntime", "latentrt")},
     }
-
-
-def processor() -> str:
-    """The processor's name, as far as the system tells."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def one_line(about: dict[str, object]) -> str:

@@ -23,6 +23,7 @@ COMMANDS = {
     "calibrate": "Quantize a bundle, with a measured loss.",
     "build": "Build plans for NVIDIA's GPUs.",
     "compare": "Show how far two bundles' pictures are apart.",
+    "bench": "Time a bundle on this machine, phase by phase.",
     "estimate": "Show what a bundle needs on a device, at least.",
     "verify": "Check every byte of a bundle.",
     "doctor": "Show what is installed, and what is missing.",

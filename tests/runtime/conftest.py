@@ -3,7 +3,7 @@ import pytest
 import latentrt
 from latentrt.bundle import open_bundle
 from latentrt.pipeline import MODELS
-from tests.runtime.fake import pipeline_of
+from tests.runtime.fake import moved_clock, pipeline_of
 
 
 @pytest.fixture(scope="session")
@@ -28,3 +28,9 @@ def emoji():
     """The built-in model itself."""
     with latentrt.load("emoji", verify=False) as pipeline:
         yield pipeline
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock of phases, which a test moves: clock(seconds)."""
+    return moved_clock(monkeypatch)

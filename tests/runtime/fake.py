@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from latentrt import timings
 from latentrt.pipeline import Pipeline, load_tokenizer
 from latentrt.tensors import check
 
@@ -79,6 +80,27 @@ def pipeline_of(bundle, calls, *, split_guidance=False, **schedule):
     engines = {name: FakeEngine(name, manifest.components[name], answer, calls) for name, answer in ANSWERS.items()}
     changed = replace(bundle, manifest=manifest)
     return Pipeline(changed, load_tokenizer(bundle), engines, "fake", split_guidance=split_guidance)
+
+
+def moved_clock(monkeypatch):
+    """The clock of phases, which only the function that this returns moves: clock(seconds)."""
+    now = [100.0]
+    monkeypatch.setattr(timings, "clock", lambda: now[0])
+
+    def move(seconds):
+        now[0] += seconds
+
+    return move
+
+
+def slowed(answer, clock, seconds):
+    """An answer that takes so many seconds of a test's clock."""
+
+    def slow(**feeds):
+        clock(seconds)
+        return answer(**feeds)
+
+    return slow
 
 
 def named(calls, name):

@@ -3,22 +3,9 @@
 import pytest
 from PIL import Image
 
-from latentrt import timings
 from latentrt.request import Request
 from latentrt.timings import Timings
-from tests.runtime.fake import SMALL
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock that a test moves: clock(seconds)."""
-    now = [100.0]
-    monkeypatch.setattr(timings, "clock", lambda: now[0])
-
-    def move(seconds):
-        now[0] += seconds
-
-    return move
+from tests.runtime.fake import SMALL, slowed
 
 
 def test_an_inner_phase_is_taken_out_of_the_outer_one(clock):
@@ -56,11 +43,3 @@ def test_every_call_of_an_engine_is_a_phase_and_what_the_caller_does_between_ste
     assert seen == [8, 16, 24]
     expected = {**costs, "unet": 3 * 8, "vae_decoder": 2 * 16, "prompt": 0, "sampler": 0, "image": 0}
     assert run.result.timings == expected
-
-
-def slowed(answer, clock, seconds):
-    def slow(**feeds):
-        clock(seconds)
-        return answer(**feeds)
-
-    return slow

@@ -1,0 +1,59 @@
+"""How long a pipeline takes until it is ready: cold, with the bundle out of the disk's cache, and warm."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from latentrt.bundle import Bundle
+from latentrt.pipeline import Pipeline
+from latentrt.timings import Timings
+
+Open = Callable[[], Pipeline]
+
+BUNDLE = "bundle"
+UNUSED = ("vae_encoder",)  # by text to image
+
+
+def load(opening: Open) -> tuple[Pipeline, dict[str, float]]:
+    """Returns a pipeline with its graphs loaded, and the seconds of each part of that."""
+    spent = Timings()
+    with spent.phase(BUNDLE):
+        pipeline = opening()
+    for name, engine in pipeline.engines.items():
+        if name not in UNUSED:
+            with spent.phase(name):
+                engine.load()
+    return pipeline, spent.seconds
+
+
+def load_again(opening: Open, times: int) -> dict[str, tuple[float, ...]]:
+    """The seconds of each part, for each of so many loads; what was loaded is dropped again."""
+    found: dict[str, tuple[float, ...]] = {}
+    for _ in range(times):
+        pipeline, seconds = load(opening)
+        pipeline.close()
+        found = {name: (*found.get(name, ()), taken) for name, taken in seconds.items()}
+    return found
+
+
+def empty_disk_cache(bundle: Bundle) -> bool:
+    """Asks the system to forget a bundle's files, so that they come from the disk. False where it cannot be asked.
+
+    Pages that another process has mapped stay.
+    """
+    if not hasattr(os, "posix_fadvise"):
+        return False
+    return all([forget(bundle.path(file)) for file in bundle.manifest.files])
+
+
+def forget(file: Path) -> bool:
+    """Has the system drop what it keeps of a file. False where it does not."""
+    try:
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())  # only what is on the disk can be dropped
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    except OSError:
+        return False
+    return True

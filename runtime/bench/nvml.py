@@ -1,0 +1,97 @@
+"""NVIDIA's management library as a benchmark needs it, straight from the driver: no package, and none on a Jetson."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import byref, c_char, c_uint, c_ulonglong, c_void_p
+from typing import Any
+
+from latentrt.bench.energy import Counter
+
+LIBRARY = "libnvidia-ml.so.1"
+SM_CLOCK = 1  # NVML_CLOCK_SM
+PERIOD_S = 0.1  # the counter has a new figure every 20 to 100 ms
+# NVML_CLOCKS_EVENT_REASON_*: slowed down by power brake, heat (both kinds) or the power limit.
+SLOWED = {0x04: "power limit", 0x08: "hardware slowdown", 0x20: "heat", 0x40: "heat", 0x80: "power brake"}
+
+
+class NvmlError(OSError):
+    """A call of the library failed."""
+
+
+class Memory(ctypes.Structure):
+    """nvmlMemory_t."""
+
+    _fields_ = [("total", c_ulonglong), ("free", c_ulonglong), ("used", c_ulonglong)]
+
+
+class Nvml:
+    """One GPU. library: as `ctypes.CDLL` opens it."""
+
+    def __init__(self, library: Any, index: int = 0) -> None:
+        """Raises NvmlError where there is no such GPU."""
+        self.library, self.handle = library, c_void_p()
+        self.call("nvmlInit_v2")
+        self.call("nvmlDeviceGetHandleByIndex_v2", c_uint(index), byref(self.handle))
+
+    def call(self, function: str, *arguments: Any) -> None:
+        """Calls a function. Raises NvmlError that names it."""
+        status = getattr(self.library, function)(*arguments)
+        if status:
+            raise NvmlError(f"{function} failed with {status}")
+
+    def number(self, function: str, *arguments: Any, kind: Any = c_uint) -> int:
+        """The number that a function of the GPU gives."""
+        value = kind()
+        self.call(function, self.handle, *arguments, byref(value))
+        return int(value.value)
+
+    def string(self, function: str, *arguments: Any) -> str:
+        """The text that a function gives."""
+        value = (c_char * 96)()
+        self.call(function, *arguments, value, c_uint(len(value)))
+        return value.value.decode()
+
+    @property
+    def name(self) -> str:
+        """Of the GPU."""
+        return self.string("nvmlDeviceGetName", self.handle)
+
+    @property
+    def driver(self) -> str:
+        """Its version."""
+        return self.string("nvmlSystemGetDriverVersion")
+
+    @property
+    def sm_mhz(self) -> int:
+        """The clock of its multiprocessors now."""
+        return self.number("nvmlDeviceGetClockInfo", c_uint(SM_CLOCK))
+
+    @property
+    def used_bytes(self) -> int:
+        """Memory that all processes together take on it."""
+        memory = Memory()
+        self.call("nvmlDeviceGetMemoryInfo", self.handle, byref(memory))
+        return int(memory.used)
+
+    @property
+    def slowed(self) -> set[str]:
+        """Why it runs below its clocks now; empty when it does not."""
+        reasons = self.number("nvmlDeviceGetCurrentClocksThrottleReasons", kind=c_ulonglong)
+        return {reason for bit, reason in SLOWED.items() if reasons & bit}
+
+    def millijoules(self) -> int:
+        """Its energy since the driver was loaded."""
+        return self.number("nvmlDeviceGetTotalEnergyConsumption", kind=c_ulonglong)
+
+    def meter(self) -> Counter:
+        """Its energy as a meter."""
+        return Counter("nvml", (self.name,), [self.millijoules], [None], 1e-3, PERIOD_S)
+
+
+def open_nvml() -> Nvml | None:
+    """The first GPU; None where there is no driver or no GPU."""
+    try:
+        return Nvml(ctypes.CDLL(LIBRARY))
+    except OSError:
+        return None
