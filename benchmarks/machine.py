@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from latentrt.bench.machine import processor
+from latentrt.processor import processor
 
 
 def machine() -> dict[str, object]:

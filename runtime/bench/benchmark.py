@@ -14,7 +14,7 @@ from latentrt.bench.meters import find_meters
 from latentrt.bench.nvml import open_nvml
 from latentrt.bench.report import FORMAT, Report, subject_of
 from latentrt.bundle import open_bundle
-from latentrt.engines import engine_kind
+from latentrt.engines import choose, engine_kind
 from latentrt.errors import RequestError
 from latentrt.pipeline import Pipeline, folder_of, load
 from latentrt.request import Request
@@ -57,6 +57,7 @@ def benchmark(
     engine_kind(engine)
     check(plan)
     opened = open_bundle(folder_of(bundle), verify=False)
+    engine = choose(engine, opened)
     cases = sweep.cases(request)
     for case in cases:
         settle(case, opened.manifest)

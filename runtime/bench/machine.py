@@ -8,18 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentrt.bench.nvml import Nvml
-from latentrt.bench.system import HERE, fields, number
+from latentrt.bench.system import HERE, number
 from latentrt.diagnosis import engine_state, installed, memory
 from latentrt.engines.onnxruntime import usable_cores
 from latentrt.jetson import Jetson, read_jetson, text
+from latentrt.processor import processor
 
 
 @dataclass(frozen=True)
 class Machine:
     """A machine and what runs on it.
 
-    cores: those that this process may use, of all_cores. governor: who sets the processor's clocks. most_mhz: the
-    highest that it may set. gpu, driver: NVIDIA's. power_mode: of a Jetson, by nvpmodel. packages: versions.
+    processor: its name and a digest of its instructions. cores: those that this process may use, of all_cores.
+    governor: who sets the processor's clocks. most_mhz: the highest that it may set. gpu, driver: NVIDIA's. power_mode:
+    of a Jetson, by nvpmodel. packages: versions.
     """
 
     processor: str
@@ -52,7 +54,7 @@ def machine(engine: str, root: Path = HERE, gpu: Nvml | None = None) -> Machine:
     state = engine_state(engine)
     packages = {name: installed(name) for name in ("latentrt", "numpy", state["package"])}
     return Machine(
-        processor=processor(root),
+        processor=processor(root / "proc/cpuinfo"),
         cores=usable_cores(),
         all_cores=os.cpu_count() or 1,
         memory_bytes=known["total_bytes"] if known else None,
@@ -67,12 +69,6 @@ def machine(engine: str, root: Path = HERE, gpu: Nvml | None = None) -> Machine:
         python=platform.python_version(),
         packages={name: version for name, version in packages.items() if version},
     )
-
-
-def processor(root: Path = HERE) -> str:
-    """The processor's name, as far as the system tells."""
-    said = fields(root / "proc/cpuinfo")
-    return said.get("model name") or said.get("Model") or platform.machine()
 
 
 def power_mode(board: Jetson | None) -> str | None:

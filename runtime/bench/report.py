@@ -101,7 +101,7 @@ class Audit:
     """Whether the figures are of real work.
 
     different: seeds whose pictures, made again by a new pipeline in another order and not timed, were not the same.
-    repeated: for each phase that matters, the time of a request that was just made over that of new ones.
+    repeated: for each phase that matters, the least time of a request that was just made over that of new ones.
     """
 
     pictures: int

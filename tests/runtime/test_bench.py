@@ -42,7 +42,7 @@ def opening_of(bundle, clock):
     def open_one(around=lambda name, answer: answer):
         pipeline = pipeline_of(bundle, [])
         for name, engine in pipeline.engines.items():
-            engine.answer = around(name, slowed(engine.answer, clock, COSTS[name]))
+            engine.answer = around(name, slowed(engine.answer, clock, COSTS.get(name, 0)))
         return pipeline
 
     return open_one
@@ -63,7 +63,7 @@ def case(bundle):
 
 @pytest.fixture(scope="module")
 def report(bundle, case):
-    return Report(FORMAT, "2026-11-22T00:00:00Z", subject_of(bundle), "cpu", machine("cpu"), (case,))
+    return Report(FORMAT, "2026-11-22T00:00:00Z", subject_of(bundle), "onnxruntime", machine("onnxruntime"), (case,))
 
 
 def codes(case):
