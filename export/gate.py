@@ -1,12 +1,16 @@
-"""Runs an exported graph in ONNX Runtime and measures it against what the original module computed."""
+"""Runs an exported graph in ONNX Runtime and measures it against what the original module computed.
+
+A graph in fp16 is run in fp16, as a GPU would, though ONNX Runtime on a CPU would compute it in float32: what overflows
+on the device is found here.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from latentrt.errors import FidelityError
+from latentrt.export.emulation import emulated_session
 from latentrt.export.fidelity import loss, worst
-from latentrt.export.frugal import frugal_session
 from latentrt.export.parts import Part
 from latentrt.export.precision import Recipe, cast_like
 from latentrt.manifest import Component, Fidelity
@@ -14,7 +18,7 @@ from latentrt.manifest import Component, Fidelity
 
 def measure(part: Part, component: Component, folder: Path) -> list[Fidelity]:
     """Returns what the component in `folder` lost on each of the part's probes, output by output."""
-    session = frugal_session(folder / component.file)
+    session = emulated_session(folder / component.file)
     names = [spec.name for spec in component.outputs]
     losses = []
     for probe in part.probes:

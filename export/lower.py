@@ -12,15 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+from onnxruntime import InferenceSession
 
 from latentrt.atomic import new_folder
 from latentrt.bundle import Bundle, record_files
 from latentrt.engines.lowered import Attention, Floats, Lowered, digest_of, folder_in, write_record
 from latentrt.errors import BundleError, FidelityError, OutputError
+from latentrt.export.emulation import emulated_session
 from latentrt.export.fidelity import loss, worst
 from latentrt.export.frugal import frugal_session
 from latentrt.export.lower_attention import as_operator
-from latentrt.export.lower_gate import emulated
 from latentrt.export.lower_half import half
 from latentrt.export.save import save_graph
 from latentrt.manifest import Component, Fidelity
@@ -108,7 +109,7 @@ def write(
             model = lowered_model(bundle.path(component.file), floats, attention)
             with new_folder(path) as folder:
                 data = save_graph(model, folder, name)
-                lost = measure(model, folder, feeds, references, gate)
+                lost = measure(folder / f"{name}.onnx", feeds, references, gate)
                 files = record_files(folder, (f"{name}.onnx", *data))
                 write_record(folder, Lowered(name, floats, attention, lost, files))
             return
@@ -128,22 +129,18 @@ def lowered_model(graph: Path, floats: Floats, attention: Attention) -> ir.Model
     return model
 
 
-def measure(model: ir.Model, folder: Path, feeds: Arrays, references: Arrays, gate: Gate) -> Fidelity:
-    """What the model loses against `references`. Raises FidelityError where that is more than the gate allows."""
-    spelt = folder / "emulated.onnx"
-    ir.save(emulated(model), spelt, external_data="emulated.onnx.data")
-    got = run(spelt, feeds)
-    for file in folder.glob("emulated.*"):
-        file.unlink()
+def measure(graph: Path, feeds: Arrays, references: Arrays, gate: Gate) -> Fidelity:
+    """What a graph loses against `references`. Raises FidelityError where that is more than the gate allows."""
+    got = run(graph, feeds, emulated_session)
     lost = worst([loss(got[name], reference, gate.words) for name, reference in references.items()])
     if not gate.passes(lost):
         raise FidelityError(f"got PSNR {lost.psnr_db:.1f} dB against the canonical graph, expected {gate.words}")
     return lost
 
 
-def run(graph: Path, feeds: Arrays) -> dict[str, Array]:
-    """Every output of a graph by name, on a CPU."""
-    session = frugal_session(graph)
+def run(graph: Path, feeds: Arrays, opened: Callable[[Path], InferenceSession] = frugal_session) -> dict[str, Array]:
+    """Every output of a graph by name, on a CPU, in the session that `opened` gives."""
+    session = opened(graph)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 

@@ -12,9 +12,9 @@ import pytest
 from latentrt.bundle import open_bundle
 from latentrt.engines import lowered
 from latentrt.errors import BundleError, FidelityError
+from latentrt.export.emulation import emulated
 from latentrt.export.lower import GATES, lower, probe_feeds, run
 from latentrt.export.lower_attention import as_operator
-from latentrt.export.lower_gate import emulated
 from latentrt.export.lower_half import half
 from latentrt.manifest import Fidelity
 from latentrt.pipeline import folder_of
@@ -272,7 +272,7 @@ def test_a_graph_that_lowering_breaks_leaves_nothing_behind(tmp_path, monkeypatc
                 tensor.const_value = ir.Tensor(-tensor.const_value.numpy(), name=tensor.name)
         return model
 
-    monkeypatch.setattr("latentrt.export.lower.emulated", broken)
+    monkeypatch.setattr("latentrt.export.emulation.emulated", broken)
     with pytest.raises(FidelityError, match="cross_kv: got PSNR .* dB against the canonical graph"):
         lower(bundle, plans, "decomposed")
     assert list((plans / "lowered").iterdir()) == []

@@ -1,4 +1,4 @@
-"""What lowering a graph costs, measured on a CPU: fp16 is spelt out there, or ONNX Runtime would not compute in it.
+"""What a graph in fp16 computes, on a CPU: fp16 is spelt out there, or ONNX Runtime would not compute in it.
 
 ONNX Runtime has no fp16 kernels for a CPU: it casts to float32 around each operator, then drops the casts that cancel
 out, so that a graph in fp16 gives float32's answer. Casts that are written in the graph stay.
@@ -6,11 +6,21 @@ out, so that a graph in fp16 gives float32's answer. Casts that are written in t
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import onnx_ir as ir
+from onnxruntime import InferenceSession
 
 from latentrt.export.constants import name_of, new_node
+from latentrt.export.frugal import frugal_session
 
 SINGLE, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+
+
+def emulated_session(graph: Path) -> InferenceSession:
+    """The session of a graph in a file that computes in fp16 what it has in fp16; its weights stay where they are."""
+    model = emulated(ir.load(graph))
+    return frugal_session(ir.to_proto(model).SerializeToString(), weights=graph.parent)
 
 
 def emulated(model: ir.Model) -> ir.Model:
@@ -42,12 +52,13 @@ def raise_to_single(graph: ir.Graph, node: ir.Node, value: ir.Value, raised: dic
 
 def round_to_half(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
     """Has everything that reads the node's result, now float32, read it rounded to fp16."""
-    readers = list(value.uses())
     value.type = ir.TensorType(SINGLE)
-    cast = new_cast(value, HALF)
+    name, cast = name_of(value), new_cast(value, HALF)
+    rounded = cast.outputs[0]
+    value.replace_all_uses_with(rounded, replace_graph_outputs=True)
+    cast.replace_input_with(0, value)
+    value.name, rounded.name = f"{name}.unrounded", name  # an output keeps its name
     graph.insert_after(node, cast)
-    for reader, place in readers:
-        reader.replace_input_with(place, cast.outputs[0])
 
 
 def new_cast(value: ir.Value, dtype: ir.DataType) -> ir.Node:
