@@ -26,11 +26,12 @@ REMEDY = "copy the bundle again or export it anew with `latentrt export`"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A folder and what its manifest says of it."""
+    """A folder and what its manifest says of it. verified: whether files are hashed before anything reads them."""
 
     folder: Path
     manifest: Manifest
     sha256: str
+    verified: bool = True
 
     def path(self, file: str) -> Path:
         """The path of a file that the manifest lists."""
@@ -55,7 +56,7 @@ def open_bundle(folder: Path, *, verify: bool = True) -> Bundle:
         check_size(confined(folder, file), record)
     if verify:
         check_hashes(folder, manifest)
-    return Bundle(folder, manifest, hashlib.sha256(content).hexdigest())
+    return Bundle(folder, manifest, hashlib.sha256(content).hexdigest(), verify)
 
 
 def read_manifest(folder: Path) -> bytes:

@@ -21,7 +21,7 @@ COMMANDS = {
     "export": "Export a checkpoint to a bundle.",
     "inspect": "Show what a bundle holds, or how a picture was made.",
     "calibrate": "Quantize a bundle, with a measured loss.",
-    "build": "Build plans for NVIDIA's GPUs.",
+    "build": "Build plans for NVIDIA's GPUs, or optimise for this processor.",
     "compare": "Show how far two bundles' pictures are apart.",
     "bench": "Time a bundle on this machine, phase by phase.",
     "estimate": "Show what a bundle needs on a device, at least.",

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from latentrt.cli.output import as_json, print_json
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 GB = 1_000_000_000
 LARGEST_LEVEL = 5
+CPU = "cpu"
 
 
 def listed(read: Callable[[str], Any]) -> Callable[[click.Context, click.Parameter, str], tuple[Any, ...]]:
@@ -57,7 +59,7 @@ def read_gpu(text: str) -> str:
 
 @click.command()
 @click.argument("bundle")
-@click.option("--target", type=click.Choice(["tensorrt", "tensorrt-rtx"]), required=True, help="What runs the plans.")
+@click.option("--target", type=click.Choice([CPU, "tensorrt", "tensorrt-rtx"]), required=True, help="What runs it.")
 @click.option(
     "--gpu",
     "gpus",
@@ -91,7 +93,10 @@ def read_gpu(text: str) -> str:
 @click.option("--stripped", is_flag=True, help="Leave weights out of the plan, for a Refitter of your own.")
 @click.option("--lower-only", is_flag=True, help="Write the graphs to build from, for a build on the device.")
 @as_json
+@click.pass_context
 def build(
+    context: click.Context,
+    /,
     bundle: str,
     target: str,
     memory: float | None,
@@ -100,11 +105,15 @@ def build(
     attention: Attention,
     **options: Any,
 ) -> None:
-    """Build plans for NVIDIA's GPUs from the bundle BUNDLE, a folder or a built-in model's name.
+    """Build what engines load faster from the bundle BUNDLE, a folder or a built-in model's name.
 
-    `tensorrt` builds on the GPU that is to run the plans; `tensorrt-rtx` builds for any, anywhere, and needs none. What
-    is built already is not built again.
+    `cpu` optimises the graphs for ONNX Runtime and this processor, at any size; no other option applies. `tensorrt`
+    builds plans on the GPU that is to run them; `tensorrt-rtx` builds for any, anywhere, and needs none. What is built
+    already is not built again.
     """
+    if target == CPU:
+        build_for_cpu(context, bundle, as_json)
+        return
     from latentrt.export.build import Options
     from latentrt.export.build import build as build_bundle
     from latentrt.export.build import lower_only as lower_bundle
@@ -125,6 +134,23 @@ def build(
                 click.echo(line_of(built))
     if as_json:
         print_json([{**asdict(built), "path": str(built.path)} for built in plans])
+
+
+def build_for_cpu(context: click.Context, bundle: str, as_json: bool) -> None:
+    """Builds for ONNX Runtime on this processor and prints a line a component."""
+    from latentrt.export.build_cpu import build_cpu
+
+    given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if wrong := sorted(set(given) - {"bundle", "target", "as_json"}):
+        raise click.UsageError(f"--target cpu: got {', '.join(wrong)}, expected no other option")
+    built = []
+    for one in build_cpu(bundle, note):
+        built.append({**asdict(one), "path": str(one.path)})
+        if not as_json:
+            took = "was there" if one.seconds is None else f"{one.seconds:.1f} s"
+            click.echo(f"{one.component:14} {one.bytes / 1e6:8.1f} MB  {took:>9}  {one.path.name}")
+    if as_json:
+        print_json(built)
 
 
 def note(line: str) -> None:

@@ -20,7 +20,7 @@ import numpy as np
 from latentrt.atomic import new_file
 from latentrt.bundle import Bundle
 from latentrt.cache import user_cache, writable
-from latentrt.engines import CPU_ENGINES, ENGINES, Engine, open_engines
+from latentrt.engines import CPU_ENGINES, ENGINES, Engine, open_engines, optimised
 from latentrt.engines.onnxruntime import usable_cores
 from latentrt.engines.plans import graph_digest
 from latentrt.errors import EngineError
@@ -37,9 +37,14 @@ LONG_SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Situation:
-    """What decides which engine is the fastest. graph: the UNet's digest. versions: by engine."""
+    """What decides which engine is the fastest.
+
+    graph: the UNet's digest. optimised: what `latentrt build` has made of it for ONNX Runtime; "" for nothing.
+    versions: by engine.
+    """
 
     graph: str
+    optimised: str
     processor: str
     cores: int
     versions: Mapping[str, str]
@@ -94,7 +99,8 @@ def remembered() -> list[Choice]:
 def situation_of(bundle: Bundle, names: Iterable[str]) -> Situation:
     """What decides here and now."""
     graph = graph_digest(bundle.manifest, bundle.manifest.components[MEASURED])
-    return Situation(graph, processor(), usable_cores(), versions_of(names))
+    built = optimised.folder_of(bundle, MEASURED)
+    return Situation(graph, built.name if built else "", processor(), usable_cores(), versions_of(names))
 
 
 def versions_of(names: Iterable[str]) -> dict[str, str]:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentrt.bundle import Bundle
+from latentrt.engines.optimised import graph_of
 from latentrt.errors import EngineError
 from latentrt.manifest import Component
 from latentrt.tensors import Array, check
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+    from onnxruntime import InferenceSession, SessionOptions
 
     from latentrt.engines import Engine
 
@@ -42,8 +43,16 @@ ASSIGNMENT = "session.record_ep_graph_assignment_info"
 
 def open_engines(bundle: Bundle, variant: str = "cpu") -> dict[str, Engine]:
     """An engine for each component of the bundle; see `latentrt.engines.open_engines`."""
-    components = bundle.manifest.components.items()
-    return {name: open_engine(name, component, bundle.folder, variant) for name, component in components}
+    return {name: engine_of(bundle, name, variant) for name in bundle.manifest.components}
+
+
+def engine_of(bundle: Bundle, name: str, variant: str) -> OnnxRuntimeEngine:
+    """The engine for one component: on what was optimised for this processor, if that was done."""
+    component = bundle.manifest.components[name]
+    built = graph_of(bundle, name) if variant == "cpu" else None
+    return OnnxRuntimeEngine(
+        name, component, built or bundle.path(component.file), variant, optimised=built is not None
+    )
 
 
 def open_engine(name: str, component: Component, folder: Path, variant: str = "cpu") -> OnnxRuntimeEngine:
@@ -52,10 +61,12 @@ def open_engine(name: str, component: Component, folder: Path, variant: str = "c
 
 
 class OnnxRuntimeEngine:
-    """One ONNX Runtime session, made on first use."""
+    """One ONNX Runtime session, made on first use. optimised: whether the graph is one of `optimised.graph_of`."""
 
-    def __init__(self, name: str, component: Component, path: Path, variant: str = "cpu") -> None:
-        self.name, self.component, self.path, self.variant = name, component, path, variant
+    def __init__(
+        self, name: str, component: Component, path: Path, variant: str = "cpu", *, optimised: bool = False
+    ) -> None:
+        self.name, self.component, self.path, self.variant, self.optimised = name, component, path, variant, optimised
         self.session: InferenceSession | None = None
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -73,7 +84,7 @@ class OnnxRuntimeEngine:
     def load(self) -> None:
         """Makes the session. Raises EngineError if ONNX Runtime refuses the graph."""
         if self.session is None:
-            self.session = new_session(self.path, self.variant)
+            self.session = new_session(self.path, self.variant, optimised=self.optimised)
 
     def unload(self) -> None:
         """Drops the session; its memory goes back to the system."""
@@ -84,8 +95,11 @@ class OnnxRuntimeEngine:
         self.unload()
 
 
-def new_session(path: Path, variant: str = "cpu") -> InferenceSession:
-    """A session with one thread a usable core. Raises EngineError if it cannot be made, or would not run as asked."""
+def new_session(path: Path, variant: str = "cpu", *, optimised: bool = False) -> InferenceSession:
+    """A session of a graph, which is run as it is if it is `optimised`.
+
+    Raises EngineError if it cannot be made, or would not run as asked.
+    """
     try:
         import onnxruntime
     except ImportError as error:
@@ -93,12 +107,9 @@ def new_session(path: Path, variant: str = "cpu") -> InferenceSession:
             f"onnxruntime is installed but cannot be imported ({error}); reinstall it for this Python"
         ) from error
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = usable_cores()
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    # Threads may spin between the operators of a run, not after it: sessions share the cores with each other.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
+    options = new_options()
+    if optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     providers = PROVIDERS[variant]
     check_available(providers, onnxruntime)
     if variant != "cpu":
@@ -114,6 +125,19 @@ def new_session(path: Path, variant: str = "cpu") -> InferenceSession:
     if variant != "cpu":
         check_assigned(path, session)
     return session
+
+
+def new_options() -> SessionOptions:
+    """Options of a session with one thread a usable core."""
+    from onnxruntime import SessionOptions
+
+    options = SessionOptions()
+    options.intra_op_num_threads = usable_cores()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Threads may spin between the operators of a run, not after it: sessions share the cores with each other.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
 
 
 def preload(onnxruntime: Any) -> None:

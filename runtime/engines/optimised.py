@@ -1,0 +1,99 @@
+"""Graphs that ONNX Runtime has optimised for one processor: laid out, packed, and mapped from the disk as they are.
+
+Written by `latentrt build --target cpu`. Weights in a layout for other instructions would give wrong numbers without a
+word, so the processor and the version are part of what such a graph is called after.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from latentrt.bundle import Bundle, check_size, sha256_of
+from latentrt.engines.plans import graph_digest, plan_store
+from latentrt.errors import BundleError
+from latentrt.manifest import Fidelity, FileRecord
+from latentrt.processor import processor
+from latentrt.typed import TypedError, parse
+
+RECORD = "optimised.json"
+# Raised with every change of what is made of a graph before ONNX Runtime gets it.
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class OptimisedKey:
+    """What an optimised graph depends on. graph: `graph_digest` of the canonical component. lowering: `VERSION`."""
+
+    graph: str
+    lowering: int
+    onnxruntime: str
+    processor: str
+
+    @property
+    def digest(self) -> str:
+        """What the graph's folder is called after."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Optimised:
+    """One component. fidelity: against the canonical graph. files: the graph first."""
+
+    component: str
+    key: OptimisedKey
+    fidelity: Fidelity
+    files: Mapping[str, FileRecord]
+
+
+def key_of(bundle: Bundle, component: str) -> OptimisedKey:
+    """The key of a component here and now."""
+    import onnxruntime
+
+    graph = graph_digest(bundle.manifest, bundle.manifest.components[component])
+    return OptimisedKey(graph, VERSION, onnxruntime.__version__, processor())
+
+
+def folder_in(folder: Path, component: str, key: OptimisedKey) -> Path:
+    """Where in a folder of plans an optimised graph is."""
+    return folder / "cpu" / f"{component}-{key.digest}"
+
+
+def folder_of(bundle: Bundle, component: str) -> Path | None:
+    """The folder of the component's optimised graph; None where there is none for this processor and version."""
+    for folder in plan_store(bundle.folder).folders:
+        if (folder / "cpu").is_dir():  # else nothing has to be imported to know the version
+            path = folder_in(folder, component, key_of(bundle, component))
+            if path.is_dir():
+                return path
+    return None
+
+
+def graph_of(bundle: Bundle, component: str) -> Path | None:
+    """The optimised graph of a component, its files checked as those of the bundle were; None if there is none.
+
+    Raises BundleError for one that is damaged.
+    """
+    folder = folder_of(bundle, component)
+    return None if folder is None else folder / next(iter(read(folder, verify=bundle.verified).files))
+
+
+def read(folder: Path, *, verify: bool) -> Optimised:
+    """What the folder holds, each file of the right size and, if `verify`, hash. Raises BundleError."""
+    try:
+        optimised = parse(Optimised, json.loads((folder / RECORD).read_bytes()))
+        for name, record in optimised.files.items():
+            check_size(folder / name, record)
+            if verify and sha256_of(folder / name) != record.sha256:
+                raise BundleError(f"{folder / name}: got another hash than was written down")
+    except (OSError, TypedError, ValueError, RecursionError, BundleError) as error:
+        raise BundleError(f"{folder}: damaged ({error}); remove this folder and run `latentrt build` again") from error
+    return optimised
+
+
+def write_record(folder: Path, optimised: Optimised) -> None:
+    """Writes the record into a folder that holds the files."""
+    (folder / RECORD).write_text(json.dumps(asdict(optimised), indent=2) + "\n", encoding="utf-8")
