@@ -184,7 +184,7 @@ def check_memory(source: Source, allowed: int | None) -> None:
     free = allowed if allowed is not None else found["available_bytes"] if found else needed
     if free < needed:
         raise EngineError(
-            f"{source.lowered.component}: got {free / 1e9:.1f} GB of memory, expected at least {needed / 1e9:.1f} GB "
+            f"{source.lowered.component}: got {free / 1e9:.3g} GB of memory, expected at least {needed / 1e9:.3g} GB "
             "for its plan; close other programs, give --memory with swap counted in, or build ahead of time on a "
             "larger machine with --target tensorrt-rtx"
         )
