@@ -84,7 +84,7 @@ def test_a_side_that_does_not_fit() -> None:
 
 
 def test_feeds_are_checked_before_the_graph_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "new_session", lambda path, variant: pytest.fail("loaded"))
+    monkeypatch.setattr(cpu, "new_session", lambda path, variant, **options: pytest.fail("loaded"))
     with pytest.raises(ShapeError):
         opened(EMOJI / "time_bias.onnx")({})
 
@@ -92,7 +92,11 @@ def test_feeds_are_checked_before_the_graph_is_loaded(monkeypatch: pytest.Monkey
 def test_a_graph_is_loaded_once_and_on_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Path] = []
     new_session = cpu.new_session
-    monkeypatch.setattr(cpu, "new_session", lambda path, variant: [made.append(path), new_session(path, variant)][1])
+    monkeypatch.setattr(
+        cpu,
+        "new_session",
+        lambda path, variant, **options: [made.append(path), new_session(path, variant, **options)][1],
+    )
     engine = opened(EMOJI / "time_bias.onnx")
     assert made == []
     feeds = {"timestep": np.array([500.0], np.float32)}
