@@ -28,7 +28,9 @@ REMEDIES = ("export", "copy", "update latentrt")
 
 @pytest.fixture(autouse=True)
 def _no_session(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "new_session", lambda path, variant: pytest.fail(f"an engine was created for {path}"))
+    monkeypatch.setattr(
+        cpu, "new_session", lambda path, variant, **options: pytest.fail(f"an engine was created for {path}")
+    )
 
 
 @pytest.fixture(scope="module")
