@@ -98,6 +98,7 @@ def infotext(record: dict[str, Any]) -> str:
         "RNG": RNG[record["noise"]],
         "Eta DDIM" if record["sampler"] == "ddim" else "Eta": changed_eta(record),
         "CFG Rescale": record["guidance_rescale"] or None,
+        "Tiling": True if record["seamless"] == "xy" else None,
         "Mask blur": record.get("mask_blur") or None,
         **inpaint_area(record),
         "Version": f"latentrt {record['version']}",

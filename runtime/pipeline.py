@@ -24,13 +24,14 @@ from latentrt.prompt import Prompt, read
 from latentrt.request import Request
 from latentrt.result import Result, Step
 from latentrt.samplers import SAMPLERS
-from latentrt.samplers.walk import Walk
+from latentrt.samplers.walk import Denoise, Walk
 from latentrt.settings import Settings, settle
 from latentrt.source import drawn, restore, started
 from latentrt.tasks import TEXT_TO_IMAGE
 from latentrt.tensors import Array
 from latentrt.timings import Timings
 from latentrt.tokenizer import Tokenizer
+from latentrt.windows import decoded, laid, windowed
 
 MODELS = Path(__file__).parent / "models"
 
@@ -239,7 +240,7 @@ class Run:
             timestep, sigma = float(grid.timesteps[index]), float(grid.sigmas[index])
             yield Step(index, self.total, timestep, sigma, latents, denoised, bundle.manifest.latents.to_rgb)
         with self._timings.phase("vae_decoder"):
-            pixels = self._pipeline.decode(latents)
+            pixels = decoded(self._pipeline.decode, latents, bundle.manifest.latents.pixels, settings.seamless)
         with self._timings.phase("image"):
             images = to_images(pixels)
             if settings.source:
@@ -261,7 +262,15 @@ class Run:
             sampler = painted(sampler, partial(restore, mask, clean, initial))
         # The path of the whole grid, so that its noise is the same at any strength.
         noise = draws.path(self._laid) if SAMPLERS[settings.sampler].noise == "path" else draws.white
-        return sampler(denoiser, x, self._grid, noise)
+        return sampler(self._seeing(denoiser, space.pixels), x, self._grid, noise)
+
+    def _seeing(self, denoiser: Denoise, pixels: int) -> Denoise:
+        """The denoiser, through windows where they are asked for. pixels: a side of one latent."""
+        settings = self.settings
+        if settings.window is None or settings.stride is None:
+            return denoiser
+        sides = (side // pixels for side in (settings.height, settings.width, settings.window, settings.stride))
+        return windowed(denoiser, laid(*sides, settings.seamless))
 
     def _clean(self, draws: Draws) -> Array | None:
         """The latents of the image that the run starts from, one an image of the batch."""

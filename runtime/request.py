@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 NoiseName = Literal["cpu", "cuda"]
 Fit = Literal["stretch", "crop"]
 Posterior = Literal["mean", "sample"]
+Seamless = Literal["x", "y", "xy"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ class Request:
     mask: an image of init's size, or its file; only what is white in it is painted anew. mask_blur: how far its edges
     are softened, pixels. mask_padding: paint just the part of the image around what is white, so many pixels wider, at
     width and height, the bundle's own unless given, and put it back. overlay: put what is not masked back exactly.
+
+    window, stride: the model sees the picture through square windows of so many pixels, so many apart (by default a
+    quarter), for sizes that it was not trained at. seamless: the edges that meet, so that the picture repeats from left
+    to right ("x"), from top to bottom or both ways; by windows too, of the bundle's own size unless given.
 
     eta, gamma, order, solver: for the samplers that have them; see docs/samplers.md.
     """
@@ -72,6 +77,9 @@ class Request:
     mask_blur: float = 0.0
     mask_padding: int | None = None
     overlay: bool = False
+    window: int | None = None
+    stride: int | None = None
+    seamless: Seamless | None = None
     eta: float | None = None
     gamma: float | None = None
     order: int | None = None

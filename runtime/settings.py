@@ -15,10 +15,11 @@ from latentrt.errors import RequestError
 from latentrt.guidance import EVERYWHERE
 from latentrt.manifest import Manifest
 from latentrt.prompt import SYNTAXES, Syntax
-from latentrt.request import NoiseName, Request
+from latentrt.request import NoiseName, Request, Seamless
 from latentrt.samplers import SAMPLERS, Option, Value
 from latentrt.schedule import Spacing
 from latentrt.source import Source, source_of
+from latentrt.windows import windows_of
 
 SIGMAS: tuple[SigmasName, ...] = get_args(SigmasName)
 SPACINGS: tuple[Spacing, ...] = get_args(Spacing)
@@ -54,6 +55,9 @@ class Settings:
     variation_strength: float = 0.0
     options: Mapping[str, Value] = field(default_factory=dict)
     source: Source | None = None
+    window: int | None = None
+    stride: int | None = None
+    seamless: Seamless | None = None
 
     @property
     def skipped(self) -> int:
@@ -104,6 +108,7 @@ def settle(request: Request, manifest: Manifest) -> Settings:
         variation_strength=strength,
         options=options_of(request, sampler),
         source=source,
+        **windows_of(request, manifest),
     )
     if source:
         source.skipped(steps)
