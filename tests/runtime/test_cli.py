@@ -95,7 +95,8 @@ def test_no_metadata_leaves_the_picture_without_any(here, capsys, tmp_path):
 def test_every_option_reaches_the_request(tmp_path):
     options = """--negative blue --sigmas 14.6,7,3,1 --guidance 7,7,1,2.5 --guidance-rescale 0.5 --sampler euler_a
         --guidance-interval 0.3,inf --split-guidance --seed 5 --noise cuda --variation-seed 9 --variation-strength 0.25
-        --eta 0.5 --clip-skip 2 --syntax lenient --spacing leading --size 32x24 --batch 2 --json"""
+        --eta 0.5 --clip-skip 2 --syntax lenient --spacing leading --size 32x24 --batch 2 --json
+        --window 16 --stride 8 --seamless x"""
     done = run("generate", "a (red:1.2) [apple|pear", *options.split(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout, parse_constant=pytest.fail)
@@ -118,6 +119,9 @@ def test_every_option_reaches_the_request(tmp_path):
         "variation_seeds": [9, 10],
         "variation_strength": 0.25,
         "options": {"eta": 0.5},
+        "window": 16,
+        "stride": 8,
+        "seamless": "x",
     }
 
 
