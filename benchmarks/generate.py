@@ -1,20 +1,24 @@
-"""Times `latentrt generate` on the built-in model as a whole process: from its start to its exit, the PNG written.
+"""Times whole processes: bare Python, `import latentrt`, `latentrt --help`, and pictures of the built-in model.
 
-    python -m benchmarks.generate [--runs 5] [--json FILE]
+    python -m benchmarks.generate [--runs 5] [--engine onnxruntime] [--json FILE]
 
-Every run is a process of its own, after one that is not counted and fills the disk's cache. The phases inside are those
-that the command reports with --json, each with the loading of its graph, which is read when first used; start-up is the
-rest: Python, imports, checking the bundle, writing the picture.
+From the start of a process to its exit, the PNG written. The commands take turns, so that each meets the machine in the
+same states; the first turn fills the disk's cache and does not count. Seconds are by the clock and of the processor,
+all threads together: where other jobs run, the second says more. Phases are those that the command reports with --json;
+each holds the loading of its graph, which is read when first used. Start-up is the rest: Python, imports, checking the
+bundle, writing the picture. Python has to be allowed to keep its bytecode, as it is by default.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.machine import machine, one_line, spread_of
@@ -22,39 +26,63 @@ from benchmarks.machine import machine, one_line, spread_of
 STEPS = (1, 20)
 
 
-def run(steps: int, folder: Path) -> dict[str, float]:
-    """Seconds of one process: the phases, start-up and total. Raises CalledProcessError if it fails."""
-    options = ["--steps", str(steps), "--seed", "7", "--out", str(folder / "apple.png"), "--json"]
-    command = [sys.executable, "-m", "latentrt", "generate", "a red apple", *options]
-    start = time.perf_counter()
-    done = subprocess.run(command, check=True, capture_output=True)
-    total = time.perf_counter() - start
-    phases: dict[str, float] = json.loads(done.stdout)["seconds"]
-    return {"start_up": total - sum(phases.values()), **phases, "total": total}
+def commands(engine: str, folder: Path) -> dict[str, list[str]]:
+    """What is run, by name."""
+    picture = ["-m", "latentrt", "generate", "a red apple", "--seed", "7", "--engine", engine, "--json"]
+    options = ["--out", str(folder / "apple.png"), "--steps"]
+    return {
+        "python": ["-c", "pass"],
+        "import latentrt": ["-c", "import latentrt"],
+        "latentrt --help": ["-m", "latentrt", "--help"],
+        **{f"generate, {steps} steps": [*picture, *options, str(steps)] for steps in STEPS},
+    }
 
 
-def measured(steps: int, runs: int) -> dict[str, object]:
-    """The spread of each figure over `runs` processes."""
+def run(arguments: list[str]) -> dict[str, float]:
+    """Seconds, processor seconds and peak MB of one process, and the seconds of its phases where it reports them."""
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    with tempfile.TemporaryFile() as out:
+        start = time.perf_counter()
+        process = subprocess.Popen([sys.executable, *arguments], stdout=out, env=environment)
+        _, status, used = os.wait4(process.pid, 0)
+        total = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise subprocess.CalledProcessError(process.returncode, arguments)
+        out.seek(0)
+        said = out.read()
+    # Linux counts kilobytes.
+    found = {"clock, s": total, "processor, s": used.ru_utime + used.ru_stime, "peak, MB": used.ru_maxrss * 1024 / 1e6}
+    phases: dict[str, float] = json.loads(said)["seconds"] if said.startswith(b"{") else {}
+    rest = {"start-up, s": total - sum(phases.values())} if phases else {}
+    return {**found, **rest, **{f"{name}, s": seconds for name, seconds in phases.items()}}
+
+
+def measured(engine: str, runs: int) -> dict[str, dict[str, dict[str, float]]]:
+    """The spread of every figure of every command over `runs` turns."""
+    times: dict[str, list[Mapping[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        run(steps, Path(folder))
-        times = [run(steps, Path(folder)) for _ in range(runs)]
-    return {"steps": steps, "runs": runs, **{f"{name}_s": spread_of([one[name] for one in times]) for name in times[0]}}
+        for turn in range(runs + 1):
+            for name, arguments in commands(engine, Path(folder)).items():
+                found = run(arguments)
+                if turn:
+                    times.setdefault(name, []).append(found)
+    return {name: {key: spread_of([one[key] for one in all_of]) for key in all_of[0]} for name, all_of in times.items()}
 
 
 def main() -> None:
-    """Measures a picture of one step and one of twenty, prints a table, keeps it as json if told where."""
+    """Measures every command, prints a table, keeps it as json if told where."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--engine", default="onnxruntime")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     about = machine()
-    rows = [measured(steps, arguments.runs) for steps in STEPS]
-    print(f"{one_line(about)}\n\n| steps | seconds of | min | median | p90 | max |\n|---|---|---|---|---|---|")
-    for row in rows:
-        for name, figures in row.items():
-            if isinstance(figures, dict):
-                cells = (f"{figure:.3f}" for figure in figures.values())
-                print(f"| {row['steps']} | {name.removesuffix('_s')} | {' | '.join(cells)} |")
+    rows = measured(arguments.engine, arguments.runs)
+    print(f"{one_line(about)}\n\n| process | figure | min | median | p90 | max |\n|---|---|---|---|---|---|")
+    for command, figures in rows.items():
+        for name, spread in figures.items():
+            print(f"| {command} | {name} | {' | '.join(f'{figure:.3f}' for figure in spread.values())} |")
     if arguments.json:
         arguments.json.write_text(json.dumps({"machine": about, "runs": rows}, indent=2) + "\n")
 

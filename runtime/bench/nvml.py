@@ -35,8 +35,11 @@ class Nvml:
         self.call("nvmlDeviceGetHandleByIndex_v2", c_uint(index), byref(self.handle))
 
     def call(self, function: str, *arguments: Any) -> None:
-        """Calls a function. Raises NvmlError that names it."""
-        status = getattr(self.library, function)(*arguments)
+        """Calls a function. Raises NvmlError that names it, also where this driver has none of that name."""
+        try:
+            status = getattr(self.library, function)(*arguments)
+        except AttributeError as error:
+            raise NvmlError(f"{function} is not in {LIBRARY}") from error
         if status:
             raise NvmlError(f"{function} failed with {status}")
 
@@ -90,8 +93,9 @@ class Nvml:
 
 
 def open_nvml() -> Nvml | None:
-    """The first GPU; None where there is no driver or no GPU."""
+    """The first GPU; None where there is no driver, no GPU, or none that says so much as its name."""
     try:
-        return Nvml(ctypes.CDLL(LIBRARY))
+        gpu = Nvml(ctypes.CDLL(LIBRARY))
+        return gpu if gpu.name and gpu.driver else None
     except OSError:
         return None

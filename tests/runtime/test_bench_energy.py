@@ -184,6 +184,15 @@ def test_a_gpu_that_does_not_count_says_so(tmp_path):
     assert found[0].joules is None and "nvmlDeviceGetTotalEnergyConsumption failed with 3" in found[0].missing
 
 
+def test_a_driver_without_the_counter_says_so(tmp_path):
+    class Older(Library):
+        nvmlDeviceGetTotalEnergyConsumption = property()
+
+    with metered(find_meters(tmp_path, Nvml(Older()))) as found:
+        pass
+    assert "nvmlDeviceGetTotalEnergyConsumption is not in" in found[0].missing
+
+
 def test_no_gpu_is_an_error():
     with pytest.raises(NvmlError, match="nvmlInit_v2 failed with 9"):
         Nvml(Library(nvmlInit_v2=9))
