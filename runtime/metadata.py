@@ -12,6 +12,7 @@ from latentrt.errors import RequestError
 from latentrt.result import Result
 from latentrt.samplers import SAMPLERS
 from latentrt.settings import Settings, with_seed
+from latentrt.version import VERSION
 
 PARAMETERS, LATENTRT = "parameters", "latentrt"
 RNG = {"cpu": "CPU", "cuda": "NV"}
@@ -55,7 +56,7 @@ def png_text(result: Result, image: int) -> dict[str, str]:
     settings = plain(with_seed(result.settings, image))
     [seed], variations, options = (settings.pop(key) for key in ("seeds", "variation_seeds", "options"))
     record = {
-        "version": version(),
+        "version": VERSION,
         "bundle": {"name": result.bundle, "sha256": result.sha256},
         "engine": result.engine,
         **settings,
@@ -155,10 +156,3 @@ def read_png(path: Path) -> dict[str, Any]:
     if PARAMETERS in text:
         return {PARAMETERS: text[PARAMETERS]}
     raise RequestError(f"{path}: holds no generation data; images saved with --no-metadata have none")
-
-
-def version() -> str:
-    """The installed version of latentrt."""
-    from importlib.metadata import version as installed
-
-    return installed("latentrt")

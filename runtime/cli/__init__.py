@@ -13,6 +13,7 @@ import sys
 import click
 
 from latentrt.errors import LatentError
+from latentrt.version import VERSION
 
 INTERRUPTED = 130
 
@@ -51,7 +52,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(package_name="latentrt", message="%(prog)s %(version)s")
+@click.version_option(VERSION, message="%(prog)s %(version)s")
 def cli() -> None:
     """Latent diffusion, exported once and run lean: no torch at run time.
 

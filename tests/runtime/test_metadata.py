@@ -5,6 +5,7 @@ import struct
 import warnings
 import zlib
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from latentrt.bundle import Bundle
 from latentrt.errors import LatentError, OutputError, RequestError
-from latentrt.metadata import read_png, version
+from latentrt.metadata import read_png
 from latentrt.pipeline import Pipeline
 from latentrt.request import Request
 from latentrt.result import Result
@@ -64,7 +65,7 @@ def parameters(path: Path) -> str:
 def test_a_png_says_how_it_was_made(png: Path, image: int, seed: int) -> None:
     result().save(png, image)
     assert read_png(png) == {
-        "version": version(),
+        "version": version("latentrt"),
         "bundle": {"name": "emoji", "sha256": "0123456789abcdef" * 4},
         "engine": "cpu",
         "prompt": "a red apple",
@@ -101,7 +102,7 @@ def test_other_tools_can_read_it(png: Path) -> None:
     result().save(str(png))
     assert parameters(png) == (
         "a red apple\nNegative prompt: blue\nSteps: 5, Sampler: DDIM, Schedule type: Karras, CFG scale: 3.5, Seed: 7, "
-        f"Size: 16x8, Model hash: 0123456789, Model: emoji, RNG: CPU, Version: latentrt {version()}"
+        f"Size: 16x8, Model hash: 0123456789, Model: emoji, RNG: CPU, Version: latentrt {version('latentrt')}"
     )
 
 
