@@ -25,7 +25,7 @@ def page_of(report: Report) -> str:
         section("Where the time of a request goes", time_bars(report), *overview(report)),
         *(section(case.settings.name, *case_content(case, verdict=not alone)) for case in report.cases),
         section("Loading", loading(report)),
-        section("Loss", figures(*tables.parts(report)), paragraph(f"Pictures: {tables.pictures_lost(report)}")),
+        section("Loss", figures(*tables.parts(report)), paragraph(tables.pictures_lost(report))),
         section("Machine", table(("", ""), machine_rows(report), numbers=0)),
     )
     return html(f"{report.title}: {whole_verdict(report)}", content)
@@ -58,7 +58,7 @@ def case_tiles(report: Report, case: Case) -> list[tuple[str, str, str]]:
         ("A UNet step, median", seconds(step.p50), f"{step.n} samples, least {seconds(step.min)}"),
         ("Memory, peak", f"{tables.megabytes(case.memory.peak)} MB", "resident"),
         ("Energy a picture", energy, counted[0].source if counted else "no counter that can be read"),
-        ("Loss of pictures", lost, "no INT8 in it" if loss is None else "PSNR against the float bundle"),
+        ("Loss of pictures", lost, "the UNet is not quantized" if loss is None else "PSNR against the float bundle"),
     ]
 
 

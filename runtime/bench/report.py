@@ -24,26 +24,32 @@ TOTAL, REST = "total", "rest"
 
 @dataclass(frozen=True)
 class Part:
-    """A component: its precision, its bytes, and what its export or its quantization lost against the original.
+    """A component: its precision, its bytes, and what it lost.
 
-    psnr_db: of its outputs; None when nothing differed.
+    export_db, export_error: PSNR and relative error of its outputs in float, against the original's; None when nothing
+    differed. loss: of pictures, where it is quantized, against the float bundle's.
     """
 
     precision: str
     bytes: int
-    psnr_db: float | None
-    relative_error: float
+    export_db: float | None
+    export_error: float
+    loss: PictureLoss | None
 
 
 @dataclass(frozen=True)
 class Subject:
-    """The bundle. sha256: its manifest's. loss: of pictures against those of the float bundle; None for that one."""
+    """The bundle. sha256: its manifest's."""
 
     name: str
     family: str
     sha256: str
     parts: dict[str, Part]
-    loss: PictureLoss | None
+
+    @property
+    def loss(self) -> PictureLoss | None:
+        """What pictures lost through the quantization of the UNet; None where it is not quantized."""
+        return self.parts["unet"].loss
 
 
 @dataclass(frozen=True)
@@ -173,12 +179,11 @@ def subject_of(bundle: Bundle) -> Subject:
             sum(manifest.files[file].bytes for file in (component.file, *component.data)),
             component.fidelity.psnr_db,
             component.fidelity.relative_error,
+            component.quantization.loss if component.quantization else None,
         )
         for name, component in manifest.components.items()
     }
-    quantization = manifest.components["unet"].quantization
-    loss = quantization.loss if quantization else None
-    return Subject(manifest.name, manifest.family, bundle.sha256, parts, loss)
+    return Subject(manifest.name, manifest.family, bundle.sha256, parts)
 
 
 def statistics_of(samples: Sequence[Sample]) -> dict[str, Summary]:

@@ -148,29 +148,41 @@ def losses(report: Report) -> Iterator[str]:
     yield ""
     yield from grid(*parts(report))
     yield ""
-    yield f"Pictures: {pictures_lost(report)}"
+    yield pictures_lost(report)
 
 
 def parts(report: Report) -> tuple[Row, list[Row]]:
     """The heads and rows of a table of the components."""
     rows: list[Row] = [
-        (name, part.precision, megabytes(part.bytes), "exact" if part.psnr_db is None else f"{part.psnr_db:.1f}")
+        (
+            name,
+            part.precision,
+            megabytes(part.bytes),
+            decibels(part.export_db),
+            decibels(part.loss.psnr_db) if part.loss else "none",
+        )
         for name, part in report.subject.parts.items()
     ]
-    return ("component", "precision", "MB", "PSNR, dB"), rows
+    return ("component", "precision", "MB", "export, dB", "INT8, dB"), rows
 
 
 def pictures_lost(report: Report) -> str:
-    """What pictures lost against those of the float bundle."""
+    """What the figures of the components mean, and what pictures lost."""
+    said = "PSNR: of a component's outputs through its export in float; of pictures through its quantization."
     loss = report.subject.loss
     if loss is None:
-        return "not quantized, so nothing beyond that."
+        return f"{said} The UNet is not quantized."
     if loss.psnr_db is None or loss.worst_psnr_db is None:
-        return f"none of {loss.pictures} differs from the float bundle's."
+        return f"{said} With this UNet, none of {loss.pictures} pictures differs from the float bundle's."
     return (
-        f"PSNR {loss.psnr_db:.1f} dB against the float bundle's, worst {loss.worst_psnr_db:.1f}; SSIM {loss.ssim:.4f}, "
-        f"worst {loss.worst_ssim:.4f}; {loss.pictures} pictures."
+        f"{said} Pictures with this UNet: {loss.psnr_db:.1f} dB against the float bundle's, worst "
+        f"{loss.worst_psnr_db:.1f}; SSIM {loss.ssim:.4f}, worst {loss.worst_ssim:.4f}; {loss.pictures} pictures."
     )
+
+
+def decibels(value: float | None) -> str:
+    """A PSNR; None stands for no difference."""
+    return "equal" if value is None else f"{value:.1f}"
 
 
 def step_of(case: Case) -> Summary:

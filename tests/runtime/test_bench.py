@@ -318,10 +318,11 @@ def test_the_page_stands_alone(report, change, cases):
 
 
 def test_the_loss_is_the_bundles(report):
-    assert "not quantized" in markdown(report)
+    assert "The UNet is not quantized" in markdown(report)
     loss = PictureLoss(16, 33.3, 24.4, 0.98, 0.9, (0.1,))
-    int8 = replace(report, subject=replace(report.subject, loss=loss))
-    assert "PSNR 33.3 dB" in markdown(int8) and "33.3 dB" in check_stands_alone(page_of(int8)).text
+    unet = replace(report.subject.parts["unet"], loss=loss)
+    int8 = replace(report, subject=replace(report.subject, parts={**report.subject.parts, "unet": unet}))
+    assert "|     33.3 |" in markdown(int8) and "33.3 dB against" in check_stands_alone(page_of(int8)).text
 
 
 def faster(report, factor):
