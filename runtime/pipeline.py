@@ -269,8 +269,9 @@ class Run:
         settings = self.settings
         if settings.window is None or settings.stride is None:
             return denoiser
-        sides = (side // pixels for side in (settings.height, settings.width, settings.window, settings.stride))
-        return windowed(denoiser, laid(*sides, settings.seamless))
+        sides = (settings.height, settings.width, settings.window, settings.stride)
+        rows, columns, window, stride = (side // pixels for side in sides)
+        return windowed(denoiser, laid(rows, columns, window, stride, settings.seamless))
 
     def _clean(self, draws: Draws) -> Array | None:
         """The latents of the image that the run starts from, one an image of the batch."""
