@@ -9,7 +9,7 @@ from pathlib import Path
 from latentrt.errors import RequestError
 
 SHIPPED = Path(__file__).parent / "prompts.txt"
-REMEDY = "name another file with --prompts, or leave that out for the prompts that ship with latentrt"
+REMEDY = "name another file with --prompts, or leave that out"
 
 
 def read_prompts(path: Path = SHIPPED) -> tuple[str, ...]:

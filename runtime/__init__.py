@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         RequestError,
         ShapeError,
     )
+    from latentrt.interpolation import between
     from latentrt.pipeline import Pipeline, Run, load
     from latentrt.request import Request
     from latentrt.result import Result, Step
@@ -37,10 +38,12 @@ __all__ = [
     "Run",
     "ShapeError",
     "Step",
+    "between",
     "load",
 ]
 
 _HOMES = {
+    "latentrt.interpolation": ("between",),
     "latentrt.pipeline": ("Pipeline", "Run", "load"),
     "latentrt.request": ("Request",),
     "latentrt.result": ("Result", "Step"),

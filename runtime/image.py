@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -110,6 +110,18 @@ def preview_image(latents: Array, to_rgb: Sequence[tuple[float, float, float]]) 
     return to_images(rgb[None])[0]
 
 
+ANIMATIONS = {".gif": "GIF", ".webp": "WEBP", ".apng": "PNG"}
+
+
+def save_animation(images: Sequence[Image], path: Path, per_second: float) -> None:
+    """Writes images one after the other, again and again, in the format of the name's ending; whole or not at all.
+
+    Raises OutputError when it cannot be written there.
+    """
+    options = {"save_all": True, "append_images": images[1:], "duration": round(1000 / per_second), "loop": 0}
+    write_image(images[0], path, format=ANIMATIONS[path.suffix.lower()], **options)
+
+
 def save_png(image: Image, path: Path, text: Mapping[str, str]) -> None:
     """Writes `image` with text chunks, whole or not at all. Raises OutputError when it cannot be written there."""
     from PIL.PngImagePlugin import PngInfo
@@ -117,9 +129,14 @@ def save_png(image: Image, path: Path, text: Mapping[str, str]) -> None:
     info = PngInfo()
     for key, value in text.items():
         info.add_text(key, value)
+    write_image(image, path, format="PNG", pnginfo=info)
+
+
+def write_image(image: Image, path: Path, **options: Any) -> None:
+    """Writes a picture whole or not at all. Raises OutputError when it cannot be written there."""
     try:
         with new_file(path) as temporary:
-            image.save(temporary, format="PNG", pnginfo=info)
+            image.save(temporary, **options)
     except OSError as error:
         reason = error.strerror or error
         raise OutputError(f"{path}: cannot be written ({reason}); name a file in a folder that exists") from error

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from latentrt.blending import blended, check_blend
 from latentrt.bundle import MANIFEST, REMEDY, Bundle, open_bundle
 from latentrt.conditioning import Conditioning, encode
 from latentrt.denoiser import Denoiser, timesteps_of_calls
@@ -182,6 +183,9 @@ class Run:
         with self._timings.phase("prompt"):
             self._negative = self._read(settings.negative, compose=False)
             self._positive = self._read(settings.prompt, compose=True)
+            self._blend = None if settings.blend is None else self._read(settings.blend, compose=True)
+        if self._blend:
+            check_blend(self._positive, self._blend)
         sampler, schedule = SAMPLERS[settings.sampler], pipeline.bundle.manifest.schedule
         self._laid = sampler.grid(schedule, settings.steps, settings.spacing, settings.sigmas)
         self._grid = self._laid.after(settings.skipped)
@@ -292,12 +296,17 @@ class Run:
         times = timesteps_of_calls(self._sampler, self._grid)
         alone = not guidance.works(times) and self._positive.weight == 1
         prompts = [self._positive] if alone else [self._negative, self._positive]
+        prompts += [self._blend] if self._blend else []
         cross_kv = encode(self._call, prompts, settings.clip_skip)
+        positive = self._positive
+        if self._blend:
+            positive, mixed = blended(positive, self._blend, cross_kv, settings.blend_strength)
+            cross_kv |= mixed
         bias = self._call("time_bias", timestep=np.array(list(times.values())))["time_bias"]
         sample, *_ = (spec for spec in manifest.components["unet"].inputs if spec.name == "sample")
         return Denoiser(
             self._call,
-            Conditioning(self._negative, self._positive, cross_kv),
+            Conditioning(self._negative, positive, cross_kv),
             guidance,
             PREDICTIONS[manifest.schedule.prediction],
             dict(zip(times, bias[:, np.newaxis], strict=True)),

@@ -35,6 +35,8 @@ class Request:
     torch on a "cpu" or on a "cuda" GPU. variation_seed: turns the noise of `seed` towards that of another by
     variation_strength, 0 to 1; every image then has `seed`, and image k variation_seed + k.
 
+    blend: another prompt, towards which what the UNet is told is mixed by blend_strength, 0 to 1.
+
     init: an image to start from, or its file; width and height are then its own, cut to multiples of 8. strength: the
     share of the steps that is taken, the last ones, above 0 and up to 1 (default 0.8). fit: how an image of other sides
     is brought to width and height. posterior: which latents the encoder's answer stands for, its mean, or a draw from
@@ -69,6 +71,8 @@ class Request:
     noise: NoiseName = "cpu"
     variation_seed: int | None = None
     variation_strength: float = 0.0
+    blend: str | None = None
+    blend_strength: float = 0.0
     init: str | Path | Image | None = None
     strength: float | None = None
     fit: Fit = "stretch"

@@ -53,6 +53,8 @@ class Settings:
     noise: NoiseName = "cpu"
     variation_seeds: tuple[int, ...] = ()
     variation_strength: float = 0.0
+    blend: str | None = None
+    blend_strength: float = 0.0
     options: Mapping[str, Value] = field(default_factory=dict)
     source: Source | None = None
     window: int | None = None
@@ -83,7 +85,8 @@ def settle(request: Request, manifest: Manifest) -> Settings:
     sigmas = sigmas_of(chosen(request.sigmas, defaults.sigmas))
     steps = steps_of(request, sigmas, manifest)
     whole("batch", request.batch, 1, LARGEST_BATCH)
-    strength = strength_of(request)
+    strength = strength_of("variation_strength", "variation_seed", request)
+    blend_strength = strength_of("blend_strength", "blend", request)
     asked = request.variation_seed is not None
     variations = seeds_of("variation_seed", request.variation_seed, request.batch) if asked else ()
     source = source_of(request, manifest)
@@ -106,6 +109,8 @@ def settle(request: Request, manifest: Manifest) -> Settings:
         noise=choice("noise", request.noise, NOISES),
         variation_seeds=variations if strength else (),
         variation_strength=strength,
+        blend=text("blend", request.blend) if request.blend is not None and blend_strength else None,
+        blend_strength=blend_strength,
         options=options_of(request, sampler),
         source=source,
         **windows_of(request, manifest),
@@ -186,11 +191,11 @@ def seeds_of(name: str, asked: int | None, batch: int, *, one: bool = False) -> 
     return (first,) * batch if one else tuple(range(first, first + batch))
 
 
-def strength_of(request: Request) -> float:
-    """How far to turn the noise. Raises RequestError for a strength that has no seed to turn towards."""
-    strength = number("variation_strength", request.variation_strength, 0, 1)
-    if strength and request.variation_seed is None:
-        raise RequestError(f"variation_strength: got {strength:g} without a variation_seed; give one to turn towards")
+def strength_of(name: str, towards: str, request: Request) -> float:
+    """How far to turn. Raises RequestError for a strength without anything to turn towards."""
+    strength = number(name, getattr(request, name), 0, 1)
+    if strength and getattr(request, towards) is None:
+        raise RequestError(f"{name}: got {strength:g} without a {towards}; give one to turn towards")
     return strength
 
 

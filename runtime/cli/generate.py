@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ from latentrt.cli.output import as_json, print_json, progress_bar
 from latentrt.errors import RequestError
 
 if TYPE_CHECKING:
-    from latentrt.pipeline import Pipeline
+    from latentrt.pipeline import Run
     from latentrt.request import Request
     from latentrt.result import Result
     from latentrt.settings import Settings
@@ -49,7 +51,7 @@ def sigmas_of(context: click.Context, option: click.Parameter, value: str | None
 
 
 @click.command()
-@click.argument("prompt")
+@click.argument("prompt", required=False)
 @click.option(
     "--bundle", default="emoji", metavar="DIR", show_default=True, help="A bundle's folder or a built-in name."
 )
@@ -66,6 +68,8 @@ def sigmas_of(context: click.Context, option: click.Parameter, value: str | None
 @click.option("--noise", metavar="NAME", default="cpu", show_default=True, help="Whose seeds: torch's on cpu or cuda.")
 @click.option("--variation-seed", type=int, help="Turn the noise of SEED towards this seed's.")
 @click.option("--variation-strength", type=float, default=0.0, metavar="F", help="How far, 0 to 1.")
+@click.option("--blend", metavar="TEXT", help="Mix what the prompt says with this.")
+@click.option("--blend-strength", type=float, default=0.0, metavar="F", help="How far, 0 to 1.")
 @click.option("--init", metavar="IMG", help="An image to start from; the picture has its size.")
 @click.option("--strength", type=float, metavar="F", help="Share of the steps taken from there.  [default: 0.8]")
 @click.option("--fit", metavar="NAME", default="stretch", show_default=True, help="To --size: stretch or crop.")
@@ -77,6 +81,13 @@ def sigmas_of(context: click.Context, option: click.Parameter, value: str | None
 @click.option("--window", type=int, metavar="PX", help="Large pictures: the side of windows that are seen at once.")
 @click.option("--stride", type=int, metavar="PX", help="From one window to the next.  [default: a quarter of one]")
 @click.option("--seamless", metavar="AXES", help="Edges that meet: x, y or xy.")
+@click.option("--prompts", type=click.Path(path_type=Path), metavar="FILE", help="One prompt a line, not PROMPT.")
+@click.option("--frames", type=int, metavar="N", help="So many pictures on the way to what the --to options say.")
+@click.option("--to-prompt", metavar="TEXT", help="The prompt of the last frame.")
+@click.option("--to-seed", type=int, help="Its seed.")
+@click.option("--to-guidance", type=float, metavar="G", help="Its guidance.")
+@click.option("--to-strength", type=float, metavar="F", help="Its strength.")
+@click.option("--per-second", type=click.FloatRange(0.01, 1000), default=8, show_default=True, help="Frames, in --out.")
 @click.option("--sampler", metavar="NAME", help="ddim, euler, dpmpp_2m ...; any other word lists all.")
 @click.option("--eta", type=float, help="How much noise the sampler adds, 0 to 1.")
 @click.option("--gamma", type=float, help="The same of tcd.")
@@ -88,54 +99,114 @@ def sigmas_of(context: click.Context, option: click.Parameter, value: str | None
 @click.option("--syntax", metavar="NAME", default="strict", show_default=True, help="strict, lenient or plain prompts.")
 @click.option("--batch", type=int, default=1, show_default=True, help="How many images.")
 @click.option("--engine", default="cpu", metavar="NAME", show_default=True, help="What runs the graphs.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The PNG to write.  [default: SEED.png]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The PNG to write; of frames also .gif, .webp or .apng.  [default: SEED.png]",
+)
 @click.option("--no-metadata", is_flag=True, help="Leave prompt and settings out of the PNG.")
 @as_json
 def generate(
-    prompt: str,
+    prompt: str | None,
+    prompts: Path | None,
     bundle: str,
     engine: str,
-    size: tuple[int, int] | None,
     out: Path | None,
     no_metadata: bool,
     split_guidance: bool,
     as_json: bool,
+    per_second: float,
     **options: Any,
 ) -> None:
     """Generate pictures for PROMPT. What is not given is the bundle's default."""
+    from latentrt.image import save_animation
     from latentrt.pipeline import load
-    from latentrt.request import Request
 
-    if out is not None and out.suffix.lower() != ".png":
-        raise RequestError(f"--out: got {out}, expected a name that ends in .png")
-    if out is not None and not out.parent.is_dir():
-        raise RequestError(f"--out: there is no folder {out.parent}; make it with `mkdir -p {out.parent}`")
-    width, height = size or (None, None)
+    animated = check_out(out, frames=options["frames"] is not None)
+    wanted = requests(prompt, prompts, **options)
     with load(bundle, engine=engine, split_guidance=split_guidance) as pipeline:
-        result = run(pipeline, Request(prompt, width=width, height=height, **options))
-    files = save(result, out, metadata=not no_metadata)
-    if as_json:
-        print_json(report(result, files))
+        runs = [pipeline.steps(request) for request in wanted]  # all are checked before the first picture is made
+        results = [finished(run) for run in runs]
+    if out is not None and animated:
+        save_animation([result.images[0] for result in results], out, per_second)
+        files = [[out]] * len(results)
     else:
-        for file in files:
+        files = save(results, out, metadata=not no_metadata)
+    if as_json:
+        reports = [report(result, named) for result, named in zip(results, files, strict=True)]
+        print_json(reports[0] if len(results) == 1 else {"runs": reports})
+    else:
+        for file in dict.fromkeys(file for named in files for file in named):
             click.echo(file)
 
 
-def run(pipeline: Pipeline, request: Request) -> Result:
-    """The request's result, with a bar while it is made."""
-    steps = pipeline.steps(request)
-    with progress_bar(f"{steps.settings.width}x{steps.settings.height}", steps.total) as advance:
-        for _ in steps:
+def check_out(out: Path | None, *, frames: bool) -> bool:
+    """Whether an animation is to be written. Raises RequestError for a name that nothing can be written to."""
+    from latentrt.image import ANIMATIONS
+
+    if out is None:
+        return False
+    endings = [".png", *(ANIMATIONS if frames else ())]
+    if out.suffix.lower() not in endings:
+        raise RequestError(f"--out: got {out}, expected a name that ends in {' or '.join(endings)}")
+    if not out.parent.is_dir():
+        raise RequestError(f"--out: there is no folder {out.parent}; make it with `mkdir -p {out.parent}`")
+    return out.suffix.lower() in ANIMATIONS
+
+
+def requests(
+    prompt: str | None, prompts: Path | None, size: tuple[int, int] | None, frames: int | None, **options: Any
+) -> list[Request]:
+    """What is asked for: one request, one a line of a file, or one a frame."""
+    from latentrt.interpolation import CHANGING, between
+    from latentrt.request import Request
+
+    if (prompt is None) == (prompts is None):
+        problem = "Missing argument 'PROMPT'" if prompt is None else "got both PROMPT and --prompts"
+        raise click.UsageError(f"{problem}; give one prompt, or a file of them with --prompts")
+    ends = {name: options.pop(f"to_{name}") for name in CHANGING}
+    changes = {name: value for name, value in ends.items() if value is not None}
+    options["width"], options["height"] = size or (None, None)
+    asked = [Request(text, **options) for text in texts_of(prompt, prompts)]
+    if frames is None:
+        for name, value in changes.items():
+            raise RequestError(f"--to-{name}: got {value!r} without --frames; say how many there are to be")
+        return asked
+    return [request for start in asked for request in between(start, replace(start, **changes), frames)]
+
+
+def texts_of(prompt: str | None, prompts: Path | None) -> Sequence[str]:
+    """The prompt, or those of a file."""
+    if prompts is None:
+        return [prompt or ""]
+    from latentrt.calib.prompts import read_prompts
+
+    return read_prompts(prompts)
+
+
+def finished(run: Run) -> Result:
+    """The run's result, with a bar while it is made."""
+    with progress_bar(f"{run.settings.width}x{run.settings.height}", run.total) as advance:
+        for _ in run:
             advance()
-    return steps.result
+    return run.result
 
 
-def save(result: Result, out: Path | None, *, metadata: bool) -> list[Path]:
-    """Writes every image and returns where: `out` for one, numbered beside it for more, else named by seed."""
-    count = len(result.images)
-    files = [numbered(out, i, count) if out else Path(f"{seed_name(result.settings, i)}.png") for i in range(count)]
-    for i, file in enumerate(files):
-        result.save(file, i, metadata=metadata)
+def save(results: Sequence[Result], out: Path | None, *, metadata: bool) -> list[list[Path]]:
+    """Writes every image and returns where, result by result: `out` for one, numbered beside it for more.
+
+    Without `out` by their seeds, after a number where there are several results.
+    """
+    count, index = sum(len(result.images) for result in results), 0
+    files: list[list[Path]] = []
+    for place, result in enumerate(results):
+        files.append([])
+        before = f"{place}-" if len(results) > 1 else ""
+        for i in range(len(result.images)):
+            file = numbered(out, index, count) if out else Path(f"{before}{seed_name(result.settings, i)}.png")
+            result.save(file, i, metadata=metadata)
+            files[-1].append(file)
+            index += 1
     return files
 
 

@@ -96,7 +96,7 @@ def test_every_option_reaches_the_request(tmp_path):
     options = """--negative blue --sigmas 14.6,7,3,1 --guidance 7,7,1,2.5 --guidance-rescale 0.5 --sampler euler_a
         --guidance-interval 0.3,inf --split-guidance --seed 5 --noise cuda --variation-seed 9 --variation-strength 0.25
         --eta 0.5 --clip-skip 2 --syntax lenient --spacing leading --size 32x24 --batch 2 --json
-        --window 16 --stride 8 --seamless x"""
+        --window 16 --stride 8 --seamless x --blend blue --blend-strength 0.5"""
     done = run("generate", "a (red:1.2) [apple|pear", *options.split(), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout, parse_constant=pytest.fail)
@@ -118,6 +118,8 @@ def test_every_option_reaches_the_request(tmp_path):
         "noise": "cuda",
         "variation_seeds": [9, 10],
         "variation_strength": 0.25,
+        "blend": "blue",
+        "blend_strength": 0.5,
         "options": {"eta": 0.5},
         "window": 16,
         "stride": 8,
@@ -153,6 +155,42 @@ def test_a_picture_made_from_an_image_has_its_size(here, capsys):
     assert here("generate", "x", *options, "--json") == 0
     settings = json.loads(capsys.readouterr().out)["settings"]
     assert [settings[key] for key in ("width", "height", "strength", "posterior")] == [32, 24, 0.5, "sample"]
+
+
+FRAMES = ("--steps", "1", "--size", "32x24", "--seed", "5", "--frames", "3", "--to-prompt", "a cat", "--to-seed", "6")
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "apng"])
+def test_frames_become_an_animation(here, capsys, tmp_path, ending):
+    assert here("generate", "a tree", *FRAMES, "--out", f"x.{ending}", "--per-second", "4") == 0
+    assert capsys.readouterr().out.split() == [f"x.{ending}"] and len(list(tmp_path.iterdir())) == 1
+    with Image.open(tmp_path / f"x.{ending}") as animation:
+        assert (animation.n_frames, animation.size) == (3, (32, 24))
+        animation.seek(1)
+        animation.load()
+        assert animation.info["duration"] == 250
+
+
+def test_frames_become_files(here, capsys, tmp_path):
+    assert here("generate", "a tree", *FRAMES, "--out", "x.png", "--json") == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert [run["files"] for run in runs] == [["x-0.png"], ["x-1.png"], ["x-2.png"]]
+    assert [run["settings"]["blend_strength"] for run in runs] == [0.0, 0.5, 1.0]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_file_of_prompts_is_a_batch(here, capsys, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("# trees\na tree\n\na palm\n")
+    options = ("--steps", "1", "--size", "32x24", "--seed", "5", "--batch", "2")
+    assert here("generate", "--prompts", "prompts.txt", *options, "--json") == 0
+    runs = json.loads(capsys.readouterr().out)["runs"]
+    assert [run["settings"]["prompt"] for run in runs] == ["a tree", "a palm"]
+    assert [run["files"] for run in runs] == [["0-5.png", "0-6.png"], ["1-5.png", "1-6.png"]]
+    prompts.write_text("a tree\na (palm")
+    assert here("generate", "--prompts", "prompts.txt", *options, "--out", "bad.png") == 2
+    assert here("generate", "--prompts", "nowhere.txt") == here("generate", "x", "--prompts", "prompts.txt") == 2
+    assert not [*tmp_path.glob("bad*")]
 
 
 @pytest.mark.parametrize(("options", "split"), [((), False), (("--split-guidance",), True)])
@@ -201,6 +239,10 @@ BAD = [
     ("--solver bh1 --sampler dpmpp_2m", "expected one of midpoint, heun"),
     ("--sampler lcm --steps 60", "at most 50"),
     ("--init nowhere.png", "init: nowhere.png is not a readable image (No such file or directory)"),
+    ("--to-seed 3", "--to-seed: got 3 without --frames"),
+    ("--frames 3 --out x.jpg", "expected a name that ends in .png or .gif or .webp or .apng"),
+    ("--frames 3 --batch 2", "batch: got 2 with frames, expected 1"),
+    ("--out x.gif", "expected a name that ends in .png"),
     ("--strength 0.5", "without init; give that image too"),
     (f"--seed {2**64 - 1} --batch 2", f"to {2**64 - 2}"),
 ]

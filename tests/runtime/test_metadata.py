@@ -84,6 +84,8 @@ def test_a_png_says_how_it_was_made(png: Path, image: int, seed: int) -> None:
         "noise": "cpu",
         "variation_seed": None,
         "variation_strength": 0.0,
+        "blend": None,
+        "blend_strength": 0.0,
         "window": None,
         "stride": None,
         "seamless": None,
