@@ -27,7 +27,7 @@ def blended(one: Prompt, other: Prompt, cross_kv: Mapping[str, Array], share: fl
     (first,), (second,) = one.guides, other.guides
     pairs = [*zip(first.texts, second.texts, strict=True)]
     names = tuple("\0".join(pair) for pair in pairs)  # which no text of a person holds
-    mixed = {name: mix(*(cross_kv[text] for text in pair), share) for name, pair in zip(names, pairs, strict=True)}
+    mixed = {name: mix(cross_kv[a], cross_kv[b], share) for name, (a, b) in zip(names, pairs, strict=True)}
     return Prompt((Guide(1.0, names),), dict.fromkeys(mixed, ())), mixed
 
 
