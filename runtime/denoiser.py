@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,12 +11,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from latentrt.conditioning import Call, Conditioning, Row
+from latentrt.errors import OutOfMemoryError
 from latentrt.grids import Grid
 from latentrt.guidance import Guidance, guided, sum_of
 from latentrt.prediction import Prediction
 from latentrt.samplers.walk import Walk
 from latentrt.schedule import timestep_at
 from latentrt.tensors import Array
+
+log = logging.getLogger(__name__)
 
 
 def timesteps_of_calls(walk: Callable[..., Walk], grid: Grid) -> dict[float, float]:
@@ -75,12 +79,19 @@ class Denoiser:
         sample = (x if scale == 1 else x * np.float32(scale)).astype(self.sample_dtype, copy=False)
         predictions: list[Array] = []
         for group in self.groups(rows):
-            output = self.call(
-                "unet",
-                sample=np.concatenate([sample] * len(group)),
-                time_bias=np.repeat(self.time_bias[sigma], len(group) * len(x), axis=0),
-                cross_kv=self.cross_kv(group, len(x)),
-            )["prediction"]
+            try:
+                output = self.call(
+                    "unet",
+                    sample=np.concatenate([sample] * len(group)),
+                    time_bias=np.repeat(self.time_bias[sigma], len(group) * len(x), axis=0),
+                    cross_kv=self.cross_kv(group, len(x)),
+                )["prediction"]
+            except OutOfMemoryError:
+                if len(group) == 1:
+                    raise
+                log.warning("too little memory for %d prompts in a call of the UNet: from now on one", len(group))
+                self.split = True
+                return self.predict(x, sigma, rows)
             predictions += list(output.astype(np.float32, copy=False).reshape(len(group), *x.shape))
         return predictions
 

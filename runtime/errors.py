@@ -4,7 +4,8 @@ LatentError                 anything this package raises on purpose (1)
 ├── RequestError            a request that cannot be run: size, sampler, steps, prompt (2)
 ├── BundleError             a bundle that is damaged, unsafe or of another version (3)
 ├── EngineError             an engine that is missing, or that failed (4)
-│   └── ShapeError          a tensor whose name, type or shape is not what the graph declares (4)
+│   ├── ShapeError          a tensor whose name, type or shape is not what the graph declares (4)
+│   └── OutOfMemoryError    a run that needs more memory than there is, or than its budget (4)
 ├── CheckpointError         a checkpoint that cannot be read or is of no known family (5)
 ├── FidelityError           an export that lost more than its gate allows (6)
 └── OutputError             a file or folder that cannot be written where it was asked for (7)
@@ -37,6 +38,10 @@ class EngineError(LatentError):
 
 class ShapeError(EngineError, ValueError):
     """A tensor's name, type or shape differs from what the component declares."""
+
+
+class OutOfMemoryError(EngineError, MemoryError):
+    """The run needs more memory than there is, or than it was given."""
 
 
 class CheckpointError(LatentError):

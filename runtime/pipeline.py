@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,11 @@ from latentrt.conditioning import Conditioning, encode
 from latentrt.denoiser import Denoiser, timesteps_of_calls
 from latentrt.draws import Draws
 from latentrt.engines import Engine, choose, engine_kind, open_engines
-from latentrt.errors import BundleError, EngineError, RequestError
+from latentrt.errors import BundleError, EngineError, OutOfMemoryError, RequestError
 from latentrt.guidance import Guidance
 from latentrt.image import to_images
 from latentrt.inpainting import painted
+from latentrt.memory import Budget, demand_of, footprints_of, smaller
 from latentrt.prediction import PREDICTIONS
 from latentrt.prompt import Prompt, read
 from latentrt.request import Request
@@ -34,24 +36,36 @@ from latentrt.timings import Timings
 from latentrt.tokenizer import Tokenizer
 from latentrt.windows import decoded, laid, windowed
 
+log = logging.getLogger(__name__)
+
 MODELS = Path(__file__).parent / "models"
 
 
-def load(bundle: str | Path, *, engine: str = "cpu", verify: bool = True, split_guidance: bool = False) -> Pipeline:
+def load(
+    bundle: str | Path,
+    *,
+    engine: str = "cpu",
+    verify: bool = True,
+    split_guidance: bool = False,
+    memory_budget: int | None = None,
+) -> Pipeline:
     """Returns a pipeline for a bundle's folder, or for a built-in model by name ("emoji").
 
     engine: what runs the graphs; its package must be installed. "cpu" is the fastest of those for a CPU: measured when
     a model is first loaded with several of them installed. verify: hash every file first, so that damage is found
     before an engine reads it; graphs are read when first used, so leave the folder alone while the pipeline lives.
     split_guidance: call the UNet once for each prompt of a step, not once for all, which takes less memory and longer.
-    Raises BundleError or EngineError.
+    memory_budget: the bytes that the whole process may need, on a CPU; runs are made to fit, or refused before they
+    start. Raises BundleError or EngineError.
     """
     engine_kind(engine)
     opened = open_bundle(folder_of(bundle), verify=verify)
     check_complete(opened)
-    engine = choose(engine, opened)
-    engines = open_engines(engine, opened)
-    return Pipeline(opened, load_tokenizer(opened), engines, engine, split_guidance=split_guidance)
+    frugal = memory_budget is not None
+    engine = choose(engine, opened, frugal=frugal)
+    engines = open_engines(engine, opened, frugal=frugal)
+    budget = None if memory_budget is None else Budget(memory_budget, footprints_of(engine, engines))
+    return Pipeline(opened, load_tokenizer(opened), engines, engine, split_guidance=split_guidance, budget=budget)
 
 
 def folder_of(bundle: str | Path) -> Path:
@@ -100,9 +114,10 @@ class Pipeline:
         engine: str = "cpu",
         *,
         split_guidance: bool = False,
+        budget: Budget | None = None,
     ) -> None:
         self.bundle, self.tokenizer, self.engines, self.engine = bundle, tokenizer, engines, engine
-        self.split_guidance = split_guidance
+        self.split_guidance, self.budget = split_guidance, budget
 
     def __enter__(self) -> Pipeline:
         return self
@@ -120,7 +135,13 @@ class Pipeline:
             {**self.engines, **engines},
             self.engine,
             split_guidance=self.split_guidance,
+            budget=self.budget,
         )
+
+    def unload(self) -> None:
+        """Frees what the engines hold; each component loads again when it is called."""
+        for engine in self.engines.values():
+            engine.unload()
 
     def close(self) -> None:
         """Frees everything that the engines hold."""
@@ -147,11 +168,19 @@ class Pipeline:
     def decode(self, latents: Array) -> Array:
         """Pixels in about [-1, 1], (batch, 3, height, width), from latents of unit variance; one image at a time."""
         scaled = latents / self.bundle.manifest.latents.scaling
-        images = [self.call("vae_decoder", latents=scaled[i : i + 1])["image"] for i in range(len(scaled))]
-        pixels = np.concatenate(images)
+        pixels = np.concatenate([self._decoded(scaled[i : i + 1]) for i in range(len(scaled))])
         if not np.isfinite(pixels).all():
             raise EngineError("vae_decoder: got pixels that are not finite; export with --precision fp32 or w16")
         return pixels
+
+    def _decoded(self, latents: Array) -> Array:
+        """The pixels of one image; with the other components out of memory, if it does not fit beside them."""
+        try:
+            return self.call("vae_decoder", latents=latents)["image"]
+        except OutOfMemoryError:
+            log.warning("too little memory to decode: unloading the other components")
+            self.unload()
+            return self.call("vae_decoder", latents=latents)["image"]
 
     def encode(self, pixels: Array) -> tuple[Array, Array]:
         """The mean and the deviation of latents of unit variance, each (batch, channels, rows, columns) float32.
@@ -176,7 +205,8 @@ class Run:
     """One generation under way: an iterator of steps."""
 
     def __init__(self, pipeline: Pipeline, settings: Settings) -> None:
-        """Raises RequestError for a prompt that is malformed or a grid that cannot be laid out."""
+        """Raises RequestError for a prompt that is malformed or a grid that cannot be laid out, OutOfMemoryError for
+        more than the budget."""
         self.settings = settings
         self._pipeline = pipeline
         self._timings = Timings()
@@ -187,6 +217,9 @@ class Run:
         if self._blend:
             check_blend(self._positive, self._blend)
         sampler, schedule = SAMPLERS[settings.sampler], pipeline.bundle.manifest.schedule
+        manifest = pipeline.bundle.manifest
+        self._demand = demand_of(settings, len(self._positive.guides), manifest.latents.pixels)
+        self._plan = pipeline.budget.plan(manifest, self._demand) if pipeline.budget else None
         self._laid = sampler.grid(schedule, settings.steps, settings.spacing, settings.sigmas)
         self._grid = self._laid.after(settings.skipped)
         self._sampler = partial(sampler.walk, **settings.options)
@@ -197,7 +230,12 @@ class Run:
         return self
 
     def __next__(self) -> Step:
-        return next(self._steps)
+        try:
+            return next(self._steps)
+        except OutOfMemoryError as error:
+            pipeline = self._pipeline
+            advice = smaller(pipeline.engine, pipeline.engines, pipeline.bundle.manifest, self._demand)
+            raise OutOfMemoryError(f"{error}; {advice}") from error
 
     @property
     def timings(self) -> Mapping[str, float]:
@@ -215,6 +253,11 @@ class Run:
         if self._result is None:
             raise RuntimeError("the run is not finished: iterate over it to the end first")
         return self._result
+
+    def _unload(self) -> None:
+        """Frees what was used, if that is the plan; what comes next loads when it is called."""
+        if self._plan is not None and not self._plan.keep:
+            self._pipeline.unload()
 
     def _read(self, text: str, *, compose: bool) -> Prompt:
         settings = self.settings
@@ -234,17 +277,21 @@ class Run:
         settings, grid, bundle = self.settings, self._grid, self._pipeline.bundle
         with self._timings.phase("prompt"):
             denoiser = self._denoiser()
+        self._unload()
         latents = np.zeros(0, np.float32)
         with self._timings.phase("sampler"):
             walk = self._walk(denoiser)
+        self._unload()
         for index in range(self.total):
             denoiser.step = settings.skipped + index
             with self._timings.phase("sampler"):
                 latents, denoised = next(walk)
             timestep, sigma = float(grid.timesteps[index]), float(grid.sigmas[index])
             yield Step(index, self.total, timestep, sigma, latents, denoised, bundle.manifest.latents.to_rgb)
+        self._unload()
         with self._timings.phase("vae_decoder"):
             pixels = decoded(self._pipeline.decode, latents, bundle.manifest.latents.pixels, settings.seamless)
+        self._unload()
         with self._timings.phase("image"):
             images = to_images(pixels)
             if settings.source:
@@ -310,6 +357,6 @@ class Run:
             guidance,
             PREDICTIONS[manifest.schedule.prediction],
             dict(zip(times, bias[:, np.newaxis], strict=True)),
-            pipeline.split_guidance,
+            pipeline.split_guidance or (self._plan is not None and self._plan.split),
             sample.dtype,
         )

@@ -63,6 +63,12 @@ def sigmas_of(context: click.Context, option: click.Parameter, value: str | None
     "--guidance-interval", callback=numbers_of, metavar="LO,HI", help="The sigmas between which guidance works."
 )
 @click.option("--split-guidance", is_flag=True, help="One UNet call a prompt: less memory, more time.")
+@click.option(
+    "--memory-budget",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GB",
+    help="The most that the process may need, on a CPU.",
+)
 @click.option("--seed", type=int, help="Of the first image; image k has SEED + k. Random if not given.")
 @click.option("--size", callback=size_of, metavar="WxH", help="Width and height in pixels, multiples of 8.")
 @click.option("--noise", metavar="NAME", default="cpu", show_default=True, help="Whose seeds: torch's on cpu or cuda.")
@@ -114,6 +120,7 @@ def generate(
     out: Path | None,
     no_metadata: bool,
     split_guidance: bool,
+    memory_budget: float | None,
     as_json: bool,
     per_second: float,
     **options: Any,
@@ -124,7 +131,8 @@ def generate(
 
     animated = check_out(out, frames=options["frames"] is not None)
     wanted = requests(prompt, prompts, **options)
-    with load(bundle, engine=engine, split_guidance=split_guidance) as pipeline:
+    budget = None if memory_budget is None else int(memory_budget * 1e9)
+    with load(bundle, engine=engine, split_guidance=split_guidance, memory_budget=budget) as pipeline:
         runs = [pipeline.steps(request) for request in wanted]  # all are checked before the first picture is made
         results = [finished(run) for run in runs]
     if out is not None and animated:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from latentrt.errors import EngineError
+from latentrt.errors import EngineError, OutOfMemoryError
 from latentrt.manifest import Component
 from latentrt.tensors import Array
 
@@ -106,25 +106,29 @@ ENGINES = {
 CPU, CPU_ENGINES = "cpu", ("onnxruntime", "openvino")
 
 
-def choose(name: str, bundle: Bundle) -> str:
+def choose(name: str, bundle: Bundle, *, frugal: bool = False) -> str:
     """Returns the engine that `name` stands for with this bundle: "cpu" for the fastest, others for themselves.
 
+    frugal: "cpu" is the first that is installed, which needs the least memory; measuring others would need theirs.
     Raises EngineError if what it needs is not installed.
     """
     engine_kind(name)
     if name != CPU:
         return name
+    if frugal:
+        return next(one for one in CPU_ENGINES if ENGINES[one].installed)
     fastest: str = importlib.import_module("latentrt.engines.fastest").fastest(bundle)
     return fastest
 
 
-def open_engines(name: str, bundle: Bundle) -> dict[str, Engine]:
+def open_engines(name: str, bundle: Bundle, *, frugal: bool = False) -> dict[str, Engine]:
     """Returns an engine of the kind `name` for every component of a bundle; nothing is loaded yet.
 
-    They share what can be shared. Raises EngineError for an unknown name, or one whose package is not installed.
+    frugal: give memory back between the calls, which may make them slower, where the engine would keep it. They share
+    what can be shared. Raises EngineError for an unknown name, or one whose package is not installed.
     """
     kind = engine_kind(name)
-    opened: dict[str, Engine] = importlib.import_module(kind.module).open_engines(bundle, kind.variant)
+    opened: dict[str, Engine] = importlib.import_module(kind.module).open_engines(bundle, kind.variant, frugal=frugal)
     return opened
 
 
@@ -147,6 +151,15 @@ def build_plan(name: str, bundle: Bundle, component: str, shapes: Mapping[str, t
     this machine cannot build.
     """
     importlib.import_module(ENGINES[name].builder).build_plan(name, bundle, component, shapes)
+
+
+OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "Cannot allocate memory", "out of memory")
+
+
+def failure(message: str, error: Exception) -> EngineError:
+    """The error of an engine that failed with `error`: OutOfMemoryError where that is what its own says."""
+    short = isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
+    return OutOfMemoryError(message) if short else EngineError(message)
 
 
 def engine_kind(name: str) -> EngineKind:

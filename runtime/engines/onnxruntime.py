@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentrt.bundle import Bundle
+from latentrt.engines import failure
 from latentrt.engines.optimised import graph_of
 from latentrt.errors import EngineError
 from latentrt.manifest import Component
@@ -41,18 +42,17 @@ HEAVY = {"Conv", "ConvTranspose", "Gemm", "MatMul", "InstanceNormalization", "La
 ASSIGNMENT = "session.record_ep_graph_assignment_info"
 
 
-def open_engines(bundle: Bundle, variant: str = "cpu") -> dict[str, Engine]:
+def open_engines(bundle: Bundle, variant: str = "cpu", *, frugal: bool = False) -> dict[str, Engine]:
     """An engine for each component of the bundle; see `latentrt.engines.open_engines`."""
-    return {name: engine_of(bundle, name, variant) for name in bundle.manifest.components}
+    return {name: engine_of(bundle, name, variant, frugal=frugal) for name in bundle.manifest.components}
 
 
-def engine_of(bundle: Bundle, name: str, variant: str) -> OnnxRuntimeEngine:
+def engine_of(bundle: Bundle, name: str, variant: str, *, frugal: bool = False) -> OnnxRuntimeEngine:
     """The engine for one component: on what was optimised for this processor, if that was done."""
     component = bundle.manifest.components[name]
     built = graph_of(bundle, name) if variant == "cpu" else None
-    return OnnxRuntimeEngine(
-        name, component, built or bundle.path(component.file), variant, optimised=built is not None
-    )
+    graph = built or bundle.path(component.file)
+    return OnnxRuntimeEngine(name, component, graph, variant, optimised=built is not None, frugal=frugal)
 
 
 def open_engine(name: str, component: Component, folder: Path, variant: str = "cpu") -> OnnxRuntimeEngine:
@@ -61,12 +61,23 @@ def open_engine(name: str, component: Component, folder: Path, variant: str = "c
 
 
 class OnnxRuntimeEngine:
-    """One ONNX Runtime session, made on first use. optimised: whether the graph is one of `optimised.graph_of`."""
+    """One ONNX Runtime session, made on first use.
+
+    optimised: whether the graph is one of `optimised.graph_of`. frugal: whether memory goes back after every call.
+    """
 
     def __init__(
-        self, name: str, component: Component, path: Path, variant: str = "cpu", *, optimised: bool = False
+        self,
+        name: str,
+        component: Component,
+        path: Path,
+        variant: str = "cpu",
+        *,
+        optimised: bool = False,
+        frugal: bool = False,
     ) -> None:
-        self.name, self.component, self.path, self.variant, self.optimised = name, component, path, variant, optimised
+        self.name, self.component, self.path, self.variant = name, component, path, variant
+        self.optimised, self.frugal = optimised, frugal
         self.session: InferenceSession | None = None
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -78,13 +89,13 @@ class OnnxRuntimeEngine:
         try:
             outputs = self.session.run(names, dict(feeds))
         except Exception as error:  # ONNX Runtime's own errors share no base but Exception
-            raise EngineError(f"{self.name}: ONNX Runtime failed with {sizes}: {one_line(error)}") from error
+            raise failure(f"{self.name}: ONNX Runtime failed with {sizes}: {one_line(error)}", error) from error
         return dict(zip(names, outputs, strict=True))
 
     def load(self) -> None:
         """Makes the session. Raises EngineError if ONNX Runtime refuses the graph."""
         if self.session is None:
-            self.session = new_session(self.path, self.variant, optimised=self.optimised)
+            self.session = new_session(self.path, self.variant, optimised=self.optimised, frugal=self.frugal)
 
     def unload(self) -> None:
         """Drops the session; its memory goes back to the system."""
@@ -95,8 +106,8 @@ class OnnxRuntimeEngine:
         self.unload()
 
 
-def new_session(path: Path, variant: str = "cpu", *, optimised: bool = False) -> InferenceSession:
-    """A session of a graph, which is run as it is if it is `optimised`.
+def new_session(path: Path, variant: str = "cpu", *, optimised: bool = False, frugal: bool = False) -> InferenceSession:
+    """A session of a graph, which is run as it is if it is `optimised`; `frugal` as in `OnnxRuntimeEngine`.
 
     Raises EngineError if it cannot be made, or would not run as asked.
     """
@@ -110,6 +121,7 @@ def new_session(path: Path, variant: str = "cpu", *, optimised: bool = False) ->
     options = new_options()
     if optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_cpu_mem_arena = not frugal  # an arena grows by doubling: 3.2 GB for a decoder that needs 1.6
     providers = PROVIDERS[variant]
     check_available(providers, onnxruntime)
     if variant != "cpu":
@@ -118,8 +130,8 @@ def new_session(path: Path, variant: str = "cpu", *, optimised: bool = False) ->
     try:
         session = onnxruntime.InferenceSession(path, options, providers=list(providers.items()), enable_fallback=0)
     except Exception as error:  # ONNX Runtime's own errors share no base but Exception
-        raise EngineError(
-            f"{path}: ONNX Runtime cannot load it: {one_line(error)}; check it with `latentrt verify`"
+        raise failure(
+            f"{path}: ONNX Runtime cannot load it: {one_line(error)}; check it with `latentrt verify`", error
         ) from error
     check_active(providers, session)
     if variant != "cpu":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentrt.bundle import Bundle
 from latentrt.cache import user_cache
+from latentrt.engines import failure
 from latentrt.engines.onnxruntime import one_line, usable_cores
 from latentrt.engines.plans import graph_digest
 from latentrt.errors import EngineError
@@ -29,7 +30,7 @@ FLOAT32_INPUT = "timestep"
 LARGEST_CACHED_BYTES = 1 << 30
 
 
-def open_engines(bundle: Bundle, variant: str) -> dict[str, Engine]:
+def open_engines(bundle: Bundle, variant: str, *, frugal: bool = False) -> dict[str, Engine]:
     """An engine for each component of the bundle; see `latentrt.engines.open_engines`."""
     return {name: engine_of(bundle, name) for name in bundle.manifest.components}
 
@@ -69,7 +70,7 @@ class OpenVinoEngine:
             found = self.request.infer(dict(feeds), share_inputs=True)
             return {spec.name: found[spec.name] for spec in self.component.outputs}
         except Exception as error:  # OpenVINO raises RuntimeError, and KeyError for an output that is not there
-            raise EngineError(f"{self.name}: OpenVINO failed with {sizes}: {one_line(error)}") from error
+            raise failure(f"{self.name}: OpenVINO failed with {sizes}: {one_line(error)}", error) from error
 
     def load(self) -> None:
         """Reads the graph; it is compiled by the first call, for that. Raises EngineError if OpenVINO refuses it."""
@@ -77,8 +78,8 @@ class OpenVinoEngine:
             try:
                 self.model = core().read_model(self.path)
             except Exception as error:  # RuntimeError, of several modules
-                raise EngineError(
-                    f"{self.path}: OpenVINO cannot load it: {one_line(error)}; check it with `latentrt verify`"
+                raise failure(
+                    f"{self.path}: OpenVINO cannot load it: {one_line(error)}; check it with `latentrt verify`", error
                 ) from error
 
     def unload(self) -> None:

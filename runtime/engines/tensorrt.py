@@ -20,7 +20,7 @@ from latentrt.tensors import Array, check
 log = logging.getLogger(__name__)
 
 
-def open_engines(bundle: Bundle, flavour: str) -> dict[str, TensorRTEngine]:
+def open_engines(bundle: Bundle, flavour: str, *, frugal: bool = False) -> dict[str, TensorRTEngine]:
     """An engine for each component of the bundle; they share the GPU's stream and activation memory."""
     gpu = Gpu(FLAVOURS[flavour])
     return {name: TensorRTEngine(name, bundle, gpu) for name in bundle.manifest.components}
