@@ -45,7 +45,7 @@ FOOTPRINTS = {
 class Demand:
     """What a run asks for: images, the prompts of one step, and the picture's sides in latents.
 
-    encodes: whether it starts from an image.
+    encodes: whether it starts from an image. window: the side of what the UNet sees at a time, 0 for all.
     """
 
     images: int
@@ -53,6 +53,7 @@ class Demand:
     height: int
     width: int
     encodes: bool = False
+    window: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,8 @@ def demand_of(settings: Settings, prompts: int, pixels: int) -> Demand:
     """What a run of these settings asks for. prompts: those between ANDs. pixels: a side that one latent covers."""
     rows, columns = settings.height // pixels, settings.width // pixels
     guided = max(settings.scales) > 1
-    return Demand(len(settings.seeds), prompts + guided, rows, columns, encodes=settings.source is not None)
+    window = (settings.window or 0) // pixels
+    return Demand(len(settings.seeds), prompts + guided, rows, columns, settings.source is not None, window)
 
 
 def smaller(engine: str, engines: Mapping[str, Engine], manifest: Manifest, demand: Demand) -> str:
@@ -142,6 +144,7 @@ def live_bytes(manifest: Manifest, name: str, demand: Demand, footprint: Footpri
     """The activations of one call of a component."""
     component, latents = manifest.components[name], demand.height * demand.width
     if name == "unet":
+        latents = math.prod(min(side, demand.window or side) for side in (demand.height, demand.width))
         rows = demand.prompts * demand.images
         scores = SCORE_BYTES * rows * latents**2 if footprint.scores else 0
         return UNET_BYTES * rows * latents * time_bias_width(manifest) + scores

@@ -29,7 +29,7 @@ def here(tmp_path, monkeypatch, bundle, calls):
     """Runs the command line in this process, on fake engines and in an empty folder; returns its exit status."""
     monkeypatch.chdir(tmp_path)
     fake = partial(pipeline_of, bundle, calls)
-    monkeypatch.setattr("latentrt.pipeline.load", lambda _bundle, engine, **options: fake(**options))
+    monkeypatch.setattr("latentrt.pipeline.load", lambda _bundle, engine, memory_budget, **options: fake(**options))
 
     def main_of(*arguments):
         monkeypatch.setattr("sys.argv", ["latentrt", *arguments])

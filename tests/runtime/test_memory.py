@@ -121,6 +121,15 @@ def test_runs_keep_to_their_plan_and_draw_the_same(bundle, calls, unloads, keep,
     assert unloads.count("unet") == (0 if keep else 4)
 
 
+def test_windows_need_less_of_the_unet(bundle):
+    manifest = sd15(bundle.manifest)
+    whole, windowed = (
+        next(candidates(manifest, Demand(1, 2, 128, 256, window=window), feet(manifest, "onnxruntime"))).peak_bytes
+        for window in (0, 64)
+    )
+    assert windowed < whole / 2
+
+
 def test_more_than_the_budget_is_refused_before_anything_runs(bundle, calls):
     pipeline = pipeline_of(bundle, calls)
     pipeline.budget = Budget(1000, feet(bundle.manifest, "onnxruntime"))
