@@ -92,6 +92,18 @@ def filled(image: Image, width: int, height: int) -> Image:
     return canvas
 
 
+def extended(image: Image, border: Sequence[int], fill: int | None = None) -> Image:
+    """The image, so many pixels wider at its left, top, right and bottom, where its outermost go on, or `fill` is."""
+    from PIL import Image as images
+
+    left, top, right, bottom = border
+    pixels = np.asarray(image)
+    widths = ((top, bottom), (left, right), (0, 0))[: pixels.ndim]
+    if fill is None:
+        return images.fromarray(np.pad(pixels, widths, "edge"))
+    return images.fromarray(np.pad(pixels, widths, constant_values=fill))
+
+
 def to_pixels(image: Image) -> Array:
     """(1, channels, height, width) float32 in [-1, 1]."""
     pixels = np.asarray(image, np.float32).reshape(image.height, image.width, -1) / 255

@@ -24,12 +24,16 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Mask:
-    """What is repainted of an image; see `Request`. image: grey, of the image's size, blurred already."""
+    """What is repainted of an image; see `Request`. image: grey, of the image's size, blurred already.
+
+    given: whether there is more to it than what the image was extended by.
+    """
 
     image: Image = field(repr=False)
     blur: float = 0.0
     padding: int | None = None
     overlay: bool = False
+    given: bool = True
 
     def region(self, width: int, height: int) -> Box | None:
         """The part of the image that is generated at that size, where it is not the whole: left, top, right, bottom."""
@@ -55,7 +59,7 @@ class Mask:
     def record(self) -> dict[str, Any]:
         """What a picture says of it, as JSON can hold it."""
         return {
-            "mask": digest(self.image),
+            **({"mask": digest(self.image)} if self.given else {}),
             "mask_blur": self.blur,
             "mask_padding": self.padding,
             "overlay": self.overlay,

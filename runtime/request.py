@@ -45,6 +45,7 @@ class Request:
     mask: an image of init's size, or its file; only what is white in it is painted anew. mask_blur: how far its edges
     are softened, pixels. mask_padding: paint just the part of the image around what is white, so many pixels wider, at
     width and height, the bundle's own unless given, and put it back. overlay: put what is not masked back exactly.
+    extend: how many pixels are painted beyond init's left, top, right and bottom, with or without a mask inside.
 
     window, stride: the model sees the picture through square windows of so many pixels, so many apart (by default a
     quarter), for sizes that it was not trained at. seamless: the edges that meet, so that the picture repeats from left
@@ -81,6 +82,7 @@ class Request:
     mask_blur: float = 0.0
     mask_padding: int | None = None
     overlay: bool = False
+    extend: Sequence[int] | None = None
     window: int | None = None
     stride: int | None = None
     seamless: Seamless | None = None

@@ -7,7 +7,7 @@ StableDiffusionImg2ImgPipeline.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -16,7 +16,7 @@ import numpy as np
 from latentrt.checks import choice, flag, number, whole
 from latentrt.errors import RequestError
 from latentrt.grids import Grid
-from latentrt.image import digest, filled, open_image, resized, to_pixels
+from latentrt.image import digest, extended, filled, open_image, resized, to_pixels
 from latentrt.inpainting import WHITE, Mask
 from latentrt.manifest import Manifest
 from latentrt.request import Fit, Posterior, Request
@@ -29,20 +29,21 @@ if TYPE_CHECKING:
 FITS: tuple[Fit, ...] = get_args(Fit)
 POSTERIORS: tuple[Posterior, ...] = get_args(Posterior)
 STRENGTH = 0.8
-DEFAULTS: dict[str, object] = {"strength": None, "fit": "stretch", "posterior": "mean", "mask": None}
+DEFAULTS: dict[str, object] = {"strength": None, "fit": "stretch", "posterior": "mean", "mask": None, "extend": None}
 MASK_DEFAULTS: dict[str, object] = {"mask_blur": 0.0, "mask_padding": None, "overlay": False}
-LARGEST_BLUR = LARGEST_PADDING = 4096
+LARGEST_BLUR = LARGEST_PADDING = LARGEST_EXTENSION = 4096
 
 
 @dataclass(frozen=True)
 class Source:
-    """The image as it was given, RGB, and how a run starts from it; see `Request`."""
+    """The image, RGB and extended already, and how a run starts from it; see `Request`."""
 
     image: Image = field(repr=False)
     strength: float = STRENGTH
     fit: Fit = "stretch"
     posterior: Posterior = "mean"
     mask: Mask | None = None
+    extend: tuple[int, ...] | None = None
 
     def size(self, multiple: int) -> tuple[int, int] | None:
         """The image's width and height in pixels, each cut down to a multiple; None where a part of it is painted."""
@@ -87,13 +88,19 @@ class Source:
         """The picture from what was generated."""
         return self.mask.pasted(self.framed, self.image, image) if self.mask else image
 
+    def given(self) -> Image:
+        """The image as it was before it was extended."""
+        left, top, right, bottom = self.extend or (0, 0, 0, 0)
+        return self.image.crop((left, top, self.image.width - right, self.image.height - bottom))
+
     def record(self) -> dict[str, Any]:
         """What a picture says of how it was started, as JSON can hold it; of the image, what tells it from others."""
         return {
             "strength": self.strength,
             "fit": self.fit,
             "posterior": self.posterior,
-            "init": digest(self.image),
+            "init": digest(self.given()),
+            **({"extend": self.extend} if self.extend else {}),
             **(self.mask.record() if self.mask else {}),
         }
 
@@ -106,35 +113,48 @@ def source_of(request: Request, manifest: Manifest) -> Source | None:
     if "vae_encoder" not in manifest.components:
         raise RequestError(f"init: {manifest.name} has no vae_encoder; export it anew with `latentrt export`")
     strength = STRENGTH if request.strength is None else request.strength
-    image = open_image("init", request.init)
+    image, extend = open_image("init", request.init), extend_of(request)
     return Source(
-        image,
+        extended(image, extend) if extend else image,
         number("strength", strength, 0, 1),
         choice("fit", request.fit, FITS),
         choice("posterior", request.posterior, POSTERIORS),
-        mask_of(request, image),
+        mask_of(request, image, extend),
+        extend,
     )
 
 
-def mask_of(request: Request, init: Image) -> Mask | None:
+def extend_of(request: Request) -> tuple[int, ...] | None:
+    """How far the image is extended at its four sides. Raises RequestError for what is no such numbers."""
+    asked = request.extend
+    if asked is None:
+        return None
+    if isinstance(asked, str) or not isinstance(asked, Sequence) or len(asked) != 4 or not any(asked):
+        raise RequestError(f"extend: got {asked!r}, expected pixels at the left, top, right and bottom, not all zero")
+    return tuple(whole("extend", pixels, 0, LARGEST_EXTENSION) for pixels in asked)
+
+
+def mask_of(request: Request, init: Image, extend: tuple[int, ...] | None) -> Mask | None:
     """The request's mask, opened and blurred, or None. Raises RequestError for one that does not fit the image."""
+    from PIL import Image as images
     from PIL.ImageFilter import GaussianBlur
 
-    if request.mask is None:
+    if request.mask is None and extend is None:
         refuse_without("mask", MASK_DEFAULTS, request)
         return None
     blur = number("mask_blur", request.mask_blur, 0, LARGEST_BLUR)
     padding = request.mask_padding
     if padding is not None:
         whole("mask_padding", padding, 0, LARGEST_PADDING)
-    image = open_image("mask", request.mask, "L")
+    image = images.new("L", init.size) if request.mask is None else open_image("mask", request.mask, "L")
     if image.size != init.size:
         sizes = ["x".join(map(str, one.size)) for one in (image, init)]
         raise RequestError(f"mask: got {sizes[0]} pixels, expected {sizes[1]}, the size of the init")
+    image = extended(image, extend, 255) if extend else image
     blurred = image.filter(GaussianBlur(blur)) if blur else image
     if np.asarray(blurred).max() < WHITE:
         raise RequestError("mask: got nothing white in it, expected white where the image is to be painted anew")
-    return Mask(blurred, blur, padding, flag("overlay", request.overlay))
+    return Mask(blurred, blur, padding, flag("overlay", request.overlay), request.mask is not None)
 
 
 def refuse_without(needed: str, defaults: Mapping[str, object], request: Request) -> None:

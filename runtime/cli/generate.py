@@ -50,6 +50,14 @@ def sigmas_of(context: click.Context, option: click.Parameter, value: str | None
     return numbers if isinstance(numbers, tuple) or numbers is None else (numbers,)
 
 
+def pixels_of(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """The whole numbers of "0,0,64,0"."""
+    try:
+        return None if value is None else tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"got {value!r}, expected whole numbers with commas between them") from None
+
+
 @click.command()
 @click.argument("prompt", required=False)
 @click.option(
@@ -83,6 +91,7 @@ def sigmas_of(context: click.Context, option: click.Parameter, value: str | None
 @click.option("--mask", metavar="IMG", help="Of the init's size: only what is white is painted anew.")
 @click.option("--mask-blur", type=float, default=0.0, metavar="PX", help="Soften the mask's edges.")
 @click.option("--mask-padding", type=int, metavar="PX", help="Paint the masked part alone, so much around it.")
+@click.option("--extend", callback=pixels_of, metavar="L,T,R,B", help="Paint so many pixels beyond the init's sides.")
 @click.option("--overlay", is_flag=True, help="Put what is not masked back exactly.")
 @click.option("--window", type=int, metavar="PX", help="Large pictures: the side of windows that are seen at once.")
 @click.option("--stride", type=int, metavar="PX", help="From one window to the next.  [default: a quarter of one]")

@@ -239,6 +239,7 @@ BAD = [
     ("--solver bh1 --sampler dpmpp_2m", "expected one of midpoint, heun"),
     ("--sampler lcm --steps 60", "at most 50"),
     ("--init nowhere.png", "init: nowhere.png is not a readable image (No such file or directory)"),
+    ("--extend 8,wide", "expected whole numbers with commas between them"),
     ("--to-seed 3", "--to-seed: got 3 without --frames"),
     ("--frames 3 --out x.jpg", "expected a name that ends in .png or .gif or .webp or .apng"),
     ("--frames 3 --batch 2", "batch: got 2 with frames, expected 1"),

@@ -95,6 +95,40 @@ def test_the_part_that_is_painted(box: Any, ratio: float, padding: int, expected
     assert region(mask_of((100, 100), box), ratio, padding) == expected
 
 
+def test_what_is_beyond_the_sides_is_painted_and_nothing_else(fake: Pipeline, calls: Any) -> None:
+    options: dict[str, Any] = {"steps": 2, "seed": 0, "init": INIT, "strength": 1.0, "extend": (8, 0, 16, 24)}
+    [image] = fake.generate("a", **options, overlay=True).images
+    assert image.size == (56, 48)
+    np.testing.assert_array_equal(np.asarray(image)[:24, 8:40], np.asarray(INIT))
+    [feeds] = named(calls, "vae_encoder")
+    shown = ((feeds["image"][0].transpose(1, 2, 0) / 2 + 0.5) * 255).round()
+    np.testing.assert_array_equal(shown, np.pad(np.asarray(INIT), ((0, 24), (8, 16), (0, 0)), "edge"))
+    source = settle(Request("a", **options), fake.bundle.manifest).source
+    assert source is not None
+    painted = source.masked(56, 48, 8)
+    assert painted is not None
+    expected = np.ones((6, 7), bool)
+    expected[:3, 1:5] = False
+    np.testing.assert_array_equal(painted[0, 0], expected)
+
+
+def test_a_mask_and_what_is_beyond_the_sides_are_painted(bundle: Bundle) -> None:
+    source = settle(Request("a", init=INIT, mask=RIGHT, extend=(0, 8, 0, 0)), bundle.manifest).source
+    assert source is not None
+    painted = source.masked(32, 32, 8)
+    assert painted is not None
+    np.testing.assert_array_equal(painted[0, 0], [[True] * 4, *[[False, False, True, True]] * 3])
+
+
+def test_an_extended_picture_says_what_of(fake: Pipeline, tmp_path: Path) -> None:
+    result = fake.generate("a", steps=2, seed=0, init=INIT, extend=(8, 0, 0, 0), mask_blur=1.0)
+    result.save(tmp_path / "x.png")
+    record = read_png(tmp_path / "x.png")
+    assert record["extend"] == [8, 0, 0, 0] and record["init"]["size"] == [32, 24] and "mask" not in record
+    fields = {key: value for key, value in record.items() if key not in ("version", "bundle", "engine")}
+    assert fake.generate(**fields | {"init": INIT}).images == result.images
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"mask": RIGHT}, "without init; give that image too"),
     ({"init": INIT, "mask": mask_of((24, 32))}, "mask: got 24x32 pixels, expected 32x24, the size of the init"),
@@ -103,6 +137,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"init": INIT, "mask_blur": 4.0}, "mask_blur: got 4.0 without mask; give that image too"),
     ({"mask_padding": 0}, "mask_padding: got 0 without init"),
     ({"init": INIT, "overlay": True}, "overlay: got True without mask"),
+    ({"extend": (8, 0, 0, 0)}, "extend: got (8, 0, 0, 0) without init"),
+    ({"init": INIT, "extend": (0, 0, 0, 0)}, "extend: got (0, 0, 0, 0), expected pixels at the left, top, right and"),
+    ({"init": INIT, "extend": (8, 8)}, "extend: got (8, 8), expected pixels at the left, top, right and bottom"),
+    ({"init": INIT, "extend": (8, 0, 0, -8)}, "extend: got -8, expected a whole number from 0 to 4096"),
     ({"init": INIT, "mask": RIGHT, "overlay": "yes"}, "overlay: got 'yes', expected True or False"),
     ({"init": INIT, "mask": RIGHT, "mask_blur": -1}, "mask_blur: got -1, expected a number from 0 to 4096"),
     ({"init": INIT, "mask": RIGHT, "mask_padding": 1.5}, "mask_padding: got 1.5, expected a whole number"),
