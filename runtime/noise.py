@@ -93,6 +93,11 @@ class TorchGenerator:
             self._fill_blocks(flat)
         return normals
 
+    def rand(self, shape: tuple[int, ...]) -> Floats:
+        """Return the next uniforms in [0, 1): float32 of `shape`, as the next ``torch.rand`` would."""
+        words = self._draw_words(math.prod(shape)) & 0xFFFFFF
+        return words.astype(np.float32).reshape(shape) * np.float32(2.0**-24)
+
     def _fill_blocks(self, flat: Floats) -> None:
         words = self._draw_words(flat.size)
         whole = flat.size - flat.size % _BLOCK

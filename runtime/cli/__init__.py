@@ -19,6 +19,7 @@ INTERRUPTED = 130
 
 COMMANDS = {
     "generate": "Generate pictures for a prompt.",
+    "audio": "Turn a spectrogram into a sound, or a sound into a spectrogram.",
     "export": "Export a checkpoint to a bundle.",
     "inspect": "Show what a bundle holds, or how a picture was made.",
     "calibrate": "Quantize a bundle, with a measured loss.",

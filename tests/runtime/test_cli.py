@@ -16,7 +16,7 @@ from latentrt.request import Request
 from tests.runtime.fake import named, pipeline_of
 
 SMALL = ("--json", "--size", "32x24", "--out", "x.png")
-COMMANDS = ("generate", "export", "inspect", "compare", "estimate", "verify", "doctor")
+COMMANDS = ("generate", "audio", "export", "inspect", "compare", "estimate", "verify", "doctor")
 
 
 def run(*arguments, cwd, **environment):

@@ -1,0 +1,53 @@
+"""Amplitudes to the pixels of a Riffusion spectrogram, and back: dark is loud, high is high, time goes right.
+
+All as riffusion 0.0.5's image_util: the red channel of a mono picture is read; a stereo picture has left in green and
+right in blue.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from latentrt.audio.parameters import FEWEST_COLUMNS, MOST_COLUMNS, POWER, Parameters
+from latentrt.errors import RequestError
+from latentrt.tensors import Array
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+BLACK = 30e6  # the amplitude of a black pixel; any other gives the same sound
+
+
+def picture_from_amplitudes(amplitudes: Array) -> Image:
+    """The RGB picture of (channels, columns, bands), one channel or two: the fourth root of their share of the largest.
+
+    Grey values are cut, not rounded. Silence is white.
+    """
+    from PIL import Image
+
+    shares = amplitudes / (amplitudes.max() or 1)
+    grey = (255 - 255 * shares**POWER).astype(np.uint8).transpose(0, 2, 1)[:, ::-1]
+    planes = (grey[0], grey[0], grey[0]) if len(grey) == 1 else (np.zeros_like(grey[0]), grey[0], grey[1])
+    return Image.fromarray(np.stack(planes, axis=-1))
+
+
+def amplitudes_from_picture(image: Image, parameters: Parameters) -> Array:
+    """The amplitudes, (channels, columns, bands) float32 from 0 to 30e6, of an RGB picture.
+
+    Raises RequestError for a picture of another height than the bands, and for one that is too narrow or too wide.
+    """
+    if image.height != parameters.bands:
+        raise RequestError(
+            f"picture: got {image.height} rows, expected {parameters.bands}, one a band of frequencies; "
+            f"--bands {image.height} reads it as so many"
+        )
+    if not FEWEST_COLUMNS <= image.width <= MOST_COLUMNS:
+        raise RequestError(
+            f"picture: got {image.width} columns of 10 ms, expected {FEWEST_COLUMNS} to {MOST_COLUMNS}; "
+            "cut it, or draw a wider one"
+        )
+    pixels = np.asarray(image, np.float32)[::-1].transpose(2, 1, 0)
+    planes = pixels[1:3] if parameters.stereo else pixels[:1]
+    return ((255 - planes) / 255) ** np.float32(1 / POWER) * np.float32(BLACK)

@@ -1,0 +1,66 @@
+"""Short-time Fourier transforms, as torch.stft and torch.istft compute them for a Riffusion spectrogram.
+
+A window is a quarter of the FFT's length. It stands at the start of the padding here and not in its middle: that turns
+every bin by an angle of its own, which amplitudes do not see, and spares three quarters of the memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from latentrt.audio.parameters import FFT, HOP, WINDOW
+from latentrt.tensors import Array
+
+HANN = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)).astype(np.float32)
+CENTRE = WINDOW // 2
+CHUNK = 32  # frames transformed at once; more would leave a processor's cache
+
+
+def chunks(frames: int) -> Iterator[slice]:
+    """Slices of at most CHUNK frames."""
+    return (slice(start, min(start + CHUNK, frames)) for start in range(0, frames, CHUNK))
+
+
+def windows_of(signal: Array) -> Array:
+    """A view of the samples around every HOP-th of `signal`, mirrored at its ends: (1 + samples // HOP, WINDOW)."""
+    return np.lib.stride_tricks.sliding_window_view(np.pad(signal, CENTRE, mode="reflect"), WINDOW)[::HOP]
+
+
+def spectra(windows: Array, bins: int) -> Array:
+    """The first `bins` of the transforms of windows (frames, WINDOW): (frames, bins) complex64."""
+    # NumPy before 2.0 answers in complex128.
+    return np.fft.rfft(windows * HANN, FFT)[:, :bins].astype(np.complex64, copy=False)
+
+
+def amplitudes(signal: Array, bins: int) -> Array:
+    """The amplitudes of `signal`, a column every HOP samples: (frames, bins) float32."""
+    windows = windows_of(signal.astype(np.float32, copy=False))
+    return np.concatenate([np.abs(spectra(windows[chunk], bins)) for chunk in chunks(len(windows))])
+
+
+class OverlapAdd:
+    """A signal put together from the spectra of its windows, chunk after chunk."""
+
+    def __init__(self, frames: int) -> None:
+        self._blocks = np.zeros((frames + WINDOW // HOP - 1, HOP), np.float32)
+        self._norm = np.zeros_like(self._blocks)
+        self._add(self._norm, slice(0, frames), np.broadcast_to(HANN**2, (frames, WINDOW)))
+
+    def add(self, chunk: slice, spectra: Array) -> None:
+        """Adds the windows whose transforms are (frames of the chunk, bins); higher bins are 0."""
+        windows = np.fft.irfft(spectra, FFT)[:, :WINDOW]
+        self._add(self._blocks, chunk, (windows * HANN).astype(np.float32, copy=False))
+
+    def _add(self, blocks: Array, chunk: slice, windows: Array) -> None:
+        parts = windows.reshape(len(windows), -1, HOP)
+        for place in range(WINDOW // HOP):
+            blocks[chunk.start + place : chunk.stop + place] += parts[:, place]
+
+    def signal(self) -> Array:
+        """The sum, (HOP * (frames - 1),) float32, with the windows' weight divided out; starts again from 0."""
+        inside = slice(CENTRE, -CENTRE)
+        total: Array = self._blocks.reshape(-1)[inside] / self._norm.reshape(-1)[inside]
+        self._blocks[:] = 0
+        return total
