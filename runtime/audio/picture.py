@@ -6,6 +6,7 @@ right in blue.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +34,22 @@ def picture_from_amplitudes(amplitudes: Array) -> Image:
     return Image.fromarray(np.stack(planes, axis=-1))
 
 
+def joined(pictures: Sequence[Image]) -> Image:
+    """One RGB picture of several of one height, side by side: heard as a whole, its sound goes on across the seams."""
+    from PIL import Image
+
+    return Image.fromarray(np.concatenate([np.asarray(picture.convert("RGB")) for picture in pictures], axis=1))
+
+
+def check_columns(columns: int) -> None:
+    """Raises RequestError for a picture that is too narrow or too wide to be heard."""
+    if not FEWEST_COLUMNS <= columns <= MOST_COLUMNS:
+        raise RequestError(
+            f"picture: got {columns} columns of 10 ms, expected {FEWEST_COLUMNS} to {MOST_COLUMNS}; "
+            "cut it, or draw a wider one"
+        )
+
+
 def amplitudes_from_picture(image: Image, parameters: Parameters) -> Array:
     """The amplitudes, (channels, columns, bands) float32 from 0 to 30e6, of an RGB picture.
 
@@ -43,11 +60,7 @@ def amplitudes_from_picture(image: Image, parameters: Parameters) -> Array:
             f"picture: got {image.height} rows, expected {parameters.bands}, one a band of frequencies; "
             f"--bands {image.height} reads it as so many"
         )
-    if not FEWEST_COLUMNS <= image.width <= MOST_COLUMNS:
-        raise RequestError(
-            f"picture: got {image.width} columns of 10 ms, expected {FEWEST_COLUMNS} to {MOST_COLUMNS}; "
-            "cut it, or draw a wider one"
-        )
+    check_columns(image.width)
     pixels = np.asarray(image, np.float32)[::-1].transpose(2, 1, 0)
     planes = pixels[1:3] if parameters.stereo else pixels[:1]
     return ((255 - planes) / 255) ** np.float32(1 / POWER) * np.float32(BLACK)

@@ -19,7 +19,7 @@ INTERRUPTED = 130
 
 COMMANDS = {
     "generate": "Generate pictures for a prompt.",
-    "audio": "Turn a spectrogram into a sound, or a sound into a spectrogram.",
+    "audio": "Make a sound of a prompt or a spectrogram, or a spectrogram of a sound.",
     "export": "Export a checkpoint to a bundle.",
     "inspect": "Show what a bundle holds, or how a picture was made.",
     "calibrate": "Quantize a bundle, with a measured loss.",

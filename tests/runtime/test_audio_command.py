@@ -4,14 +4,21 @@ import json
 import struct
 import wave
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import latentrt
+from latentrt.audio import sound_from_picture
+from latentrt.audio.parameters import Parameters
+from latentrt.audio.picture import joined
 from latentrt.audio.wav import read_wav, write_wav
 from latentrt.cli import main
+from latentrt.cli.generate import finished
 from latentrt.errors import OutputError
+from latentrt.interpolation import between
 from tests.runtime.sounds import duet
 
 
@@ -145,6 +152,37 @@ def test_where_the_result_goes_is_checked_first(here, capsys, tmp_path):
         assert here("audio", *arguments) == status
         assert says in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_prompt_becomes_clips_that_are_heard_as_one(here, capsys, tmp_path):
+    prompt = ("audio", "a red apple", "--bundle", "emoji", "--steps", 1, "--seed", 5, "--bands", 64, "--columns", 64)
+    clips = ("--clips", 2, "--to-prompt", "a cat", "--to-seed", 6, "--iterations", 1, "--json", "--out", "a.wav")
+    assert here(*prompt, *clips) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["columns"], report["bands"], report["seconds"]) == (128, 64, 1.27)
+    first = latentrt.Request("a red apple", steps=1, seed=5, width=64, height=64)
+    with latentrt.load("emoji") as pipe:
+        requests = between(first, replace(first, prompt="a cat", seed=6), 2)
+        pictures = [finished(pipe.steps(request)).images[0] for request in requests]
+    picture = joined(pictures)
+    assert picture.size == (128, 64) and picture.crop((64, 0, 128, 64)) == pictures[1]
+    sound = sound_from_picture(picture, Parameters(bands=64), seed=5, iterations=1)
+    assert (read_wav(tmp_path / "a.wav") == sound).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--to-prompt jazz", "clips: got 1, expected a whole number from 2"),
+        ("--clips 0", "clips: got 0, expected a whole number from 2"),
+        ("--clips 100 --to-seed 3", "got 12800 columns of 10 ms, expected 22 to 12000"),
+        ("--bands 100", "height: got 100, expected a multiple of 8"),
+        ("--init nowhere.png", "No such file"),
+    ],
+)
+def test_a_prompt_that_cannot_be_heard_is_one_error(here, capsys, tmp_path, options, message):
+    assert here("audio", "rock", "--bundle", "emoji", "--bands", 128, "--out", "a.wav", *options.split()) == 2
+    assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("iterations", [-1, 1001])
