@@ -24,10 +24,14 @@ COMPONENTS = ("unet", "vae", "text_encoder")
 
 @dataclass(frozen=True)
 class Slot:
-    """Where a single file keeps one component: the prefix of its keys, and how they become the module's keys."""
+    """Where a single file keeps one component: the prefix of its keys, and how they become the module's keys.
+
+    unread: what of the keys under the prefix the module does not have, a pattern with the config's entries in braces.
+    """
 
     prefix: str
     convert: Callable[[Tensors, Config], Tensors]
+    unread: str | None = None
 
 
 @dataclass(frozen=True)
@@ -35,8 +39,9 @@ class Family:
     """What tells a family's checkpoints from all others, and where a single file of it keeps each component.
 
     `mark` is a key that every single file of the family has, and `mark_width` the entry of the UNet's config that its
-    last axis must equal. `values` are the config entries that set the family apart, by component; a config that lacks
-    one means the class's default, which each value here is.
+    last axis must equal. `values` are the config entries that set the family apart, by component; what a config means
+    by lacking one is in DEFAULTS. `pad` is the token that fills rows where a single file is exported, which brings no
+    tokenizer; None for EOS.
     """
 
     name: str
@@ -46,6 +51,7 @@ class Family:
     mark: str
     mark_width: str
     values: Mapping[str, Config]
+    pad: int | None = None
 
 
 def text_keys(tensors: Tensors, config: Config) -> Tensors:
@@ -53,39 +59,100 @@ def text_keys(tensors: Tensors, config: Config) -> Tensors:
     return {re.sub(r"^(cond_stage_model\.transformer\.)?(text_model\.)?", "", key): t for key, t in tensors.items()}
 
 
+# OpenCLIP's names for the parts of a text transformer, and transformers' for the same, applied in this order.
+OPEN_CLIP = {
+    "cond_stage_model.model.": "",
+    "transformer.resblocks.": "encoder.layers.",
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+    ".attn.": ".self_attn.",
+    "ln_final": "final_layer_norm",
+    "token_embedding": "embeddings.token_embedding",
+    "positional_embedding": "embeddings.position_embedding.weight",
+}
+IN_PROJECTION = re.compile(r"in_proj_(weight|bias)$")
+
+
+def open_clip_keys(tensors: Tensors, config: Config) -> Tensors:
+    """Returns the tensors under CLIPTextModel's names, the stacked projections of attention taken apart.
+
+    Source: the layout of open_clip's TextTransformer, whose attention is torch's MultiheadAttention.
+    """
+    converted, width = {}, config["hidden_size"]
+    for key, tensor in tensors.items():
+        for theirs, ours in OPEN_CLIP.items():
+            key = key.replace(theirs, ours)
+        if not IN_PROJECTION.search(key):
+            converted[key] = tensor
+            continue
+        for place, letter in enumerate("qkv"):
+            rows = tensor[place * width : (place + 1) * width]
+            converted[IN_PROJECTION.sub(rf"{letter}_proj.\1", key)] = rows
+    return converted
+
+
+CONFIGS = Path(__file__).parent / "configs"
+STABLE_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+STABLE_MARK = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
+UNET_SLOT = Slot("model.diffusion_model.", convert_ldm_unet_checkpoint)
+VAE_SLOT = Slot("first_stage_model.", convert_ldm_vae_checkpoint)
+
+# What a config means by leaving out an entry by which families are told apart: the class's default.
+DEFAULTS: Configs = {
+    "unet": {
+        "_class_name": "UNet2DConditionModel",
+        "use_linear_projection": False,
+        "addition_embed_type": None,
+        "attention_type": "default",
+        "class_embed_type": None,
+        "encoder_hid_dim_type": None,
+        "num_class_embeds": None,
+        "resnet_time_scale_shift": "default",
+        "time_cond_proj_dim": None,
+    },
+    "vae": {"_class_name": "AutoencoderKL"},
+    "text_encoder": {"model_type": "clip_text_model"},
+}
+
 FAMILIES = (
     Family(
         name="sd1",
-        configs=Path(__file__).parent / "configs" / "sd15",
-        pipelines=("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"),
+        configs=CONFIGS / "sd15",
+        pipelines=STABLE_PIPELINES,
         slots={
-            "unet": Slot("model.diffusion_model.", convert_ldm_unet_checkpoint),
-            "vae": Slot("first_stage_model.", convert_ldm_vae_checkpoint),
+            "unet": UNET_SLOT,
+            "vae": VAE_SLOT,
             "text_encoder": Slot("cond_stage_model.transformer.", text_keys),
         },
-        mark="model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight",
+        mark=STABLE_MARK,
         mark_width="cross_attention_dim",
-        values={
-            "unet": {
-                "_class_name": "UNet2DConditionModel",
-                "use_linear_projection": False,  # true in Stable Diffusion 2.x
-                "addition_embed_type": None,
-                "attention_type": "default",
-                "class_embed_type": None,
-                "encoder_hid_dim_type": None,
-                "num_class_embeds": None,
-                "resnet_time_scale_shift": "default",
-                "time_cond_proj_dim": None,
-            },
-            "vae": {"_class_name": "AutoencoderKL"},
-            "text_encoder": {"model_type": "clip_text_model"},
+        values=DEFAULTS,
+    ),
+    Family(
+        name="sd2",
+        configs=CONFIGS / "sd2",
+        pipelines=STABLE_PIPELINES,
+        slots={
+            "unet": UNET_SLOT,
+            "vae": VAE_SLOT,
+            # The original encoder has one layer more, which it skips: the checkpoints of diffusers leave it out.
+            "text_encoder": Slot(
+                "cond_stage_model.model.",
+                open_clip_keys,
+                unread=r"\.(resblocks\.{num_hidden_layers}\..*|text_projection|logit_scale|attn_mask)$",
+            ),
         },
+        mark=STABLE_MARK,
+        mark_width="cross_attention_dim",
+        values={**DEFAULTS, "unet": {**DEFAULTS["unet"], "use_linear_projection": True}},
+        pad=0,
     ),
 )
 
 STRANGERS = (
     ("conditioner.", "Stable Diffusion XL"),
-    ("cond_stage_model.model.", "Stable Diffusion 2.x"),
     ("model.diffusion_model.joint_blocks.", "Stable Diffusion 3"),
     ("model.diffusion_model.double_blocks.", "Flux"),
     ("double_blocks.", "Flux"),
@@ -126,7 +193,7 @@ def config_differences(family: Family, configs: Configs) -> list[str]:
         f"the config of {component} has {key} {configs[component][key]!r}, expected {value!r}"
         for component, values in family.values.items()
         for key, value in values.items()
-        if configs[component].get(key, value) != value
+        if configs[component].get(key, DEFAULTS[component][key]) != value
     ]
     for what, got, expected in (
         ("unet cross_attention_dim", unet.get("cross_attention_dim"), text.get("hidden_size")),

@@ -5,12 +5,14 @@ opened loads whole, and each module can be loaded, exported and freed before the
 not their sum. Nothing here can reach a network, and no pickle is ever opened.
 """
 
+import bisect
 import itertools
 import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,12 +40,16 @@ OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a .safetensors file: where it lies, its type as named there, and the shape it is to have."""
+    """A tensor in a .safetensors file, or some rows of it: where it lies, its type as named there, its shape.
+
+    row: the first that is meant. In what a component names, `shape` is the one that the tensor is to have.
+    """
 
     file: Path
     key: str
     dtype: str
     shape: Shape
+    row: int = 0
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class Source:
     config: Config
     tensors: Mapping[str, Stored]
     convert: Callable[[Tensors, Config], Tensors]
+    unread: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,8 +111,9 @@ def load_checkpoint(path: Path, *, configs: Path | None = None, vae: Path | None
 
     path: a diffusers folder (.safetensors weights: plain, sharded or fp16), or one .safetensors file in the CompVis
     layout. configs: for a single file of other widths, a folder with unet.json, vae.json, text_encoder.json and
-    scheduler.json. vae: a VAE to use in place of the checkpoint's, a diffusers VAE folder or a .safetensors file in the
-    CompVis layout. Raises CheckpointError for whatever is missing, damaged, unsafe or of no supported family.
+    scheduler.json, or the name of one that ships with the package. vae: a VAE to use in place of the checkpoint's, a
+    diffusers VAE folder or a .safetensors file in the CompVis layout. Raises CheckpointError for whatever is missing,
+    damaged, unsafe or of no supported family.
 
     >>> load_checkpoint(Path("v1-5-pruned-emaonly.safetensors")).load_unet()  # doctest: +SKIP
     """
@@ -150,13 +158,13 @@ def _open_file(path: Path, configs: Path | None, vae: Path | None) -> Checkpoint
     shapes = {key: stored.shape for key, stored in tensors.items()}
 
     def differences(family: Family) -> list[str]:
-        known = _local_configs(configs or family.configs)
+        known = _local_configs(family, configs)
         return families.config_differences(family, known) + families.shape_differences(family, shapes, known)
 
     family = families.recognise(_name(path), differences, look=families.likeness(shapes))
-    known = _local_configs(configs or family.configs)
+    known = _local_configs(family, configs)
     sources = {
-        name: Source(f"{path} ({slot.prefix}*)", known[name], _under(slot.prefix, tensors), slot.convert)
+        name: Source(f"{path} ({slot.prefix}*)", known[name], _under(slot.prefix, tensors), slot.convert, slot.unread)
         for name, slot in family.slots.items()
     }
     return Checkpoint(_name(path), family, _components(family, sources, vae), dict(known["scheduler"]), None)
@@ -252,7 +260,8 @@ def _read(weights: Mapping[str, Stored]) -> Tensors:
         try:
             with safe_open(file, framework="pt") as held:
                 for (name, stored), _ in batch:
-                    tensors[name] = held.get_tensor(stored.key).to(torch.float32, copy=True).reshape(stored.shape)
+                    rows = held.get_tensor(stored.key)[stored.row : stored.row + stored.shape[0]]
+                    tensors[name] = rows.to(torch.float32, copy=True).reshape(stored.shape)
         except (SafetensorError, OSError, RuntimeError) as error:
             raise CheckpointError(f"{file} changed since it was opened ({error}): open it again") from error
     return tensors
@@ -261,15 +270,15 @@ def _read(weights: Mapping[str, Stored]) -> Tensors:
 def _matched(name: str, source: Source) -> Component:
     """Returns the component with every tensor of its module found in the source; raises with all that does not fit."""
     wanted, stored = _wanted(name, source), list(source.tensors.values())
-    # The conversions are given stand-ins without memory: each is one number repeated, its tensor's place in `stored`.
-    numbers = {tensor.key: torch.tensor(i).expand(tensor.shape) for i, tensor in enumerate(stored)}
+    # The conversions are given stand-ins without memory: each row is one number repeated, which no other row has.
+    firsts = list(itertools.accumulate((_rows(tensor.shape) + 1 for tensor in stored), initial=0))
+    numbers = {tensor.key: _stand_in(first, tensor.shape) for first, tensor in zip(firsts, stored, strict=False)}
     try:
         converted = {key: t for key, t in source.convert(numbers, source.config).items() if t is not None}
     except KeyError as error:
         raise CheckpointError(f"{source.place} lacks {error} of its {name}: fetch the checkpoint again") from error
-    found = {key: stored[int(t.as_strided((), ()))] for key, t in converted.items() if key in wanted}
-    shapes = {key: tuple(converted[key].shape) for key in found}
-    problems = _problems(source, wanted, found, shapes)
+    found = {key: _located(t, stored, firsts) for key, t in converted.items() if key in wanted}
+    problems = _problems(source, wanted, found)
     if problems:
         raise CheckpointError(
             f"the {name} in {source.place} does not fit its config: {'; '.join(problems)}. Fetch the checkpoint again; "
@@ -278,16 +287,41 @@ def _matched(name: str, source: Source) -> Component:
     return Component(name, source.config, {key: replace(found[key], shape=shape) for key, shape in wanted.items()})
 
 
-def _problems(
-    source: Source, wanted: Mapping[str, Shape], found: Mapping[str, Stored], shapes: Mapping[str, Shape]
-) -> list[str]:
-    """Returns one line a kind of problem; `shapes` are those after conversion, and `found` has those in the file."""
-    used = {tensor.key for tensor in found.values()}
-    unused = [key for key in source.tensors if key not in used and not IGNORED.search(key)]
+def _rows(shape: Shape) -> int:
+    return shape[0] if shape else 1
+
+
+def _stand_in(first: int, shape: Shape) -> torch.Tensor:
+    """Returns a tensor of that shape without memory but for a number a row: `first`, and what follows it.
+
+    There is a number past the last row, where rows are that a conversion expects and the tensor does not have.
+    """
+    rows = torch.arange(first, first + _rows(shape) + 1)[: _rows(shape)]
+    return rows.reshape(len(rows), *[1] * (len(shape) - 1)).expand(shape) if shape else rows[0]
+
+
+def _located(stand_in: torch.Tensor, stored: Sequence[Stored], firsts: Sequence[int]) -> Stored:
+    """Returns the tensor, or the rows of one, that a stand-in has come to stand for, in the shape it has come to."""
+    number = int(stand_in.as_strided((), ()))
+    place = bisect.bisect_right(firsts, number) - 1
+    return replace(stored[place], row=number - firsts[place], shape=tuple(stand_in.shape))
+
+
+def _problems(source: Source, wanted: Mapping[str, Shape], found: Mapping[str, Stored]) -> list[str]:
+    """Returns one line a kind of problem; `found` has the shapes after conversion, the source those in the file."""
+    used = Counter[str]()
+    for tensor in found.values():
+        used[tensor.key] += math.prod(tensor.shape)
+    unread = source.unread and source.unread.format(**source.config)
+    unused = [
+        key
+        for key in source.tensors
+        if key not in used and not IGNORED.search(key) and not (unread and re.search(unread, key))
+    ]
     misfits = [
-        f"{tensor.key} (got {tensor.shape}, expected {wanted[key]})"
+        f"{tensor.key} (got {source.tensors[tensor.key].shape}, expected {wanted[key]})"
         for key, tensor in found.items()
-        if shapes[key] != wanted[key] or math.prod(tensor.shape) != math.prod(wanted[key])
+        if tensor.shape != wanted[key] or used[tensor.key] != math.prod(source.tensors[tensor.key].shape)
     ]
     alien = [f"{tensor.key} ({tensor.dtype})" for tensor in found.values() if tensor.dtype not in FLOATS]
     kinds = {
@@ -338,7 +372,10 @@ def _under(prefix: str, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
     return {key: stored for key, stored in tensors.items() if key.startswith(prefix)}
 
 
-def _local_configs(folder: Path) -> Configs:
+def _local_configs(family: Family, configs: Path | None) -> Configs:
+    folder = configs or family.configs
+    if not folder.is_dir():
+        folder = families.CONFIGS / folder
     return {name: _read_json(folder / f"{name}.json") for name in (*COMPONENTS, "scheduler")}
 
 

@@ -38,7 +38,7 @@ def half(model: ir.Model) -> ir.Model:
     graph = model.graph
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     drop_stored_casts(graph)
-    kept = kept_nodes(graph)
+    kept = kept_nodes(graph) | upcast_nodes(graph)
     outputs = {value: value.dtype for value in graph.outputs}
     retype_nodes(graph, kept)
     retype_constants(graph, kept)
@@ -70,6 +70,17 @@ def kept_nodes(graph: ir.Graph) -> set[ir.Node]:
         if must and node.outputs[0].dtype == SINGLE:
             kept.add(node)
     return kept
+
+
+def upcast_nodes(graph: ir.Graph) -> set[ir.Node]:
+    """The nodes of an fp16 graph that compute in float32 nonetheless: what follows a cast up, to the cast back."""
+    found: set[ir.Node] = set()
+    for node in graph:
+        up = node.op_type == "Cast" and node.inputs[0] is not None and node.inputs[0].dtype == HALF
+        follows = any(value is not None and value.producer() in found for value in node.inputs)
+        if (up or follows) and node.outputs[0].dtype == SINGLE:
+            found.add(node)
+    return found
 
 
 def retype_nodes(graph: ir.Graph, kept: set[ir.Node]) -> None:

@@ -38,7 +38,7 @@ class ExplicitAttention:
         if attn.group_norm is not None:
             x = attn.group_norm(x.transpose(1, 2)).transpose(1, 2)
         key, value = self.key_value(attn, x, encoder_hidden_states)
-        x = attn.to_out[0](attend(attn.to_q(x), key, value, attn.heads))
+        x = attn.to_out[0](attend(attn.to_q(x), key, value, attn.heads, upcast=attn.upcast_attention))
         if hidden_states.ndim == 4:
             x = x.transpose(1, 2).reshape(hidden_states.shape)
         if attn.residual_connection:
@@ -63,13 +63,21 @@ class HoistedCrossAttention(ExplicitAttention):
         return cross_kv[:, :, self.start : middle], cross_kv[:, :, middle:end]
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None) -> Tensor:
-    """Returns softmax(q k^T / sqrt(d) + mask) v for (batch, tokens, heads * d) operands; same shape as `query`."""
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None, *, upcast: bool = False
+) -> Tensor:
+    """Returns softmax(q k^T / sqrt(d) + mask) v for (batch, tokens, heads * d) operands; same shape as `query`.
+
+    upcast: scores and their softmax in float32 whatever the operands are, for models whose scores leave fp16's range.
+    """
     batch, width = query.shape[0], int(query.shape[-1])  # the width is the model's, not an input's: a number
     q, k, v = (x.reshape(batch, -1, heads, width // heads).transpose(1, 2) for x in (query, key, value))
+    wide = upcast and v.dtype != torch.float32
+    q, k = (q.float(), k.float()) if wide else (q, k)
     scores = (q * math.sqrt(heads / width)) @ k.transpose(-1, -2)
-    scores = scores if mask is None else scores + mask
-    return (scores.softmax(-1) @ v).transpose(1, 2).reshape(batch, -1, width)
+    weights = (scores if mask is None else scores + mask).softmax(-1)
+    weights = weights.to(v.dtype) if wide else weights
+    return (weights @ v).transpose(1, 2).reshape(batch, -1, width)
 
 
 class TextEncoder(nn.Module):

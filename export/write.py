@@ -97,6 +97,7 @@ def find_tokenizer(checkpoint: Checkpoint, options: ExportOptions) -> Tokenizer:
     """The tokenizer that the user names, else the checkpoint's, else CLIP's, if its sizes fit the text encoder."""
     folder = options.tokenizer or checkpoint.tokenizer
     tokenizer = tokenizer_from_folder(folder) if folder is not None else clip_tokenizer()
+    pad = checkpoint.family.pad if folder is None and checkpoint.family.pad is not None else tokenizer.pad
     config = checkpoint.components["text_encoder"].config
     words, length = config["vocab_size"], config["max_position_embeddings"]
     known = tokenizer.backend.get_vocab_size()
@@ -105,7 +106,7 @@ def find_tokenizer(checkpoint: Checkpoint, options: ExportOptions) -> Tokenizer:
             f"tokenizer: got {known} words and prompts of {tokenizer.length} tokens, expected at most {words} and "
             f"{length}, which is what the text encoder has; name another with --tokenizer DIR"
         )
-    return Tokenizer(tokenizer.backend, length, tokenizer.bos, tokenizer.eos, tokenizer.pad)
+    return Tokenizer(tokenizer.backend, length, tokenizer.bos, tokenizer.eos, pad)
 
 
 def write_component(part: Part, folder: Path, precision: FloatPrecision, progress: Progress) -> Component:

@@ -26,13 +26,24 @@ UNET_RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
+OPEN_CLIP_LAYER = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+    "self_attn.out_proj": "attn.out_proj",
+}
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
 def save_single_file(unet: nn.Module, vae: nn.Module, text_encoder: nn.Module, path: Path, dtype: torch.dtype) -> None:
     """Writes the three modules to `path` in `dtype`, with leftovers such as published files have."""
     text = {f"cond_stage_model.transformer.text_model.{key}": t for key, t in text_encoder.state_dict().items()}
-    floats = unet_tensors(unet) | vae_tensors(vae) | text
+    save_tensors(unet_tensors(unet) | vae_tensors(vae) | text, path, dtype)
+
+
+def save_tensors(floats: dict[str, Tensor], path: Path, dtype: torch.dtype) -> None:
+    """Writes tensors to `path` in `dtype`, with the leftovers."""
     leftovers = {
         "betas": torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2,
         "model_ema.decay": torch.tensor(0.9999),
@@ -40,6 +51,32 @@ def save_single_file(unet: nn.Module, vae: nn.Module, text_encoder: nn.Module, p
         "cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(77)[None],
     }
     save_file({key: t.detach().to(dtype).contiguous() for key, t in floats.items()} | leftovers, path)
+
+
+def open_clip_tensors(text_encoder: nn.Module, prefix: str, *, skipped: int = 0) -> dict[str, Tensor]:
+    """Returns a text encoder's tensors as open_clip's TextTransformer has them.
+
+    skipped: how many layers the original has at its end that the module has not; they hold what no one may read.
+    """
+    state = {re.sub(r"^text_model\.", "", key): tensor for key, tensor in text_encoder.state_dict().items()}
+    tensors = {
+        "token_embedding.weight": state["embeddings.token_embedding.weight"],
+        "positional_embedding": state["embeddings.position_embedding.weight"],
+        "ln_final.weight": state["final_layer_norm.weight"],
+        "ln_final.bias": state["final_layer_norm.bias"],
+        "logit_scale": torch.tensor(4.6),
+        "text_projection": state["text_projection.weight"].T if "text_projection.weight" in state else torch.ones(4, 4),
+    }
+    layers = text_encoder.config.num_hidden_layers
+    for layer in range(layers + skipped):
+        spoil = 1.0 if layer < layers else float("nan")
+        ours, theirs = f"encoder.layers.{min(layer, layers - 1)}", f"transformer.resblocks.{layer}"
+        for leaf in ("weight", "bias"):
+            stacked = torch.cat([state[f"{ours}.self_attn.{letter}_proj.{leaf}"] for letter in "qkv"])
+            tensors[f"{theirs}.attn.in_proj_{leaf}"] = stacked * spoil
+            for new, old in OPEN_CLIP_LAYER.items():
+                tensors[f"{theirs}.{old}.{leaf}"] = state[f"{ours}.{new}.{leaf}"] * spoil
+    return {prefix + key: tensor for key, tensor in tensors.items()}
 
 
 def unet_tensors(unet: nn.Module) -> dict[str, Tensor]:

@@ -47,17 +47,17 @@ TEXT_ENCODER = {
 
 def build_unet() -> UNet2DConditionModel:
     """Returns a UNet with two levels, cross-attention in the upper one, for a context of width 32."""
-    return _seeded(lambda: UNet2DConditionModel(**UNET))
+    return seeded(lambda: UNet2DConditionModel(**UNET))
 
 
 def build_vae() -> AutoencoderKL:
     """Returns a VAE whose latents are 8 times smaller than the image."""
-    return _seeded(lambda: AutoencoderKL(**VAE))
+    return seeded(lambda: AutoencoderKL(**VAE))
 
 
 def build_text_encoder() -> CLIPTextModel:
     """Returns a text encoder for the built-in tokenizer: 2660 tokens, 32 positions."""
-    return _seeded(lambda: CLIPTextModel(CLIPTextConfig(**TEXT_ENCODER)))
+    return seeded(lambda: CLIPTextModel(CLIPTextConfig(**TEXT_ENCODER)))
 
 
 def build_scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
@@ -118,7 +118,8 @@ def save_configs(path: Path) -> None:
         (path / f"{name}.json").write_text(json.dumps(dict(config)))
 
 
-def _seeded(build: Callable[[], nn.Module]) -> nn.Module:
+def seeded(build: Callable[[], nn.Module]) -> nn.Module:
+    """Returns what `build` makes, its random weights always the same, ready to be run."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return build().eval().requires_grad_(False)
