@@ -66,10 +66,11 @@ def calls_of(bundle: Bundle, settings: Settings) -> dict[str, Call]:
     """
     manifest = bundle.manifest
     images, pixels = len(settings.seeds), manifest.latents.pixels
-    prompts = 1 if all(scale <= 1 for scale in settings.scales) else 2
+    prompts = 1 if manifest.embeds_guidance or all(scale <= 1 for scale in settings.scales) else 2
     sides = {"height": settings.height // pixels, "width": settings.width // pixels, "n": settings.steps}
     sides["tokens"] = manifest.tokenizer.length
-    batches = {"text_encoder": prompts, "cross_kv": prompts, "time_bias": 1, "unet": images * prompts, "vae_decoder": 1}
+    texts = dict.fromkeys((*manifest.text.encoders, "cross_kv"), prompts)
+    batches = {**texts, "time_bias": 1, "unet": images * prompts, "vae_decoder": 1}
     times = {"unet": settings.steps, "vae_decoder": images}
     calls = {}
     for name, batch in batches.items():

@@ -4,7 +4,7 @@ A family is added by adding a `Family` to FAMILIES and its folder to `configs/`;
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,12 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, con
 from torch import Tensor
 
 from latentrt.errors import CheckpointError
+from latentrt.manifest import SizeId
 
 Config = Mapping[str, Any]
 Configs = Mapping[str, Config]
 Tensors = dict[str, Tensor]
 Shape = tuple[int, ...]
-
-COMPONENTS = ("unet", "vae", "text_encoder")
 
 
 @dataclass(frozen=True)
@@ -35,13 +34,31 @@ class Slot:
 
 
 @dataclass(frozen=True)
+class Encoder:
+    """What a family takes of a text encoder.
+
+    skipped: the layers at its end that are never used. normed: whether the final layer norm follows the one that is.
+    pooled: whether its projected summary of the prompt is taken as well. tokenizer: the folder of its tokenizer; pad:
+    the token that fills rows where a single file is exported, which brings none; None for EOS.
+    """
+
+    skipped: int = 0
+    normed: bool = True
+    pooled: bool = False
+    tokenizer: str = "tokenizer"
+    pad: int | None = None
+
+
+@dataclass(frozen=True)
 class Family:
     """What tells a family's checkpoints from all others, and where a single file of it keeps each component.
 
     `mark` is a key that every single file of the family has, and `mark_width` the entry of the UNet's config that its
     last axis must equal. `values` are the config entries that set the family apart, by component; what a config means
-    by lacking one is in DEFAULTS. `pad` is the token that fills rows where a single file is exported, which brings no
-    tokenizer; None for EOS.
+    by lacking one is in DEFAULTS. `encoders` are its text encoders: the UNet sees their contexts side by side, in this
+    order. `size_ids` are the numbers that its time embedding takes besides the timestep; `float32_vae`: whether
+    the VAE leaves fp16's range unless its config says `force_upcast` false; `zero_negative`: whether zeros stand for a
+    negative prompt that is not given, unless model_index.json says otherwise.
     """
 
     name: str
@@ -51,17 +68,29 @@ class Family:
     mark: str
     mark_width: str
     values: Mapping[str, Config]
-    pad: int | None = None
+    encoders: Mapping[str, Encoder]
+    size_ids: tuple[SizeId, ...] = ()
+    float32_vae: bool = False
+    zero_negative: bool = False
+
+    @property
+    def tokenizer(self) -> str:
+        """The folder of the tokenizer that cuts prompts into tokens, for all text encoders alike."""
+        return next(iter(self.encoders.values())).tokenizer
+
+
+# Where single files keep the text encoder that is CLIP's own, and the one that is open_clip's.
+CLIP_PREFIX = r"cond_stage_model\.transformer\.|conditioner\.embedders\.0\.transformer\."
+OPEN_CLIP_PREFIX = re.compile(r"^(cond_stage_model|conditioner\.embedders\.\d)\.model\.")
 
 
 def text_keys(tensors: Tensors, config: Config) -> Tensors:
     """Returns the tensors under CLIPTextModel's names: transformers 5 has no `text_model.`, all older files do."""
-    return {re.sub(r"^(cond_stage_model\.transformer\.)?(text_model\.)?", "", key): t for key, t in tensors.items()}
+    return {re.sub(rf"^({CLIP_PREFIX})?(text_model\.)?", "", key): t for key, t in tensors.items()}
 
 
 # OpenCLIP's names for the parts of a text transformer, and transformers' for the same, applied in this order.
 OPEN_CLIP = {
-    "cond_stage_model.model.": "",
     "transformer.resblocks.": "encoder.layers.",
     "ln_1": "layer_norm1",
     "ln_2": "layer_norm2",
@@ -76,12 +105,13 @@ IN_PROJECTION = re.compile(r"in_proj_(weight|bias)$")
 
 
 def open_clip_keys(tensors: Tensors, config: Config) -> Tensors:
-    """Returns the tensors under CLIPTextModel's names, the stacked projections of attention taken apart.
+    """Returns the tensors under transformers' names, the stacked projections of attention taken apart.
 
     Source: the layout of open_clip's TextTransformer, whose attention is torch's MultiheadAttention.
     """
     converted, width = {}, config["hidden_size"]
-    for key, tensor in tensors.items():
+    for name, tensor in tensors.items():
+        key = OPEN_CLIP_PREFIX.sub("", name)
         for theirs, ours in OPEN_CLIP.items():
             key = key.replace(theirs, ours)
         if not IN_PROJECTION.search(key):
@@ -90,9 +120,13 @@ def open_clip_keys(tensors: Tensors, config: Config) -> Tensors:
         for place, letter in enumerate("qkv"):
             rows = tensor[place * width : (place + 1) * width]
             converted[IN_PROJECTION.sub(rf"{letter}_proj.\1", key)] = rows
+    if "text_projection" in converted:
+        converted["text_projection.weight"] = converted.pop("text_projection").T
     return converted
 
 
+# The entry of the UNet's config that is the width of pooled text and the sinusoids of all size ids together.
+ADDED_WIDTH = "projection_class_embeddings_input_dim"
 CONFIGS = Path(__file__).parent / "configs"
 STABLE_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
 STABLE_MARK = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
@@ -112,9 +146,16 @@ DEFAULTS: Configs = {
         "resnet_time_scale_shift": "default",
         "time_cond_proj_dim": None,
     },
-    "vae": {"_class_name": "AutoencoderKL"},
+    "vae": {"_class_name": "AutoencoderKL", "latents_mean": None, "latents_std": None},
     "text_encoder": {"model_type": "clip_text_model"},
+    "text_encoder_2": {"model_type": "clip_text_model"},
 }
+STABLE_VALUES = {name: DEFAULTS[name] for name in ("unet", "vae", "text_encoder")}
+# The original second encoder's leftovers that nothing reads.
+OPEN_CLIP_UNREAD = r"\.(logit_scale|attn_mask)$"
+SIZES: tuple[SizeId, ...] = ("original_height", "original_width", "crop_top", "crop_left")
+XL_MARK = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
+XL_UNET = {**DEFAULTS["unet"], "use_linear_projection": True, "addition_embed_type": "text_time"}
 
 FAMILIES = (
     Family(
@@ -128,7 +169,22 @@ FAMILIES = (
         },
         mark=STABLE_MARK,
         mark_width="cross_attention_dim",
-        values=DEFAULTS,
+        values=STABLE_VALUES,
+        encoders={"text_encoder": Encoder()},
+    ),
+    Family(
+        name="lcm",
+        configs=CONFIGS / "sd15",
+        pipelines=("LatentConsistencyModelPipeline",),
+        slots={
+            "unet": UNET_SLOT,
+            "vae": VAE_SLOT,
+            "text_encoder": Slot("cond_stage_model.transformer.", text_keys),
+        },
+        mark=STABLE_MARK,
+        mark_width="cross_attention_dim",
+        values={**STABLE_VALUES, "unet": {**DEFAULTS["unet"], "time_cond_proj_dim": 256}},
+        encoders={"text_encoder": Encoder()},
     ),
     Family(
         name="sd2",
@@ -146,13 +202,34 @@ FAMILIES = (
         },
         mark=STABLE_MARK,
         mark_width="cross_attention_dim",
-        values={**DEFAULTS, "unet": {**DEFAULTS["unet"], "use_linear_projection": True}},
-        pad=0,
+        values={**STABLE_VALUES, "unet": {**DEFAULTS["unet"], "use_linear_projection": True}},
+        encoders={"text_encoder": Encoder(pad=0)},
+    ),
+    Family(
+        name="sdxl",
+        configs=CONFIGS / "sdxl",
+        pipelines=("StableDiffusionXLPipeline",),
+        slots={
+            "unet": UNET_SLOT,
+            "vae": VAE_SLOT,
+            "text_encoder": Slot("conditioner.embedders.0.transformer.", text_keys),
+            "text_encoder_2": Slot("conditioner.embedders.1.model.", open_clip_keys, OPEN_CLIP_UNREAD),
+        },
+        mark=XL_MARK,
+        mark_width="cross_attention_dim",
+        values={**DEFAULTS, "unet": XL_UNET},
+        encoders={
+            "text_encoder": Encoder(skipped=1, normed=False),
+            "text_encoder_2": Encoder(skipped=1, normed=False, pooled=True, tokenizer="tokenizer_2", pad=0),
+        },
+        size_ids=(*SIZES, "target_height", "target_width"),
+        float32_vae=True,
+        zero_negative=True,
     ),
 )
 
 STRANGERS = (
-    ("conditioner.", "Stable Diffusion XL"),
+    ("conditioner.embedders.0.model.", "the refiner of Stable Diffusion XL"),
     ("model.diffusion_model.joint_blocks.", "Stable Diffusion 3"),
     ("model.diffusion_model.double_blocks.", "Flux"),
     ("double_blocks.", "Flux"),
@@ -188,20 +265,31 @@ def shape_differences(family: Family, shapes: Mapping[str, Shape], configs: Conf
 
 def config_differences(family: Family, configs: Configs) -> list[str]:
     """Returns what in the components' configs differs from the family, or does not fit together."""
-    unet, text, vae = configs["unet"], configs["text_encoder"], configs["vae"]
+    meant = {component: {**DEFAULTS[component], **configs[component]} for component in family.values}
     differences = [
-        f"the config of {component} has {key} {configs[component][key]!r}, expected {value!r}"
+        f"the config of {component} has {key} {meant[component][key]!r}, expected {value!r}"
         for component, values in family.values.items()
         for key, value in values.items()
-        if configs[component].get(key, DEFAULTS[component][key]) != value
+        if meant[component][key] != value
     ]
-    for what, got, expected in (
-        ("unet cross_attention_dim", unet.get("cross_attention_dim"), text.get("hidden_size")),
-        ("unet in_channels", unet.get("in_channels", 4), vae.get("latent_channels", 4)),
-    ):
-        if got != expected:
-            differences.append(f"{what} is {got}, expected {expected} to fit the other components")
-    return differences
+    return differences or [
+        f"{what} is {got}, expected {expected} to fit the other components"
+        for what, got, expected in sizes_that_fit(family, configs)
+        if got != expected
+    ]
+
+
+def sizes_that_fit(family: Family, configs: Configs) -> Iterator[tuple[str, Any, Any]]:
+    """Yields a name, what the UNet has there, and what the other components say it should have."""
+    unet = configs["unet"]
+    width = sum(configs[name].get("hidden_size", 0) for name in family.encoders)
+    yield "unet cross_attention_dim", unet.get("cross_attention_dim"), width
+    yield "unet in_channels", unet.get("in_channels", 4), configs["vae"].get("latent_channels", 4)
+    for name, encoder in family.encoders.items():
+        if encoder.pooled:
+            sizes = len(family.size_ids) * unet.get("addition_time_embed_dim", 0)
+            pooled = configs[name].get("projection_dim", 0)
+            yield f"unet {ADDED_WIDTH}", unet.get(ADDED_WIDTH), pooled + sizes
 
 
 def likeness(shapes: Mapping[str, Shape]) -> str:

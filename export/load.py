@@ -20,16 +20,18 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from latentrt.errors import CheckpointError
 from latentrt.export import families
-from latentrt.export.families import COMPONENTS, Config, Configs, Family, Shape, Tensors
+from latentrt.export.families import Config, Configs, Family, Shape, Tensors
 
 FLOATS = ("F32", "F16", "BF16")
+# The entry of model_index.json that says whether no negative prompt means zeros.
+ZERO_NEGATIVE = "force_zeros_for_empty_prompt"
 BATCH_BYTES = 1 << 27
 PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
-STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}
+STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}  # else "model"
 # The names of a component's weights in a diffusers folder, the most precise first.
 WEIGHTS = ("{}.safetensors", "{}.safetensors.index.json", "{}.fp16.safetensors", "{}.safetensors.index.fp16.json")
 # What training and older versions left behind, and no module has.
@@ -42,7 +44,8 @@ OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "
 class Stored:
     """A tensor in a .safetensors file, or some rows of it: where it lies, its type as named there, its shape.
 
-    row: the first that is meant. In what a component names, `shape` is the one that the tensor is to have.
+    row: the first that is meant. turned: whether rows are columns in the file. In what a component names, `shape` is
+    the one that the tensor is to have.
     """
 
     file: Path
@@ -50,6 +53,7 @@ class Stored:
     dtype: str
     shape: Shape
     row: int = 0
+    turned: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,16 +86,18 @@ class Component:
 class Checkpoint:
     """A checkpoint found whole, to be loaded one component at a time.
 
-    `source` is the name of its file or folder, `components` are by name (unet, vae, text_encoder), `scheduler` is the
-    content of its scheduler_config.json, and `tokenizer` its tokenizer folder, None for a single file. Each load makes
-    a new module: float32, eval mode, no gradients.
+    `source` is the name of its file or folder, `components` are by name (unet, vae, text_encoder, ...), `scheduler` is
+    the content of its scheduler_config.json, and `tokenizers` its tokenizer folders by their names, none for a single
+    file. `zero_negative`: whether no negative prompt means zeros, not an empty text. Each load makes a new module:
+    float32, eval mode, no gradients.
     """
 
     source: str
     family: Family
     components: Mapping[str, Component]
     scheduler: dict[str, Any]
-    tokenizer: Path | None
+    tokenizers: Mapping[str, Path]
+    zero_negative: bool = False
 
     def load_unet(self) -> UNet2DConditionModel:
         """Returns the UNet; raises CheckpointError when its file has changed since the checkpoint was opened."""
@@ -101,9 +107,9 @@ class Checkpoint:
         """Returns the VAE; raises CheckpointError when its file has changed since the checkpoint was opened."""
         return self.components["vae"].load()
 
-    def load_text_encoder(self) -> CLIPTextModel:
-        """Returns the text encoder; raises CheckpointError when its file has changed since it was opened."""
-        return self.components["text_encoder"].load()
+    def load_text_encoder(self, name: str = "text_encoder") -> CLIPTextModel | CLIPTextModelWithProjection:
+        """Returns a text encoder; raises CheckpointError when its file has changed since it was opened."""
+        return self.components[name].load()
 
 
 def load_checkpoint(path: Path, *, configs: Path | None = None, vae: Path | None = None) -> Checkpoint:
@@ -142,15 +148,18 @@ def _open_folder(path: Path, configs: Path | None, vae: Path | None) -> Checkpoi
         if got not in family.pipelines:
             return [f"_class_name in its model_index.json is {got!r}, expected {' or '.join(family.pipelines)}"]
         return families.config_differences(
-            family, {name: _read_json(path / name / "config.json") for name in COMPONENTS}
+            family, {name: _read_json(path / name / "config.json") for name in family.slots}
         )
 
     family = families.recognise(_name(path), differences)
-    if not (path / "tokenizer").is_dir():
-        raise CheckpointError(f"{path} has no tokenizer folder: expected {path / 'tokenizer'}, fetch it as well")
-    sources = {name: _folder_source(path / name, name) for name in COMPONENTS}
+    tokenizers = {encoder.tokenizer: path / encoder.tokenizer for encoder in family.encoders.values()}
+    for name, folder in tokenizers.items():
+        if not folder.is_dir():
+            raise CheckpointError(f"{path} has no {name} folder: expected {folder}, fetch it as well")
+    sources = {name: _folder_source(path / name, name) for name in family.slots}
     scheduler = _read_json(path / "scheduler" / "scheduler_config.json")
-    return Checkpoint(_name(path), family, _components(family, sources, vae), scheduler, path / "tokenizer")
+    zero = index.get(ZERO_NEGATIVE, family.zero_negative)
+    return Checkpoint(_name(path), family, _components(family, sources, vae), scheduler, tokenizers, zero)
 
 
 def _open_file(path: Path, configs: Path | None, vae: Path | None) -> Checkpoint:
@@ -158,6 +167,10 @@ def _open_file(path: Path, configs: Path | None, vae: Path | None) -> Checkpoint
     shapes = {key: stored.shape for key, stored in tensors.items()}
 
     def differences(family: Family) -> list[str]:
+        folder = _configs_folder(family, configs)
+        absent = [file for file in map("{}.json".format, (*family.slots, "scheduler")) if not (folder / file).is_file()]
+        if absent:
+            return [f"{folder} has no {families.first_few(absent)}"]
         known = _local_configs(family, configs)
         return families.config_differences(family, known) + families.shape_differences(family, shapes, known)
 
@@ -167,7 +180,8 @@ def _open_file(path: Path, configs: Path | None, vae: Path | None) -> Checkpoint
         name: Source(f"{path} ({slot.prefix}*)", known[name], _under(slot.prefix, tensors), slot.convert, slot.unread)
         for name, slot in family.slots.items()
     }
-    return Checkpoint(_name(path), family, _components(family, sources, vae), dict(known["scheduler"]), None)
+    components = _components(family, sources, vae)
+    return Checkpoint(_name(path), family, components, dict(known["scheduler"]), {}, family.zero_negative)
 
 
 def _components(family: Family, sources: Mapping[str, Source], vae: Path | None) -> dict[str, Component]:
@@ -190,7 +204,9 @@ def _vae_source(family: Family, path: Path, config: Config) -> Source:
 
 def _folder_source(folder: Path, name: str) -> Source:
     config = _read_json(folder / "config.json")
-    tensors = {key: stored for file in _weight_files(folder, STEMS[name]) for key, stored in _header(file).items()}
+    tensors = {
+        key: stored for file in _weight_files(folder, STEMS.get(name, "model")) for key, stored in _header(file).items()
+    }
     return Source(f"{folder}", config, tensors, _folder_keys)
 
 
@@ -260,8 +276,9 @@ def _read(weights: Mapping[str, Stored]) -> Tensors:
         try:
             with safe_open(file, framework="pt") as held:
                 for (name, stored), _ in batch:
-                    rows = held.get_tensor(stored.key)[stored.row : stored.row + stored.shape[0]]
-                    tensors[name] = rows.to(torch.float32, copy=True).reshape(stored.shape)
+                    whole = held.get_tensor(stored.key)
+                    rows = (whole.T if stored.turned else whole)[stored.row : stored.row + stored.shape[0]]
+                    tensors[name] = rows.to(torch.float32, copy=True).reshape(stored.shape).contiguous()
         except (SafetensorError, OSError, RuntimeError) as error:
             raise CheckpointError(f"{file} changed since it was opened ({error}): open it again") from error
     return tensors
@@ -277,7 +294,10 @@ def _matched(name: str, source: Source) -> Component:
         converted = {key: t for key, t in source.convert(numbers, source.config).items() if t is not None}
     except KeyError as error:
         raise CheckpointError(f"{source.place} lacks {error} of its {name}: fetch the checkpoint again") from error
-    found = {key: _located(t, stored, firsts) for key, t in converted.items() if key in wanted}
+    # `text_model.` stands before a text encoder's keys in old files, and in modules that have a projection besides.
+    bare = {key.removeprefix("text_model."): t for key, t in converted.items()}
+    known = {key: bare.get(key.removeprefix("text_model.")) for key in wanted}
+    found = {key: _located(t, stored, firsts) for key, t in known.items() if t is not None}
     problems = _problems(source, wanted, found)
     if problems:
         raise CheckpointError(
@@ -304,7 +324,8 @@ def _located(stand_in: torch.Tensor, stored: Sequence[Stored], firsts: Sequence[
     """Returns the tensor, or the rows of one, that a stand-in has come to stand for, in the shape it has come to."""
     number = int(stand_in.as_strided((), ()))
     place = bisect.bisect_right(firsts, number) - 1
-    return replace(stored[place], row=number - firsts[place], shape=tuple(stand_in.shape))
+    turned = stand_in.ndim == 2 and stand_in.stride(0) == 0 != stand_in.stride(1)
+    return replace(stored[place], row=number - firsts[place], turned=turned, shape=tuple(stand_in.shape))
 
 
 def _problems(source: Source, wanted: Mapping[str, Shape], found: Mapping[str, Stored]) -> list[str]:
@@ -352,11 +373,25 @@ def _build_vae(config: Config) -> AutoencoderKL:
 
 
 def _build_text_encoder(config: Config) -> CLIPTextModel:
-    known = {key: value for key, value in config.items() if key != "torch_dtype"}
     with torch.device("meta"):
-        module = CLIPTextModel(CLIPTextConfig.from_dict({**known, "dtype": "float32"}))
-    # The one buffer of the three modules; it is never stored.
-    module.embeddings.position_ids = torch.arange(module.config.max_position_embeddings).expand((1, -1))
+        return _positioned(CLIPTextModel(_text_config(config)))
+
+
+def _build_projected(config: Config) -> CLIPTextModelWithProjection:
+    with torch.device("meta"):
+        module = CLIPTextModelWithProjection(_text_config(config))
+    _positioned(module.text_model)
+    return module
+
+
+def _text_config(config: Config) -> CLIPTextConfig:
+    known = {key: value for key, value in config.items() if key != "torch_dtype"}
+    return CLIPTextConfig.from_dict({**known, "dtype": "float32"})
+
+
+def _positioned(module: CLIPTextModel) -> CLIPTextModel:
+    # The one buffer of all modules; it is never stored.
+    module.embeddings.position_ids = torch.arange(module.config.max_position_embeddings, device="cpu").expand((1, -1))
     return module
 
 
@@ -365,6 +400,7 @@ BUILDERS: dict[str, Callable[[Config], Any]] = {
     "unet": _build_unet,
     "vae": _build_vae,
     "text_encoder": _build_text_encoder,
+    "text_encoder_2": _build_projected,
 }
 
 
@@ -372,11 +408,14 @@ def _under(prefix: str, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
     return {key: stored for key, stored in tensors.items() if key.startswith(prefix)}
 
 
-def _local_configs(family: Family, configs: Path | None) -> Configs:
+def _configs_folder(family: Family, configs: Path | None) -> Path:
     folder = configs or family.configs
-    if not folder.is_dir():
-        folder = families.CONFIGS / folder
-    return {name: _read_json(folder / f"{name}.json") for name in (*COMPONENTS, "scheduler")}
+    return folder if folder.is_dir() else families.CONFIGS / folder
+
+
+def _local_configs(family: Family, configs: Path | None) -> Configs:
+    folder = _configs_folder(family, configs)
+    return {name: _read_json(folder / f"{name}.json") for name in (*family.slots, "scheduler")}
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def drawn(bundle: Bundle, spec: TensorSpec, shape: tuple[int, ...], random: np.r
     highest = {"input_ids": manifest.tokenizer.eos, "clip_skip": manifest.text.layers}
     if spec.dtype == "int64":
         return random.integers(1, highest.get(spec.name, 1) + 1, shape)
-    if spec.name == "timestep":
+    if spec.name in ("timestep", "size_ids"):  # sizes are as large
         return random.uniform(0, manifest.schedule.train_steps - 1, shape).astype(spec.dtype)
     scale = 1 / manifest.latents.scaling if spec.name == "latents" else 1.0
     return (random.standard_normal(shape) * scale).astype(spec.dtype)

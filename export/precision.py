@@ -16,8 +16,8 @@ from latentrt.export.canonical import name_of
 from latentrt.manifest import Fidelity
 from latentrt.tensors import TensorSpec
 
-# A timestep near 1000 needs more than fp16's 11 bits: it stays float32 whatever the graph computes in.
-FLOAT32_INPUTS = ("timestep",)
+# A timestep, a size or a thousandfold guidance needs more than fp16's 11 bits: these stay float32 in any graph.
+FLOAT32_INPUTS = ("timestep", "size_ids", "guidance")
 
 FloatPrecision = Literal["fp32", "fp16", "w16"]
 

@@ -13,10 +13,11 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import Timesteps
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 
 class ExplicitAttention:
@@ -84,12 +85,14 @@ class TextEncoder(nn.Module):
     """CLIP's text transformer: input_ids int64 (batch, tokens), clip_skip int64 (1) -> context (batch, tokens, width).
 
     The causal mask is written out, as Radford et al. (2021) describe it, so that no engine has to know about causality.
+    skipped: layers at the end that no `clip_skip` reaches. normed: whether the final layer norm follows the others.
     """
 
     mask: Tensor
 
-    def __init__(self, model: CLIPTextModel) -> None:
+    def __init__(self, model: CLIPTextModel, *, skipped: int = 0, normed: bool = True) -> None:
         super().__init__()
+        self.skipped, self.normed = skipped, normed
         self.embeddings, self.layers = model.embeddings, model.encoder.layers
         self.final_layer_norm = model.final_layer_norm
         tokens, dtype = model.config.max_position_embeddings, model.dtype
@@ -100,10 +103,19 @@ class TextEncoder(nn.Module):
     def forward(self, input_ids: Tensor, clip_skip: Tensor) -> Tensor:
         """The hidden state after the layer that is `clip_skip` from the end, after the final layer norm.
 
-        clip_skip: 1, the last layer, to the number of layers. It counts as AUTOMATIC1111's web UI and
-        stable-diffusion.cpp do, one more than diffusers; all three apply the final layer norm whichever layer it is.
+        clip_skip: 1, the last layer that is not skipped, to the number of these. It counts as AUTOMATIC1111's web UI
+        and stable-diffusion.cpp do, one more than diffusers; the final layer norm, if any, follows whichever it is.
         """
-        hidden, states = self.embeddings(input_ids), []
+        return self.chosen(self.states(input_ids), clip_skip)
+
+    def chosen(self, states: list[Tensor], clip_skip: Tensor) -> Tensor:
+        """The state that is `clip_skip` from the end."""
+        used = len(states) - self.skipped
+        return torch.stack(states[:used], 1).index_select(1, used - clip_skip).squeeze(1)
+
+    def states(self, input_ids: Tensor) -> list[Tensor]:
+        """The hidden state after every layer; that of the last is normed in any case."""
+        hidden, states = self.embeddings(input_ids), list[Tensor]()
         for layer in self.layers:
             x, attn = layer.layer_norm1(hidden), layer.self_attn
             x = attend(attn.q_proj(x), attn.k_proj(x), attn.v_proj(x), attn.num_heads, self.mask)
@@ -111,8 +123,36 @@ class TextEncoder(nn.Module):
             hidden = hidden + layer.mlp(layer.layer_norm2(hidden))
             # Normed before one is picked, not after: engines fuse a sum with the norm that follows it, the last one's
             # too, so a clip_skip of 1 is to the bit what a graph without the choice computes.
-            states.append(self.final_layer_norm(hidden))
-        return torch.stack(states, 1).index_select(1, len(states) - clip_skip).squeeze(1)
+            last = len(states) == len(self.layers) - 1
+            states.append(self.final_layer_norm(hidden) if self.normed or last else hidden)
+        return states
+
+
+class PooledTextEncoder(TextEncoder):
+    """A text encoder that also says what the whole prompt is: pooled (batch, pooled), its projected end of text.
+
+    end: the token at whose first place a prompt ends; None for the highest one of the vocabulary.
+    """
+
+    before: Tensor
+
+    def __init__(self, model: CLIPTextModelWithProjection, *, skipped: int, normed: bool) -> None:
+        super().__init__(model.text_model, skipped=skipped, normed=normed)
+        self.projection = model.text_projection
+        tokens = model.config.max_position_embeddings
+        # Products with this count the ends before each place: a form of "the first" that every engine reads.
+        self.register_buffer("before", torch.ones(tokens, tokens, dtype=model.dtype).triu(1))
+        # 2 stands in configs of before the token was looked up, for whichever has the highest id.
+        self.end = None if model.config.eos_token_id == 2 else model.config.eos_token_id
+
+    def forward(self, input_ids: Tensor, clip_skip: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """The context, and the last layer's state at the first end of text, projected."""
+        states = self.states(input_ids)
+        last = states[-1]
+        end = input_ids.amax(-1, keepdim=True) if self.end is None else self.end
+        ends = (input_ids == end).to(last.dtype)
+        first = ends * (ends @ self.before == 0).to(last.dtype)
+        return self.chosen(states, clip_skip), self.projection((first[:, None] @ last)[:, 0])
 
 
 class CrossKV(nn.Module):
@@ -131,18 +171,48 @@ class CrossKV(nn.Module):
 class TimeBias(nn.Module):
     """The time-embedding branch: timestep float32 (n) -> (n, sum of channels over ResNets), added after each conv1.
 
-    The sinusoid stays in float32: fp16 cannot tell the timesteps near 1000 apart.
+    Its other inputs are what the UNet embeds besides: the guidance (n), pooled text (n, pooled) and sizes (n, ids).
+    Sinusoids stay in float32: fp16 cannot tell the timesteps near 1000 apart.
     """
 
     def __init__(self, unet: UNet2DConditionModel) -> None:
         super().__init__()
         self.sinusoid, self.embedding = unet.time_proj, unet.time_embedding
+        self.guidance = guidance_sinusoid(unet.config.time_cond_proj_dim) if unet.config.time_cond_proj_dim else None
+        self.added = AddedEmbedding(unet) if unet.config.addition_embed_type else None
         self.project = stacked([resnet.time_emb_proj for resnet in resnets(unet)])
 
-    def forward(self, timestep: Tensor) -> Tensor:
+    def forward(self, timestep: Tensor, *added: Tensor) -> Tensor:
         """The packed biases of every ResNet for each timestep."""
-        sinusoid = self.sinusoid(timestep).to(self.project.weight.dtype)
-        return self.project(F.silu(self.embedding(sinusoid)))
+        dtype, condition = self.project.weight.dtype, None
+        if self.guidance is not None:
+            condition, added = self.guidance(1000 * added[0]).to(dtype), added[1:]
+        embedded = self.embedding(self.sinusoid(timestep).to(dtype), condition)
+        if self.added is not None:
+            embedded = embedded + self.added(*added)
+        return self.project(F.silu(embedded))
+
+
+def guidance_sinusoid(width: int) -> Timesteps:
+    """What embeds a thousand times the guidance in models that were distilled with it: Meng et al. (2023).
+
+    As diffusers 0.42.1's get_guidance_scale_embedding, which takes the guidance less one.
+    """
+    return Timesteps(width, flip_sin_to_cos=False, downscale_freq_shift=1)
+
+
+class AddedEmbedding(nn.Module):
+    """What SDXL adds to the time embedding: Podell et al. (2023), section 2.2."""
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        super().__init__()
+        self.sinusoid, self.embedding = unet.add_time_proj, unet.add_embedding
+
+    def forward(self, pooled: Tensor, size_ids: Tensor) -> Tensor:
+        """The embedding, (n, width), of pooled text (n, pooled) and sizes float32 (n, ids)."""
+        # Column by column: shapes of what is flattened and folded again cannot be told from the batch's symbol.
+        sizes = [self.sinusoid(size_ids[:, place]).to(pooled.dtype) for place in range(int(size_ids.shape[1]))]
+        return self.embedding(torch.cat([pooled, *sizes], -1))
 
 
 class HoistedUNet(nn.Module):
@@ -154,7 +224,7 @@ class HoistedUNet(nn.Module):
     def __init__(self, unet: UNet2DConditionModel) -> None:
         super().__init__()
         hoist(unet)
-        unet.time_embedding = None
+        unet.time_embedding = unet.add_embedding = None
         self.unet = unet
 
     def forward(self, sample: Tensor, time_bias: Tensor, cross_kv: Tensor) -> Tensor:

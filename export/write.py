@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -11,6 +11,7 @@ from pathlib import Path
 from latentrt.atomic import new_folder
 from latentrt.bundle import record_files, save_manifest
 from latentrt.errors import CheckpointError
+from latentrt.export.families import Config
 from latentrt.export.gate import gated
 from latentrt.export.load import Checkpoint, load_checkpoint
 from latentrt.export.parts import Part, parts_of, vae_factor
@@ -62,7 +63,7 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
     """
     with new_folder(out) as folder:
         checkpoint = load_checkpoint(source, configs=options.configs, vae=options.vae)
-        tokenizer = find_tokenizer(checkpoint, options)
+        tokenizer, pads = find_tokenizer(checkpoint, options)
         schedule = schedule_of(checkpoint.scheduler)
         for entry in ignored_entries(checkpoint.scheduler):
             progress(f"scheduler_config.json: {entry} is ignored")
@@ -79,13 +80,14 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
             family=checkpoint.family.name,
             tasks=tasks_of(components),
             components=components,
-            text=Text(checkpoint.components["text_encoder"].config["num_hidden_layers"]),
+            text=text_of(checkpoint, pads),
             latents=latents,
             schedule=schedule,
             tokenizer=TokenizerSpec(TOKENIZER_FILE, tokenizer.length, tokenizer.bos, tokenizer.eos, tokenizer.pad),
             defaults=defaults_of(checkpoint.scheduler, side_px, steps=options.steps, guidance=options.guidance),
             provenance=provenance(checkpoint),
             files={},
+            size_ids=checkpoint.family.size_ids,
         )
         files = record_files(folder, named_files(manifest))
         manifest = replace(manifest, files=files)
@@ -93,12 +95,33 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
     return manifest
 
 
-def find_tokenizer(checkpoint: Checkpoint, options: ExportOptions) -> Tokenizer:
-    """The tokenizer that the user names, else the checkpoint's, else CLIP's, if its sizes fit the text encoder."""
-    folder = options.tokenizer or checkpoint.tokenizer
-    tokenizer = tokenizer_from_folder(folder) if folder is not None else clip_tokenizer()
-    pad = checkpoint.family.pad if folder is None and checkpoint.family.pad is not None else tokenizer.pad
-    config = checkpoint.components["text_encoder"].config
+def find_tokenizer(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Tokenizer, dict[str, int]]:
+    """The tokenizer that cuts prompts, and the token that fills the rows of each text encoder.
+
+    It is the one that the user names, else the checkpoint's, else CLIP's. Raises CheckpointError where its sizes do not
+    fit a text encoder, or a text encoder's own has another vocabulary.
+    """
+    family = checkpoint.family
+    named = {family.tokenizer: options.tokenizer} if options.tokenizer else {}
+    known = {name: tokenizer_from_folder(folder) for name, folder in {**checkpoint.tokenizers, **named}.items()}
+    tokenizer = known.get(family.tokenizer) or clip_tokenizer()
+    pads = {}
+    for name, encoder in family.encoders.items():
+        own = known.get(encoder.tokenizer, tokenizer)
+        if own.backend.get_vocab() != tokenizer.backend.get_vocab():
+            raise CheckpointError(
+                f"{encoder.tokenizer}: got another vocabulary than {family.tokenizer} has, expected it"
+            )
+        stock = encoder.pad if encoder.tokenizer not in known else None
+        pads[name] = own.pad if stock is None else stock
+        check_sizes(tokenizer, checkpoint.components[name].config)
+    first, *_ = pads
+    length = checkpoint.components[first].config["max_position_embeddings"]
+    return Tokenizer(tokenizer.backend, length, tokenizer.bos, tokenizer.eos, pads[first]), pads
+
+
+def check_sizes(tokenizer: Tokenizer, config: Config) -> None:
+    """Raises CheckpointError unless the text encoder of that config has room for what the tokenizer makes."""
     words, length = config["vocab_size"], config["max_position_embeddings"]
     known = tokenizer.backend.get_vocab_size()
     if known > words or tokenizer.length > length:
@@ -106,11 +129,22 @@ def find_tokenizer(checkpoint: Checkpoint, options: ExportOptions) -> Tokenizer:
             f"tokenizer: got {known} words and prompts of {tokenizer.length} tokens, expected at most {words} and "
             f"{length}, which is what the text encoder has; name another with --tokenizer DIR"
         )
-    return Tokenizer(tokenizer.backend, length, tokenizer.bos, tokenizer.eos, pad)
+
+
+def text_of(checkpoint: Checkpoint, pads: Mapping[str, int]) -> Text:
+    """How prompts are encoded; every encoder can be left after as many layers as the one that has the fewest."""
+    encoders = checkpoint.family.encoders
+    layers = min(
+        checkpoint.components[name].config["num_hidden_layers"] - encoder.skipped for name, encoder in encoders.items()
+    )
+    first, *_ = pads.values()
+    others = {name: pad for name, pad in pads.items() if pad != first}
+    return Text(layers, tuple(encoders), others, checkpoint.zero_negative)
 
 
 def write_component(part: Part, folder: Path, precision: FloatPrecision, progress: Progress) -> Component:
     """Traces, saves and measures one component. Raises FidelityError when it is under its gate."""
+    precision = "fp32" if part.float32 else precision
     recipe = PRECISIONS[precision]
     inputs, outputs = [recipe.spec(spec) for spec in part.inputs], [recipe.spec(spec) for spec in part.outputs]
     progress(f"{part.name}: tracing")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from latentrt.conditioning import Call, Conditioning, Row
+from latentrt.embedding import TimeBias
 from latentrt.errors import OutOfMemoryError
 from latentrt.grids import Grid
 from latentrt.guidance import Guidance, guided, sum_of
@@ -45,7 +46,7 @@ def timesteps_of_calls(walk: Callable[..., Walk], grid: Grid) -> dict[float, flo
 class Denoiser:
     """The model for one run; everything that depends on the prompt or the timestep alone was computed before.
 
-    time_bias: (1, T) by level. split: one call of the UNet for each prompt in place of one for all, which needs less
+    split: one call of the UNet for each prompt in place of one for all, which needs less
     memory. sample_dtype: the float type in which the UNet takes latents. step: the one that the run is in, for guidance
     and prompts that change.
     """
@@ -54,7 +55,7 @@ class Denoiser:
     conditioning: Conditioning
     guidance: Guidance
     prediction: Prediction
-    time_bias: Mapping[float, Array]
+    time_bias: TimeBias
     split: bool = False
     sample_dtype: str = "float32"
     step: int = 0
@@ -83,7 +84,7 @@ class Denoiser:
                 output = self.call(
                     "unet",
                     sample=np.concatenate([sample] * len(group)),
-                    time_bias=np.repeat(self.time_bias[sigma], len(group) * len(x), axis=0),
+                    time_bias=np.repeat(self.bias(group, sigma), len(x), axis=0),
                     cross_kv=self.cross_kv(group, len(x)),
                 )["prediction"]
             except OutOfMemoryError:
@@ -95,11 +96,15 @@ class Denoiser:
             predictions += list(output.astype(np.float32, copy=False).reshape(len(group), *x.shape))
         return predictions
 
+    def bias(self, rows: Sequence[Row], sigma: float) -> Array:
+        """The time bias at a level under each text, (texts, T)."""
+        return np.concatenate([self.time_bias.of(sigma, row) for row in rows])
+
     def groups(self, rows: Sequence[Row]) -> Iterable[tuple[Row, ...]]:
         """The texts that one call takes together, in order: those next to each other that are equally long."""
         if self.split:
             return ((row,) for row in rows)
-        return (tuple(group) for _, group in itertools.groupby(rows, lambda row: row[1]))
+        return (tuple(group) for _, group in itertools.groupby(rows, lambda row: row.tokens))
 
     def cross_kv(self, rows: tuple[Row, ...], images: int) -> Array:
         """The keys and values of each text for every image; kept for the next call, which mostly asks for the same.

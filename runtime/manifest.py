@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from latentrt.curves import SigmasName
@@ -18,6 +18,8 @@ FORMAT = 1
 DTYPES = ("float16", "float32", "int64")
 
 Precision = Literal["fp32", "fp16", "w16", "int8", "w8"]
+# The numbers that a time embedding may take besides the timestep, in pixels.
+SizeId = Literal["original_height", "original_width", "crop_top", "crop_left", "target_height", "target_width"]
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,17 @@ class Component:
 
 @dataclass(frozen=True)
 class Text:
-    """The text encoder's number of layers: the most that its input `clip_skip` may be."""
+    """How prompts are encoded.
+
+    layers: the most that the encoders' input `clip_skip` may be. encoders: the components that take the tokens; their
+    contexts are laid side by side. pads: the id that fills rows of one, where it is not the tokenizer's.
+    zero_negative: zeros stand for a negative prompt that is not given, in place of an empty text.
+    """
 
     layers: int
+    encoders: tuple[str, ...] = ("text_encoder",)
+    pads: Mapping[str, int] = field(default_factory=dict)
+    zero_negative: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,6 +125,17 @@ class Manifest:
     defaults: Defaults
     provenance: Mapping[str, str]
     files: Mapping[str, FileRecord]
+    size_ids: tuple[SizeId, ...] = ()
+
+    @property
+    def embeds_guidance(self) -> bool:
+        """Whether the model was distilled with guidance, which it is told: no negative prompt then has a say."""
+        known = self.components.get("time_bias")
+        return known is not None and any(spec.name == "guidance" for spec in known.inputs)
+
+
+# What is left out of bundle.json at its default, so that versions without the key read bundles without it.
+OMITTED = {"": {"size_ids": ()}, "text": asdict(Text(1))}
 
 
 def read(text: str | bytes) -> Manifest:
@@ -130,6 +151,8 @@ def read(text: str | bytes) -> Manifest:
     for name, component in manifest.components.items():
         for spec in (*component.inputs, *component.outputs):
             _check_spec(spec, f".components.{name}.{spec.name}")
+    if not manifest.text.encoders:
+        raise TypedError(".text.encoders: got none, expected at least one")
     for file in named_files(manifest):
         if file not in manifest.files:
             raise TypedError(f".files: {file} is used but not listed")
@@ -141,6 +164,10 @@ def read(text: str | bytes) -> Manifest:
 def write(manifest: Manifest) -> str:
     """Returns the manifest as JSON: stable order, two-space indent, a line at the end."""
     document = asdict(manifest)
+    for part, defaults in OMITTED.items():
+        place = document[part] if part else document
+        for key in [key for key, value in defaults.items() if key != "layers" and place[key] == value]:
+            del place[key]
     for component in document["components"].values():
         if component["quantization"] is None:  # absent, so that versions without the key read bundles without it
             del component["quantization"]

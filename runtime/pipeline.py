@@ -13,9 +13,10 @@ import numpy as np
 
 from latentrt.blending import blended, check_blend
 from latentrt.bundle import MANIFEST, REMEDY, Bundle, open_bundle
-from latentrt.conditioning import Conditioning, encode
+from latentrt.conditioning import Conditioning, encode, nothing
 from latentrt.denoiser import Denoiser, timesteps_of_calls
 from latentrt.draws import Draws
+from latentrt.embedding import added, time_bias
 from latentrt.engines import Engine, choose, engine_kind, open_engines
 from latentrt.errors import BundleError, EngineError, OutOfMemoryError, RequestError
 from latentrt.guidance import Guidance
@@ -83,7 +84,7 @@ def folder_of(bundle: str | Path) -> Path:
 def check_complete(bundle: Bundle) -> None:
     """Raises BundleError unless the bundle can do text to image with the defaults that it states."""
     where = bundle.folder / MANIFEST
-    missing = TEXT_TO_IMAGE - bundle.manifest.components.keys()
+    missing = {*TEXT_TO_IMAGE, *bundle.manifest.text.encoders} - bundle.manifest.components.keys()
     if missing:
         raise BundleError(f"{where}: got no {', '.join(sorted(missing))}, which text to image needs; {REMEDY}")
     try:
@@ -339,24 +340,27 @@ class Run:
     def _denoiser(self) -> Denoiser:
         """The denoiser: everything that depends on the prompt or the timestep alone is computed here, once."""
         settings, pipeline, manifest = self.settings, self._pipeline, self._pipeline.bundle.manifest
-        guidance = Guidance(settings.scales, settings.interval, settings.guidance_rescale)
+        # A model that is told the guidance is not guided besides.
+        scales = (1.0,) * settings.steps if manifest.embeds_guidance else settings.scales
+        guidance = Guidance(scales, settings.interval, settings.guidance_rescale)
         times = timesteps_of_calls(self._sampler, self._grid)
         alone = not guidance.works(times) and self._positive.weight == 1
-        prompts = [self._positive] if alone else [self._negative, self._positive]
+        zero = not alone and manifest.text.zero_negative and not settings.negative
+        prompts = [self._positive] if alone or zero else [self._negative, self._positive]
         prompts += [self._blend] if self._blend else []
-        cross_kv = encode(self._call, prompts, settings.clip_skip)
+        texts = encode(self._call, manifest.text, prompts, settings.clip_skip)
         positive = self._positive
         if self._blend:
-            positive, mixed = blended(positive, self._blend, cross_kv, settings.blend_strength)
-            cross_kv |= mixed
-        bias = self._call("time_bias", timestep=np.array(list(times.values())))["time_bias"]
+            positive, mixed = blended(positive, self._blend, texts, settings.blend_strength)
+            texts |= mixed
+        conditioning = Conditioning(self._negative, positive, texts, nothing(texts) if zero else None)
         sample, *_ = (spec for spec in manifest.components["unet"].inputs if spec.name == "sample")
         return Denoiser(
             self._call,
-            Conditioning(self._negative, positive, cross_kv),
+            conditioning,
             guidance,
             PREDICTIONS[manifest.schedule.prediction],
-            dict(zip(times, bias[:, np.newaxis], strict=True)),
+            time_bias(self._call, times, added(manifest, settings, conditioning)),
             pipeline.split_guidance or (self._plan is not None and self._plan.split),
             sample.dtype,
         )

@@ -51,6 +51,10 @@ class Request:
     quarter), for sizes that it was not trained at. seamless: the edges that meet, so that the picture repeats from left
     to right ("x"), from top to bottom or both ways; by windows too, of the bundle's own size unless given.
 
+    original_size, target_size: (width, height) in pixels, and crop: (left, top), for models that were told how their
+    pictures had been cut (SDXL): the sizes of the picture that this is to look like, by default those of this one, and
+    what is missing at its left and top, by default nothing.
+
     eta, gamma, order, solver: for the samplers that have them; see docs/samplers.md.
     """
 
@@ -86,6 +90,9 @@ class Request:
     window: int | None = None
     stride: int | None = None
     seamless: Seamless | None = None
+    original_size: tuple[int, int] | None = None
+    crop: tuple[int, int] | None = None
+    target_size: tuple[int, int] | None = None
     eta: float | None = None
     gamma: float | None = None
     order: int | None = None

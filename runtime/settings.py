@@ -27,6 +27,7 @@ NOISES: tuple[NoiseName, ...] = get_args(NoiseName)
 OPTIONS = ("eta", "gamma", "order", "solver")
 LARGEST_SEED = 2**64 - 1
 LARGEST_BATCH = 4096
+LARGEST_SIDE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,9 @@ class Settings:
     variation_strength: float = 0.0
     blend: str | None = None
     blend_strength: float = 0.0
+    original_size: tuple[int, int] | None = None
+    crop: tuple[int, int] | None = None
+    target_size: tuple[int, int] | None = None
     options: Mapping[str, Value] = field(default_factory=dict)
     source: Source | None = None
     window: int | None = None
@@ -95,7 +99,7 @@ def settle(request: Request, manifest: Manifest) -> Settings:
         prompt=text("prompt", request.prompt),
         negative=text("negative", request.negative),
         steps=steps,
-        guidance=guidance_of(chosen(request.guidance, defaults.guidance), steps),
+        guidance=guidance_of(chosen(request.guidance, defaults.guidance), steps, one=manifest.embeds_guidance),
         seeds=seeds_of("seed", request.seed, request.batch, one=strength > 0),
         width=side("width", chosen(request.width, width), pixels),
         height=side("height", chosen(request.height, height), pixels),
@@ -111,6 +115,7 @@ def settle(request: Request, manifest: Manifest) -> Settings:
         variation_strength=strength,
         blend=text("blend", request.blend) if request.blend is not None and blend_strength else None,
         blend_strength=blend_strength,
+        **sizes_of(request, manifest),
         options=options_of(request, sampler),
         source=source,
         **windows_of(request, manifest),
@@ -161,9 +166,9 @@ def sigmas_of(asked: Any) -> Sigmas:
     return levels
 
 
-def guidance_of(asked: Any, steps: int) -> float | tuple[float, ...]:
-    """One finite number, or one a step."""
-    if isinstance(asked, str) or not isinstance(asked, Sequence):
+def guidance_of(asked: Any, steps: int, *, one: bool = False) -> float | tuple[float, ...]:
+    """One finite number, or one a step. one: whether the model is told it, and so has one for all."""
+    if one or isinstance(asked, str) or not isinstance(asked, Sequence):
         return number("guidance", asked, -math.inf, math.inf)
     if len(asked) != steps:
         raise RequestError(f"guidance: got {len(asked)} numbers for {steps} steps, expected one a step, or one for all")
@@ -182,6 +187,28 @@ def interval_of(asked: Any) -> tuple[float, float] | None:
     if low > high:
         raise RequestError(f"guidance_interval: got {low} to {high}, expected the lower sigma first")
     return low, high
+
+
+def sizes_of(request: Request, manifest: Manifest) -> dict[str, tuple[int, int]]:
+    """The sizes that the model is told, each of two numbers; none for one that is told nothing."""
+    size = chosen(request.width, manifest.defaults.width), chosen(request.height, manifest.defaults.height)
+    usual = {"original_size": (size, 1), "crop": ((0, 0), 0), "target_size": (size, 1)}
+    asked = {name: getattr(request, name) for name in usual}
+    known = {name for name in usual if any(told.startswith(name.removesuffix("size")) for told in manifest.size_ids)}
+    for name, value in asked.items():
+        if value is not None and name not in known:
+            raise RequestError(f"{name}: got {value!r}, but {manifest.family} models are not told it; leave it out")
+    return {
+        name: pair(name, chosen(asked[name], default), low) for name, (default, low) in usual.items() if name in known
+    }
+
+
+def pair(name: str, asked: Any, lowest: int) -> tuple[int, int]:
+    """Two whole numbers."""
+    if isinstance(asked, str) or not isinstance(asked, Sequence) or len(asked) != 2:
+        raise RequestError(f"{name}: got {asked!r}, expected two whole numbers, for example (1024, 1024)")
+    first, second = (whole(name, number, lowest, LARGEST_SIDE) for number in asked)
+    return first, second
 
 
 def seeds_of(name: str, asked: int | None, batch: int, *, one: bool = False) -> tuple[int, ...]:

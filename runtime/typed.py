@@ -47,12 +47,17 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
 
 def _parse_fields(kind: Any, value: Mapping[str, Any], where: str) -> Any:
     hints = get_type_hints(kind)
-    required = {field.name for field in dataclasses.fields(kind) if field.default is dataclasses.MISSING}
+    required = {field.name for field in dataclasses.fields(kind) if not has_default(field)}
     for key in sorted(value.keys() - hints.keys()):
         raise TypedError(f"{where}.{key}: unknown key; expected {', '.join(hints)}")
     for key in sorted(required - value.keys()):
         raise TypedError(f"{where}.{key}: missing")
     return kind(**{key: _parse(hints[key], item, f"{where}.{key}") for key, item in value.items()})
+
+
+def has_default(field: dataclasses.Field[Any]) -> bool:
+    """Whether a key may be left out."""
+    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
 def _parse_tuple(arguments: tuple[Any, ...], value: list[Any], where: str) -> tuple[Any, ...]:

@@ -22,11 +22,16 @@ Token = tuple[int, float]
 class Chunk:
     """One row for the text encoder: its ids as `Tokenizer.__call__` lays them out, and a weight for each.
 
-    BOS, EOS and padding have weight 1.
+    BOS, EOS and padding have weight 1. padding: how many ids at the end are that, and differ between text encoders.
     """
 
     ids: tuple[int, ...]
     weights: tuple[float, ...]
+    padding: int = 0
+
+    def padded(self, pad: int) -> tuple[int, ...]:
+        """The ids with another one for padding."""
+        return (*self.ids[: len(self.ids) - self.padding], *[pad] * self.padding)
 
 
 def chunked(parts: Iterable[Part], tokenizer: Tokenizer) -> list[Chunk]:
@@ -63,4 +68,4 @@ def chunked(parts: Iterable[Part], tokenizer: Tokenizer) -> list[Chunk]:
 def _row(chunk: list[Token], tokenizer: Tokenizer) -> Chunk:
     padding = tokenizer.length - 2 - len(chunk)
     ids = (tokenizer.bos, *(token for token, _ in chunk), tokenizer.eos, *[tokenizer.pad] * padding)
-    return Chunk(ids, (1.0, *(weight for _, weight in chunk), *[1.0] * (padding + 1)))
+    return Chunk(ids, (1.0, *(weight for _, weight in chunk), *[1.0] * (padding + 1)), padding)

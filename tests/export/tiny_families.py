@@ -6,12 +6,23 @@ Each is a value: its modules' configs, its scheduler, what pads its rows, and ho
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from diffusers import AutoencoderKL, DDIMScheduler, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTokenizer
 
@@ -22,13 +33,14 @@ Modules = Mapping[str, nn.Module]
 
 @dataclass(frozen=True)
 class Tiny:
-    """A family's small checkpoint. configs: by component. pads: the pad token of each tokenizer. file: its tensors."""
+    """A family's small checkpoint. configs: by component. pads: the pad token of each tokenizer. file: its tensors in
+    the original layout, None where there is none."""
 
     pipeline: type[DiffusionPipeline]
     configs: Mapping[str, Mapping[str, Any]]
-    scheduler: Any
+    scheduler: Callable[[], Any]
     pads: Mapping[str, str]
-    file: Callable[[Modules], dict[str, Tensor]]
+    file: Callable[[Modules], dict[str, Tensor]] | None
     options: Mapping[str, Any]
 
 
@@ -50,7 +62,7 @@ def reference(family: Tiny, folder: Path) -> DiffusionPipeline:
     tokenizers = {
         name: CLIPTokenizer.from_pretrained(save_tokenizer(folder / name, pad)) for name, pad in family.pads.items()
     }
-    pipeline = family.pipeline(**modules_of(family), **tokenizers, scheduler=family.scheduler, **family.options)
+    pipeline = family.pipeline(**modules_of(family), **tokenizers, scheduler=family.scheduler(), **family.options)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -72,7 +84,7 @@ def save_file(family: Tiny, path: Path) -> None:
     for name, module in modules.items():
         config = module.config if isinstance(module.config, dict) else module.config.to_dict()
         (path.parent / "configs" / f"{name}.json").write_text(json.dumps(dict(config)))
-    (path.parent / "configs" / "scheduler.json").write_text(json.dumps(dict(family.scheduler.config)))
+    (path.parent / "configs" / "scheduler.json").write_text(json.dumps(dict(family.scheduler().config)))
 
 
 def sd2_file(modules: Modules) -> dict[str, Tensor]:
@@ -81,6 +93,15 @@ def sd2_file(modules: Modules) -> dict[str, Tensor]:
     return compvis.unet_tensors(modules["unet"]) | compvis.vae_tensors(modules["vae"]) | text
 
 
+def sdxl_file(modules: Modules) -> dict[str, Tensor]:
+    """Stable Diffusion XL's layout: CLIP as transformers has it, then open_clip."""
+    prefix = "conditioner.embedders.0.transformer.text_model."
+    clip = {prefix + key: tensor for key, tensor in modules["text_encoder"].state_dict().items()}
+    text = clip | compvis.open_clip_tensors(modules["text_encoder_2"], "conditioner.embedders.1.model.")
+    return compvis.unet_tensors(modules["unet"]) | compvis.vae_tensors(modules["vae"]) | text
+
+
+VAE = {**tiny.VAE, "layers_per_block": 1}
 SD2_UNET = {**tiny.UNET, "use_linear_projection": True, "upcast_attention": True, "attention_head_dim": [4, 8]}
 SD2_TEXT = {
     **tiny.TEXT_ENCODER,
@@ -89,16 +110,58 @@ SD2_TEXT = {
     "num_hidden_layers": 3,
     "pad_token_id": 2,
 }
-SD2 = {"unet": SD2_UNET, "vae": tiny.VAE, "text_encoder": SD2_TEXT}
+SD2 = {"unet": SD2_UNET, "vae": VAE, "text_encoder": SD2_TEXT}
+XL_UNET = {
+    **tiny.UNET,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "use_linear_projection": True,
+    "attention_head_dim": [4, 8],
+    "transformer_layers_per_block": [1, 2],
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 24 + 6 * 8,
+    "cross_attention_dim": 32 + 48,
+}
+XL_TEXT = {**tiny.TEXT_ENCODER, "architectures": ["CLIPTextModel"], "num_hidden_layers": 3}
+XL_TEXT_2 = {
+    **SD2_TEXT,
+    "architectures": ["CLIPTextModelWithProjection"],
+    "hidden_size": 48,
+    "num_hidden_layers": 4,
+    "projection_dim": 24,
+}
+XL_VAE = {**VAE, "scaling_factor": 0.13025, "force_upcast": True}
+XL = {"unet": XL_UNET, "vae": XL_VAE, "text_encoder": XL_TEXT, "text_encoder_2": XL_TEXT_2}
+XL_TOKENIZERS = {"tokenizer": "<|endoftext|>", "tokenizer_2": "!"}
 NO_CHECKER = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+NO_MARK = {"add_watermarker": False}
+EULER = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+V, EPSILON = (partial(tiny.build_scheduler, prediction) for prediction in ("v_prediction", "epsilon"))
+XL_EULER = partial(EulerDiscreteScheduler, **EULER, timestep_spacing="leading")
+TURBO_1 = partial(EulerDiscreteScheduler, **EULER, timestep_spacing="trailing")
+TURBO_XL = partial(EulerAncestralDiscreteScheduler, **EULER, timestep_spacing="trailing")
 
-
-def ddim(prediction: str) -> DDIMScheduler:
-    """Returns the scheduler of Stable Diffusion 2."""
-    return tiny.build_scheduler(prediction)
-
+LCM = {
+    "unet": {**tiny.UNET, "time_cond_proj_dim": 256},
+    "vae": VAE,
+    "text_encoder": {**tiny.TEXT_ENCODER, "architectures": ["CLIPTextModel"]},
+}
+EOS = "<|endoftext|>"
 
 TINY = {
-    "sd2": Tiny(StableDiffusionPipeline, SD2, ddim("v_prediction"), {"tokenizer": "!"}, sd2_file, NO_CHECKER),
-    "sd2-base": Tiny(StableDiffusionPipeline, SD2, ddim("epsilon"), {"tokenizer": "!"}, sd2_file, NO_CHECKER),
+    "lcm": Tiny(LatentConsistencyModelPipeline, LCM, LCMScheduler, {"tokenizer": EOS}, None, NO_CHECKER),
+    "sd2": Tiny(StableDiffusionPipeline, SD2, V, {"tokenizer": "!"}, sd2_file, NO_CHECKER),
+    "sdxl": Tiny(StableDiffusionXLPipeline, XL, XL_EULER, XL_TOKENIZERS, sdxl_file, NO_MARK),
+}
+GUIDED = ({"guidance": 5.0, "negative": "blue"}, {"guidance": 5.0}, {"guidance": 1.0})
+TURBO = ({"guidance": 0.0, "steps": 1}, {"guidance": 0.0, "steps": 4})
+# What is published of each shape: its scheduler, and what is asked of it.
+VARIANTS = {
+    "lcm": ("lcm", LCMScheduler, ({"guidance": 8.5, "steps": 4}, {"guidance": 1.5, "steps": 1})),
+    "sd2": ("sd2", V, GUIDED),
+    "sd2-base": ("sd2", EPSILON, GUIDED),
+    "sd-turbo": ("sd2", TURBO_1, TURBO),
+    "sdxl": ("sdxl", XL_EULER, GUIDED),
+    "sdxl-turbo": ("sdxl", TURBO_XL, TURBO),
 }

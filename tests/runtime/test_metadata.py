@@ -89,6 +89,9 @@ def test_a_png_says_how_it_was_made(png: Path, image: int, seed: int) -> None:
         "window": None,
         "stride": None,
         "seamless": None,
+        "original_size": None,
+        "crop": None,
+        "target_size": None,
         "eta": 0.0,
         "seed": seed,
     }
