@@ -128,7 +128,7 @@ def open_clip_keys(tensors: Tensors, config: Config) -> Tensors:
 # The entry of the UNet's config that is the width of pooled text and the sinusoids of all size ids together.
 ADDED_WIDTH = "projection_class_embeddings_input_dim"
 CONFIGS = Path(__file__).parent / "configs"
-STABLE_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
+STABLE_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "LatentConsistencyModelPipeline")
 STABLE_MARK = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 UNET_SLOT = Slot("model.diffusion_model.", convert_ldm_unet_checkpoint)
 VAE_SLOT = Slot("first_stage_model.", convert_ldm_vae_checkpoint)
@@ -144,7 +144,6 @@ DEFAULTS: Configs = {
         "encoder_hid_dim_type": None,
         "num_class_embeds": None,
         "resnet_time_scale_shift": "default",
-        "time_cond_proj_dim": None,
     },
     "vae": {"_class_name": "AutoencoderKL", "latents_mean": None, "latents_std": None},
     "text_encoder": {"model_type": "clip_text_model"},
@@ -170,20 +169,6 @@ FAMILIES = (
         mark=STABLE_MARK,
         mark_width="cross_attention_dim",
         values=STABLE_VALUES,
-        encoders={"text_encoder": Encoder()},
-    ),
-    Family(
-        name="lcm",
-        configs=CONFIGS / "sd15",
-        pipelines=("LatentConsistencyModelPipeline",),
-        slots={
-            "unet": UNET_SLOT,
-            "vae": VAE_SLOT,
-            "text_encoder": Slot("cond_stage_model.transformer.", text_keys),
-        },
-        mark=STABLE_MARK,
-        mark_width="cross_attention_dim",
-        values={**STABLE_VALUES, "unet": {**DEFAULTS["unet"], "time_cond_proj_dim": 256}},
         encoders={"text_encoder": Encoder()},
     ),
     Family(

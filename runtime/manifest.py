@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from latentrt.curves import SigmasName
 from latentrt.quantization import Quantization
 from latentrt.schedule import NoiseSchedule
 from latentrt.tensors import TensorSpec, split_axis
-from latentrt.typed import TypedError, parse
+from latentrt.typed import TypedError, parse, plain
 
 FORMAT = 1
 DTYPES = ("float16", "float32", "int64")
@@ -134,8 +134,8 @@ class Manifest:
         return known is not None and any(spec.name == "guidance" for spec in known.inputs)
 
 
-# What is left out of bundle.json at its default, so that versions without the key read bundles without it.
-OMITTED = {"": {"size_ids": ()}, "text": asdict(Text(1))}
+# Keys that bundles of earlier versions do not have; only what says something is written.
+LATER = ("quantization", "encoders", "pads", "zero_negative", "size_ids")
 
 
 def read(text: str | bytes) -> Manifest:
@@ -163,15 +163,7 @@ def read(text: str | bytes) -> Manifest:
 
 def write(manifest: Manifest) -> str:
     """Returns the manifest as JSON: stable order, two-space indent, a line at the end."""
-    document = asdict(manifest)
-    for part, defaults in OMITTED.items():
-        place = document[part] if part else document
-        for key in [key for key, value in defaults.items() if key != "layers" and place[key] == value]:
-            del place[key]
-    for component in document["components"].values():
-        if component["quantization"] is None:  # absent, so that versions without the key read bundles without it
-            del component["quantization"]
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(plain(manifest, LATER), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def named_files(manifest: Manifest) -> list[str]:

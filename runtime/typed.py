@@ -6,7 +6,7 @@ import dataclasses
 import math
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -23,6 +23,29 @@ def parse(kind: type[T], value: Any, where: str = "") -> T:
     where: the place in the document, for messages. Raises TypedError that names the place, what was got and expected.
     """
     return _parse(kind, value, where)  # type: ignore[no-any-return]
+
+
+def plain(value: Any, omitted: Collection[str]) -> Any:
+    """Returns what `parse` makes a dataclass of, for json.dumps.
+
+    omitted: fields that are left out at their default, so that versions that do not have them yet read the rest.
+    """
+    if dataclasses.is_dataclass(value):
+        fields = {field: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {
+            field.name: plain(item, omitted)
+            for field, item in fields.items()
+            if field.name not in omitted or item != _default(field)
+        }
+    if isinstance(value, Mapping):
+        return {key: plain(item, omitted) for key, item in value.items()}
+    return [plain(item, omitted) for item in value] if isinstance(value, tuple) else value
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    """What stands for a field that is left out; MISSING where it may not be."""
+    made = field.default_factory
+    return field.default if made is dataclasses.MISSING else made()
 
 
 def _parse(kind: Any, value: Any, where: str) -> Any:
@@ -47,17 +70,12 @@ def _parse(kind: Any, value: Any, where: str) -> Any:
 
 def _parse_fields(kind: Any, value: Mapping[str, Any], where: str) -> Any:
     hints = get_type_hints(kind)
-    required = {field.name for field in dataclasses.fields(kind) if not has_default(field)}
+    required = {field.name for field in dataclasses.fields(kind) if _default(field) is dataclasses.MISSING}
     for key in sorted(value.keys() - hints.keys()):
         raise TypedError(f"{where}.{key}: unknown key; expected {', '.join(hints)}")
     for key in sorted(required - value.keys()):
         raise TypedError(f"{where}.{key}: missing")
     return kind(**{key: _parse(hints[key], item, f"{where}.{key}") for key, item in value.items()})
-
-
-def has_default(field: dataclasses.Field[Any]) -> bool:
-    """Whether a key may be left out."""
-    return field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
 
 
 def _parse_tuple(arguments: tuple[Any, ...], value: list[Any], where: str) -> tuple[Any, ...]:

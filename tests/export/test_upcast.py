@@ -4,6 +4,9 @@ import onnx_ir as ir
 import pytest
 import torch
 
+from latentrt.engines.plans import Shapes
+from latentrt.export.build_engines import open_builder
+from latentrt.export.build_plan import Settings, Task, write_plan
 from latentrt.export.lower_half import half
 from latentrt.export.parts import unet_parts
 from latentrt.export.precision import PRECISIONS
@@ -31,10 +34,15 @@ def test_scores_out_of_range():
     assert not attend(*operands(torch.float16), 8).isfinite().all()
 
 
+def part_of(upcast):
+    *_, part = unet_parts(module_of("unet", {**SD2_UNET, "upcast_attention": upcast}))
+    return part
+
+
 @pytest.fixture(scope="module", params=[True, False], ids=["upcast", "plain"])
 def graph(request):
     """The fp16 graph of a UNet, and whether its config asks for float32."""
-    *_, part = unet_parts(module_of("unet", {**SD2_UNET, "upcast_attention": request.param}))
+    part = part_of(request.param)
     recipe = PRECISIONS["fp16"]
     specs = [[recipe.spec(spec) for spec in side] for side in (part.inputs, part.outputs)]
     with torch.no_grad():
@@ -45,9 +53,21 @@ def softmax_types(model):
     return {node.inputs[0].dtype for node in model.graph if node.op_type == "Softmax"}
 
 
-def test_graph_and_what_it_is_lowered_to_keep_float32(graph):
+def test_graph_and_what_it_is_lowered_to_keep_float32(graph, tmp_path):
     model, upcast = graph
     expected = {ir.DataType.FLOAT if upcast else ir.DataType.FLOAT16}
     assert softmax_types(model) == expected
     assert softmax_types(half(model)) == expected
     assert {value.dtype for value in model.graph.outputs} == {ir.DataType.FLOAT16}
+    assert not upcast or plan_of(model, tmp_path).stat().st_size > 0
+
+
+def plan_of(model, folder):
+    """The plan that NVIDIA's TensorRT-RTX builds for SM86."""
+    ir.save(model, folder / "unet.onnx")
+    sides = {"batch": 2, "height": 7, "width": 10, "tokens": 32}
+    shapes = {value.name: [sides.get(str(axis), axis) for axis in value.shape] for value in model.graph.inputs}
+    profile = tuple(Shapes(name, *[tuple(shape)] * 3) for name, shape in shapes.items())
+    task = Task("unet", folder / "unet.onnx", (profile,), ("sm86",), Settings(), folder / "timing.cache")
+    write_plan(open_builder("tensorrt-rtx"), task, folder / "unet.plan")
+    return folder / "unet.plan"

@@ -45,11 +45,12 @@ class Tiny:
 
 
 def module_of(name: str, config: Mapping[str, Any]) -> nn.Module:
-    """Returns a component's module, its weights from a seed."""
+    """Returns a component's module in float32, its weights from a seed and such that fp16 holds them."""
     kinds = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
     if name in kinds:
-        return tiny.seeded(lambda: kinds[name](**config))
-    return tiny.seeded(lambda: getattr(transformers, config["architectures"][0])(CLIPTextConfig(**config)))
+        return tiny.seeded(lambda: kinds[name](**config)).half().float()
+    build = getattr(transformers, config["architectures"][0])
+    return tiny.seeded(lambda: build(CLIPTextConfig(**config))).half().float()
 
 
 def modules_of(family: Tiny) -> dict[str, nn.Module]:
@@ -102,7 +103,8 @@ def sdxl_file(modules: Modules) -> dict[str, Tensor]:
 
 
 VAE = {**tiny.VAE, "layers_per_block": 1}
-SD2_UNET = {**tiny.UNET, "use_linear_projection": True, "upcast_attention": True, "attention_head_dim": [4, 8]}
+UNET = {**tiny.UNET, "layers_per_block": 1}
+SD2_UNET = {**UNET, "use_linear_projection": True, "upcast_attention": True, "attention_head_dim": [4, 8]}
 SD2_TEXT = {
     **tiny.TEXT_ENCODER,
     "architectures": ["CLIPTextModel"],
@@ -143,7 +145,7 @@ TURBO_1 = partial(EulerDiscreteScheduler, **EULER, timestep_spacing="trailing")
 TURBO_XL = partial(EulerAncestralDiscreteScheduler, **EULER, timestep_spacing="trailing")
 
 LCM = {
-    "unet": {**tiny.UNET, "time_cond_proj_dim": 256},
+    "unet": {**UNET, "time_cond_proj_dim": 256},
     "vae": VAE,
     "text_encoder": {**tiny.TEXT_ENCODER, "architectures": ["CLIPTextModel"]},
 }
