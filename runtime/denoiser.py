@@ -46,9 +46,8 @@ def timesteps_of_calls(walk: Callable[..., Walk], grid: Grid) -> dict[float, flo
 class Denoiser:
     """The model for one run; everything that depends on the prompt or the timestep alone was computed before.
 
-    split: one call of the UNet for each prompt in place of one for all, which needs less
-    memory. sample_dtype: the float type in which the UNet takes latents. step: the one that the run is in, for guidance
-    and prompts that change.
+    split: one call of the UNet for each prompt in place of one for all, which needs less memory. sample_dtype: the
+    float type in which the UNet takes latents. step: the one that the run is in, for guidance and prompts that change.
     """
 
     call: Call

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-TEXT_TO_IMAGE = frozenset({"text_encoder", "cross_kv", "time_bias", "unet", "vae_decoder"})
+# And the text encoders that the bundle names.
+TEXT_TO_IMAGE = frozenset({"cross_kv", "time_bias", "unet", "vae_decoder"})
 FROM_AN_IMAGE = TEXT_TO_IMAGE | {"vae_encoder"}
 TASKS = {"text-to-image": TEXT_TO_IMAGE, "image-to-image": FROM_AN_IMAGE, "inpainting": FROM_AN_IMAGE}
 

@@ -96,7 +96,7 @@ def test_an_engine_s_error_leaves_no_result(fake):
 
 def test_what_does_not_change_is_computed_once(fake, calls):
     fake.generate("a", steps=6, guidance=7.5, width=16, height=16, batch=3)
-    counts = {name: len(named(calls, name)) for name in TEXT_TO_IMAGE}
+    counts = {name: len(named(calls, name)) for name in {*TEXT_TO_IMAGE, "text_encoder"}}
     assert counts == {"text_encoder": 1, "cross_kv": 1, "time_bias": 1, "unet": 6, "vae_decoder": 3}
     assert named(calls, "time_bias")[0]["timestep"].tolist() == [999, 832, 666, 499, 332, 166]
     assert [feed["latents"].shape[0] for feed in named(calls, "vae_decoder")] == [1, 1, 1]
@@ -129,7 +129,7 @@ def test_leaving_the_context_closes_every_engine(fake):
     assert [engine.closed for engine in fake.engines.values()] == [2] * len(ANSWERS)
 
 
-@pytest.mark.parametrize("absent", sorted(TEXT_TO_IMAGE))
+@pytest.mark.parametrize("absent", sorted({*TEXT_TO_IMAGE, "text_encoder"}))
 def test_a_bundle_that_lacks_a_component_is_refused(bundle, absent):
     components = {name: part for name, part in bundle.manifest.components.items() if name != absent}
     with pytest.raises(BundleError, match=f"got no {absent}"):
