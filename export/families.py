@@ -193,7 +193,7 @@ FAMILIES = (
     Family(
         name="sdxl",
         configs=CONFIGS / "sdxl",
-        pipelines=("StableDiffusionXLPipeline",),
+        pipelines=("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"),
         slots={
             "unet": UNET_SLOT,
             "vae": VAE_SLOT,

@@ -37,7 +37,9 @@ def blended(
 def mix(one: Encoded, other: Encoded, share: float) -> Encoded:
     """The straight mix of two texts."""
     longest = max(one.tokens, other.tokens)
-    first, second = (np.pad(text.cross_kv, ((0, 0), (0, longest - text.tokens), (0, 0)), "edge") for text in (one, other))
+    first, second = (
+        np.pad(text.cross_kv, ((0, 0), (0, longest - text.tokens), (0, 0)), "edge") for text in (one, other)
+    )
     pooled = None
     if one.pooled is not None and other.pooled is not None:
         pooled = between(one.pooled, other.pooled, share)

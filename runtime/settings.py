@@ -95,14 +95,16 @@ def settle(request: Request, manifest: Manifest) -> Settings:
     variations = seeds_of("variation_seed", request.variation_seed, request.batch) if asked else ()
     source = source_of(request, manifest)
     width, height = (source and source.size(pixels)) or (defaults.width, defaults.height)
+    width = side("width", chosen(request.width, width), pixels)
+    height = side("height", chosen(request.height, height), pixels)
     settings = Settings(
         prompt=text("prompt", request.prompt),
         negative=text("negative", request.negative),
         steps=steps,
         guidance=guidance_of(chosen(request.guidance, defaults.guidance), steps, one=manifest.embeds_guidance),
         seeds=seeds_of("seed", request.seed, request.batch, one=strength > 0),
-        width=side("width", chosen(request.width, width), pixels),
-        height=side("height", chosen(request.height, height), pixels),
+        width=width,
+        height=height,
         sampler=sampler,
         sigmas=sigmas,
         spacing=choice("spacing", chosen(request.spacing, manifest.schedule.spacing), SPACINGS),
@@ -115,7 +117,7 @@ def settle(request: Request, manifest: Manifest) -> Settings:
         variation_strength=strength,
         blend=text("blend", request.blend) if request.blend is not None and blend_strength else None,
         blend_strength=blend_strength,
-        **sizes_of(request, manifest),
+        **sizes_of(request, manifest, (width, height)),
         options=options_of(request, sampler),
         source=source,
         **windows_of(request, manifest),
@@ -189,9 +191,8 @@ def interval_of(asked: Any) -> tuple[float, float] | None:
     return low, high
 
 
-def sizes_of(request: Request, manifest: Manifest) -> dict[str, tuple[int, int]]:
-    """The sizes that the model is told, each of two numbers; none for one that is told nothing."""
-    size = chosen(request.width, manifest.defaults.width), chosen(request.height, manifest.defaults.height)
+def sizes_of(request: Request, manifest: Manifest, size: tuple[int, int]) -> dict[str, Any]:
+    """The sizes that the model is told, each of two numbers; none for one that is told nothing. size: the picture's."""
     usual = {"original_size": (size, 1), "crop": ((0, 0), 0), "target_size": (size, 1)}
     asked = {name: getattr(request, name) for name in usual}
     known = {name for name in usual if any(told.startswith(name.removesuffix("size")) for told in manifest.size_ids)}

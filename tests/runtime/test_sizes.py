@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from latentrt.embedding import size_ids
 from latentrt.errors import RequestError
@@ -31,6 +32,10 @@ def ids(manifest: Manifest, **options: Any) -> list[float]:
 
 def test_by_default_the_picture_is_whole() -> None:
     assert ids(told(*SIZES), width=64, height=96) == [96, 64, 0, 0, 96, 64]
+
+
+def test_a_picture_made_from_another_is_as_large() -> None:
+    assert ids(told(*SIZES), init=Image.new("RGB", (48, 72))) == [72, 48, 0, 0, 72, 48]
 
 
 def test_each_size_has_its_place() -> None:
