@@ -153,6 +153,8 @@ STABLE_VALUES = {name: DEFAULTS[name] for name in ("unet", "vae", "text_encoder"
 # The original second encoder's leftovers that nothing reads.
 OPEN_CLIP_UNREAD = r"\.(logit_scale|attn_mask)$"
 SIZES: tuple[SizeId, ...] = ("original_height", "original_width", "crop_top", "crop_left")
+XL_PIPELINES = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline")
+XL_SECOND = Encoder(skipped=1, normed=False, pooled=True, tokenizer="tokenizer_2", pad=0)
 XL_MARK = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
 XL_UNET = {**DEFAULTS["unet"], "use_linear_projection": True, "addition_embed_type": "text_time"}
 
@@ -193,7 +195,7 @@ FAMILIES = (
     Family(
         name="sdxl",
         configs=CONFIGS / "sdxl",
-        pipelines=("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"),
+        pipelines=XL_PIPELINES,
         slots={
             "unet": UNET_SLOT,
             "vae": VAE_SLOT,
@@ -205,16 +207,31 @@ FAMILIES = (
         values={**DEFAULTS, "unet": XL_UNET},
         encoders={
             "text_encoder": Encoder(skipped=1, normed=False),
-            "text_encoder_2": Encoder(skipped=1, normed=False, pooled=True, tokenizer="tokenizer_2", pad=0),
+            "text_encoder_2": XL_SECOND,
         },
         size_ids=(*SIZES, "target_height", "target_width"),
         float32_vae=True,
         zero_negative=True,
     ),
+    Family(
+        name="sdxl-refiner",
+        configs=CONFIGS / "sdxl-refiner",
+        pipelines=XL_PIPELINES,
+        slots={
+            "unet": UNET_SLOT,
+            "vae": VAE_SLOT,
+            "text_encoder_2": Slot("conditioner.embedders.0.model.", open_clip_keys, OPEN_CLIP_UNREAD),
+        },
+        mark=XL_MARK,
+        mark_width="cross_attention_dim",
+        values={**{name: DEFAULTS[name] for name in ("vae", "text_encoder_2")}, "unet": XL_UNET},
+        encoders={"text_encoder_2": XL_SECOND},
+        size_ids=(*SIZES, "aesthetic_score"),
+        float32_vae=True,
+    ),
 )
 
 STRANGERS = (
-    ("conditioner.embedders.0.model.", "the refiner of Stable Diffusion XL"),
     ("model.diffusion_model.joint_blocks.", "Stable Diffusion 3"),
     ("model.diffusion_model.double_blocks.", "Flux"),
     ("double_blocks.", "Flux"),

@@ -147,6 +147,9 @@ def _open_folder(path: Path, configs: Path | None, vae: Path | None) -> Checkpoi
         got = index.get("_class_name")
         if got not in family.pipelines:
             return [f"_class_name in its model_index.json is {got!r}, expected {' or '.join(family.pipelines)}"]
+        listed = [name for name in BUILDERS if index.get(name, [None])[0]]
+        if set(listed) != family.slots.keys():
+            return [f"its model_index.json names {', '.join(listed)}, expected {', '.join(family.slots)}"]
         return families.config_differences(
             family, {name: _read_json(path / name / "config.json") for name in family.slots}
         )

@@ -48,23 +48,24 @@ def added(manifest: Manifest, settings: Settings, conditioning: Conditioning) ->
     wanted = {spec.name for spec in manifest.components["time_bias"].inputs} - {"timestep"}
     if not wanted:
         return {ANY: {}}
-    # diffusers tells models the guidance less one, the paper's w.
-    shared = {"size_ids": size_ids(manifest.size_ids, settings), "guidance": np.array([settings.scales[0] - 1])}
+    guidance = np.array([settings.scales[0] - 1])  # diffusers tells models the guidance less one, the paper's w
     found = {}
     for text, negative in conditioning.used():
+        sizes = size_ids(manifest.size_ids, settings, negative=negative)
         pooled = conditioning.encoded(text, negative=negative).pooled
-        known = shared if pooled is None else {**shared, "pooled": pooled}
+        known = {"guidance": guidance, "size_ids": sizes, **({} if pooled is None else {"pooled": pooled})}
         found[text, negative] = {name: known[name] for name in wanted}
     return found
 
 
-def size_ids(names: Sequence[SizeId], settings: Settings) -> Array:
-    """The sizes that the picture is to look made for: (1, ids) float32, in pixels."""
-    values = {
-        "original": settings.original_size,
-        "target": settings.target_size,
-        "crop": settings.crop,
+def size_ids(names: Sequence[SizeId], settings: Settings, *, negative: bool = False) -> Array:
+    """What the picture is to look made for: (1, ids) float32. negative: whether it is the negative prompt's."""
+    score = settings.negative_aesthetic_score if negative else settings.aesthetic_score
+    pairs = {
+        ("original_width", "original_height"): settings.original_size,
+        ("crop_left", "crop_top"): settings.crop,
+        ("target_width", "target_height"): settings.target_size,
+        ("aesthetic_score",): (score,),
     }
-    sides = {"width": 0, "left": 0, "height": 1, "top": 1}
-    pairs = (name.split("_") for name in names)
-    return np.array([[(values[what] or (0, 0))[sides[side]] for what, side in pairs]], np.float32)
+    known = {name: value for pair, values in pairs.items() for name, value in zip(pair, values or (), strict=False)}
+    return np.array([[known[name] for name in names]], np.float32)

@@ -57,11 +57,10 @@ class Grid:
     def __post_init__(self) -> None:
         object.__setattr__(self, "laid", self.laid or len(self.sigmas))
 
-    def after(self, skipped: int) -> Grid:
-        """The grid without its first steps, for a run that starts from a noised image."""
-        return replace(
-            self, timesteps=self.timesteps[skipped:], sigmas=self.sigmas[skipped:], lowers=self.lowers[skipped:]
-        )
+    def after(self, skipped: int, end: int | None = None) -> Grid:
+        """The grid without its first steps, for a run that starts from a noised image, and without those from `end`."""
+        part = slice(skipped, end)
+        return replace(self, timesteps=self.timesteps[part], sigmas=self.sigmas[part], lowers=self.lowers[part])
 
 
 def spaced(schedule: NoiseSchedule, steps: int, spacing: Spacing, *, extra: int = 0) -> Floats:

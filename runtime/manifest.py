@@ -18,8 +18,10 @@ FORMAT = 1
 DTYPES = ("float16", "float32", "int64")
 
 Precision = Literal["fp32", "fp16", "w16", "int8", "w8"]
-# The numbers that a time embedding may take besides the timestep, in pixels.
-SizeId = Literal["original_height", "original_width", "crop_top", "crop_left", "target_height", "target_width"]
+# The numbers that a time embedding may take besides the timestep: pixels, but for the score.
+SizeId = Literal[
+    "original_height", "original_width", "crop_top", "crop_left", "target_height", "target_width", "aesthetic_score"
+]
 
 
 @dataclass(frozen=True)

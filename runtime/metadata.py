@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from latentrt.errors import RequestError
+from latentrt.handover import Handover
 from latentrt.result import Result
 from latentrt.samplers import SAMPLERS
 from latentrt.settings import Settings, with_seed
@@ -69,12 +70,12 @@ def png_text(result: Result, image: int) -> dict[str, str]:
 
 def plain(settings: Settings) -> dict[str, Any]:
     """The settings as JSON can hold them; an interval of guidance that has no end ends at None."""
-    record = asdict(replace(settings, source=None))
-    del record["source"]
+    record = asdict(replace(settings, source=None, handover=Handover()))
+    del record["source"], record["handover"]
     if record["guidance_interval"]:
         low, high = record["guidance_interval"]
         record["guidance_interval"] = low, (high if math.isfinite(high) else None)
-    return record | (settings.source.record() if settings.source else {})
+    return record | settings.handover.record() | (settings.source.record() if settings.source else {})
 
 
 def infotext(record: dict[str, Any]) -> str:

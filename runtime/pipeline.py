@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -222,7 +224,14 @@ class Run:
         self._demand = demand_of(settings, len(self._positive.guides), manifest.latents.pixels)
         self._plan = pipeline.budget.plan(manifest, self._demand) if pipeline.budget else None
         self._laid = sampler.grid(schedule, settings.steps, settings.spacing, settings.sigmas)
-        self._grid = self._laid.after(settings.skipped)
+        part, known = settings.handover, schedule.train_steps
+        self._first = max(settings.skipped, part.first(self._laid, known))
+        self._grid = self._laid.after(self._first, part.last(self._laid, known))
+        if not self.total:
+            raise RequestError(
+                f"start, end: got {part.start:g} and {part.end:g} with {settings.steps} steps, which leaves none of "
+                "them; expected them further apart, or more steps"
+            )
         self._sampler = partial(sampler.walk, **settings.options)
         self._result: Result | None = None
         self._steps = self._run()
@@ -255,6 +264,10 @@ class Run:
             raise RuntimeError("the run is not finished: iterate over it to the end first")
         return self._result
 
+    def latents(self) -> Array:
+        """Runs to the last step and returns its latents, for another run to go on from; nothing is decoded."""
+        return deque(islice(self, self.total), maxlen=1)[0].latents
+
     def _unload(self) -> None:
         """Frees what was used, if that is the plan; what comes next loads when it is called."""
         if self._plan is not None and not self._plan.keep:
@@ -284,7 +297,7 @@ class Run:
             walk = self._walk(denoiser)
         self._unload()
         for index in range(self.total):
-            denoiser.step = settings.skipped + index
+            denoiser.step = self._first + index
             with self._timings.phase("sampler"):
                 latents, denoised = next(walk)
             timestep, sigma = float(grid.timesteps[index]), float(grid.sigmas[index])
@@ -306,9 +319,11 @@ class Run:
         settings, space = self.settings, self._pipeline.bundle.manifest.latents
         draws = Draws(settings, (space.channels, settings.height // space.pixels, settings.width // space.pixels))
         clean = self._clean(draws)
-        initial = draws.initial()
+        handed = settings.handover.latents
+        initial = draws.initial() if handed is None else handed
         mask = settings.source.masked(settings.width, settings.height, space.pixels) if settings.source else None
-        x = started(self._grid, initial, clean, alone=mask is not None and not settings.skipped)
+        alone = mask is not None and not settings.skipped
+        x = started(self._grid, initial, clean, alone=alone) if handed is None else initial
         sampler: Callable[..., Walk] = self._sampler
         if mask is not None and clean is not None:
             sampler = painted(sampler, partial(restore, mask, clean, initial))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from latentrt.curves import SigmasName
 from latentrt.prompt import Syntax
 from latentrt.schedule import Spacing
+from latentrt.tensors import Array
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -55,6 +56,12 @@ class Request:
     pictures had been cut (SDXL): the sizes of the picture that this is to look like, by default those of this one, and
     what is missing at its left and top, by default nothing.
 
+    aesthetic_score, negative_aesthetic_score: how well liked the picture is to look, and the negative prompt's, on a
+    scale to 10, for models that were told (SDXL's refiner): 6 and 2.5 by default.
+
+    start, end: the part of the way from noise to picture that is gone, 0 to 1, for models that share it. latents: those
+    with which the run that ended at `start` ended (`Run.latents`), (batch, channels, rows, columns).
+
     eta, gamma, order, solver: for the samplers that have them; see docs/samplers.md.
     """
 
@@ -93,6 +100,11 @@ class Request:
     original_size: tuple[int, int] | None = None
     crop: tuple[int, int] | None = None
     target_size: tuple[int, int] | None = None
+    aesthetic_score: float | None = None
+    negative_aesthetic_score: float | None = None
+    start: float = 0.0
+    end: float = 1.0
+    latents: Array | None = None
     eta: float | None = None
     gamma: float | None = None
     order: int | None = None

@@ -13,6 +13,7 @@ from latentrt.checks import choice, number, side, text, whole
 from latentrt.curves import Sigmas, SigmasName
 from latentrt.errors import RequestError
 from latentrt.guidance import EVERYWHERE
+from latentrt.handover import Handover, handover_of
 from latentrt.manifest import Manifest
 from latentrt.prompt import SYNTAXES, Syntax
 from latentrt.request import NoiseName, Request, Seamless
@@ -28,13 +29,17 @@ OPTIONS = ("eta", "gamma", "order", "solver")
 LARGEST_SEED = 2**64 - 1
 LARGEST_BATCH = 4096
 LARGEST_SIDE = 1 << 16
+LARGEST_SCORE = 100
+# As in diffusers 0.42.1's StableDiffusionXLImg2ImgPipeline.
+SCORES = {"aesthetic_score": 6.0, "negative_aesthetic_score": 2.5}
 
 
 @dataclass(frozen=True)
 class Settings:
     """A request with every choice made, checked against the bundle.
 
-    options: the sampler's own. source: the image to start from, None where there is none.
+    options: the sampler's own. source: the image to start from, None where there is none. handover: the part of the way
+    that is gone.
     """
 
     prompt: str
@@ -59,11 +64,14 @@ class Settings:
     original_size: tuple[int, int] | None = None
     crop: tuple[int, int] | None = None
     target_size: tuple[int, int] | None = None
+    aesthetic_score: float | None = None
+    negative_aesthetic_score: float | None = None
     options: Mapping[str, Value] = field(default_factory=dict)
     source: Source | None = None
     window: int | None = None
     stride: int | None = None
     seamless: Seamless | None = None
+    handover: Handover = Handover()
 
     @property
     def skipped(self) -> int:
@@ -93,8 +101,9 @@ def settle(request: Request, manifest: Manifest) -> Settings:
     blend_strength = strength_of("blend_strength", "blend", request)
     asked = request.variation_seed is not None
     variations = seeds_of("variation_seed", request.variation_seed, request.batch) if asked else ()
-    source = source_of(request, manifest)
-    width, height = (source and source.size(pixels)) or (defaults.width, defaults.height)
+    source, handover = source_of(request, manifest), handover_of(request, manifest.latents.channels)
+    own = source.size(pixels) if source else handover.size(pixels)
+    width, height = own or (defaults.width, defaults.height)
     width = side("width", chosen(request.width, width), pixels)
     height = side("height", chosen(request.height, height), pixels)
     settings = Settings(
@@ -118,10 +127,14 @@ def settle(request: Request, manifest: Manifest) -> Settings:
         blend=text("blend", request.blend) if request.blend is not None and blend_strength else None,
         blend_strength=blend_strength,
         **sizes_of(request, manifest, (width, height)),
+        **scores_of(request, manifest),
         options=options_of(request, sampler),
         source=source,
         **windows_of(request, manifest),
+        handover=handover,
     )
+    if handover.latents is not None and handover.size(pixels) != (width, height):
+        raise RequestError(f"latents: got those of {handover.size(pixels)} pixels, expected {(width, height)}")
     if source:
         source.skipped(steps)
     return settings
@@ -198,10 +211,26 @@ def sizes_of(request: Request, manifest: Manifest, size: tuple[int, int]) -> dic
     known = {name for name in usual if any(told.startswith(name.removesuffix("size")) for told in manifest.size_ids)}
     for name, value in asked.items():
         if value is not None and name not in known:
-            raise RequestError(f"{name}: got {value!r}, but {manifest.family} models are not told it; leave it out")
+            raise untold(name, value, manifest)
     return {
         name: pair(name, chosen(asked[name], default), low) for name, (default, low) in usual.items() if name in known
     }
+
+
+def scores_of(request: Request, manifest: Manifest) -> dict[str, Any]:
+    """How well liked pictures are to look, for models that are told."""
+    asked = {name: getattr(request, name) for name in SCORES}
+    if "aesthetic_score" in manifest.size_ids:
+        return {name: number(name, chosen(asked[name], usual), 0, LARGEST_SCORE) for name, usual in SCORES.items()}
+    for name, value in asked.items():
+        if value is not None:
+            raise untold(name, value, manifest)
+    return {}
+
+
+def untold(name: str, value: Any, manifest: Manifest) -> RequestError:
+    """The error for what the model is not told."""
+    return RequestError(f"{name}: got {value!r}, but {manifest.family} models are not told it; leave it out")
 
 
 def pair(name: str, asked: Any, lowest: int) -> tuple[int, int]:

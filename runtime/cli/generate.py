@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from latentrt.cli.output import as_json, print_json, progress_bar
 from latentrt.errors import RequestError
 
 if TYPE_CHECKING:
-    from latentrt.pipeline import Run
+    from latentrt.pipeline import Pipeline, Run
     from latentrt.request import Request
     from latentrt.result import Result
     from latentrt.settings import Settings
@@ -82,6 +83,12 @@ def pixels_of(_context: click.Context, _option: click.Parameter, value: str | No
 @click.option("--original-size", callback=size_of, metavar="WxH", help="SDXL: of the picture it is to look like.")
 @click.option("--crop", callback=size_of, metavar="XxY", help="SDXL: what is missing of that at its left and top.")
 @click.option("--target-size", callback=size_of, metavar="WxH", help="SDXL: what that was cut to.")
+@click.option("--aesthetic-score", type=float, help="SDXL's refiner: how well liked it is to look.  [default: 6]")
+@click.option("--negative-aesthetic-score", type=float, help="The same of the negative prompt.  [default: 2.5]")
+@click.option("--refiner", metavar="DIR", help="A bundle that takes over; such as SDXL's refiner.")
+@click.option(
+    "--refine-from", type=float, default=0.8, show_default=True, metavar="F", help="Where on the way, 0 to 1."
+)
 @click.option("--noise", metavar="NAME", default="cpu", show_default=True, help="Whose seeds: torch's on cpu or cuda.")
 @click.option("--variation-seed", type=int, help="Turn the noise of SEED towards this seed's.")
 @click.option("--variation-strength", type=float, default=0.0, metavar="F", help="How far, 0 to 1.")
@@ -133,6 +140,8 @@ def generate(
     no_metadata: bool,
     split_guidance: bool,
     memory_budget: float | None,
+    refiner: str | None,
+    refine_from: float,
     as_json: bool,
     per_second: float,
     **options: Any,
@@ -144,7 +153,11 @@ def generate(
     animated = check_out(out, frames=options["frames"] is not None)
     wanted = requests(prompt, prompts, **options)
     budget = None if memory_budget is None else int(memory_budget * 1e9)
-    with load(bundle, engine=engine, split_guidance=split_guidance, memory_budget=budget) as pipeline:
+    opened = partial(load, engine=engine, split_guidance=split_guidance, memory_budget=budget)
+    if refiner is not None:
+        with opened(bundle) as base:
+            wanted = [handed_over(base, request, refine_from) for request in wanted]
+    with opened(refiner or bundle) as pipeline:
         runs = [pipeline.steps(request) for request in wanted]  # all are checked before the first picture is made
         results = [finished(run) for run in runs]
     if out is not None and animated:
@@ -202,6 +215,18 @@ def texts_of(prompt: str | None, prompts: Path | None) -> Sequence[str]:
     from latentrt.calib.prompts import read_prompts
 
     return read_prompts(prompts)
+
+
+def handed_over(base: Pipeline, request: Request, at: float) -> Request:
+    """What is left of the request for another model once the base has gone that share of the way."""
+    from latentrt.source import DEFAULTS
+
+    if request.mask is not None:
+        raise RequestError("--refiner: got a --mask as well, expected one of the two")
+    run = base.steps(replace(request, end=at, aesthetic_score=None, negative_aesthetic_score=None))
+    known: dict[str, Any] = {"seed": run.settings.seeds[0], "steps": run.settings.steps}
+    done: dict[str, Any] = {**DEFAULTS, "init": None, "width": None, "height": None, "target_size": None}
+    return replace(request, latents=run.latents(), start=at, **known, **done)
 
 
 def finished(run: Run) -> Result:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline, SchedulerMixin
+from PIL import Image
 
 import latentrt
 from latentrt.errors import RequestError
@@ -78,7 +79,7 @@ class Pair:
             "num_inference_steps": request.steps,
             "guidance_scale": request.guidance,
             "generator": torch.Generator().manual_seed(5),
-            **SIZE,
+            **({} if "image" in (theirs or {}) else SIZE),
         }
         self.theirs.scheduler = self.scheduler
         expected = self.theirs(**({"prompt": prompt, "output_type": "np"} | calls | (theirs or {}))).images
@@ -139,7 +140,7 @@ def test_components_build_with_tensorrt_rtx(pair, components, tmp_path, monkeypa
         assert plan.bytes > bundle.path(known[plan.component].file).stat().st_size / 2
 
 
-@of(*TINY)
+@of("lcm", "sd2", "sdxl")
 def test_without_guidance_the_unet_sees_one_row_an_image(pair, monkeypatch):
     """And a model that is told the guidance is not guided besides."""
     rows = []
@@ -156,6 +157,29 @@ def test_sizes_that_the_model_is_told(pair):
     theirs = {"original_size": (90, 120), "crops_coords_top_left": (3, 8), "target_size": (72, 64)}
     told, untold = (pair.psnr(guidance=5.0, theirs=theirs, **options) for options in (sizes, {}))
     assert told >= LEAST_DB and told > untold + 50
+
+
+@of("sdxl-refiner")
+def test_refiner_from_an_image_and_how_well_liked_it_is_to_look(pair):
+    image = Image.effect_noise((SIZE["width"], SIZE["height"]), 80).convert("RGB")
+    ours = {"init": image, "strength": 0.7, "posterior": "sample", "aesthetic_score": 9.0}
+    theirs = {"image": image, "strength": 0.7, "aesthetic_score": 9.0, "negative_aesthetic_score": 4.0}
+    assert pair.psnr(guidance=5.0, negative_aesthetic_score=4.0, theirs=theirs, **ours) >= LEAST_DB
+
+
+def test_refiner_takes_over_where_the_base_ends(pairs):
+    base, refiner = pairs("sdxl"), pairs("sdxl-refiner")
+    options = {"steps": 5, "guidance": 5.0, "negative": "blue"}
+    request = Request(PROMPT, seed=5, syntax="plain", end=0.6, **options, **SIZE)
+    base.theirs.scheduler = base.scheduler
+    calls = {"num_inference_steps": 5, "guidance_scale": 5.0, "generator": torch.Generator().manual_seed(5), **SIZE}
+    latents = base.theirs(PROMPT, negative_prompt="blue", denoising_end=0.6, output_type="latent", **calls).images
+    theirs = {"image": latents, "denoising_start": 0.6}
+    run = base.ours.steps(request)
+    assert run.total == 3
+    found = refiner.psnr(latents=run.latents(), start=0.6, theirs=theirs, **options)
+    print(f"{found:.1f} dB")
+    assert found >= LEAST_DB
 
 
 @of("sdxl")

@@ -20,6 +20,7 @@ from diffusers import (
     LatentConsistencyModelPipeline,
     LCMScheduler,
     StableDiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -102,6 +103,12 @@ def sdxl_file(modules: Modules) -> dict[str, Tensor]:
     return compvis.unet_tensors(modules["unet"]) | compvis.vae_tensors(modules["vae"]) | text
 
 
+def refiner_file(modules: Modules) -> dict[str, Tensor]:
+    """The layout of Stable Diffusion XL's refiner: open_clip alone."""
+    text = compvis.open_clip_tensors(modules["text_encoder_2"], "conditioner.embedders.0.model.")
+    return compvis.unet_tensors(modules["unet"]) | compvis.vae_tensors(modules["vae"]) | text
+
+
 VAE = {**tiny.VAE, "layers_per_block": 1}
 UNET = {**tiny.UNET, "layers_per_block": 1}
 SD2_UNET = {**UNET, "use_linear_projection": True, "upcast_attention": True, "attention_head_dim": [4, 8]}
@@ -135,9 +142,23 @@ XL_TEXT_2 = {
 }
 XL_VAE = {**VAE, "scaling_factor": 0.13025, "force_upcast": True}
 XL = {"unet": XL_UNET, "vae": XL_VAE, "text_encoder": XL_TEXT, "text_encoder_2": XL_TEXT_2}
+REFINER_UNET = {
+    **XL_UNET,
+    "projection_class_embeddings_input_dim": 24 + 5 * 8,
+    "cross_attention_dim": 48,
+    "mid_block_type": "UNetMidBlock2DCrossAttn",
+}
+REFINER = {"unet": REFINER_UNET, "vae": XL_VAE, "text_encoder_2": XL_TEXT_2}
 XL_TOKENIZERS = {"tokenizer": "<|endoftext|>", "tokenizer_2": "!"}
 NO_CHECKER = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 NO_MARK = {"add_watermarker": False}
+REFINED = {
+    **NO_MARK,
+    "text_encoder": None,
+    "tokenizer": None,
+    "requires_aesthetics_score": True,
+    "force_zeros_for_empty_prompt": False,
+}
 EULER = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 V, EPSILON = (partial(tiny.build_scheduler, prediction) for prediction in ("v_prediction", "epsilon"))
 XL_EULER = partial(EulerDiscreteScheduler, **EULER, timestep_spacing="leading")
@@ -154,6 +175,9 @@ EOS = "<|endoftext|>"
 TINY = {
     "lcm": Tiny(LatentConsistencyModelPipeline, LCM, LCMScheduler, {"tokenizer": EOS}, None, NO_CHECKER),
     "sd2": Tiny(StableDiffusionPipeline, SD2, V, {"tokenizer": "!"}, sd2_file, NO_CHECKER),
+    "sdxl-refiner": Tiny(
+        StableDiffusionXLImg2ImgPipeline, REFINER, XL_EULER, {"tokenizer_2": "!"}, refiner_file, REFINED
+    ),
     "sdxl": Tiny(StableDiffusionXLPipeline, XL, XL_EULER, XL_TOKENIZERS, sdxl_file, NO_MARK),
 }
 GUIDED = ({"guidance": 5.0, "negative": "blue"}, {"guidance": 5.0}, {"guidance": 1.0})

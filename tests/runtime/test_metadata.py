@@ -92,6 +92,8 @@ def test_a_png_says_how_it_was_made(png: Path, image: int, seed: int) -> None:
         "original_size": None,
         "crop": None,
         "target_size": None,
+        "aesthetic_score": None,
+        "negative_aesthetic_score": None,
         "eta": 0.0,
         "seed": seed,
     }

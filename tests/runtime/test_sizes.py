@@ -17,7 +17,7 @@ from latentrt.settings import settle
 from latentrt.typed import TypedError
 
 BUILT_IN = read((MODELS / "emoji" / "bundle.json").read_bytes())
-SIZES = get_args(SizeId)
+*SIZES, SCORE = get_args(SizeId)
 
 
 def told(*names: SizeId) -> Manifest:
@@ -36,6 +36,14 @@ def test_by_default_the_picture_is_whole() -> None:
 
 def test_a_picture_made_from_another_is_as_large() -> None:
     assert ids(told(*SIZES), init=Image.new("RGB", (48, 72))) == [72, 48, 0, 0, 72, 48]
+
+
+def test_scores_differ_between_the_prompts() -> None:
+    settings = settle(Request("a cat", aesthetic_score=7.5), told(SCORE))
+    assert size_ids((SCORE,), settings).tolist() == [[7.5]]
+    assert size_ids((SCORE,), settings, negative=True).tolist() == [[2.5]]
+    with pytest.raises(RequestError, match="negative_aesthetic_score: got -1, expected a number from 0 to 100"):
+        settle(Request("a cat", negative_aesthetic_score=-1), told(SCORE))
 
 
 def test_each_size_has_its_place() -> None:
