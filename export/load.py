@@ -24,6 +24,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from latentrt.errors import CheckpointError
 from latentrt.export import families
+from latentrt.export.adapters import Form, change
 from latentrt.export.families import Config, Configs, Family, Shape, Tensors
 
 FLOATS = ("F32", "F16", "BF16")
@@ -68,17 +69,35 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Fused:
+    """What is to be added to one weight: an adapter's tensors by name, how they make the change, and how much of it."""
+
+    weight: str
+    tensors: Mapping[str, Stored]
+    form: Form
+    scale: float
+
+
+@dataclass(frozen=True)
 class Component:
-    """One component of a checkpoint, not read yet: for each tensor of its module, the place where it is stored."""
+    """One component of a checkpoint, not read yet: for each tensor of its module, the place where it is stored.
+
+    fused: what is added to its weights as they are read.
+    """
 
     name: str
     config: Config
     weights: Mapping[str, Stored]
+    fused: tuple[Fused, ...] = ()
 
     def load(self) -> Any:
         """Returns a new module, its weights in float32, in eval mode and without gradients."""
         module = BUILDERS[self.name](self.config)
-        module.load_state_dict(_read(self.weights), assign=True)
+        tensors = _read(self.weights)
+        for one in self.fused:
+            weight = tensors[one.weight]
+            weight += one.scale * change(one.form, _read(one.tensors)).reshape(weight.shape)
+        module.load_state_dict(tensors, assign=True)
         return module.eval().requires_grad_(False)
 
 
@@ -166,7 +185,7 @@ def _open_folder(path: Path, configs: Path | None, vae: Path | None) -> Checkpoi
 
 
 def _open_file(path: Path, configs: Path | None, vae: Path | None) -> Checkpoint:
-    tensors = _header(path)
+    tensors = header(path)
     shapes = {key: stored.shape for key, stored in tensors.items()}
 
     def differences(family: Family) -> list[str]:
@@ -201,14 +220,14 @@ def _vae_source(family: Family, path: Path, config: Config) -> Source:
         return _folder_source(path, "vae")
     if not path.is_file():
         raise CheckpointError(f"no VAE at {path}: expected a diffusers VAE folder or a .safetensors file")
-    slot, tensors = family.slots["vae"], _header(path)
+    slot, tensors = family.slots["vae"], header(path)
     return Source(f"{path}", config, _under(slot.prefix, tensors) or tensors, slot.convert)
 
 
 def _folder_source(folder: Path, name: str) -> Source:
     config = _read_json(folder / "config.json")
     tensors = {
-        key: stored for file in _weight_files(folder, STEMS.get(name, "model")) for key, stored in _header(file).items()
+        key: stored for file in _weight_files(folder, STEMS.get(name, "model")) for key, stored in header(file).items()
     }
     return Source(f"{folder}", config, tensors, _folder_keys)
 
@@ -246,7 +265,7 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def _header(file: Path) -> dict[str, Stored]:
+def header(file: Path) -> dict[str, Stored]:
     """Returns what a .safetensors file holds, without reading a tensor."""
     if file.suffix.lower() in PICKLES:
         raise CheckpointError(

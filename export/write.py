@@ -14,6 +14,7 @@ from latentrt.errors import CheckpointError
 from latentrt.export.families import Config
 from latentrt.export.gate import gated
 from latentrt.export.load import Checkpoint, load_checkpoint
+from latentrt.export.lora import Lora, loras_provenance, with_loras
 from latentrt.export.parts import Part, parts_of, vae_factor
 from latentrt.export.precision import PRECISIONS, FloatPrecision
 from latentrt.export.preview import fit_to_rgb
@@ -43,7 +44,8 @@ Progress = Callable[[str], None]
 class ExportOptions:
     """What the checkpoint does not say: the bundle's precision, name and defaults, and where to find what is missing.
 
-    tokenizer: a tokenizer folder to use in place of the checkpoint's. vae, configs: as in `load_checkpoint`.
+    tokenizer: a tokenizer folder to use in place of the checkpoint's. vae, configs: as in `load_checkpoint`. loras:
+    the files to fuse, as in `with_loras`.
     """
 
     precision: FloatPrecision = "fp32"
@@ -53,6 +55,7 @@ class ExportOptions:
     tokenizer: Path | None = None
     vae: Path | None = None
     configs: Path | None = None
+    loras: tuple[Lora, ...] = ()
 
 
 def export(source: Path, out: Path, options: ExportOptions, progress: Progress = lambda line: None) -> Manifest:
@@ -63,6 +66,7 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
     """
     with new_folder(out) as folder:
         checkpoint = load_checkpoint(source, configs=options.configs, vae=options.vae)
+        checkpoint = with_loras(checkpoint, options.loras)
         tokenizer, pads = find_tokenizer(checkpoint, options)
         schedule = schedule_of(checkpoint.scheduler)
         for entry in ignored_entries(checkpoint.scheduler):
@@ -85,7 +89,7 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
             schedule=schedule,
             tokenizer=TokenizerSpec(TOKENIZER_FILE, tokenizer.length, tokenizer.bos, tokenizer.eos, tokenizer.pad),
             defaults=defaults_of(checkpoint.scheduler, side_px, steps=options.steps, guidance=options.guidance),
-            provenance=provenance(checkpoint),
+            provenance=provenance(checkpoint) | loras_provenance(options.loras),
             files={},
             size_ids=checkpoint.family.size_ids,
         )

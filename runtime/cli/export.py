@@ -15,6 +15,22 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 ANYTHING = click.Path(path_type=Path)
 
 
+class LoraType(click.ParamType):
+    """FILE:SCALE, or FILE alone for a scale of 1; its value is the pair."""
+
+    name = "FILE:SCALE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Path, float]:
+        """The file and the scale that `value` names."""
+        file, colon, scale = str(value).rpartition(":")
+        if not colon:
+            return Path(scale), 1.0
+        try:
+            return Path(file), float(scale)
+        except ValueError:
+            self.fail(f"got the scale {scale!r} in {value!r}, expected FILE:SCALE with a number, such as {file}:0.8")
+
+
 @click.command()
 @click.argument("checkpoint", type=ANYTHING)
 @click.argument("out", type=FOLDER)
@@ -29,22 +45,25 @@ ANYTHING = click.Path(path_type=Path)
 @click.option("--steps", type=click.IntRange(min=1), default=20, show_default=True, help="The bundle's default steps.")
 @click.option("--guidance", type=float, default=7.5, show_default=True, help="The bundle's default guidance.")
 @click.option("--vae", type=ANYTHING, metavar="PATH", help="A VAE to use in place of the checkpoint's.")
+@click.option("--lora", "loras", type=LoraType(), multiple=True, help="A LoRA to fuse, by how much; may be repeated.")
 @click.option("--tokenizer", type=FOLDER, metavar="DIR", help="A tokenizer to use in place of the checkpoint's.")
 @click.option("--configs", type=FOLDER, metavar="DIR", help="For a single file: its unet, vae, ... .json.")
 @as_json
-def export(checkpoint: Path, out: Path, as_json: bool, **options: Any) -> None:
+def export(checkpoint: Path, out: Path, as_json: bool, loras: tuple[tuple[Path, float], ...], **options: Any) -> None:
     """Export CHECKPOINT, a diffusers folder or a .safetensors file, to the bundle OUT.
 
     Every graph is run and compared with the original; OUT appears only if all are within their gates. Needs
     `pip install 'latentrt[export]'`.
     """
     try:
+        from latentrt.export.lora import Lora
         from latentrt.export.write import ExportOptions
         from latentrt.export.write import export as write_bundle
     except ImportError as error:
         raise EngineError(f"export needs {error.name}: run `pip install 'latentrt[cpu,export]'`") from error
 
-    manifest = write_bundle(checkpoint, out, ExportOptions(**options), progress=lambda line: click.echo(line, err=True))
+    chosen = ExportOptions(**options, loras=tuple(Lora(*pair) for pair in loras))
+    manifest = write_bundle(checkpoint, out, chosen, progress=lambda line: click.echo(line, err=True))
     losses = {name: asdict(component.fidelity) for name, component in manifest.components.items()}
     if as_json:
         print_json({"bundle": str(out), "name": manifest.name, "components": losses})

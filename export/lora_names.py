@@ -1,0 +1,120 @@
+"""The names by which LoRA files call a checkpoint's layers, and what each key of a file says.
+
+Kohya's trainers write a layer's path with underscores (`lora_unet_down_blocks_0_..`), which cannot be split again; so
+every layer's names are made from the checkpoint and looked up. For SDXL those trainers name the UNet's layers as the
+original implementation does; diffusers and peft write the path with points, older versions with an attention processor
+in it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# How files call a component, in front of the layer's path. peft's own files of one module say nothing.
+PREFIXES = {
+    "unet": ("unet_", "lora_unet_", ""),
+    "text_encoder": ("text_encoder_", "lora_te_", "lora_te1_"),
+    "text_encoder_2": ("text_encoder_2_", "lora_te2_"),
+}
+KEY = re.compile(
+    r"(?:base_model\.model\.)?(?P<layer>.+?)[._]"
+    r"(?:lora(?:_linear_layer)?[._](?P<half>A|B|up|down|mid)\.(?:default\.)?weight"
+    r"|(?P<tensor>alpha|(?:hada|lokr)_\w+|dora_scale|lora_magnitude_vector(?:\.weight)?))"
+)
+HALVES = {"A": "down", "B": "up"}
+
+# openaimodel.UNetModel's names for what stands outside its blocks, and for the layers of a ResNet.
+ORIGINAL_TOP = {
+    "conv_in": "input_blocks.0.0",
+    "conv_out": "out.2",
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+}
+ORIGINAL_RESNET = {
+    "conv1": "in_layers.2",
+    "conv2": "out_layers.3",
+    "time_emb_proj": "emb_layers.1",
+    "conv_shortcut": "skip_connection",
+}
+BLOCK = re.compile(r"(?:(down|up)_blocks\.(\d+)|mid_block)\.(\w+)\.(\d+)(?:\.(.+))?")
+
+
+def part_of(key: str) -> tuple[str, str] | None:
+    """Returns the layer that a file's key is about, with underscores, and which tensor of it; None for other keys.
+
+    >>> part_of("unet.mid_block.attentions.0.proj_in.lora_A.weight")
+    ('unet_mid_block_attentions_0_proj_in', 'down')
+    """
+    match = KEY.fullmatch(key)
+    if match is None:
+        return None
+    half = match["half"]
+    return flat(match["layer"].replace(".processor", "")), HALVES.get(half, half) if half else match["tensor"]
+
+
+def weights_by_name(component: str, config: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the key of each of a component's matrices and kernels, by every name that a file may have for its layer.
+
+    weights: the component's tensors by key.
+    """
+    paths = [key.removesuffix(".weight") for key in weights if key.endswith(".weight")]
+    names_of = unet_names if component == "unet" else text_names
+    return {
+        prefix + flat(name): f"{path}.weight"
+        for path in paths
+        for name in names_of(path, config, paths)
+        for prefix in PREFIXES.get(component, ())
+    }
+
+
+def text_names(path: str, config: Mapping[str, Any], paths: list[str]) -> Iterator[str]:
+    """A text encoder's layer: as transformers 5 and as all older versions call it, and as diffusers once did."""
+    path = path.removeprefix("text_model.")
+    for name in (path, re.sub(r"\b([qkv]|out)_proj$", r"to_\1", path)):
+        yield name
+        yield f"text_model.{name}"
+
+
+def unet_names(path: str, config: Mapping[str, Any], paths: list[str]) -> Iterator[str]:
+    """A UNet's layer: as diffusers calls it, as its attention processors did, and as the original implementation."""
+    yield path
+    yield path.removesuffix(".0") if path.endswith("to_out.0") else path
+    if isinstance(layers := config.get("layers_per_block", 2), int) and (name := original_name(path, layers, paths)):
+        yield name
+
+
+def original_name(path: str, layers: int, paths: list[str]) -> str | None:
+    """Returns what the original implementation calls a layer of the UNet; None for what it does not have.
+
+    layers: ResNets a level. paths: those of all layers, among which are those of attention.
+
+    >>> original_name("up_blocks.0.upsamplers.0.conv", 2, [])
+    'output_blocks.2.1.conv'
+    """
+    if path in ORIGINAL_TOP:
+        return ORIGINAL_TOP[path]
+    match = BLOCK.fullmatch(path)
+    if match is None:
+        return None
+    side, level, kind, place, rest = match.groups()
+    first = int(level or 0) * (layers + 1)
+    rest = ORIGINAL_RESNET.get(rest, rest) if kind == "resnets" else rest
+    if kind == "downsamplers":
+        return f"input_blocks.{first + layers + 1}.0.op"
+    if kind == "upsamplers":
+        crossed = any(other.startswith(f"up_blocks.{level}.attentions.") for other in paths)
+        return f"output_blocks.{first + layers}.{1 + crossed}.{rest}"
+    second = int(kind == "attentions")
+    if side is None:
+        return f"middle_block.{2 * int(place) + second}.{rest}"
+    block = f"input_blocks.{1 + first + int(place)}" if side == "down" else f"output_blocks.{first + int(place)}"
+    return f"{block}.{second}.{rest}"
+
+
+def flat(path: str) -> str:
+    """The path with underscores."""
+    return path.replace(".", "_")
