@@ -71,7 +71,7 @@ def _changes(lora: Lora, checkpoint: Checkpoint) -> Iterator[tuple[str, Fused]]:
     layers = _layers(lora.file, tensors)
     places = {
         flat: (name, key)
-        for name, component in reversed(checkpoint.components.items())
+        for name, component in checkpoint.components.items()
         for flat, key in weights_by_name(name, component.config, component.weights).items()
     }
     strangers = [layer for layer in layers if layer not in places]

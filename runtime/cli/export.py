@@ -15,20 +15,22 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 ANYTHING = click.Path(path_type=Path)
 
 
-class LoraType(click.ParamType):
-    """FILE:SCALE, or FILE alone for a scale of 1; its value is the pair."""
+def pairs(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> list[tuple[Path, float]]:
+    """The file and the scale of each FILE:SCALE, of FILE alone a scale of 1."""
+    return [pair(value) for value in values]
 
-    name = "FILE:SCALE"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Path, float]:
-        """The file and the scale that `value` names."""
-        file, colon, scale = str(value).rpartition(":")
-        if not colon:
-            return Path(scale), 1.0
-        try:
-            return Path(file), float(scale)
-        except ValueError:
-            self.fail(f"got the scale {scale!r} in {value!r}, expected FILE:SCALE with a number, such as {file}:0.8")
+def pair(value: str) -> tuple[Path, float]:
+    """The file and the scale that `value` names. Raises BadParameter for a scale that is no number."""
+    file, colon, scale = value.rpartition(":")
+    if not colon:
+        return Path(value), 1.0
+    try:
+        return Path(file), float(scale)
+    except ValueError as error:
+        raise click.BadParameter(
+            f"got the scale {scale!r} in {value!r}, expected FILE:SCALE with a number, such as {file}:0.8"
+        ) from error
 
 
 @click.command()
@@ -45,11 +47,18 @@ class LoraType(click.ParamType):
 @click.option("--steps", type=click.IntRange(min=1), default=20, show_default=True, help="The bundle's default steps.")
 @click.option("--guidance", type=float, default=7.5, show_default=True, help="The bundle's default guidance.")
 @click.option("--vae", type=ANYTHING, metavar="PATH", help="A VAE to use in place of the checkpoint's.")
-@click.option("--lora", "loras", type=LoraType(), multiple=True, help="A LoRA to fuse, by how much; may be repeated.")
+@click.option(
+    "--lora",
+    "loras",
+    callback=pairs,
+    multiple=True,
+    metavar="FILE:SCALE",
+    help="A LoRA to fuse, and how much of it. May be repeated.",
+)
 @click.option("--tokenizer", type=FOLDER, metavar="DIR", help="A tokenizer to use in place of the checkpoint's.")
 @click.option("--configs", type=FOLDER, metavar="DIR", help="For a single file: its unet, vae, ... .json.")
 @as_json
-def export(checkpoint: Path, out: Path, as_json: bool, loras: tuple[tuple[Path, float], ...], **options: Any) -> None:
+def export(checkpoint: Path, out: Path, as_json: bool, loras: list[tuple[Path, float]], **options: Any) -> None:
     """Export CHECKPOINT, a diffusers folder or a .safetensors file, to the bundle OUT.
 
     Every graph is run and compared with the original; OUT appears only if all are within their gates. Needs
@@ -62,7 +71,7 @@ def export(checkpoint: Path, out: Path, as_json: bool, loras: tuple[tuple[Path, 
     except ImportError as error:
         raise EngineError(f"export needs {error.name}: run `pip install 'latentrt[cpu,export]'`") from error
 
-    chosen = ExportOptions(**options, loras=tuple(Lora(*pair) for pair in loras))
+    chosen = ExportOptions(**options, loras=tuple(Lora(file, scale) for file, scale in loras))
     manifest = write_bundle(checkpoint, out, chosen, progress=lambda line: click.echo(line, err=True))
     losses = {name: asdict(component.fidelity) for name, component in manifest.components.items()}
     if as_json:

@@ -88,9 +88,7 @@ def test_provenance_names_file_scale_and_hash(folder):
 @pytest.mark.parametrize(
     "kind, options",
     [
-        (LoHaConfig, {}),
         (LoHaConfig, {"use_effective_conv2d": True}),
-        (LoKrConfig, {}),
         (LoKrConfig, {"use_effective_conv2d": True, "decompose_both": True}),
     ],
 )
