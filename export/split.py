@@ -234,7 +234,8 @@ class HoistedUNet(nn.Module):
         for block in self.unet.down_blocks:
             hidden, outputs = block(hidden, time_bias, **context_of(block, cross_kv))
             skips += outputs
-        hidden = self.unet.mid_block(hidden, time_bias, encoder_hidden_states=cross_kv)
+        for block in filter(None, [self.unet.mid_block]):  # pruned UNets have none
+            hidden = block(hidden, time_bias, **context_of(block, cross_kv))
         for block in self.unet.up_blocks:
             taken, skips = skips[-len(block.resnets) :], skips[: -len(block.resnets)]
             # diffusers upsamples to the next skip's size when the size is odd; elsewhere the two are the same.

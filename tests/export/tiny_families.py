@@ -171,9 +171,27 @@ LCM = {
     "text_encoder": {**tiny.TEXT_ENCODER, "architectures": ["CLIPTextModel"]},
 }
 EOS = "<|endoftext|>"
+# As segmind/tiny-sd: a layer a level, no middle. As SSD-1B: attention that is as deep as was left at each place.
+PRUNED = {
+    **LCM,
+    "unet": {
+        **UNET,
+        "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        "mid_block_type": None,
+    },
+}
+SSD_UNET = {
+    **XL_UNET,
+    "transformer_layers_per_block": [1, [2, 1]],
+    "reverse_transformer_layers_per_block": [[1, 2, 1], 1],
+    "mid_block_type": "UNetMidBlock2D",
+}
 
 TINY = {
     "lcm": Tiny(LatentConsistencyModelPipeline, LCM, LCMScheduler, {"tokenizer": EOS}, None, NO_CHECKER),
+    "pruned": Tiny(StableDiffusionPipeline, PRUNED, EPSILON, {"tokenizer": EOS}, None, NO_CHECKER),
+    "ssd": Tiny(StableDiffusionXLPipeline, {**XL, "unet": SSD_UNET}, XL_EULER, XL_TOKENIZERS, None, NO_MARK),
     "sd2": Tiny(StableDiffusionPipeline, SD2, V, {"tokenizer": "!"}, sd2_file, NO_CHECKER),
     "sdxl-refiner": Tiny(
         StableDiffusionXLImg2ImgPipeline, REFINER, XL_EULER, {"tokenizer_2": "!"}, refiner_file, REFINED
@@ -189,5 +207,7 @@ VARIANTS = {
     "sd2-base": ("sd2", EPSILON, GUIDED),
     "sd-turbo": ("sd2", TURBO_1, TURBO),
     "sdxl": ("sdxl", XL_EULER, GUIDED),
+    "tiny-sd": ("pruned", EPSILON, GUIDED[:1]),
+    "ssd-1b": ("ssd", XL_EULER, GUIDED[:1]),
     "sdxl-turbo": ("sdxl", TURBO_XL, TURBO),
 }

@@ -196,7 +196,8 @@ def accepted(kind):
 
 def unet_model(pipeline, prompt="a red apple"):
     """Returns the pipeline's UNet under one prompt, unguided: (latents, timestep) -> prediction."""
-    [kv] = encode(pipeline.call, [read(prompt, pipeline.tokenizer, 1)], 1).values()
+    prompts = [read(prompt, pipeline.tokenizer, 1)]
+    [kv] = (encoded.cross_kv for encoded in encode(pipeline.call, pipeline.bundle.manifest.text, prompts, 1).values())
 
     @functools.cache
     def bias(timestep):
