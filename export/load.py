@@ -299,8 +299,8 @@ def _read(weights: Mapping[str, Stored]) -> Tensors:
             with safe_open(file, framework="pt") as held:
                 for (name, stored), _ in batch:
                     whole = held.get_tensor(stored.key)
-                    lines = torch.atleast_1d(whole.T if stored.turned else whole)
-                    rows = lines[stored.row : stored.row + _rows(stored.shape)]
+                    turned = whole.T if stored.turned else whole
+                    rows = turned.reshape(turned.shape or (1,))[stored.row : stored.row + _rows(stored.shape)]
                     tensors[name] = rows.to(torch.float32, copy=True).reshape(stored.shape).contiguous()
         except (SafetensorError, OSError, RuntimeError) as error:
             raise CheckpointError(f"{file} changed since it was opened ({error}): open it again") from error
