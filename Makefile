@@ -8,7 +8,7 @@ demo: $(VENV)/.runtime  ## Generate the first picture; installs what running nee
 	$(BIN)/latentrt generate "a red apple" --seed 7 --out apple.png
 
 test: $(VENV)/.dev  ## Run every test.
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.dev  ## Check style and formatting.
 	$(BIN)/ruff check .
