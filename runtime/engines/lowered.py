@@ -13,11 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from latentrt.bundle import Bundle, check_size, sha256_of
+from latentrt.bundle import Bundle
+from latentrt.engines.derived import read_record
 from latentrt.engines.plans import PlanKey, graph_digest
-from latentrt.errors import BundleError
 from latentrt.manifest import Fidelity, FileRecord
-from latentrt.typed import TypedError, parse
 
 RECORD = "lowered.json"
 # Raised with every change of what lowering makes of a graph: plans and graphs of other versions are not used.
@@ -110,15 +109,7 @@ def find(bundle: Bundle, folders: Iterable[Path], component: str, attention: Att
 
 def read(folder: Path) -> Lowered:
     """What the folder holds, each file checked against its size and hash. Raises BundleError."""
-    try:
-        lowered = parse(Lowered, json.loads((folder / RECORD).read_bytes()))
-        for name, record in lowered.files.items():
-            check_size(folder / name, record)
-            if sha256_of(folder / name) != record.sha256:
-                raise BundleError(f"{folder / name}: got another hash than was written down")
-    except (OSError, TypedError, ValueError, RecursionError, BundleError) as error:
-        raise BundleError(f"{folder}: damaged ({error}); remove this folder and run `latentrt build` again") from error
-    return lowered
+    return read_record(Lowered, folder / RECORD)
 
 
 def write_record(folder: Path, lowered: Lowered) -> None:

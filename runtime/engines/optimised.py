@@ -12,12 +12,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from latentrt.bundle import Bundle, check_size, sha256_of
+from latentrt.bundle import Bundle
+from latentrt.engines.derived import read_record
 from latentrt.engines.plans import graph_digest, plan_store
-from latentrt.errors import BundleError
 from latentrt.manifest import Fidelity, FileRecord
 from latentrt.processor import processor
-from latentrt.typed import TypedError, parse
 
 RECORD = "optimised.json"
 # Raised with every change of what is made of a graph before ONNX Runtime gets it.
@@ -83,15 +82,7 @@ def graph_of(bundle: Bundle, component: str) -> Path | None:
 
 def read(folder: Path, *, verify: bool) -> Optimised:
     """What the folder holds, each file of the right size and, if `verify`, hash. Raises BundleError."""
-    try:
-        optimised = parse(Optimised, json.loads((folder / RECORD).read_bytes()))
-        for name, record in optimised.files.items():
-            check_size(folder / name, record)
-            if verify and sha256_of(folder / name) != record.sha256:
-                raise BundleError(f"{folder / name}: got another hash than was written down")
-    except (OSError, TypedError, ValueError, RecursionError, BundleError) as error:
-        raise BundleError(f"{folder}: damaged ({error}); remove this folder and run `latentrt build` again") from error
-    return optimised
+    return read_record(Optimised, folder / RECORD, verify=verify)
 
 
 def write_record(folder: Path, optimised: Optimised) -> None:
