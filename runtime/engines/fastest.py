@@ -30,8 +30,9 @@ from latentrt.typed import TypedError, parse
 log = logging.getLogger(__name__)
 
 MEASURED = "unet"
-# Engines that keep what they compile load faster the second time, which hardly matters where one call takes this long.
-LONG_SECONDS = 10.0
+# The least of so many turns counts: other work on the machine only adds, and engines that keep what they compile load
+# faster the second time. Where a turn of all takes this long, either hardly matters, and one must do.
+TURNS, LONG_SECONDS = 3, 20.0
 
 
 @dataclass(frozen=True)
@@ -133,18 +134,24 @@ def read(path: Path) -> Choice | None:
 
 
 def measure(bundle: Bundle, names: Iterable[str]) -> dict[str, float]:
-    """The seconds of each engine that runs the model; one after the other, so that one is in memory at a time."""
+    """The seconds of each engine that runs the model; they take turns, and one is in memory at a time."""
     feeds, steps = feeds_of(bundle), bundle.manifest.defaults.steps
-    seconds, failed = {}, []
-    for name in names:
-        try:
-            seconds[name] = round(seconds_of_picture(open_engines(name, bundle)[MEASURED], feeds, steps), 3)
-        except EngineError as error:
-            log.warning("%s", error)
-            failed.append(error)
-    if not seconds:
-        raise failed[0]
-    return seconds
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    failed: dict[str, EngineError] = {}
+    for _ in range(TURNS):
+        start = time.perf_counter()
+        for name in [name for name in seconds if name not in failed]:
+            try:
+                seconds[name].append(seconds_of_picture(open_engines(name, bundle)[MEASURED], feeds, steps))
+            except EngineError as error:
+                log.warning("%s", error)
+                failed[name] = error
+        if time.perf_counter() - start > LONG_SECONDS:
+            break
+    ran = {name: round(min(found), 3) for name, found in seconds.items() if name not in failed}
+    if not ran:
+        raise next(iter(failed.values()))
+    return ran
 
 
 def feeds_of(bundle: Bundle) -> dict[str, Array]:
@@ -164,11 +171,7 @@ def feeds_of(bundle: Bundle) -> dict[str, Array]:
 def seconds_of_picture(engine: Engine, feeds: Mapping[str, Array], steps: int) -> float:
     """The time from nothing to the last step of a picture, all but two of the steps reckoned."""
     try:
-        first = seconds_of_call(engine, feeds)
-        if first < LONG_SECONDS:
-            engine.unload()
-            first = seconds_of_call(engine, feeds)
-        return first + (steps - 1) * min(seconds_of_call(engine, feeds) for _ in range(2))
+        return seconds_of_call(engine, feeds) + (steps - 1) * min(seconds_of_call(engine, feeds) for _ in range(2))
     finally:
         engine.close()
 

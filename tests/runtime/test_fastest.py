@@ -56,9 +56,26 @@ def test_the_fastest_is_measured_once(both, bundle):
     seconds, opened = both
     assert choose("cpu", bundle) == "openvino"
     seconds["openvino"] = 9.0
-    assert choose("cpu", bundle) == "openvino" and opened == list(CPU_ENGINES)
+    assert choose("cpu", bundle) == "openvino" and opened == list(CPU_ENGINES) * fastest.TURNS
     (choice,) = fastest.remembered()
     assert choice.model == "emoji" and choice.seconds == {"onnxruntime": 40.0, "openvino": 20.0}
+
+
+def test_other_work_during_one_turn_decides_nothing(both, bundle, monkeypatch):
+    seconds, opened = both
+    call = fastest.seconds_of_call
+
+    def disturbed(engine, feeds):
+        return call(engine, feeds) * (10 if len(opened) == 2 else 1)
+
+    monkeypatch.setattr(fastest, "seconds_of_call", disturbed)
+    assert choose("cpu", bundle) == "openvino"
+
+
+def test_a_model_that_takes_long_is_measured_in_one_turn(both, bundle, monkeypatch):
+    _, opened = both
+    monkeypatch.setattr(fastest, "LONG_SECONDS", 0.0)
+    assert choose("cpu", bundle) == "openvino" and opened == list(CPU_ENGINES)
 
 
 @pytest.mark.parametrize("changed", ["graph", "processor", "cores", "versions", "file"])
