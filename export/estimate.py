@@ -11,7 +11,7 @@ from latentrt.bundle import Bundle
 from latentrt.export.costs import Cost, cost_of
 from latentrt.export.devices import Device
 from latentrt.export.roofline import PRECISIONS, Precision, PrecisionName, Roofline, roofline, weight_bytes
-from latentrt.settings import Settings
+from latentrt.settings import Settings, guided
 from latentrt.tensors import shape_of
 
 # A CUDA context and the engine: what a user of an Orin Nano found (github.com/ace-step/ACE-Step-1.5/issues/1192).
@@ -66,7 +66,7 @@ def calls_of(bundle: Bundle, settings: Settings) -> dict[str, Call]:
     """
     manifest = bundle.manifest
     images, pixels = len(settings.seeds), manifest.latents.pixels
-    prompts = 1 if manifest.embeds_guidance or all(scale <= 1 for scale in settings.scales) else 2
+    prompts = 2 if guided(settings, manifest) else 1
     sides = {"height": settings.height // pixels, "width": settings.width // pixels, "n": settings.steps}
     sides["tokens"] = manifest.tokenizer.length
     texts = dict.fromkeys((*manifest.text.encoders, "cross_kv"), prompts)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from latentrt.engines import Engine
 from latentrt.errors import EngineError, OutOfMemoryError
 from latentrt.manifest import Component, Manifest, Precision
-from latentrt.settings import Settings
+from latentrt.settings import Settings, guided
 
 # Python, NumPy, the engine's code.
 BASE_BYTES = 150_000_000
@@ -81,12 +81,12 @@ class Budget:
         return plan(manifest, demand, self.footprints, self.bytes)
 
 
-def demand_of(settings: Settings, prompts: int, pixels: int) -> Demand:
-    """What a run of these settings asks for. prompts: those between ANDs. pixels: a side that one latent covers."""
+def demand_of(settings: Settings, prompts: int, manifest: Manifest) -> Demand:
+    """What a run of these settings asks for. prompts: those between ANDs."""
+    pixels = manifest.latents.pixels
     rows, columns = settings.height // pixels, settings.width // pixels
-    guided = max(settings.scales) > 1
-    window = (settings.window or 0) // pixels
-    return Demand(len(settings.seeds), prompts + guided, rows, columns, settings.source is not None, window)
+    window, prompts = (settings.window or 0) // pixels, prompts + guided(settings, manifest)
+    return Demand(len(settings.seeds), prompts, rows, columns, settings.source is not None, window)
 
 
 def smaller(engine: str, engines: Mapping[str, Engine], manifest: Manifest, demand: Demand) -> str:

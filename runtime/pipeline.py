@@ -221,7 +221,7 @@ class Run:
             check_blend(self._positive, self._blend)
         sampler, schedule = SAMPLERS[settings.sampler], pipeline.bundle.manifest.schedule
         manifest = pipeline.bundle.manifest
-        self._demand = demand_of(settings, len(self._positive.guides), manifest.latents.pixels)
+        self._demand = demand_of(settings, len(self._positive.guides), manifest)
         self._plan = pipeline.budget.plan(manifest, self._demand) if pipeline.budget else None
         self._laid = sampler.grid(schedule, settings.steps, settings.spacing, settings.sigmas)
         part, known = settings.handover, schedule.train_steps

@@ -89,6 +89,11 @@ class Settings:
         return self.guidance_interval or EVERYWHERE
 
 
+def guided(settings: Settings, manifest: Manifest) -> bool:
+    """Whether a step calls the UNet on the negative prompt too: a model that is told the guidance is not guided so."""
+    return not manifest.embeds_guidance and max(settings.scales) > 1
+
+
 def settle(request: Request, manifest: Manifest) -> Settings:
     """Returns `request` with the defaults filled in. Raises RequestError for what cannot be generated."""
     defaults, pixels = manifest.defaults, manifest.latents.pixels

@@ -24,7 +24,7 @@ from latentrt.bench.verdict import reasons_of
 from latentrt.bundle import Bundle
 from latentrt.pipeline import Pipeline
 from latentrt.request import Request
-from latentrt.settings import settle
+from latentrt.settings import guided, settle
 
 WARM_LOADS = 3
 
@@ -104,7 +104,6 @@ def measure(
 def settings_of(bundle: Bundle, request: Request, *, split_guidance: bool) -> Settings:
     """What the request asks of the bundle, every choice made."""
     chosen = settle(request, bundle.manifest)
-    guided = max(chosen.scales) > 1
     return Settings(
         prompt=chosen.prompt,
         negative=chosen.negative,
@@ -116,7 +115,7 @@ def settings_of(bundle: Bundle, request: Request, *, split_guidance: bool) -> Se
         guidance=tuple(dict.fromkeys(chosen.scales)),
         sampler=chosen.sampler,
         sigmas=str(chosen.sigmas),
-        unet_rows=len(chosen.seeds) * (2 if guided and not split_guidance else 1),
+        unet_rows=len(chosen.seeds) * (2 if guided(chosen, bundle.manifest) and not split_guidance else 1),
     )
 
 

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from latentrt.errors import RequestError
-from latentrt.manifest import Manifest, read
+from latentrt.manifest import Manifest, TensorSpec, read
 from latentrt.pipeline import MODELS
 from latentrt.request import Request
 from latentrt.samplers import SAMPLERS
-from latentrt.settings import LARGEST_SEED, NOISES, SIGMAS, Settings, settle, with_seed
+from latentrt.settings import LARGEST_SEED, NOISES, SIGMAS, Settings, guided, settle, with_seed
 
 WITH_ETA = "ddim, euler_a, dpm2_a, dpmpp_2s_a, dpmpp_sde, dpmpp_2m_sde, dpmpp_3m_sde"
 DIFFUSION = [name for name, sampler in SAMPLERS.items() if not sampler.flow]
@@ -106,6 +106,14 @@ def test_listed_sigmas_set_the_number_of_steps(manifest: Manifest, levels: Any, 
 def test_guidance_is_one_for_all_steps_or_one_a_step(manifest: Manifest) -> None:
     assert settled(manifest, guidance=3, steps=2).scales == (3.0, 3.0)
     assert settled(manifest, guidance=[7, 1.5], steps=2).scales == (7.0, 1.5)
+
+
+@pytest.mark.parametrize(("guidance", "expected"), [(1.0, False), (7.5, True), ([1.0, 1.5], True)])
+def test_a_model_that_is_told_the_guidance_is_not_guided_besides(manifest, guidance, expected):
+    told = {"time_bias": replace(manifest.components["time_bias"], inputs=(TensorSpec("guidance", "float32", (1,)),))}
+    settings = settled(manifest, guidance=guidance, steps=2)
+    assert guided(settings, manifest) is expected
+    assert not guided(settings, replace(manifest, components={**manifest.components, **told}))
     assert settled(manifest, guidance=(7, 1.5), sigmas=(3.0, 1.0)).guidance == (7.0, 1.5)
 
 
