@@ -4,8 +4,9 @@ import pytest
 
 from latentrt.calib.calibrate import calibrate
 from latentrt.export.write import ExportOptions, export
-from tests.calib.small import OPTIONS, one_thread
+from tests.calib.small import OPTIONS
 from tests.export import tiny
+from tests.one_thread import one_thread
 
 
 @pytest.fixture(scope="session")

@@ -1,23 +1,11 @@
 """What the tests of calibration whole ask for: two small pictures of two steps."""
 
 import hashlib
-from contextlib import contextmanager
-
-import pytest
 
 from latentrt.calib.calibrate import Options
 
 PROMPTS, OTHERS = ("a red apple", "a cat on a blue background"), ("a rocket", "two birds")
 OPTIONS = Options(PROMPTS, OTHERS, images=2, steps=2, evaluations=2, probes=1, budget_db=5.0, vae_gate_db=5.0)
-
-
-@contextmanager
-def one_thread():
-    """For graphs so small that threads cost more than they bring."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("latentrt.engines.onnxruntime", "latentrt.export.frugal"):
-            patch.setattr(f"{module}.usable_cores", lambda: 1)
-        yield
 
 
 def digests(folder):

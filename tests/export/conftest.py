@@ -1,23 +1,12 @@
 """What the export tests share."""
 
-import gc
-
 import pytest
-import torch
+
+from tests.one_thread import one_thread as on_one_thread
 
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """The small modules are so small that threads cost more than they bring: an export takes half the time.
-
-    So would collecting garbage between components, if it went through all that torch and diffusers have imported.
-    """
-    gc.freeze()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("latentrt.engines.onnxruntime.usable_cores", lambda: 1)
-        patch.setattr("latentrt.export.frugal.usable_cores", lambda: 1)
+    """For a whole module."""
+    with on_one_thread():
         yield
-    torch.set_num_threads(threads)
-    gc.unfreeze()

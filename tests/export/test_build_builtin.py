@@ -44,10 +44,10 @@ def test_every_component_builds_in_fp16(float_plans):
 
 def test_every_component_builds_in_int8(float_plans, tmp_path):
     calibrate("emoji", tmp_path / "int8", "int8", SMALL)
-    plans = list(build(tmp_path / "int8", Options("tensorrt-rtx", GPUS, batches=(2,))))
+    plans = list(build(tmp_path / "int8", Options("tensorrt-rtx", GPUS[:1], batches=(2,))))
     components = open_bundle(tmp_path / "int8", verify=False).manifest.components
     assert components["unet"].precision == "int8"
-    assert [(one.component, one.gpu) for one in plans] == [(name, gpu) for name in components for gpu in GPUS]
+    assert [(one.component, one.gpu) for one in plans] == [(name, GPUS[0]) for name in components]
     built = [one for one in plans if one.seconds is not None]
     assert {one.component for one in built} == {"unet"}, "the other components are those of the float bundle"
     assert {one.path for one in built}.isdisjoint(one.path for one in float_plans)

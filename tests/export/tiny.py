@@ -27,7 +27,7 @@ VAE = {
     "block_out_channels": (8, 16, 16, 16),
     "down_block_types": ("DownEncoderBlock2D",) * 4,
     "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 2,
+    "layers_per_block": 1,
     "norm_num_groups": 8,
     "latent_channels": 4,
 }

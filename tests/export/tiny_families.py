@@ -109,7 +109,6 @@ def refiner_file(modules: Modules) -> dict[str, Tensor]:
     return compvis.unet_tensors(modules["unet"]) | compvis.vae_tensors(modules["vae"]) | text
 
 
-VAE = {**tiny.VAE, "layers_per_block": 1}
 UNET = {**tiny.UNET, "layers_per_block": 1}
 SD2_UNET = {**UNET, "use_linear_projection": True, "upcast_attention": True, "attention_head_dim": [4, 8]}
 SD2_TEXT = {
@@ -119,7 +118,7 @@ SD2_TEXT = {
     "num_hidden_layers": 3,
     "pad_token_id": 2,
 }
-SD2 = {"unet": SD2_UNET, "vae": VAE, "text_encoder": SD2_TEXT}
+SD2 = {"unet": SD2_UNET, "vae": tiny.VAE, "text_encoder": SD2_TEXT}
 XL_UNET = {
     **tiny.UNET,
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
@@ -140,7 +139,7 @@ XL_TEXT_2 = {
     "num_hidden_layers": 4,
     "projection_dim": 24,
 }
-XL_VAE = {**VAE, "scaling_factor": 0.13025, "force_upcast": True}
+XL_VAE = {**tiny.VAE, "scaling_factor": 0.13025, "force_upcast": True}
 XL = {"unet": XL_UNET, "vae": XL_VAE, "text_encoder": XL_TEXT, "text_encoder_2": XL_TEXT_2}
 REFINER_UNET = {
     **XL_UNET,
@@ -167,7 +166,7 @@ TURBO_XL = partial(EulerAncestralDiscreteScheduler, **EULER, timestep_spacing="t
 
 LCM = {
     "unet": {**UNET, "time_cond_proj_dim": 256},
-    "vae": VAE,
+    "vae": tiny.VAE,
     "text_encoder": {**tiny.TEXT_ENCODER, "architectures": ["CLIPTextModel"]},
 }
 EOS = "<|endoftext|>"
