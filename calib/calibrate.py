@@ -17,6 +17,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from latentrt.atomic import put_in_place, refuse_existing
+from latentrt.bundle import Bundle
 from latentrt.calib.claim import claim
 from latentrt.calib.compare import compare, mean_psnr_db, side_of
 from latentrt.calib.drawing import requests_of
@@ -96,11 +97,12 @@ def calibrate(
 
     precision: "int8" or "w8". `out` appears whole or not at all; what was recorded, observed and measured on the way is
     kept beside it until it is there, and a second run takes it up. Raises BundleError for a bundle that is quantized
-    already, FidelityError for a budget that cannot be met, RequestError for prompts that cannot be generated,
-    OutputError when `out` exists.
+    already or whose UNet is shown images, FidelityError for a budget that cannot be met, RequestError for prompts that
+    cannot be generated, OutputError when `out` exists.
     """
     refuse_existing(out)
     with load(source, engine="onnxruntime") as pipeline:
+        check_alone(pipeline.bundle)
         check_float(pipeline, (UNET,) if options.vae_gate_db is None else (UNET, DECODER))
         work = Work(pipeline, options, out.parent / f".{out.name}.calibration", progress)
         claim(work.folder, SETTINGS, decisive(work, precision))
@@ -117,6 +119,17 @@ def calibrate(
     put_in_place(folder, out)
     shutil.rmtree(work.folder)
     return report
+
+
+def check_alone(bundle: Bundle) -> None:
+    """Raises BundleError where the UNet is shown more than latents, of whose range prompts alone tell nothing."""
+    shown = bundle.manifest.shown
+    if shown:
+        names = " and ".join(name.replace("_", " ") for name in shown)
+        raise BundleError(
+            f"{bundle.folder}: got a UNet that is shown {names} besides latents, expected one that is shown latents "
+            "alone; keep this one in fp16"
+        )
 
 
 def check_float(pipeline: Pipeline, names: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ A family is added by adding a `Family` to FAMILIES and its folder to `configs/`;
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, con
 from torch import Tensor
 
 from latentrt.errors import CheckpointError
-from latentrt.manifest import SizeId
+from latentrt.manifest import Shown, SizeId
 
 Config = Mapping[str, Any]
 Configs = Mapping[str, Config]
@@ -58,7 +58,8 @@ class Family:
     by lacking one is in DEFAULTS. `encoders` are its text encoders: the UNet sees their contexts side by side, in this
     order. `size_ids` are the numbers that its time embedding takes besides the timestep; `float32_vae`: whether
     the VAE leaves fp16's range unless its config says `force_upcast` false; `zero_negative`: whether zeros stand for a
-    negative prompt that is not given, unless model_index.json says otherwise.
+    negative prompt that is not given, unless model_index.json says otherwise. `others` are the configs of single files
+    whose UNet takes so many channels, where `configs` are not.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Family:
     size_ids: tuple[SizeId, ...] = ()
     float32_vae: bool = False
     zero_negative: bool = False
+    others: Mapping[int, Path] = field(default_factory=dict)
 
     @property
     def tokenizer(self) -> str:
@@ -128,7 +130,17 @@ def open_clip_keys(tensors: Tensors, config: Config) -> Tensors:
 # The entry of the UNet's config that is the width of pooled text and the sinusoids of all size ids together.
 ADDED_WIDTH = "projection_class_embeddings_input_dim"
 CONFIGS = Path(__file__).parent / "configs"
-STABLE_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "LatentConsistencyModelPipeline")
+STABLE_PIPELINES = (
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "StableDiffusionInpaintPipeline",
+    "StableDiffusionInstructPix2PixPipeline",
+    "LatentConsistencyModelPipeline",
+)
+# Where a single file keeps the convolution whose second axis is the channels that the UNet takes.
+FIRST_LAYER = "model.diffusion_model.input_blocks.0.0.weight"
+# What the UNet may be shown besides noisy latents, its channels in this order.
+SHOWN: tuple[tuple[Shown, ...], ...] = ((), ("mask", "masked_image"), ("image",))
 STABLE_MARK = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 UNET_SLOT = Slot("model.diffusion_model.", convert_ldm_unet_checkpoint)
 VAE_SLOT = Slot("first_stage_model.", convert_ldm_vae_checkpoint)
@@ -153,7 +165,12 @@ STABLE_VALUES = {name: DEFAULTS[name] for name in ("unet", "vae", "text_encoder"
 # The original second encoder's leftovers that nothing reads.
 OPEN_CLIP_UNREAD = r"\.(logit_scale|attn_mask)$"
 SIZES: tuple[SizeId, ...] = ("original_height", "original_width", "crop_top", "crop_left")
-XL_PIPELINES = ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline")
+XL_PIPELINES = (
+    "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+    "StableDiffusionXLInpaintPipeline",
+    "StableDiffusionXLInstructPix2PixPipeline",
+)
 XL_SECOND = Encoder(skipped=1, normed=False, pooled=True, tokenizer="tokenizer_2", pad=0)
 XL_MARK = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
 XL_UNET = {**DEFAULTS["unet"], "use_linear_projection": True, "addition_embed_type": "text_time"}
@@ -191,6 +208,7 @@ FAMILIES = (
         mark_width="cross_attention_dim",
         values={**STABLE_VALUES, "unet": {**DEFAULTS["unet"], "use_linear_projection": True}},
         encoders={"text_encoder": Encoder(pad=0)},
+        others={9: CONFIGS / "sd2-base"},
     ),
     Family(
         name="sdxl",
@@ -286,12 +304,19 @@ def sizes_that_fit(family: Family, configs: Configs) -> Iterator[tuple[str, Any,
     unet = configs["unet"]
     width = sum(configs[name].get("hidden_size", 0) for name in family.encoders)
     yield "unet cross_attention_dim", unet.get("cross_attention_dim"), width
-    yield "unet in_channels", unet.get("in_channels", 4), configs["vae"].get("latent_channels", 4)
+    got, fitting = unet.get("in_channels", 4), shown_by_channels(configs)
+    yield "unet in_channels", got, got if got in fitting else " or ".join(map(str, fitting))
     for name, encoder in family.encoders.items():
         if encoder.pooled:
             sizes = len(family.size_ids) * unet.get("addition_time_embed_dim", 0)
             pooled = configs[name].get("projection_dim", 0)
             yield f"unet {ADDED_WIDTH}", unet.get(ADDED_WIDTH), pooled + sizes
+
+
+def shown_by_channels(configs: Configs) -> dict[int, tuple[Shown, ...]]:
+    """Returns what UNets of these latents may be shown besides them, by how many channels they take in all."""
+    latents = configs["vae"].get("latent_channels", 4)
+    return {latents + sum(1 if name == "mask" else latents for name in names): names for names in SHOWN}
 
 
 def likeness(shapes: Mapping[str, Shape]) -> str:

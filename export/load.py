@@ -169,6 +169,8 @@ def _open_folder(path: Path, configs: Path | None, vae: Path | None) -> Checkpoi
         listed = [name for name in BUILDERS if index.get(name, [None])[0]]
         if set(listed) != family.slots.keys():
             return [f"its model_index.json names {', '.join(listed)}, expected {', '.join(family.slots)}"]
+        if index.get("is_cosxl_edit"):  # whose images are latents of unit variance, and whose schedule is EDM's
+            return ["is_cosxl_edit in its model_index.json is true, expected false"]
         return families.config_differences(
             family, {name: _read_json(path / name / "config.json") for name in family.slots}
         )
@@ -189,15 +191,15 @@ def _open_file(path: Path, configs: Path | None, vae: Path | None) -> Checkpoint
     shapes = {key: stored.shape for key, stored in tensors.items()}
 
     def differences(family: Family) -> list[str]:
-        folder = _configs_folder(family, configs)
+        folder = _configs_folder(family, configs, shapes)
         absent = [file for file in map("{}.json".format, (*family.slots, "scheduler")) if not (folder / file).is_file()]
         if absent:
             return [f"{folder} has no {families.first_few(absent)}"]
-        known = _local_configs(family, configs)
+        known = _local_configs(family, configs, shapes)
         return families.config_differences(family, known) + families.shape_differences(family, shapes, known)
 
     family = families.recognise(_name(path), differences, look=families.likeness(shapes))
-    known = _local_configs(family, configs)
+    known = _local_configs(family, configs, shapes)
     sources = {
         name: Source(f"{path} ({slot.prefix}*)", known[name], _under(slot.prefix, tensors), slot.convert, slot.unread)
         for name, slot in family.slots.items()
@@ -431,14 +433,23 @@ def _under(prefix: str, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
     return {key: stored for key, stored in tensors.items() if key.startswith(prefix)}
 
 
-def _configs_folder(family: Family, configs: Path | None) -> Path:
-    folder = configs or family.configs
+def _channels(shapes: Mapping[str, Shape]) -> int | None:
+    """Returns how many channels the UNet of a single file takes, None where that cannot be told."""
+    shape = shapes.get(families.FIRST_LAYER, ())
+    return shape[1] if len(shape) == 4 else None
+
+
+def _configs_folder(family: Family, configs: Path | None, shapes: Mapping[str, Shape]) -> Path:
+    folder = configs or family.others.get(_channels(shapes) or 0, family.configs)
     return folder if folder.is_dir() else families.CONFIGS / folder
 
 
-def _local_configs(family: Family, configs: Path | None) -> Configs:
-    folder = _configs_folder(family, configs)
-    return {name: _read_json(folder / f"{name}.json") for name in (*family.slots, "scheduler")}
+def _local_configs(family: Family, configs: Path | None, shapes: Mapping[str, Shape]) -> Configs:
+    folder, channels = _configs_folder(family, configs, shapes), _channels(shapes)
+    known = {name: _read_json(folder / f"{name}.json") for name in (*family.slots, "scheduler")}
+    if channels is not None:  # the same configs do for models of more channels
+        known["unet"]["in_channels"] = channels
+    return known
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from latentrt.atomic import new_folder
 from latentrt.bundle import record_files, save_manifest
 from latentrt.errors import CheckpointError
-from latentrt.export.families import Config
+from latentrt.export.families import Config, shown_by_channels
 from latentrt.export.gate import gated
 from latentrt.export.load import Checkpoint, load_checkpoint
 from latentrt.export.lora import Lora, loras_provenance, with_loras
@@ -28,6 +28,7 @@ from latentrt.manifest import (
     Fidelity,
     Latents,
     Manifest,
+    Shown,
     Text,
     TokenizerSpec,
     named_files,
@@ -92,6 +93,7 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
             provenance=provenance(checkpoint) | loras_provenance(options.loras),
             files={},
             size_ids=checkpoint.family.size_ids,
+            shown=shown_of(checkpoint),
         )
         files = record_files(folder, named_files(manifest))
         manifest = replace(manifest, files=files)
@@ -170,6 +172,12 @@ def write_component(part: Part, folder: Path, precision: FloatPrecision, progres
     )
     progress(f"{part.name}: comparing with the original")
     return replace(component, fidelity=gated(part, component, folder, recipe))
+
+
+def shown_of(checkpoint: Checkpoint) -> tuple[Shown, ...]:
+    """What the UNet is shown besides noisy latents."""
+    configs = {name: component.config for name, component in checkpoint.components.items()}
+    return shown_by_channels(configs)[configs["unet"].get("in_channels", 4)]
 
 
 def latents_of(checkpoint: Checkpoint) -> tuple[Latents, int]:

@@ -16,11 +16,15 @@ Call = Callable[..., dict[str, Array]]
 
 
 class Row(NamedTuple):
-    """A text as the UNet is called with it: how many tokens long its keys and values are to be, and its part."""
+    """A text as the UNet is called with it: how many tokens long its keys and values are to be, and its part.
+
+    bare: whether the UNet is not shown the image besides which it is shown otherwise.
+    """
 
     text: str
     tokens: int
     negative: bool = False
+    bare: bool = False
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ from latentrt.guidance import Guidance, guided, sum_of
 from latentrt.prediction import Prediction
 from latentrt.samplers.walk import Walk
 from latentrt.schedule import timestep_at
+from latentrt.shown import beside
 from latentrt.tensors import Array
+from latentrt.windows import Window
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class Denoiser:
 
     split: one call of the UNet for each prompt in place of one for all, which needs less memory. sample_dtype: the
     float type in which the UNet takes latents. step: the one that the run is in, for guidance and prompts that change.
+    shown: what the UNet sees besides the latents, (batch, channels, height, width), None for one that sees no more.
     """
 
     call: Call
@@ -58,22 +61,28 @@ class Denoiser:
     split: bool = False
     sample_dtype: str = "float32"
     step: int = 0
+    shown: Array | None = None
     stacked: dict[tuple[Row, ...], Array] = field(default_factory=dict)
 
-    def __call__(self, x: Array, sigma: float) -> Array:
-        """The clean latents that the model, guided, sees in `x`; same shape, float32."""
+    def __call__(self, x: Array, sigma: float, window: Window | None = None) -> Array:
+        """The clean latents that the model, guided, sees in `x`; same shape, float32. window: the part that `x` is."""
         scale = self.guidance.at(self.step, sigma)
         negative, positives = self.conditioning.rows(self.step)
         weights, rows = zip(*positives, strict=True)
+        shown = self.shown if self.shown is None or window is None else self.shown[..., window[0], window[1]]
+        image = self.guidance.image if scale > 1 else 1.0
         if scale == 1 and math.fsum(weights) == 1:  # the negative prompt would cancel out
-            combined = sum_of(list(zip(weights, self.predict(x, sigma, rows), strict=True)))
+            combined = sum_of(list(zip(weights, self.predict(x, sigma, rows, shown), strict=True)))
         else:
-            first, *rest = self.predict(x, sigma, (negative, *rows))
-            combined = guided(first, list(zip(weights, rest, strict=True)), scale, self.guidance.rescale)
+            bare = (negative._replace(bare=True),) if image != 1 else ()
+            found = self.predict(x, sigma, (*bare, negative, *rows), shown)
+            first, *rest = found[len(bare) :]
+            added = (image - 1) * (first - found[0]) if bare else 0.0
+            combined = guided(first, list(zip(weights, rest, strict=True)), scale, self.guidance.rescale, added)
         return self.prediction.denoised(x, combined, sigma)
 
-    def predict(self, x: Array, sigma: float, rows: Sequence[Row]) -> list[Array]:
-        """What the UNet predicts under each text, in as few calls as may be."""
+    def predict(self, x: Array, sigma: float, rows: Sequence[Row], shown: Array | None = None) -> list[Array]:
+        """What the UNet predicts under each text, in as few calls as may be. shown: besides the latents."""
         scale = self.prediction.scale(sigma)
         # Converted before it is repeated: NumPy makes float16 slowly, one element at a time.
         sample = (x if scale == 1 else x * np.float32(scale)).astype(self.sample_dtype, copy=False)
@@ -82,7 +91,7 @@ class Denoiser:
             try:
                 output = self.call(
                     "unet",
-                    sample=np.concatenate([sample] * len(group)),
+                    sample=np.concatenate([beside(sample, shown, bare=row.bare) for row in group]),
                     time_bias=np.repeat(self.bias(group, sigma), len(x), axis=0),
                     cross_kv=self.cross_kv(group, len(x)),
                 )["prediction"]
@@ -91,7 +100,7 @@ class Denoiser:
                     raise
                 log.warning("too little memory for %d prompts in a call of the UNet: from now on one", len(group))
                 self.split = True
-                return self.predict(x, sigma, rows)
+                return self.predict(x, sigma, rows, shown)
             predictions += list(output.astype(np.float32, copy=False).reshape(len(group), *x.shape))
         return predictions
 

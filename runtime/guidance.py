@@ -18,12 +18,14 @@ class Guidance:
 
     scales: one a step; 1 gives the conditional prediction alone, as in diffusers (the paper's w is scale - 1), and so
     does less. interval: the lowest and highest sigma at which guidance works at all, Kynkaanniemi et al. (2024), eq. 5.
-    rescale: phi of Lin et al. (2023), eq. 16.
+    rescale: phi of Lin et al. (2023), eq. 16. image: the scale of what an image that the UNet is shown adds, s_I of
+    Brooks et al. (2023), eq. 3; 1 for a UNet that is shown none.
     """
 
     scales: tuple[float, ...]
     interval: tuple[float, float] = EVERYWHERE
     rescale: float = 0.0
+    image: float = 1.0
 
     def at(self, step: int, sigma: float) -> float:
         """The scale for a call of the model at `sigma` in a step."""
@@ -36,13 +38,20 @@ class Guidance:
         return max(self.scales) > 1 and any(low <= sigma <= high for sigma in sigmas)
 
 
-def guided(negative: Array, positives: Sequence[tuple[float, Array]], scale: float, rescale: float = 0.0) -> Array:
+def guided(
+    negative: Array,
+    positives: Sequence[tuple[float, Array]],
+    scale: float,
+    rescale: float = 0.0,
+    image: Array | float = 0.0,
+) -> Array:
     """The guided prediction: Ho and Salimans (2022), eq. 6; for several prompts, Liu et al. (2022), eq. 11.
 
     positives: the weight and the prediction of each prompt, as the negative one (batch, channels, height, width).
+    image: what guidance by an image adds.
     """
     towards = sum_of([(weight, prediction - negative) for weight, prediction in positives])
-    combined: Array = negative + scale * towards
+    combined: Array = negative + scale * towards + image
     return rescaled(combined, negative + towards, rescale) if rescale else combined
 
 

@@ -22,6 +22,8 @@ Precision = Literal["fp32", "fp16", "w16", "int8", "w8"]
 SizeId = Literal[
     "original_height", "original_width", "crop_top", "crop_left", "target_height", "target_width", "aesthetic_score"
 ]
+# What a UNet may be shown besides noisy latents, as further channels of its sample.
+Shown = Literal["mask", "masked_image", "image"]
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,10 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The whole of bundle.json. Paths are relative to the bundle, with forward slashes."""
+    """The whole of bundle.json. Paths are relative to the bundle, with forward slashes.
+
+    shown: what the UNet's sample holds after the noisy latents, in this order.
+    """
 
     format: int
     name: str
@@ -128,6 +133,7 @@ class Manifest:
     provenance: Mapping[str, str]
     files: Mapping[str, FileRecord]
     size_ids: tuple[SizeId, ...] = ()
+    shown: tuple[Shown, ...] = ()
 
     @property
     def embeds_guidance(self) -> bool:
@@ -137,7 +143,7 @@ class Manifest:
 
 
 # Keys that bundles of earlier versions do not have; only what says something is written.
-LATER = ("quantization", "encoders", "pads", "zero_negative", "size_ids")
+LATER = ("quantization", "encoders", "pads", "zero_negative", "size_ids", "shown")
 
 
 def read(text: str | bytes) -> Manifest:

@@ -85,8 +85,10 @@ def demand_of(settings: Settings, prompts: int, manifest: Manifest) -> Demand:
     """What a run of these settings asks for. prompts: those between ANDs."""
     pixels = manifest.latents.pixels
     rows, columns = settings.height // pixels, settings.width // pixels
-    window, prompts = (settings.window or 0) // pixels, prompts + guided(settings, manifest)
-    return Demand(len(settings.seeds), prompts, rows, columns, settings.source is not None, window)
+    window, works = (settings.window or 0) // pixels, guided(settings, manifest)
+    prompts += works + (works and (settings.image_guidance or 1) > 1)
+    encodes = settings.source is not None or "masked_image" in manifest.shown
+    return Demand(len(settings.seeds), prompts, rows, columns, encodes, window)
 
 
 def smaller(engine: str, engines: Mapping[str, Engine], manifest: Manifest, demand: Demand) -> str:

@@ -99,6 +99,7 @@ def infotext(record: dict[str, Any]) -> str:
         "Clip skip": record["clip_skip"] if record["clip_skip"] > 1 else None,
         "RNG": RNG[record["noise"]],
         "Eta DDIM" if record["sampler"] == "ddim" else "Eta": changed_eta(record),
+        "Image CFG scale": record.get("image_guidance"),
         "CFG Rescale": record["guidance_rescale"] or None,
         "Tiling": True if record["seamless"] == "xy" else None,
         "Mask blur": record.get("mask_blur") or None,

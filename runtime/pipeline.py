@@ -32,8 +32,9 @@ from latentrt.result import Result, Step
 from latentrt.samplers import SAMPLERS
 from latentrt.samplers.walk import Denoise, Walk
 from latentrt.settings import Settings, settle
+from latentrt.shown import shown_of
 from latentrt.source import drawn, restore, started
-from latentrt.tasks import TEXT_TO_IMAGE
+from latentrt.tasks import FROM_AN_IMAGE, TEXT_TO_IMAGE
 from latentrt.tensors import Array
 from latentrt.timings import Timings
 from latentrt.tokenizer import Tokenizer
@@ -86,7 +87,8 @@ def folder_of(bundle: str | Path) -> Path:
 def check_complete(bundle: Bundle) -> None:
     """Raises BundleError unless the bundle can do text to image with the defaults that it states."""
     where = bundle.folder / MANIFEST
-    missing = {*TEXT_TO_IMAGE, *bundle.manifest.text.encoders} - bundle.manifest.components.keys()
+    needed = FROM_AN_IMAGE if bundle.manifest.shown else TEXT_TO_IMAGE
+    missing = {*needed, *bundle.manifest.text.encoders} - bundle.manifest.components.keys()
     if missing:
         raise BundleError(f"{where}: got no {', '.join(sorted(missing))}, which text to image needs; {REMEDY}")
     try:
@@ -317,12 +319,15 @@ class Run:
     def _walk(self, denoiser: Denoiser) -> Walk:
         """The sampler on its way, from the noise of the settings, or from their image and that noise."""
         settings, space = self.settings, self._pipeline.bundle.manifest.latents
+        shown = self._pipeline.bundle.manifest.shown
         draws = Draws(settings, (space.channels, settings.height // space.pixels, settings.width // space.pixels))
-        clean = self._clean(draws)
+        mask = settings.source.masked(settings.width, settings.height, space.pixels) if settings.source else None
+        alone = not settings.skipped and (mask is not None or bool(shown))
+        mask = None if "mask" in shown else mask  # such a UNet paints the rest as it is by itself
+        clean = None if alone and mask is None else self._clean(draws)
         handed = settings.handover.latents
         initial = draws.initial() if handed is None else handed
-        mask = settings.source.masked(settings.width, settings.height, space.pixels) if settings.source else None
-        alone = mask is not None and not settings.skipped
+        denoiser.shown = shown_of(shown, settings, space, self._encode, lambda: draws.white(0.0, 0.0))
         x = started(self._grid, initial, clean, alone=alone) if handed is None else initial
         sampler: Callable[..., Walk] = self._sampler
         if mask is not None and clean is not None:
@@ -331,7 +336,7 @@ class Run:
         noise = draws.path(self._laid) if SAMPLERS[settings.sampler].noise == "path" else draws.white
         return sampler(self._seeing(denoiser, space.pixels), x, self._grid, noise)
 
-    def _seeing(self, denoiser: Denoise, pixels: int) -> Denoise:
+    def _seeing(self, denoiser: Denoiser, pixels: int) -> Denoise:
         """The denoiser, through windows where they are asked for. pixels: a side of one latent."""
         settings = self.settings
         if settings.window is None or settings.stride is None:
@@ -347,17 +352,21 @@ class Run:
             return None
         with self._timings.phase("image"):
             pixels = settings.source.pixels(settings.width, settings.height)
-        with self._timings.phase("vae_encoder"):
-            mean, deviation = self._pipeline.encode(pixels)
+        mean, deviation = self._encode(pixels)
         noise = draws.white(0.0, 0.0) if settings.source.posterior == "sample" else None
         return drawn(mean, deviation, noise, len(settings.seeds))
+
+    def _encode(self, pixels: Array) -> tuple[Array, Array]:
+        """The pipeline's encoder, whose calls are a phase."""
+        with self._timings.phase("vae_encoder"):
+            return self._pipeline.encode(pixels)
 
     def _denoiser(self) -> Denoiser:
         """The denoiser: everything that depends on the prompt or the timestep alone is computed here, once."""
         settings, pipeline, manifest = self.settings, self._pipeline, self._pipeline.bundle.manifest
         # A model that is told the guidance is not guided besides.
         scales = (1.0,) * settings.steps if manifest.embeds_guidance else settings.scales
-        guidance = Guidance(scales, settings.interval, settings.guidance_rescale)
+        guidance = Guidance(scales, settings.interval, settings.guidance_rescale, settings.image_guidance or 1.0)
         times = timesteps_of_calls(self._sampler, self._grid)
         alone = not guidance.works(times) and self._positive.weight == 1
         zero = not alone and manifest.text.zero_negative and not settings.negative

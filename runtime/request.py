@@ -31,7 +31,8 @@ class Request:
     timesteps are laid out over the training schedule.
 
     guidance_rescale: 0 to 1, Lin et al. (2023). guidance_interval: the sigmas between which guidance works, the lowest
-    first; None for the highest is no end.
+    first; None for the highest is no end. image_guidance: how closely a model that edits images (InstructPix2Pix) keeps
+    to init, 1 and above (default 1.5); at 1 its share is what it is without; works where guidance does.
     clip_skip: 1 takes the text encoder's last layer, 2 the one before. noise: whose normals a seed stands for, those of
     torch on a "cpu" or on a "cuda" GPU. variation_seed: turns the noise of `seed` towards that of another by
     variation_strength, 0 to 1; every image then has `seed`, and image k variation_seed + k.
@@ -39,9 +40,9 @@ class Request:
     blend: another prompt, towards which what the UNet is told is mixed by blend_strength, 0 to 1.
 
     init: an image to start from, or its file; width and height are then its own, cut to multiples of 8. strength: the
-    share of the steps that is taken, the last ones, above 0 and up to 1 (default 0.8). fit: how an image of other sides
-    is brought to width and height. posterior: which latents the encoder's answer stands for, its mean, or a draw from
-    the image's noise ahead of all others, as diffusers does.
+    share of the steps that is taken, the last ones, above 0 and up to 1 (default 0.8; 1 where the UNet is shown the
+    image besides). fit: how an image of other sides is brought to width and height. posterior: which latents the
+    encoder's answer stands for, its mean, or a draw from the image's noise ahead of all others, as diffusers does.
 
     mask: an image of init's size, or its file; only what is white in it is painted anew. mask_blur: how far its edges
     are softened, pixels. mask_padding: paint just the part of the image around what is white, so many pixels wider, at
@@ -79,6 +80,7 @@ class Request:
     syntax: Syntax = "strict"
     guidance_rescale: float = 0.0
     guidance_interval: tuple[float, float | None] | None = None
+    image_guidance: float | None = None
     clip_skip: int = 1
     noise: NoiseName = "cpu"
     variation_seed: int | None = None

@@ -30,7 +30,8 @@ LARGEST_SEED = 2**64 - 1
 LARGEST_BATCH = 4096
 LARGEST_SIDE = 1 << 16
 LARGEST_SCORE = 100
-# As in diffusers 0.42.1's StableDiffusionXLImg2ImgPipeline.
+# As in diffusers 0.42.1's StableDiffusionInstructPix2PixPipeline, and its StableDiffusionXLImg2ImgPipeline.
+IMAGE_GUIDANCE = 1.5
 SCORES = {"aesthetic_score": 6.0, "negative_aesthetic_score": 2.5}
 
 
@@ -38,8 +39,8 @@ SCORES = {"aesthetic_score": 6.0, "negative_aesthetic_score": 2.5}
 class Settings:
     """A request with every choice made, checked against the bundle.
 
-    options: the sampler's own. source: the image to start from, None where there is none. handover: the part of the way
-    that is gone.
+    options: the sampler's own. image_guidance: None where the UNet is shown no image. source: the image to start from,
+    None where there is none. handover: the part of the way that is gone.
     """
 
     prompt: str
@@ -55,6 +56,7 @@ class Settings:
     syntax: Syntax = "strict"
     guidance_rescale: float = 0.0
     guidance_interval: tuple[float, float] | None = None
+    image_guidance: float | None = None
     clip_skip: int = 1
     noise: NoiseName = "cpu"
     variation_seeds: tuple[int, ...] = ()
@@ -125,6 +127,7 @@ def settle(request: Request, manifest: Manifest) -> Settings:
         syntax=choice("syntax", request.syntax, SYNTAXES),
         guidance_rescale=number("guidance_rescale", request.guidance_rescale, 0, 1),
         guidance_interval=interval_of(request.guidance_interval),
+        image_guidance=image_guidance_of(request, manifest),
         clip_skip=whole("clip_skip", request.clip_skip, 1, manifest.text.layers),
         noise=choice("noise", request.noise, NOISES),
         variation_seeds=variations if strength else (),
@@ -207,6 +210,16 @@ def interval_of(asked: Any) -> tuple[float, float] | None:
     if low > high:
         raise RequestError(f"guidance_interval: got {low} to {high}, expected the lower sigma first")
     return low, high
+
+
+def image_guidance_of(request: Request, manifest: Manifest) -> float | None:
+    """How much of an image that the UNet is shown guides; None where it is shown none."""
+    asked = request.image_guidance
+    if "image" not in manifest.shown:
+        if asked is not None:
+            raise RequestError(f"image_guidance: got {asked!r}, but {manifest.name} edits no images; leave it out")
+        return None
+    return None if request.init is None else number("image_guidance", chosen(asked, IMAGE_GUIDANCE), 1, math.inf)
 
 
 def sizes_of(request: Request, manifest: Manifest, size: tuple[int, int]) -> dict[str, Any]:

@@ -29,7 +29,14 @@ if TYPE_CHECKING:
 FITS: tuple[Fit, ...] = get_args(Fit)
 POSTERIORS: tuple[Posterior, ...] = get_args(Posterior)
 STRENGTH = 0.8
-DEFAULTS: dict[str, object] = {"strength": None, "fit": "stretch", "posterior": "mean", "mask": None, "extend": None}
+DEFAULTS: dict[str, object] = {
+    "strength": None,
+    "fit": "stretch",
+    "posterior": "mean",
+    "mask": None,
+    "extend": None,
+    "image_guidance": None,
+}
 MASK_DEFAULTS: dict[str, object] = {"mask_blur": 0.0, "mask_padding": None, "overlay": False}
 LARGEST_BLUR = LARGEST_PADDING = LARGEST_EXTENSION = 4096
 
@@ -69,15 +76,20 @@ class Source:
         """The image at that size: (1, 3, height, width) float32 in [-1, 1]."""
         return to_pixels(self.framed(self.image, width, height))
 
+    def white(self, width: int, height: int) -> Array | None:
+        """Which pixels are painted at that size, (1, 1, height, width) bool; None where all are."""
+        if self.mask is None:
+            return None
+        white: Array = np.asarray(self.framed(self.mask.image, width, height)) >= WHITE
+        return white[np.newaxis, np.newaxis]
+
     def masked(self, width: int, height: int, pixels: int) -> Array | None:
         """Which latents are painted, (1, 1, rows, columns) bool; None where all are. pixels: a side of one latent.
 
         That is decided at the first pixel of each, as in diffusers.
         """
-        if self.mask is None:
-            return None
-        white = np.asarray(self.framed(self.mask.image, width, height)) >= WHITE
-        return white[np.newaxis, np.newaxis, ::pixels, ::pixels]
+        white = self.white(width, height)
+        return None if white is None else white[..., ::pixels, ::pixels]
 
     def framed(self, image: Image, width: int, height: int) -> Image:
         """The image, or the part of it that is painted, at that size."""
@@ -112,7 +124,9 @@ def source_of(request: Request, manifest: Manifest) -> Source | None:
         return None
     if "vae_encoder" not in manifest.components:
         raise RequestError(f"init: {manifest.name} has no vae_encoder; export it anew with `latentrt export`")
-    strength = STRENGTH if request.strength is None else request.strength
+    # A UNet that is shown the image needs no more of it to start from.
+    usual = 1.0 if manifest.shown else STRENGTH
+    strength = usual if request.strength is None else request.strength
     image, extend = open_image("init", request.init), extend_of(request)
     return Source(
         extended(image, extend) if extend else image,

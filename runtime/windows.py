@@ -63,13 +63,13 @@ def starts(length: int, window: int, stride: int, *, wraps: bool) -> list[int]:
     return sorted({*range(0, last, stride), last})
 
 
-def windowed(denoise: Denoise, windows: Sequence[Window]) -> Denoise:
+def windowed(denoise: Callable[[Array, float, Window], Array], windows: Sequence[Window]) -> Denoise:
     """A model that sees latents through windows, one after the other, and gives the mean of what it sees."""
 
     def denoised(x: Array, sigma: float) -> Array:
         total, count = np.zeros_like(x), np.zeros(x.shape[-2:], x.dtype)
         for rows, columns in windows:
-            total[..., rows, columns] += denoise(x[..., rows, columns], sigma)
+            total[..., rows, columns] += denoise(x[..., rows, columns], sigma, (rows, columns))
             count[rows, columns] += 1
         mean: Array = total / count
         return mean

@@ -71,6 +71,7 @@ def pixels_of(_context: click.Context, _option: click.Parameter, value: str | No
 @click.option(
     "--guidance-interval", callback=numbers_of, metavar="LO,HI", help="The sigmas between which guidance works."
 )
+@click.option("--image-guidance", type=float, metavar="S", help="InstructPix2Pix: keep to the init.  [default: 1.5]")
 @click.option("--split-guidance", is_flag=True, help="One UNet call a prompt: less memory, more time.")
 @click.option(
     "--memory-budget",

@@ -19,8 +19,12 @@ from diffusers import (
     EulerDiscreteScheduler,
     LatentConsistencyModelPipeline,
     LCMScheduler,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionInstructPix2PixPipeline,
     StableDiffusionPipeline,
     StableDiffusionXLImg2ImgPipeline,
+    StableDiffusionXLInpaintPipeline,
+    StableDiffusionXLInstructPix2PixPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -87,6 +91,13 @@ def save_file(family: Tiny, path: Path) -> None:
         config = module.config if isinstance(module.config, dict) else module.config.to_dict()
         (path.parent / "configs" / f"{name}.json").write_text(json.dumps(dict(config)))
     (path.parent / "configs" / "scheduler.json").write_text(json.dumps(dict(family.scheduler().config)))
+
+
+def sd1_file(modules: Modules) -> dict[str, Tensor]:
+    """Stable Diffusion 1's layout: CLIP as transformers has it."""
+    prefix = "cond_stage_model.transformer.text_model."
+    text = {prefix + key: tensor for key, tensor in modules["text_encoder"].state_dict().items()}
+    return compvis.unet_tensors(modules["unet"]) | compvis.vae_tensors(modules["vae"]) | text
 
 
 def sd2_file(modules: Modules) -> dict[str, Tensor]:
@@ -185,6 +196,36 @@ SSD_UNET = {
     "transformer_layers_per_block": [1, [2, 1]],
     "reverse_transformer_layers_per_block": [[1, 2, 1], 1],
     "mid_block_type": "UNetMidBlock2D",
+}
+
+# One level, and a first layer that takes further channels: those of a mask and a masked image, or of an image.
+SMALL_UNET = {
+    **UNET,
+    "block_out_channels": (32,),
+    "down_block_types": ("CrossAttnDownBlock2D",),
+    "up_block_types": ("CrossAttnUpBlock2D",),
+}
+SD1 = {**LCM, "unet": SMALL_UNET}
+SMALL_SD2 = {**SD2, "unet": {**SMALL_UNET, "use_linear_projection": True}}
+
+
+def widened(configs: Mapping[str, Any], channels: int) -> dict[str, Any]:
+    """Returns the configs with a UNet that takes so many channels."""
+    return {**configs, "unet": {**configs["unet"], "in_channels": channels}}
+
+
+SHOWN = {
+    "inpaint": Tiny(StableDiffusionInpaintPipeline, widened(SD1, 9), EPSILON, {"tokenizer": EOS}, sd1_file, NO_CHECKER),
+    "sd2-inpaint": Tiny(
+        StableDiffusionInpaintPipeline, widened(SMALL_SD2, 9), EPSILON, {"tokenizer": "!"}, sd2_file, NO_CHECKER
+    ),
+    "sdxl-inpaint": Tiny(StableDiffusionXLInpaintPipeline, widened(XL, 9), XL_EULER, XL_TOKENIZERS, sdxl_file, NO_MARK),
+    "pix2pix": Tiny(
+        StableDiffusionInstructPix2PixPipeline, widened(SD1, 8), EPSILON, {"tokenizer": EOS}, sd1_file, NO_CHECKER
+    ),
+    "sdxl-pix2pix": Tiny(
+        StableDiffusionXLInstructPix2PixPipeline, widened(XL, 8), XL_EULER, XL_TOKENIZERS, sdxl_file, NO_MARK
+    ),
 }
 
 TINY = {

@@ -114,6 +114,7 @@ def test_every_option_reaches_the_request(tmp_path):
         "syntax": "lenient",
         "guidance_rescale": 0.5,
         "guidance_interval": [0.3, None],
+        "image_guidance": None,
         "clip_skip": 2,
         "noise": "cuda",
         "variation_seeds": [9, 10],

@@ -16,7 +16,7 @@ from latentrt.windows import decoded, laid, starts, windowed
 from tests.runtime.fake import named
 
 
-def blurred(x: Array, _sigma: float = 0.0) -> Array:
+def blurred(x: Array, _sigma: float = 0.0, _window: Any = None) -> Array:
     """A model that looks around and meets nothing but zeros beyond the edges, as convolutions do."""
     padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
     rows, columns = x.shape[-2:]

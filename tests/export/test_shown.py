@@ -1,0 +1,249 @@
+"""UNets that are shown a mask and a masked image, or an image: what diffusers' pipelines of them draw, in float32.
+
+Random weights, modules in torch; one of each is exported, run and built as well.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass, replace
+from functools import cache, partial
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DiffusionPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionInstructPix2PixPipeline,
+    StableDiffusionXLInpaintPipeline,
+    StableDiffusionXLInstructPix2PixPipeline,
+)
+from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_inpaint
+from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl_inpaint
+from PIL import Image
+
+import latentrt
+from latentrt.calib.calibrate import check_alone
+from latentrt.errors import BundleError, CheckpointError
+from latentrt.export.build import Options, build
+from latentrt.export.families import FAMILIES, FIRST_LAYER
+from latentrt.export.load import _local_configs, load_checkpoint
+from latentrt.export.parts import unet_parts
+from latentrt.export.write import ExportOptions, export, shown_of, write_component
+from latentrt.pipeline import Pipeline
+from latentrt.request import Request
+from tests.export.parts import written
+from tests.export.test_image_parity import picture
+from tests.export.test_inpaint_parity import mask
+from tests.export.test_parity import psnr
+from tests.export.tiny_families import SHOWN, reference, save_file
+from tests.export.untraced import untraced
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.*torchvision.*"),
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*initial images.*:FutureWarning"),
+]
+
+LEAST_DB = 45.0
+PROMPT = "a red apple"
+SIZE = (80, 56)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A small checkpoint on both sides."""
+
+    ours: Pipeline
+    theirs: DiffusionPipeline
+
+    def psnr(self, **options):
+        """The PSNR in dB of a request's pixels, not rounded."""
+        request = Request(PROMPT, **{"guidance": 5.0, "seed": 0, "syntax": "plain", **options})
+        run = self.ours.steps(request)
+        got = np.clip(self.ours.decode(run.latents()) / 2 + 0.5, 0, 1).transpose(0, 2, 3, 1)
+        return psnr(got, self.reference(request, run.settings.seeds), 1.0)
+
+    def difference(self, options, **changes):
+        """The PSNR in dB of one request's pixels to those of another: how far what is changed has a say."""
+        got, other = (
+            np.asarray(self.ours.generate(PROMPT, seed=0, syntax="plain", **asked).images[0], np.float64)
+            for asked in (options, options | changes)
+        )
+        return psnr(got, other, 255.0)
+
+    def reference(self, request, seeds):
+        """What diffusers draws."""
+        sizes = dict(zip(("width", "height"), SIZE, strict=True))
+        own = {
+            StableDiffusionInpaintPipeline: sizes,
+            StableDiffusionXLInpaintPipeline: sizes,
+            StableDiffusionInstructPix2PixPipeline: {},
+            StableDiffusionXLInstructPix2PixPipeline: sizes,
+        }[type(self.theirs)]
+        if "image" in self.ours.bundle.manifest.shown:
+            own |= {"image_guidance_scale": request.image_guidance or 1.5}
+        else:
+            own |= {"mask_image": request.mask or Image.new("L", SIZE, 255), "strength": request.strength or 1.0}
+        return self.theirs(
+            PROMPT,
+            image=request.init or picture(SIZE),
+            **({"negative_prompt": request.negative} if request.negative else {}),
+            num_inference_steps=request.steps,
+            guidance_scale=request.guidance,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            num_images_per_prompt=request.batch,
+            output_type="np",
+            **own,
+        ).images
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Writes a small checkpoint, once."""
+
+    @cache
+    def folder(name):
+        path = tmp_path_factory.mktemp(name)
+        reference(SHOWN[name], path / "tokenizers").save_pretrained(path / "checkpoint")
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pairs(folders):
+    """Makes a checkpoint's pair, once."""
+
+    @cache
+    def pair(name):
+        folder = folders(name)
+        theirs = reference(SHOWN[name], folder / "tokenizers")
+        return Pair(untraced(folder / "checkpoint", folder / "untraced"), theirs)
+
+    return pair
+
+
+@pytest.fixture
+def mean(monkeypatch):
+    """Has diffusers take the mean of the posterior."""
+    for module in (pipeline_stable_diffusion_inpaint, pipeline_stable_diffusion_xl_inpaint):
+        monkeypatch.setattr(module, "retrieve_latents", partial(module.retrieve_latents, sample_mode="argmax"))
+
+
+def worst(pair, cases):
+    """The lowest PSNR of all cases, of which none may be under the gate."""
+    found = [pair.psnr(**case) for case in cases]
+    print(f"{min(found):.1f} dB", [f"{x:.1f}" for x in found])
+    assert min(found) >= LEAST_DB
+    return min(found)
+
+
+MASKED = {"init": picture(SIZE), "mask": mask(SIZE)}
+
+
+INPAINTING = [
+    {"steps": 2, "strength": 1.0, "negative": "blue", "batch": 3, **MASKED},
+    {"steps": 1, "strength": 1.0, **MASKED},
+    {"steps": 4, "strength": 0.5, "guidance": 1.0, **MASKED},
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "cases"), [("inpaint", INPAINTING), ("sd2-inpaint", INPAINTING[:1]), ("sdxl-inpaint", INPAINTING[:1])]
+)
+def test_inpainting(pairs, mean, name, cases):
+    worst(pairs(name), cases)
+    assert pairs(name).difference(INPAINTING[0], mask=mask(SIZE).point(lambda grey: 255 - grey)) < 70
+
+
+def test_a_masked_image_is_drawn_after_the_noise(pairs):
+    cases = [{"steps": 2, "strength": strength, "posterior": "sample", **MASKED} for strength in (1.0, 0.5)]
+    worst(pairs("inpaint"), cases)
+
+
+def test_from_text_alone_all_is_painted(pairs, mean):
+    worst(pairs("inpaint"), [{"steps": 2, "width": SIZE[0], "height": SIZE[1]}])
+
+
+EDITING = [
+    {"steps": 2, "negative": "blue", "image_guidance": 2.5, "batch": 3, "init": picture(SIZE)},
+    {"steps": 1, "init": picture(SIZE)},
+    {"steps": 2, "image_guidance": 1.0, "init": picture(SIZE)},
+    {"steps": 2, "guidance": 1.0, "init": picture(SIZE)},
+]
+
+
+@pytest.mark.parametrize(("name", "cases"), [("pix2pix", EDITING), ("sdxl-pix2pix", EDITING[:1])])
+def test_editing(pairs, name, cases):
+    worst(pairs(name), cases)
+    assert pairs(name).difference(EDITING[0], image_guidance=1.5) < 70
+
+
+@pytest.mark.parametrize("name", ["inpaint", "sd2-inpaint", "sdxl-pix2pix"])
+def test_single_file_holds_the_same_tensors(folders, name):
+    folder = folders(name)
+    save_file(SHOWN[name], folder / "single.safetensors")
+    single = load_checkpoint(folder / "single.safetensors", configs=folder / "configs")
+    whole = load_checkpoint(folder / "checkpoint")
+    assert single.family == whole.family and shown_of(single) == shown_of(whole)
+    for name, component in whole.components.items():
+        got, expected = single.components[name].load().state_dict(), component.load().state_dict()
+        assert got.keys() == expected.keys()
+        assert all(torch.equal(got[key], expected[key]) for key in expected), name
+
+
+def test_configs_of_single_files_need_not_know_the_channels(folders):
+    """And a Stable Diffusion 2 of 9 channels predicts noise, where one of 4 predicts v unless it is said."""
+    folder = folders("inpaint")
+    file = folder / "configs" / "unet.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"in_channels": 4}))
+    found = load_checkpoint(folder / "single.safetensors", configs=folder / "configs")
+    assert shown_of(found) == ("mask", "masked_image")
+    [family] = (one for one in FAMILIES if one.name == "sd2")
+    shape = {FIRST_LAYER: (320, 9, 3, 3)}
+    assert _local_configs(family, None, shape)["scheduler"]["prediction_type"] == "epsilon"
+    assert _local_configs(family, None, {FIRST_LAYER: (320, 4, 3, 3)})["scheduler"]["prediction_type"] == "v_prediction"
+
+
+@pytest.mark.parametrize(
+    ("file", "entry", "said"),
+    [
+        ("unet/config.json", {"in_channels": 5}, "unet in_channels is 5, expected 4 or 9 or 8"),
+        ("model_index.json", {"is_cosxl_edit": True}, "is_cosxl_edit in its model_index.json is true, expected false"),
+    ],
+)
+def test_what_is_refused(folders, tmp_path, file, entry, said):
+    shutil.copytree(folders("sdxl-pix2pix") / "checkpoint", tmp_path / "copy")
+    changed = tmp_path / "copy" / file
+    changed.write_text(json.dumps(json.loads(changed.read_text()) | entry))
+    with pytest.raises(CheckpointError, match=said):
+        load_checkpoint(tmp_path / "copy")
+
+
+def test_graphs_compute_the_same_and_build_with_tensorrt_rtx(folders, pairs, tmp_path, monkeypatch):
+    """One is exported as a whole and drawn with on a CPU; UNets of both kinds are built for a GPU that is not here."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    export(folders("inpaint") / "checkpoint", tmp_path / "bundle", ExportOptions(precision="w16"))
+    options = {"steps": 2, "seed": 0, "guidance": 5.0, "init": picture(SIZE), "mask": mask(SIZE)}
+    with latentrt.load(tmp_path / "bundle") as drawing:
+        got, expected = (np.asarray(p.generate("a", **options).images[0]) for p in (drawing, pairs("inpaint").ours))
+        assert np.abs(got.astype(int) - expected).max() <= 1
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    *_, part = unet_parts(load_checkpoint(folders("pix2pix") / "checkpoint").load_unet())
+    editing = write_component(replace(part, name="editing"), folder, "w16", lambda line: None)
+    parts = {"unet": drawing.bundle.manifest.components["unet"], "editing": editing}
+    bundle = written(folder, drawing.bundle, parts)
+    plans = list(build(folder, Options("tensorrt-rtx", ("sm86",), sizes=(SIZE,), batches=(2,))))
+    assert [plan.component for plan in plans] == [*parts]
+    for plan in plans:
+        assert plan.floats == "fp16"
+        assert plan.bytes > bundle.path(parts[plan.component].file).stat().st_size / 2
+
+
+def test_bundles_of_these_are_not_calibrated_by_prompts(pairs):
+    with pytest.raises(BundleError, match="is shown mask and masked image besides latents, expected one that is shown"):
+        check_alone(pairs("inpaint").ours.bundle)

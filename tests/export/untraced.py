@@ -1,0 +1,53 @@
+"""A checkpoint exported without graphs: the divided modules run in torch, where tracing them would take the most time.
+
+That graphs compute what the modules do is shown elsewhere, for every layer that a family has; see test_families.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from latentrt.bundle import open_bundle
+from latentrt.export import write
+from latentrt.export.write import ExportOptions
+from latentrt.manifest import Component, Fidelity
+from latentrt.pipeline import Pipeline, load_tokenizer
+from latentrt.tensors import check
+
+
+class TorchEngine:
+    """A component's module in place of the engine that would run its graph."""
+
+    def __init__(self, module, component):
+        self.module, self.component = module, component
+
+    def __call__(self, feeds):
+        check(self.component.inputs, feeds, self.component.file)
+        with torch.no_grad():
+            outputs = self.module(*(torch.from_numpy(np.array(feeds[spec.name])) for spec in self.component.inputs))
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        return {spec.name: out.numpy() for spec, out in zip(self.component.outputs, outputs, strict=True)}
+
+    def load(self):
+        pass
+
+    unload = close = load
+
+
+def untraced(checkpoint, folder, options=None):
+    """Returns the pipeline of a checkpoint: loaded, divided and described as an export does, in float32."""
+    modules = {}
+
+    def kept(part, folder, _precision, _progress):
+        modules[part.name] = part.build().eval()
+        (Path(folder) / f"{part.name}.onnx").write_bytes(b"a module")
+        return Component(f"{part.name}.onnx", (), "fp32", part.inputs, part.outputs, Fidelity(0.0, None, ""))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(write, "write_component", kept)
+        write.export(checkpoint, folder, options or ExportOptions())
+    bundle = open_bundle(folder)
+    engines = {name: TorchEngine(module, bundle.manifest.components[name]) for name, module in modules.items()}
+    return Pipeline(bundle, load_tokenizer(bundle), engines, "torch")
