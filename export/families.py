@@ -4,7 +4,7 @@ A family is added by adding a `Family` to FAMILIES and its folder to `configs/`;
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from torch import Tensor
 
-from latentrt.errors import CheckpointError
+from latentrt.errors import CheckpointError, first_few
 from latentrt.manifest import Shown, SizeId
 
 Config = Mapping[str, Any]
@@ -325,12 +325,3 @@ def likeness(shapes: Mapping[str, Shape]) -> str:
         if any(key.startswith(prefix) for key in shapes):
             return f"; its keys {prefix}* look like {name}"
     return f"; its keys are {first_few(sorted({key.split('.')[0] + '.*' for key in shapes}))}"
-
-
-def first_few(names: Sequence[str]) -> str:
-    """Returns the names for a message, cut after four.
-
-    >>> first_few("abcdef")
-    'a, b, c, d, … (6 in all)'
-    """
-    return ", ".join(names[:4]) + (f", … ({len(names)} in all)" if len(names) > 4 else "")

@@ -22,10 +22,10 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from latentrt.errors import CheckpointError
+from latentrt.errors import CheckpointError, first_few
 from latentrt.export import families
-from latentrt.export.adapters import Form, change
 from latentrt.export.families import Config, Configs, Family, Shape, Tensors
+from latentrt.lora.files import Change
 
 FLOATS = ("F32", "F16", "BF16")
 # The entry of model_index.json that says whether no negative prompt means zeros.
@@ -69,34 +69,24 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Fused:
-    """What is to be added to one weight: an adapter's tensors by name, how they make the change, and how much of it."""
-
-    weight: str
-    tensors: Mapping[str, Stored]
-    form: Form
-    scale: float
-
-
-@dataclass(frozen=True)
 class Component:
     """One component of a checkpoint, not read yet: for each tensor of its module, the place where it is stored.
 
-    fused: what is added to its weights as they are read.
+    changes: what is added to its weights as they are read.
     """
 
     name: str
     config: Config
     weights: Mapping[str, Stored]
-    fused: tuple[Fused, ...] = ()
+    changes: tuple[Change, ...] = ()
 
     def load(self) -> Any:
         """Returns a new module, its weights in float32, in eval mode and without gradients."""
         module = BUILDERS[self.name](self.config)
         tensors = _read(self.weights)
-        for one in self.fused:
+        for one in self.changes:
             weight = tensors[one.weight]
-            weight += one.scale * change(one.form, _read(one.tensors)).reshape(weight.shape)
+            weight += torch.from_numpy(one.read()).reshape(weight.shape)
         module.load_state_dict(tensors, assign=True)
         return module.eval().requires_grad_(False)
 
@@ -194,7 +184,7 @@ def _open_file(path: Path, configs: Path | None, vae: Path | None) -> Checkpoint
         folder = _configs_folder(family, configs, shapes)
         absent = [file for file in map("{}.json".format, (*family.slots, "scheduler")) if not (folder / file).is_file()]
         if absent:
-            return [f"{folder} has no {families.first_few(absent)}"]
+            return [f"{folder} has no {first_few(absent)}"]
         known = _local_configs(family, configs, shapes)
         return families.config_differences(family, known) + families.shape_differences(family, shapes, known)
 
@@ -376,7 +366,7 @@ def _problems(source: Source, wanted: Mapping[str, Shape], found: Mapping[str, S
         f"of a type other than {', '.join(FLOATS)}": alien,
         "unexpected": unused,
     }
-    return [f"{kind}: {families.first_few(keys)}" for kind, keys in kinds.items() if keys]
+    return [f"{kind}: {first_few(keys)}" for kind, keys in kinds.items() if keys]
 
 
 def _wanted(name: str, source: Source) -> dict[str, Shape]:

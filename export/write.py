@@ -14,7 +14,7 @@ from latentrt.errors import CheckpointError
 from latentrt.export.families import Config, shown_by_channels
 from latentrt.export.gate import gated
 from latentrt.export.load import Checkpoint, load_checkpoint
-from latentrt.export.lora import Lora, loras_provenance, with_loras
+from latentrt.export.lora import loras_provenance, with_loras
 from latentrt.export.parts import Part, parts_of, vae_factor
 from latentrt.export.precision import PRECISIONS, FloatPrecision
 from latentrt.export.preview import fit_to_rgb
@@ -22,6 +22,7 @@ from latentrt.export.save import save_graph
 from latentrt.export.settings import defaults_of, ignored_entries, schedule_of
 from latentrt.export.trace import trace
 from latentrt.export.vocabulary import clip_tokenizer, tokenizer_from_folder
+from latentrt.lora.files import Lora
 from latentrt.manifest import (
     FORMAT,
     Component,
@@ -145,7 +146,8 @@ def text_of(checkpoint: Checkpoint, pads: Mapping[str, int]) -> Text:
     )
     first, *_ = pads.values()
     others = {name: pad for name, pad in pads.items() if pad != first}
-    return Text(layers, tuple(encoders), others, checkpoint.zero_negative)
+    unread = {name: encoder.skipped for name, encoder in encoders.items() if encoder.skipped and not encoder.pooled}
+    return Text(layers, tuple(encoders), others, checkpoint.zero_negative, unread)
 
 
 def write_component(part: Part, folder: Path, precision: FloatPrecision, progress: Progress) -> Component:

@@ -11,6 +11,8 @@ LatentError                 anything this package raises on purpose (1)
 └── OutputError             a file or folder that cannot be written where it was asked for (7)
 """
 
+from collections.abc import Sequence
+
 
 class LatentError(Exception):
     """Base of every error that latentrt raises on purpose."""
@@ -60,3 +62,12 @@ class OutputError(LatentError, OSError):
     """A file or folder cannot be written where it was asked for."""
 
     exit_status = 7
+
+
+def first_few(names: Sequence[str]) -> str:
+    """Returns the names for a message, cut after four.
+
+    >>> first_few("abcdef")
+    'a, b, c, d, … (6 in all)'
+    """
+    return ", ".join(names[:4]) + (f", … ({len(names)} in all)" if len(names) > 4 else "")

@@ -60,13 +60,15 @@ class Text:
 
     layers: the most that the encoders' input `clip_skip` may be. encoders: the components that take the tokens; their
     contexts are laid side by side. pads: the id that fills rows of one, where it is not the tokenizer's.
-    zero_negative: zeros stand for a negative prompt that is not given, in place of an empty text.
+    zero_negative: zeros stand for a negative prompt that is not given, in place of an empty text. unread: how many
+    layers an encoder has at its end that nothing reads; its graph is without them.
     """
 
     layers: int
     encoders: tuple[str, ...] = ("text_encoder",)
     pads: Mapping[str, int] = field(default_factory=dict)
     zero_negative: bool = False
+    unread: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -143,7 +145,7 @@ class Manifest:
 
 
 # Keys that bundles of earlier versions do not have; only what says something is written.
-LATER = ("quantization", "encoders", "pads", "zero_negative", "size_ids", "shown")
+LATER = ("quantization", "encoders", "pads", "zero_negative", "unread", "size_ids", "shown")
 
 
 def read(text: str | bytes) -> Manifest:

@@ -51,14 +51,15 @@ CURVE_NAMES = {
 def png_text(result: Result, image: int) -> dict[str, str]:
     """The text chunks for one image of a result: "parameters" for people and other tools, "latentrt" for this one.
 
-    All of the second but version, bundle and engine are fields of `Request`, and make the same image again; in place of
-    the image that a run started from stands what tells it from others.
+    All of the second but version, bundle, loras and engine are fields of `Request`, and make the same image again; in
+    place of the image that a run started from stands what tells it from others.
     """
     settings = plain(with_seed(result.settings, image))
     [seed], variations, options = (settings.pop(key) for key in ("seeds", "variation_seeds", "options"))
     record = {
         "version": VERSION,
         "bundle": {"name": result.bundle, "sha256": result.sha256},
+        **({"loras": [asdict(lora) for lora in result.loras]} if result.loras else {}),
         "engine": result.engine,
         **settings,
         "seed": seed,
@@ -93,6 +94,8 @@ def infotext(record: dict[str, Any]) -> str:
         "Size": f"{record['width']}x{record['height']}",
         "Model hash": record["bundle"]["sha256"][:10],
         "Model": record["bundle"]["name"],
+        "LoRA": ", ".join(f"{one['file']} {one['scale']:g} {one['sha256'][:10]}" for one in record.get("loras", ()))
+        or None,
         "Variation seed": record["variation_seed"],
         "Variation seed strength": record["variation_strength"] or None,
         "Denoising strength": record.get("strength"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latentrt.image import preview_image, save_png
+from latentrt.lora.weights import Applied
 from latentrt.settings import Settings
 from latentrt.tensors import Array
 
@@ -40,7 +41,8 @@ class Step:
 class Result:
     """The images of a run and how they came about.
 
-    images: RGB Pillow images. seeds: one an image. bundle: its name. sha256: its manifest's.
+    images: RGB Pillow images. seeds: one an image. bundle: its name. sha256: its manifest's. loras: what was added to
+    its weights.
     timings: seconds by phase. A component's name is the time of its calls; besides, "prompt" is the reading of texts,
     "sampler" what a step does outside the UNet, noise and guidance included, "image" the way from pixels to pictures
     and back.
@@ -52,6 +54,7 @@ class Result:
     engine: str
     bundle: str
     sha256: str
+    loras: tuple[Applied, ...] = ()
 
     @property
     def seeds(self) -> tuple[int, ...]:

@@ -9,28 +9,11 @@ from typing import Any
 import click
 
 from latentrt.cli.output import as_json, print_json
+from latentrt.cli.scaled import scaled_files
 from latentrt.errors import EngineError
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 ANYTHING = click.Path(path_type=Path)
-
-
-def pairs(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> list[tuple[Path, float]]:
-    """The file and the scale of each FILE:SCALE, of FILE alone a scale of 1."""
-    return [pair(value) for value in values]
-
-
-def pair(value: str) -> tuple[Path, float]:
-    """The file and the scale that `value` names. Raises BadParameter for a scale that is no number."""
-    file, colon, scale = value.rpartition(":")
-    if not colon:
-        return Path(value), 1.0
-    try:
-        return Path(file), float(scale)
-    except ValueError as error:
-        raise click.BadParameter(
-            f"got the scale {scale!r} in {value!r}, expected FILE:SCALE with a number, such as {file}:0.8"
-        ) from error
 
 
 @click.command()
@@ -50,7 +33,7 @@ def pair(value: str) -> tuple[Path, float]:
 @click.option(
     "--lora",
     "loras",
-    callback=pairs,
+    callback=scaled_files,
     multiple=True,
     metavar="FILE:SCALE",
     help="A LoRA to fuse, and how much of it. May be repeated.",
@@ -65,9 +48,9 @@ def export(checkpoint: Path, out: Path, as_json: bool, loras: list[tuple[Path, f
     `pip install 'latentrt[export]'`.
     """
     try:
-        from latentrt.export.lora import Lora
         from latentrt.export.write import ExportOptions
         from latentrt.export.write import export as write_bundle
+        from latentrt.lora.files import Lora
     except ImportError as error:
         raise EngineError(f"export needs {error.name}: run `pip install 'latentrt[cpu,export]'`") from error
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from latentrt.cli.output import as_json, print_json, progress_bar
+from latentrt.cli.scaled import scaled_files
 from latentrt.errors import RequestError
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from latentrt.request import Request
     from latentrt.result import Result
     from latentrt.settings import Settings
+
+
+# "cpu" is the faster engine of two, of which only this one takes LoRA files.
+CPU, ONNX_RUNTIME = "cpu", "onnxruntime"
 
 
 def size_of(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -63,6 +68,14 @@ def pixels_of(_context: click.Context, _option: click.Parameter, value: str | No
 @click.argument("prompt", required=False)
 @click.option(
     "--bundle", default="emoji", metavar="DIR", show_default=True, help="A bundle's folder or a built-in name."
+)
+@click.option(
+    "--lora",
+    "loras",
+    callback=scaled_files,
+    multiple=True,
+    metavar="FILE:SCALE",
+    help="A LoRA to add, and how much of it. May be repeated.",
 )
 @click.option("--negative", default="", metavar="TEXT", help="What the picture should not show.")
 @click.option("--steps", type=int, help="How many denoising steps.")
@@ -136,6 +149,7 @@ def generate(
     prompt: str | None,
     prompts: Path | None,
     bundle: str,
+    loras: list[tuple[Path, float]],
     engine: str,
     out: Path | None,
     no_metadata: bool,
@@ -154,11 +168,14 @@ def generate(
     animated = check_out(out, frames=options["frames"] is not None)
     wanted = requests(prompt, prompts, **options)
     budget = None if memory_budget is None else int(memory_budget * 1e9)
+    if loras and engine == CPU:
+        engine = ONNX_RUNTIME  # the one for a CPU that takes them
     opened = partial(load, engine=engine, split_guidance=split_guidance, memory_budget=budget)
     if refiner is not None:
-        with opened(bundle) as base:
+        with with_loras(opened(bundle), loras) as base:
             wanted = [handed_over(base, request, refine_from) for request in wanted]
-    with opened(refiner or bundle) as pipeline:
+        loras = []
+    with with_loras(opened(refiner or bundle), loras) as pipeline:
         runs = [pipeline.steps(request) for request in wanted]  # all are checked before the first picture is made
         results = [finished(run) for run in runs]
     if out is not None and animated:
@@ -172,6 +189,14 @@ def generate(
     else:
         for file in dict.fromkeys(file for named in files for file in named):
             click.echo(file)
+
+
+def with_loras(pipeline: Pipeline, loras: list[tuple[Path, float]]) -> Pipeline:
+    """The pipeline with these files added. Raises RequestError for one that is given twice."""
+    scales: dict[str | Path, float] = dict(loras)
+    if len(scales) < len(loras):
+        raise RequestError(f"--lora: got {', '.join(str(file) for file, _ in loras)}, expected each file once")
+    return pipeline.with_loras(scales) if loras else pipeline
 
 
 def check_out(out: Path | None, *, frames: bool) -> bool:
@@ -273,6 +298,7 @@ def report(result: Result, files: list[Path]) -> dict[str, Any]:
     return {
         "files": [str(file) for file in files],
         "bundle": {"name": result.bundle, "sha256": result.sha256},
+        "loras": [asdict(lora) for lora in result.loras],
         "engine": result.engine,
         "settings": plain(result.settings),
         "seconds": {phase: round(seconds, 6) for phase, seconds in result.timings.items()},

@@ -7,7 +7,7 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from latentrt.errors import EngineError, OutOfMemoryError
 from latentrt.manifest import Component
@@ -37,13 +37,25 @@ class Engine(Protocol):
         ...
 
 
+class Weight(Protocol):
+    """What stands in for an initialiser of a graph."""
+
+    def read(self) -> Array:
+        """Returns it, in the shape and type of the initialiser."""
+        ...
+
+
+Weights: TypeAlias = Mapping[str, Weight]
+
+
 @dataclass(frozen=True)
 class EngineKind:
     """Where an engine lives: the module that opens it, the package that it needs, the extra that installs that.
 
     variant: what of several the module is to open. or_else: other names under which the package comes. file: a file
     that has to be in the package. builder: the module that builds what the engine runs, which is a layer above this
-    one and is asked only when a call finds nothing that takes it; its `build_plan` is described at ours.
+    one and is asked only when a call finds nothing that takes it; its `build_plan` is described at ours. exchanges:
+    whether its graphs can be loaded with other weights than are in their files.
     """
 
     module: str
@@ -53,6 +65,7 @@ class EngineKind:
     or_else: tuple[str, ...] = ()
     file: str = ""
     builder: str = ""
+    exchanges: bool = False
 
     @property
     def installed(self) -> bool:
@@ -79,9 +92,9 @@ CUDA = "capi/libonnxruntime_providers_cuda.so"
 TENSORRT = "capi/libonnxruntime_providers_tensorrt.so"
 
 ENGINES = {
-    "onnxruntime": EngineKind("latentrt.engines.onnxruntime", "onnxruntime", "cpu", "cpu"),
+    "onnxruntime": EngineKind("latentrt.engines.onnxruntime", "onnxruntime", "cpu", "cpu", exchanges=True),
     "openvino": EngineKind("latentrt.engines.openvino", "openvino", "openvino", "cpu"),
-    "cuda": EngineKind("latentrt.engines.onnxruntime", "onnxruntime", "cuda", "cuda", file=CUDA),
+    "cuda": EngineKind("latentrt.engines.onnxruntime", "onnxruntime", "cuda", "cuda", file=CUDA, exchanges=True),
     "cuda-tensorrt": EngineKind("latentrt.engines.onnxruntime", "onnxruntime", "cuda", "cuda-tensorrt", file=TENSORRT),
     "tensorrt": EngineKind(
         "latentrt.engines.tensorrt",
@@ -129,6 +142,27 @@ def open_engines(name: str, bundle: Bundle, *, frugal: bool = False) -> dict[str
     """
     kind = engine_kind(name)
     opened: dict[str, Engine] = importlib.import_module(kind.module).open_engines(bundle, kind.variant, frugal=frugal)
+    return opened
+
+
+def open_changed(
+    name: str, bundle: Bundle, weights: Mapping[str, Weights], *, frugal: bool = False
+) -> dict[str, Engine]:
+    """Returns engines for the components of a bundle that some weights are changed of; nothing is loaded yet.
+
+    weights: by component, then by initialiser. frugal: as in `open_engines`. Raises EngineError for an engine that
+    cannot take them.
+    """
+    kind = engine_kind(name)
+    if not kind.exchanges:
+        able = " or ".join(one for one, kind in ENGINES.items() if kind.exchanges)
+        raise EngineError(
+            f"LoRA: got the engine {name}, expected {able}; load with one of these (--engine), or fuse the file into "
+            "the bundle with `latentrt export --lora FILE:SCALE`"
+        )
+    opened: dict[str, Engine] = importlib.import_module(kind.module).open_changed(
+        bundle, weights, kind.variant, frugal=frugal
+    )
     return opened
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentrt.bundle import Bundle
-from latentrt.engines import failure
+from latentrt.engines import Weights, failure
+from latentrt.engines.initializers import with_weights
 from latentrt.engines.optimised import graph_of
 from latentrt.errors import EngineError
 from latentrt.manifest import Component
@@ -40,6 +41,8 @@ PROVIDERS: dict[str, dict[str, dict[str, str]]] = {
 # Operators that no shape is computed with: on the CPU, they are the model itself. Those of shapes belong there.
 HEAVY = {"Conv", "ConvTranspose", "Gemm", "MatMul", "InstanceNormalization", "LayerNormalization", "Resize", "Softmax"}
 ASSIGNMENT = "session.record_ep_graph_assignment_info"
+NO_WEIGHTS: Weights = {}
+NO_ARRAYS: Mapping[str, Array] = {}
 
 
 def open_engines(bundle: Bundle, variant: str = "cpu", *, frugal: bool = False) -> dict[str, Engine]:
@@ -55,6 +58,22 @@ def engine_of(bundle: Bundle, name: str, variant: str, *, frugal: bool = False) 
     return OnnxRuntimeEngine(name, component, graph, variant, optimised=built is not None, frugal=frugal)
 
 
+def open_changed(
+    bundle: Bundle, weights: Mapping[str, Weights], variant: str = "cpu", *, frugal: bool = False
+) -> dict[str, Engine]:
+    """An engine for each component that weights are changed of; see `latentrt.engines.open_changed`.
+
+    What was optimised for this processor has its weights packed: these run the canonical graph.
+    """
+    components = bundle.manifest.components
+    return {
+        name: OnnxRuntimeEngine(
+            name, components[name], bundle.path(components[name].file), variant, frugal=frugal, weights=changed
+        )
+        for name, changed in weights.items()
+    }
+
+
 def open_engine(name: str, component: Component, folder: Path, variant: str = "cpu") -> OnnxRuntimeEngine:
     """The engine for one component; see `latentrt.engines.open_engine`."""
     return OnnxRuntimeEngine(name, component, folder / component.file, variant)
@@ -64,6 +83,7 @@ class OnnxRuntimeEngine:
     """One ONNX Runtime session, made on first use.
 
     optimised: whether the graph is one of `optimised.graph_of`. frugal: whether memory goes back after every call.
+    weights: what stands in for initialisers of the graph.
     """
 
     def __init__(
@@ -75,10 +95,12 @@ class OnnxRuntimeEngine:
         *,
         optimised: bool = False,
         frugal: bool = False,
+        weights: Weights = NO_WEIGHTS,
     ) -> None:
         self.name, self.component, self.path, self.variant = name, component, path, variant
-        self.optimised, self.frugal = optimised, frugal
+        self.optimised, self.frugal, self.weights = optimised, frugal, weights
         self.session: InferenceSession | None = None
+        self.held: Mapping[str, Array] = {}
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Every output by name. Raises ShapeError for feeds that do not fit, EngineError if the run fails."""
@@ -95,20 +117,31 @@ class OnnxRuntimeEngine:
     def load(self) -> None:
         """Makes the session. Raises EngineError if ONNX Runtime refuses the graph."""
         if self.session is None:
-            self.session = new_session(self.path, self.variant, optimised=self.optimised, frugal=self.frugal)
+            self.held = {name: weight.read() for name, weight in self.weights.items()}
+            self.session = new_session(
+                self.path, self.variant, optimised=self.optimised, frugal=self.frugal, weights=self.held
+            )
 
     def unload(self) -> None:
         """Drops the session; its memory goes back to the system."""
-        self.session = None
+        self.session, self.held = None, {}
 
     def close(self) -> None:
         """The same as `unload`: a session holds nothing else, and a later call would make it again."""
         self.unload()
 
 
-def new_session(path: Path, variant: str = "cpu", *, optimised: bool = False, frugal: bool = False) -> InferenceSession:
+def new_session(
+    path: Path,
+    variant: str = "cpu",
+    *,
+    optimised: bool = False,
+    frugal: bool = False,
+    weights: Mapping[str, Array] = NO_ARRAYS,
+) -> InferenceSession:
     """A session of a graph, which is run as it is if it is `optimised`; `frugal` as in `OnnxRuntimeEngine`.
 
+    weights: what stands in for initialisers; the session does not hold them, so they have to live as long.
     Raises EngineError if it cannot be made, or would not run as asked.
     """
     try:
@@ -122,13 +155,15 @@ def new_session(path: Path, variant: str = "cpu", *, optimised: bool = False, fr
     if optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.enable_cpu_mem_arena = not frugal  # an arena grows by doubling: 3.2 GB for a decoder that needs 1.6
+    source = exchanged(path, weights, options) if weights else path
     providers = PROVIDERS[variant]
     check_available(providers, onnxruntime)
     if variant != "cpu":
         options.add_session_config_entry(ASSIGNMENT, "1")
         preload(onnxruntime)
     try:
-        session = onnxruntime.InferenceSession(path, options, providers=list(providers.items()), enable_fallback=0)
+        session = onnxruntime.InferenceSession(source, options, providers=list(providers.items()), enable_fallback=0)
+        session._model_bytes = None  # kept for a fallback that is off: the whole graph once more
     except Exception as error:  # ONNX Runtime's own errors share no base but Exception
         raise failure(
             f"{path}: ONNX Runtime cannot load it: {one_line(error)}; check it with `latentrt verify`", error
@@ -137,6 +172,21 @@ def new_session(path: Path, variant: str = "cpu", *, optimised: bool = False, fr
     if variant != "cpu":
         check_assigned(path, session)
     return session
+
+
+def exchanged(path: Path, weights: Mapping[str, Array], options: SessionOptions) -> Path | bytes:
+    """What a session is made of that has these weights in place of the graph's, before it folds or packs any.
+
+    ONNX Runtime takes others only for weights beside the graph; those in it are exchanged in a copy. Its
+    `add_initializer` takes both, but leaves the old ones to what is rewritten at load, such as convolutions.
+    """
+    from onnxruntime import OrtValue
+
+    content = with_weights(path, weights)
+    if content is None:
+        values = [OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+        options.add_external_initializers(list(weights), values)
+    return content or path
 
 
 def new_options() -> SessionOptions:

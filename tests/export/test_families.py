@@ -3,32 +3,27 @@
 Each family is exported from a diffusers folder; a single file in the original layout has to hold the same tensors.
 """
 
-import itertools
 import json
-import math
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, SchedulerMixin
 from PIL import Image
 
-import latentrt
 from latentrt.errors import RequestError
 from latentrt.export.build import Options, build
 from latentrt.export.families import CONFIGS, FAMILIES, config_differences
 from latentrt.export.load import BUILDERS, load_checkpoint
 from latentrt.export.parts import vae_parts
-from latentrt.export.settings import sampler_of, schedule_of
-from latentrt.export.write import ExportOptions, export
-from latentrt.pipeline import Pipeline
+from latentrt.lora.places import places_of, unread_of
 from latentrt.request import Request
+from tests.export import loras
+from tests.export.pairs import PROMPT, SIZE, opened_pair
 from tests.export.parts import written
-from tests.export.tiny_families import TINY, VARIANTS, XL_VAE, module_of, reference, save_file
+from tests.export.tiny_families import TINY, VARIANTS, XL_VAE, module_of, save_file
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -38,67 +33,20 @@ pytestmark = [
 ]
 
 LEAST_DB = 45.0
-PROMPT = "a red (apple"
-# What is padding in Stable Diffusion 2's vocabulary. SDXL's two encoders disagree on it in diffusers: docs/prompts.md.
-PADDING = {"sd2": "!"}
-SIZE = {"width": 80, "height": 56}
 TEXT_COMPONENTS = ("text_encoder", "text_encoder_2", "cross_kv", "time_bias")
 XL_COMPONENTS = (*TEXT_COMPONENTS, "unet", "vae_decoder", "vae_encoder")
 
 
-@dataclass(frozen=True)
-class Pair:
-    """A family's small checkpoint on both sides."""
-
-    name: str
-    folder: Path
-    ours: Pipeline
-    theirs: DiffusionPipeline
-    scheduler: SchedulerMixin
-
-    def with_scheduler(self, scheduler):
-        """Returns the pair with another scheduler on both sides; graphs do not depend on it."""
-        config = json.loads(scheduler.to_json_string())  # with the name of its class
-        bundle = self.ours.bundle
-        manifest = replace(
-            bundle.manifest,
-            schedule=schedule_of(config),
-            defaults=replace(bundle.manifest.defaults, sampler=sampler_of(config)),
-        )
-        ours = Pipeline(replace(bundle, manifest=manifest), self.ours.tokenizer, self.ours.engines)
-        return replace(self, ours=ours, scheduler=scheduler)
-
-    def psnr(self, prompt=None, *, theirs=None, **options):
-        """The PSNR in dB of one request's pixels, not yet rounded. theirs: how diffusers is called otherwise."""
-        prompt = prompt or PROMPT + PADDING.get(self.name, "")
-        request = Request(prompt, **{"seed": 5, "steps": 3, "syntax": "plain", **SIZE, **options})
-        *_, last = itertools.islice(self.ours.steps(request), request.steps)
-        got = np.clip(self.ours.decode(last.latents) / 2 + 0.5, 0, 1).transpose(0, 2, 3, 1)
-        calls = {
-            **({"negative_prompt": request.negative} if request.negative else {}),
-            "num_inference_steps": request.steps,
-            "guidance_scale": request.guidance,
-            "generator": torch.Generator().manual_seed(5),
-            **({} if "image" in (theirs or {}) else SIZE),
-        }
-        self.theirs.scheduler = self.scheduler
-        expected = self.theirs(**({"prompt": prompt, "output_type": "np"} | calls | (theirs or {}))).images
-        return 20 * math.log10(1 / max(np.sqrt(np.mean((got - expected) ** 2)), 1e-9))
-
-
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory):
-    """Makes a family's pair, once. Its weights are stored in fp16, which holds them, and computed with in fp32."""
+    """Makes a family's pair, once."""
     with ExitStack() as opened:
 
         @cache
         def pair(name):
-            folder = tmp_path_factory.mktemp(name)
-            theirs = reference(TINY[name], folder / "tokenizers")
-            theirs.save_pretrained(folder / "checkpoint")
-            export(folder / "checkpoint", folder / "bundle", ExportOptions(precision="w16"))
-            ours = opened.enter_context(latentrt.load(folder / "bundle"))
-            return Pair(name, folder, ours, theirs, theirs.scheduler)
+            made = opened_pair(name, tmp_path_factory.mktemp(name))
+            opened.enter_context(made.ours)
+            return made
 
         yield pair
 
@@ -202,6 +150,32 @@ def test_two_encoders_read_the_same_weights_and_chunks(pair):
     zeros = {f"negative_{name}": torch.zeros_like(tensor) for name, tensor in embedded.items()}
     theirs = {"prompt": None, "negative_prompt": None, **embedded, **zeros}
     assert pair.psnr(" BREAK ".join(words), guidance=5.0, syntax="strict", theirs=theirs) >= LEAST_DB
+
+
+@of("sdxl")
+@pytest.mark.filterwarnings("ignore:.*adapter")
+def test_loras_at_run_time_draw_what_diffusers_draws_with_them(pair):
+    loras.save_both(pair.folder, TINY["sdxl"])
+    loras.load_both(pair.theirs, pair.folder)
+    added = replace(pair, ours=pair.ours.with_loras(loras.scales_in(pair.folder)))
+    found, without = (one.psnr(guidance=5.0) for one in (added, pair))
+    pair.theirs.unload_lora_weights()
+    print(f"{found:.1f} dB, without {without:.1f}")
+    assert found >= LEAST_DB and without < 40
+
+
+@of("sdxl", "pruned")
+def test_every_weight_of_the_checkpoint_is_found_in_the_graphs(pair):
+    checkpoint, places = load_checkpoint(pair.folder / "checkpoint"), places_of(pair.ours.bundle)
+    unread = unread_of(pair.ours.bundle, places)
+    for name, known in places.items():
+        state = checkpoint.components[name].load().state_dict()
+        module = {key.removeprefix("text_model."): tensor for key, tensor in state.items()}
+        matrices = {key: tuple(tensor.shape) for key, tensor in module.items() if tensor.ndim > 1}
+        assert {key: place.shape for key, place in known.items()} | unread[name] == matrices
+        for key, place in known.items():
+            np.testing.assert_array_equal(place.of(place.initializer.read()), module[key].numpy())
+            assert place.initializer.uses == 1
 
 
 @pytest.mark.parametrize("leaves", [True, False])

@@ -1,54 +1,32 @@
-"""LoRA fused at export: the same image as diffusers' load_lora_weights and fuse_lora; every file that does not fit."""
+"""LoRA files fused into a checkpoint: the weights that peft merges, and every file that does not fit."""
 
 import pytest
 import torch
 from click.testing import CliRunner
-from diffusers import StableDiffusionPipeline
 from peft import LoHaConfig, LoKrConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import set_peft_model_state_dict
 from safetensors.torch import save_file
 
-import latentrt
 from latentrt.bundle import sha256_of
 from latentrt.cli.export import export as command
 from latentrt.errors import CheckpointError
 from latentrt.export.load import load_checkpoint
-from latentrt.export.lora import Lora, loras_provenance, with_loras
-from latentrt.export.lora_names import part_of, weights_by_name
+from latentrt.export.lora import loras_provenance, with_loras
 from latentrt.export.write import ExportOptions, export
-from latentrt.request import Request
+from latentrt.lora.files import Lora
+from latentrt.lora.names import part_of, weights_by_name
 from tests.export import compvis, loras, test_parity, tiny
-from tests.export.test_parity import NEGATIVE, PROMPT, Pair, diffusers_pipeline
 
 pytestmark = test_parity.pytestmark
-
-LEAST_DB = 100.0
-SCALES = {"kohya": 0.8, "diffusers": -0.5}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A checkpoint and LoRA files for it: kohya's layout; diffusers' with alphas in its header; peft's old names."""
+    """A checkpoint and a LoRA file for it."""
     path = tmp_path_factory.mktemp("lora")
     tiny.save_diffusers_folder(path / "checkpoint")
-    first, second = loras.adapters(1), loras.adapters(2)
-    loras.save_kohya(path / "kohya.safetensors", first, alpha=5)
-    settings = {
-        "r": 3,
-        "lora_alpha": 2,
-        "alpha_pattern": {"conv_in": 7},
-        "target_modules": loras.UNET_LAYERS,
-    }
-    text = {"r": 3, "lora_alpha": 2, "target_modules": loras.TEXT_LAYERS}
-    StableDiffusionPipeline.save_lora_weights(
-        path,
-        unet_lora_layers=second["unet"],
-        text_encoder_lora_layers=second["text_encoder"],
-        unet_lora_adapter_metadata=settings,
-        text_encoder_lora_adapter_metadata=text,
-        weight_name="diffusers.safetensors",
-    )
+    loras.save_kohya(path / "kohya.safetensors", loras.adapters(1), alpha=5)
     return path
 
 
@@ -56,27 +34,6 @@ def fused(folder, *chosen):
     """Returns the checkpoint's UNet and text encoder with the files fused into them."""
     checkpoint = with_loras(load_checkpoint(folder / "checkpoint"), chosen)
     return checkpoint.load_unet(), checkpoint.load_text_encoder()
-
-
-@pytest.mark.filterwarnings("ignore")  # the reference warns of a second adapter
-def test_the_image_is_that_of_diffusers_with_both_fused(folder):
-    chosen = tuple(Lora(folder / f"{name}.safetensors", scale) for name, scale in SCALES.items())
-    export(folder / "checkpoint", folder / "bundle", ExportOptions(loras=chosen))
-    modules = tiny.build_unet(), tiny.build_vae(), tiny.build_text_encoder()
-    theirs = diffusers_pipeline(folder / "tokenizer", *modules)
-    request = Request(PROMPT, NEGATIVE, 3, 4.0, 5, 80, 56, "ddim")
-    with latentrt.load(folder / "bundle") as ours:
-        assert ours.bundle.manifest.provenance | loras_provenance(chosen) == ours.bundle.manifest.provenance
-        pair = Pair(ours, theirs, {})
-        plain = pair.losses(request)
-        for name in SCALES:
-            theirs.load_lora_weights(folder, weight_name=f"{name}.safetensors", adapter_name=name)
-        theirs.set_adapters(list(SCALES), list(SCALES.values()))
-        theirs.fuse_lora(adapter_names=list(SCALES))
-        theirs.unload_lora_weights()
-        both = pair.losses(request)
-    print(f"with {both[0]:.1f} dB, {both[1]:.1f} dB; without {plain[0]:.1f} dB, {plain[1]:.1f} dB")
-    assert max(plain) < 40 and min(both) > LEAST_DB
 
 
 def test_provenance_names_file_scale_and_hash(folder):
@@ -119,7 +76,7 @@ def split(adapter):
 def test_every_layer_is_found_by_its_original_name():
     unet = tiny.build_unet()
     weights = unet.state_dict()
-    found = weights_by_name("unet", unet.config, weights)
+    found = weights_by_name("unet", weights)
     kinds = [key for key in weights if key.endswith("weight") and weights[key].ndim > 1]
     originals = {tensor.data_ptr(): name for name, tensor in compvis.unet_tensors(unet).items()}
     for key in kinds:

@@ -1,4 +1,4 @@
-"""A small checkpoint of every family but Stable Diffusion 1: random weights from a fixed seed, diffusers' own classes.
+"""A small checkpoint of every family: random weights from a fixed seed, diffusers' own classes.
 
 Each is a value: its modules' configs, its scheduler, what pads its rows, and how its single file is written.
 """
@@ -175,15 +175,12 @@ XL_EULER = partial(EulerDiscreteScheduler, **EULER, timestep_spacing="leading")
 TURBO_1 = partial(EulerDiscreteScheduler, **EULER, timestep_spacing="trailing")
 TURBO_XL = partial(EulerAncestralDiscreteScheduler, **EULER, timestep_spacing="trailing")
 
-LCM = {
-    "unet": {**UNET, "time_cond_proj_dim": 256},
-    "vae": tiny.VAE,
-    "text_encoder": {**tiny.TEXT_ENCODER, "architectures": ["CLIPTextModel"]},
-}
+SD1 = {"unet": UNET, "vae": tiny.VAE, "text_encoder": {**tiny.TEXT_ENCODER, "architectures": ["CLIPTextModel"]}}
+LCM = {**SD1, "unet": {**UNET, "time_cond_proj_dim": 256}}
 EOS = "<|endoftext|>"
 # As segmind/tiny-sd: a layer a level, no middle. As SSD-1B: attention that is as deep as was left at each place.
 PRUNED = {
-    **LCM,
+    **SD1,
     "unet": {
         **UNET,
         "down_block_types": ("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
@@ -205,7 +202,7 @@ SMALL_UNET = {
     "down_block_types": ("CrossAttnDownBlock2D",),
     "up_block_types": ("CrossAttnUpBlock2D",),
 }
-SD1 = {**LCM, "unet": SMALL_UNET}
+SMALL_SD1 = {**SD1, "unet": SMALL_UNET}
 SMALL_SD2 = {**SD2, "unet": {**SMALL_UNET, "use_linear_projection": True}}
 
 
@@ -215,13 +212,15 @@ def widened(configs: Mapping[str, Any], channels: int) -> dict[str, Any]:
 
 
 SHOWN = {
-    "inpaint": Tiny(StableDiffusionInpaintPipeline, widened(SD1, 9), EPSILON, {"tokenizer": EOS}, sd1_file, NO_CHECKER),
+    "inpaint": Tiny(
+        StableDiffusionInpaintPipeline, widened(SMALL_SD1, 9), EPSILON, {"tokenizer": EOS}, sd1_file, NO_CHECKER
+    ),
     "sd2-inpaint": Tiny(
         StableDiffusionInpaintPipeline, widened(SMALL_SD2, 9), EPSILON, {"tokenizer": "!"}, sd2_file, NO_CHECKER
     ),
     "sdxl-inpaint": Tiny(StableDiffusionXLInpaintPipeline, widened(XL, 9), XL_EULER, XL_TOKENIZERS, sdxl_file, NO_MARK),
     "pix2pix": Tiny(
-        StableDiffusionInstructPix2PixPipeline, widened(SD1, 8), EPSILON, {"tokenizer": EOS}, sd1_file, NO_CHECKER
+        StableDiffusionInstructPix2PixPipeline, widened(SMALL_SD1, 8), EPSILON, {"tokenizer": EOS}, sd1_file, NO_CHECKER
     ),
     "sdxl-pix2pix": Tiny(
         StableDiffusionXLInstructPix2PixPipeline, widened(XL, 8), XL_EULER, XL_TOKENIZERS, sdxl_file, NO_MARK
@@ -231,6 +230,7 @@ SHOWN = {
 TINY = {
     "lcm": Tiny(LatentConsistencyModelPipeline, LCM, LCMScheduler, {"tokenizer": EOS}, None, NO_CHECKER),
     "pruned": Tiny(StableDiffusionPipeline, PRUNED, EPSILON, {"tokenizer": EOS}, None, NO_CHECKER),
+    "sd1": Tiny(StableDiffusionPipeline, SD1, EPSILON, {"tokenizer": EOS}, None, NO_CHECKER),
     "ssd": Tiny(StableDiffusionXLPipeline, {**XL, "unet": SSD_UNET}, XL_EULER, XL_TOKENIZERS, None, NO_MARK),
     "sd2": Tiny(StableDiffusionPipeline, SD2, V, {"tokenizer": "!"}, sd2_file, NO_CHECKER),
     "sdxl-refiner": Tiny(

@@ -9,8 +9,8 @@ in it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Iterator
 
 # How files call a component, in front of the layer's path. peft's own files of one module say nothing.
 PREFIXES = {
@@ -40,6 +40,7 @@ ORIGINAL_RESNET = {
     "time_emb_proj": "emb_layers.1",
     "conv_shortcut": "skip_connection",
 }
+DOWN_RESNET = re.compile(r"down_blocks\.(\d+)\.resnets\.(\d+)\.")
 BLOCK = re.compile(r"(?:(down|up)_blocks\.(\d+)|mid_block)\.(\w+)\.(\d+)(?:\.(.+))?")
 
 
@@ -56,35 +57,44 @@ def part_of(key: str) -> tuple[str, str] | None:
     return flat(match["layer"].replace(".processor", "")), HALVES.get(half, half) if half else match["tensor"]
 
 
-def weights_by_name(component: str, config: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, str]:
+def weights_by_name(component: str, keys: Iterable[str]) -> dict[str, str]:
     """Returns the key of each of a component's matrices and kernels, by every name that a file may have for its layer.
 
-    weights: the component's tensors by key.
+    keys: those of the component's tensors.
     """
-    paths = [key.removesuffix(".weight") for key in weights if key.endswith(".weight")]
+    paths = [key.removesuffix(".weight") for key in keys if key.endswith(".weight")]
     names_of = unet_names if component == "unet" else text_names
     return {
         prefix + flat(name): f"{path}.weight"
-        for path in paths
-        for name in names_of(path, config, paths)
+        for path, name in names_of(paths)
         for prefix in PREFIXES.get(component, ())
     }
 
 
-def text_names(path: str, config: Mapping[str, Any], paths: list[str]) -> Iterator[str]:
-    """A text encoder's layer: as transformers 5 and as all older versions call it, and as diffusers once did."""
-    path = path.removeprefix("text_model.")
-    for name in (path, re.sub(r"\b([qkv]|out)_proj$", r"to_\1", path)):
-        yield name
-        yield f"text_model.{name}"
+def text_names(paths: list[str]) -> Iterator[tuple[str, str]]:
+    """A text encoder's layers: as transformers 5 and as all older versions call each, and as diffusers once did."""
+    for path in paths:
+        bare = path.removeprefix("text_model.")
+        for name in (bare, re.sub(r"\b([qkv]|out)_proj$", r"to_\1", bare)):
+            yield path, name
+            yield path, f"text_model.{name}"
 
 
-def unet_names(path: str, config: Mapping[str, Any], paths: list[str]) -> Iterator[str]:
-    """A UNet's layer: as diffusers calls it, as its attention processors did, and as the original implementation."""
-    yield path
-    yield path.removesuffix(".0") if path.endswith("to_out.0") else path
-    if isinstance(layers := config.get("layers_per_block", 2), int) and (name := original_name(path, layers, paths)):
-        yield name
+def unet_names(paths: list[str]) -> Iterator[tuple[str, str]]:
+    """A UNet's layers: as diffusers calls each, as its attention processors did, and as the original implementation."""
+    layers = layers_a_level(paths)
+    for path in paths:
+        yield path, path
+        yield path, path.removesuffix(".0") if path.endswith("to_out.0") else path
+        if layers and (name := original_name(path, layers, paths)):
+            yield path, name
+
+
+def layers_a_level(paths: Iterable[str]) -> int | None:
+    """Returns how many ResNets each level of the way down has; None where they differ, as the original's cannot."""
+    found = {match.groups() for path in paths if (match := DOWN_RESNET.match(path))}
+    counts = set(Counter(level for level, _ in found).values())
+    return counts.pop() if len(counts) == 1 else None
 
 
 def original_name(path: str, layers: int, paths: list[str]) -> str | None:

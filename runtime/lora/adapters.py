@@ -1,0 +1,166 @@
+"""What a low-rank adapter adds to one weight: LoRA, LoHa and LoKr, each a closed form of a few small tensors.
+
+Every form is scaled by alpha / rank. Tensors go by short names: `down` and `up` of a LoRA, `w1_a` and so on of the two
+others, as LyCORIS names them without `hada_` and `lokr_`. Held against peft 0.21 and diffusers 0.42.1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from latentrt.tensors import Array
+
+Tensors = Mapping[str, Array]
+Shape = tuple[int, ...]
+Shapes = Mapping[str, Shape]
+
+
+@dataclass(frozen=True)
+class Form:
+    """One kind of adapter: the tensors that it may have, its rank, the change that it adds to a weight, and its shape.
+
+    rank: None where no tensor is factored, and alpha says nothing. shape: raises KeyError, IndexError or ValueError
+    where the tensors do not go together.
+    """
+
+    name: str
+    tensors: frozenset[str]
+    rank: Callable[[Shapes], int | None]
+    change: Callable[[Tensors], Array]
+    shape: Callable[[Shapes], Shape]
+
+
+def lora(t: Tensors) -> Array:
+    """up @ down, (out, in) or (out, in, height, width): Hu et al. 2021, equation 3; `mid` is LoCon's core."""
+    up, down = flat(t["up"]), flat(t["down"])
+    return cored(t["mid"], up.T, down) if "mid" in t else (up @ down).reshape(-1, *t["down"].shape[1:])
+
+
+def lora_shape(s: Shapes) -> Shape:
+    """The shape of what `lora` returns."""
+    (out, inner), (rank, width) = matrix(s["up"]), matrix(s["down"])
+    if "mid" in s:
+        return cored_shape(s["mid"], (inner, out), (rank, width))
+    return product_shape((out, inner), (rank, width))[:1] + s["down"][1:]
+
+
+def loha(t: Tensors) -> Array:
+    """The Hadamard product of two factored matrices: Hyeon-Woo et al. 2021 (FedPara), propositions 2 and 3."""
+    return factored(t, "1") * factored(t, "2")
+
+
+def loha_shape(s: Shapes) -> Shape:
+    """The shape of what `loha` returns."""
+    first, second = factored_shape(s, "1"), factored_shape(s, "2")
+    if first != second:
+        raise ValueError(f"{first} and {second} differ")
+    return first
+
+
+def lokr(t: Tensors) -> Array:
+    """The Kronecker product of two matrices, either factored or whole: LyCORIS, Yeh et al. 2023, section 3.3."""
+    small, large = factored(t, "1"), factored(t, "2")
+    return np.kron(small.reshape(*small.shape, *[1] * (large.ndim - 2)), large)
+
+
+def lokr_shape(s: Shapes) -> Shape:
+    """The shape of what `lokr` returns."""
+    (rows, columns), large = factored_shape(s, "1"), factored_shape(s, "2")
+    return (rows * large[0], columns * large[1], *large[2:])
+
+
+def lokr_rank(s: Shapes) -> int | None:
+    """Rows of the second factor, of the larger matrix if that is factored."""
+    return next((s[name][0] for name in ("w2_b", "w1_b") if name in s), None)
+
+
+def factored(t: Tensors, which: str) -> Array:
+    """The matrix `which` of a LoHa or LoKr: as it is stored, or the product of its factors."""
+    if f"w{which}" in t:
+        return t[f"w{which}"]
+    a, b = t[f"w{which}_a"], t[f"w{which}_b"]
+    return cored(t[f"t{which}"], a, b) if f"t{which}" in t else a @ b
+
+
+def factored_shape(s: Shapes, which: str) -> Shape:
+    """The shape of what `factored` returns."""
+    if f"w{which}" in s:
+        return s[f"w{which}"]
+    a, b = s[f"w{which}_a"], s[f"w{which}_b"]
+    return cored_shape(s[f"t{which}"], a, b) if f"t{which}" in s else product_shape(a, b)
+
+
+def cored(core: Array, a: Array, b: Array) -> Array:
+    """The kernel (out, in, height, width) of a core (rank, rank, height, width), a (rank, out) and b (rank, in)."""
+    kernel: Array = np.einsum("ijkl,io,jc->ockl", core, a, b, optimize=True)
+    return kernel
+
+
+def cored_shape(core: Shape, a: Shape, b: Shape) -> Shape:
+    """The shape of what `cored` returns."""
+    (first, second, *kernel), (rank_a, out), (rank_b, width) = core, a, b
+    if (first, second) != (rank_a, rank_b):
+        raise ValueError(f"{core} does not lie between {a} and {b}")
+    return (out, width, *kernel)
+
+
+def product_shape(a: Shape, b: Shape) -> Shape:
+    """The shape of the product of two matrices."""
+    (rows, inner), (other, columns) = a, b
+    if inner != other:
+        raise ValueError(f"{a} and {b} have no product")
+    return rows, columns
+
+
+def flat(tensor: Array) -> Array:
+    """A kernel as a matrix, (out, everything else)."""
+    return tensor.reshape(len(tensor), -1)
+
+
+def matrix(shape: Shape) -> Shape:
+    """The shape of a kernel as a matrix."""
+    return shape[0], math.prod(shape[1:])
+
+
+FORMS = (
+    Form("LoRA", frozenset({"down", "up", "mid"}), lambda s: s["down"][0], lora, lora_shape),
+    Form(
+        "LoHa",
+        frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"}),
+        lambda s: s["w1_b"][0],
+        loha,
+        loha_shape,
+    ),
+    Form(
+        "LoKr",
+        frozenset({"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"}),
+        lokr_rank,
+        lokr,
+        lokr_shape,
+    ),
+)
+
+
+def change(form: Form, tensors: Tensors) -> Array:
+    """Returns what the adapter adds at a scale of 1, (out, in, ...) or (out, in * height * width), in float32.
+
+    tensors: by their names in the file's layer, and `alpha`, a number, without which it is the rank.
+    """
+    t = {short(name): tensor for name, tensor in tensors.items()}
+    rank = form.rank({name: tensor.shape for name, tensor in t.items()})
+    whole = form.change(t)
+    return whole * np.float32(t["alpha"].item() / rank) if "alpha" in t and rank else whole
+
+
+def shape_of_change(form: Form, shapes: Shapes) -> Shape:
+    """Returns the shape of what `change` returns; raises as `Form.shape` does."""
+    return form.shape({short(name): shape for name, shape in shapes.items()})
+
+
+def short(name: str) -> str:
+    """A tensor's name without that of its form."""
+    return name.removeprefix("hada_").removeprefix("lokr_")

@@ -1,0 +1,131 @@
+"""Where a bundle's graphs keep the weights that a checkpoint has by other names: turned, stacked, in another graph.
+
+Canonical graphs call each weight as its module did when it was traced (`latentrt.export.split`): matrices that are
+multiplied from the right are turned and say so by their shape, fp16 storage adds its name. What was hoisted out of the
+UNet lies stacked in `cross_kv` and `time_bias`, in the order of the UNet's modules: down, up, middle. What other
+networks take from there lies behind it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from latentrt.bundle import MANIFEST, Bundle
+from latentrt.engines.initializers import Initializer, initializers_of
+from latentrt.errors import BundleError
+from latentrt.tensors import Array
+
+# Of several time embeddings beside each other, the first is the UNet's.
+WEIGHT = re.compile(r"(?:branches\.0\.)?(?P<key>.+\.weight)(?P<turned>\.\d+x\d+)?(?:\.fp16)?")
+# What begins a weight's name in a graph, and in the checkpoint; the first that fits.
+PREFIXES: dict[str, dict[str, str]] = {
+    "unet": {"unet.": ""},
+    "time_bias": {"embedding.": "time_embedding.", "added.embedding.": "add_embedding."},
+    "cross_kv": {},
+}
+TEXT_PREFIXES = {"layers.": "encoder.layers.", "projection.": "text_projection.", "embeddings.": "embeddings."}
+STACKED = "project.weight"
+LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
+SIDES = ("down_blocks", "up_blocks", "mid_block")
+QUERY, CONVOLUTION = re.compile(r"(.+\.attn2)\.to_q\.weight"), re.compile(r"(.+\.resnets\.\d+)\.conv1\.weight")
+
+
+@dataclass(frozen=True)
+class Place:
+    """A checkpoint's weight in a graph: the component, the initialiser's name and what it is, the rows that are meant.
+
+    turned: whether rows are columns there. shape: the weight's own.
+    """
+
+    component: str
+    name: str
+    initializer: Initializer
+    turned: bool
+    rows: slice
+    shape: tuple[int, ...]
+
+    def of(self, array: Array) -> Array:
+        """The weight as a view of what the initialiser holds, (rows, ...)."""
+        return (array.T if self.turned else array)[self.rows]
+
+
+def places_of(bundle: Bundle) -> dict[str, dict[str, Place]]:
+    """Returns where each weight lies that a LoRA may change: by the checkpoint's component, by its key there.
+
+    Raises BundleError for graphs that do not go together.
+    """
+    encoders = bundle.manifest.text.encoders
+    found = {name: dict(found_in(bundle, name, TEXT_PREFIXES)) for name in encoders}
+    graphs = {name: dict(found_in(bundle, name, prefixes)) for name, prefixes in PREFIXES.items()}
+    unet = graphs["unet"] | graphs["time_bias"]
+    unet.pop(STACKED, None)
+    queries, convolutions = ordered(QUERY, graphs["unet"]), ordered(CONVOLUTION, graphs["unet"])
+    kv = [(f"{path}.{leaf}.weight", rows) for path, rows in queries for leaf in ("to_k", "to_v")]
+    times = [(f"{path}.time_emb_proj.weight", rows) for path, rows in convolutions]
+    for component, parts in (("cross_kv", kv), ("time_bias", times)):
+        unet |= unstacked(bundle, graphs[component].get(STACKED), parts, component)
+    return {"unet": unet, **found}
+
+
+def unread_of(bundle: Bundle, places: Mapping[str, Mapping[str, Place]]) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Returns the shapes of the weights that a checkpoint has and its graphs do not, as nothing reads them.
+
+    They are those of an encoder's layers after the last in its graph, which is like them. By component and key.
+    """
+    found: dict[str, dict[str, tuple[int, ...]]] = {name: {} for name in places}
+    for name, count in bundle.manifest.text.unread.items():
+        layers = {key: LAYER.match(key) for key in places[name]}
+        last = max(int(match[1]) for match in layers.values() if match)
+        for key, match in layers.items():
+            if match and int(match[1]) == last:
+                rest = key[match.end() :]
+                found[name] |= {
+                    f"encoder.layers.{last + more}.{rest}": places[name][key].shape for more in range(1, count + 1)
+                }
+    return found
+
+
+def found_in(bundle: Bundle, component: str, prefixes: Mapping[str, str]) -> Iterator[tuple[str, Place]]:
+    """The matrices and kernels of one graph by their keys in the checkpoint; what is stacked keeps its name."""
+    path = bundle.path(bundle.manifest.components[component].file)
+    for name, one in initializers_of(path).items():
+        match = WEIGHT.fullmatch(name)
+        if match is None:
+            continue
+        turned, key = match["turned"] is not None, match["key"]
+        shape = one.shape[::-1] if turned else one.shape
+        before = next((prefix for prefix in prefixes if key.startswith(prefix)), None)
+        if key == STACKED or before is not None:
+            key = key if before is None else prefixes[before] + key.removeprefix(before)
+            yield key, Place(component, name, one, turned, slice(0, shape[0]), shape)
+
+
+def ordered(pattern: re.Pattern[str], places: Mapping[str, Place]) -> list[tuple[str, int]]:
+    """The paths of the layers whose weights fit the pattern, in the order of the UNet's modules, and their rows."""
+    found = [(match[1], place.shape[0]) for key, place in places.items() if (match := pattern.fullmatch(key))]
+    return sorted(found, key=lambda layer: order_of(layer[0]))
+
+
+def order_of(path: str) -> tuple[int, ...]:
+    """What sorts a UNet's layers of one kind as its modules are."""
+    return SIDES.index(path.split(".", 1)[0]), *map(int, re.findall(r"\d+", path.removesuffix(".attn2")))
+
+
+def unstacked(
+    bundle: Bundle, whole: Place | None, parts: Iterable[tuple[str, int]], component: str
+) -> dict[str, Place]:
+    """The layers that lie stacked in one weight, by key. parts: their keys and rows in order."""
+    found, start = {}, 0
+    for key, rows in parts:
+        if whole is not None:
+            found[key] = replace(whole, rows=slice(start, start + rows), shape=(rows, *whole.shape[1:]))
+        start += rows
+    rows = 0 if whole is None else whole.shape[0]
+    if rows < start:
+        raise BundleError(
+            f"{bundle.folder / MANIFEST}: its {component} has {rows} rows of weights, expected the {start} that its "
+            "unet reads; export it anew"
+        )
+    return found
