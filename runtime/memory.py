@@ -37,6 +37,8 @@ class Footprint:
 FOOTPRINTS = {
     "onnxruntime": Footprint({"fp32": 1.1, "fp16": 5.5, "w16": 5.5, "int8": 2.3, "w8": 5.0}, scores=True),
     "optimised": Footprint({"fp32": 1.1, "fp16": 4.3, "w16": 4.3, "int8": 1.15, "w8": 5.0}, scores=False),
+    # Weights that take the place of a graph's are held beside what is packed of them; all of them may be exchanged.
+    "exchanged": Footprint({"fp32": 2.5, "fp16": 7.0, "w16": 7.0, "int8": 2.3, "w8": 5.0}, scores=True),
     "openvino": Footprint({"fp32": 2.0, "fp16": 8.0, "w16": 8.0, "int8": 3.4, "w8": 8.0}, scores=False),
 }
 
@@ -107,12 +109,14 @@ def footprints_of(name: str, engines: Mapping[str, Engine]) -> dict[str, Footpri
             f"memory budget: got the engine {name}, expected onnxruntime or openvino; leave the budget out, or use "
             "--engine cpu"
         )
-    return {part: FOOTPRINTS["optimised" if is_optimised(one) else name] for part, one in engines.items()}
+    return {part: FOOTPRINTS[kind_of(one, name)] for part, one in engines.items()}
 
 
-def is_optimised(engine: Engine) -> bool:
-    """Whether an engine runs a graph that was optimised for this processor."""
-    return bool(getattr(engine, "optimised", False))
+def kind_of(engine: Engine, name: str) -> str:
+    """What an engine makes of a graph: that was optimised for this processor, with other weights, or as all by name."""
+    if getattr(engine, "optimised", False):
+        return "optimised"
+    return "exchanged" if getattr(engine, "weights", None) else name
 
 
 def plan(manifest: Manifest, demand: Demand, footprints: Mapping[str, Footprint], budget: int) -> Plan:

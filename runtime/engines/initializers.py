@@ -75,11 +75,11 @@ def with_weights(graph: Path, weights: Mapping[str, Array]) -> bytes | None:
     if not places:
         return None
     before = np.memmap(graph, np.uint8, mode="r")
-    pieces, end = list[Array](), 0
+    pieces, end = list[memoryview](), 0
     for start, array in places:
-        pieces += [before[end:start], array.reshape(-1).view(np.uint8)]
+        pieces += [before[end:start].data, array.reshape(-1).view(np.uint8).data]
         end = start + array.nbytes
-    return b"".join([*pieces, before[end:]])
+    return b"".join([*pieces, before[end:].data])
 
 
 def initializer(

@@ -17,6 +17,7 @@ from latentrt.export import save
 from latentrt.export.lora import loras_provenance
 from latentrt.export.write import ExportOptions, export
 from latentrt.lora.files import Lora
+from latentrt.memory import FOOTPRINTS
 from latentrt.metadata import read_png
 from latentrt.pipeline import Pipeline
 from latentrt.request import Request
@@ -83,6 +84,15 @@ def test_only_what_changes_is_loaded_anew(pair):
     shared = {name for name, engine in added.engines.items() if engine is pair.ours.engines[name]}
     assert shared == {"vae_decoder", "vae_encoder"}
     assert pair.ours.with_loras({}).engines == pair.ours.engines
+
+
+def test_a_budget_reckons_with_the_weights_beside_those_of_the_graph(pair):
+    with latentrt.load(pair.folder / "bundle", memory_budget=1 << 30) as frugal:
+        added = frugal.with_loras(loras.scales_in(pair.folder))
+    kinds = {name: footprint is FOOTPRINTS["exchanged"] for name, footprint in added.budget.footprints.items()}
+    assert kinds == {name: not name.startswith("vae") for name in added.engines}
+    assert all(footprint is FOOTPRINTS["onnxruntime"] for footprint in frugal.budget.footprints.values())
+    assert pixels(added).tobytes() == pixels(pair.ours.with_loras(loras.scales_in(pair.folder))).tobytes()
 
 
 def test_the_command_adds_files_and_the_picture_says_so(pair, tmp_path):
