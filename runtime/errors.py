@@ -11,7 +11,12 @@ LatentError                 anything this package raises on purpose (1)
 └── OutputError             a file or folder that cannot be written where it was asked for (7)
 """
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class LatentError(Exception):

@@ -71,4 +71,17 @@ def opened_pair(name: str, folder: Path, **options) -> Pair:
     theirs = reference(TINY[name], folder / "tokenizers")
     theirs.save_pretrained(folder / "checkpoint")
     export(folder / "checkpoint", folder / "bundle", ExportOptions(**{"precision": "w16", **options}))
-    return Pair(name, folder, latentrt.load(folder / "bundle"), theirs, theirs.scheduler)
+    return Pair(name, folder, latentrt.load(folder / "bundle", engine="onnxruntime"), theirs, theirs.scheduler)
+
+
+def handed_over(base: Pair, refiner: Pair) -> float:
+    """The PSNR in dB of what the refiner makes of the base's latents after three of five steps."""
+    options = {"steps": 5, "guidance": 5.0, "negative": "blue"}
+    request = Request(PROMPT, seed=5, syntax="plain", end=0.6, **options, **SIZE)
+    base.theirs.scheduler = base.scheduler
+    calls = {"num_inference_steps": 5, "guidance_scale": 5.0, "generator": torch.Generator().manual_seed(5), **SIZE}
+    latents = base.theirs(PROMPT, negative_prompt="blue", denoising_end=0.6, output_type="latent", **calls).images
+    run = base.ours.steps(request)
+    assert run.total == 3
+    theirs = {"image": latents, "denoising_start": 0.6}
+    return refiner.psnr(latents=run.latents(), start=0.6, theirs=theirs, **options)

@@ -19,9 +19,8 @@ from latentrt.export.families import CONFIGS, FAMILIES, config_differences
 from latentrt.export.load import BUILDERS, load_checkpoint
 from latentrt.export.parts import vae_parts
 from latentrt.lora.places import places_of, unread_of
-from latentrt.request import Request
 from tests.export import loras
-from tests.export.pairs import PROMPT, SIZE, opened_pair
+from tests.export.pairs import PROMPT, SIZE, handed_over, opened_pair
 from tests.export.parts import written
 from tests.export.tiny_families import TINY, VARIANTS, XL_VAE, module_of, save_file
 
@@ -116,16 +115,7 @@ def test_refiner_from_an_image_and_how_well_liked_it_is_to_look(pair):
 
 
 def test_refiner_takes_over_where_the_base_ends(pairs):
-    base, refiner = pairs("sdxl"), pairs("sdxl-refiner")
-    options = {"steps": 5, "guidance": 5.0, "negative": "blue"}
-    request = Request(PROMPT, seed=5, syntax="plain", end=0.6, **options, **SIZE)
-    base.theirs.scheduler = base.scheduler
-    calls = {"num_inference_steps": 5, "guidance_scale": 5.0, "generator": torch.Generator().manual_seed(5), **SIZE}
-    latents = base.theirs(PROMPT, negative_prompt="blue", denoising_end=0.6, output_type="latent", **calls).images
-    theirs = {"image": latents, "denoising_start": 0.6}
-    run = base.ours.steps(request)
-    assert run.total == 3
-    found = refiner.psnr(latents=run.latents(), start=0.6, theirs=theirs, **options)
+    found = handed_over(pairs("sdxl"), pairs("sdxl-refiner"))
     print(f"{found:.1f} dB")
     assert found >= LEAST_DB
 
@@ -162,6 +152,24 @@ def test_loras_at_run_time_draw_what_diffusers_draws_with_them(pair):
     pair.theirs.unload_lora_weights()
     print(f"{found:.1f} dB, without {without:.1f}")
     assert found >= LEAST_DB and without < 40
+
+
+@of("sdxl")
+def test_a_blend_of_two_prompts_blends_their_pooled_text_as_well(pair):
+    texts, share = (PROMPT, "a green tree"), 0.3
+    options = {"device": "cpu", "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+    said = [pair.theirs.encode_prompt(text, **options) for text in texts]
+    context, _, pooled, _ = (
+        None if one is None else (1 - share) * one + share * other for one, other in zip(*said, strict=True)
+    )
+    found = []
+    for summary in (pooled, said[0][2]):
+        embedded = {"prompt_embeds": context, "pooled_prompt_embeds": summary}
+        zeros = {f"negative_{name}": torch.zeros_like(tensor) for name, tensor in embedded.items()}
+        theirs = {"prompt": None, **embedded, **zeros}
+        found.append(pair.psnr(guidance=5.0, blend=texts[1], blend_strength=share, theirs=theirs))
+    print(f"{found[0]:.1f} dB, with the first prompt's alone {found[1]:.1f}")
+    assert found[0] >= LEAST_DB and found[0] > found[1] + 50
 
 
 @of("sdxl", "pruned")
