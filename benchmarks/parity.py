@@ -1,0 +1,281 @@
+"""How close every task of every family comes to what diffusers draws: the table in docs/parity.md.
+
+    python -m benchmarks.parity [--rows WORD ...]
+
+Each row is a small model of the published shape with random weights on both sides: exported and run here, and drawn
+with by diffusers' own pipeline; the same noise, pixels before they are rounded, the lowest PSNR of a row's requests.
+With --rows, those whose task or model has one of the words are printed and nothing is written. The status is 1 where
+a row is under 45 dB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import diffusers
+import torch
+from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_inpaint as inpaint
+from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl_inpaint as xl_inpaint
+
+import latentrt
+from latentrt.export.write import ExportOptions, export
+from latentrt.lora.files import Lora
+from tests.export import loras, test_shown
+from tests.export.pairs import SIZE, Pair, handed_over, opened_pair
+from tests.export.test_image_parity import picture
+from tests.export.test_inpaint_parity import mask
+from tests.export.tiny_families import EPSILON, GUIDED, SHOWN, TINY, VARIANTS, reference
+from tests.export.untraced import untraced
+
+LEAST_DB = 45.0
+PAGE = Path(__file__).parents[1] / "docs" / "parity.md"
+MARKS = "<!-- python -m benchmarks.parity -->", "<!-- end -->"
+BOTH = {"guidance": 5.0, "negative": "blue"}
+SIDES = (SIZE["width"], SIZE["height"])
+# What is asked of us, and what of diffusers besides.
+Case = tuple[dict[str, Any], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a row measured: the lowest PSNR in dB, against which pipeline, and what was asked."""
+
+    psnr_db: float
+    reference: str
+    sampler: str
+    steps: str
+    size: str
+
+
+class Models:
+    """The small checkpoints in a folder, each exported and opened once."""
+
+    def __init__(self, folder: Path, opened: ExitStack) -> None:
+        self.folder, self.opened = folder, opened
+        self.pair, self.shown = cache(self._pair), cache(self._shown)
+
+    def _pair(self, name: str, precision: str = "w16") -> Pair:
+        pair = opened_pair(name, self.folder / f"{name}-{precision}", precision=precision)
+        self.opened.enter_context(pair.ours)
+        return pair
+
+    def _shown(self, name: str) -> test_shown.Pair:
+        folder = self.folder / name
+        theirs = reference(SHOWN[name], folder / "tokenizers")
+        theirs.save_pretrained(folder / "checkpoint")
+        return test_shown.Pair(untraced(folder / "checkpoint", folder / "untraced"), theirs)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A task of a family, and how it is measured."""
+
+    task: str
+    model: str
+    measure: Callable[[Models], Found]
+
+
+def seen(pair: Pair, cases: Sequence[Case]) -> Found:
+    """What the requests of a row come to."""
+    found = min(pair.psnr(theirs=told, **asked) for asked, told in cases)
+    return found_with(pair, found, [asked for asked, _ in cases])
+
+
+def found_with(pair: Any, psnr_db: float, asked: Sequence[dict[str, Any]]) -> Found:
+    """A figure with what was asked for."""
+    steps = ", ".join(str(count) for count in sorted({one.get("steps", 3) for one in asked}))
+    width, height = (asked[0].get(side, SIZE[side]) for side in ("width", "height"))
+    sampler = pair.ours.bundle.manifest.defaults.sampler
+    return Found(psnr_db, type(pair.theirs).__name__, sampler, steps, f"{width}x{height}")
+
+
+def drawn_by(pair: Pair, kind: str) -> Pair:
+    """The pair with another of diffusers' pipelines around the same modules."""
+    theirs = getattr(diffusers, kind).from_pipe(pair.theirs)
+    theirs.set_progress_bar_config(disable=True)
+    return replace(pair, theirs=theirs)
+
+
+def from_text(models: Models, variant: str) -> Found:
+    """Text to image, with all that is asked of a published model."""
+    family, scheduler, requests = TEXT[variant]
+    return seen(models.pair(family).with_scheduler(scheduler()), [(request, {}) for request in requests])
+
+
+def from_an_image(models: Models, family: str, kind: str) -> Found:
+    """Image to image, with a draw from the posterior."""
+    told = {"image": picture(SIDES), "strength": 0.7}
+    asked = {"init": told["image"], "strength": 0.7, "posterior": "sample", "guidance": 5.0}
+    return seen(drawn_by(models.pair(family), kind), [(asked, told)])
+
+
+def under_a_mask(models: Models, family: str, kind: str) -> Found:
+    """Inpainting with a model that knows of no mask."""
+    told = {"image": picture(SIDES), "mask_image": mask(SIDES), "strength": 0.7, **SIZE}
+    asked = {"init": told["image"], "mask": told["mask_image"], "strength": 0.7, "guidance": 5.0}
+    with posterior_means():
+        return seen(drawn_by(models.pair(family), kind), [(asked, told)])
+
+
+@contextmanager
+def posterior_means() -> Iterator[None]:
+    """Has diffusers' inpainting pipelines take the mean of the posterior."""
+    with ExitStack() as patched:
+        for module in (inpaint, xl_inpaint):
+            mean = partial(module.retrieve_latents, sample_mode="argmax")
+            patched.enter_context(patch.object(module, "retrieve_latents", mean))
+        yield
+
+
+def shown(models: Models, name: str, cases: Sequence[dict[str, Any]]) -> Found:
+    """A UNet that is shown a mask or an image."""
+    pair = models.shown(name)
+    with posterior_means():
+        return found_with(pair, min(pair.psnr(**case) for case in cases), cases)
+
+
+def through_windows(models: Models) -> Found:
+    """A picture larger than what the UNet is shown at a time."""
+    pair = drawn_by(models.pair("sd1"), "StableDiffusionPanoramaPipeline")
+    pair.theirs.get_views = partial(pair.theirs.get_views, window_size=16, stride=4)
+    sides = {"width": 160, "height": 160}
+    return seen(pair, [({"window": 128, "stride": 32, "steps": 2, **BOTH, **sides}, sides)])
+
+
+def refined(models: Models) -> Found:
+    """The base's latents after three of five steps, gone on with by the refiner."""
+    refiner = models.pair("sdxl-refiner")
+    return found_with(refiner, handed_over(models.pair("sdxl"), refiner), [{"steps": 5}])
+
+
+def with_loras(models: Models, family: str, *, fused: bool) -> Found:
+    """Two LoRA files, in the weights of another export or added to those of the same bundle."""
+    pair = models.pair(family, "fp32")
+    if not (pair.folder / "kohya.safetensors").exists():
+        loras.save_both(pair.folder, TINY[family])
+    scales = loras.scales_in(pair.folder)
+    if fused:
+        chosen = tuple(Lora(file, scale) for file, scale in scales.items())
+        export(pair.folder / "checkpoint", pair.folder / "fused", ExportOptions(loras=chosen))
+    ours = latentrt.load(pair.folder / "fused", engine="onnxruntime") if fused else pair.ours.with_loras(scales)
+    loras.load_both(pair.theirs, pair.folder)
+    try:
+        with ours:
+            return seen(replace(pair, ours=ours), [(BOTH, {})])
+    finally:
+        pair.theirs.unload_lora_weights()
+
+
+NAMES = {
+    "sd1": "Stable Diffusion 1",
+    "sd2": "Stable Diffusion 2, v",
+    "sd2-base": "Stable Diffusion 2, epsilon",
+    "sd-turbo": "SD-Turbo",
+    "sdxl": "SDXL",
+    "sdxl-turbo": "SDXL-Turbo",
+    "sdxl-refiner": "SDXL's refiner",
+    "lcm": "LCM",
+    "tiny-sd": "tiny-sd, pruned",
+    "ssd-1b": "SSD-1B, pruned",
+    "inpaint": "Stable Diffusion 1, 9 channels",
+    "sd2-inpaint": "Stable Diffusion 2, 9 channels",
+    "sdxl-inpaint": "SDXL, 9 channels",
+    "pix2pix": "InstructPix2Pix",
+    "sdxl-pix2pix": "InstructPix2Pix, SDXL",
+}
+TEXT = {"sd1": ("sd1", EPSILON, GUIDED), **VARIANTS}
+IMAGE = {
+    "sd1": "StableDiffusionImg2ImgPipeline",
+    "sd2": "StableDiffusionImg2ImgPipeline",
+    "sdxl": "StableDiffusionXLImg2ImgPipeline",
+    "sdxl-refiner": "StableDiffusionXLImg2ImgPipeline",
+}
+MASK = {
+    "sd1": "StableDiffusionInpaintPipeline",
+    "sd2": "StableDiffusionInpaintPipeline",
+    "sdxl": "StableDiffusionXLInpaintPipeline",
+}
+PAINTED = {"inpaint": slice(None), "sd2-inpaint": slice(1), "sdxl-inpaint": slice(1)}
+EDITED = {"pix2pix": slice(None), "sdxl-pix2pix": slice(1)}
+
+ROWS = (
+    *(Row("text to image", NAMES[name], partial(from_text, variant=name)) for name in TEXT),
+    *(
+        Row("image to image", NAMES[name], partial(from_an_image, family=name, kind=kind))
+        for name, kind in IMAGE.items()
+    ),
+    *(
+        Row("inpainting, mask", NAMES[name], partial(under_a_mask, family=name, kind=kind))
+        for name, kind in MASK.items()
+    ),
+    *(
+        Row("inpainting, UNet", NAMES[name], partial(shown, name=name, cases=test_shown.INPAINTING[part]))
+        for name, part in PAINTED.items()
+    ),
+    *(
+        Row("editing", NAMES[name], partial(shown, name=name, cases=test_shown.EDITING[part]))
+        for name, part in EDITED.items()
+    ),
+    Row("panorama, windows", NAMES["sd1"], through_windows),
+    Row("base, then refiner", NAMES["sdxl"], refined),
+    *(Row("LoRA, fused", NAMES[name], partial(with_loras, family=name, fused=True)) for name in ("sd1", "sdxl")),
+    *(Row("LoRA, run time", NAMES[name], partial(with_loras, family=name, fused=False)) for name in ("sd1", "sdxl")),
+)
+
+
+def lines(rows: Sequence[Row], models: Models) -> Iterator[tuple[str, float]]:
+    """Each row of the table as Markdown, and its figure."""
+    for row in rows:
+        found = row.measure(models)
+        cells = (row.task, row.model, found.reference, found.sampler, found.steps, found.size, f"{found.psnr_db:.1f}")
+        yield f"| {' | '.join(cells)} |", found.psnr_db
+
+
+def write(table: Sequence[str], seconds: float) -> None:
+    """Puts the table into the page, between its marks."""
+    packages = ("diffusers", "torch", "onnxruntime", "numpy")
+    about = ", ".join(f"{package} {version(package)}" for package in packages)
+    said = f"{time.strftime('%Y-%m-%d')}, {about}; {seconds:.0f} s."
+    before, rest = PAGE.read_text(encoding="utf-8").split(MARKS[0])
+    _, after = rest.split(MARKS[1])
+    text = "\n".join([MARKS[0], "", *table, "", said, "", MARKS[1]])
+    PAGE.write_text(f"{before}{text}{after}", encoding="utf-8")
+
+
+def main() -> None:
+    """Measures, prints and, where all rows were measured, writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="*", metavar="WORD")
+    words = parser.parse_args().rows
+    rows = [row for row in ROWS if not words or any(word in f"{row.task} {row.model}" for word in words)]
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    began, table, worst = time.perf_counter(), [], float("inf")
+    heads = ("task", "model", "diffusers", "sampler", "steps", "size", "dB")
+    table += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    print(*table, sep="\n")
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as opened:
+        for line, psnr_db in lines(rows, Models(Path(folder), opened)):
+            print(line, flush=True)
+            table.append(line)
+            worst = min(worst, psnr_db)
+    if not words:
+        write(table, time.perf_counter() - began)
+    if worst < LEAST_DB:
+        sys.exit(f"the lowest row is {worst:.1f} dB, expected at least {LEAST_DB:g}")
+
+
+if __name__ == "__main__":
+    main()
