@@ -6,6 +6,7 @@ Names are imported when first used, so that the command line answers `--help` wi
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from latentrt.pipeline import Pipeline, Run, load
     from latentrt.request import Request
     from latentrt.result import Result, Step
+
+# ONNX Runtime 1.31 gives the machine a number and reports runs to Microsoft, on Linux and macOS too, unless this is set
+# before it starts. Who wants that sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "BundleError",
