@@ -23,9 +23,13 @@ from latentrt.errors import FidelityError
 from latentrt.export.fidelity import loss, worst
 from latentrt.export.lower import GATES, Progress, probe_feeds, run
 from latentrt.export.lower_fused import as_fused
+from latentrt.export.lower_stripes import in_stripes
 from latentrt.manifest import Component, Fidelity
 from latentrt.pipeline import folder_of
 from latentrt.tensors import Array
+
+# The components whose largest values are made a stripe at a time.
+STRIPED = ("vae_decoder",)
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,8 @@ def optimise(graph: Path, folder: Path, name: str) -> None:
     """Has ONNX Runtime write what it would run into `folder`: NAME.onnx, and its weights as NAME.bin."""
     model = ir.load(graph)
     as_fused(model)
+    if name in STRIPED:
+        in_stripes(model)
     options = new_options()
     options.graph_optimization_level = GraphOptimizationLevel.ORT_ENABLE_ALL
     options.optimized_model_filepath = str(folder / f"{name}.onnx")

@@ -5,10 +5,11 @@ On a GPU, a session that would compute on the CPU after all is an error: it woul
 
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,8 @@ PROVIDERS: dict[str, dict[str, dict[str, str]]] = {
 
 # Operators that no shape is computed with: on the CPU, they are the model itself. Those of shapes belong there.
 HEAVY = {"Conv", "ConvTranspose", "Gemm", "MatMul", "InstanceNormalization", "LayerNormalization", "Resize", "Softmax"}
+# Of glibc's malloc.h.
+M_MMAP_THRESHOLD = -3
 ASSIGNMENT = "session.record_ep_graph_assignment_info"
 NO_WEIGHTS: Weights = {}
 NO_ARRAYS: Mapping[str, Array] = {}
@@ -155,6 +158,8 @@ def new_session(
     if optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.enable_cpu_mem_arena = not frugal  # an arena grows by doubling: 3.2 GB for a decoder that needs 1.6
+    if frugal:
+        return_memory()
     source = exchanged(path, weights, options) if weights else path
     providers = PROVIDERS[variant]
     check_available(providers, onnxruntime)
@@ -200,6 +205,16 @@ def new_options() -> SessionOptions:
     # Threads may spin between the operators of a run, not after it: sessions share the cores with each other.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
+
+
+def return_memory() -> None:
+    """Has the C library give blocks of a MB and more back to the system as soon as they are free, where it is glibc.
+
+    Before 2.38 it rarely reuses aligned ones (sourceware.org/bugzilla/show_bug.cgi?id=14581), as ONNX Runtime's are.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError, AttributeError):  # another library than glibc has no mallopt
+            ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 20)
 
 
 def preload(onnxruntime: Any) -> None:

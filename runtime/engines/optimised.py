@@ -20,7 +20,7 @@ from latentrt.processor import processor
 
 RECORD = "optimised.json"
 # Raised with every change of what is made of a graph before ONNX Runtime gets it.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
