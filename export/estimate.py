@@ -70,8 +70,8 @@ def calls_of(bundle: Bundle, settings: Settings) -> dict[str, Call]:
     sides = {"height": settings.height // pixels, "width": settings.width // pixels, "n": settings.steps}
     sides["tokens"] = manifest.tokenizer.length
     texts = dict.fromkeys((*manifest.text.encoders, "cross_kv"), prompts)
-    batches = {**texts, "time_bias": 1, "unet": images * prompts, "vae_decoder": 1}
-    times = {"unet": settings.steps, "vae_decoder": images}
+    batches = {**texts, "time_bias": 1, "unet": images * prompts, settings.decoder: 1}
+    times = {"unet": settings.steps, settings.decoder: images}
     calls = {}
     for name, batch in batches.items():
         component = manifest.components[name]

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -170,7 +170,7 @@ def _open_folder(path: Path, configs: Path | None, vae: Path | None) -> Checkpoi
     for name, folder in tokenizers.items():
         if not folder.is_dir():
             raise CheckpointError(f"{path} has no {name} folder: expected {folder}, fetch it as well")
-    sources = {name: _folder_source(path / name, name) for name in family.slots}
+    sources = {name: folder_source(path / name, name) for name in family.slots}
     scheduler = _read_json(path / "scheduler" / "scheduler_config.json")
     zero = index.get(ZERO_NEGATIVE, family.zero_negative)
     return Checkpoint(_name(path), family, _components(family, sources, vae), scheduler, tokenizers, zero)
@@ -204,19 +204,20 @@ def _components(family: Family, sources: Mapping[str, Source], vae: Path | None)
         differences = families.config_differences(family, {name: source.config for name, source in sources.items()})
         if differences:
             raise CheckpointError(f"vae={vae} does not fit: {'; '.join(differences)}. Give a VAE of this family")
-    return {name: _matched(name, source) for name, source in sources.items()}
+    return {name: matched(name, source) for name, source in sources.items()}
 
 
 def _vae_source(family: Family, path: Path, config: Config) -> Source:
     if path.is_dir():
-        return _folder_source(path, "vae")
+        return folder_source(path, "vae")
     if not path.is_file():
         raise CheckpointError(f"no VAE at {path}: expected a diffusers VAE folder or a .safetensors file")
     slot, tensors = family.slots["vae"], header(path)
     return Source(f"{path}", config, _under(slot.prefix, tensors) or tensors, slot.convert)
 
 
-def _folder_source(folder: Path, name: str) -> Source:
+def folder_source(folder: Path, name: str) -> Source:
+    """Returns what a diffusers folder has for the component of that name. Raises CheckpointError for what it lacks."""
     config = _read_json(folder / "config.json")
     tensors = {
         key: stored for file in _weight_files(folder, STEMS.get(name, "model")) for key, stored in header(file).items()
@@ -299,7 +300,7 @@ def _read(weights: Mapping[str, Stored]) -> Tensors:
     return tensors
 
 
-def _matched(name: str, source: Source) -> Component:
+def matched(name: str, source: Source) -> Component:
     """Returns the component with every tensor of its module found in the source; raises with all that does not fit."""
     wanted, stored = _wanted(name, source), list(source.tensors.values())
     # The conversions are given stand-ins without memory: each row is one number repeated, which no other row has.
@@ -387,6 +388,13 @@ def _build_vae(config: Config) -> AutoencoderKL:
         return AutoencoderKL.from_config(dict(config))
 
 
+def _build_tiny_decoder(config: Config) -> AutoencoderTiny:
+    with torch.device("meta"):
+        module = AutoencoderTiny.from_config(dict(config))
+    del module.encoder  # never used: no weights are wanted for it
+    return module
+
+
 def _build_text_encoder(config: Config) -> CLIPTextModel:
     with torch.device("meta"):
         return _positioned(CLIPTextModel(_text_config(config)))
@@ -414,6 +422,7 @@ def _positioned(module: CLIPTextModel) -> CLIPTextModel:
 BUILDERS: dict[str, Callable[[Config], Any]] = {
     "unet": _build_unet,
     "vae": _build_vae,
+    "tiny_decoder": _build_tiny_decoder,
     "text_encoder": _build_text_encoder,
     "text_encoder_2": _build_projected,
 }

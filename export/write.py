@@ -20,6 +20,7 @@ from latentrt.export.precision import PRECISIONS, FloatPrecision
 from latentrt.export.preview import fit_to_rgb
 from latentrt.export.save import save_graph
 from latentrt.export.settings import defaults_of, ignored_entries, schedule_of
+from latentrt.export.tiny_decoder import open_tiny_decoder, tiny_part
 from latentrt.export.trace import trace
 from latentrt.export.vocabulary import clip_tokenizer, tokenizer_from_folder
 from latentrt.lora.files import Lora
@@ -47,7 +48,7 @@ class ExportOptions:
     """What the checkpoint does not say: the bundle's precision, name and defaults, and where to find what is missing.
 
     tokenizer: a tokenizer folder to use in place of the checkpoint's. vae, configs: as in `load_checkpoint`. loras:
-    the files to fuse, as in `with_loras`.
+    the files to fuse, as in `with_loras`. tiny_decoder: one to add, as in `open_tiny_decoder`.
     """
 
     precision: FloatPrecision = "fp32"
@@ -58,6 +59,7 @@ class ExportOptions:
     vae: Path | None = None
     configs: Path | None = None
     loras: tuple[Lora, ...] = ()
+    tiny_decoder: Path | None = None
 
 
 def export(source: Path, out: Path, options: ExportOptions, progress: Progress = lambda line: None) -> Manifest:
@@ -69,6 +71,7 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
     with new_folder(out) as folder:
         checkpoint = load_checkpoint(source, configs=options.configs, vae=options.vae)
         checkpoint = with_loras(checkpoint, options.loras)
+        tiny = open_tiny_decoder(options.tiny_decoder) if options.tiny_decoder else None
         tokenizer, pads = find_tokenizer(checkpoint, options)
         schedule = schedule_of(checkpoint.scheduler)
         for entry in ignored_entries(checkpoint.scheduler):
@@ -80,6 +83,9 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
         }
         progress("preview")
         latents, side_px = latents_of(checkpoint)
+        if tiny is not None:
+            part = tiny_part(tiny, (latents.channels, latents.pixels))
+            components[part.name] = write_component(part, folder, options.precision, progress)
         manifest = Manifest(
             format=FORMAT,
             name=options.name or checkpoint.source.removesuffix(".safetensors"),

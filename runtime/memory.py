@@ -41,7 +41,7 @@ class Footprint:
 
 FOOTPRINTS = {
     "onnxruntime": Footprint({"fp32": 1.1, "fp16": 5.5, "w16": 5.5, "int8": 2.3, "w8": 5.0}, scores=True),
-    "optimised": Footprint({"fp32": 1.1, "fp16": 4.3, "w16": 4.3, "int8": 0.9, "w8": 5.0}, scores=False, striped=True),
+    "optimised": Footprint({"fp32": 1.1, "fp16": 4.3, "w16": 4.3, "int8": 0.95, "w8": 5.0}, scores=False, striped=True),
     # Weights that take the place of a graph's are held beside what is packed of them; all of them may be exchanged.
     "exchanged": Footprint({"fp32": 2.5, "fp16": 7.0, "w16": 7.0, "int8": 2.3, "w8": 5.0}, scores=True),
     "openvino": Footprint({"fp32": 2.0, "fp16": 8.0, "w16": 8.0, "int8": 3.4, "w8": 8.0}, scores=False),
@@ -52,7 +52,8 @@ FOOTPRINTS = {
 class Demand:
     """What a run asks for: images, the prompts of one step, and the picture's sides in latents.
 
-    encodes: whether it starts from an image. window: the side of what the UNet sees at a time, 0 for all.
+    encodes: whether it starts from an image. window: the side of what the UNet sees at a time, 0 for all. decoder: the
+    component that makes the picture.
     """
 
     images: int
@@ -61,6 +62,7 @@ class Demand:
     width: int
     encodes: bool = False
     window: int = 0
+    decoder: str = "vae_decoder"
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def demand_of(settings: Settings, prompts: int, manifest: Manifest) -> Demand:
     window, works = (settings.window or 0) // pixels, guided(settings, manifest)
     prompts += works + (works and (settings.image_guidance or 1) > 1)
     encodes = settings.source is not None or "masked_image" in manifest.shown
-    return Demand(len(settings.seeds), prompts, rows, columns, encodes, window)
+    return Demand(len(settings.seeds), prompts, rows, columns, encodes, window, settings.decoder)
 
 
 def smaller(engine: str, engines: Mapping[str, Engine], manifest: Manifest, demand: Demand) -> str:
@@ -142,7 +144,8 @@ def plan(manifest: Manifest, demand: Demand, footprints: Mapping[str, Footprint]
 
 def candidates(manifest: Manifest, demand: Demand, footprints: Mapping[str, Footprint]) -> Iterator[Plan]:
     """Every plan, those that cost the least time first: a second call a step is cheaper than loading for each run."""
-    used = {name: one for name, one in manifest.components.items() if demand.encodes or name != "vae_encoder"}
+    unused = {"vae_decoder"} - {demand.decoder} | (set() if demand.encodes else {"vae_encoder"})
+    used = {name: one for name, one in manifest.components.items() if name not in unused}
     weights = {name: file_bytes(manifest, one) * footprints[name].weights[one.precision] for name, one in used.items()}
     for keep, split in itertools.product((True, False), (False, True)):
         asked = replace(demand, prompts=1) if split else demand

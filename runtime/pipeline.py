@@ -37,7 +37,7 @@ from latentrt.samplers.walk import Denoise, Walk
 from latentrt.settings import Settings, settle
 from latentrt.shown import shown_of
 from latentrt.source import drawn, restore, started
-from latentrt.tasks import FROM_AN_IMAGE, TEXT_TO_IMAGE
+from latentrt.tasks import FROM_AN_IMAGE, TEXT_TO_IMAGE, TINY_DECODER
 from latentrt.tensors import Array
 from latentrt.timings import Timings
 from latentrt.tokenizer import Tokenizer
@@ -187,22 +187,28 @@ class Pipeline:
         """
         return Run(self, settle(request, self.bundle.manifest))
 
-    def decode(self, latents: Array) -> Array:
-        """Pixels in about [-1, 1], (batch, 3, height, width), from latents of unit variance; one image at a time."""
-        scaled = latents / self.bundle.manifest.latents.scaling
-        pixels = np.concatenate([self._decoded(scaled[i : i + 1]) for i in range(len(scaled))])
+    def decode(self, latents: Array, decoder: str = "vae_decoder") -> Array:
+        """Pixels in about [-1, 1], (batch, 3, height, width), from latents of unit variance; one image at a time.
+
+        decoder: the component, "vae_decoder" or "tiny_decoder".
+        """
+        feeds: list[dict[str, Array]] = [{"sample": latents[i : i + 1]} for i in range(len(latents))]
+        if decoder != TINY_DECODER:
+            scaling = self.bundle.manifest.latents.scaling
+            feeds = [{"latents": one["sample"] / scaling} for one in feeds]
+        pixels = np.concatenate([self._decoded(decoder, one) for one in feeds])
         if not np.isfinite(pixels).all():
-            raise EngineError("vae_decoder: got pixels that are not finite; export with --precision fp32 or w16")
+            raise EngineError(f"{decoder}: got pixels that are not finite; export with --precision fp32 or w16")
         return pixels
 
-    def _decoded(self, latents: Array) -> Array:
+    def _decoded(self, decoder: str, feeds: Mapping[str, Array]) -> Array:
         """The pixels of one image; with the other components out of memory, if it does not fit beside them."""
         try:
-            return self.call("vae_decoder", latents=latents)["image"]
+            return self.call(decoder, **feeds)["image"]
         except OutOfMemoryError:
             log.warning("too little memory to decode: unloading the other components")
             self.unload()
-            return self.call("vae_decoder", latents=latents)["image"]
+            return self.call(decoder, **feeds)["image"]
 
     def encode(self, pixels: Array) -> tuple[Array, Array]:
         """The mean and the deviation of latents of unit variance, each (batch, channels, rows, columns) float32.
@@ -312,6 +318,8 @@ class Run:
             denoiser = self._denoiser()
         self._unload()
         latents = np.zeros(0, np.float32)
+        tiny = TINY_DECODER in bundle.manifest.components
+        previews = partial(self._pipeline.decode, decoder=TINY_DECODER) if tiny else None
         with self._timings.phase("sampler"):
             walk = self._walk(denoiser)
         self._unload()
@@ -320,10 +328,12 @@ class Run:
             with self._timings.phase("sampler"):
                 latents, denoised = next(walk)
             timestep, sigma = float(grid.timesteps[index]), float(grid.sigmas[index])
-            yield Step(index, self.total, timestep, sigma, latents, denoised, bundle.manifest.latents.to_rgb)
+            to_rgb = bundle.manifest.latents.to_rgb
+            yield Step(index, self.total, timestep, sigma, latents, denoised, to_rgb, previews)
         self._unload()
-        with self._timings.phase("vae_decoder"):
-            pixels = decoded(self._pipeline.decode, latents, bundle.manifest.latents.pixels, settings.seamless)
+        with self._timings.phase(settings.decoder):
+            decode = partial(self._pipeline.decode, decoder=settings.decoder)
+            pixels = decoded(decode, latents, bundle.manifest.latents.pixels, settings.seamless)
         self._unload()
         with self._timings.phase("image"):
             images = to_images(pixels)

@@ -63,6 +63,8 @@ class Request:
     start, end: the part of the way from noise to picture that is gone, 0 to 1, for models that share it. latents: those
     with which the run that ended at `start` ended (`Run.latents`), (batch, channels, rows, columns).
 
+    fast_decode: have the bundle's tiny decoder draw the picture, in less time and memory, in place of the VAE's.
+
     eta, gamma, order, solver: for the samplers that have them; see docs/samplers.md.
     """
 
@@ -107,6 +109,7 @@ class Request:
     start: float = 0.0
     end: float = 1.0
     latents: Array | None = None
+    fast_decode: bool = False
     eta: float | None = None
     gamma: float | None = None
     order: int | None = None

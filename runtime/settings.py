@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, get_args
 
-from latentrt.checks import choice, number, side, text, whole
+from latentrt.checks import choice, flag, number, side, text, whole
 from latentrt.curves import Sigmas, SigmasName
 from latentrt.errors import RequestError
 from latentrt.guidance import EVERYWHERE
@@ -20,6 +20,7 @@ from latentrt.request import NoiseName, Request, Seamless
 from latentrt.samplers import SAMPLERS, Option, Value
 from latentrt.schedule import Spacing
 from latentrt.source import Source, source_of
+from latentrt.tasks import TINY_DECODER
 from latentrt.windows import windows_of
 
 SIGMAS: tuple[SigmasName, ...] = get_args(SigmasName)
@@ -74,6 +75,12 @@ class Settings:
     stride: int | None = None
     seamless: Seamless | None = None
     handover: Handover = Handover()
+    fast_decode: bool = False
+
+    @property
+    def decoder(self) -> str:
+        """The component that makes the picture."""
+        return TINY_DECODER if self.fast_decode else "vae_decoder"
 
     @property
     def skipped(self) -> int:
@@ -140,6 +147,7 @@ def settle(request: Request, manifest: Manifest) -> Settings:
         source=source,
         **windows_of(request, manifest),
         handover=handover,
+        fast_decode=fast_decode_of(request, manifest),
     )
     if handover.latents is not None and handover.size(pixels) != (width, height):
         raise RequestError(f"latents: got those of {handover.size(pixels)} pixels, expected {(width, height)}")
@@ -165,6 +173,16 @@ def check_family(sampler: str, manifest: Manifest) -> None:
     if SAMPLERS[sampler].flow != (prediction == "flow_prediction"):
         fitting = [name for name, known in SAMPLERS.items() if known.flow != SAMPLERS[sampler].flow]
         raise RequestError(f"sampler: got {sampler}, but the model's is {prediction}; use {', '.join(fitting)}")
+
+
+def fast_decode_of(request: Request, manifest: Manifest) -> bool:
+    """Whether the tiny decoder is to make the picture. Raises RequestError where the bundle has none."""
+    if flag("fast_decode", request.fast_decode) and TINY_DECODER not in manifest.components:
+        raise RequestError(
+            f"fast_decode: got True, but {manifest.name} has no {TINY_DECODER}; leave it out, or export the model "
+            "again with `latentrt export --tiny-decoder PATH`"
+        )
+    return request.fast_decode
 
 
 def steps_of(request: Request, sigmas: Sigmas, manifest: Manifest) -> int:

@@ -30,6 +30,7 @@ ANYTHING = click.Path(path_type=Path)
 @click.option("--steps", type=click.IntRange(min=1), default=20, show_default=True, help="The bundle's default steps.")
 @click.option("--guidance", type=float, default=7.5, show_default=True, help="The bundle's default guidance.")
 @click.option("--vae", type=ANYTHING, metavar="PATH", help="A VAE to use in place of the checkpoint's.")
+@click.option("--tiny-decoder", type=ANYTHING, metavar="PATH", help="A TAESD, for previews and --fast-decode.")
 @click.option(
     "--lora",
     "loras",

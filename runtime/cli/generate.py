@@ -127,6 +127,7 @@ def pixels_of(_context: click.Context, _option: click.Parameter, value: str | No
 @click.option("--to-guidance", type=float, metavar="G", help="Its guidance.")
 @click.option("--to-strength", type=float, metavar="F", help="Its strength.")
 @click.option("--per-second", type=click.FloatRange(0.01, 1000), default=8, show_default=True, help="Frames, in --out.")
+@click.option("--fast-decode", is_flag=True, help="Draw the picture with the bundle's tiny decoder.")
 @click.option("--sampler", metavar="NAME", help="ddim, euler, dpmpp_2m ...; any other word lists all.")
 @click.option("--eta", type=float, help="How much noise the sampler adds, 0 to 1.")
 @click.option("--gamma", type=float, help="The same of tcd.")
