@@ -15,6 +15,7 @@ from latentrt.engines import Engine
 from latentrt.errors import EngineError, OutOfMemoryError
 from latentrt.manifest import Component, Manifest, Precision
 from latentrt.settings import Settings, guided
+from latentrt.tasks import TINY_DECODER
 
 # Python, NumPy, the engine's code.
 BASE_BYTES = 150_000_000
@@ -162,8 +163,8 @@ def live_bytes(manifest: Manifest, name: str, demand: Demand, footprint: Footpri
         rows = demand.prompts * demand.images
         scores = SCORE_BYTES * rows * latents**2 if footprint.scores else 0
         return UNET_BYTES * rows * latents * time_bias_width(manifest) + scores
-    if name.startswith("vae_"):
-        scores = FLOAT_BYTES * latents**2 if footprint.scores else 0
+    if name.startswith("vae_") or name == TINY_DECODER:
+        scores = FLOAT_BYTES * latents**2 if footprint.scores and name != TINY_DECODER else 0
         each = STRIPED_BYTES if footprint.striped and name == "vae_decoder" else VAE_BYTES
         return each * latents * math.sqrt(file_bytes(manifest, component) / WEIGHT_BYTES[component.precision]) + scores
     return 0

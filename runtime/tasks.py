@@ -6,10 +6,10 @@ from collections.abc import Collection
 
 # And the text encoders that the bundle names.
 TEXT_TO_IMAGE = frozenset({"cross_kv", "time_bias", "unet", "vae_decoder"})
-# Which a bundle may have besides, for previews and `fast_decode`.
-TINY_DECODER = "tiny_decoder"
 FROM_AN_IMAGE = TEXT_TO_IMAGE | {"vae_encoder"}
 TASKS = {"text-to-image": TEXT_TO_IMAGE, "image-to-image": FROM_AN_IMAGE, "inpainting": FROM_AN_IMAGE}
+# Which a bundle may have besides, for previews and `fast_decode`.
+TINY_DECODER = "tiny_decoder"
 
 
 def tasks_of(components: Collection[str]) -> tuple[str, ...]:
