@@ -69,7 +69,7 @@ def test_a_fast_picture_needs_no_room_for_the_vae_s_decoder(bundle):
     manifest, feet_of = sd15(bundle.manifest, "int8"), feet(bundle.manifest, "onnxruntime")
     usual, fast = (Demand(1, 1, 64, 64, decoder=name) for name in ("vae_decoder", "tiny_decoder"))
     peaks = [next(candidates(manifest, demand, feet_of)).peak_bytes for demand in (usual, fast)]
-    assert peaks[0] - peaks[1] == round(1.1 * SD15["vae_decoder"])
+    assert peaks[0] - peaks[1] >= SD15["vae_decoder"]
 
 
 CASES = list(
