@@ -92,6 +92,11 @@ def test_no_metadata_leaves_the_picture_without_any(here, capsys, tmp_path):
     assert "no generation data" in capsys.readouterr().err
 
 
+def test_fast_decode_needs_a_bundle_with_a_tiny_decoder(here, capsys):
+    assert here("generate", "x", *SMALL, "--fast-decode") == 2
+    assert "latentrt export --tiny-decoder" in capsys.readouterr().err
+
+
 def test_every_option_reaches_the_request(tmp_path):
     options = """--negative blue --sigmas 14.6,7,3,1 --guidance 7,7,1,2.5 --guidance-rescale 0.5 --sampler euler_a
         --guidance-interval 0.3,inf --split-guidance --seed 5 --noise cuda --variation-seed 9 --variation-strength 0.25
@@ -129,6 +134,7 @@ def test_every_option_reaches_the_request(tmp_path):
         "options": {"eta": 0.5},
         "window": 16,
         "stride": 8,
+        "fast_decode": False,
         "seamless": "x",
     }
 
