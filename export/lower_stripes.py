@@ -19,6 +19,8 @@ from latentrt.export.lower_fused import number, only_reader
 
 ROWS = 2  # the axis
 END = np.iinfo(np.int64).max
+# How many rows a kernel of that shape, with those pads, reaches over.
+REACHES: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {((1, 1), (0,) * 4): 0, ((3, 3), (1,) * 4): 1}
 POINTWISE = ("Add", "Mul", "Sigmoid", "Cast", "QuantizeLinear", "DequantizeLinear")
 
 
@@ -129,8 +131,9 @@ def in_stripes(model: ir.Model) -> int:
     ShapeInferencePass()(model)
     graph, stripes = model.graph, Stripes()
     for node in list(graph):
-        if not stripes.counts and doubles(node):
-            stripes.counts[node.inputs[0]], stripes.made[node.inputs[0], 0, 0] = 1, node.inputs[0]
+        source = node.inputs[0] if node.inputs else None
+        if not stripes.counts and source is not None and doubles(node):
+            stripes.counts[source], stripes.made[source, 0, 0] = 1, source
         if any(one in stripes.counts for one in node.inputs):
             add(stripes, node)
     for place, output in enumerate(graph.outputs):
@@ -152,7 +155,7 @@ def renamed(value: ir.Value, like: ir.Value) -> ir.Value:
 def add(stripes: Stripes, node: ir.Node) -> None:
     """Cuts what a node makes of striped values into stripes; a node that cannot be cut reads them whole."""
     output, counts = node.outputs[0], stripes.counts
-    count = max(counts.get(one, 0) for one in node.inputs if one is not None)
+    count = max(counts[one] for one in node.inputs if one is not None and one in counts)
     if node.op_type == "Conv" and (reach := reach_of(node)) is not None:
         counts[output] = count
         for place in range(count):
@@ -168,16 +171,17 @@ def add(stripes: Stripes, node: ir.Node) -> None:
             stripes.whole(output)
     else:
         for place, one in enumerate(node.inputs):
-            if one in counts:
+            if one is not None and one in counts:
                 node.replace_input_with(place, stripes.whole(one))
 
 
 def reach_of(conv: ir.Node) -> int | None:
     """How many rows a kernel reaches over, 0 or 1; None for one that changes the size or reaches further."""
-    ints = {name: tuple(given.as_ints()) for name, given in conv.attributes.items() if name != "group"}
-    if set(ints.get("strides", (1,))) | set(ints.get("dilations", (1,))) != {1}:
-        return None
-    return {((1, 1), (0,) * 4): 0, ((3, 3), (1,) * 4): 1}.get((ints["kernel_shape"], ints.get("pads", (0,) * 4)))
+    kernel, pads, strides, dilations = (
+        tuple(conv.attributes[name].as_ints()) if name in conv.attributes else usual
+        for name, usual in (("kernel_shape", ()), ("pads", (0,) * 4), ("strides", (1,)), ("dilations", (1,)))
+    )
+    return REACHES.get((kernel, pads)) if {*strides, *dilations} == {1} else None
 
 
 def convolved(stripes: Stripes, conv: ir.Node, place: int, reach: int) -> ir.Value:
