@@ -33,7 +33,8 @@ class TinyDecoder(nn.Module):
 
     def forward(self, sample: Tensor) -> Tensor:
         """The decoded image."""
-        return self.decoder(sample / self.scaling)
+        image: Tensor = self.decoder(sample / self.scaling)
+        return image
 
 
 def open_tiny_decoder(path: Path) -> Component:
