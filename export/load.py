@@ -13,7 +13,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +72,14 @@ class Source:
 class Component:
     """One component of a checkpoint, not read yet: for each tensor of its module, the place where it is stored.
 
-    changes: what is added to its weights as they are read.
+    changes: what is added to its weights as they are read. appended: the rows that follow those of a weight.
     """
 
     name: str
     config: Config
     weights: Mapping[str, Stored]
     changes: tuple[Change, ...] = ()
+    appended: Mapping[str, tuple[Stored, ...]] = field(default_factory=dict)
 
     def load(self) -> Any:
         """Returns a new module, its weights in float32, in eval mode and without gradients."""
@@ -87,6 +88,10 @@ class Component:
         for one in self.changes:
             weight = tensors[one.weight]
             weight += torch.from_numpy(one.read()).reshape(weight.shape)
+        for name, rows in self.appended.items():
+            more = _read({f"{place}": stored for place, stored in enumerate(rows)})
+            width = tensors[name].shape[1]
+            tensors[name] = torch.cat([tensors[name], *(more[f"{i}"].reshape(-1, width) for i in range(len(rows)))])
         module.load_state_dict(tensors, assign=True)
         return module.eval().requires_grad_(False)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from latentrt.atomic import new_folder
 from latentrt.bundle import record_files, save_manifest
 from latentrt.errors import CheckpointError
+from latentrt.export.embeddings import Embedding, embeddings_provenance, with_embeddings, words_of
 from latentrt.export.families import Config, shown_by_channels
 from latentrt.export.gate import gated
 from latentrt.export.load import Checkpoint, load_checkpoint
@@ -48,7 +49,8 @@ class ExportOptions:
     """What the checkpoint does not say: the bundle's precision, name and defaults, and where to find what is missing.
 
     tokenizer: a tokenizer folder to use in place of the checkpoint's. vae, configs: as in `load_checkpoint`. loras:
-    the files to fuse, as in `with_loras`. tiny_decoder: one to add, as in `open_tiny_decoder`.
+    the files to fuse, as in `with_loras`. tiny_decoder: one to add, as in `open_tiny_decoder`. embeddings: the files
+    whose words are added, as in `with_embeddings`.
     """
 
     precision: FloatPrecision = "fp32"
@@ -60,6 +62,7 @@ class ExportOptions:
     configs: Path | None = None
     loras: tuple[Lora, ...] = ()
     tiny_decoder: Path | None = None
+    embeddings: tuple[Embedding, ...] = ()
 
 
 def export(source: Path, out: Path, options: ExportOptions, progress: Progress = lambda line: None) -> Manifest:
@@ -73,6 +76,7 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
         checkpoint = with_loras(checkpoint, options.loras)
         tiny = open_tiny_decoder(options.tiny_decoder) if options.tiny_decoder else None
         tokenizer, pads = find_tokenizer(checkpoint, options)
+        checkpoint, tokenizer = with_embeddings(checkpoint, tokenizer, options.embeddings)
         schedule = schedule_of(checkpoint.scheduler)
         for entry in ignored_entries(checkpoint.scheduler):
             progress(f"scheduler_config.json: {entry} is ignored")
@@ -95,9 +99,11 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
             text=text_of(checkpoint, pads),
             latents=latents,
             schedule=schedule,
-            tokenizer=TokenizerSpec(TOKENIZER_FILE, tokenizer.length, tokenizer.bos, tokenizer.eos, tokenizer.pad),
+            tokenizer=spec_of(tokenizer),
             defaults=defaults_of(checkpoint.scheduler, side_px, steps=options.steps, guidance=options.guidance),
-            provenance=provenance(checkpoint) | loras_provenance(options.loras),
+            provenance=provenance(checkpoint)
+            | loras_provenance(options.loras)
+            | embeddings_provenance(options.embeddings, tokenizer),
             files={},
             size_ids=checkpoint.family.size_ids,
             shown=shown_of(checkpoint),
@@ -131,6 +137,12 @@ def find_tokenizer(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Toke
     first, *_ = pads
     length = checkpoint.components[first].config["max_position_embeddings"]
     return Tokenizer(tokenizer.backend, length, tokenizer.bos, tokenizer.eos, pads[first]), pads
+
+
+def spec_of(tokenizer: Tokenizer) -> TokenizerSpec:
+    """What the manifest says of the tokenizer."""
+    ids = tokenizer.bos, tokenizer.eos, tokenizer.pad
+    return TokenizerSpec(TOKENIZER_FILE, tokenizer.length, *ids, words_of(tokenizer))
 
 
 def check_sizes(tokenizer: Tokenizer, config: Config) -> None:

@@ -86,13 +86,18 @@ class Latents:
 
 @dataclass(frozen=True)
 class TokenizerSpec:
-    """The tokenizer's file, in the `tokenizers` package's format, and the ids of the tokens around a prompt."""
+    """The tokenizer's file, in the `tokenizers` package's format, and the ids of the tokens around a prompt.
+
+    embeddings: the words that stand for what was learned by textual inversion, and how many vectors each has. Their ids
+    follow each other.
+    """
 
     file: str
     length: int
     bos: int
     eos: int
     pad: int
+    embeddings: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -145,7 +150,7 @@ class Manifest:
 
 
 # Keys that bundles of earlier versions do not have; only what says something is written.
-LATER = ("quantization", "encoders", "pads", "zero_negative", "unread", "size_ids", "shown")
+LATER = ("quantization", "encoders", "pads", "zero_negative", "unread", "size_ids", "shown", "embeddings")
 
 
 def read(text: str | bytes) -> Manifest:

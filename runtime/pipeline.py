@@ -108,7 +108,9 @@ def built_in() -> list[str]:
 def load_tokenizer(bundle: Bundle) -> Tokenizer:
     """The bundle's tokenizer."""
     spec = bundle.manifest.tokenizer
-    return Tokenizer.load(bundle.path(spec.file), length=spec.length, bos=spec.bos, eos=spec.eos, pad=spec.pad)
+    return Tokenizer.load(
+        bundle.path(spec.file), length=spec.length, bos=spec.bos, eos=spec.eos, pad=spec.pad, embeddings=spec.embeddings
+    )
 
 
 class Pipeline:

@@ -9,7 +9,7 @@ Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural L
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +31,8 @@ _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\
 class Tokenizer:
     """A vocabulary, and the shape and the special ids of the rows that a text encoder takes.
 
-    `length` counts every position of a row, BOS and EOS included. `tokenizer(["a cat", ""])` is two rows.
+    `length` counts every position of a row, BOS and EOS included. `tokenizer(["a cat", ""])` is two rows. `vectors`:
+    the ids of words that are learned embeddings, and how many ids in a row, that one first, each of them stands for.
     """
 
     backend: tokenizers.Tokenizer
@@ -39,13 +40,16 @@ class Tokenizer:
     bos: int
     eos: int
     pad: int
+    vectors: Mapping[int, int] = field(default_factory=dict)
 
     @classmethod
-    def load(cls, file: Path, *, length: int, bos: int, eos: int, pad: int) -> "Tokenizer":
-        """Return the tokenizer that a `tokenizer.json` describes.
+    def load(
+        cls, file: Path, *, length: int, bos: int, eos: int, pad: int, embeddings: Mapping[str, int] | None = None
+    ) -> "Tokenizer":
+        """Return the tokenizer that a `tokenizer.json` describes. embeddings: by word, as `vectors` are by id.
 
-        Raises BundleError when the file cannot be read as one, when an id is not in its vocabulary, and when `length`
-        leaves no room for BOS and EOS.
+        Raises BundleError when the file cannot be read as one, when an id or a word is not in its vocabulary, and when
+        `length` leaves no room for BOS and EOS.
         """
         try:
             backend = tokenizers.Tokenizer.from_file(str(file))
@@ -62,14 +66,26 @@ class Tokenizer:
                     f"{file}: {name} is token {number}, expected one of its {backend.get_vocab_size()} tokens; "
                     "bundle.json and this file are not of one model: export the bundle again"
                 )
+        vectors = {backend.token_to_id(word): count for word, count in (embeddings or {}).items()}
+        last = backend.get_vocab_size()
+        for (word, count), number in zip((embeddings or {}).items(), vectors, strict=True):
+            if number is None or not 1 <= count <= min(length - 2, last - number):
+                raise BundleError(
+                    f"{file}: the embedding {word!r} of {count} vectors is not in it, expected it in a row of its "
+                    f"{last} tokens; bundle.json and this file are not of one model: export the bundle again"
+                )
         # ids() promises every token and nothing else, and a template would count towards a truncation.
         backend.no_truncation()
         backend.no_padding()
         backend.post_processor = None
-        return cls(backend, length, bos, eos, pad)
+        return cls(backend, length, bos, eos, pad, vectors)
 
     def ids(self, text: str) -> list[int]:
-        """Return all token ids of `text`: no BOS, no EOS, no padding, however long.
+        """Return all token ids of `text`: no BOS, no EOS, no padding, however long. Raises RequestError as `pieces`."""
+        return [number for piece in self.pieces(text) for number in piece]
+
+    def pieces(self, text: str) -> list[tuple[int, ...]]:
+        """Return the token ids of `text`, those of an embedding together, any other by itself.
 
         A special token spelled out in the text ("<|endoftext|>") is that token, as in transformers. Raises RequestError
         when the text holds half a surrogate pair, which is what a byte that is not UTF-8 becomes on the command line.
@@ -81,7 +97,8 @@ class Tokenizer:
                 f"character {error.start} of the prompt is {text[error.start]!r}, expected Unicode text; "
                 "is the prompt encoded as UTF-8?"
             ) from error
-        return self.backend.encode(text, add_special_tokens=False).ids
+        ids = self.backend.encode(text, add_special_tokens=False).ids
+        return [tuple(range(number, number + self.vectors.get(number, 1))) for number in ids]
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
         """Return one row of ids per text: (len(texts), length) int64, BOS, the ids that fit, EOS, then padding.

@@ -16,6 +16,14 @@ FOLDER = click.Path(path_type=Path, file_okay=False)
 ANYTHING = click.Path(path_type=Path)
 
 
+def words(
+    _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
+) -> list[tuple[Path, str | None]]:
+    """The file and the token of each FILE:TOKEN, of FILE alone no token."""
+    parts = [value.rpartition(":") for value in values]
+    return [(Path(file), token) if colon else (Path(token), None) for file, colon, token in parts]
+
+
 @click.command()
 @click.argument("checkpoint", type=ANYTHING)
 @click.argument("out", type=FOLDER)
@@ -39,23 +47,43 @@ ANYTHING = click.Path(path_type=Path)
     metavar="FILE:SCALE",
     help="A LoRA to fuse, and how much of it. May be repeated.",
 )
+@click.option(
+    "--embedding",
+    "embeddings",
+    callback=words,
+    multiple=True,
+    metavar="FILE[:TOKEN]",
+    help="A textual inversion, and the word for it. May be repeated.",
+)
 @click.option("--tokenizer", type=FOLDER, metavar="DIR", help="A tokenizer to use in place of the checkpoint's.")
 @click.option("--configs", type=FOLDER, metavar="DIR", help="For a single file: its unet, vae, ... .json.")
 @as_json
-def export(checkpoint: Path, out: Path, as_json: bool, loras: list[tuple[Path, float]], **options: Any) -> None:
+def export(
+    checkpoint: Path,
+    out: Path,
+    as_json: bool,
+    loras: list[tuple[Path, float]],
+    embeddings: list[tuple[Path, str | None]],
+    **options: Any,
+) -> None:
     """Export CHECKPOINT, a diffusers folder or a .safetensors file, to the bundle OUT.
 
     Every graph is run and compared with the original; OUT appears only if all are within their gates. Needs
     `pip install 'latentrt[export]'`.
     """
     try:
+        from latentrt.export.embeddings import Embedding
         from latentrt.export.write import ExportOptions
         from latentrt.export.write import export as write_bundle
         from latentrt.lora.files import Lora
     except ImportError as error:
         raise EngineError(f"export needs {error.name}: run `pip install 'latentrt[cpu,export]'`") from error
 
-    chosen = ExportOptions(**options, loras=tuple(Lora(file, scale) for file, scale in loras))
+    chosen = ExportOptions(
+        **options,
+        loras=tuple(Lora(file, scale) for file, scale in loras),
+        embeddings=tuple(Embedding(file, token) for file, token in embeddings),
+    )
     manifest = write_bundle(checkpoint, out, chosen, progress=lambda line: click.echo(line, err=True))
     losses = {name: asdict(component.fidelity) for name, component in manifest.components.items()}
     if as_json:

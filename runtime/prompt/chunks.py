@@ -52,14 +52,18 @@ def chunked(parts: Iterable[Part], tokenizer: Tokenizer) -> list[Chunk]:
             chunks.append(chunk)
             chunk, cut = [], 0
             continue
-        for token in tokenizer.ids(part[0]) if room else []:
+        for piece in tokenizer.pieces(part[0]) if room else []:
+            token = piece[0]
             if len(chunk) == room:
                 keep = cut if cut and token != comma and room - cut < REACH else room
                 chunks.append(chunk[:keep])
                 chunk, cut = chunk[keep:], 0
             elif token == comma:
                 cut = len(chunk) + 1
-            chunk.append((token, part[1]))
+            if len(chunk) + len(piece) > room:  # an embedding stays in one piece
+                chunks.append(chunk)
+                chunk, cut = [], 0
+            chunk.extend((number, part[1]) for number in piece)
     if chunk or not chunks:
         chunks.append(chunk)
     return [_row(chunk, tokenizer) for chunk in chunks]

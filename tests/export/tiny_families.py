@@ -203,6 +203,7 @@ SMALL_UNET = {
     "up_block_types": ("CrossAttnUpBlock2D",),
 }
 SMALL_SD1 = {**SD1, "unet": SMALL_UNET}
+SMALL = Tiny(StableDiffusionPipeline, SMALL_SD1, EPSILON, {"tokenizer": EOS}, None, NO_CHECKER)
 SMALL_SD2 = {**SD2, "unet": {**SMALL_UNET, "use_linear_projection": True}}
 
 

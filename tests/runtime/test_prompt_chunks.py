@@ -1,5 +1,7 @@
 """Chunks, written as words: `_` is padding, `|` stands between two chunks. BOS and EOS are left out."""
 
+from dataclasses import replace
+
 import pytest
 from tokenizers import AddedToken
 
@@ -30,6 +32,19 @@ def layout(text: str, room: int) -> str:
         letters = [tokenizer.backend.id_to_token(number)[0] for number in chunk.ids[1:end]]
         shown.append("".join(letters) + "_" * (room - len(letters)))
     return "|".join(shown)
+
+
+def test_an_embedding_is_its_vectors_in_one_piece_and_of_one_weight() -> None:
+    tokenizer = words(8)
+    tokenizer.backend.add_tokens(["<z>", "<z>_1", "<z>_2"])
+    first = token_id(tokenizer.backend, "<z>")
+    tokenizer = replace(tokenizer, vectors={first: 3})
+    vectors = (first, first + 1, first + 2)
+    [chunk] = chunked(weighted("a (<Z>:1.5) b"), tokenizer)
+    assert chunk.ids[2:5] == vectors and chunk.weights == (1.0, 1.0, 1.5, 1.5, 1.5, 1.0, 1.0, 1.0)
+    first_chunk, second = chunked(weighted("a, b c <z>"), tokenizer)
+    assert first_chunk.ids[5] == tokenizer.eos and second.ids[1:5] == (*vectors, tokenizer.eos)
+    assert tokenizer.ids("<z><z>_1") == [*vectors, first + 1]
 
 
 @pytest.mark.parametrize(
