@@ -40,7 +40,7 @@ class Tokenizer:
     bos: int
     eos: int
     pad: int
-    vectors: Mapping[int, int] = field(default_factory=dict)
+    vectors: Mapping[int, int] = field(default_factory=dict, kw_only=True)
 
     @classmethod
     def load(
@@ -66,19 +66,20 @@ class Tokenizer:
                     f"{file}: {name} is token {number}, expected one of its {backend.get_vocab_size()} tokens; "
                     "bundle.json and this file are not of one model: export the bundle again"
                 )
-        vectors = {backend.token_to_id(word): count for word, count in (embeddings or {}).items()}
-        last = backend.get_vocab_size()
-        for (word, count), number in zip((embeddings or {}).items(), vectors, strict=True):
-            if number is None or not 1 <= count <= min(length - 2, last - number):
+        vectors, known = {}, backend.get_vocab()
+        for word, count in (embeddings or {}).items():
+            first = known.get(word, len(known))
+            vectors[first] = count
+            if not 1 <= count <= min(length - 2, len(known) - first):
                 raise BundleError(
-                    f"{file}: the embedding {word!r} of {count} vectors is not in it, expected it in a row of its "
-                    f"{last} tokens; bundle.json and this file are not of one model: export the bundle again"
+                    f"{file}: the embedding {word!r} of {count} vectors is not in it, expected one of its {len(known)} "
+                    "tokens; bundle.json and this file are not of one model: export the bundle again"
                 )
         # ids() promises every token and nothing else, and a template would count towards a truncation.
         backend.no_truncation()
         backend.no_padding()
         backend.post_processor = None
-        return cls(backend, length, bos, eos, pad, vectors)
+        return cls(backend, length, bos, eos, pad, vectors=vectors)
 
     def ids(self, text: str) -> list[int]:
         """Return all token ids of `text`: no BOS, no EOS, no padding, however long. Raises RequestError as `pieces`."""

@@ -113,6 +113,12 @@ def test_a_file_that_is_no_tokenizer(tmp_path: Path, content: bytes | None) -> N
         Tokenizer.load(file, **NUMBERS)
 
 
+@pytest.mark.parametrize("embeddings", [{"<cat>": 1}, {"apple</w>": 0}, {"apple</w>": 31}])
+def test_an_embedding_outside_the_vocabulary(embeddings: dict[str, int]) -> None:
+    with pytest.raises(BundleError, match=r"the embedding .* vectors is not in it, expected one of its 2660 tokens"):
+        Tokenizer.load(EMOJI, **NUMBERS, embeddings=embeddings)
+
+
 @pytest.mark.parametrize("name", ["bos", "eos", "pad"])
 @pytest.mark.parametrize("number", [-1, 2660, 49407])
 def test_an_id_outside_the_vocabulary(name: str, number: int) -> None:
