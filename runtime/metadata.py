@@ -35,6 +35,7 @@ SAMPLER_NAMES = {
     "unipc": "UniPC",
     "lcm": "LCM",
 }
+HIRES_NAMES = {"latent": "Latent", "lanczos": "Lanczos"}
 CURVE_NAMES = {
     "normal": "Normal",
     "karras": "Karras",
@@ -71,12 +72,14 @@ def png_text(result: Result, image: int) -> dict[str, str]:
 
 def plain(settings: Settings) -> dict[str, Any]:
     """The settings as JSON can hold them; an interval of guidance that has no end ends at None."""
-    record = asdict(replace(settings, source=None, handover=Handover()))
-    del record["source"], record["handover"]
+    record = asdict(replace(settings, source=None, handover=Handover(), hires=None, grown=None))
+    for name in ("source", "handover", "hires", "grown"):
+        del record[name]
     if record["guidance_interval"]:
         low, high = record["guidance_interval"]
         record["guidance_interval"] = low, (high if math.isfinite(high) else None)
-    return record | settings.handover.record() | (settings.source.record() if settings.source else {})
+    hires = settings.hires.record() if settings.hires else {}
+    return record | hires | settings.handover.record() | (settings.source.record() if settings.source else {})
 
 
 def infotext(record: dict[str, Any]) -> str:
@@ -98,7 +101,10 @@ def infotext(record: dict[str, Any]) -> str:
         or None,
         "Variation seed": record["variation_seed"],
         "Variation seed strength": record["variation_strength"] or None,
-        "Denoising strength": record.get("strength"),
+        "Denoising strength": record.get("strength", record.get("hires_strength")),
+        "Hires upscale": record.get("hires"),
+        "Hires steps": record.get("hires_steps"),
+        "Hires upscaler": HIRES_NAMES.get(record.get("hires_upscaler", "")),
         "Clip skip": record["clip_skip"] if record["clip_skip"] > 1 else None,
         "RNG": RNG[record["noise"]],
         "Eta DDIM" if record["sampler"] == "ddim" else "Eta": changed_eta(record),

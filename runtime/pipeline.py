@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,7 +24,8 @@ from latentrt.embedding import added, time_bias
 from latentrt.engines import Engine, choose, engine_kind, open_changed, open_engines
 from latentrt.errors import BundleError, EngineError, OutOfMemoryError, RequestError
 from latentrt.guidance import Guidance
-from latentrt.image import to_images
+from latentrt.hires import Grown, bilinear
+from latentrt.image import resized, to_images, to_pixels
 from latentrt.inpainting import painted
 from latentrt.lora.weights import Applied, applied, changed_weights, loras_of
 from latentrt.memory import Budget, demand_of, footprints_of, smaller
@@ -42,6 +43,9 @@ from latentrt.tensors import Array
 from latentrt.timings import Timings
 from latentrt.tokenizer import Tokenizer
 from latentrt.windows import decoded, laid, windowed
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 log = logging.getLogger(__name__)
 
@@ -187,7 +191,8 @@ class Pipeline:
 
         Raises RequestError at once for what cannot be generated.
         """
-        return Run(self, settle(request, self.bundle.manifest))
+        kind = Run if request.hires is None else TwoPasses
+        return kind(self, settle(request, self.bundle.manifest))
 
     def decode(self, latents: Array, decoder: str = "vae_decoder") -> Array:
         """Pixels in about [-1, 1], (batch, 3, height, width), from latents of unit variance; one image at a time.
@@ -234,12 +239,12 @@ class Pipeline:
 class Run:
     """One generation under way: an iterator of steps."""
 
-    def __init__(self, pipeline: Pipeline, settings: Settings) -> None:
+    def __init__(self, pipeline: Pipeline, settings: Settings, timings: Timings | None = None) -> None:
         """Raises RequestError for a prompt that is malformed or a grid that cannot be laid out, OutOfMemoryError for
-        more than the budget."""
+        more than the budget. timings: of the run that this is a part of."""
         self.settings = settings
         self._pipeline = pipeline
-        self._timings = Timings()
+        self._timings = timings or Timings()
         with self._timings.phase("prompt"):
             self._negative = self._read(settings.negative, compose=False)
             self._positive = self._read(settings.prompt, compose=True)
@@ -254,7 +259,7 @@ class Run:
         part, known = settings.handover, schedule.train_steps
         self._first = max(settings.skipped, part.first(self._laid, known))
         self._grid = self._laid.after(self._first, part.last(self._laid, known))
-        if not self.total:
+        if not len(self._grid.sigmas):
             raise RequestError(
                 f"start, end: got {part.start:g} and {part.end:g} with {settings.steps} steps, which leaves none of "
                 "them; expected them further apart, or more steps"
@@ -315,41 +320,54 @@ class Run:
             return self._pipeline.call(component, **feeds)
 
     def _run(self) -> Iterator[Step]:
-        settings, grid, bundle = self.settings, self._grid, self._pipeline.bundle
-        with self._timings.phase("prompt"):
-            denoiser = self._denoiser()
-        self._unload()
         latents = np.zeros(0, np.float32)
-        tiny = TINY_DECODER in bundle.manifest.components
-        previews = partial(self._pipeline.decode, decoder=TINY_DECODER) if tiny else None
-        with self._timings.phase("sampler"):
-            walk = self._walk(denoiser)
+        for step in self._sampled():
+            latents = step.latents
+            yield step
         self._unload()
-        for index in range(self.total):
-            denoiser.step = self._first + index
-            with self._timings.phase("sampler"):
-                latents, denoised = next(walk)
-            timestep, sigma = float(grid.timesteps[index]), float(grid.sigmas[index])
-            to_rgb = bundle.manifest.latents.to_rgb
-            yield Step(index, self.total, timestep, sigma, latents, denoised, to_rgb, previews)
-        self._unload()
-        with self._timings.phase(settings.decoder):
-            decode = partial(self._pipeline.decode, decoder=settings.decoder)
-            pixels = decoded(decode, latents, bundle.manifest.latents.pixels, settings.seamless)
-        self._unload()
-        with self._timings.phase("image"):
-            images = to_images(pixels)
-            if settings.source:
-                images = tuple(settings.source.finished(image) for image in images)
+        images = self._pictures(latents)
+        if self.settings.source:
+            with self._timings.phase("image"):
+                images = tuple(self.settings.source.finished(image) for image in images)
+        bundle = self._pipeline.bundle
         self._result = Result(
             images,
-            settings,
+            self.settings,
             self._timings.seconds,
             self._pipeline.engine,
             bundle.manifest.name,
             bundle.sha256,
             self._pipeline.loras,
         )
+
+    def _pictures(self, latents: Array) -> tuple[Image, ...]:
+        """What latents become."""
+        space = self._pipeline.bundle.manifest.latents
+        with self._timings.phase(self.settings.decoder):
+            decode = partial(self._pipeline.decode, decoder=self.settings.decoder)
+            pixels = decoded(decode, latents, space.pixels, self.settings.seamless)
+        self._unload()
+        with self._timings.phase("image"):
+            return to_images(pixels)
+
+    def _sampled(self) -> Iterator[Step]:
+        """The sampler's steps."""
+        grid, bundle = self._grid, self._pipeline.bundle
+        tiny = TINY_DECODER in bundle.manifest.components
+        previews = partial(self._pipeline.decode, decoder=TINY_DECODER) if tiny else None
+        with self._timings.phase("prompt"):
+            denoiser = self._denoiser()
+        self._unload()
+        with self._timings.phase("sampler"):
+            walk = self._walk(denoiser)
+        self._unload()
+        for index in range(len(grid.sigmas)):
+            denoiser.step = self._first + index
+            with self._timings.phase("sampler"):
+                latents, denoised = next(walk)
+            timestep, sigma = float(grid.timesteps[index]), float(grid.sigmas[index])
+            to_rgb = bundle.manifest.latents.to_rgb
+            yield Step(index, self.total, timestep, sigma, latents, denoised, to_rgb, previews)
 
     def _walk(self, denoiser: Denoiser) -> Walk:
         """The sampler on its way, from the noise of the settings, or from their image and that noise."""
@@ -383,6 +401,8 @@ class Run:
     def _clean(self, draws: Draws) -> Array | None:
         """The latents of the image that the run starts from, one an image of the batch."""
         settings = self.settings
+        if settings.grown is not None:
+            return settings.grown.latents
         if settings.source is None:
             return None
         with self._timings.phase("image"):
@@ -423,3 +443,49 @@ class Run:
             pipeline.split_guidance or (self._plan is not None and self._plan.split),
             sample.dtype,
         )
+
+
+class TwoPasses(Run):
+    """A generation whose picture is made larger by a second run, from what the first one sampled."""
+
+    def __init__(self, pipeline: Pipeline, settings: Settings) -> None:
+        """Raises as Run does, for either pass."""
+        super().__init__(pipeline, settings)
+        self._second = Run(pipeline, self._larger(np.zeros(0, np.float32)), self._timings)
+
+    @property
+    def total(self) -> int:
+        """How many steps are taken in both passes."""
+        return super().total + self._second.total
+
+    def _run(self) -> Iterator[Step]:
+        latents, own = np.zeros(0, np.float32), super().total
+        for step in self._sampled():
+            latents = step.latents
+            yield step
+        self._second = second = Run(self._pipeline, self._larger(self._grown(latents)), self._timings)
+        for step in second:
+            yield replace(step, index=step.index + own, total=self.total)
+        self._result = replace(second.result, settings=self.settings)
+
+    def _larger(self, latents: Array) -> Settings:
+        """The settings of the second pass, from clean latents of its size."""
+        settings, space = self.settings, self._pipeline.bundle.manifest.latents
+        assert settings.hires is not None
+        hires, old = settings.hires, (settings.width, settings.height)
+        width, height = hires.size(*old, space.pixels)
+        sizes = {name: (width, height) for name in ("original_size", "target_size") if getattr(settings, name) == old}
+        changes: dict[str, Any] = {"width": width, "height": height, "steps": hires.steps, **sizes}
+        return replace(settings, hires=None, grown=Grown(hires.strength, latents), **changes)
+
+    def _grown(self, latents: Array) -> Array:
+        """What the first pass sampled, at the size of the second: clean latents."""
+        settings, space = self._second.settings, self._pipeline.bundle.manifest.latents
+        width, height = settings.width, settings.height
+        if self.settings.hires and self.settings.hires.upscaler == "latent":
+            with self._timings.phase("sampler"):
+                return bilinear(latents, height // space.pixels, width // space.pixels)
+        pictures = self._pictures(latents)
+        with self._timings.phase("image"):
+            pixels = [to_pixels(resized(picture, width, height)) for picture in pictures]
+        return np.concatenate([self._encode(one)[0] for one in pixels])

@@ -19,6 +19,7 @@ NoiseName = Literal["cpu", "cuda"]
 Fit = Literal["stretch", "crop"]
 Posterior = Literal["mean", "sample"]
 Seamless = Literal["x", "y", "xy"]
+Upscaler = Literal["latent", "lanczos"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class Request:
     are softened, pixels. mask_padding: paint just the part of the image around what is white, so many pixels wider, at
     width and height, the bundle's own unless given, and put it back. overlay: put what is not masked back exactly.
     extend: how many pixels are painted beyond init's left, top, right and bottom, with or without a mask inside.
+
+    hires: how much larger a second pass makes the picture, 1 to 16, from image to image. hires_steps: its steps, by
+    default as many, of which it takes the last hires_strength, above 0 and up to 1 (default 0.5). hires_upscaler:
+    "latent", between latents, or "lanczos", between the pixels of a picture that is decoded for it.
 
     window, stride: the model sees the picture through square windows of so many pixels, so many apart (by default a
     quarter), for sizes that it was not trained at. seamless: the edges that meet, so that the picture repeats from left
@@ -98,6 +103,10 @@ class Request:
     mask_padding: int | None = None
     overlay: bool = False
     extend: Sequence[int] | None = None
+    hires: float | None = None
+    hires_steps: int | None = None
+    hires_strength: float | None = None
+    hires_upscaler: Upscaler = "latent"
     window: int | None = None
     stride: int | None = None
     seamless: Seamless | None = None

@@ -14,6 +14,7 @@ from latentrt.curves import Sigmas, SigmasName
 from latentrt.errors import RequestError
 from latentrt.guidance import EVERYWHERE
 from latentrt.handover import Handover, handover_of
+from latentrt.hires import Grown, Hires, hires_of
 from latentrt.manifest import Manifest
 from latentrt.prompt import SYNTAXES, Syntax
 from latentrt.request import NoiseName, Request, Seamless
@@ -41,7 +42,8 @@ class Settings:
     """A request with every choice made, checked against the bundle.
 
     options: the sampler's own. image_guidance: None where the UNet is shown no image. source: the image to start from,
-    None where there is none. handover: the part of the way that is gone.
+    None where there is none. handover: the part of the way that is gone. hires: the pass that follows. grown: what a
+    second pass starts from.
     """
 
     prompt: str
@@ -76,6 +78,8 @@ class Settings:
     seamless: Seamless | None = None
     handover: Handover = Handover()
     fast_decode: bool = False
+    hires: Hires | None = None
+    grown: Grown | None = None
 
     @property
     def decoder(self) -> str:
@@ -85,7 +89,8 @@ class Settings:
     @property
     def skipped(self) -> int:
         """How many steps at the front are not taken."""
-        return self.source.skipped(self.steps) if self.source else 0
+        start = self.source or self.grown
+        return start.skipped(self.steps) if start else 0
 
     @property
     def scales(self) -> tuple[float, ...]:
@@ -148,6 +153,7 @@ def settle(request: Request, manifest: Manifest) -> Settings:
         **windows_of(request, manifest),
         handover=handover,
         fast_decode=fast_decode_of(request, manifest),
+        hires=hires_of(request, manifest, steps),
     )
     if handover.latents is not None and handover.size(pixels) != (width, height):
         raise RequestError(f"latents: got those of {handover.size(pixels)} pixels, expected {(width, height)}")

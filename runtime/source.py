@@ -64,13 +64,7 @@ class Source:
 
     def skipped(self, steps: int) -> int:
         """How many of the steps are not taken. Raises RequestError where none would be left."""
-        taken = min(int(steps * self.strength), steps)
-        if not taken:
-            raise RequestError(
-                f"strength: got {self.strength:g} with {steps} steps, which leaves none of them; expected at least "
-                f"{1 / steps:.3g}, or more steps"
-            )
-        return steps - taken
+        return skipped(steps, self.strength)
 
     def pixels(self, width: int, height: int) -> Array:
         """The image at that size: (1, 3, height, width) float32 in [-1, 1]."""
@@ -176,6 +170,17 @@ def refuse_without(needed: str, defaults: Mapping[str, object], request: Request
     for name, default in defaults.items():
         if getattr(request, name) != default:
             raise RequestError(f"{name}: got {getattr(request, name)!r} without {needed}; give that image too")
+
+
+def skipped(steps: int, strength: float, name: str = "strength") -> int:
+    """How many of the steps are not taken, those at the front. Raises RequestError where none would be left."""
+    taken = min(int(steps * strength), steps)
+    if not taken:
+        raise RequestError(
+            f"{name}: got {strength:g} with {steps} steps, which leaves none of them; expected at least "
+            f"{1 / steps:.3g}, or more steps"
+        )
+    return steps - taken
 
 
 def drawn(mean: Array, deviation: Array, noise: Array | None, batch: int) -> Array:
