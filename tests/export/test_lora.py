@@ -3,6 +3,7 @@
 import pytest
 import torch
 from click.testing import CliRunner
+from diffusers import LCMScheduler
 from peft import LoHaConfig, LoKrConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import set_peft_model_state_dict
@@ -16,7 +17,10 @@ from latentrt.export.lora import loras_provenance, with_loras
 from latentrt.export.write import ExportOptions, export
 from latentrt.lora.files import Lora
 from latentrt.lora.names import part_of, weights_by_name
+from latentrt.request import Request
 from tests.export import compvis, loras, test_parity, tiny
+from tests.export.test_parity import PROMPT, Pair, diffusers_pipeline
+from tests.export.untraced import untraced
 
 pytestmark = test_parity.pytestmark
 
@@ -34,6 +38,23 @@ def fused(folder, *chosen):
     """Returns the checkpoint's UNet and text encoder with the files fused into them."""
     checkpoint = with_loras(load_checkpoint(folder / "checkpoint"), chosen)
     return checkpoint.load_unet(), checkpoint.load_text_encoder()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_four_steps_with_a_lora_of_a_latent_consistency_model(folder, tmp_path):
+    """The recipe of docs/lora.md: a LoRA of the UNet alone, fused, and another sampler."""
+    loras.save_kohya(tmp_path / "lcm.safetensors", loras.adapters(3) | {"text_encoder": {}}, alpha=3)
+    options = ExportOptions(loras=(Lora(tmp_path / "lcm.safetensors"),))
+    ours = untraced(folder / "checkpoint", tmp_path / "bundle", options)
+    modules = tiny.build_unet(), tiny.build_vae(), tiny.build_text_encoder()
+    theirs = diffusers_pipeline(tmp_path / "tokenizer", *modules)
+    theirs.scheduler = LCMScheduler.from_config(theirs.scheduler.config)
+    theirs.load_lora_weights(tmp_path, weight_name="lcm.safetensors")
+    theirs.fuse_lora()
+    asked = [Request(PROMPT, "", 4, guidance, 0, 80, 56, "lcm") for guidance in (1.0, 2.0)]
+    found = [min(Pair(ours, theirs, {}).losses(request)) for request in asked]
+    print(" ".join(f"{db:.1f} dB" for db in found))
+    assert min(found) >= 45
 
 
 def test_provenance_names_file_scale_and_hash(folder):
