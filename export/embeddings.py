@@ -15,8 +15,7 @@ from pathlib import Path
 from tokenizers import AddedToken
 
 from latentrt.bundle import sha256_of
-from latentrt.errors import CheckpointError
-from latentrt.export.families import first_few
+from latentrt.errors import CheckpointError, first_few
 from latentrt.export.load import FLOATS, Checkpoint, Component, Stored, header
 from latentrt.tokenizer import Tokenizer
 

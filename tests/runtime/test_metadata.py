@@ -80,6 +80,7 @@ def test_a_png_says_how_it_was_made(png: Path, image: int, seed: int) -> None:
         "syntax": "strict",
         "guidance_rescale": 0.0,
         "guidance_interval": None,
+        "image_guidance": None,
         "clip_skip": 1,
         "noise": "cpu",
         "variation_seed": None,
