@@ -39,7 +39,7 @@ from latentrt.export.save import save_graph
 from latentrt.manifest import Manifest, Precision
 from latentrt.pipeline import Pipeline, load
 from latentrt.settings import settle
-from latentrt.tensors import TensorSpec
+from latentrt.tensors import TensorSpec, shape_of
 
 SETTINGS = "calibration.json"
 ANY = "any"  # target of a graph that every engine takes as it is
@@ -318,7 +318,7 @@ def shapes_of(manifest: Manifest, specs: Sequence[TensorSpec]) -> dict[str, tupl
         "width": manifest.defaults.width // manifest.latents.pixels,
         "tokens": manifest.tokenizer.length,
     }
-    return {spec.name: tuple(sizes[axis] if isinstance(axis, str) else axis for axis in spec.shape) for spec in specs}
+    return {spec.name: shape_of(spec, sizes) for spec in specs}
 
 
 def decisive(work: Work, precision: str) -> dict[str, object]:

@@ -6,18 +6,17 @@ prompt or once a run may be given any number of rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import product
 
 from latentrt.bundle import Bundle
 from latentrt.engines.plans import Shapes
-from latentrt.tensors import TensorSpec, split_axis
+from latentrt.tensors import TensorSpec, shape_of, split_axis
 
 Profile = tuple[Shapes, ...]
 Sides = Mapping[str, tuple[int, int, int]]  # the smallest, usual and largest size of each symbol
 Wanted = Mapping[str, tuple[int, ...]]
 
-UNET = "unet"
 # A picture's negative and positive prompt; and the most chunks, of all prompts together, without another plan.
 USUAL_PROMPTS, MOST_PROMPTS = 2, 8
 
@@ -31,7 +30,7 @@ def profiles_of(
     VAE's batch is always 1.
     """
     specs, pixels = bundle.manifest.components[component].inputs, bundle.manifest.latents.pixels
-    rows = batches if component == UNET else (1,)
+    rows = batches if "sample" in {spec.name for spec in specs} else (1,)
     points = (
         {**open_sides(bundle, specs), **fixed({"batch": batch, "width": width // pixels, "height": height // pixels})}
         if sees_pictures(specs)
@@ -82,20 +81,11 @@ def fixed(sizes: Mapping[str, int]) -> dict[str, tuple[int, int, int]]:
 def sizes_of(specs: Iterable[TensorSpec], wanted: Wanted) -> dict[str, int]:
     """The size of each symbol when inputs have the shapes `wanted`."""
     sides = ((axis, size) for spec in specs for axis, size in zip(spec.shape, wanted[spec.name], strict=True))
-    return {split_axis(axis)[1]: size // split_axis(axis)[0] for axis, size in sides if isinstance(axis, str)}
+    known = ((*split_axis(axis), size) for axis, size in sides if isinstance(axis, str))
+    return {symbol: int(size / factor) for factor, symbol, size in known if factor >= 1}
 
 
 def profile(specs: Iterable[TensorSpec], sides: Sides) -> Profile:
     """The three shapes of each input."""
-    return tuple(Shapes(spec.name, *(tuple(row) for row in zip(*bounds(spec, sides), strict=True))) for spec in specs)
-
-
-def bounds(spec: TensorSpec, sides: Sides) -> Iterator[tuple[int, int, int]]:
-    """The smallest, usual and largest size of each axis."""
-    for axis in spec.shape:
-        if isinstance(axis, int):
-            yield axis, axis, axis
-        else:
-            factor, symbol = split_axis(axis)
-            low, usual, high = sides[symbol]
-            yield factor * low, factor * usual, factor * high
+    bounds = [{symbol: side[place] for symbol, side in sides.items()} for place in range(3)]
+    return tuple(Shapes(spec.name, *(shape_of(spec, sizes) for sizes in bounds)) for spec in specs)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
@@ -32,7 +32,7 @@ FLOATS = ("F32", "F16", "BF16")
 ZERO_NEGATIVE = "force_zeros_for_empty_prompt"
 BATCH_BYTES = 1 << 27
 PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
-STEMS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model"}  # else "model"
+STEMS = dict.fromkeys(("unet", "vae", "controlnet"), "diffusion_pytorch_model")  # else "model"
 # The names of a component's weights in a diffusers folder, the most precise first.
 WEIGHTS = ("{}.safetensors", "{}.safetensors.index.json", "{}.fp16.safetensors", "{}.safetensors.index.fp16.json")
 # What training and older versions left behind, and no module has.
@@ -102,8 +102,9 @@ class Checkpoint:
 
     `source` is the name of its file or folder, `components` are by name (unet, vae, text_encoder, ...), `scheduler` is
     the content of its scheduler_config.json, and `tokenizers` its tokenizer folders by their names, none for a single
-    file. `zero_negative`: whether no negative prompt means zeros, not an empty text. Each load makes a new module:
-    float32, eval mode, no gradients.
+    file. `zero_negative`: whether no negative prompt means zeros, not an empty text. `controls`: the networks that are
+    to steer the UNet, by the names that they are asked for. Each load makes a new module: float32, eval mode, no
+    gradients.
     """
 
     source: str
@@ -112,6 +113,7 @@ class Checkpoint:
     scheduler: dict[str, Any]
     tokenizers: Mapping[str, Path]
     zero_negative: bool = False
+    controls: Mapping[str, Component] = field(default_factory=dict)
 
     def load_unet(self) -> UNet2DConditionModel:
         """Returns the UNet; raises CheckpointError when its file has changed since the checkpoint was opened."""
@@ -196,7 +198,7 @@ def _open_file(path: Path, configs: Path | None, vae: Path | None) -> Checkpoint
     family = families.recognise(_name(path), differences, look=families.likeness(shapes))
     known = _local_configs(family, configs, shapes)
     sources = {
-        name: Source(f"{path} ({slot.prefix}*)", known[name], _under(slot.prefix, tensors), slot.convert, slot.unread)
+        name: Source(f"{path} ({slot.prefix}*)", known[name], under(slot.prefix, tensors), slot.convert, slot.unread)
         for name, slot in family.slots.items()
     }
     components = _components(family, sources, vae)
@@ -218,7 +220,7 @@ def _vae_source(family: Family, path: Path, config: Config) -> Source:
     if not path.is_file():
         raise CheckpointError(f"no VAE at {path}: expected a diffusers VAE folder or a .safetensors file")
     slot, tensors = family.slots["vae"], header(path)
-    return Source(f"{path}", config, _under(slot.prefix, tensors) or tensors, slot.convert)
+    return Source(f"{path}", config, under(slot.prefix, tensors) or tensors, slot.convert)
 
 
 def folder_source(folder: Path, name: str) -> Source:
@@ -388,6 +390,11 @@ def _build_unet(config: Config) -> UNet2DConditionModel:
         return UNet2DConditionModel.from_config(dict(config))
 
 
+def _build_controlnet(config: Config) -> ControlNetModel:
+    with torch.device("meta"):
+        return ControlNetModel.from_config(dict(config))
+
+
 def _build_vae(config: Config) -> AutoencoderKL:
     with torch.device("meta"):
         return AutoencoderKL.from_config(dict(config))
@@ -430,10 +437,12 @@ BUILDERS: dict[str, Callable[[Config], Any]] = {
     "tiny_decoder": _build_tiny_decoder,
     "text_encoder": _build_text_encoder,
     "text_encoder_2": _build_projected,
+    "controlnet": _build_controlnet,
 }
 
 
-def _under(prefix: str, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+def under(prefix: str, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Returns the tensors whose keys begin so."""
     return {key: stored for key, stored in tensors.items() if key.startswith(prefix)}
 
 

@@ -4,24 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from latentrt.export.families import Encoder
 from latentrt.export.load import Checkpoint
+from latentrt.export.residuals import (
+    HintEncoder,
+    HoistedControl,
+    Layout,
+    hint_factor,
+    layout_of,
+    packed,
+    residual_specs,
+    unpacked,
+)
 from latentrt.export.split import (
     CrossKV,
     HoistedUNet,
     PooledTextEncoder,
     TextEncoder,
-    TimeBias,
+    TimeBiases,
     VaeDecoder,
     VaeEncoder,
     guidance_sinusoid,
+    widths_of,
 )
 from latentrt.tensors import TensorSpec
 
@@ -64,7 +76,8 @@ def parts_of(checkpoint: Checkpoint) -> Iterator[Part]:
     family = checkpoint.family
     for name, encoder in family.encoders.items():
         yield from text_parts(checkpoint.load_text_encoder(name), encoder, name)
-    yield from unet_parts(checkpoint.load_unet(), len(family.size_ids))
+    controls = {name: control.load() for name, control in checkpoint.controls.items()}
+    yield from unet_parts(checkpoint.load_unet(), len(family.size_ids), controls)
     yield from vae_parts(checkpoint.load_vae(), float32=family.float32_vae)
 
 
@@ -105,33 +118,88 @@ def text_probe(model: TextModel, encoder: Encoder, ids: Tensor, clip_skip: int) 
     return Probe({"input_ids": ids, "clip_skip": torch.tensor([clip_skip])}, (reference, *pooled))
 
 
-def unet_parts(unet: UNet2DConditionModel, size_ids: int = 0) -> Iterator[Part]:
+def unet_parts(
+    unet: UNet2DConditionModel, size_ids: int = 0, controls: Mapping[str, ControlNetModel] | None = None
+) -> Iterator[Part]:
     """The hoisted parts of the UNet and the rest of it, held against the whole: the split itself is under the gate.
 
-    size_ids: how many sizes its time embedding takes.
+    size_ids: how many sizes its time embedding takes. controls: the networks that steer it, by name.
     """
-    config, times = unet.config, time_specs(unet, size_ids)
-    originals = [unet_probe(unet, times, *probe) for probe in PROBES]
-    cross_kv, time_bias = CrossKV(unet).eval(), TimeBias(unet).eval()
-    kv_width, bias_width = cross_kv.project.out_features, time_bias.project.out_features
-    kv, bias, whole = [], [], []
+    controls = controls or {}
+    config, times, networks = unet.config, time_specs(unet, size_ids), (unet, *controls.values())
+    cross_kv, time_bias = CrossKV(*networks).eval(), TimeBiases(*networks).eval()
+    runs = [unet_feeds(unet, times, *probe) for probe in PROBES]
+    steered = {name: [control_run(control, feeds) for feeds in runs] for name, control in controls.items()}
+    layout, specs = layout_of(unet), residual_specs(layout_of(unet)) if controls else ()
     with torch.no_grad():
-        for feeds, reference in originals:
-            moments = {spec.name: feeds[spec.name] for spec in times}
-            packed, biases = cross_kv(feeds["context"]), time_bias(*moments.values())
-            kv.append(Probe({"context": feeds["context"]}, (packed,)))
-            bias.append(Probe(moments, (biases,)))
-            whole.append(Probe({"sample": feeds["sample"], "time_bias": biases, "cross_kv": packed}, (reference,)))
-    kv_spec = TensorSpec("cross_kv", "float32", ("batch", "tokens", kv_width))
+        for place, feeds in enumerate(runs):
+            for spec in specs:
+                feeds[spec.name] = torch.stack([own[place][spec.name] for own in steered.values()]).sum(0)
+            feeds["prediction"] = predicted(unet, feeds, layout)
+            feeds["cross_kv"] = cross_kv(feeds["context"])
+            feeds["time_bias"] = time_bias(*(feeds[spec.name] for spec in times))
+    kv_spec = TensorSpec("cross_kv", "float32", ("batch", "tokens", runs[0]["cross_kv"].shape[-1]))
+    bias_width = runs[0]["time_bias"].shape[-1]
     context_spec = TensorSpec("context", "float32", ("batch", "tokens", config.cross_attention_dim))
-    yield Part("cross_kv", lambda: cross_kv, (context_spec,), (kv_spec,), tuple(kv))
-    biases_spec = TensorSpec("time_bias", "float32", ("n", bias_width))
-    yield Part("time_bias", lambda: time_bias, times, (biases_spec,), tuple(bias))
-    sample_spec = TensorSpec("sample", "float32", ("batch", config.in_channels, "height", "width"))
-    bias_spec = TensorSpec("time_bias", "float32", ("batch", bias_width))
+    yield part("cross_kv", lambda: cross_kv, (context_spec,), (kv_spec,), runs)
+    yield part("time_bias", lambda: time_bias, times, (TensorSpec("time_bias", "float32", ("n", bias_width)),), runs)
+    shared = (TensorSpec("time_bias", "float32", ("batch", bias_width)), kv_spec)
+    starts = widths_of(unet)
+    for name, control in controls.items():
+        widths = widths_of(control)
+        own = [{**feeds, **more} for feeds, more in zip(runs, steered[name], strict=True)]
+        yield from control_parts(name, control, shared, starts, own)
+        starts = (starts[0] + widths[0], starts[1] + widths[1])
     prediction_spec = TensorSpec("prediction", "float32", ("batch", config.out_channels, "height", "width"))
-    inputs = (sample_spec, bias_spec, kv_spec)
-    yield Part("unet", lambda: HoistedUNet(unet), inputs, (prediction_spec,), tuple(whole))
+    residuals, inputs = partial(unpacked, layout=layout) if controls else tuple, (sample_spec(unet), *shared)
+    yield part("unet", lambda: HoistedUNet(unet, residuals), (*inputs, *specs), (prediction_spec,), runs)
+
+
+def control_parts(
+    name: str,
+    control: ControlNetModel,
+    shared: tuple[TensorSpec, ...],
+    starts: tuple[int, int],
+    runs: Sequence[Mapping[str, Tensor]],
+) -> Iterator[Part]:
+    """A control network: what it sees of the image, once a picture, and the residuals that it makes at every call.
+
+    shared: what it takes of what the UNet takes. starts: where its part of `cross_kv` and `time_bias` begins.
+    """
+    layout, config = layout_of(control), control.config
+    factor = hint_factor(control)
+    image_spec = TensorSpec(
+        "image", "float32", ("batch", config.conditioning_channels, f"{factor}*height", f"{factor}*width")
+    )
+    hint_spec = TensorSpec("hint", "float32", ("batch", config.block_out_channels[0], "height", "width"))
+    scales_spec = TensorSpec("scales", "float32", (len(layout),))
+    yield part(f"hint_{name}", lambda: HintEncoder(control), (image_spec,), (hint_spec,), runs)
+    yield part(
+        f"control_{name}",
+        lambda: HoistedControl(control, *starts),
+        (sample_spec(control), *shared, hint_spec, scales_spec),
+        residual_specs(layout),
+        runs,
+    )
+
+
+def sample_spec(network: ControlNetModel | UNet2DConditionModel) -> TensorSpec:
+    """The noisy latents, and what a network sees besides."""
+    return TensorSpec("sample", "float32", ("batch", network.config.in_channels, "height", "width"))
+
+
+def part(
+    name: str,
+    build: Callable[[], nn.Module],
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    runs: Sequence[Mapping[str, Tensor]],
+) -> Part:
+    """A component whose probes are taken out of all the tensors of some runs, by name."""
+    probes = (
+        Probe({spec.name: run[spec.name] for spec in inputs}, tuple(run[spec.name] for spec in outputs)) for run in runs
+    )
+    return Part(name, build, inputs, outputs, tuple(probes))
 
 
 def time_specs(unet: UNet2DConditionModel, size_ids: int) -> tuple[TensorSpec, ...]:
@@ -146,10 +214,10 @@ def time_specs(unet: UNet2DConditionModel, size_ids: int) -> tuple[TensorSpec, .
     return tuple(specs)
 
 
-def unet_probe(
+def unet_feeds(
     unet: UNet2DConditionModel, times: Sequence[TensorSpec], batch: int, height: int, width: int
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Inputs of the undivided UNet and its output for them."""
+) -> dict[str, Tensor]:
+    """Random inputs of the undivided UNet."""
     random = generator()
     feeds = {
         "sample": torch.randn(batch, unet.config.in_channels, height, width, generator=random),
@@ -159,14 +227,56 @@ def unet_probe(
     for spec in times[1:]:
         shape = [batch if axis == "n" else int(axis) for axis in spec.shape]
         feeds[spec.name] = torch.rand(shape, generator=random) * PROBED_TO[spec.name]
-    added = {theirs: feeds[ours] for ours, theirs in ADDED_NAMES.items() if ours in feeds}
+    return feeds
+
+
+def added_to_time(feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What diffusers' networks add to the time embedding, under the names that it has for them."""
+    return {theirs: feeds[ours] for ours, theirs in ADDED_NAMES.items() if ours in feeds}
+
+
+def predicted(unet: UNet2DConditionModel, feeds: Mapping[str, Tensor], layout: Layout) -> Tensor:
+    """The output of the undivided UNet."""
     told = feeds.get("guidance")
     guidance = None if told is None else guidance_sinusoid(unet.config.time_cond_proj_dim)(1000 * told)
+    steering, levels = {}, [tensor for name, tensor in feeds.items() if name.startswith("residual_")]
+    if levels:
+        *down, middle = unpacked(levels, layout)
+        steering = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+    output = unet(
+        feeds["sample"],
+        feeds["timestep"],
+        feeds["context"],
+        timestep_cond=guidance,
+        added_cond_kwargs=added_to_time(feeds),
+        **steering,
+    )
+    prediction: Tensor = output.sample
+    return prediction
+
+
+def control_run(control: ControlNetModel, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What a control network takes besides, its features of an image, and the undivided network's packed residuals."""
+    sample = feeds["sample"][:, : control.config.in_channels]  # the latents come before what a UNet sees besides
+    batch, _, height, width = sample.shape
+    layout, scale, factor = layout_of(control), 0.7, hint_factor(control)
+    shape = (batch, control.config.conditioning_channels, factor * height, factor * width)
+    image = torch.rand(shape, generator=generator())
     with torch.no_grad():
-        predicted = unet(
-            feeds["sample"], feeds["timestep"], feeds["context"], timestep_cond=guidance, added_cond_kwargs=added
+        down, middle = control(
+            sample,
+            feeds["timestep"],
+            feeds["context"],
+            image,
+            scale,
+            added_cond_kwargs=added_to_time(feeds),
+            return_dict=False,
         )
-    return feeds, predicted.sample
+        hint = HintEncoder(control)(image)
+    levels = zip(residual_specs(layout), packed([*down, middle], layout), strict=True)
+    scales = torch.full((len(layout),), scale)
+    taken = {"sample": sample, "image": image, "hint": hint, "scales": scales}
+    return {**taken, **{spec.name: level for spec, level in levels}}
 
 
 def vae_parts(vae: AutoencoderKL, *, float32: bool = False) -> Iterator[Part]:

@@ -7,11 +7,11 @@ Cross-attention's key and value projections become `CrossKV`, the time-embedding
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import Timesteps
 from diffusers.models.resnet import ResnetBlock2D
@@ -156,12 +156,15 @@ class PooledTextEncoder(TextEncoder):
 
 
 class CrossKV(nn.Module):
-    """All cross-attention keys and values of a UNet: context -> (batch, tokens, sum of 2 * width), k then v a layer."""
+    """All cross-attention keys and values of a UNet, and of the control networks beside it.
 
-    def __init__(self, unet: UNet2DConditionModel) -> None:
+    context -> (batch, tokens, sum of 2 * width), k then v a layer.
+    """
+
+    def __init__(self, *networks: nn.Module) -> None:
         super().__init__()
-        projections = [p for attn in cross_attentions(unet) for p in (attn.to_k, attn.to_v)]
-        self.project = stacked(projections)
+        attentions = (attn for network in networks for attn in cross_attentions(network))
+        self.project = stacked([p for attn in attentions for p in (attn.to_k, attn.to_v)])
 
     def forward(self, context: Tensor) -> Tensor:
         """The packed projections of `context` (batch, tokens, width)."""
@@ -175,10 +178,11 @@ class TimeBias(nn.Module):
     Sinusoids stay in float32: fp16 cannot tell the timesteps near 1000 apart.
     """
 
-    def __init__(self, unet: UNet2DConditionModel) -> None:
+    def __init__(self, unet: UNet2DConditionModel | ControlNetModel) -> None:
         super().__init__()
         self.sinusoid, self.embedding = unet.time_proj, unet.time_embedding
-        self.guidance = guidance_sinusoid(unet.config.time_cond_proj_dim) if unet.config.time_cond_proj_dim else None
+        guidance = unet.config.get("time_cond_proj_dim")  # which no control network is told
+        self.guidance = guidance_sinusoid(guidance) if guidance else None
         self.added = AddedEmbedding(unet) if unet.config.addition_embed_type else None
         self.project = stacked([resnet.time_emb_proj for resnet in resnets(unet)])
 
@@ -186,11 +190,24 @@ class TimeBias(nn.Module):
         """The packed biases of every ResNet for each timestep."""
         dtype, condition = self.project.weight.dtype, None
         if self.guidance is not None:
-            condition, added = self.guidance(1000 * added[0]).to(dtype), added[1:]
+            condition = self.guidance(1000 * added[0]).to(dtype)
         embedded = self.embedding(self.sinusoid(timestep).to(dtype), condition)
         if self.added is not None:
-            embedded = embedded + self.added(*added)
+            embedded = embedded + self.added(*added[-2:])
         return self.project(F.silu(embedded))
+
+
+class TimeBiases(nn.Module):
+    """The biases of a UNet and of the control networks beside it, side by side; each has an embedding of its own."""
+
+    def __init__(self, *networks: nn.Module) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(TimeBias(network) for network in networks)
+
+    def forward(self, timestep: Tensor, *added: Tensor) -> Tensor:
+        """The packed biases of every ResNet of every network for each timestep."""
+        biases = [branch(timestep, *added) for branch in self.branches]
+        return torch.cat(biases, -1) if len(biases) > 1 else biases[0]
 
 
 def guidance_sinusoid(width: int) -> Timesteps:
@@ -219,29 +236,43 @@ class HoistedUNet(nn.Module):
     """The denoising UNet without the parts that `CrossKV` and `TimeBias` computed beforehand.
 
     Takes over the modules of `unet`, which cannot be called by itself any more.
+    residuals: takes packed ones apart, for a UNet that control networks steer.
     """
 
-    def __init__(self, unet: UNet2DConditionModel) -> None:
+    def __init__(
+        self, unet: UNet2DConditionModel, residuals: Callable[[Sequence[Tensor]], Iterable[Tensor]] = tuple
+    ) -> None:
         super().__init__()
         hoist(unet)
         unet.time_embedding = unet.add_embedding = None
-        self.unet = unet
+        self.unet, self.residuals = unet, residuals
 
-    def forward(self, sample: Tensor, time_bias: Tensor, cross_kv: Tensor) -> Tensor:
+    def forward(self, sample: Tensor, time_bias: Tensor, cross_kv: Tensor, *control: Tensor) -> Tensor:
         """The prediction, (batch, channels, height, width), at any height and width the latents may have."""
-        hidden = self.unet.conv_in(sample)
-        skips = (hidden,)
-        for block in self.unet.down_blocks:
-            hidden, outputs = block(hidden, time_bias, **context_of(block, cross_kv))
-            skips += outputs
-        for block in filter(None, [self.unet.mid_block]):  # pruned UNets have none
-            hidden = block(hidden, time_bias, **context_of(block, cross_kv))
+        hidden, skips = way_down(self.unet, self.unet.conv_in(sample), time_bias, cross_kv)
+        added = tuple(self.residuals(control))
+        if added:
+            hidden = hidden + added[-1]
+            skips = tuple(skip + residual for skip, residual in zip(skips, added[:-1], strict=True))
         for block in self.unet.up_blocks:
             taken, skips = skips[-len(block.resnets) :], skips[: -len(block.resnets)]
             # diffusers upsamples to the next skip's size when the size is odd; elsewhere the two are the same.
             size = skips[-1].shape[2:] if skips else None
             hidden = block(hidden, taken, time_bias, upsample_size=size, **context_of(block, cross_kv))
         return self.unet.conv_out(self.unet.conv_act(self.unet.conv_norm_out(hidden)))
+
+
+def way_down(
+    network: UNet2DConditionModel | ControlNetModel, hidden: Tensor, time_bias: Tensor, cross_kv: Tensor
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """What a network makes of its first features in the middle, and all skips on the way there."""
+    skips = (hidden,)
+    for block in network.down_blocks:
+        hidden, outputs = block(hidden, time_bias, **context_of(block, cross_kv))
+        skips += outputs
+    for block in filter(None, [network.mid_block]):  # pruned UNets have none
+        hidden = block(hidden, time_bias, **context_of(block, cross_kv))
+    return hidden, skips
 
 
 class VaeDecoder(nn.Module):
@@ -314,20 +345,24 @@ def resnets(unet: nn.Module) -> Iterator[ResnetBlock2D]:
     return (m for m in unet.modules() if isinstance(m, ResnetBlock2D))
 
 
-def hoist(unet: UNet2DConditionModel) -> None:
-    """Replaces in place what `CrossKV` and `TimeBias` compute by slices of their outputs."""
-    plain(unet)
-    start = 0
-    for attn in cross_attentions(unet):
+def hoist(network: nn.Module, kv_start: int = 0, bias_start: int = 0) -> None:
+    """Replaces in place what `CrossKV` and `TimeBias` compute by slices of their outputs, from these places on."""
+    plain(network)
+    for attn in cross_attentions(network):
         width = attn.to_k.out_features
-        attn.set_processor(HoistedCrossAttention(start, width))
+        attn.set_processor(HoistedCrossAttention(kv_start, width))
         attn.to_k = attn.to_v = None
-        start += 2 * width
-    start = 0
-    for resnet in resnets(unet):
+        kv_start += 2 * width
+    for resnet in resnets(network):
         width = resnet.time_emb_proj.out_features
-        resnet.time_emb_proj, resnet.skip_time_act = TimeSlice(start, width), True
-        start += width
+        resnet.time_emb_proj, resnet.skip_time_act = TimeSlice(bias_start, width), True
+        bias_start += width
+
+
+def widths_of(network: nn.Module) -> tuple[int, int]:
+    """How wide a network's keys and values are, and its time biases, as `CrossKV` and `TimeBias` pack them."""
+    kv = sum(2 * attn.to_k.out_features for attn in cross_attentions(network))
+    return kv, sum(resnet.time_emb_proj.out_features for resnet in resnets(network))
 
 
 def plain(module: nn.Module) -> nn.Module:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from latentrt.export.canonical import OPSET, canonical
-from latentrt.tensors import TensorSpec, split_axis
+from latentrt.tensors import TensorSpec, shape_of
 
 # The sizes at which a module is traced; small, because some operators are very slow in fp16 on a CPU.
 SIZES = {"batch": 2, "height": 2, "width": 3, "tokens": 5, "n": 2}
@@ -53,14 +53,7 @@ def trace(module: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[Ten
 
 def example(spec: TensorSpec) -> Tensor:
     """Ones that fit `spec`: zero would be no `clip_skip`."""
-    shape = [axis if isinstance(axis, int) else side(axis) for axis in spec.shape]
-    return torch.ones(shape, dtype=getattr(torch, spec.dtype))
-
-
-def side(axis: str) -> int:
-    """The size of an axis such as "8*height" where modules are traced."""
-    factor, symbol = split_axis(axis)
-    return factor * SIZES[symbol]
+    return torch.ones(shape_of(spec, SIZES), dtype=getattr(torch, spec.dtype))
 
 
 def symbols(spec: TensorSpec) -> dict[int, str]:

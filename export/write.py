@@ -11,6 +11,7 @@ from pathlib import Path
 from latentrt.atomic import new_folder
 from latentrt.bundle import record_files, save_manifest
 from latentrt.errors import CheckpointError
+from latentrt.export.controls import ControlNet, with_controls
 from latentrt.export.embeddings import Embedding, embeddings_provenance, with_embeddings, words_of
 from latentrt.export.families import Config, shown_by_channels
 from latentrt.export.gate import gated
@@ -50,7 +51,8 @@ class ExportOptions:
 
     tokenizer: a tokenizer folder to use in place of the checkpoint's. vae, configs: as in `load_checkpoint`. loras:
     the files to fuse, as in `with_loras`. tiny_decoder: one to add, as in `open_tiny_decoder`. embeddings: the files
-    whose words are added, as in `with_embeddings`.
+    whose words are added, as in `with_embeddings`. controls: the networks that are to steer the UNet, as in
+    `with_controls`.
     """
 
     precision: FloatPrecision = "fp32"
@@ -63,6 +65,7 @@ class ExportOptions:
     loras: tuple[Lora, ...] = ()
     tiny_decoder: Path | None = None
     embeddings: tuple[Embedding, ...] = ()
+    controls: tuple[ControlNet, ...] = ()
 
 
 def export(source: Path, out: Path, options: ExportOptions, progress: Progress = lambda line: None) -> Manifest:
@@ -73,7 +76,7 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
     """
     with new_folder(out) as folder:
         checkpoint = load_checkpoint(source, configs=options.configs, vae=options.vae)
-        checkpoint = with_loras(checkpoint, options.loras)
+        checkpoint = with_controls(with_loras(checkpoint, options.loras), options.controls)
         tiny = open_tiny_decoder(options.tiny_decoder) if options.tiny_decoder else None
         tokenizer, pads = find_tokenizer(checkpoint, options)
         checkpoint, tokenizer = with_embeddings(checkpoint, tokenizer, options.embeddings)
@@ -103,7 +106,8 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
             defaults=defaults_of(checkpoint.scheduler, side_px, steps=options.steps, guidance=options.guidance),
             provenance=provenance(checkpoint)
             | loras_provenance(options.loras)
-            | embeddings_provenance(options.embeddings, tokenizer),
+            | embeddings_provenance(options.embeddings, tokenizer)
+            | {f"control {control.name}": control.path.name for control in options.controls},
             files={},
             size_ids=checkpoint.family.size_ids,
             shown=shown_of(checkpoint),

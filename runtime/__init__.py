@@ -10,6 +10,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from latentrt.control import Control
     from latentrt.errors import (
         BundleError,
         CheckpointError,
@@ -33,6 +34,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 __all__ = [
     "BundleError",
     "CheckpointError",
+    "Control",
     "EngineError",
     "FidelityError",
     "LatentError",
@@ -50,6 +52,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "latentrt.control": ("Control",),
     "latentrt.interpolation": ("between",),
     "latentrt.pipeline": ("Pipeline", "Run", "load"),
     "latentrt.request": ("Request",),

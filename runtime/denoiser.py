@@ -19,6 +19,7 @@ from latentrt.prediction import Prediction
 from latentrt.samplers.walk import Walk
 from latentrt.schedule import timestep_at
 from latentrt.shown import beside
+from latentrt.steering import Steering
 from latentrt.tensors import Array
 from latentrt.windows import Window
 
@@ -51,6 +52,7 @@ class Denoiser:
     split: one call of the UNet for each prompt in place of one for all, which needs less memory. sample_dtype: the
     float type in which the UNet takes latents. step: the one that the run is in, for guidance and prompts that change.
     shown: what the UNet sees besides the latents, (batch, channels, height, width), None for one that sees no more.
+    steering: of a UNet that control networks may steer.
     """
 
     call: Call
@@ -62,6 +64,7 @@ class Denoiser:
     sample_dtype: str = "float32"
     step: int = 0
     shown: Array | None = None
+    steering: Steering | None = None
     stacked: dict[tuple[Row, ...], Array] = field(default_factory=dict)
 
     def __call__(self, x: Array, sigma: float, window: Window | None = None) -> Array:
@@ -69,38 +72,41 @@ class Denoiser:
         scale = self.guidance.at(self.step, sigma)
         negative, positives = self.conditioning.rows(self.step)
         weights, rows = zip(*positives, strict=True)
-        shown = self.shown if self.shown is None or window is None else self.shown[..., window[0], window[1]]
         image = self.guidance.image if scale > 1 else 1.0
         if scale == 1 and math.fsum(weights) == 1:  # the negative prompt would cancel out
-            combined = sum_of(list(zip(weights, self.predict(x, sigma, rows, shown), strict=True)))
+            combined = sum_of(list(zip(weights, self.predict(x, sigma, rows, window), strict=True)))
         else:
             bare = (negative._replace(bare=True),) if image != 1 else ()
-            found = self.predict(x, sigma, (*bare, negative, *rows), shown)
+            found = self.predict(x, sigma, (*bare, negative, *rows), window)
             first, *rest = found[len(bare) :]
             added = (image - 1) * (first - found[0]) if bare else 0.0
             combined = guided(first, list(zip(weights, rest, strict=True)), scale, self.guidance.rescale, added)
         return self.prediction.denoised(x, combined, sigma)
 
-    def predict(self, x: Array, sigma: float, rows: Sequence[Row], shown: Array | None = None) -> list[Array]:
-        """What the UNet predicts under each text, in as few calls as may be. shown: besides the latents."""
+    def predict(self, x: Array, sigma: float, rows: Sequence[Row], window: Window | None = None) -> list[Array]:
+        """What the UNet predicts under each text, in as few calls as may be. window: the part that `x` is."""
+        shown = self.shown if self.shown is None or window is None else self.shown[..., window[0], window[1]]
         scale = self.prediction.scale(sigma)
         # Converted before it is repeated: NumPy makes float16 slowly, one element at a time.
         sample = (x if scale == 1 else x * np.float32(scale)).astype(self.sample_dtype, copy=False)
         predictions: list[Array] = []
         for group in self.groups(rows):
+            feeds = {
+                "sample": np.concatenate([sample] * len(group)),
+                "time_bias": np.repeat(self.bias(group, sigma), len(x), axis=0),
+                "cross_kv": self.cross_kv(group, len(x)),
+            }
+            negative = [row.negative for row in group for _ in x]
             try:
-                output = self.call(
-                    "unet",
-                    sample=np.concatenate([beside(sample, shown, bare=row.bare) for row in group]),
-                    time_bias=np.repeat(self.bias(group, sigma), len(x), axis=0),
-                    cross_kv=self.cross_kv(group, len(x)),
-                )["prediction"]
+                residuals = self.steering.residuals(self.step, feeds, negative, window) if self.steering else {}
+                feeds["sample"] = np.concatenate([beside(sample, shown, bare=row.bare) for row in group])
+                output = self.call("unet", **feeds, **residuals)["prediction"]
             except OutOfMemoryError:
                 if len(group) == 1:
                     raise
                 log.warning("too little memory for %d prompts in a call of the UNet: from now on one", len(group))
                 self.split = True
-                return self.predict(x, sigma, rows, shown)
+                return self.predict(x, sigma, rows, window)
             predictions += list(output.astype(np.float32, copy=False).reshape(len(group), *x.shape))
         return predictions
 

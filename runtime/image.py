@@ -106,8 +106,13 @@ def extended(image: Image, border: Sequence[int], fill: int | None = None) -> Im
 
 def to_pixels(image: Image) -> Array:
     """(1, channels, height, width) float32 in [-1, 1]."""
+    return 2 * to_shares(image) - 1
+
+
+def to_shares(image: Image) -> Array:
+    """(1, channels, height, width) float32 in [0, 1]."""
     pixels = np.asarray(image, np.float32).reshape(image.height, image.width, -1) / 255
-    return (2 * pixels - 1).transpose(2, 0, 1)[np.newaxis]
+    return pixels.transpose(2, 0, 1)[np.newaxis]
 
 
 def digest(image: Image) -> dict[str, str | list[int]]:

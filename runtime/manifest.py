@@ -16,6 +16,8 @@ from latentrt.typed import TypedError, parse, plain
 
 FORMAT = 1
 DTYPES = ("float16", "float32", "int64")
+# What stands before a control network's name in that of its component, and in that of what encodes its image.
+CONTROL, HINT = "control_", "hint_"
 
 Precision = Literal["fp32", "fp16", "w16", "int8", "w8"]
 # The numbers that a time embedding may take besides the timestep: pixels, but for the score.
@@ -147,6 +149,11 @@ class Manifest:
         """Whether the model was distilled with guidance, which it is told: no negative prompt then has a say."""
         known = self.components.get("time_bias")
         return known is not None and any(spec.name == "guidance" for spec in known.inputs)
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """The names of the networks by which an image can steer the UNet."""
+        return tuple(name.removeprefix(CONTROL) for name in self.components if name.startswith(CONTROL))
 
 
 # Keys that bundles of earlier versions do not have; only what says something is written.

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from latentrt.engines import Engine
 from latentrt.errors import EngineError, OutOfMemoryError
-from latentrt.manifest import Component, Manifest, Precision
+from latentrt.manifest import CONTROL, HINT, Component, Manifest, Precision
 from latentrt.settings import Settings, guided
 from latentrt.tasks import TINY_DECODER
 
@@ -54,7 +54,7 @@ class Demand:
     """What a run asks for: images, the prompts of one step, and the picture's sides in latents.
 
     encodes: whether it starts from an image. window: the side of what the UNet sees at a time, 0 for all. decoder: the
-    component that makes the picture.
+    component that makes the picture. controls: the networks that steer it.
     """
 
     images: int
@@ -64,6 +64,15 @@ class Demand:
     encodes: bool = False
     window: int = 0
     decoder: str = "vae_decoder"
+    controls: frozenset[str] = frozenset()
+
+    def uses(self, name: str) -> bool:
+        """Whether it calls a component."""
+        for prefix in (CONTROL, HINT):
+            if name.startswith(prefix):
+                return name.removeprefix(prefix) in self.controls
+        unused = {"vae_decoder"} - {self.decoder} | (set() if self.encodes else {"vae_encoder"})
+        return name not in unused
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,8 @@ def demand_of(settings: Settings, prompts: int, manifest: Manifest) -> Demand:
     window, works = (settings.window or 0) // pixels, guided(settings, manifest)
     prompts += works + (works and (settings.image_guidance or 1) > 1)
     encodes = settings.source is not None or "masked_image" in manifest.shown
-    return Demand(len(settings.seeds), prompts, rows, columns, encodes, window, settings.decoder)
+    controls = frozenset(control.name for control in settings.controls)
+    return Demand(len(settings.seeds), prompts, rows, columns, encodes, window, settings.decoder, controls)
 
 
 def smaller(engine: str, engines: Mapping[str, Engine], manifest: Manifest, demand: Demand) -> str:
@@ -145,33 +155,39 @@ def plan(manifest: Manifest, demand: Demand, footprints: Mapping[str, Footprint]
 
 def candidates(manifest: Manifest, demand: Demand, footprints: Mapping[str, Footprint]) -> Iterator[Plan]:
     """Every plan, those that cost the least time first: a second call a step is cheaper than loading for each run."""
-    unused = {"vae_decoder"} - {demand.decoder} | (set() if demand.encodes else {"vae_encoder"})
-    used = {name: one for name, one in manifest.components.items() if name not in unused}
+    used = {name: one for name, one in manifest.components.items() if demand.uses(name)}
     weights = {name: file_bytes(manifest, one) * footprints[name].weights[one.precision] for name, one in used.items()}
     for keep, split in itertools.product((True, False), (False, True)):
         asked = replace(demand, prompts=1) if split else demand
         live = {name: live_bytes(manifest, name, asked, footprints[name]) for name in used}
-        loaded = {name: sum(weights.values()) if keep else weights[name] for name in used}
+        loop = sum(weight for name, weight in weights.items() if in_loop(name))  # these stay loaded from step to step
+        apart = {name: loop if in_loop(name) else weight for name, weight in weights.items()}
+        loaded = {name: sum(weights.values()) if keep else apart[name] for name in used}
         yield Plan(keep, split, round(BASE_BYTES + max(loaded[name] + live[name] for name in used)))
+
+
+def in_loop(name: str) -> bool:
+    """Whether a component is called at every step."""
+    return name == "unet" or name.startswith(CONTROL)
 
 
 def live_bytes(manifest: Manifest, name: str, demand: Demand, footprint: Footprint) -> float:
     """The activations of one call of a component."""
     component, latents = manifest.components[name], demand.height * demand.width
-    if name == "unet":
+    if in_loop(name):
         latents = math.prod(min(side, demand.window or side) for side in (demand.height, demand.width))
         rows = demand.prompts * demand.images
         scores = SCORE_BYTES * rows * latents**2 if footprint.scores else 0
         return UNET_BYTES * rows * latents * time_bias_width(manifest) + scores
-    if name.startswith("vae_") or name == TINY_DECODER:
-        scores = FLOAT_BYTES * latents**2 if footprint.scores and name != TINY_DECODER else 0
+    if name.startswith(("vae_", HINT)) or name == TINY_DECODER:
+        scores = FLOAT_BYTES * latents**2 if footprint.scores and name.startswith("vae_") else 0
         each = STRIPED_BYTES if footprint.striped and name == "vae_decoder" else VAE_BYTES
         return each * latents * math.sqrt(file_bytes(manifest, component) / WEIGHT_BYTES[component.precision]) + scores
     return 0
 
 
 def time_bias_width(manifest: Manifest) -> int:
-    """The channels of all ResNets of the UNet."""
+    """The channels of all ResNets of the UNet, and of the control networks beside it."""
     (spec,) = manifest.components["time_bias"].outputs
     width = spec.shape[-1]
     return width if isinstance(width, int) else 0

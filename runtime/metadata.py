@@ -72,14 +72,17 @@ def png_text(result: Result, image: int) -> dict[str, str]:
 
 def plain(settings: Settings) -> dict[str, Any]:
     """The settings as JSON can hold them; an interval of guidance that has no end ends at None."""
-    record = asdict(replace(settings, source=None, handover=Handover(), hires=None, grown=None))
-    for name in ("source", "handover", "hires", "grown"):
+    record = asdict(replace(settings, source=None, controls=(), handover=Handover(), hires=None, grown=None))
+    for name in ("source", "controls", "guess", "handover", "hires", "grown"):
         del record[name]
     if record["guidance_interval"]:
         low, high = record["guidance_interval"]
         record["guidance_interval"] = low, (high if math.isfinite(high) else None)
     hires = settings.hires.record() if settings.hires else {}
-    return record | hires | settings.handover.record() | (settings.source.record() if settings.source else {})
+    controls = [control.record() for control in settings.controls]
+    steered = {"controls": controls, "guess": settings.guess} if controls else {}
+    source = settings.source.record() if settings.source else {}
+    return record | hires | settings.handover.record() | source | steered
 
 
 def infotext(record: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ from latentrt.engines import Engine, choose, engine_kind, open_changed, open_eng
 from latentrt.errors import BundleError, EngineError, OutOfMemoryError, RequestError
 from latentrt.guidance import Guidance
 from latentrt.hires import Grown, bilinear
-from latentrt.image import resized, to_images, to_pixels
+from latentrt.image import resized, to_images, to_pixels, to_shares
 from latentrt.inpainting import painted
 from latentrt.lora.weights import Applied, applied, changed_weights, loras_of
 from latentrt.memory import Budget, demand_of, footprints_of, smaller
@@ -38,6 +38,7 @@ from latentrt.samplers.walk import Denoise, Walk
 from latentrt.settings import Settings, settle
 from latentrt.shown import shown_of
 from latentrt.source import drawn, restore, started
+from latentrt.steering import Steering
 from latentrt.tasks import FROM_AN_IMAGE, TEXT_TO_IMAGE, TINY_DECODER
 from latentrt.tensors import Array
 from latentrt.timings import Timings
@@ -442,7 +443,19 @@ class Run:
             time_bias(self._call, times, added(manifest, settings, conditioning)),
             pipeline.split_guidance or (self._plan is not None and self._plan.split),
             sample.dtype,
+            steering=self._steering() if manifest.controls else None,
         )
+
+    def _steering(self) -> Steering:
+        """The control networks that the settings name, each of which has seen its image."""
+        settings, steps = self.settings, len(self._laid.sigmas) - self._first
+        components = self._pipeline.bundle.manifest.components
+        steering = Steering(self._call, components, settings.controls, self._first, steps, settings.guess)
+        for control in settings.controls:
+            with self._timings.phase("image"):
+                image = to_shares(control.framed(settings.width, settings.height, settings.source))
+            steering.see(image)
+        return steering
 
 
 class TwoPasses(Run):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from latentrt.control import Control
 from latentrt.curves import SigmasName
 from latentrt.prompt import Syntax
 from latentrt.schedule import Spacing
@@ -53,6 +54,10 @@ class Request:
     hires: how much larger a second pass makes the picture, 1 to 16, from image to image. hires_steps: its steps, by
     default as many, of which it takes the last hires_strength, above 0 and up to 1 (default 0.5). hires_upscaler:
     "latent", between latents, or "lanczos", between the pixels of a picture that is decoded for it.
+
+    controls: images that steer the picture through the bundle's control networks, see `Control`; width and height are
+    the first one's, cut to multiples of 8, where there is no init. guess: without a say for them in the negative
+    prompt's half, and less at high resolution: for prompts that say little.
 
     window, stride: the model sees the picture through square windows of so many pixels, so many apart (by default a
     quarter), for sizes that it was not trained at. seamless: the edges that meet, so that the picture repeats from left
@@ -107,6 +112,8 @@ class Request:
     hires_steps: int | None = None
     hires_strength: float | None = None
     hires_upscaler: Upscaler = "latent"
+    controls: Sequence[Control] = ()
+    guess: bool = False
     window: int | None = None
     stride: int | None = None
     seamless: Seamless | None = None

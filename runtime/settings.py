@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any, get_args
 
 from latentrt.checks import choice, flag, number, side, text, whole
+from latentrt.control import Settled, controls_of
 from latentrt.curves import Sigmas, SigmasName
 from latentrt.errors import RequestError
 from latentrt.guidance import EVERYWHERE
@@ -20,7 +21,7 @@ from latentrt.prompt import SYNTAXES, Syntax
 from latentrt.request import NoiseName, Request, Seamless
 from latentrt.samplers import SAMPLERS, Option, Value
 from latentrt.schedule import Spacing
-from latentrt.source import Source, source_of
+from latentrt.source import Source, cut, source_of
 from latentrt.tasks import TINY_DECODER
 from latentrt.windows import windows_of
 
@@ -42,8 +43,8 @@ class Settings:
     """A request with every choice made, checked against the bundle.
 
     options: the sampler's own. image_guidance: None where the UNet is shown no image. source: the image to start from,
-    None where there is none. handover: the part of the way that is gone. hires: the pass that follows. grown: what a
-    second pass starts from.
+    None where there is none. controls: with their images opened. handover: the part of the way that is gone. hires: the
+    pass that follows. grown: what a second pass starts from.
     """
 
     prompt: str
@@ -73,6 +74,8 @@ class Settings:
     negative_aesthetic_score: float | None = None
     options: Mapping[str, Value] = field(default_factory=dict)
     source: Source | None = None
+    controls: tuple[Settled, ...] = ()
+    guess: bool = False
     window: int | None = None
     stride: int | None = None
     seamless: Seamless | None = None
@@ -121,7 +124,8 @@ def settle(request: Request, manifest: Manifest) -> Settings:
     asked = request.variation_seed is not None
     variations = seeds_of("variation_seed", request.variation_seed, request.batch) if asked else ()
     source, handover = source_of(request, manifest), handover_of(request, manifest.latents.channels)
-    own = source.size(pixels) if source else handover.size(pixels)
+    controls = controls_of(request.controls, manifest)
+    own = size_of(source, handover, controls, pixels)
     width, height = own or (defaults.width, defaults.height)
     width = side("width", chosen(request.width, width), pixels)
     height = side("height", chosen(request.height, height), pixels)
@@ -150,6 +154,8 @@ def settle(request: Request, manifest: Manifest) -> Settings:
         **scores_of(request, manifest),
         options=options_of(request, sampler),
         source=source,
+        controls=controls,
+        guess=flag("guess", request.guess),
         **windows_of(request, manifest),
         handover=handover,
         fast_decode=fast_decode_of(request, manifest),
@@ -159,7 +165,32 @@ def settle(request: Request, manifest: Manifest) -> Settings:
         raise RequestError(f"latents: got those of {handover.size(pixels)} pixels, expected {(width, height)}")
     if source:
         source.skipped(steps)
+    check_controls(settings)
     return settings
+
+
+def size_of(
+    source: Source | None, handover: Handover, controls: Sequence[Settled], pixels: int
+) -> tuple[int, int] | None:
+    """The picture's own size: that of what it starts from, or of the first image that steers it; None of neither."""
+    if source:
+        return source.size(pixels)
+    return handover.size(pixels) or next((cut("control", one.image.size, pixels) for one in controls), None)
+
+
+def check_controls(settings: Settings) -> None:
+    """Raises RequestError for images that cannot steer what is asked for besides."""
+    if settings.guess and not settings.controls:
+        raise RequestError("guess: got it without controls; give an image for one too")
+    source = settings.source
+    if source is None or source.mask is None or source.mask.padding is None:
+        return
+    for control in settings.controls:
+        if control.image.size != source.image.size:
+            sizes = ["x".join(map(str, one.size)) for one in (control.image, source.image)]
+            raise RequestError(
+                f"control {control.name}: got {sizes[0]} pixels, expected {sizes[1]}, the init's, with mask_padding"
+            )
 
 
 def with_seed(settings: Settings, image: int) -> Settings:

@@ -56,11 +56,7 @@ class Source:
         """The image's width and height in pixels, each cut down to a multiple; None where a part of it is painted."""
         if self.mask and self.mask.padding is not None:
             return None
-        width, height = (side - side % multiple for side in self.image.size)
-        if not width or not height:
-            got = "x".join(map(str, self.image.size))
-            raise RequestError(f"init: got an image of {got} pixels, expected at least {multiple}x{multiple}")
-        return width, height
+        return cut("init", self.image.size, multiple)
 
     def skipped(self, steps: int) -> int:
         """How many of the steps are not taken. Raises RequestError where none would be left."""
@@ -109,6 +105,15 @@ class Source:
             **({"extend": self.extend} if self.extend else {}),
             **(self.mask.record() if self.mask else {}),
         }
+
+
+def cut(name: str, size: tuple[int, int], multiple: int) -> tuple[int, int]:
+    """An image's sides, cut down to multiples. Raises RequestError, which begins with `name`, for less than one."""
+    width, height = (side - side % multiple for side in size)
+    if not width or not height:
+        got = "x".join(map(str, size))
+        raise RequestError(f"{name}: got an image of {got} pixels, expected at least {multiple}x{multiple}")
+    return width, height
 
 
 def source_of(request: Request, manifest: Manifest) -> Source | None:

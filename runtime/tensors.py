@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -14,12 +16,15 @@ from latentrt.errors import ShapeError
 
 Array = NDArray[Any]
 
-AXIS = re.compile(r"(?:([1-9][0-9]*)\*)?([a-z_]+)")
+AXIS = re.compile(r"(?:([1-9][0-9]*)\*)?([a-z_]+)(?:/([1-9][0-9]*))?")
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor's name, type and shape; a side is a number, a symbol ("height") or a multiple of one ("8*height")."""
+    """A tensor's name, type and shape.
+
+    A side is a number, a symbol ("height"), a multiple of one ("8*height") or a part, rounded up ("height/2").
+    """
 
     name: str
     dtype: str
@@ -50,22 +55,35 @@ def check(specs: Sequence[TensorSpec], tensors: Mapping[str, Array], owner: str)
 
 def fits(axis: int | str, size: int, sizes: dict[str, int]) -> bool:
     """Whether a side of `size` agrees with its axis; notes in `sizes` what it says of the axis's symbol."""
-    if isinstance(axis, int):
-        return axis == size
-    factor, symbol = split_axis(axis)
-    whole, rest = divmod(size, factor)
-    return rest == 0 and whole > 0 and sizes.setdefault(symbol, whole) == whole
+    if isinstance(axis, str):
+        factor, symbol = split_axis(axis)
+        whole = size / factor
+        if symbol not in sizes and whole.denominator == 1 and whole > 0 and factor >= 1:  # a part says too little
+            sizes[symbol] = int(whole)
+        if symbol not in sizes:
+            return False
+    return side_of(axis, sizes) == size
 
 
 def shape_of(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """The shape of a tensor at these sizes of its symbols."""
-    axes = ((1, axis) if isinstance(axis, int) else split_axis(axis) for axis in spec.shape)
-    return tuple(factor * (axis if isinstance(axis, int) else sizes[axis]) for factor, axis in axes)
+    return tuple(side_of(axis, sizes) for axis in spec.shape)
 
 
-def split_axis(axis: str) -> tuple[int, str]:
-    """The factor and the symbol of an axis: ("8*height") -> (8, "height"). Raises ValueError for anything else."""
+def side_of(axis: int | str, sizes: Mapping[str, int]) -> int:
+    """The size of an axis at these sizes of its symbol."""
+    if isinstance(axis, int):
+        return axis
+    factor, symbol = split_axis(axis)
+    return math.ceil(factor * sizes[symbol])
+
+
+def split_axis(axis: str) -> tuple[Fraction, str]:
+    """The factor and the symbol of an axis: ("8*height") -> (8, "height"), ("height/2") -> (1/2, "height").
+
+    Raises ValueError for anything else.
+    """
     match = AXIS.fullmatch(axis)
     if match is None:
-        raise ValueError(f"axis {axis!r} is neither a number, a name, nor number*name")
-    return int(match[1] or 1), match[2]
+        raise ValueError(f"axis {axis!r} is neither a number, a name, nor number*name or name/number")
+    return Fraction(int(match[1] or 1), int(match[3] or 1)), match[2]

@@ -24,6 +24,15 @@ def words(
     return [(Path(file), token) if colon else (Path(token), None) for file, colon, token in parts]
 
 
+def named(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, Path]]:
+    """The name and the path of each NAME=PATH."""
+    pairs = [value.partition("=") for value in values]
+    for name, equals, path in pairs:
+        if not (name and equals and path):
+            raise click.BadParameter(f"got {name + equals + path!r}, expected NAME=PATH, such as canny=FOLDER")
+    return [(name, Path(path)) for name, _, path in pairs]
+
+
 @click.command()
 @click.argument("checkpoint", type=ANYTHING)
 @click.argument("out", type=FOLDER)
@@ -55,6 +64,14 @@ def words(
     metavar="FILE[:TOKEN]",
     help="A textual inversion, and the word for it. May be repeated.",
 )
+@click.option(
+    "--controlnet",
+    "controls",
+    callback=named,
+    multiple=True,
+    metavar="NAME=PATH",
+    help="A ControlNet that is to steer the UNet, and what it is called. May be repeated.",
+)
 @click.option("--tokenizer", type=FOLDER, metavar="DIR", help="A tokenizer to use in place of the checkpoint's.")
 @click.option("--configs", type=FOLDER, metavar="DIR", help="For a single file: its unet, vae, ... .json.")
 @as_json
@@ -64,6 +81,7 @@ def export(
     as_json: bool,
     loras: list[tuple[Path, float]],
     embeddings: list[tuple[Path, str | None]],
+    controls: list[tuple[str, Path]],
     **options: Any,
 ) -> None:
     """Export CHECKPOINT, a diffusers folder or a .safetensors file, to the bundle OUT.
@@ -72,6 +90,7 @@ def export(
     `pip install 'latentrt[export]'`.
     """
     try:
+        from latentrt.export.controls import ControlNet
         from latentrt.export.embeddings import Embedding
         from latentrt.export.write import ExportOptions
         from latentrt.export.write import export as write_bundle
@@ -83,6 +102,7 @@ def export(
         **options,
         loras=tuple(Lora(file, scale) for file, scale in loras),
         embeddings=tuple(Embedding(file, token) for file, token in embeddings),
+        controls=tuple(ControlNet(name, path) for name, path in controls),
     )
     manifest = write_bundle(checkpoint, out, chosen, progress=lambda line: click.echo(line, err=True))
     losses = {name: asdict(component.fidelity) for name, component in manifest.components.items()}

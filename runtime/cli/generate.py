@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import partial
@@ -15,6 +16,7 @@ from latentrt.cli.scaled import scaled_files
 from latentrt.errors import RequestError
 
 if TYPE_CHECKING:
+    from latentrt.control import Control
     from latentrt.pipeline import Pipeline, Run
     from latentrt.request import Request
     from latentrt.result import Result
@@ -62,6 +64,29 @@ def pixels_of(_context: click.Context, _option: click.Parameter, value: str | No
         return None if value is None else tuple(int(part) for part in value.split(","))
     except ValueError:
         raise click.BadParameter(f"got {value!r}, expected whole numbers with commas between them") from None
+
+
+CONTROL = re.compile(r"(.+?)(?::([-+.\d]+)(?::([-+.\d]+):([-+.\d]+))?)?")
+
+
+def controls_of(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> tuple[Control, ...]:
+    """The controls of "canny=edges.png:0.8:0:0.5" and such."""
+    return tuple(control_of(value) for value in values)
+
+
+def control_of(value: str) -> Control:
+    """One control. Raises BadParameter for what is none."""
+    from latentrt.control import Control
+
+    name, _, rest = value.partition("=")
+    found = CONTROL.fullmatch(rest)
+    try:
+        image, *numbers = found.groups() if found and name else ()
+        return Control(name, image, *(float(number) for number in numbers if number is not None))
+    except ValueError:
+        raise click.BadParameter(
+            f"got {value!r}, expected NAME=IMG, NAME=IMG:SCALE or NAME=IMG:SCALE:START:END, such as canny=edges.png:0.8"
+        ) from None
 
 
 @click.command()
@@ -121,6 +146,15 @@ def pixels_of(_context: click.Context, _option: click.Parameter, value: str | No
 @click.option("--hires-steps", type=int, metavar="N", help="Its steps.  [default: as many]")
 @click.option("--hires-strength", type=float, metavar="F", help="Share of these that is taken.  [default: 0.5]")
 @click.option("--hires-upscaler", default="latent", metavar="NAME", show_default=True, help="latent or lanczos.")
+@click.option(
+    "--control",
+    "controls",
+    callback=controls_of,
+    multiple=True,
+    metavar="NAME=IMG[:SCALE[:START:END]]",
+    help="An image for one of the bundle's ControlNets; may be repeated.",
+)
+@click.option("--guess", is_flag=True, help="ControlNets make up for a prompt that says little.")
 @click.option("--window", type=int, metavar="PX", help="Large pictures: the side of windows that are seen at once.")
 @click.option("--stride", type=int, metavar="PX", help="From one window to the next.  [default: a quarter of one]")
 @click.option("--seamless", metavar="AXES", help="Edges that meet: x, y or xy.")
@@ -256,7 +290,8 @@ def handed_over(base: Pipeline, request: Request, at: float) -> Request:
         raise RequestError("--refiner: got a --mask as well, expected one of the two")
     run = base.steps(replace(request, end=at, aesthetic_score=None, negative_aesthetic_score=None))
     known: dict[str, Any] = {"seed": run.settings.seeds[0], "steps": run.settings.steps}
-    done: dict[str, Any] = {**DEFAULTS, "init": None, "width": None, "height": None, "target_size": None}
+    done: dict[str, Any] = {**DEFAULTS, "init": None, "controls": (), "guess": False}
+    done |= {"width": None, "height": None, "target_size": None}
     return replace(request, latents=run.latents(), start=at, **known, **done)
 
 

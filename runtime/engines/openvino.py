@@ -15,7 +15,7 @@ from latentrt.engines.onnxruntime import one_line, usable_cores
 from latentrt.engines.plans import graph_digest
 from latentrt.errors import EngineError
 from latentrt.manifest import Component
-from latentrt.tensors import Array, check, split_axis
+from latentrt.tensors import Array, check, side_of, split_axis
 
 if TYPE_CHECKING:
     from latentrt.engines import Engine
@@ -116,10 +116,8 @@ class OpenVinoEngine:
 
 def side(axis: int | str, fixed: Mapping[str, int]) -> int:
     """An axis as OpenVINO wants it: its size, -1 where it is free."""
-    if isinstance(axis, int):
-        return axis
-    factor, symbol = split_axis(axis)
-    return factor * fixed[symbol] if symbol in fixed else -1
+    known = isinstance(axis, int) or split_axis(axis)[1] in fixed
+    return side_of(axis, fixed) if known else -1
 
 
 def made(folder: Path) -> bool:

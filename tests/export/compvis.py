@@ -81,6 +81,21 @@ def open_clip_tensors(text_encoder: nn.Module, prefix: str, *, skipped: int = 0)
     return {prefix + key: tensor for key, tensor in tensors.items()}
 
 
+def control_tensors(network: nn.Module) -> dict[str, Tensor]:
+    """Returns a ControlNet's tensors by their key in the original layout, that of lllyasviel's cldm.ControlNet."""
+    found = {}
+    for key, tensor in network.state_dict().items():
+        name = re.sub(r"^controlnet_down_blocks\.(\d+)", r"zero_convs.\1.0", key)
+        name = re.sub(r"^controlnet_mid_block", "middle_block_out.0", name)
+        name = re.sub(r"^controlnet_cond_embedding\.conv_in", "input_hint_block.0", name)
+        name = re.sub(r"^controlnet_cond_embedding\.conv_out", "input_hint_block.14", name)
+        name = re.sub(
+            r"^controlnet_cond_embedding\.blocks\.(\d+)", lambda m: f"input_hint_block.{2 * int(m[1]) + 2}", name
+        )
+        found[f"control_model.{name if name != key else _unet_key(key, network.config.layers_per_block, [])}"] = tensor
+    return found
+
+
 def unet_tensors(unet: nn.Module) -> dict[str, Tensor]:
     """Returns the UNet's tensors by their key in the CompVis layout."""
     layers = unet.config.layers_per_block

@@ -11,15 +11,19 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionXLControlNetPipeline
 from PIL import Image
 
+from latentrt.control import Control
 from latentrt.errors import RequestError
 from latentrt.export.build import Options, build
+from latentrt.export.controls import ControlNet
 from latentrt.export.families import CONFIGS, FAMILIES, config_differences
 from latentrt.export.load import BUILDERS, load_checkpoint
 from latentrt.export.parts import vae_parts
 from latentrt.lora.places import places_of, unread_of
 from tests.export import loras
+from tests.export.controls import noise, saved_controlnet
 from tests.export.pairs import PROMPT, SIZE, handed_over, opened_pair
 from tests.export.parts import written
 from tests.export.tiny_families import TINY, VARIANTS, XL_VAE, module_of, save_file
@@ -33,7 +37,9 @@ pytestmark = [
 
 LEAST_DB = 45.0
 TEXT_COMPONENTS = ("text_encoder", "text_encoder_2", "cross_kv", "time_bias")
-XL_COMPONENTS = (*TEXT_COMPONENTS, "unet", "vae_decoder", "vae_encoder")
+XL_COMPONENTS = (*TEXT_COMPONENTS, "hint_canny", "control_canny", "unet", "vae_decoder", "vae_encoder")
+# Whose bundle has a ControlNet, "canny", beside the UNet. The others' UNets take no residuals.
+STEERED = {"sd2": StableDiffusionControlNetPipeline, "sdxl": StableDiffusionXLControlNetPipeline}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +49,11 @@ def pairs(tmp_path_factory):
 
         @cache
         def pair(name):
-            made = opened_pair(name, tmp_path_factory.mktemp(name))
+            folder = tmp_path_factory.mktemp(name)
+            controls = (ControlNet("canny", folder / "canny"),) if name in STEERED else ()
+            if controls:
+                saved_controlnet(module_of("unet", TINY[name].configs["unet"]), folder / "canny")
+            made = opened_pair(name, folder, controls=controls)
             opened.enter_context(made.ours)
             return made
 
@@ -104,6 +114,17 @@ def test_sizes_that_the_model_is_told(pair):
     theirs = {"original_size": (90, 120), "crops_coords_top_left": (3, 8), "target_size": (72, 64)}
     told, untold = (pair.psnr(guidance=5.0, theirs=theirs, **options) for options in (sizes, {}))
     assert told >= LEAST_DB and told > untold + 50
+
+
+@of(*STEERED)
+def test_a_controlnet_steers_the_unet(pair):
+    image, network = noise(SIZE["width"], SIZE["height"]), ControlNetModel.from_pretrained(pair.folder / "canny")
+    options = {"guidance": 5.0, "controls": [Control("canny", image, 0.7, 0.0, 0.5)]}
+    theirs = STEERED[pair.name](**pair.theirs.components, controlnet=network)
+    calls = {"image": image, "controlnet_conditioning_scale": 0.7, "control_guidance_end": 0.5}
+    got, plain = (replace(pair, theirs=theirs).psnr(theirs=calls, **one) for one in (options, {"guidance": 5.0}))
+    print(f"{got:.1f} dB, without {plain:.1f}")
+    assert got >= LEAST_DB and got > plain + 50
 
 
 @of("sdxl-refiner")

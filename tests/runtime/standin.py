@@ -17,7 +17,7 @@ from importlib.machinery import ModuleSpec
 
 import numpy as np
 
-from latentrt.tensors import check, split_axis
+from latentrt.tensors import check, shape_of
 
 
 class cudaError_t(enum.IntEnum):
@@ -404,8 +404,7 @@ class Context:
             return self.shapes[name]
         tensors = {spec.name: np.broadcast_to(np.zeros((), spec.dtype), self.shapes[spec.name]) for spec in inputs}
         sizes = check(inputs, tensors, "stand-in")
-        axes = (axis if isinstance(axis, int) else split_axis(axis) for axis in self.engine.specs[name].shape)
-        return tuple(axis if isinstance(axis, int) else axis[0] * sizes[axis[1]] for axis in axes)
+        return shape_of(self.engine.specs[name], sizes)
 
     def set_tensor_address(self, name, memory):
         assert name in self.engine.specs

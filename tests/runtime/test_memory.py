@@ -137,6 +137,22 @@ def test_windows_need_less_of_the_unet(bundle):
     assert windowed < whole / 2
 
 
+def test_control_networks_count_where_they_are_used(bundle):
+    manifest, size = sd15(bundle.manifest), 1_450_000_000
+    extra = {f"{part}_canny": replace(manifest.components["unet"], file=f"{part}.onnx") for part in ("control", "hint")}
+    files = {"control.onnx": FileRecord(size, ""), "hint.onnx": FileRecord(4_000_000, "")}
+    manifest = replace(manifest, components={**manifest.components, **extra}, files={**manifest.files, **files})
+    plain, steered = (
+        [
+            one.peak_bytes
+            for one in candidates(manifest, Demand(1, 2, 64, 64, controls=names), feet(manifest, "openvino"))
+        ]
+        for names in (frozenset(), frozenset({"canny"}))
+    )
+    # Beside the UNet at every step, whether or not the other components stay.
+    assert all(1.9 * size < more - less < 2.1 * size for less, more in zip(plain, steered, strict=True))
+
+
 def test_more_than_the_budget_is_refused_before_anything_runs(bundle, calls):
     pipeline = pipeline_of(bundle, calls)
     pipeline.budget = Budget(1000, feet(bundle.manifest, "onnxruntime"))

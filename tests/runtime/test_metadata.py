@@ -90,7 +90,6 @@ def test_a_png_says_how_it_was_made(png: Path, image: int, seed: int) -> None:
         "window": None,
         "stride": None,
         "seamless": None,
-        "image_guidance": None,
         "fast_decode": False,
         "original_size": None,
         "crop": None,

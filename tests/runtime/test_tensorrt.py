@@ -17,6 +17,7 @@ from latentrt.engines.lowered import Lowered, digest_of, flag_of, folder_in, wri
 from latentrt.engines.plans import STRIPPED, VERSION_COMPATIBLE, PlanKey, PlanStore, Shapes, graph_digest, plan_store
 from latentrt.errors import EngineError, ShapeError
 from latentrt.manifest import Fidelity, FileRecord
+from latentrt.tensors import shape_of
 from tests.runtime import standin
 
 VERSION = "10.3.0"
@@ -49,15 +50,9 @@ def trt(bundle, answers, cuda, folder, monkeypatch):
     return trt
 
 
-def sides(spec, sizes):
-    """A spec's shape with these sizes."""
-    axes = [(1, axis) if isinstance(axis, int) else standin.split_axis(axis) for axis in spec.shape]
-    return tuple(factor * (symbol if isinstance(symbol, int) else sizes[symbol]) for factor, symbol in axes)
-
-
 def profile_of(component, smallest, largest):
     return tuple(
-        Shapes(spec.name, sides(spec, smallest), sides(spec, largest), sides(spec, largest))
+        Shapes(spec.name, shape_of(spec, smallest), shape_of(spec, largest), shape_of(spec, largest))
         for spec in component.inputs
     )
 
@@ -96,9 +91,9 @@ def build_all(bundle, **changes):
 def feeds_of(bundle, name, sizes, seed=0):
     rng = np.random.default_rng(seed)
     return {
-        spec.name: np.ones(sides(spec, sizes), np.int64)
+        spec.name: np.ones(shape_of(spec, sizes), np.int64)
         if spec.dtype == "int64"
-        else rng.standard_normal(sides(spec, sizes)).astype(spec.dtype)
+        else rng.standard_normal(shape_of(spec, sizes)).astype(spec.dtype)
         for spec in bundle.manifest.components[name].inputs
     }
 

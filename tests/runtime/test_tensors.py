@@ -1,8 +1,10 @@
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
 from latentrt.errors import EngineError, ShapeError
-from latentrt.tensors import Array, TensorSpec, check, split_axis
+from latentrt.tensors import Array, TensorSpec, check, shape_of, split_axis
 
 LATENTS = TensorSpec("latents", "float32", ("batch", 4, "height", "width"))
 IMAGE = TensorSpec("image", "float32", ("batch", 3, "8*height", "8*width"))
@@ -83,6 +85,23 @@ def test_a_multiple_that_disagrees() -> None:
     )
 
 
+QUARTER = TensorSpec("quarter", "float32", ("batch", 4, "height/4", "width/4"))
+
+
+@pytest.mark.parametrize(("side", "part"), [(8, 2), (9, 3), (1, 1), (12, 3)])
+def test_a_part_of_a_side_is_rounded_up(side: int, part: int) -> None:
+    tensors = {"latents": zeros(1, 4, side, 8), "quarter": zeros(1, 4, part, 2)}
+    assert check((LATENTS, QUARTER), tensors, "unet") == {"batch": 1, "height": side, "width": 8}
+    assert shape_of(QUARTER, {"batch": 1, "height": side, "width": 8}) == (1, 4, part, 2)
+    assert "quarter float32 (1, 4, 7, 2)" in refusal(
+        (LATENTS, QUARTER), latents=zeros(1, 4, side, 8), quarter=zeros(1, 4, 7, 2)
+    )
+
+
+def test_a_part_alone_does_not_say_what_it_is_of() -> None:
+    assert "expected quarter" in refusal((QUARTER,), quarter=zeros(1, 4, 2, 2))
+
+
 def test_a_missing_and_an_extra_tensor() -> None:
     expected = "unet: got tensors ['latents'], expected ['image', 'latents']"
     assert refusal((LATENTS, IMAGE), latents=zeros(1, 4, 8, 8)) == expected
@@ -96,14 +115,16 @@ def test_a_shape_error_is_an_engine_error_and_a_value_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("axis", "parts"), [("height", (1, "height")), ("8*height", (8, "height")), ("16*w_a", (16, "w_a"))]
+    ("axis", "parts"),
+    [("height", (1, "height")), ("8*height", (8, "height")), ("16*w_a", (16, "w_a")), ("w/4", (Fraction(1, 4), "w"))],
 )
 def test_split_axis(axis: str, parts: tuple[int, str]) -> None:
     assert split_axis(axis) == parts
 
 
 @pytest.mark.parametrize(
-    "axis", ["", "8", "8*", "*height", "0*height", "08*height", "height*8", "8 * height", "-8*h", "8*8*h"]
+    "axis",
+    ["", "8", "8*", "*height", "0*height", "08*height", "height*8", "8 * height", "-8*h", "8*8*h", "h/", "h/0", "/2"],
 )
 def test_axes_that_are_none(axis: str) -> None:
     with pytest.raises(ValueError, match="neither a number, a name, nor number"):

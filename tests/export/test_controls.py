@@ -1,0 +1,259 @@
+"""ControlNets, the same pictures as diffusers' pipelines of them to 45 dB and better, in float32; and what is refused.
+
+On small random models whose last convolutions are random too: those of a new ControlNet are zeros, and show nothing.
+"""
+
+import itertools
+import json
+import math
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    StableDiffusionControlNetImg2ImgPipeline,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
+
+import latentrt
+from latentrt.errors import CheckpointError, RequestError
+from latentrt.export.build_cpu import build_cpu
+from latentrt.export.controls import ControlNet, with_controls
+from latentrt.export.load import load_checkpoint
+from latentrt.export.write import ExportOptions, export
+from latentrt.metadata import png_text
+from latentrt.request import Request
+from tests.export import compvis
+from tests.export.controls import build_controlnet, noise, saved_controlnet
+from tests.export.tiny_families import EOS, EPSILON, LCM, NO_CHECKER, UNET, Tiny, reference
+from tests.runtime.fake import psnr
+
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings("ignore:.*torchvision.*"),
+    # diffusers' sigma-space schedulers call np.array on a tensor, whose __array__ has no `copy` yet.
+    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
+]
+
+LEAST_DB = 45.0
+PROMPT = "a red apple"
+SIZE = {"width": 80, "height": 56}
+EDGES, OTHER = noise(80, 56), noise(80, 56, seed=1)
+
+
+SD1 = Tiny(StableDiffusionPipeline, {**LCM, "unet": UNET}, EPSILON, {"tokenizer": EOS}, None, NO_CHECKER)
+
+
+class Pair:
+    """A small checkpoint and its ControlNet, "canny", on both sides."""
+
+    def __init__(self, folder):
+        self.folder, self.theirs = folder, reference(SD1, folder / "tokenizers")
+        self.theirs.save_pretrained(folder / "checkpoint")
+        self.network = saved_controlnet(self.theirs.unet, folder / "canny")
+        controls = (ControlNet("canny", folder / "canny"),)
+        export(folder / "checkpoint", folder / "bundle", ExportOptions(precision="w16", controls=controls))
+        self.ours = latentrt.load(folder / "bundle", engine="onnxruntime")
+
+    def losses(self, *controls, kind=StableDiffusionControlNetPipeline, theirs=None, **options):
+        """The PSNR in dB of our pixels, not yet rounded, and of those without control, against diffusers'."""
+        request = Request(PROMPT, **{"seed": 0, "steps": 2, "guidance": 5.0, **SIZE, "controls": controls, **options})
+        pixels = [self.pixels(request), self.pixels(Request(**{**vars(request), "controls": (), "guess": False}))]
+        pipeline = kind(
+            **self.theirs.components, controlnet=[self.network] * len(controls) if len(controls) > 1 else self.network
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        several = [one.image for one in controls] if len(controls) > 1 else controls[0].image
+        scales = [control.scale for control in controls]
+        calls = {
+            "num_inference_steps": request.steps,
+            "guidance_scale": request.guidance,
+            "num_images_per_prompt": request.batch,
+            "generator": [torch.Generator().manual_seed(seed) for seed in range(request.batch)],
+            "control_guidance_start": [control.start for control in controls],
+            "control_guidance_end": [control.end for control in controls],
+            "controlnet_conditioning_scale": scales if len(controls) > 1 else scales[0],
+            "guess_mode": request.guess,
+            "output_type": "np",
+            **({"image": several, **SIZE} if theirs is None else theirs),
+        }
+        expected = pipeline(PROMPT, **calls).images
+        return [20 * math.log10(1 / max(np.sqrt(np.mean((got - expected) ** 2)), 1e-9)) for got in pixels]
+
+    def pixels(self, request):
+        """Our pixels in [0, 1], (batch, height, width, 3)."""
+        run = self.ours.steps(request)
+        *_, last = itertools.islice(run, run.total)
+        return np.clip(self.ours.decode(last.latents) / 2 + 0.5, 0, 1).transpose(0, 2, 3, 1)
+
+
+@pytest.fixture(scope="module")
+def sd1(tmp_path_factory):
+    pair = Pair(tmp_path_factory.mktemp("sd1"))
+    yield pair
+    pair.ours.close()
+
+
+CANNY = latentrt.Control("canny", EDGES)
+CASES = {
+    "one step, a batch": ((CANNY,), {"steps": 1, "batch": 3}),
+    "part of the steps": ((latentrt.Control("canny", EDGES, 0.5, 0.2, 0.8),), {"steps": 6}),
+    "two at once": (
+        (latentrt.Control("canny", EDGES, 0.5), latentrt.Control("canny", OTHER, 1.5, 0.0, 0.5)),
+        {"steps": 4},
+    ),
+    "without guidance": ((CANNY,), {"guidance": 1.0}),
+    "guess": ((CANNY,), {"guess": True}),
+}
+
+
+@pytest.mark.parametrize(("controls", "options"), CASES.values(), ids=CASES.keys())
+def test_draws_what_diffusers_draws(sd1, controls, options):
+    got, uncontrolled = sd1.losses(*controls, **options)
+    print(f"{got:.1f} dB, without {uncontrolled:.1f}")
+    assert got >= LEAST_DB > uncontrolled + 5 or got > uncontrolled + 60
+
+
+def test_from_an_image(sd1):
+    init = noise(80, 56, seed=2)
+    control = latentrt.Control("canny", EDGES, 0.8, 0.0, 0.5)
+    theirs = {"image": init, "control_image": EDGES, "strength": 0.7}
+    options = {"steps": 6, "init": init, "strength": 0.7, "posterior": "sample", "theirs": theirs}
+    got, uncontrolled = sd1.losses(control, kind=StableDiffusionControlNetImg2ImgPipeline, **options)
+    print(f"{got:.1f} dB, without {uncontrolled:.1f}")
+    assert got >= LEAST_DB and got > uncontrolled + 50
+
+
+def test_without_controls_the_networks_are_not_called_and_the_picture_is_the_plain_one(sd1, monkeypatch):
+    for name in ("control_canny", "hint_canny"):
+        monkeypatch.delitem(sd1.ours.engines, name)
+    request = Request(PROMPT, seed=0, steps=2, guidance=5.0, **SIZE)
+    expected = sd1.theirs(
+        PROMPT,
+        num_inference_steps=2,
+        guidance_scale=5.0,
+        generator=torch.Generator().manual_seed(0),
+        output_type="np",
+        **SIZE,
+    ).images
+    error = np.sqrt(np.mean((sd1.pixels(request) - expected) ** 2))
+    assert 20 * math.log10(1 / error) > 110
+
+
+def test_the_picture_has_the_images_size_and_says_what_steered_it(sd1):
+    control = latentrt.Control("canny", noise(75, 60), 0.5)
+    result = sd1.ours.generate(PROMPT, seed=0, steps=1, controls=[control])
+    assert result.images[0].size == (72, 56)
+    [record] = json.loads(png_text(result, 0)["latentrt"])["controls"]
+    assert record.pop("image")["size"] == [75, 60]
+    assert record == {"name": "canny", "scale": 0.5, "start": 0.0, "end": 1.0}
+
+
+def test_windows_see_their_part_of_what_steers_them(sd1):
+    """A window as large as the picture gives the whole picture; with smaller ones each sees another part."""
+    request = Request(PROMPT, seed=0, steps=2, guidance=5.0, width=64, height=64, controls=[CANNY])
+    whole, one, several = (sd1.pixels(replace(request, window=window)) for window in (None, 64, 32))
+    np.testing.assert_array_equal(one, whole)
+    left = sd1.pixels(replace(request, window=32, controls=[latentrt.Control("canny", half(EDGES))]))
+    difference = np.abs(left - several).mean((0, 1, 3))
+    assert difference[:16].mean() < difference[-16:].mean() / 2
+
+
+def half(image):
+    """The image with its right half black."""
+    image = image.resize((64, 64))
+    image.paste(0, (32, 0, 64, 64))
+    return image
+
+
+REFUSED = {
+    "unknown": ({"controls": [latentrt.Control("edges", EDGES)]}, "got 'edges', but .* has one of canny"),
+    "empty part": ({"controls": [latentrt.Control("canny", EDGES, 1.0, 0.5, 0.5)]}, "the end after the start"),
+    "past the end": ({"controls": [latentrt.Control("canny", EDGES, 1.0, 0.0, 1.5)]}, "control canny: end"),
+    "no number": ({"controls": [latentrt.Control("canny", EDGES, math.nan)]}, "control canny: scale"),
+    "unreadable": ({"controls": [latentrt.Control("canny", __file__)]}, "control canny: .* not a readable image"),
+    "no control": ({"controls": ["canny"]}, "expected a list of latentrt.Control"),
+    "nothing to guess by": ({"guess": True}, "guess: got it without controls"),
+    "another part": (
+        {"controls": [CANNY], "init": noise(60, 60), "mask": noise(60, 60).convert("L"), "mask_padding": 4},
+        "control canny: got 80x56 pixels, expected 60x60",
+    ),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED.values(), ids=REFUSED.keys())
+def test_requests_that_are_refused(sd1, options, message):
+    with pytest.raises(RequestError, match=message):
+        sd1.ours.steps(Request(PROMPT, **options))
+
+
+@pytest.mark.parametrize("prefix", ["control_model.", ""])
+def test_single_file_holds_the_same_tensors(sd1, tmp_path, prefix):
+    network = build_controlnet(sd1.theirs.unet, hint=(16, 32, 96, 256))
+    tensors, file = compvis.control_tensors(network), tmp_path / "canny.safetensors"
+    compvis.save_file({prefix + key.removeprefix("control_model."): t for key, t in tensors.items()}, file)
+    checkpoint = load_checkpoint(sd1.folder / "checkpoint")
+    got = with_controls(checkpoint, [ControlNet("canny", file)]).controls["canny"].load().state_dict()
+    expected = network.state_dict()
+    assert got.keys() == expected.keys()
+    assert all(torch.equal(got[key], expected[key]) for key in expected)
+
+
+def misfit(folder, **changes):
+    """Writes a ControlNet whose config is not a small checkpoint's; returns its folder."""
+    known = {key: value for key, value in changes.items() if key != "global_pool_conditions"}
+    network = build_controlnet(UNet2DConditionModel(**{**UNET, **known}))
+    network.register_to_config(global_pool_conditions=changes.get("global_pool_conditions", False))
+    network.save_pretrained(folder)
+    return folder
+
+
+PLAIN = {
+    "down_block_types": ("DownBlock2D",) * 2,
+    "mid_block_type": "UNetMidBlock2D",
+    "up_block_types": ("UpBlock2D",) * 2,
+}
+XL = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 72}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cross_attention_dim": 48}, "cross_attention_dim is 48, expected 32"),
+        ({"block_out_channels": (32, 96)}, "block_out_channels"),
+        ({"layers_per_block": 2}, "layers_per_block"),
+        (XL, "addition_embed_type is text_time, expected None"),
+        (PLAIN, "it has no cross-attention, expected some"),
+        ({"global_pool_conditions": True}, "global_pool_conditions is True, expected False"),
+    ],
+)
+def test_networks_that_do_not_fit(sd1, tmp_path, changes, message):
+    checkpoint = load_checkpoint(sd1.folder / "checkpoint")
+    with pytest.raises(CheckpointError, match=message):
+        with_controls(checkpoint, [ControlNet("canny", misfit(tmp_path / "network", **changes))])
+
+
+def test_networks_that_are_none_and_names_that_are_none(sd1, tmp_path):
+    checkpoint = load_checkpoint(sd1.folder / "checkpoint")
+    with pytest.raises(CheckpointError, match="no ControlNet at"):
+        with_controls(checkpoint, [ControlNet("canny", tmp_path / "nothing")])
+    for names in (("Canny edges",), ("../canny",), ("canny", "canny")):
+        with pytest.raises(CheckpointError, match="got the name"):
+            with_controls(checkpoint, [ControlNet(name, sd1.folder / "canny") for name in names])
+
+
+def test_graphs_are_optimised_for_the_cpu_and_draw_the_same(sd1, tmp_path):
+    folder = tmp_path / "bundle"
+    shutil.copytree(sd1.folder / "bundle", folder)
+    built = {one.component for one in build_cpu(folder)}
+    assert built == sd1.ours.bundle.manifest.components.keys()
+    request = Request(PROMPT, seed=0, steps=2, guidance=5.0, **SIZE, controls=[CANNY])
+    with latentrt.load(folder, engine="onnxruntime") as ours:
+        assert ours.engines["control_canny"].optimised
+        [got] = ours.generate(**vars(request)).images
+    [expected] = sd1.ours.generate(**vars(request)).images
+    assert psnr(got, expected) > 60

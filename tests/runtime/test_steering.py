@@ -1,0 +1,125 @@
+"""Control networks at work: when they are called, on which rows, and what the UNet gets of them."""
+
+import click
+import numpy as np
+import pytest
+
+from latentrt.cli.generate import control_of
+from latentrt.control import Control, Settled
+from latentrt.manifest import Component, Fidelity
+from latentrt.steering import Steering
+from latentrt.tensors import TensorSpec
+
+SAMPLE = TensorSpec("sample", "float32", ("batch", 4, "height", "width"))
+HINT = TensorSpec("hint", "float32", ("batch", 2, "height", "width"))
+SCALES = TensorSpec("scales", "float32", (3,))
+RESIDUALS = (
+    TensorSpec("residual_0", "float32", ("batch", 2, "height", "width")),
+    TensorSpec("residual_1", "float32", ("batch", 3, "height/2", "width/2")),
+)
+
+
+def component(inputs, outputs):
+    return Component("x.onnx", (), "fp32", tuple(inputs), tuple(outputs), Fidelity(0.0, None, ""))
+
+
+COMPONENTS = {
+    "unet": component((SAMPLE, *RESIDUALS), (SAMPLE,)),
+    "hint_edges": component((TensorSpec("image", "float32", ("batch", 3, "8*height", "8*width")),), (HINT,)),
+    "control_edges": component((SAMPLE, HINT, SCALES), RESIDUALS),
+}
+
+
+@pytest.fixture
+def calls():
+    return []
+
+
+def steering(calls, *controls, **options):
+    """A run's control networks; each one's residuals are its scales' mean, times its hint, wherever it is called."""
+
+    def call(name, **feeds):
+        calls.append((name, feeds))
+        if name.startswith("hint"):
+            return {"hint": np.full((1, 2, 5, 7), feeds["image"].mean(), np.float32)}
+        rows, value = len(feeds["sample"]), feeds["scales"].mean() * feeds["hint"].mean()
+        return {
+            "residual_0": np.full((rows, 2, 5, 7), value, np.float32),
+            "residual_1": np.full((rows, 3, 3, 4), value, np.float32),
+        }
+
+    made = Steering(call, COMPONENTS, controls, **options)
+    for place in range(len(controls)):
+        made.see(np.full((1, 3, 40, 56), place + 1, np.float32))
+    return made
+
+
+def feeds(rows):
+    return {"sample": np.zeros((rows, 4, 5, 7), np.float32)}
+
+
+def control(*numbers):
+    return Settled("edges", None, *numbers)
+
+
+def test_nothing_at_work_is_zeros_made_once(calls):
+    steered = steering(calls, control(1.0, 0.0, 0.5), steps=4)
+    first, second = (steered.residuals(3, feeds(2), [True, False]) for _ in range(2))
+    assert [array.shape for array in first.values()] == [(2, 2, 5, 7), (2, 3, 3, 4)]
+    assert list(first) == ["residual_0", "residual_1"]
+    assert all(first[name] is second[name] and not first[name].any() for name in first)
+    assert not any(array.flags.writeable for array in first.values())
+    assert [name for name, _ in calls] == ["hint_edges"]
+
+
+# As diffusers has it: 1 - float(i / steps < start or (i + 1) / steps > end).
+@pytest.mark.parametrize("steps", [1, 2, 5, 6, 10])
+@pytest.mark.parametrize(("start", "end"), [(0.0, 1.0), (0.2, 0.8), (0.0, 0.3), (0.5, 1.0)])
+def test_the_steps_at_which_a_control_works(calls, steps, start, end):
+    steered = steering(calls, control(1.0, start, end), first=3, steps=steps)
+    works = [steered.residuals(3 + i, feeds(1), [False])["residual_0"].any() for i in range(steps)]
+    assert works == [not (i / steps < start or (i + 1) / steps > end) for i in range(steps)]
+
+
+def test_several_are_summed_and_a_scale_of_zero_is_not_called(calls):
+    steered = steering(calls, control(0.5), control(0.25), control(0.0))
+    found = steered.residuals(0, feeds(2), [True, False])
+    assert all((array == 0.5 * 1 + 0.25 * 2).all() for array in found.values())
+    assert [name for name, _ in calls].count("control_edges") == 2
+
+
+def test_a_guess_leaves_the_negative_prompt_alone(calls):
+    steered = steering(calls, control(2.0), guess=True)
+    found = steered.residuals(0, feeds(4), [True, True, False, False])
+    _, asked = calls[-1]
+    assert len(asked["sample"]) == len(asked["hint"]) == 2
+    np.testing.assert_allclose(asked["scales"], 2 * np.logspace(-1, 0, 3), rtol=1e-6)
+    assert not found["residual_0"][:2].any() and found["residual_1"][2:].all()
+    assert not steered.residuals(0, feeds(1), [True])["residual_0"].any()
+
+
+def test_what_a_network_sees_of_its_image_is_the_same_array_at_every_call(calls):
+    steered = steering(calls, control(1.0), steps=2)
+    for step in range(2):
+        steered.residuals(step, feeds(2), [True, False])
+    first, second = (asked["hint"] for name, asked in calls if name == "control_edges")
+    assert first is second and first.flags.owndata and not first.flags.writeable
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("canny=a.png", Control("canny", "a.png")),
+        ("canny=a.png:0.5", Control("canny", "a.png", 0.5)),
+        ("canny=C:\\a=b.png:-1:0.25:.5", Control("canny", "C:\\a=b.png", -1.0, 0.25, 0.5)),
+        ("canny=a:b.png", Control("canny", "a:b.png")),
+    ],
+)
+def test_a_control_on_the_command_line(text, expected):
+    assert control_of(text) == expected
+
+
+@pytest.mark.parametrize("text", ["a.png", "=a.png", "canny=", "canny=a.png:1-2", "canny=a.png:1.2.3"])
+def test_what_is_no_control(text):
+    with pytest.raises(click.BadParameter, match="expected NAME=IMG"):
+        control_of(text)
