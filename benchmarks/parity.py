@@ -11,6 +11,7 @@ a row is under 45 dB.
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 import tempfile
 import time
@@ -32,10 +33,11 @@ from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl
 import latentrt
 from latentrt.export.write import ExportOptions, export
 from latentrt.lora.files import Lora
-from tests.export import loras, test_shown
+from tests.export import loras, test_controls, test_embeddings, test_hires_parity, test_shown
 from tests.export.pairs import SIZE, Pair, handed_over, opened_pair
 from tests.export.test_image_parity import picture
 from tests.export.test_inpaint_parity import mask
+from tests.export.test_parity import psnr
 from tests.export.tiny_families import EPSILON, GUIDED, SHOWN, TINY, VARIANTS, reference
 from tests.export.untraced import untraced
 
@@ -178,7 +180,34 @@ def with_loras(models: Models, family: str, *, fused: bool) -> Found:
         pair.theirs.unload_lora_weights()
 
 
+def in_two_passes(models: Models) -> Found:
+    """The built-in model's picture made larger in a second pass."""
+    with test_hires_parity.built_in_pair(models.folder / "built-in") as pair:
+        cases = itertools.product(test_hires_parity.UPSCALERS, test_hires_parity.CASES)
+        found = min(test_hires_parity.two_passes(pair, upscaler, *case) for upscaler, case in cases)
+    return Found(found, "StableDiffusionImg2ImgPipeline", "ddim", "2 + 1, 3 + 2", "96x72, 80x56")
+
+
+def steered(models: Models) -> Found:
+    """A ControlNet, alone and twice, for some of the steps and all, with guess mode and without."""
+    pair = test_controls.Pair(models.folder / "controlnet")
+    with pair.ours:
+        found = min(pair.losses(*controls, **options)[0] for controls, options in test_controls.CASES.values())
+    asked = [{"steps": 2, **options} for _, options in test_controls.CASES.values()]
+    return replace(found_with(pair, found, asked), reference="StableDiffusionControlNetPipeline")
+
+
+def with_words(models: Models) -> Found:
+    """Words of textual inversion in the prompt and in the negative one, of three vectors and of one."""
+    folder = test_embeddings.saved(models.folder / "embeddings")
+    ours, theirs = test_embeddings.with_words(folder, folder / "bundle")
+    got, expected = test_embeddings.images(ours, theirs, "a red <cat>, two bad-hands", "bad-hands")
+    size = "x".join(str(side) for side in test_embeddings.SIZE.values())
+    return Found(psnr(got, expected, 1.0), type(theirs).__name__, "ddim", "2", size)
+
+
 NAMES = {
+    "built-in": "the built-in model",
     "sd1": "Stable Diffusion 1",
     "sd2": "Stable Diffusion 2, v",
     "sd2-base": "Stable Diffusion 2, epsilon",
@@ -229,7 +258,10 @@ ROWS = (
         for name, part in EDITED.items()
     ),
     Row("panorama, windows", NAMES["sd1"], through_windows),
+    Row("two passes (hires)", NAMES["built-in"], in_two_passes),
     Row("base, then refiner", NAMES["sdxl"], refined),
+    Row("ControlNet", NAMES["sd1"], steered),
+    Row("textual inversion", NAMES["sd1"], with_words),
     *(Row("LoRA, fused", NAMES[name], partial(with_loras, family=name, fused=True)) for name in ("sd1", "sdxl")),
     *(Row("LoRA, run time", NAMES[name], partial(with_loras, family=name, fused=False)) for name in ("sd1", "sdxl")),
 )

@@ -29,16 +29,28 @@ def vectors(seed, *shape):
     return 0.05 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def saved(path):
     """Checkpoints of one text encoder and of two; embeddings of three vectors, of one, and of one for each encoder."""
-    path = tmp_path_factory.mktemp("embeddings")
     for name, family in (("sd1", SMALL), ("sdxl", TINY["sdxl"])):
         reference(family, path / "tokenizers" / name).save_pretrained(path / name)
     save_file({"<cat>": vectors(1, 3, 32)}, path / "cat.safetensors")
     save_file({"emb_params": vectors(2, 32)}, path / "bad-hands.safetensors")
     save_file({"clip_l": vectors(3, 2, 32), "clip_g": vectors(4, 2, 48)}, path / "style.safetensors")
     return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return saved(tmp_path_factory.mktemp("embeddings"))
+
+
+def with_words(folder, out):
+    """Both sides with the words of two files; ours is in torch."""
+    files = tuple(Embedding(folder / f"{name}.safetensors") for name in ("cat", "bad-hands"))
+    theirs = reference(SMALL, folder / "tokenizers" / "sd1")
+    theirs.load_textual_inversion(folder / "cat.safetensors")
+    theirs.load_textual_inversion(folder / "bad-hands.safetensors", token="bad-hands")
+    return untraced(folder / "sd1", out, ExportOptions(embeddings=files)), theirs
 
 
 def images(ours, theirs, prompt, negative):
@@ -58,11 +70,7 @@ def images(ours, theirs, prompt, negative):
 
 
 def test_words_of_one_and_of_several_vectors(folder, tmp_path):
-    files = tuple(Embedding(folder / f"{name}.safetensors") for name in ("cat", "bad-hands"))
-    ours = untraced(folder / "sd1", tmp_path / "bundle", ExportOptions(embeddings=files))
-    theirs = reference(SMALL, folder / "tokenizers" / "sd1")
-    theirs.load_textual_inversion(folder / "cat.safetensors")
-    theirs.load_textual_inversion(folder / "bad-hands.safetensors", token="bad-hands")
+    ours, theirs = with_words(folder, tmp_path / "bundle")
     spec, text = ours.bundle.manifest.tokenizer, "a red <Cat>, two bad-hands"
     assert spec.embeddings == {"<cat>": 3, "bad-hands": 1}
     ids = theirs.tokenizer(theirs.maybe_convert_prompt(text.lower(), theirs.tokenizer), padding="max_length").input_ids
