@@ -99,7 +99,8 @@ class Denoiser:
             negative = [row.negative for row in group for _ in x]
             try:
                 residuals = self.steering.residuals(self.step, feeds, negative, window) if self.steering else {}
-                feeds["sample"] = np.concatenate([beside(sample, shown, bare=row.bare) for row in group])
+                if shown is not None:
+                    feeds["sample"] = np.concatenate([beside(sample, shown, bare=row.bare) for row in group])
                 output = self.call("unet", **feeds, **residuals)["prediction"]
             except OutOfMemoryError:
                 if len(group) == 1:

@@ -63,9 +63,7 @@ def image(settings: Settings, space: Latents, encode: Encode, _draw: Draw) -> Ar
     return mean / np.float32(space.scaling)
 
 
-def beside(sample: Array, shown: Array | None, *, bare: bool) -> Array:
+def beside(sample: Array, shown: Array, *, bare: bool) -> Array:
     """The sample as the UNet takes it, with what it is shown, or zeros in its place, as its last channels."""
-    if shown is None:
-        return sample
     more = np.zeros_like(shown) if bare else shown
     return np.concatenate([sample, more.astype(sample.dtype, copy=False)], axis=1)
