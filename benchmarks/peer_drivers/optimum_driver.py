@@ -2,35 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import torch
-from clock import GUIDANCE, PROMPT, SIDE, asked, report
-from diffusers import DDIMScheduler
+from clock import asked
+from diffusers_call import report_pipeline
 from optimum.onnxruntime import ORTStableDiffusionPipeline
 
 model, _, steps = asked()
-pipeline = ORTStableDiffusionPipeline.from_pretrained(model, provider="CPUExecutionProvider")
-pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
-pipeline.set_progress_bar_config(disable=True)
-
-
-def draw(count: int, step_ended: Callable[[], None]) -> None:
-    """A picture."""
-
-    def ended(_pipeline, _step, _timestep, given):
-        step_ended()
-        return given
-
-    pipeline(
-        PROMPT,
-        num_inference_steps=count,
-        guidance_scale=GUIDANCE,
-        width=SIDE,
-        height=SIDE,
-        generator=torch.Generator().manual_seed(0),
-        callback_on_step_end=ended,
-    )
-
-
-report(draw, steps)
+report_pipeline(ORTStableDiffusionPipeline.from_pretrained(model, provider="CPUExecutionProvider"), steps)

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from latentrt.cli.output import as_json, print_json
-from latentrt.cli.scaled import scaled_files
+from latentrt.cli.scaled import lora_option
 from latentrt.errors import EngineError
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -48,14 +48,7 @@ def named(_context: click.Context, _parameter: click.Parameter, values: tuple[st
 @click.option("--guidance", type=float, default=7.5, show_default=True, help="The bundle's default guidance.")
 @click.option("--vae", type=ANYTHING, metavar="PATH", help="A VAE to use in place of the checkpoint's.")
 @click.option("--tiny-decoder", type=ANYTHING, metavar="PATH", help="A TAESD, for previews and --fast-decode.")
-@click.option(
-    "--lora",
-    "loras",
-    callback=scaled_files,
-    multiple=True,
-    metavar="FILE:SCALE",
-    help="A LoRA to fuse, and how much of it. May be repeated.",
-)
+@lora_option("A LoRA to fuse, and how much of it.")
 @click.option(
     "--embedding",
     "embeddings",

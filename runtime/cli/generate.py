@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from latentrt.cli.output import as_json, print_json, progress_bar
-from latentrt.cli.scaled import scaled_files
+from latentrt.cli.scaled import lora_option
 from latentrt.errors import RequestError
 
 if TYPE_CHECKING:
@@ -94,14 +94,7 @@ def control_of(value: str) -> Control:
 @click.option(
     "--bundle", default="emoji", metavar="DIR", show_default=True, help="A bundle's folder or a built-in name."
 )
-@click.option(
-    "--lora",
-    "loras",
-    callback=scaled_files,
-    multiple=True,
-    metavar="FILE:SCALE",
-    help="A LoRA to add, and how much of it. May be repeated.",
-)
+@lora_option("A LoRA to add, and how much of it.")
 @click.option("--negative", default="", metavar="TEXT", help="What the picture should not show.")
 @click.option("--steps", type=int, help="How many denoising steps.")
 @click.option("--guidance", callback=numbers_of, metavar="G[,G...]", help="Guidance, one or one a step; 1 is none.")

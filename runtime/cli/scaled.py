@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
+
+
+def lora_option(help: str) -> Callable[[Any], Any]:
+    """The option --lora, whose values the command gets as `loras`."""
+    return click.option(
+        "--lora", "loras", callback=scaled_files, multiple=True, metavar="FILE:SCALE", help=f"{help} May be repeated."
+    )
 
 
 def scaled_files(

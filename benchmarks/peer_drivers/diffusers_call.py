@@ -1,0 +1,33 @@
+"""What drivers share whose peer is called as diffusers is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from clock import GUIDANCE, PROMPT, SIDE, report
+from diffusers import DDIMScheduler
+
+
+def report_pipeline(pipeline: Any, steps: list[int]) -> None:
+    """Draws with the pipeline, by DDIM, and prints what `report` does."""
+    pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
+    pipeline.set_progress_bar_config(disable=True)
+
+    def draw(count: int, step_ended: Callable[[], None]) -> None:
+        def ended(_pipeline, _step, _timestep, given):
+            step_ended()
+            return given
+
+        pipeline(
+            PROMPT,
+            num_inference_steps=count,
+            guidance_scale=GUIDANCE,
+            width=SIDE,
+            height=SIDE,
+            generator=torch.Generator().manual_seed(0),
+            callback_on_step_end=ended,
+        )
+
+    report(draw, steps)
