@@ -27,7 +27,6 @@ from latentrt.guidance import Guidance
 from latentrt.hires import Grown, bilinear
 from latentrt.image import resized, to_images, to_pixels, to_shares
 from latentrt.inpainting import painted
-from latentrt.lora.weights import Applied, applied, changed_weights, loras_of
 from latentrt.memory import Budget, demand_of, footprints_of, smaller
 from latentrt.prediction import PREDICTIONS
 from latentrt.prompt import Prompt, read
@@ -47,6 +46,8 @@ from latentrt.windows import decoded, laid, windowed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from latentrt.lora.weights import Applied
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +134,8 @@ class Pipeline:
     ) -> None:
         self.bundle, self.tokenizer, self.engines, self.engine = bundle, tokenizer, engines, engine
         self.split_guidance, self.budget = split_guidance, budget
-        self.unchanged, self.loras = engines, tuple[Applied, ...]()
+        self.unchanged = engines
+        self.loras: tuple[Applied, ...] = ()
 
     def __enter__(self) -> Pipeline:
         return self
@@ -159,6 +161,8 @@ class Pipeline:
 
         >>> pipe.with_loras({"style.safetensors": 0.8}).generate("a red apple")  # doctest: +SKIP
         """
+        from latentrt.lora.weights import applied, changed_weights, loras_of  # 20 ms that other runs are spared
+
         chosen, other = loras_of(loras), copy(self)
         weights = changed_weights(self.bundle, chosen) if chosen else {}
         changed = open_changed(self.engine, self.bundle, weights, frugal=self.budget is not None) if chosen else {}

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from latentrt.image import preview_image, save_png, to_images
-from latentrt.lora.weights import Applied
 from latentrt.settings import Settings
 from latentrt.tensors import Array
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from latentrt.lora.weights import Applied
 
 
 @dataclass(frozen=True)
