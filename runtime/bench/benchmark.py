@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 
+from latentrt.bench.asked import asked_of
 from latentrt.bench.machine import machine
 from latentrt.bench.measure import Instruments, Plan, measure
 from latentrt.bench.meters import find_meters
@@ -16,9 +18,8 @@ from latentrt.bench.report import FORMAT, Report, subject_of
 from latentrt.bundle import open_bundle
 from latentrt.engines import choose, engine_kind
 from latentrt.errors import RequestError
-from latentrt.pipeline import Pipeline, folder_of, load
+from latentrt.pipeline import folder_of, load
 from latentrt.request import Request
-from latentrt.settings import settle
 
 MOST = 100_000
 
@@ -47,23 +48,24 @@ def benchmark(
     *,
     engine: str = "cpu",
     split_guidance: bool = False,
+    memory_budget: int | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> Report:
     """Returns the report of a bundle's folder, or a built-in model's name, on this machine.
 
-    request: what all cases have in common; its seed is the first sample's. advance: called after every request.
-    Raises RequestError for what cannot be generated, before anything is timed; BundleError or EngineError.
+    request: what all cases have in common; its seed is the first sample's. memory_budget: as in `latentrt.load`.
+    advance: called after every request. Raises RequestError for what cannot be generated and OutOfMemoryError for what
+    does not fit the budget, before anything is timed; BundleError or EngineError.
     """
     engine_kind(engine)
     check(plan)
     opened = open_bundle(folder_of(bundle), verify=False)
-    engine = choose(engine, opened)
+    engine = choose(engine, opened, frugal=memory_budget is not None)
     cases = sweep.cases(request)
-    for case in cases:
-        settle(case, opened.manifest)
-
-    def opening() -> Pipeline:
-        return load(bundle, engine=engine, split_guidance=split_guidance)
+    opening = partial(load, bundle, engine=engine, split_guidance=split_guidance, memory_budget=memory_budget)
+    with opening(verify=False) as pipeline:
+        for case in cases:
+            asked_of(pipeline, case)
 
     gpu = open_nvml()
     instruments = Instruments(find_meters(gpu=gpu), gpu)

@@ -12,7 +12,7 @@ from latentrt.errors import RequestError
 
 # What has to be the same, or it is not the bundle or the engine that makes the difference.
 MACHINE = ("processor", "cores", "all_cores", "memory_bytes", "governor", "board", "power_mode", "gpu", "driver")
-SETTINGS = ("guidance", "sampler", "sigmas", "unet_rows")
+SETTINGS = ("guidance", "sampler", "sigmas", "unet_rows", "memory_budget")
 
 
 @dataclass(frozen=True)

@@ -6,33 +6,40 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from latentrt.bench.asked import Asked, asked_of
 from latentrt.bundle import Bundle
 from latentrt.pipeline import Pipeline
+from latentrt.request import Request
 from latentrt.timings import Timings
 
 Open = Callable[[], Pipeline]
 
 BUNDLE = "bundle"
-UNUSED = ("vae_encoder",)  # by text to image
 
 
-def load(opening: Open) -> tuple[Pipeline, dict[str, float]]:
-    """Returns a pipeline with its graphs loaded, and the seconds of each part of that."""
+def load(opening: Open, request: Request) -> tuple[Pipeline, Asked, dict[str, float]]:
+    """Returns a pipeline with the graphs loaded that the request uses, what it asks, and the seconds of each part.
+
+    Where a memory budget has components take turns, each is unloaded again.
+    """
     spent = Timings()
     with spent.phase(BUNDLE):
         pipeline = opening()
+    asked = asked_of(pipeline, request)
     for name, engine in pipeline.engines.items():
-        if name not in UNUSED:
+        if asked.demand.uses(name):
             with spent.phase(name):
                 engine.load()
-    return pipeline, spent.seconds
+            if not asked.keeps:
+                engine.unload()
+    return pipeline, asked, spent.seconds
 
 
-def load_again(opening: Open, times: int) -> dict[str, tuple[float, ...]]:
+def load_again(opening: Open, request: Request, times: int) -> dict[str, tuple[float, ...]]:
     """The seconds of each part, for each of so many loads; what was loaded is dropped again."""
     found: dict[str, tuple[float, ...]] = {}
     for _ in range(times):
-        pipeline, seconds = load(opening)
+        pipeline, _, seconds = load(opening, request)
         pipeline.close()
         found = {name: (*found.get(name, ()), taken) for name, taken in seconds.items()}
     return found

@@ -17,14 +17,13 @@ from latentrt.bench.audit import BLOCK, BLOCKS, audited
 from latentrt.bench.energy import Energy, Meter, idle_watts, metered
 from latentrt.bench.loading import Open, empty_disk_cache, load, load_again
 from latentrt.bench.nvml import Nvml, NvmlError
-from latentrt.bench.report import Case, Loading, Sample, Settings, statistics_of
+from latentrt.bench.report import Case, Loading, Sample, statistics_of
 from latentrt.bench.sample import numbered, sampled
 from latentrt.bench.system import Conditions, conditions, look
 from latentrt.bench.verdict import reasons_of
 from latentrt.bundle import Bundle
 from latentrt.pipeline import Pipeline
 from latentrt.request import Request
-from latentrt.settings import guided, settle
 
 WARM_LOADS = 3
 
@@ -72,13 +71,13 @@ def measure(
     """Returns a case: the request with its own seed, then with others, each new.
 
     opening: opens a new pipeline for the bundle. request: with a seed. advance: called after every request.
-    Raises RequestError for what cannot be generated, EngineError when an engine fails.
+    Raises RequestError for what cannot be generated, EngineError when an engine fails or memory is too little.
     """
     idle = idle_watts(instruments.meters)
     restarted, before, gpu_before = memory.restart_peak(), memory.resident(), instruments.gpu_bytes
     emptied = empty_disk_cache(bundle)
-    pipeline, cold = load(opening)
-    loaded, asked = memory.resident(), settings_of(bundle, request, split_guidance=pipeline.split_guidance)
+    pipeline, asked, cold = load(opening, request)
+    loaded, reckoned = memory.resident(), asked.plan.peak_bytes if asked.plan else None
     with pipeline:
         first = warm_up(pipeline, request, plan, advance)
         samples, spent, around = timed(pipeline, request, plan, instruments, advance)
@@ -86,37 +85,19 @@ def measure(
         audit = audited(pipeline, opening, request, samples, advance) if plan.audit else None
     filled = None if gpu_before is None or gpu_after is None else gpu_after - gpu_before
     case = Case(
-        settings=asked,
+        settings=asked.settings,
         warmups=plan.warmups,
-        loading=Loading(emptied, cold, load_again(opening, WARM_LOADS)),
+        loading=Loading(emptied, cold, load_again(opening, request, WARM_LOADS)),
         first=first,
         samples=samples,
         statistics=statistics_of(samples),
-        memory=memory.Memory(before, loaded, peak, filled),
-        energy=tuple(shared(*pair, plan.runs * asked.batch) for pair in zip(spent, idle, strict=True)),
+        memory=memory.Memory(before, loaded, peak, filled, reckoned),
+        energy=tuple(shared(*pair, plan.runs * asked.settings.batch) for pair in zip(spent, idle, strict=True)),
         conditions=around,
         audit=audit,
         reasons=(),
     )
     return replace(case, reasons=reasons_of(case))
-
-
-def settings_of(bundle: Bundle, request: Request, *, split_guidance: bool) -> Settings:
-    """What the request asks of the bundle, every choice made."""
-    chosen = settle(request, bundle.manifest)
-    return Settings(
-        prompt=chosen.prompt,
-        negative=chosen.negative,
-        seed=chosen.seeds[0],
-        steps=chosen.steps,
-        batch=len(chosen.seeds),
-        width=chosen.width,
-        height=chosen.height,
-        guidance=tuple(dict.fromkeys(chosen.scales)),
-        sampler=chosen.sampler,
-        sigmas=str(chosen.sigmas),
-        unet_rows=len(chosen.seeds) * (2 if guided(chosen, bundle.manifest) and not split_guidance else 1),
-    )
 
 
 def warm_up(pipeline: Pipeline, request: Request, plan: Plan, advance: Advance) -> Sample:

@@ -14,15 +14,17 @@ SELF = Path("/proc/self")
 class Memory:
     """Bytes; None where the system does not tell.
 
-    before: resident, of Python and its packages, before the bundle was opened. loaded: with every graph loaded and
-    nothing run yet. peak: the most while pictures were made, the rest of the process and mapped weights included. gpu:
-    what the GPU's memory was filled by in that time.
+    before: resident, of Python and its packages, before the bundle was opened. loaded: with every graph loaded, where
+    they stay, and nothing run yet. peak: the most while pictures were made, the rest of the process and mapped weights
+    included. gpu: what the GPU's memory was filled by in that time. reckoned: the peak that was planned with, None
+    without a budget.
     """
 
     before: int | None
     loaded: int | None
     peak: int | None
     gpu: int | None = None
+    reckoned: int | None = None
 
 
 def resident() -> int | None:

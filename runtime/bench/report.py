@@ -54,7 +54,11 @@ class Subject:
 
 @dataclass(frozen=True)
 class Settings:
-    """What was asked for, every choice made. unet_rows: how many latents a call of the UNet takes with one prompt."""
+    """What was asked for, every choice made.
+
+    unet_rows: how many latents a call of the UNet takes. memory_budget: bytes; None without one. in_turn: whether
+    components are unloaded when they are done, and loaded again for the next request.
+    """
 
     prompt: str
     negative: str
@@ -67,6 +71,8 @@ class Settings:
     sampler: str
     sigmas: str
     unet_rows: int
+    memory_budget: int | None = None
+    in_turn: bool = False
 
     @property
     def name(self) -> str:

@@ -18,7 +18,7 @@ Row = tuple[str, ...]
 NO_FIGURE = "n/a"
 HEADS = ("ms", "n", "min", "mean", "p50", "p90", "p95", "p99")
 IDENTITY = ("date", "bundle", "sha256", "engine", "processor", "gpu", "verdict")
-SETTINGS = ("width", "height", "steps", "batch", "sampler", "unet_rows")
+SETTINGS = ("width", "height", "steps", "batch", "sampler", "unet_rows", "memory_budget")
 
 
 def markdown(report: Report) -> str:
@@ -61,9 +61,10 @@ def case_lines(case: Case) -> Iterator[str]:
     if case.reasons:
         yield ""
     guidance = ", ".join(f"{scale:g}" for scale in settings.guidance)
+    turns = ", components loaded in turn" if settings.in_turn else ""
     yield (
-        f"{settings.sampler}, {settings.sigmas} sigmas, guidance {guidance}, {settings.unet_rows} rows a UNet call; "
-        f"{len(case.samples)} requests from seed {settings.seed} on, after {case.warmups} that warm up"
+        f"{settings.sampler}, {settings.sigmas} sigmas, guidance {guidance}, {settings.unet_rows} rows a UNet call"
+        f"{turns}; {len(case.samples)} requests from seed {settings.seed} on, after {case.warmups} that warm up"
     )
     yield ""
     yield from grid(HEADS, rows_of(case))
@@ -91,6 +92,8 @@ def facts(case: Case) -> Iterator[tuple[str, str]]:
     yield "first picture", f"{case.first.total:.3f} s after loading"
     yield "loading", loading(case)
     yield "memory", memory(case)
+    if budget := case.settings.memory_budget:
+        yield "memory budget", f"{megabytes(budget)} MB, reckoned {megabytes(case.memory.reckoned)} MB"
     yield "energy", "; ".join(map(energy, case.energy)) or f"{NO_FIGURE}, no counter: looked for RAPL, INA3221, NVML"
     yield "machine", conditions(case)
     if case.audit:
@@ -163,12 +166,12 @@ def parts(report: Report) -> tuple[Row, list[Row]]:
         )
         for name, part in report.subject.parts.items()
     ]
-    return ("component", "precision", "MB", "export, dB", "INT8, dB"), rows
+    return ("component", "precision", "MB", "float export, dB", "quantized, dB"), rows
 
 
 def pictures_lost(report: Report) -> str:
     """What the figures of the components mean, and what pictures lost."""
-    said = "PSNR: of a component's outputs through its export in float; of pictures through its quantization."
+    said = "PSNR: of a component's outputs through its export, before any quantization; of pictures through that."
     loss = report.subject.loss
     if loss is None:
         return f"{said} The UNet is not quantized."

@@ -18,7 +18,7 @@ LEAST_REPEATED_PHASE = 0.5  # of a phase alone, which varies more; one that is c
 
 def reasons_of(case: Case) -> tuple[Reason, ...]:
     """Returns why the figures are not to be trusted; nothing for a valid case."""
-    rules = (few, spread, drift, loaded, clocks, slowed, fallback, audit)
+    rules = (few, spread, drift, loaded, clocks, slowed, fallback, budget, audit)
     return tuple(Reason(rule.__name__, said) for rule in rules for said in rule(case))
 
 
@@ -68,6 +68,13 @@ def slowed(case: Case) -> Iterator[str]:
 def fallback(case: Case) -> Iterator[str]:
     """The engine warned while it was timed."""
     yield from (f"warned while timed: {warning}" for warning in case.conditions.warnings)
+
+
+def budget(case: Case) -> Iterator[str]:
+    """It took more memory than it was to."""
+    peak, most = case.memory.peak, case.settings.memory_budget
+    if peak is not None and most is not None and peak > most:
+        yield f"the peak was {peak / 1e9:.2f} GB, over the budget of {most / 1e9:.2f} GB: use a larger --memory-budget"
 
 
 def audit(case: Case) -> Iterator[str]:

@@ -84,6 +84,12 @@ def show(pairings: Sequence[Pairing]) -> None:
 @click.option("--size", callback=sizes_of, metavar="WxH[,WxH...]", help="Pixels.  [default: the bundle's]")
 @click.option("--guidance", callback=numbers_of, metavar="G", help="How much the prompt counts; 1 is none.")
 @click.option("--split-guidance", is_flag=True, help="One UNet call a prompt: less memory, more time.")
+@click.option(
+    "--memory-budget",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GB",
+    help="The most that the process may need, on a CPU.",
+)
 @click.option("--sampler", metavar="NAME", help="ddim, euler, dpmpp_2m ...")
 @click.option("--sigmas", callback=sigmas_of, metavar="NAME|LIST", help="A curve such as karras, or levels 14,7,3,1.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the first request; the others' follow.")
@@ -102,6 +108,7 @@ def bench(
     size: tuple[tuple[int, int], ...] | None,
     engine: str,
     split_guidance: bool,
+    memory_budget: float | None,
     runs: int,
     warmups: int,
     audit: bool,
@@ -125,8 +132,18 @@ def bench(
         check_file(file)
     plan, sweep = Plan(runs, warmups, audit), Sweep(size or (None,), batch, steps or (None,))
     request = Request(**options)
+    budget = None if memory_budget is None else int(memory_budget * 1e9)
     with progress_bar("timing", plan.requests * len(sweep.cases(request))) as advance:
-        report = benchmark(bundle, request, sweep, plan, engine=engine, split_guidance=split_guidance, advance=advance)
+        report = benchmark(
+            bundle,
+            request,
+            sweep,
+            plan,
+            engine=engine,
+            split_guidance=split_guidance,
+            memory_budget=budget,
+            advance=advance,
+        )
     for file in out:
         save(report, file)
     click.echo(json_of(report) if as_json else markdown(report), nl=False)

@@ -174,6 +174,12 @@ def lasting(case, totals):
     return replace(case, samples=samples, statistics={**case.statistics, "total": summary(totals)})
 
 
+def budgeted(case, most):
+    """The case with a peak of 1000 bytes, and a budget."""
+    settings, memory = replace(case.settings, memory_budget=most), replace(case.memory, peak=1000)
+    return replace(case, settings=settings, memory=memory)
+
+
 STEADY = [1.0, 1.01] * 6
 
 
@@ -190,6 +196,8 @@ STEADY = [1.0, 1.01] * 6
         (lambda case: conditioned(case, clocks_mhz={"GPU": Span(1000, 800, 1000, 1000)}), ["clocks"]),
         (lambda case: conditioned(case, slowed=("GPU: heat",)), ["slowed"]),
         (lambda case: conditioned(case, warnings=("unet: runs without a CUDA graph",)), ["fallback"]),
+        (lambda case: budgeted(case, 2_000), []),
+        (lambda case: budgeted(case, 999), ["budget"]),
         (lambda case: replace(case, audit=Audit(10, (), {"total": 0.95})), []),
         (lambda case: replace(case, audit=Audit(10, (), {"total": 0.95, "vae_decoder": 0.85})), []),
         (lambda case: replace(case, audit=Audit(10, (), {"total": 0.95, "vae_decoder": 0.01})), ["audit"]),
@@ -324,7 +332,7 @@ def test_the_loss_is_the_bundles(report):
     loss = PictureLoss(16, 33.3, 24.4, 0.98, 0.9, (0.1,))
     unet = replace(report.subject.parts["unet"], loss=loss)
     int8 = replace(report, subject=replace(report.subject, parts={**report.subject.parts, "unet": unet}))
-    assert "|     33.3 |" in markdown(int8) and "33.3 dB against" in check_stands_alone(page_of(int8)).text
+    assert "|          33.3 |" in markdown(int8) and "33.3 dB against" in check_stands_alone(page_of(int8)).text
 
 
 def faster(report, factor):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from latentrt.cli import main
+from latentrt.memory import FOOTPRINTS, Budget
 from tests.runtime.fake import pipeline_of
 from tests.runtime.pages import check_stands_alone
 
@@ -34,8 +35,11 @@ def here(tmp_path, monkeypatch, bundle):
     """Runs the command in this process and an empty folder; "emoji" is a fake."""
     monkeypatch.chdir(tmp_path)
 
-    def opened(_name, *, engine, split_guidance):
-        return pipeline_of(bundle, [], split_guidance=split_guidance)
+    def opened(_name, *, engine, split_guidance, memory_budget, verify=True):
+        pipeline = pipeline_of(bundle, [], split_guidance=split_guidance)
+        if memory_budget is not None:
+            pipeline.budget = Budget(memory_budget, dict.fromkeys(pipeline.engines, FOOTPRINTS["onnxruntime"]))
+        return pipeline
 
     monkeypatch.setattr("latentrt.bench.benchmark.load", opened)
 
@@ -73,6 +77,18 @@ def test_a_guided_call_has_two_rows_a_picture_unless_they_are_split(here, capsys
     assert json.loads(capsys.readouterr().out)["cases"][0]["settings"]["unet_rows"] == rows
 
 
+def test_a_budget_is_kept_to_and_shown_beside_what_was_reckoned(here, capsys):
+    options = ("emoji", *SMALL, "--steps", 1, "--size", "16x16", "--json", "--memory-budget")
+    assert here(*options, 100) == 0
+    (case,) = json.loads(capsys.readouterr().out)["cases"]
+    assert (case["settings"]["memory_budget"], case["settings"]["in_turn"]) == (100_000_000_000, False)
+    most = case["memory"]["reckoned"]
+    assert here(*options, (most - 1) / 1e9) == 0
+    (case,) = json.loads(capsys.readouterr().out)["cases"]
+    assert (case["settings"]["unet_rows"], case["settings"]["in_turn"]) != (2, False)
+    assert case["memory"]["reckoned"] < most
+
+
 def test_files_are_written_beside_the_table(here, capsys):
     names = ["a.json", "a.jsonl", "a.csv", "a.md", "a.html"]
     assert here("emoji", *SMALL, "--size", "16x16", *(word for name in names for word in ("--out", name))) == 0
@@ -105,6 +121,10 @@ def test_compare_refuses_what_is_not_valid_and_shows_it_when_forced(here, capsys
         (("emoji", "--out", "a.png"), 7, "expected one of .json"),
         (("emoji", "--out", "no/a.json"), 7, "mkdir -p no"),
         (("emoji", "--engine", "magic"), 4, "expected one of cpu"),
+        (("emoji", "--memory-budget", "0"), 2, "not in the range"),
+        (("emoji", "--memory-budget", "0.001"), 4, "memory budget: got 0.00 GB, expected at least"),
+        (("emoji", "--memory-budget", "0.5", "--size", "64x64,2048x2048"), 4, "fits"),
+        (("emoji", "--prompt", "(a"), 2, "prompt"),
         (("none",), 3, "latentrt export"),
         (("compare", "a.json", "b.json"), 2, "does not exist"),
     ],
