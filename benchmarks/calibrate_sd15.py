@@ -41,6 +41,11 @@ def bundle_of(work: Path, precision: str, side: int) -> Path:
         subprocess.run(
             [sys.executable, "-m", "benchmarks.export_sd15", precision, "--work", work], cwd=ROOT, check=True
         )
+    return sized(bundle, side)
+
+
+def sized(bundle: Path, side: int) -> Path:
+    """The bundle, that side now its default size."""
     manifest = open_bundle(bundle, verify=False).manifest
     save_manifest(bundle, replace(manifest, defaults=replace(manifest.defaults, width=side, height=side)))
     return bundle

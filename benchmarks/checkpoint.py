@@ -1,55 +1,101 @@
-"""Writes a checkpoint of Stable Diffusion 1.5's shape with random weights, 4.3 GB.
+"""Writes a checkpoint of Stable Diffusion 1.5's or SDXL's shape with random weights.
 
-    python -m benchmarks.checkpoint PATH
+    python -m benchmarks.checkpoint PATH [--model sd15|sdxl]
 
-A diffusers folder, or where PATH ends with .safetensors one file in the CompVis layout.
+A diffusers folder, or for sd15, where PATH ends with .safetensors, one file in the CompVis layout. The weights of sd15
+are float32, 4.3 GB; those of sdxl float16, 6.9 GB.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from latentrt.export.vocabulary import clip_tokenizer
 from tests.export.compvis import save_single_file
 
-CONFIGS = Path(__file__).parents[1] / "export" / "configs" / "sd15"
+CONFIGS = Path(__file__).parents[1] / "export" / "configs"
+END = "<|endoftext|>"
 
 
-def config(name: str) -> dict[str, object]:
+@dataclass(frozen=True)
+class Model:
+    """A published model's shape. tokenizers: what each fills up short texts with. index: what model_index.json adds."""
+
+    pipeline: str
+    dtype: torch.dtype
+    parts: Mapping[str, Any]
+    tokenizers: Mapping[str, str]
+    index: Mapping[str, Any]
+
+
+MODELS = {
+    "sd15": Model(
+        "StableDiffusionPipeline",
+        torch.float32,
+        {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel, "scheduler": DDIMScheduler},
+        {"tokenizer": END},
+        {"requires_safety_checker": False, "safety_checker": [None, None], "feature_extractor": [None, None]},
+    ),
+    "sdxl": Model(
+        "StableDiffusionXLPipeline",
+        torch.float16,
+        {
+            "unet": UNet2DConditionModel,
+            "vae": AutoencoderKL,
+            "text_encoder": CLIPTextModel,
+            "text_encoder_2": CLIPTextModelWithProjection,
+            "scheduler": EulerDiscreteScheduler,
+        },
+        {"tokenizer": END, "tokenizer_2": "!"},
+        {"force_zeros_for_empty_prompt": True, "feature_extractor": [None, None], "image_encoder": [None, None]},
+    ),
+}
+
+
+def config(name: str, model: str = "sd15") -> dict[str, object]:
     """The public config of one component."""
-    loaded: dict[str, object] = json.loads((CONFIGS / f"{name}.json").read_text())
+    loaded: dict[str, object] = json.loads((CONFIGS / model / f"{name}.json").read_text())
     return loaded
 
 
-def save_folder(unet: UNet2DConditionModel, vae: AutoencoderKL, text_encoder: CLIPTextModel, folder: Path) -> None:
-    """Writes a folder that any version of diffusers reads: the tokenizer as vocabulary and merges."""
-    scheduler = DDIMScheduler.from_config(config("scheduler"))
-    parts = {"unet": unet, "vae": vae, "text_encoder": text_encoder, "scheduler": scheduler}
+def made(model: str) -> dict[str, Any]:
+    """A model's parts, from its public configs; weights are torch's initial ones."""
+    parts = {}
+    for name, kind in MODELS[model].parts.items():
+        known = config(name, model)
+        parts[name] = kind(CLIPTextConfig(**known)) if name.startswith("text_encoder") else kind.from_config(known)
+    return parts
+
+
+def save_folder(model: Model, parts: Mapping[str, Any], folder: Path) -> None:
+    """Writes a folder that any version of diffusers reads: the tokenizers as vocabulary and merges."""
     for name, part in parts.items():
         part.save_pretrained(folder / name)
-    save_tokenizer(folder / "tokenizer")
+    for name, padding in model.tokenizers.items():
+        save_tokenizer(folder / name, padding)
     classes = {name: [type(part).__module__.split(".")[0], type(part).__name__] for name, part in parts.items()}
-    index = {"_class_name": "StableDiffusionPipeline", "_diffusers_version": "0.37.0", "requires_safety_checker": False}
-    absent = {"safety_checker": [None, None], "feature_extractor": [None, None]}
-    known = index | classes | absent | {"tokenizer": ["transformers", "CLIPTokenizer"]}
+    tokenizers = {name: ["transformers", "CLIPTokenizer"] for name in model.tokenizers}
+    known = {"_class_name": model.pipeline, "_diffusers_version": "0.37.0", **model.index, **classes, **tokenizers}
     (folder / "model_index.json").write_text(json.dumps(known, indent=2) + "\n")
 
 
-def save_tokenizer(folder: Path) -> None:
+def save_tokenizer(folder: Path, padding: str) -> None:
     """Writes CLIP's tokenizer as version 4 of transformers had it."""
     folder.mkdir()
     model = json.loads(clip_tokenizer().backend.to_str())["model"]
     pairs = (pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])
     (folder / "vocab.json").write_text(json.dumps(model["vocab"]))
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(pairs) + "\n")
-    end = "<|endoftext|>"
-    tokens = {"bos_token": "<|startoftext|>", "eos_token": end, "unk_token": end, "pad_token": end}
+    tokens = {"bos_token": "<|startoftext|>", "eos_token": END, "unk_token": END, "pad_token": padding}
     known = {"tokenizer_class": "CLIPTokenizer", "model_max_length": 77, "do_lower_case": True, **tokens}
     (folder / "tokenizer_config.json").write_text(json.dumps(known, indent=2) + "\n")
     (folder / "special_tokens_map.json").write_text(json.dumps(tokens, indent=2) + "\n")
@@ -59,16 +105,20 @@ def main() -> None:
     """Writes under another name first: a half-written checkpoint would be used by the next run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", type=Path)
+    parser.add_argument("--model", choices=MODELS, default="sd15")
     given = parser.parse_args()
+    alone = given.path.suffix == ".safetensors"
+    if alone and given.model != "sd15":
+        parser.error(f"got {given.path}, expected a folder: {given.model} is not written as one file")
+    model = MODELS[given.model]
     torch.manual_seed(0)
-    unet = UNet2DConditionModel.from_config(config("unet"))
-    vae = AutoencoderKL.from_config(config("vae"))
-    text_encoder = CLIPTextModel(CLIPTextConfig(**config("text_encoder")))
+    torch.set_default_dtype(model.dtype)
+    parts = made(given.model)
     temporary = given.path.with_name(f"{given.path.name}.tmp")
-    if given.path.suffix == ".safetensors":
-        save_single_file(unet, vae, text_encoder, temporary, torch.float32)
+    if alone:
+        save_single_file(parts["unet"], parts["vae"], parts["text_encoder"], temporary, model.dtype)
     else:
-        save_folder(unet, vae, text_encoder, temporary)
+        save_folder(model, parts, temporary)
     temporary.rename(given.path)
 
 

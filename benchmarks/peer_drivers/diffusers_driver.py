@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import torch
 from clock import asked
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 from diffusers_call import report_pipeline
 
 model, variant, steps = asked()
-pipeline = StableDiffusionPipeline.from_pretrained(
-    model, torch_dtype=getattr(torch, variant), safety_checker=None, requires_safety_checker=False
-)
+pipeline = DiffusionPipeline.from_pretrained(model, torch_dtype=getattr(torch, variant))
 if variant == "bfloat16":
     pipeline.unet.to(memory_format=torch.channels_last)
 report_pipeline(pipeline, steps)

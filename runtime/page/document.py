@@ -1,7 +1,8 @@
-"""An HTML document that needs no other file and no script: its style is inside."""
+"""An HTML document, or a picture, that needs no other file and no script: its style is inside."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from html import escape
 from pathlib import Path
@@ -16,4 +17,16 @@ def html(title: str, content: Iterable[str]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n"
         f"<h1>{escape(title)}</h1>\n" + "\n".join(filter(None, content)) + "\n</body>\n</html>\n"
+    )
+
+
+def picture(plot: str) -> str:
+    """The one plot in `plot` as an SVG file, on the page's paper, so that it is read in light and dark alike."""
+    found = re.search(r"<svg (.*?)>(.*)</svg>", plot, re.DOTALL)
+    assert found is not None
+    attributes, drawn = found.groups()
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" font-family="system-ui, sans-serif" {attributes}>\n'
+        f"<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n"
+        f'<rect width="100%" height="100%" style="fill: var(--paper)"/>\n{drawn}\n</svg>\n'
     )

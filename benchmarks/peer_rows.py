@@ -1,0 +1,180 @@
+"""The peers: where each is installed, what it loads, made once, and the driver that calls it."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.calibrate_sd15 import calibrated, sized
+from benchmarks.export_sd15 import ROOT
+
+TORCH = "torch==2.13.0"  # of PyPI's builds for Linux, an open range brings CUDA
+MODELS = {"sd15": "Stable Diffusion 1.5", "sdxl": "SDXL"}
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a peer is installed.
+
+    packages: for its environment; none for this one. without: what they bring that keeps them from loading.
+    """
+
+    name: str
+    packages: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+    def python(self, work: Path) -> Path:
+        """Its interpreter, the environment made if it is not there. Raises CalledProcessError if that fails."""
+        if not self.packages:
+            return Path(sys.executable)
+        folder = work / f"venv-{self.name}"
+        ready, python = folder / "ready", folder / "bin" / "python"
+        if not ready.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            run([sys.executable, "-m", "venv", folder])
+            for packages in ([TORCH], self.packages) if TORCH in self.packages else (self.packages,):
+                run([python, "-m", "pip", "-q", "install", *packages])
+            if self.without:
+                run([python, "-m", "pip", "-q", "uninstall", "--yes", *self.without])
+            ready.touch()
+        return python
+
+    def megabytes(self, work: Path) -> float | None:
+        """What is installed, without pip; None for this environment, which has more in it than the package."""
+        if not self.packages:
+            return None
+        site = next((work / f"venv-{self.name}" / "lib").glob("python*/site-packages"))
+        files = (path for path in site.rglob("*") if path.is_file() and path.relative_to(site).parts[0] != "pip")
+        return sum(path.stat().st_size for path in files) / 1e6
+
+
+DIFFUSERS = Home("diffusers", (TORCH, "diffusers==0.42.1", "transformers==5.23.0", "accelerate"))
+OPTIMUM = Home("optimum", (TORCH, "optimum-onnx[onnxruntime]==0.1.0", "diffusers", "onnx"))
+GENAI = Home(
+    "genai",
+    (TORCH, "openvino-genai==2026.4.1.0", "optimum-intel[openvino]==2.2.0", "diffusers"),
+    without=("torchvision",),  # its build for CUDA does not load beside torch's for CPUs
+)
+TASK = ("--task", "text-to-image")
+SDCPP = Home("sdcpp", ("stable-diffusion-cpp-python==0.4.7",))
+OURS = Home("latentrt")
+SD15, SDXL = MODELS
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    files: makes, once, what the driver loads, from the work folder and a model's name. models: those that it is for.
+    needs: a flag of the processor, "" for none.
+    """
+
+    key: str
+    name: str
+    home: Home
+    driver: str
+    variant: str
+    precision: str
+    files: Callable[[Path, str], Path]
+    models: tuple[str, ...] = (SD15,)
+    needs: str = ""
+
+    def runs(self, model: str) -> bool:
+        """Whether it is for that model, and the processor has what it needs."""
+        able = not self.needs or self.needs in Path("/proc/cpuinfo").read_text().split()
+        return able and model in self.models
+
+
+def run(command: Sequence[object]) -> None:
+    """Runs a command, its output on stderr. Raises CalledProcessError if it fails."""
+    subprocess.run([str(part) for part in command], check=True, cwd=ROOT, stdout=sys.stderr)
+
+
+def once(path: Path, make: Callable[[Path], object]) -> Path:
+    """The path, made under another name first if it is not there: what was begun is not taken for done."""
+    if not path.exists():
+        temporary = path.with_name(f"making-{path.name}")
+        shutil.rmtree(temporary, ignore_errors=True)
+        make(temporary)
+        temporary.rename(path)
+    return path
+
+
+def checkpoint(suffix: str) -> Callable[[Path, str], Path]:
+    """The model's checkpoint: a diffusers folder, or one file where the suffix is .safetensors."""
+
+    def files(work: Path, model: str) -> Path:
+        path = work / f"{model}{suffix}"
+        if not path.exists():
+            run([sys.executable, "-m", "benchmarks.checkpoint", path, "--model", model])
+        return path
+
+    return files
+
+
+folder, single_file = checkpoint(""), checkpoint(".safetensors")
+
+
+def onnx(work: Path, model: str) -> Path:
+    """The folder as optimum-onnx exports it."""
+    command = ["export", "onnx", "--model", folder(work, model), *TASK]
+    tool = OPTIMUM.python(work).with_name("optimum-cli")
+    return once(work / f"{model}-onnx", lambda path: run([tool, *command, path]))
+
+
+def openvino(weights: str) -> Callable[[Path, str], Path]:
+    """The folder as optimum-intel exports it, its weights in that format."""
+
+    def files(work: Path, model: str) -> Path:
+        command = ["export", "openvino", "--model", folder(work, model), "--weight-format", weights, *TASK]
+        tool = GENAI.python(work).with_name("optimum-cli")
+        return once(work / f"{model}-openvino-{weights}", lambda path: run([tool, *command, path]))
+
+    return files
+
+
+def exported(work: Path, model: str, side: int) -> Path:
+    """Our bundle in fp32; side: of the pictures that it draws by itself."""
+    command = [sys.executable, "-m", "latentrt", "export", folder(work, model)]
+    bundle = once(work / f"{model}-fp32", lambda path: run([*command, path, "--precision", "fp32"]))
+    return sized(bundle, side)
+
+
+def float_bundle(work: Path, model: str) -> Path:
+    """Our bundle in fp32, with graphs for this processor."""
+    return built(exported(work, model, 512))
+
+
+def int8_bundle(work: Path, model: str) -> Path:
+    """Our bundle in INT8, with graphs for this processor: all layers, since random weights keep no picture."""
+    out = work / f"{model}-int8"
+    if not out.exists():
+        calibrated(exported(work, model, 64), out, "cpu", 1, 2)
+    return built(out)
+
+
+def built(bundle: Path) -> Path:
+    """The bundle, optimised for this processor."""
+    run([sys.executable, "-m", "latentrt", "build", bundle, "--target", "cpu"])
+    return bundle
+
+
+BOTH = (SD15, SDXL)
+ROWS = (
+    Row("diffusers-fp32", "diffusers, torch", DIFFUSERS, "diffusers", "float32", "fp32", folder, BOTH),
+    Row("diffusers-bf16", "diffusers, torch", DIFFUSERS, "diffusers", "bfloat16", "bf16", folder, BOTH, "avx512_bf16"),
+    Row("optimum-fp32", "optimum-onnx, ONNX Runtime", OPTIMUM, "optimum", "", "fp32", onnx),
+    Row("genai-fp32", "OpenVINO GenAI", GENAI, "genai", "", "its own, from fp32", openvino("fp32")),
+    Row("genai-fp16", "OpenVINO GenAI", GENAI, "genai", "", "its own, from fp16", openvino("fp16"), (SDXL,)),
+    Row("genai-int8", "OpenVINO GenAI", GENAI, "genai", "", "its own, weights in int8", openvino("int8")),
+    Row("sdcpp-f16", "stable-diffusion.cpp", SDCPP, "sdcpp", "f16", "weights in f16", single_file),
+    Row("sdcpp-q8_0", "stable-diffusion.cpp", SDCPP, "sdcpp", "q8_0", "weights in q8_0", single_file),
+    Row("ort-fp32", "latentrt, ONNX Runtime", OURS, "latentrt", "onnxruntime", "fp32", float_bundle, BOTH),
+    Row("openvino-fp32", "latentrt, OpenVINO", OURS, "latentrt", "openvino", "fp32", float_bundle, BOTH),
+    Row("ort-int8", "latentrt, ONNX Runtime", OURS, "latentrt", "onnxruntime", "INT8", int8_bundle),
+    Row("openvino-int8", "latentrt, OpenVINO", OURS, "latentrt", "openvino", "INT8", int8_bundle),
+)
