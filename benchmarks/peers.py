@@ -5,7 +5,7 @@
 
 Every peer lives in a virtual environment of its own and is driven as its documentation shows, 512x512 with guidance. A
 run is a process: it loads, draws a picture of one step, then one of --steps; each round runs every row once, so that
-what the machine does beside hits all alike. Seconds a step are the median between the ends of steps.
+what the machine does beside hits all alike. Seconds a step are the median of all rounds, between the ends of steps.
 Environments, checkpoints and exports stay in the work folder, about 40 GB for Stable Diffusion 1.5, 45 for SDXL;
 --prepare makes them and stops.
 """
@@ -46,11 +46,6 @@ class Sample:
     picture: float
     peak: int
 
-    @property
-    def step(self) -> float:
-        """The median step."""
-        return statistics.median(self.steps)
-
 
 def driven(row: Row, python: Path, files: Path, steps: int) -> Sample:
     """Runs a row once. Raises RuntimeError if it fails or reports no steps."""
@@ -73,7 +68,7 @@ def driven(row: Row, python: Path, files: Path, steps: int) -> Sample:
 
 def table(samples: Mapping[Row, Sequence[Sample]], sizes: Mapping[Home, float | None], steps: int) -> str:
     """The rows in Markdown; ratios are to the least median step among the peers."""
-    peers = [middle(found, "step") for row, found in samples.items() if row.home is not OURS]
+    peers = [statistics.median(steps_of(found)) for row, found in samples.items() if row.home is not OURS]
     best = min(peers) if peers else None
     lines = [
         f"| | precision | s a step, median (least to most) | of the best peer's | s a picture, {steps} steps "
@@ -81,13 +76,12 @@ def table(samples: Mapping[Row, Sequence[Sample]], sizes: Mapping[Home, float | 
         "|---|---|---|---|---|---|---|---|",
     ]
     for row, found in samples.items():
-        every = [one.step for one in found]
-        size = sizes[row.home]
+        steps_s, size = steps_of(found), sizes[row.home]
         cells = (
             row.name,
             row.precision,
-            f"{statistics.median(every):.2f} ({min(every):.2f} to {max(every):.2f})",
-            f"{middle(found, 'step') / best:.2f}" if best else "",
+            f"{statistics.median(steps_s):.2f} ({min(steps_s):.2f} to {max(steps_s):.2f})",
+            f"{statistics.median(steps_s) / best:.2f}" if best else "",
             f"{middle(found, 'picture'):.1f}",
             f"{middle(found, 'ready'):.1f}",
             f"{max(one.peak for one in found) / 1e9:.1f}",
@@ -95,6 +89,11 @@ def table(samples: Mapping[Row, Sequence[Sample]], sizes: Mapping[Home, float | 
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def steps_of(found: Sequence[Sample]) -> list[float]:
+    """The seconds of all steps of all rounds."""
+    return [step for one in found for step in one.steps]
 
 
 def middle(found: Sequence[Sample], field: str) -> float:
@@ -105,8 +104,8 @@ def middle(found: Sequence[Sample], field: str) -> float:
 def chart(samples: Mapping[Row, Sequence[Sample]], model: str) -> str:
     """A bar a row, as SVG: seconds a step, ours in another colour."""
     rows = []
-    for row, found in sorted(samples.items(), key=lambda item: middle(item[1], "step")):
-        step = middle(found, "step")
+    for row, found in sorted(samples.items(), key=lambda item: statistics.median(steps_of(item[1]))):
+        step = statistics.median(steps_of(found))
         title = f"{row.name}, {row.precision}: {step:.2f} s a step, {max(one.peak for one in found) / 1e9:.1f} GB"
         rows.append((title, [Mark(step, title, "one" if row.home is OURS else "quiet")]))
     return picture(bars(rows, f"{model}, 512x512 with guidance: seconds a step, medians"))
