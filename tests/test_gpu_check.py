@@ -13,7 +13,7 @@ from latentrt.engines import open_engines, tensorrt
 from latentrt.errors import EngineError
 from latentrt.pipeline import MODELS
 from tests.runtime import standin
-from tests.runtime.test_tensorrt import VERSION, build
+from tests.runtime.standin_plans import VERSION, build
 
 
 @pytest.fixture

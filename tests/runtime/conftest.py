@@ -2,8 +2,11 @@ import pytest
 
 import latentrt
 from latentrt.bundle import open_bundle
+from latentrt.engines import open_engines
 from latentrt.pipeline import MODELS
+from tests.runtime import standin
 from tests.runtime.fake import moved_clock, pipeline_of
+from tests.runtime.standin_plans import VERSION
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +37,29 @@ def emoji():
 def clock(monkeypatch):
     """The clock of phases, which a test moves: clock(seconds)."""
     return moved_clock(monkeypatch)
+
+
+@pytest.fixture
+def home(bundle, tmp_path, monkeypatch):
+    """A folder of plans that no other test sees, and the user's secret beside it."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def answers(bundle):
+    """Each component of the built-in model, computed by ONNX Runtime."""
+    return open_engines("onnxruntime", bundle)
+
+
+@pytest.fixture
+def cuda():
+    return standin.Cuda()
+
+
+@pytest.fixture
+def trt(bundle, answers, cuda, home, monkeypatch):
+    trt = standin.TensorRT(cuda, bundle.manifest.components, answers, version=VERSION)
+    trt.install(monkeypatch, home)
+    return trt
