@@ -14,7 +14,7 @@ from latentrt.tokenizer import Tokenizer
 from tests.export import builtin, tiny
 
 # transformers asks for torchvision by a warning as soon as diffusers imports its pipelines.
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:.*torchvision.*")]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 PROMPTS = ["a red apple", "", "cat " * 40]
 IDS = Tokenizer.load(tiny.TOKENIZER, length=32, bos=0, eos=1, pad=1)(PROMPTS)

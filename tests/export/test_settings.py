@@ -61,7 +61,6 @@ def test_every_entry_of_a_class_is_known_reported_or_idle(name):
     assert SCHEDULERS[name].harmless.keys() <= accepted(name).keys()
 
 
-@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # what some classes do with NumPy 2
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_class_s_own_config_gives_its_sampler(name):
     config = json.loads(json.dumps(dict(getattr(diffusers, name)().config)))

@@ -77,7 +77,6 @@ def theirs(layout, spacing, curve):
         return kind(**{key: value for key, value in config.items() if key in known})
 
 
-@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # NumPy on torch's tensors
 @pytest.mark.parametrize(("name", "spacing", "curve"), CASES, ids=map(" ".join, CASES))
 def test_grid_is_that_of_diffusers(name, spacing, curve):
     layout = LAYOUTS[name]

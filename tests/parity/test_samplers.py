@@ -15,10 +15,7 @@ from tests.one_thread import one_thread
 from tests.parity.cases import CASES, CLOSE, FLAWS, PLMS, SDE, STEPS, flaw_of
 from tests.parity.harness import Case, closed_form, difference, material, ours, theirs, unet_model
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:.*scalar:DeprecationWarning"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:.*scalar:DeprecationWarning")
 # In diffusers: k-diffusion's sampler has none, and the third order on the SDE has a wrong sign (see the last test).
 WITHOUT = {"dpmpp_2s_a", "dpmpp_3m_sde"}
 NAMES = sorted(SAMPLERS.keys() - WITHOUT)
