@@ -26,7 +26,7 @@ PREFIXES: dict[str, dict[str, str]] = {
     "cross_kv": {},
 }
 TEXT_PREFIXES = {"layers.": "encoder.layers.", "projection.": "text_projection.", "embeddings.": "embeddings."}
-STACKED = "project.weight"
+STACKED, BRANCH = "project.weight", re.compile(r"branches\.(\d+)\.")
 LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 SIDES = ("down_blocks", "up_blocks", "mid_block")
 QUERY, CONVOLUTION = re.compile(r"(.+\.attn2)\.to_q\.weight"), re.compile(r"(.+\.resnets\.\d+)\.conv1\.weight")
@@ -36,7 +36,7 @@ QUERY, CONVOLUTION = re.compile(r"(.+\.attn2)\.to_q\.weight"), re.compile(r"(.+\
 class Place:
     """A checkpoint's weight in a graph: the component, the initialiser's name and what it is, the rows that are meant.
 
-    turned: whether rows are columns there. shape: the weight's own.
+    turned: whether rows are columns there. shape: the weight's own. shared: whether it serves other layers as well.
     """
 
     component: str
@@ -45,6 +45,7 @@ class Place:
     turned: bool
     rows: slice
     shape: tuple[int, ...]
+    shared: bool = False
 
     def of(self, array: Array) -> Array:
         """The weight as a view of what the initialiser holds, (rows, ...)."""
@@ -89,8 +90,9 @@ def unread_of(bundle: Bundle, places: Mapping[str, Mapping[str, Place]]) -> dict
 
 def found_in(bundle: Bundle, component: str, prefixes: Mapping[str, str]) -> Iterator[tuple[str, Place]]:
     """The matrices and kernels of one graph by their keys in the checkpoint; what is stacked keeps its name."""
-    path = bundle.path(bundle.manifest.components[component].file)
-    for name, one in initializers_of(path).items():
+    known = initializers_of(bundle.path(bundle.manifest.components[component].file))
+    branches = {match[1] for name in known if (match := BRANCH.match(name))}
+    for name, one in known.items():
         match = WEIGHT.fullmatch(name)
         if match is None:
             continue
@@ -99,7 +101,10 @@ def found_in(bundle: Bundle, component: str, prefixes: Mapping[str, str]) -> Ite
         before = next((prefix for prefix in prefixes if key.startswith(prefix)), None)
         if key == STACKED or before is not None:
             key = key if before is None else prefixes[before] + key.removeprefix(before)
-            yield key, Place(component, name, one, turned, slice(0, shape[0]), shape)
+            # The exporter keeps one copy of weights that are the same, and one of layers that are.
+            twins = {BRANCH.sub(f"branches.{branch}.", name) for branch in branches if BRANCH.match(name)}
+            shared = one.uses > 1 or (key != STACKED and not twins <= known.keys())
+            yield key, Place(component, name, one, turned, slice(0, shape[0]), shape, shared)
 
 
 def ordered(pattern: re.Pattern[str], places: Mapping[str, Place]) -> list[tuple[str, int]]:

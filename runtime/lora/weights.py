@@ -62,7 +62,7 @@ def changed_weights(bundle: Bundle, loras: Sequence[Lora]) -> dict[str, dict[str
             if change.weight in unread[change.component]:
                 continue
             place = places[change.component][change.weight]
-            if place.initializer.uses > 1:  # the exporter keeps one copy of weights that are the same
+            if place.shared:
                 raise BundleError(
                     f"{bundle.path(manifest.components[place.component].file)}: {place.name} serves several layers, "
                     f"and {lora.file} changes one of them; fuse it with `latentrt export --lora`"
