@@ -1,5 +1,6 @@
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from latentrt.bundle import Bundle
+from latentrt.control import Control
 from latentrt.errors import RequestError
 from latentrt.image import to_pixels
 from latentrt.metadata import read_png
@@ -109,7 +111,24 @@ def test_every_mode_of_8_bits_is_taken(bundle: Bundle, mode: str) -> None:
     assert source is not None and source.image.mode == "RGB"
 
 
-def test_what_cannot_be_started_from(bundle: Bundle, tmp_path: Path) -> None:
+def steered(bundle: Bundle) -> Bundle:
+    """The bundle with a ControlNet, of which only the name counts here."""
+    components = {**bundle.manifest.components, "control_canny": bundle.manifest.components["unet"]}
+    return replace(bundle, manifest=replace(bundle.manifest, components=components))
+
+
+@pytest.mark.parametrize(
+    ("where", "options"),
+    [
+        ("init", lambda path: {"init": path}),
+        ("mask", lambda path: {"init": RED, "mask": path}),
+        ("control canny", lambda path: {"controls": [Control("canny", path)]}),
+    ],
+    ids=["init", "mask", "control"],
+)
+def test_files_that_are_no_images(
+    bundle: Bundle, tmp_path: Path, where: str, options: Callable[[Path], dict[str, Any]]
+) -> None:
     (tmp_path / "text.png").write_text("an apple")
     RED.save(tmp_path / "red.png")
     (tmp_path / "half.png").write_bytes((tmp_path / "red.png").read_bytes()[:-30])
@@ -117,8 +136,11 @@ def test_what_cannot_be_started_from(bundle: Bundle, tmp_path: Path) -> None:
     bomb = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     (tmp_path / "bomb.png").write_bytes(bomb)
     for name in ("text.png", "half.png", "bomb.png", "nowhere.png", ""):
-        message = refusal(bundle, init=tmp_path / name)
-        assert message.startswith(f"init: {tmp_path / name} is not a readable image (") and "\n" not in message
+        message = refusal(steered(bundle), **options(tmp_path / name))
+        assert message.startswith(f"{where}: {tmp_path / name} is not a readable image (") and "\n" not in message
+
+
+def test_what_cannot_be_started_from(bundle: Bundle) -> None:
     assert refusal(bundle, init=Image.new("I;16", (8, 8))).startswith("init: got an image of mode I;16, expected 8")
     assert refusal(bundle, init=Image.new("RGB", (7, 30))) == (
         "init: got an image of 7x30 pixels, expected at least 8x8"
