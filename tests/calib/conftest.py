@@ -4,7 +4,7 @@ import pytest
 
 from latentrt.calib.calibrate import calibrate
 from latentrt.export.write import ExportOptions, export
-from tests.calib.small import OPTIONS
+from tests.calib.small import FEWER, OPTIONS
 from tests.export import tiny
 from tests.one_thread import one_thread
 
@@ -12,7 +12,7 @@ from tests.one_thread import one_thread
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory):
     path = tmp_path_factory.mktemp("source")
-    tiny.save_diffusers_folder(path / "checkpoint")
+    tiny.save_diffusers_folder(path / "checkpoint", **FEWER)
     with one_thread():
         export(path / "checkpoint", path / "bundle", ExportOptions("w16", guidance=3.0))
     return path / "bundle"

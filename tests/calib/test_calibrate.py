@@ -22,14 +22,16 @@ from latentrt.calib.layer_reports import BY_RULE, OVER_BUDGET
 from latentrt.calib.planning import Recipe
 from latentrt.cli import INTERRUPTED, cli
 from latentrt.errors import BundleError, FidelityError, OutputError
+from latentrt.export.build import Options as Build
+from latentrt.export.build import build
 from tests.calib.small import OPTIONS, digests
+from tests.export.parts import written
 from tests.one_thread import one_thread
 
 # What it says when a stage begins, and how it is stopped there; then it is begun anew.
 STOPS = (
     ("recording image 2", signal.SIGKILL),
     ("observing unet", signal.SIGINT),
-    ("measuring", signal.SIGKILL),
     ("observing vae_decoder", signal.SIGKILL),
 )
 STATUS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: INTERRUPTED}
@@ -120,16 +122,33 @@ def test_other_options_do_not_take_up_what_was_kept(bundle, tmp_path):
     assert not out.exists()
 
 
-def test_tensorrts_form_has_a_float_bias_and_no_zero_points(bundle, tmp_path):
-    out = tmp_path / "trt"
-    recipe = Recipe("tensorrt", smooth=False, clip=False)
-    report = calibrate(bundle, out, "int8", replace(OPTIONS, recipe=recipe, images=1, evaluations=1))
+@pytest.fixture(scope="module")
+def tensorrt(bundle, tmp_path_factory):
+    """The bundle in TensorRT's form, its VAE decoder as it was, and the report."""
+    out, recipe = tmp_path_factory.mktemp("tensorrt") / "int8", Recipe("tensorrt", clip=False)
+    options = replace(OPTIONS, recipe=recipe, images=1, evaluations=1, vae_gate_db=None)
+    return out, calibrate(bundle, out, "int8", options)
+
+
+def test_tensorrts_form_has_a_float_bias_and_no_zero_points(tensorrt):
+    out, report = tensorrt
     graph = onnx.load(out / "unet.onnx").graph
     constants = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
     quantizers = [node for node in graph.node if node.op_type == "QuantizeLinear"]
     assert quantizers and report.target == "tensorrt"
     assert all(constants[node.input[2]].dtype == "int8" and not constants[node.input[2]].any() for node in quantizers)
     assert not any(array.dtype == "int32" for array in constants.values())
+
+
+def test_tensorrt_rtx_builds_it(tensorrt, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (tmp_path / "unet").mkdir()
+    whole = open_bundle(tensorrt[0])
+    alone = written(tmp_path / "unet", whole, {"unet": whole.manifest.components["unet"]})
+    [plan] = build(alone.folder, Build("tensorrt-rtx", ("sm86",), batches=(2,)))
+    assert (plan.component, plan.floats, plan.gpu) == ("unet", "fp16", "sm86")
+    assert plan.bytes == plan.path.stat().st_size > (alone.folder / "unet.onnx").stat().st_size
 
 
 def test_a_budget_keeps_the_costliest_layers_in_float_or_is_refused(bundle, quantized, tmp_path, monkeypatch):

@@ -3,24 +3,36 @@
 import itertools
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, SchedulerMixin
+from diffusers import (
+    ControlNetModel,
+    DiffusionPipeline,
+    SchedulerMixin,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionXLControlNetPipeline,
+)
 
 import latentrt
+from latentrt.control import Control
+from latentrt.export.controls import ControlNet
 from latentrt.export.settings import sampler_of, schedule_of
 from latentrt.export.write import ExportOptions, export
 from latentrt.pipeline import Pipeline
 from latentrt.request import Request
-from tests.export.tiny_families import TINY, reference
+from tests.export.controls import noise, saved_controlnet
+from tests.export.tiny_families import TINY, module_of, reference
 
 PROMPT = "a red (apple"
 # What is padding in Stable Diffusion 2's vocabulary. SDXL's two encoders disagree on it in diffusers: docs/prompts.md.
 PADDING = {"sd2": "!"}
 SIZE = {"width": 80, "height": 56}
+# How diffusers draws with a ControlNet, of the families whose small ones are tried here.
+STEERED = {"sd2": StableDiffusionControlNetPipeline, "sdxl": StableDiffusionXLControlNetPipeline}
 
 
 @dataclass(frozen=True)
@@ -63,15 +75,37 @@ class Pair:
         return 20 * math.log10(1 / max(np.sqrt(np.mean((got - expected) ** 2)), 1e-9))
 
 
-def opened_pair(name: str, folder: Path, **options) -> Pair:
-    """Writes a family's checkpoint into `folder`, exports and opens it. options: of the export.
+def exported(checkpoint: Path, folder: Path, options: ExportOptions) -> Pipeline:
+    """Exports a checkpoint into `folder` and opens the bundle."""
+    export(checkpoint, folder, options)
+    return latentrt.load(folder, engine="onnxruntime")
+
+
+def opened_pair(name: str, folder: Path, opened: Callable[..., Pipeline] = exported, **options) -> Pair:
+    """Writes a family's checkpoint into `folder` and opens it. opened: what does the latter; options: of the export.
 
     Its weights are stored in fp16, which holds them, and computed with in fp32.
     """
     theirs = reference(TINY[name], folder / "tokenizers")
     theirs.save_pretrained(folder / "checkpoint")
-    export(folder / "checkpoint", folder / "bundle", ExportOptions(**{"precision": "w16", **options}))
-    return Pair(name, folder, latentrt.load(folder / "bundle", engine="onnxruntime"), theirs, theirs.scheduler)
+    ours = opened(folder / "checkpoint", folder / "bundle", ExportOptions(**{"precision": "w16", **options}))
+    return Pair(name, folder, ours, theirs, theirs.scheduler)
+
+
+def steered_pair(name: str, folder: Path, opened: Callable[..., Pipeline] = exported) -> Pair:
+    """The same with a ControlNet, "canny", beside the UNet."""
+    saved_controlnet(module_of("unet", TINY[name].configs["unet"]), folder / "canny")
+    return opened_pair(name, folder, opened, controls=(ControlNet("canny", folder / "canny"),))
+
+
+def steered(pair: Pair) -> tuple[float, float]:
+    """The PSNR in dB of a picture that the ControlNet steers for half of the steps, and of the same without it."""
+    image, network = noise(**SIZE), ControlNetModel.from_pretrained(pair.folder / "canny")
+    theirs = STEERED[pair.name](**pair.theirs.components, controlnet=network)
+    theirs.set_progress_bar_config(disable=True)
+    calls = {"image": image, "controlnet_conditioning_scale": 0.7, "control_guidance_end": 0.5}
+    both, controls = replace(pair, theirs=theirs), [Control("canny", image, 0.7, 0.0, 0.5)]
+    return both.psnr(guidance=5.0, controls=controls, theirs=calls), both.psnr(guidance=5.0, theirs=calls)
 
 
 def handed_over(base: Pair, refiner: Pair) -> float:

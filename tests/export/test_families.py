@@ -1,6 +1,7 @@
 """Every family, from a checkpoint to a picture: diffusers' own pipeline of it draws the same to 45 dB, in float32.
 
-Each family is exported from a diffusers folder; a single file in the original layout has to hold the same tensors.
+Each family is read from a diffusers folder; a single file in the original layout has to hold the same tensors. Those
+with layers of their own are exported, the others' modules run in torch.
 """
 
 import json
@@ -11,35 +12,32 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionXLControlNetPipeline
 from PIL import Image
+from safetensors.torch import save_file as save_tensors
 
-from latentrt.control import Control
-from latentrt.errors import RequestError
+from latentrt.errors import BundleError, RequestError
 from latentrt.export.build import Options, build
-from latentrt.export.controls import ControlNet
 from latentrt.export.families import CONFIGS, FAMILIES, config_differences
 from latentrt.export.load import BUILDERS, load_checkpoint
-from latentrt.export.parts import vae_parts
+from latentrt.export.parts import unet_parts, vae_parts
+from latentrt.export.write import write_component
+from latentrt.lora.files import Lora
 from latentrt.lora.places import places_of, unread_of
+from latentrt.lora.weights import changed_weights
 from tests.export import loras
-from tests.export.controls import noise, saved_controlnet
-from tests.export.pairs import PROMPT, SIZE, handed_over, opened_pair
+from tests.export.controls import build_controlnet
+from tests.export.pairs import PROMPT, SIZE, STEERED, exported, handed_over, opened_pair, steered, steered_pair
 from tests.export.parts import written
-from tests.export.tiny_families import TINY, VARIANTS, XL_VAE, module_of, save_file
+from tests.export.tiny_families import FILES, TINY, VARIANTS, XL_VAE, module_of, reference, save_file
+from tests.export.untraced import untraced
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:.*torchvision.*"),
-    # diffusers' sigma-space schedulers call np.array on a tensor, whose __array__ has no `copy` yet.
-    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
-]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 LEAST_DB = 45.0
 TEXT_COMPONENTS = ("text_encoder", "text_encoder_2", "cross_kv", "time_bias")
 XL_COMPONENTS = (*TEXT_COMPONENTS, "hint_canny", "control_canny", "unet", "vae_decoder", "vae_encoder")
-# Whose bundle has a ControlNet, "canny", beside the UNet. The others' UNets take no residuals.
-STEERED = {"sd2": StableDiffusionControlNetPipeline, "sdxl": StableDiffusionXLControlNetPipeline}
+# What the others have besides is LCM's guidance as an input, whose graph is built below.
+EXPORTED = {"sd2", "sdxl", "pruned"}
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +47,8 @@ def pairs(tmp_path_factory):
 
         @cache
         def pair(name):
-            folder = tmp_path_factory.mktemp(name)
-            controls = (ControlNet("canny", folder / "canny"),) if name in STEERED else ()
-            if controls:
-                saved_controlnet(module_of("unet", TINY[name].configs["unet"]), folder / "canny")
-            made = opened_pair(name, folder, controls=controls)
+            make = steered_pair if name in STEERED else opened_pair  # the others' UNets take no residuals
+            made = make(name, tmp_path_factory.mktemp(name), exported if name in EXPORTED else untraced)
             opened.enter_context(made.ours)
             return made
 
@@ -80,18 +75,18 @@ def test_folder_draws_what_diffusers_draws(pair, scheduler, requests):
 
 
 # SDXL's, and what it does not have: guidance as an input. Scores in float32 are built in test_upcast.py.
-@pytest.mark.parametrize(
-    ("pair", "components"), [("sdxl", XL_COMPONENTS), ("lcm", ("time_bias",))], ids=["sdxl", "lcm"], indirect=["pair"]
-)
-def test_components_build_with_tensorrt_rtx(pair, components, tmp_path, monkeypatch):
+def test_components_build_with_tensorrt_rtx(pairs, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     (tmp_path / "bundle").mkdir()
-    known = pair.ours.bundle.manifest.components
-    bundle = written(tmp_path / "bundle", pair.ours.bundle, {name: known[name] for name in components})
+    _, guided, _ = unet_parts(load_checkpoint(pairs("lcm").folder / "checkpoint").load_unet())
+    guided = write_component(replace(guided, name="guided"), tmp_path / "bundle", "w16", lambda line: None)
+    source = pairs("sdxl").ours.bundle
+    known = {name: source.manifest.components[name] for name in XL_COMPONENTS} | {"guided": guided}
+    bundle = written(tmp_path / "bundle", source, known)
     options = Options("tensorrt-rtx", ("sm86",), sizes=((SIZE["width"], SIZE["height"]),), batches=(2,))
     plans = list(build(bundle.folder, options))
-    assert [plan.component for plan in plans] == list(components)
+    assert [plan.component for plan in plans] == list(known)
     for plan in plans:
         assert plan.floats == ("fp32" if plan.component.startswith("vae") else "fp16")
         assert plan.bytes > bundle.path(known[plan.component].file).stat().st_size / 2
@@ -118,11 +113,7 @@ def test_sizes_that_the_model_is_told(pair):
 
 @of(*STEERED)
 def test_a_controlnet_steers_the_unet(pair):
-    image, network = noise(SIZE["width"], SIZE["height"]), ControlNetModel.from_pretrained(pair.folder / "canny")
-    options = {"guidance": 5.0, "controls": [Control("canny", image, 0.7, 0.0, 0.5)]}
-    theirs = STEERED[pair.name](**pair.theirs.components, controlnet=network)
-    calls = {"image": image, "controlnet_conditioning_scale": 0.7, "control_guidance_end": 0.5}
-    got, plain = (replace(pair, theirs=theirs).psnr(theirs=calls, **one) for one in (options, {"guidance": 5.0}))
+    got, plain = steered(pair)
     print(f"{got:.1f} dB, without {plain:.1f}")
     assert got >= LEAST_DB and got > plain + 50
 
@@ -170,9 +161,28 @@ def test_loras_at_run_time_draw_what_diffusers_draws_with_them(pair):
     loras.load_both(pair.theirs, pair.folder)
     added = replace(pair, ours=pair.ours.with_loras(loras.scales_in(pair.folder)))
     found, without = (one.psnr(guidance=5.0) for one in (added, pair))
+    both, alone = steered(added)
     pair.theirs.unload_lora_weights()
-    print(f"{found:.1f} dB, without {without:.1f}")
+    print(f"{found:.1f} dB, without {without:.1f}; steered as well {both:.1f} dB, without {alone:.1f}")
     assert found >= LEAST_DB and without < 40
+    assert both >= LEAST_DB and both > alone + 20, "the ControlNet's own weights stay as they are"
+
+
+def test_a_lora_of_a_layer_that_a_controlnet_has_as_well_is_refused(pairs, tmp_path):
+    """Of two that are the same, the graph has one."""
+    whole, unet = pairs("sd2").ours.bundle, module_of("unet", TINY["sd2"].configs["unet"])
+    network = build_controlnet(unet)
+    network.time_embedding.load_state_dict(unet.time_embedding.state_dict())
+    _, part, *_ = unet_parts(unet, controls={"canny": network})
+    (tmp_path / "bundle").mkdir()
+    shared = write_component(part, tmp_path / "bundle", "w16", lambda line: None)
+    bundle = written(tmp_path / "bundle", whole, {**whole.manifest.components, "time_bias": shared})
+    halves = {"lora_A": torch.ones(2, 32), "lora_B": torch.ones(128, 2)}
+    tensors = {f"time_embedding.linear_1.{half}.weight": tensor for half, tensor in halves.items()}
+    save_tensors(tensors, tmp_path / "a.safetensors")
+    assert changed_weights(whole, [Lora(tmp_path / "a.safetensors")])["time_bias"]
+    with pytest.raises(BundleError, match="serves several layers, and .* changes one of them"):
+        changed_weights(bundle, [Lora(tmp_path / "a.safetensors")])
 
 
 @of("sdxl")
@@ -213,13 +223,12 @@ def test_only_a_vae_that_leaves_fp16s_range_stays_float32(leaves):
     assert [part.float32 for part in parts] == [leaves] * 2
 
 
-@of(*(name for name, family in TINY.items() if family.file is not None))
-def test_single_file_holds_the_same_tensors(pair):
-    folder = pair.folder / "single"
-    folder.mkdir()
-    save_file(TINY[pair.name], folder / "single.safetensors")
-    single = load_checkpoint(folder / "single.safetensors", configs=folder / "configs")
-    whole = load_checkpoint(pair.folder / "checkpoint")
+@pytest.mark.parametrize("family", FILES.values(), ids=FILES)
+def test_single_file_holds_the_same_tensors(family, tmp_path):
+    reference(family, tmp_path / "tokenizers").save_pretrained(tmp_path / "checkpoint")
+    save_file(family, tmp_path / "single.safetensors")
+    single = load_checkpoint(tmp_path / "single.safetensors", configs=tmp_path / "configs")
+    whole = load_checkpoint(tmp_path / "checkpoint")
     assert single.family == whole.family
     assert single.components.keys() == whole.components.keys()
     for name, component in whole.components.items():

@@ -222,8 +222,8 @@ def put(**tensors):
     "change, said",
     [
         (drop(f"{UNET}middle_block.1"), ["unet", "missing: mid_block.attentions.0"]),
-        (drop(f"{UNET}output_blocks.2.1.conv.bias"), ["unet", "output_blocks.2.1.conv.bias"]),
-        (drop(f"{UNET}input_blocks.3.0.op.bias"), ["unet", "missing: down_blocks.0.downsamplers.0.conv.bias"]),
+        (drop(f"{UNET}output_blocks.1.1.conv.bias"), ["unet", "output_blocks.1.1.conv.bias"]),
+        (drop(f"{UNET}input_blocks.2.0.op.bias"), ["unet", "missing: down_blocks.0.downsamplers.0.conv.bias"]),
         (drop("first_stage_model."), ["vae", "missing: encoder.conv_in.weight", "… (180 in all)", "vae="]),
         (drop("cond_stage_model."), ["text_encoder", "missing: embeddings.token_embedding.weight"]),
         (put(**{f"{UNET}input_blocks.0.0.weight": torch.zeros(32, 9, 3, 3)}), ["(32, 9, 3, 3)", "(32, 4, 3, 3)"]),

@@ -4,8 +4,8 @@ Same weights, prompt, seeds and scheduler settings: each side draws its own nois
 other are the final latents, over their range, and the decoded pixels before they are rounded to 8 bits, over [0, 1].
 
 On the small random checkpoint, exported here, and on the built-in one, whose torch modules are made from the bundle's
-own weights: every sampler that diffusers has, at 1, 2 and 12 steps, on even and odd latents that are not square, batch
-1 and 3, with guidance and without; the spacings and Karras sigmas take turns. The samplers alone are held against
+own weights: every sampler that diffusers has, at 1, 2 and up to 12 steps, on even and odd latents that are not square,
+batch 1 and 3, with guidance and without; the spacings and Karras sigmas take turns. The samplers alone are held against
 diffusers' schedulers over every option in tests/parity.
 """
 
@@ -29,12 +29,8 @@ from latentrt.request import Request
 from latentrt.settings import settle
 from tests.export import builtin, tiny
 
-# transformers asks for torchvision by a warning as soon as diffusers imports its pipelines.
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:.*torchvision.*"),
-    # diffusers' sigma-space schedulers call np.array on a tensor, whose __array__ has no `copy` yet.
-    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*scalar:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:Should have t[ab]:UserWarning"),  # of torchsde, for the last bit of a level
 ]
@@ -200,13 +196,19 @@ def test_built_in_checkpoint(trained, sampler):
     losses = {}
     for steps, (width, height), batch, guidance in [
         (1, (96, 64), several, 7.5),
-        (2, (120, 136), 1, 1.0),
-        (12, (64, 72), 1, 7.5),
-        (5, (56, 64), several, 4.0),
+        (2, (88, 72), 1, 1.0),
+        (6, (64, 72), 1, 4.0),
     ]:
         request = Request(PROMPT, NEGATIVE, steps, guidance, 0, width, height, sampler, sigmas, spacing, batch)
         losses[steps, width, batch, guidance] = pair.losses(request)
     report(losses)
+
+
+def test_larger_in_both_sides_than_it_was_trained_on(trained):
+    defaults = trained.ours.bundle.manifest.defaults
+    assert (defaults.width, defaults.height) == (128, 128)
+    pair = trained.with_schedule("ddim", "v_prediction", "trailing", "normal")
+    report({"208x152": pair.losses(Request(PROMPT, NEGATIVE, 2, 4.0, 0, 208, 152, "ddim"))})
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**32 + 1])

@@ -22,14 +22,14 @@ from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_inpai
 from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl_inpaint
 from PIL import Image
 
-import latentrt
 from latentrt.calib.calibrate import check_alone
+from latentrt.engines import open_engines
 from latentrt.errors import BundleError, CheckpointError
 from latentrt.export.build import Options, build
 from latentrt.export.families import FAMILIES, FIRST_LAYER
 from latentrt.export.load import _local_configs, load_checkpoint
 from latentrt.export.parts import unet_parts
-from latentrt.export.write import ExportOptions, export, shown_of, write_component
+from latentrt.export.write import shown_of, write_component
 from latentrt.pipeline import Pipeline
 from latentrt.request import Request
 from tests.export.parts import written
@@ -41,8 +41,6 @@ from tests.export.untraced import untraced
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:.*torchvision.*"),
-    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*initial images.*:FutureWarning"),
 ]
 
@@ -216,20 +214,20 @@ def test_an_editing_model_of_another_schedule_is_refused(folders, tmp_path):
 
 
 def test_graphs_compute_the_same_and_build_with_tensorrt_rtx(folders, pairs, tmp_path, monkeypatch):
-    """One is exported as a whole and drawn with on a CPU; UNets of both kinds are built for a GPU that is not here."""
+    """UNets of both kinds are traced; one is drawn with on a CPU, both are built for a GPU that is not here."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    export(folders("inpaint") / "checkpoint", tmp_path / "bundle", ExportOptions(precision="w16"))
-    options = {"steps": 2, "seed": 0, "guidance": 5.0, "init": picture(SIZE), "mask": mask(SIZE)}
-    with latentrt.load(tmp_path / "bundle") as drawing:
-        got, expected = (np.asarray(p.generate("a", **options).images[0]) for p in (drawing, pairs("inpaint").ours))
-        assert np.abs(got.astype(int) - expected).max() <= 1
-    folder = tmp_path / "parts"
+    folder, parts = tmp_path / "parts", {}
     folder.mkdir()
-    *_, part = unet_parts(load_checkpoint(folders("pix2pix") / "checkpoint").load_unet())
-    editing = write_component(replace(part, name="editing"), folder, "w16", lambda line: None)
-    parts = {"unet": drawing.bundle.manifest.components["unet"], "editing": editing}
-    bundle = written(folder, drawing.bundle, parts)
+    for kind, name in (("inpaint", "unet"), ("pix2pix", "editing")):
+        *_, part = unet_parts(load_checkpoint(folders(kind) / "checkpoint").load_unet())
+        parts[name] = write_component(replace(part, name=name), folder, "w16", lambda line: None)
+    whole = pairs("inpaint").ours
+    bundle = written(folder, whole.bundle, parts)
+    drawing = whole.with_engines({"unet": open_engines("onnxruntime", bundle)["unet"]})
+    options = {"steps": 2, "seed": 0, "guidance": 5.0, "init": picture(SIZE), "mask": mask(SIZE)}
+    got, expected = (np.asarray(one.generate("a", **options).images[0]) for one in (drawing, whole))
+    assert np.abs(got.astype(int) - expected).max() <= 1
     plans = list(build(folder, Options("tensorrt-rtx", ("sm86",), sizes=(SIZE,), batches=(2,))))
     assert [plan.component for plan in plans] == [*parts]
     for plan in plans:

@@ -17,11 +17,14 @@ from latentrt.errors import CheckpointError, RequestError
 from latentrt.export import build_cpu
 from latentrt.export.lower import lower
 from latentrt.export.tiny_decoder import open_tiny_decoder, tiny_part
-from latentrt.export.write import ExportOptions, export
+from latentrt.export.write import ExportOptions, write_component
 from latentrt.image import to_images
 from latentrt.metadata import read_png
+from latentrt.pipeline import folder_of
 from latentrt.request import Request
-from tests.export import test_parity, tiny
+from tests.export import builtin, test_parity, tiny
+from tests.export.parts import written
+from tests.export.untraced import untraced
 
 pytestmark = test_parity.pytestmark
 
@@ -40,20 +43,30 @@ def build_tiny_decoder(**config: object) -> AutoencoderTiny:
 
 @pytest.fixture(scope="module")
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint, its tiny decoder, and the bundle of both."""
+    """A tiny decoder, and the bundle of the built-in model with it."""
     path = tmp_path_factory.mktemp("tiny")
-    tiny.save_diffusers_folder(path / "checkpoint")
     build_tiny_decoder().save_pretrained(path / "taesd")
-    export(path / "checkpoint", path / "bundle", ExportOptions(tiny_decoder=path / "taesd"))
+    (path / "bundle").mkdir()
+    known = open_bundle(folder_of("emoji"), verify=False)
+    part = tiny_part(open_tiny_decoder(path / "taesd"), (4, 8))
+    decoder = write_component(part, path / "bundle", "fp32", lambda line: None)
+    written(path / "bundle", known, {**known.manifest.components, "tiny_decoder": decoder})
     return path
 
 
+def test_an_export_adds_it(origin: Path, tmp_path: Path) -> None:
+    tiny.save_diffusers_folder(tmp_path / "checkpoint")
+    options = ExportOptions(tiny_decoder=origin / "taesd")
+    ours = untraced(tmp_path / "checkpoint", tmp_path / "bundle", options)
+    assert ours.generate("a red apple", fast_decode=True, **ASKED).images[0].size == (72, 40)
+
+
 def test_pictures_are_those_of_diffusers(origin: Path) -> None:
-    modules = tiny.build_unet(), build_tiny_decoder(), tiny.build_text_encoder()
+    modules = builtin.build_unet(), build_tiny_decoder(), builtin.build_text_encoder()
     theirs = test_parity.diffusers_pipeline(origin / "tokenizer", *modules)
     ours = latentrt.load(origin / "bundle", engine="onnxruntime")
-    pair = test_parity.Pair(ours, theirs, dict(theirs.scheduler.config))
-    pair = pair.with_schedule("ddim", "epsilon", "leading", "normal")
+    pair = test_parity.Pair(ours, theirs, builtin.config("scheduler"))
+    pair = pair.with_schedule("ddim", "v_prediction", "trailing", "normal")
     run = pair.ours.steps(Request("a red apple", negative="blue", sampler="ddim", fast_decode=True, **ASKED))
     latents = run.latents()
     expected = pair.theirs(

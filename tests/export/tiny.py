@@ -17,7 +17,7 @@ UNET = {
     "block_out_channels": (32, 64),
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    "layers_per_block": 2,
+    "layers_per_block": 1,
     "norm_num_groups": 8,
     "cross_attention_dim": 32,
     "attention_head_dim": 4,
@@ -45,9 +45,9 @@ TEXT_ENCODER = {
 }
 
 
-def build_unet() -> UNet2DConditionModel:
-    """Returns a UNet with two levels, cross-attention in the upper one, for a context of width 32."""
-    return seeded(lambda: UNet2DConditionModel(**UNET))
+def build_unet(**changes: object) -> UNet2DConditionModel:
+    """Returns a UNet with two levels, cross-attention in the upper one, for a context of width 32, but for changes."""
+    return seeded(lambda: UNet2DConditionModel(**{**UNET, **changes}))
 
 
 def build_vae() -> AutoencoderKL:
@@ -73,10 +73,16 @@ def build_scheduler(prediction_type: str = "epsilon") -> DDIMScheduler:
     )
 
 
-def save_diffusers_folder(path: Path, *, prediction_type: str = "epsilon", dtype: torch.dtype = torch.float32) -> None:
-    """Writes the three models to `path` as a StableDiffusionPipeline folder, with the built-in tokenizer."""
-    for name, build in (("unet", build_unet), ("vae", build_vae), ("text_encoder", build_text_encoder)):
-        build().to(dtype).save_pretrained(path / name)
+def save_diffusers_folder(
+    path: Path, *, prediction_type: str = "epsilon", dtype: torch.dtype = torch.float32, **changes: object
+) -> None:
+    """Writes the three models to `path` as a StableDiffusionPipeline folder, with the built-in tokenizer.
+
+    changes: of the UNet's config.
+    """
+    modules = {"unet": build_unet(**changes), "vae": build_vae(), "text_encoder": build_text_encoder()}
+    for name, module in modules.items():
+        module.to(dtype).save_pretrained(path / name)
     build_scheduler(prediction_type).save_pretrained(path / "scheduler")
     save_tokenizer(path / "tokenizer")
     classes = {

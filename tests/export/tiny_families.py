@@ -5,7 +5,7 @@ Each is a value: its modules' configs, its scheduler, what pads its rows, and ho
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,7 @@ def refiner_file(modules: Modules) -> dict[str, Tensor]:
     return compvis.unet_tensors(modules["unet"]) | compvis.vae_tensors(modules["vae"]) | text
 
 
-UNET = {**tiny.UNET, "layers_per_block": 1}
+UNET = tiny.UNET
 SD2_UNET = {**UNET, "use_linear_projection": True, "upcast_attention": True, "attention_head_dim": [4, 8]}
 SD2_TEXT = {
     **tiny.TEXT_ENCODER,
@@ -131,7 +131,7 @@ SD2_TEXT = {
 }
 SD2 = {"unet": SD2_UNET, "vae": tiny.VAE, "text_encoder": SD2_TEXT}
 XL_UNET = {
-    **tiny.UNET,
+    **UNET,
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
     "use_linear_projection": True,
@@ -158,7 +158,7 @@ REFINER_UNET = {
     "cross_attention_dim": 48,
     "mid_block_type": "UNetMidBlock2DCrossAttn",
 }
-REFINER = {"unet": REFINER_UNET, "vae": XL_VAE, "text_encoder_2": XL_TEXT_2}
+REFINER = {"unet": {**REFINER_UNET, "layers_per_block": 2}, "vae": XL_VAE, "text_encoder_2": XL_TEXT_2}
 XL_TOKENIZERS = {"tokenizer": "<|endoftext|>", "tokenizer_2": "!"}
 NO_CHECKER = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 NO_MARK = {"add_watermarker": False}
@@ -190,6 +190,7 @@ PRUNED = {
 }
 SSD_UNET = {
     **XL_UNET,
+    "layers_per_block": 2,
     "transformer_layers_per_block": [1, [2, 1]],
     "reverse_transformer_layers_per_block": [[1, 2, 1], 1],
     "mid_block_type": "UNetMidBlock2D",
@@ -200,11 +201,16 @@ SMALL_UNET = {
     **UNET,
     "block_out_channels": (32,),
     "down_block_types": ("CrossAttnDownBlock2D",),
-    "up_block_types": ("CrossAttnUpBlock2D",),
+    "mid_block_type": "UNetMidBlock2D",
+    "up_block_types": ("UpBlock2D",),
 }
 SMALL_SD1 = {**SD1, "unet": SMALL_UNET}
 SMALL = Tiny(StableDiffusionPipeline, SMALL_SD1, EPSILON, {"tokenizer": EOS}, None, NO_CHECKER)
 SMALL_SD2 = {**SD2, "unet": {**SMALL_UNET, "use_linear_projection": True}}
+
+
+# As published: the places in a single file are counted by the layers.
+XL_DEEP = {**XL, "unet": {**XL_UNET, "layers_per_block": 2}}
 
 
 def widened(configs: Mapping[str, Any], channels: int) -> dict[str, Any]:
@@ -224,7 +230,7 @@ SHOWN = {
         StableDiffusionInstructPix2PixPipeline, widened(SMALL_SD1, 8), EPSILON, {"tokenizer": EOS}, sd1_file, NO_CHECKER
     ),
     "sdxl-pix2pix": Tiny(
-        StableDiffusionXLInstructPix2PixPipeline, widened(XL, 8), XL_EULER, XL_TOKENIZERS, sdxl_file, NO_MARK
+        StableDiffusionXLInstructPix2PixPipeline, widened(XL_DEEP, 8), XL_EULER, XL_TOKENIZERS, sdxl_file, NO_MARK
     ),
 }
 
@@ -239,6 +245,8 @@ TINY = {
     ),
     "sdxl": Tiny(StableDiffusionXLPipeline, XL, XL_EULER, XL_TOKENIZERS, sdxl_file, NO_MARK),
 }
+# Families that have a layout of their own in a single file, by which they are known; it counts two layers a block.
+FILES = {name: TINY[name] for name in ("sd2", "sdxl-refiner")} | {"sdxl": replace(TINY["sdxl"], configs=XL_DEEP)}
 GUIDED = ({"guidance": 5.0, "negative": "blue"}, {"guidance": 5.0}, {"guidance": 1.0})
 TURBO = ({"guidance": 0.0, "steps": 1}, {"guidance": 0.0, "steps": 4})
 # What is published of each shape: its scheduler, and what is asked of it.
