@@ -4,7 +4,7 @@
 
 Each row is a small model of the published shape with random weights on both sides: exported and run here, and drawn
 with by diffusers' own pipeline; the same noise, pixels before they are rounded, the lowest PSNR of a row's requests.
-With --rows, those whose task or model has one of the words are printed and nothing is written. The status is 1 where
+Rows of another measure say which. With --rows, those whose task or model has one of the words are printed and nothing is written. The status is 1 where
 a row is under 45 dB.
 """
 
@@ -28,18 +28,20 @@ from unittest.mock import patch
 import diffusers
 import torch
 from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_inpaint as inpaint
+from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl_img2img as xl_image
 from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl_inpaint as xl_inpaint
 
 import latentrt
 from latentrt.export.write import ExportOptions, export
 from latentrt.lora.files import Lora
 from tests.export import loras, test_controls, test_embeddings, test_hires_parity, test_shown
-from tests.export.pairs import SIZE, Pair, handed_over, opened_pair
+from tests.export.pairs import SIZE, STEERED, Pair, handed_over, opened_pair, steered, steered_pair
 from tests.export.test_image_parity import picture
 from tests.export.test_inpaint_parity import mask
 from tests.export.test_parity import psnr
 from tests.export.tiny_families import EPSILON, GUIDED, SHOWN, TINY, VARIANTS, reference
 from tests.export.untraced import untraced
+from tests.runtime import test_audio
 
 LEAST_DB = 45.0
 PAGE = Path(__file__).parents[1] / "docs" / "parity.md"
@@ -66,10 +68,15 @@ class Models:
 
     def __init__(self, folder: Path, opened: ExitStack) -> None:
         self.folder, self.opened = folder, opened
-        self.pair, self.shown = cache(self._pair), cache(self._shown)
+        self.pair, self.steered, self.shown = cache(self._pair), cache(self._steered), cache(self._shown)
 
     def _pair(self, name: str, precision: str = "w16") -> Pair:
-        pair = opened_pair(name, self.folder / f"{name}-{precision}", precision=precision)
+        return self._opened(opened_pair(name, self.folder / f"{name}-{precision}", precision=precision))
+
+    def _steered(self, name: str) -> Pair:
+        return self._opened(steered_pair(name, self.folder / f"{name}-steered"))
+
+    def _opened(self, pair: Pair) -> Pair:
         self.opened.enter_context(pair.ours)
         return pair
 
@@ -180,15 +187,40 @@ def with_loras(models: Models, family: str, *, fused: bool) -> Found:
         pair.theirs.unload_lora_weights()
 
 
+def larger(models: Models) -> Found:
+    """Pictures of more than twice the sides that the UNet was trained on, in one piece."""
+    sides = {"width": 160, "height": 136}
+    return seen(models.pair("sd1"), [({**BOTH, **sides}, sides)])
+
+
 def in_two_passes(models: Models) -> Found:
     """The built-in model's picture made larger in a second pass."""
     with test_hires_parity.built_in_pair(models.folder / "built-in") as pair:
-        cases = itertools.product(test_hires_parity.UPSCALERS, test_hires_parity.CASES)
-        found = min(test_hires_parity.two_passes(pair, upscaler, *case) for upscaler, case in cases)
-    return Found(found, "StableDiffusionImg2ImgPipeline", "ddim", "2 + 1, 3 + 2", "96x72, 80x56")
+        return grown(pair, "StableDiffusionImg2ImgPipeline")
 
 
-def steered(models: Models) -> Found:
+def in_two_passes_of_xl(models: Models) -> Found:
+    """SDXL's picture made larger in a second pass."""
+    pair = models.pair("sdxl")
+    pair.theirs.scheduler = pair.scheduler
+    with patch.object(xl_image, "retrieve_latents", partial(xl_image.retrieve_latents, sample_mode="argmax")):
+        return grown(pair, "StableDiffusionXLImg2ImgPipeline")
+
+
+def grown(pair: Any, kind: str) -> Found:
+    """What the cases of two passes come to. kind: diffusers' pipeline of the second."""
+    cases, second = itertools.product(test_hires_parity.UPSCALERS, test_hires_parity.CASES), getattr(diffusers, kind)
+    found = min(test_hires_parity.two_passes(pair, upscaler, *case, kind=second) for upscaler, case in cases)
+    return Found(found, kind, pair.ours.bundle.manifest.defaults.sampler, "2 + 1, 3 + 2", "96x72, 80x56")
+
+
+def steered_half(models: Models, family: str) -> Found:
+    """A ControlNet for half of the steps."""
+    pair = models.steered(family)
+    return replace(found_with(pair, steered(pair)[0], [{}]), reference=STEERED[family].__name__)
+
+
+def steered_in_many_ways(models: Models) -> Found:
     """A ControlNet, alone and twice, for some of the steps and all, with guess mode and without."""
     pair = test_controls.Pair(models.folder / "controlnet")
     with pair.ours:
@@ -204,6 +236,11 @@ def with_words(models: Models) -> Found:
     got, expected = test_embeddings.images(ours, theirs, "a red <cat>, two bad-hands", "bad-hands")
     size = "x".join(str(side) for side in test_embeddings.SIZE.values())
     return Found(psnr(got, expected, 1.0), type(theirs).__name__, "ddim", "2", size)
+
+
+def heard(_models: Models, loss: Callable[[], float], size: str) -> Found:
+    """A sound, or the picture of one, against what Riffusion itself made."""
+    return Found(loss(), "riffusion 0.0.5, torchaudio 2.11", "Griffin-Lim", "32", size)
 
 
 NAMES = {
@@ -257,13 +294,18 @@ ROWS = (
         Row("editing", NAMES[name], partial(shown, name=name, cases=test_shown.EDITING[part]))
         for name, part in EDITED.items()
     ),
+    Row("larger than trained on", NAMES["sd1"], larger),
     Row("panorama, windows", NAMES["sd1"], through_windows),
     Row("two passes (hires)", NAMES["built-in"], in_two_passes),
+    Row("two passes (hires)", NAMES["sdxl"], in_two_passes_of_xl),
     Row("base, then refiner", NAMES["sdxl"], refined),
-    Row("ControlNet", NAMES["sd1"], steered),
+    Row("ControlNet", NAMES["sd1"], steered_in_many_ways),
+    *(Row("ControlNet", NAMES[name], partial(steered_half, family=name)) for name in STEERED),
     Row("textual inversion", NAMES["sd1"], with_words),
     *(Row("LoRA, fused", NAMES[name], partial(with_loras, family=name, fused=True)) for name in ("sd1", "sdxl")),
     *(Row("LoRA, run time", NAMES[name], partial(with_loras, family=name, fused=False)) for name in ("sd1", "sdxl")),
+    Row("sound to spectrogram", "a note and a beat", partial(heard, loss=test_audio.picture_db, size="26x512")),
+    Row("spectrogram to sound: SNR", "a note and a beat", partial(heard, loss=test_audio.sound_db, size="0.25 s")),
 )
 
 
@@ -295,7 +337,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     began, table, worst = time.perf_counter(), [], float("inf")
-    heads = ("task", "model", "diffusers", "sampler", "steps", "size", "dB")
+    heads = ("task", "model", "reference", "sampler", "steps", "size", "dB")
     table += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     print(*table, sep="\n")
     with tempfile.TemporaryDirectory() as folder, ExitStack() as opened:

@@ -43,9 +43,9 @@ def pair(tmp_path_factory):
         yield found
 
 
-def two_passes(pair, upscaler, steps, more, strength, scale, batch):
-    """The PSNR in dB of both passes' pixels against diffusers' two pipelines."""
-    second = StableDiffusionImg2ImgPipeline(**pair.theirs.components, requires_safety_checker=False)
+def two_passes(pair, upscaler, steps, more, strength, scale, batch, kind=StableDiffusionImg2ImgPipeline):
+    """The PSNR in dB of both passes' pixels against diffusers' two pipelines, of which `kind` is the second."""
+    second = kind.from_pipe(pair.theirs)
     second.set_progress_bar_config(disable=True)
     options = {"steps": steps, "seed": 0, "guidance": 4.0, "width": 64, "height": 48, "batch": batch}
     hires = {"hires": scale, "hires_steps": more, "hires_strength": strength, "hires_upscaler": upscaler}
