@@ -4,8 +4,8 @@
 
 Each row is a small model of the published shape with random weights on both sides: exported and run here, and drawn
 with by diffusers' own pipeline; the same noise, pixels before they are rounded, the lowest PSNR of a row's requests.
-Rows of another measure say which. With --rows, those whose task or model has one of the words are printed and nothing is written. The status is 1 where
-a row is under 45 dB.
+Rows of sound are held against what Riffusion made. With --rows, those whose task or model has one of the words are
+printed and nothing is written. The status is 1 where a row is under 45 dB.
 """
 
 from __future__ import annotations
