@@ -149,7 +149,8 @@ class PooledTextEncoder(TextEncoder):
         """The context, and the last layer's state at the first end of text, projected."""
         states = self.states(input_ids)
         last = states[-1]
-        end = input_ids.amax(-1, keepdim=True) if self.end is None else self.end
+        # By argmax: ONNX Runtime's symbolic shape inference knows no ReduceMax whose axes are an input.
+        end = input_ids.gather(-1, input_ids.argmax(-1, keepdim=True)) if self.end is None else self.end
         ends = (input_ids == end).to(last.dtype)
         first = ends * (ends @ self.before == 0).to(last.dtype)
         return self.chosen(states, clip_skip), self.projection((first[:, None] @ last)[:, 0])
