@@ -2,9 +2,14 @@
 
 import pytest
 import torch
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
+from latentrt.export.families import XL_SECOND
+from latentrt.export.parts import text_parts
 from latentrt.export.split import CrossKV, HoistedUNet, TextEncoder, TimeBias, VaeDecoder, VaeEncoder
+from latentrt.export.write import write_component
 from tests.export import builtin, tiny
+from tests.export.tiny_families import XL_TEXT_2
 
 # Even, odd, not square, and smaller than the UNet's receptive field.
 SIZES = [(8, 8), (16, 24), (15, 17), (9, 13), (7, 2), (1, 1), (1, 5)]
@@ -135,3 +140,11 @@ def test_log_variance_is_clamped():
     vae.quant_conv.bias = torch.nn.Parameter(torch.tensor([0.0, 0, 0, 0, 1000, -1000, 0, 0]), requires_grad=False)
     _, log_variance = VaeEncoder(vae).eval()(randn(1, 3, 16, 16))
     assert log_variance[0, :2].flatten().tolist() == [20] * 4 + [-30] * 4
+
+
+def test_a_second_text_encoder_is_exported_as_published_with_2_for_its_end_of_text(tmp_path):
+    config = CLIPTextConfig(**{**XL_TEXT_2, "eos_token_id": 2})
+    model = tiny.seeded(lambda: CLIPTextModelWithProjection(config))
+    (part,) = text_parts(model, XL_SECOND, "text_encoder_2")  # held against transformers' own pooled text
+    component = write_component(part, tmp_path, "fp32", lambda line: None)
+    assert component.fidelity.psnr_db is None or component.fidelity.psnr_db > 100

@@ -146,7 +146,6 @@ XL_TEXT = {**tiny.TEXT_ENCODER, "architectures": ["CLIPTextModel"], "num_hidden_
 XL_TEXT_2 = {
     **SD2_TEXT,
     "architectures": ["CLIPTextModelWithProjection"],
-    "eos_token_id": 2,  # as published, which is not that of the vocabulary
     "hidden_size": 48,
     "num_hidden_layers": 4,
     "projection_dim": 24,
