@@ -35,7 +35,7 @@ import latentrt
 from latentrt.export.write import ExportOptions, export
 from latentrt.lora.files import Lora
 from tests.export import loras, test_controls, test_embeddings, test_hires_parity, test_shown
-from tests.export.pairs import SIZE, STEERED, Pair, handed_over, opened_pair, steered, steered_pair
+from tests.export.pairs import SIZE, STEERED, Pair, adapted, handed_over, opened_pair, steered, steered_pair
 from tests.export.test_image_parity import picture
 from tests.export.test_inpaint_parity import mask
 from tests.export.test_parity import psnr
@@ -229,6 +229,23 @@ def steered_in_many_ways(models: Models) -> Found:
     return replace(found_with(pair, found, asked), reference="StableDiffusionControlNetPipeline")
 
 
+def adapted_in_many_ways(models: Models) -> Found:
+    """A T2I-Adapter, of colours and of greys, alone and two at once."""
+    pair = test_controls.Pair(models.folder / "adapters")
+    with pair.ours:
+        cases = test_controls.ADAPTER_CASES.values()
+        found = min(pair.adapter_losses(*controls, **options)[0] for controls, options in cases)
+    asked = [{"steps": 2, **options} for _, options in cases]
+    return replace(found_with(pair, found, asked), reference="StableDiffusionAdapterPipeline")
+
+
+def adapted_half(models: Models) -> Found:
+    """SDXL's T2I-Adapter for half of the steps."""
+    pair = models.steered("sdxl")
+    asked = [{"steps": 4, "width": 96, "height": 64}]
+    return replace(found_with(pair, adapted(pair)[0], asked), reference="StableDiffusionXLAdapterPipeline")
+
+
 def with_words(models: Models) -> Found:
     """Words of textual inversion in the prompt and in the negative one, of three vectors and of one."""
     folder = test_embeddings.saved(models.folder / "embeddings")
@@ -301,6 +318,8 @@ ROWS = (
     Row("base, then refiner", NAMES["sdxl"], refined),
     Row("ControlNet", NAMES["sd1"], steered_in_many_ways),
     *(Row("ControlNet", NAMES[name], partial(steered_half, family=name)) for name in STEERED),
+    Row("T2I-Adapter", NAMES["sd1"], adapted_in_many_ways),
+    Row("T2I-Adapter", NAMES["sdxl"], adapted_half),
     Row("textual inversion", NAMES["sd1"], with_words),
     *(Row("LoRA, fused", NAMES[name], partial(with_loras, family=name, fused=True)) for name in ("sd1", "sdxl")),
     *(Row("LoRA, run time", NAMES[name], partial(with_loras, family=name, fused=False)) for name in ("sd1", "sdxl")),

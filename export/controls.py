@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,14 @@ from diffusers import ControlNetModel
 from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 
 from latentrt.errors import CheckpointError, first_few
+from latentrt.export.builders import BUILDERS
 from latentrt.export.families import Config
-from latentrt.export.load import BUILDERS, Checkpoint, Component, Source, folder_source, header, matched, under
+from latentrt.export.load import Checkpoint, Component, Source, folder_source, header, matched, under
+from latentrt.export.named import Named
 from latentrt.export.residuals import layout_of
 from latentrt.export.split import cross_attentions
 
 KIND = "controlnet"
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 FILE_PREFIX = "control_model."
 # What a ControlNet has to share with the UNet that it was trained beside.
 SHARED = (
@@ -38,30 +38,14 @@ USUAL: Mapping[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class ControlNet:
-    """A ControlNet to export with a checkpoint, and the name that requests will call it by."""
-
-    name: str
-    path: Path
-
-
-def with_controls(checkpoint: Checkpoint, controls: Sequence[ControlNet]) -> Checkpoint:
+def with_controls(checkpoint: Checkpoint, controls: Sequence[Named]) -> Checkpoint:
     """Returns the checkpoint with all of `controls` to steer its UNet.
 
     Each is a folder of diffusers' ControlNetModel, or a .safetensors file in its layout or the original one, of which
-    the UNet's config is then taken to be the ControlNet's too. Raises CheckpointError for a name that is none or taken,
-    for what is missing or damaged, and for a ControlNet of another family or width.
+    the UNet's config is then taken to be the ControlNet's too. Raises CheckpointError for what is missing or damaged,
+    and for a ControlNet of another family or width.
     """
-    opened: dict[str, Component] = {}
-    for control in controls:
-        if not NAME.fullmatch(control.name) or control.name in opened:
-            raise CheckpointError(
-                f"got the name {control.name!r} for a ControlNet, expected one of its own in small letters, digits, "
-                "- and _, such as canny=FOLDER"
-            )
-        opened[control.name] = opened_control(control.path, checkpoint)
-    return replace(checkpoint, controls=opened)
+    return replace(checkpoint, controls={one.name: opened_control(one.path, checkpoint) for one in controls})
 
 
 def opened_control(path: Path, checkpoint: Checkpoint) -> Component:

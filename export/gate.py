@@ -11,7 +11,7 @@ from pathlib import Path
 from latentrt.errors import FidelityError
 from latentrt.export.emulation import emulated_session
 from latentrt.export.fidelity import loss, worst
-from latentrt.export.parts import Part
+from latentrt.export.part import Part
 from latentrt.export.precision import Recipe, cast_like
 from latentrt.manifest import Component, Fidelity
 

@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from safetensors import SafetensorError, safe_open
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from latentrt.errors import CheckpointError, first_few
 from latentrt.export import families
+from latentrt.export.builders import BUILDERS
 from latentrt.export.families import Config, Configs, Family, Shape, Tensors
 from latentrt.lora.files import Change
 
@@ -32,7 +33,7 @@ FLOATS = ("F32", "F16", "BF16")
 ZERO_NEGATIVE = "force_zeros_for_empty_prompt"
 BATCH_BYTES = 1 << 27
 PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
-STEMS = dict.fromkeys(("unet", "vae", "controlnet"), "diffusion_pytorch_model")  # else "model"
+STEMS = dict.fromkeys(("unet", "vae", "controlnet", "t2i_adapter"), "diffusion_pytorch_model")  # else "model"
 # The names of a component's weights in a diffusers folder, the most precise first.
 WEIGHTS = ("{}.safetensors", "{}.safetensors.index.json", "{}.fp16.safetensors", "{}.safetensors.index.fp16.json")
 # What training and older versions left behind, and no module has.
@@ -102,9 +103,9 @@ class Checkpoint:
 
     `source` is the name of its file or folder, `components` are by name (unet, vae, text_encoder, ...), `scheduler` is
     the content of its scheduler_config.json, and `tokenizers` its tokenizer folders by their names, none for a single
-    file. `zero_negative`: whether no negative prompt means zeros, not an empty text. `controls`: the networks that are
-    to steer the UNet, by the names that they are asked for. Each load makes a new module: float32, eval mode, no
-    gradients.
+    file. `zero_negative`: whether no negative prompt means zeros, not an empty text. `controls`, `adapters`: the
+    networks by which images are to steer the UNet, by the names that they are asked for by. Each load makes a new
+    module: float32, eval mode, no gradients.
     """
 
     source: str
@@ -114,6 +115,7 @@ class Checkpoint:
     tokenizers: Mapping[str, Path]
     zero_negative: bool = False
     controls: Mapping[str, Component] = field(default_factory=dict)
+    adapters: Mapping[str, Component] = field(default_factory=dict)
 
     def load_unet(self) -> UNet2DConditionModel:
         """Returns the UNet; raises CheckpointError when its file has changed since the checkpoint was opened."""
@@ -383,62 +385,6 @@ def _wanted(name: str, source: Source) -> dict[str, Shape]:
         return {key: tuple(tensor.shape) for key, tensor in BUILDERS[name](source.config).state_dict().items()}
     except Exception as error:  # whatever diffusers or transformers raise for a config they cannot build
         raise CheckpointError(f"the {name} of {source.place} cannot be built: {error}. Correct its config") from error
-
-
-def _build_unet(config: Config) -> UNet2DConditionModel:
-    with torch.device("meta"):
-        return UNet2DConditionModel.from_config(dict(config))
-
-
-def _build_controlnet(config: Config) -> ControlNetModel:
-    with torch.device("meta"):
-        return ControlNetModel.from_config(dict(config))
-
-
-def _build_vae(config: Config) -> AutoencoderKL:
-    with torch.device("meta"):
-        return AutoencoderKL.from_config(dict(config))
-
-
-def _build_tiny_decoder(config: Config) -> AutoencoderTiny:
-    with torch.device("meta"):
-        module = AutoencoderTiny.from_config(dict(config))
-    del module.encoder  # never used: no weights are wanted for it
-    return module
-
-
-def _build_text_encoder(config: Config) -> CLIPTextModel:
-    with torch.device("meta"):
-        return _positioned(CLIPTextModel(_text_config(config)))
-
-
-def _build_projected(config: Config) -> CLIPTextModelWithProjection:
-    with torch.device("meta"):
-        module = CLIPTextModelWithProjection(_text_config(config))
-    _positioned(module.text_model)
-    return module
-
-
-def _text_config(config: Config) -> CLIPTextConfig:
-    known = {key: value for key, value in config.items() if key != "torch_dtype"}
-    return CLIPTextConfig.from_dict({**known, "dtype": "float32"})
-
-
-def _positioned(module: CLIPTextModel) -> CLIPTextModel:
-    # The one buffer of all modules; it is never stored.
-    module.embeddings.position_ids = torch.arange(module.config.max_position_embeddings, device="cpu").expand((1, -1))
-    return module
-
-
-# Each returns a module on torch's meta device, without memory for weights.
-BUILDERS: dict[str, Callable[[Config], Any]] = {
-    "unet": _build_unet,
-    "vae": _build_vae,
-    "tiny_decoder": _build_tiny_decoder,
-    "text_encoder": _build_text_encoder,
-    "text_encoder_2": _build_projected,
-    "controlnet": _build_controlnet,
-}
 
 
 def under(prefix: str, tensors: Mapping[str, Stored]) -> dict[str, Stored]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from diffusers import AutoencoderKL
 
-from latentrt.export.parts import generator, vae_factor
+from latentrt.export.part import generator, pixels_of
 
 COLOURS, SIDE = 64, 8
 
@@ -16,7 +16,7 @@ def fit_to_rgb(vae: AutoencoderKL) -> tuple[tuple[float, float, float], ...]:
     Pictures of one colour each are encoded. Smooth colour fields and blocks give a worse fit: on pictures made with
     the built-in model their previews are 3 and 0.3 dB further from the truth; the best linear map is 2.5 dB nearer.
     """
-    side = SIDE * vae_factor(vae)
+    side = SIDE * pixels_of(vae.config)
     colours = torch.rand(COLOURS, 3, 1, 1, generator=generator()) * 2 - 1
     with torch.no_grad():
         posteriors = [vae.encode(colour.expand(1, 3, side, side)).latent_dist.mean for colour in colours]

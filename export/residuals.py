@@ -1,8 +1,7 @@
-"""Control networks as modules, and the residuals that a UNet adds to its skips: ControlNet, Zhang et al. (2023).
+"""The residuals that a UNet adds to its skips: ControlNet, Zhang et al. (2023).
 
 Residuals travel packed by level, the number of times that the sides were halved: side by side along the channels, in
-the order of the skips, the middle's last. What a network takes of the timestep and of the text is hoisted with the
-UNet's own, and the image's features are computed once a picture.
+the order of the skips, the middle's last.
 """
 
 from __future__ import annotations
@@ -13,9 +12,8 @@ from typing import TypeAlias
 
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
-from torch import Tensor, nn
+from torch import Tensor
 
-from latentrt.export.split import hoist, way_down
 from latentrt.tensors import TensorSpec
 
 Network: TypeAlias = ControlNetModel | UNet2DConditionModel
@@ -61,47 +59,3 @@ def unpacked(levels: Sequence[Tensor], layout: Layout) -> Iterator[Tensor]:
     for level, channels in layout:
         yield levels[level][:, starts[level] : starts[level] + channels]
         starts[level] += channels
-
-
-def hint_factor(network: ControlNetModel) -> int:
-    """Pixels of the image, a side, that one of a control network's features is of."""
-    return int(2 ** (len(network.config.conditioning_embedding_out_channels) - 1))
-
-
-class HintEncoder(nn.Module):
-    """image (batch, 3, 8h, 8w) in [0, 1] -> hint (batch, channels, h, w), what a control network sees of the image."""
-
-    def __init__(self, network: ControlNetModel) -> None:
-        super().__init__()
-        self.embedding = network.controlnet_cond_embedding
-
-    def forward(self, image: Tensor) -> Tensor:
-        """The features that are added to those of the latents."""
-        return self.embedding(image)
-
-
-class HoistedControl(nn.Module):
-    """A control network without the parts that were computed beforehand: time, text, image.
-
-    Takes over the modules of `network`. kv_start, bias_start: where its part of `cross_kv` and `time_bias` begins.
-    """
-
-    def __init__(self, network: ControlNetModel, kv_start: int, bias_start: int) -> None:
-        super().__init__()
-        hoist(network, kv_start, bias_start)
-        self.layout = layout_of(network)
-        network.time_embedding = network.add_embedding = network.controlnet_cond_embedding = None
-        self.network = network
-
-    def forward(
-        self, sample: Tensor, time_bias: Tensor, cross_kv: Tensor, hint: Tensor, scales: Tensor
-    ) -> tuple[Tensor, ...]:
-        """The packed residuals of every level, each residual times its number of `scales` (residuals)."""
-        network = self.network
-        middle, skips = way_down(network, network.conv_in(sample) + hint, time_bias, cross_kv)
-        convolutions = (*network.controlnet_down_blocks, network.controlnet_mid_block)
-        residuals = [
-            convolution(features) * scales[place]
-            for place, (convolution, features) in enumerate(zip(convolutions, (*skips, middle), strict=True))
-        ]
-        return packed(residuals, self.layout)

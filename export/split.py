@@ -7,7 +7,8 @@ Cross-attention's key and value projections become `CrossKV`, the time-embedding
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,8 @@ from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+from latentrt.export.residuals import Layout, unpacked
 
 
 class ExplicitAttention:
@@ -236,25 +239,27 @@ class AddedEmbedding(nn.Module):
 class HoistedUNet(nn.Module):
     """The denoising UNet without the parts that `CrossKV` and `TimeBias` computed beforehand.
 
-    Takes over the modules of `unet`, which cannot be called by itself any more.
-    residuals: takes packed ones apart, for a UNet that control networks steer.
+    Takes over the modules of `unet`, which cannot be called by itself any more. layout: of the residuals that it takes
+    of control networks, packed. features: how many it takes of T2I-Adapters.
     """
 
-    def __init__(
-        self, unet: UNet2DConditionModel, residuals: Callable[[Sequence[Tensor]], Iterable[Tensor]] = tuple
-    ) -> None:
+    def __init__(self, unet: UNet2DConditionModel, layout: Layout = (), features: int = 0) -> None:
         super().__init__()
         hoist(unet)
         unet.time_embedding = unet.add_embedding = None
-        self.unet, self.residuals = unet, residuals
+        self.unet, self.layout, self.features = unet, layout, features
 
-    def forward(self, sample: Tensor, time_bias: Tensor, cross_kv: Tensor, *control: Tensor) -> Tensor:
-        """The prediction, (batch, channels, height, width), at any height and width the latents may have."""
-        hidden, skips = way_down(self.unet, self.unet.conv_in(sample), time_bias, cross_kv)
-        added = tuple(self.residuals(control))
-        if added:
-            hidden = hidden + added[-1]
-            skips = tuple(skip + residual for skip, residual in zip(skips, added[:-1], strict=True))
+    def forward(self, sample: Tensor, time_bias: Tensor, cross_kv: Tensor, *steering: Tensor) -> Tensor:
+        """The prediction, (batch, channels, height, width), at any height and width the latents may have.
+
+        steering: the residuals of each level, then the features.
+        """
+        levels = len({level for level, _ in self.layout})
+        residuals, features = tuple(unpacked(steering[:levels], self.layout)), steering[levels:]
+        hidden, skips = way_down(self.unet, self.unet.conv_in(sample), time_bias, cross_kv, features)
+        if residuals:
+            hidden = hidden + residuals[-1]
+            skips = tuple(skip + residual for skip, residual in zip(skips, residuals[:-1], strict=True))
         for block in self.unet.up_blocks:
             taken, skips = skips[-len(block.resnets) :], skips[: -len(block.resnets)]
             # diffusers upsamples to the next skip's size when the size is odd; elsewhere the two are the same.
@@ -264,16 +269,39 @@ class HoistedUNet(nn.Module):
 
 
 def way_down(
-    network: UNet2DConditionModel | ControlNetModel, hidden: Tensor, time_bias: Tensor, cross_kv: Tensor
+    network: UNet2DConditionModel | ControlNetModel,
+    hidden: Tensor,
+    time_bias: Tensor,
+    cross_kv: Tensor,
+    features: Sequence[Tensor] = (),
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """What a network makes of its first features in the middle, and all skips on the way there."""
-    skips = (hidden,)
-    for block in network.down_blocks:
-        hidden, outputs = block(hidden, time_bias, **context_of(block, cross_kv))
+    """What a network makes of its first features in the middle, and all skips on the way there.
+
+    features: what is added at the end of each block, and in the middle where there is one more; nothing if there are
+    none.
+    """
+    skips: tuple[Tensor, ...] = (hidden,)
+    for block, added in zip_longest(network.down_blocks, features[: len(network.down_blocks)]):
+        hidden, outputs = block_down(block, hidden, time_bias, cross_kv, added)
         skips += outputs
     for block in filter(None, [network.mid_block]):  # pruned UNets have none
         hidden = block(hidden, time_bias, **context_of(block, cross_kv))
+    for added in features[len(network.down_blocks) :]:
+        hidden = hidden + added
     return hidden, skips
+
+
+def block_down(
+    block: nn.Module, hidden: Tensor, time_bias: Tensor, cross_kv: Tensor, added: Tensor | None
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """What a block on the way down makes, and its skips; as diffusers adds to them, see `places_of`."""
+    context = context_of(block, cross_kv)
+    if added is None or context:
+        inside = {} if added is None else {"additional_residuals": added}
+        return block(hidden, time_bias, **context, **inside)
+    hidden, outputs = block(hidden, time_bias)
+    hidden = hidden + added
+    return hidden, (*outputs[:-1], hidden)
 
 
 class VaeDecoder(nn.Module):

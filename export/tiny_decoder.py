@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from latentrt.errors import CheckpointError
 from latentrt.export.families import Config, Tensors
 from latentrt.export.load import Component, Source, folder_source, header, matched
-from latentrt.export.parts import PROBES, Part, Probe, generator
+from latentrt.export.part import PROBES, Part, Probe, generator
 from latentrt.tensors import TensorSpec
 
 NAME = "tiny_decoder"

@@ -11,13 +11,16 @@ from pathlib import Path
 from latentrt.atomic import new_folder
 from latentrt.bundle import record_files, save_manifest
 from latentrt.errors import CheckpointError
-from latentrt.export.controls import ControlNet, with_controls
+from latentrt.export.adapters import with_adapters
+from latentrt.export.controls import with_controls
 from latentrt.export.embeddings import Embedding, embeddings_provenance, with_embeddings, words_of
 from latentrt.export.families import Config, shown_by_channels
 from latentrt.export.gate import gated
 from latentrt.export.load import Checkpoint, load_checkpoint
 from latentrt.export.lora import loras_provenance, with_loras
-from latentrt.export.parts import Part, parts_of, vae_factor
+from latentrt.export.named import Named, check_names
+from latentrt.export.part import Part, pixels_of
+from latentrt.export.parts import parts_of
 from latentrt.export.precision import PRECISIONS, FloatPrecision
 from latentrt.export.preview import fit_to_rgb
 from latentrt.export.save import save_graph
@@ -51,8 +54,8 @@ class ExportOptions:
 
     tokenizer: a tokenizer folder to use in place of the checkpoint's. vae, configs: as in `load_checkpoint`. loras:
     the files to fuse, as in `with_loras`. tiny_decoder: one to add, as in `open_tiny_decoder`. embeddings: the files
-    whose words are added, as in `with_embeddings`. controls: the networks that are to steer the UNet, as in
-    `with_controls`.
+    whose words are added, as in `with_embeddings`. controls, adapters: the networks by which images are to steer the
+    UNet, as in `with_controls` and `with_adapters`.
     """
 
     precision: FloatPrecision = "fp32"
@@ -65,7 +68,13 @@ class ExportOptions:
     loras: tuple[Lora, ...] = ()
     tiny_decoder: Path | None = None
     embeddings: tuple[Embedding, ...] = ()
-    controls: tuple[ControlNet, ...] = ()
+    controls: tuple[Named, ...] = ()
+    adapters: tuple[Named, ...] = ()
+
+    @property
+    def steering(self) -> tuple[Named, ...]:
+        """All networks by which images are to steer the UNet."""
+        return (*self.controls, *self.adapters)
 
 
 def export(source: Path, out: Path, options: ExportOptions, progress: Progress = lambda line: None) -> Manifest:
@@ -74,9 +83,11 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
     progress: called with a line for each piece of work begun. Raises CheckpointError for what cannot be read,
     FidelityError for a component that lost more than its gate allows, OutputError when `out` is there already.
     """
+    check_names(options.steering)
     with new_folder(out) as folder:
         checkpoint = load_checkpoint(source, configs=options.configs, vae=options.vae)
         checkpoint = with_controls(with_loras(checkpoint, options.loras), options.controls)
+        checkpoint = with_adapters(checkpoint, options.adapters)
         tiny = open_tiny_decoder(options.tiny_decoder) if options.tiny_decoder else None
         tokenizer, pads = find_tokenizer(checkpoint, options)
         checkpoint, tokenizer = with_embeddings(checkpoint, tokenizer, options.embeddings)
@@ -107,7 +118,7 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
             provenance=provenance(checkpoint)
             | loras_provenance(options.loras)
             | embeddings_provenance(options.embeddings, tokenizer)
-            | {f"control {control.name}": control.path.name for control in options.controls},
+            | {f"control {network.name}": network.path.name for network in options.steering},
             files={},
             size_ids=checkpoint.family.size_ids,
             shown=shown_of(checkpoint),
@@ -207,7 +218,7 @@ def shown_of(checkpoint: Checkpoint) -> tuple[Shown, ...]:
 def latents_of(checkpoint: Checkpoint) -> tuple[Latents, int]:
     """The latent space, and the side in pixels of the pictures that the UNet was trained on."""
     vae = checkpoint.load_vae()
-    factor = vae_factor(vae)
+    factor = pixels_of(vae.config)
     latents = Latents(vae.config.latent_channels, factor, vae.config.scaling_factor, fit_to_rgb(vae))
     return latents, checkpoint.components["unet"].config["sample_size"] * factor
 

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
         ShapeError,
     )
     from latentrt.interpolation import between
-    from latentrt.pipeline import Pipeline, Run, load
+    from latentrt.pipeline import Pipeline, load
     from latentrt.request import Request
     from latentrt.result import Result, Step
+    from latentrt.run import Run
 
 # ONNX Runtime 1.31 gives the machine a number and reports runs to Microsoft, on Linux and macOS too, unless this is set
 # before it starts. Who wants that sets it to 0.
@@ -54,9 +55,10 @@ __all__ = [
 _HOMES = {
     "latentrt.control": ("Control",),
     "latentrt.interpolation": ("between",),
-    "latentrt.pipeline": ("Pipeline", "Run", "load"),
+    "latentrt.pipeline": ("Pipeline", "load"),
     "latentrt.request": ("Request",),
     "latentrt.result": ("Result", "Step"),
+    "latentrt.run": ("Run",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

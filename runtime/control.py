@@ -1,6 +1,6 @@
-"""Images that steer a picture through the control networks of a bundle: which, how strongly, at which steps.
+"""Images that steer a picture through the networks of a bundle: which, how strongly, at which steps.
 
-All as in diffusers 0.42.1's StableDiffusionControlNetPipeline; see `latentrt.steering` for what comes of it.
+All as in diffusers 0.42.1's pipelines; see `latentrt.steering` for what comes of it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Control:
-    """An image that steers the picture through one of the bundle's control networks.
+    """An image that steers the picture through one of the bundle's ControlNets or T2I-Adapters.
 
     name: the network's. image: what it was trained to see, edges or depths for example, or its file; brought to the
     picture's size. scale: how strongly. start, end: the share of the steps at which it begins and ends, 0 to 1.
@@ -39,9 +39,13 @@ class Control:
 
 @dataclass(frozen=True)
 class Settled(Control):
-    """A control with every choice checked against the bundle. image: RGB, of any size."""
+    """A control with every choice checked against the bundle.
+
+    image: in the mode that its network sees, of any size. component: what sees it.
+    """
 
     image: Image = field(repr=False)
+    component: str = field(kw_only=True)
 
     def works(self, step: int, steps: int) -> bool:
         """Whether it has a say in a step."""
@@ -71,11 +75,14 @@ def settled(control: Control, manifest: Manifest) -> Settled:
         known = f"one of {', '.join(manifest.controls)}" if manifest.controls else "none of them"
         raise RequestError(
             f"controls: got {name!r}, but {manifest.name} has {known}; add it with `latentrt export --controlnet"
-            f" {name}=PATH`"
+            f" {name}=PATH` or `--t2i-adapter {name}=PATH`"
         )
     where = f"control {name}"
     start, end = (number(f"{where}: {share}", getattr(control, share), 0, 1) for share in ("start", "end"))
     if start >= end:
         raise RequestError(f"{where}: got a start of {start:g} and an end of {end:g}, expected the end after the start")
     scale = number(f"{where}: scale", control.scale, -math.inf, math.inf)
-    return Settled(name, open_image(where, control.image), scale, start, end)
+    component = manifest.controls[name]
+    [channels] = (spec.shape[1] for spec in manifest.components[component].inputs if spec.name == "image")
+    image = open_image(where, control.image, "L" if channels == 1 else "RGB")
+    return Settled(name, image, scale, start, end, component=component)

@@ -52,7 +52,7 @@ class Denoiser:
     split: one call of the UNet for each prompt in place of one for all, which needs less memory. sample_dtype: the
     float type in which the UNet takes latents. step: the one that the run is in, for guidance and prompts that change.
     shown: what the UNet sees besides the latents, (batch, channels, height, width), None for one that sees no more.
-    steering: of a UNet that control networks may steer.
+    steering: of a UNet that images may steer.
     """
 
     call: Call
@@ -98,10 +98,10 @@ class Denoiser:
             }
             negative = [row.negative for row in group for _ in x]
             try:
-                residuals = self.steering.residuals(self.step, feeds, negative, window) if self.steering else {}
+                more = self.steering.feeds(self.step, feeds, negative, window) if self.steering else {}
                 if shown is not None:
                     feeds["sample"] = np.concatenate([beside(sample, shown, bare=row.bare) for row in group])
-                output = self.call("unet", **feeds, **residuals)["prediction"]
+                output = self.call("unet", **feeds, **more)["prediction"]
             except OutOfMemoryError:
                 if len(group) == 1:
                     raise

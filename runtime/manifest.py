@@ -16,8 +16,9 @@ from latentrt.typed import TypedError, parse, plain
 
 FORMAT = 1
 DTYPES = ("float16", "float32", "int64")
-# What stands before a control network's name in that of its component, and in that of what encodes its image.
-CONTROL, HINT = "control_", "hint_"
+# What stands before the name of what steers the UNet by an image in those of its components: a ControlNet and what
+# encodes its image, a T2I-Adapter.
+CONTROL, HINT, ADAPTER = "control_", "hint_", "adapter_"
 
 Precision = Literal["fp32", "fp16", "w16", "int8", "w8"]
 # The numbers that a time embedding may take besides the timestep: pixels, but for the score.
@@ -151,9 +152,14 @@ class Manifest:
         return known is not None and any(spec.name == "guidance" for spec in known.inputs)
 
     @property
-    def controls(self) -> tuple[str, ...]:
-        """The names of the networks by which an image can steer the UNet."""
-        return tuple(name.removeprefix(CONTROL) for name in self.components if name.startswith(CONTROL))
+    def controls(self) -> dict[str, str]:
+        """By the name of each network by which an image can steer the UNet, the component that sees the image."""
+        return {
+            name.removeprefix(prefix): name
+            for name in self.components
+            for prefix in (HINT, ADAPTER)
+            if name.startswith(prefix)
+        }
 
 
 # Keys that bundles of earlier versions do not have; only what says something is written.

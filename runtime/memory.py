@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 
 from latentrt.engines import Engine
 from latentrt.errors import EngineError, OutOfMemoryError
-from latentrt.manifest import CONTROL, HINT, Component, Manifest, Precision
+from latentrt.manifest import ADAPTER, CONTROL, HINT, Component, Manifest, Precision
 from latentrt.settings import Settings, guided
 from latentrt.tasks import TINY_DECODER
+from latentrt.tensors import shape_of
 
 # Python, NumPy, the engine's code.
 BASE_BYTES = 150_000_000
@@ -25,6 +26,8 @@ UNET_BYTES, VAE_BYTES, STRIPED_BYTES = 5.2, 50.0, 25.0
 # Attention's scores are held for all heads at once, where they are: of 8, at the widest level.
 SCORE_BYTES = 4 * 8
 FLOAT_BYTES = 4
+# Of a T2I-Adapter, as many as are held at once of the size of what it makes.
+ADAPTER_TENSORS = 4
 WEIGHT_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "w16": 2, "int8": 1, "w8": 1}
 
 
@@ -54,7 +57,7 @@ class Demand:
     """What a run asks for: images, the prompts of one step, and the picture's sides in latents.
 
     encodes: whether it starts from an image. window: the side of what the UNet sees at a time, 0 for all. decoder: the
-    component that makes the picture. controls: the networks that steer it.
+    component that makes the picture. steering: the components that are called for the images that steer it.
     """
 
     images: int
@@ -64,13 +67,12 @@ class Demand:
     encodes: bool = False
     window: int = 0
     decoder: str = "vae_decoder"
-    controls: frozenset[str] = frozenset()
+    steering: frozenset[str] = frozenset()
 
     def uses(self, name: str) -> bool:
         """Whether it calls a component."""
-        for prefix in (CONTROL, HINT):
-            if name.startswith(prefix):
-                return name.removeprefix(prefix) in self.controls
+        if name.startswith((CONTROL, HINT, ADAPTER)):
+            return name in self.steering
         unused = {"vae_decoder"} - {self.decoder} | (set() if self.encodes else {"vae_encoder"})
         return name not in unused
 
@@ -107,8 +109,8 @@ def demand_of(settings: Settings, prompts: int, manifest: Manifest) -> Demand:
     window, works = (settings.window or 0) // pixels, guided(settings, manifest)
     prompts += works + (works and (settings.image_guidance or 1) > 1)
     encodes = settings.source is not None or "masked_image" in manifest.shown
-    controls = frozenset(control.name for control in settings.controls)
-    return Demand(len(settings.seeds), prompts, rows, columns, encodes, window, settings.decoder, controls)
+    steering = {name for control in settings.controls for name in (control.component, CONTROL + control.name)}
+    return Demand(len(settings.seeds), prompts, rows, columns, encodes, window, settings.decoder, frozenset(steering))
 
 
 def smaller(engine: str, engines: Mapping[str, Engine], manifest: Manifest, demand: Demand) -> str:
@@ -183,6 +185,9 @@ def live_bytes(manifest: Manifest, name: str, demand: Demand, footprint: Footpri
         scores = FLOAT_BYTES * latents**2 if footprint.scores and name.startswith("vae_") else 0
         each = STRIPED_BYTES if footprint.striped and name == "vae_decoder" else VAE_BYTES
         return each * latents * math.sqrt(file_bytes(manifest, component) / WEIGHT_BYTES[component.precision]) + scores
+    if name.startswith(ADAPTER):
+        sizes = {"batch": 1, "height": demand.height, "width": demand.width}
+        return ADAPTER_TENSORS * FLOAT_BYTES * sum(math.prod(shape_of(spec, sizes)) for spec in component.outputs)
     return 0
 
 

@@ -16,7 +16,7 @@ from latentrt.errors import RequestError
 from latentrt.guidance import EVERYWHERE
 from latentrt.handover import Handover, handover_of
 from latentrt.hires import Grown, Hires, hires_of
-from latentrt.manifest import Manifest
+from latentrt.manifest import HINT, Manifest
 from latentrt.prompt import SYNTAXES, Syntax
 from latentrt.request import NoiseName, Request, Seamless
 from latentrt.samplers import SAMPLERS, Option, Value
@@ -180,8 +180,8 @@ def size_of(
 
 def check_controls(settings: Settings) -> None:
     """Raises RequestError for images that cannot steer what is asked for besides."""
-    if settings.guess and not settings.controls:
-        raise RequestError("guess: got it without controls; give an image for one too")
+    if settings.guess and not any(control.component.startswith(HINT) for control in settings.controls):
+        raise RequestError("guess: got it without a ControlNet; give an image for one too")
     source = settings.source
     if source is None or source.mask is None or source.mask.padding is None:
         return

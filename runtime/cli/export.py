@@ -65,6 +65,14 @@ def named(_context: click.Context, _parameter: click.Parameter, values: tuple[st
     metavar="NAME=PATH",
     help="A ControlNet that is to steer the UNet, and what it is called. May be repeated.",
 )
+@click.option(
+    "--t2i-adapter",
+    "adapters",
+    callback=named,
+    multiple=True,
+    metavar="NAME=PATH",
+    help="A T2I-Adapter, likewise. May be repeated.",
+)
 @click.option("--tokenizer", type=FOLDER, metavar="DIR", help="A tokenizer to use in place of the checkpoint's.")
 @click.option("--configs", type=FOLDER, metavar="DIR", help="For a single file: its unet, vae, ... .json.")
 @as_json
@@ -75,6 +83,7 @@ def export(
     loras: list[tuple[Path, float]],
     embeddings: list[tuple[Path, str | None]],
     controls: list[tuple[str, Path]],
+    adapters: list[tuple[str, Path]],
     **options: Any,
 ) -> None:
     """Export CHECKPOINT, a diffusers folder or a .safetensors file, to the bundle OUT.
@@ -83,8 +92,8 @@ def export(
     `pip install 'latentrt[export]'`.
     """
     try:
-        from latentrt.export.controls import ControlNet
         from latentrt.export.embeddings import Embedding
+        from latentrt.export.named import Named
         from latentrt.export.write import ExportOptions
         from latentrt.export.write import export as write_bundle
         from latentrt.lora.files import Lora
@@ -95,7 +104,8 @@ def export(
         **options,
         loras=tuple(Lora(file, scale) for file, scale in loras),
         embeddings=tuple(Embedding(file, token) for file, token in embeddings),
-        controls=tuple(ControlNet(name, path) for name, path in controls),
+        controls=tuple(Named(name, path) for name, path in controls),
+        adapters=tuple(Named(name, path) for name, path in adapters),
     )
     manifest = write_bundle(checkpoint, out, chosen, progress=lambda line: click.echo(line, err=True))
     losses = {name: asdict(component.fidelity) for name, component in manifest.components.items()}

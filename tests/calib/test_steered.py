@@ -9,6 +9,7 @@ from latentrt.bundle import open_bundle
 from latentrt.calib.calibrate import calibrate
 from latentrt.control import Control
 from latentrt.export.parts import unet_parts
+from latentrt.export.steering import Steering
 from latentrt.export.write import write_component
 from latentrt.pipeline import folder_of
 from tests.calib.small import OPTIONS
@@ -29,7 +30,7 @@ def folders(tmp_path_factory):
     (path / "float").mkdir()
     source, unet = open_bundle(folder_of("emoji"), verify=False), tiny.build_unet(**CONFIG)
     with one_thread():
-        parts = unet_parts(unet, controls={"canny": build_controlnet(unet)})
+        parts = unet_parts(unet, steering=Steering({"canny": build_controlnet(unet)}))
         made = {part.name: write_component(part, path / "float", "w16", lambda line: None) for part in parts}
         written(path / "float", source, {**source.manifest.components, **made})
         options = replace(OPTIONS, images=1, evaluations=1, vae_gate_db=None)

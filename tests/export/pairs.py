@@ -1,5 +1,6 @@
 """A family's small checkpoint on both sides: exported and opened here, and diffusers' own pipeline of it."""
 
+import inspect
 import itertools
 import json
 import math
@@ -14,16 +15,18 @@ from diffusers import (
     DiffusionPipeline,
     SchedulerMixin,
     StableDiffusionControlNetPipeline,
+    StableDiffusionXLAdapterPipeline,
     StableDiffusionXLControlNetPipeline,
 )
 
 import latentrt
 from latentrt.control import Control
-from latentrt.export.controls import ControlNet
+from latentrt.export.named import Named
 from latentrt.export.settings import sampler_of, schedule_of
 from latentrt.export.write import ExportOptions, export
 from latentrt.pipeline import Pipeline
 from latentrt.request import Request
+from tests.export.adapters import build_adapter
 from tests.export.controls import noise, saved_controlnet
 from tests.export.tiny_families import TINY, module_of, reference
 
@@ -93,9 +96,12 @@ def opened_pair(name: str, folder: Path, opened: Callable[..., Pipeline] = expor
 
 
 def steered_pair(name: str, folder: Path, opened: Callable[..., Pipeline] = exported) -> Pair:
-    """The same with a ControlNet, "canny", beside the UNet."""
+    """The same with a ControlNet, "canny", beside the UNet, and SDXL with a T2I-Adapter, "sketch"."""
     saved_controlnet(module_of("unet", TINY[name].configs["unet"]), folder / "canny")
-    return opened_pair(name, folder, opened, controls=(ControlNet("canny", folder / "canny"),))
+    adapters = (Named("sketch", folder / "sketch"),) if name == "sdxl" else ()
+    for adapter in adapters:
+        build_adapter("xl").save_pretrained(adapter.path)
+    return opened_pair(name, folder, opened, controls=(Named("canny", folder / "canny"),), adapters=adapters)
 
 
 def steered(pair: Pair) -> tuple[float, float]:
@@ -106,6 +112,19 @@ def steered(pair: Pair) -> tuple[float, float]:
     calls = {"image": image, "controlnet_conditioning_scale": 0.7, "control_guidance_end": 0.5}
     both, controls = replace(pair, theirs=theirs), [Control("canny", image, 0.7, 0.0, 0.5)]
     return both.psnr(guidance=5.0, controls=controls, theirs=calls), both.psnr(guidance=5.0, theirs=calls)
+
+
+def adapted(pair: Pair) -> tuple[float, float]:
+    """The same of SDXL's T2I-Adapter, which reads squares of 16 pixels: diffusers wants whole ones."""
+    size = {"width": 96, "height": 64}
+    image, taken = noise(**size), inspect.signature(StableDiffusionXLAdapterPipeline).parameters
+    parts = {name: one for name, one in pair.theirs.components.items() if name in taken}
+    theirs = StableDiffusionXLAdapterPipeline(**parts, adapter=build_adapter("xl"))
+    theirs.set_progress_bar_config(disable=True)
+    calls = {"image": image, "adapter_conditioning_scale": 0.7, "adapter_conditioning_factor": 0.5, **size}
+    both, controls = replace(pair, theirs=theirs), [Control("sketch", image, 0.7, 0.0, 0.5)]
+    got, plain = (both.psnr(guidance=5.0, steps=4, controls=one, theirs=calls, **size) for one in (controls, ()))
+    return got, plain
 
 
 def handed_over(base: Pair, refiner: Pair) -> float:

@@ -1,4 +1,4 @@
-"""ControlNets, the same pictures as diffusers' pipelines of them to 45 dB and better, in float32; and what is refused.
+"""ControlNets and T2I-Adapters: the pictures of diffusers' pipelines to 45 dB and better, in float32; what is refused.
 
 On small random models whose last convolutions are random too: those of a new ControlNet are zeros, and show nothing.
 """
@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import (
+    MultiAdapter,
+    StableDiffusionAdapterPipeline,
     StableDiffusionControlNetImg2ImgPipeline,
     StableDiffusionControlNetPipeline,
     StableDiffusionPipeline,
@@ -22,26 +24,24 @@ from diffusers import (
 import latentrt
 from latentrt.errors import CheckpointError, RequestError
 from latentrt.export.build_cpu import build_cpu
-from latentrt.export.controls import ControlNet, with_controls
+from latentrt.export.controls import with_controls
 from latentrt.export.load import load_checkpoint
+from latentrt.export.named import Named, check_names
 from latentrt.export.write import ExportOptions, export
 from latentrt.metadata import png_text
 from latentrt.request import Request
 from tests.export import compvis
+from tests.export.adapters import build_adapter
 from tests.export.controls import build_controlnet, noise, saved_controlnet
 from tests.export.tiny_families import EOS, EPSILON, LCM, NO_CHECKER, UNET, Tiny, reference
 from tests.runtime.fake import psnr
 
-pytestmark = [
-    pytest.mark.usefixtures("one_thread"),
-    pytest.mark.filterwarnings("ignore:.*torchvision.*"),
-    # diffusers' sigma-space schedulers call np.array on a tensor, whose __array__ has no `copy` yet.
-    pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"),
-]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 LEAST_DB = 45.0
 PROMPT = "a red apple"
 SIZE = {"width": 80, "height": 56}
+ADAPTERS = ("depth", "sketch")
 EDGES, OTHER = noise(80, 56), noise(80, 56, seed=1)
 
 
@@ -49,40 +49,61 @@ SD1 = Tiny(StableDiffusionPipeline, {**LCM, "unet": UNET}, EPSILON, {"tokenizer"
 
 
 class Pair:
-    """A small checkpoint and its ControlNet, "canny", on both sides."""
+    """A small checkpoint, its ControlNet, "canny", and its T2I-Adapters, "depth" and "sketch", on both sides."""
 
     def __init__(self, folder):
         self.folder, self.theirs = folder, reference(SD1, folder / "tokenizers")
         self.theirs.save_pretrained(folder / "checkpoint")
         self.network = saved_controlnet(self.theirs.unet, folder / "canny")
-        controls = (ControlNet("canny", folder / "canny"),)
-        export(folder / "checkpoint", folder / "bundle", ExportOptions(precision="w16", controls=controls))
+        self.adapters = {name: build_adapter(name) for name in ADAPTERS}
+        for name, network in self.adapters.items():
+            network.save_pretrained(folder / name)
+        controls, adapters = ([Named(name, folder / name) for name in names] for names in (("canny",), ADAPTERS))
+        options = ExportOptions(precision="w16", controls=tuple(controls), adapters=tuple(adapters))
+        export(folder / "checkpoint", folder / "bundle", options)
         self.ours = latentrt.load(folder / "bundle", engine="onnxruntime")
 
     def losses(self, *controls, kind=StableDiffusionControlNetPipeline, theirs=None, **options):
         """The PSNR in dB of our pixels, not yet rounded, and of those without control, against diffusers'."""
-        request = Request(PROMPT, **{"seed": 0, "steps": 2, "guidance": 5.0, **SIZE, "controls": controls, **options})
-        pixels = [self.pixels(request), self.pixels(Request(**{**vars(request), "controls": (), "guess": False}))]
-        pipeline = kind(
-            **self.theirs.components, controlnet=[self.network] * len(controls) if len(controls) > 1 else self.network
-        )
-        pipeline.set_progress_bar_config(disable=True)
         several = [one.image for one in controls] if len(controls) > 1 else controls[0].image
         scales = [control.scale for control in controls]
         calls = {
+            "control_guidance_start": [control.start for control in controls],
+            "control_guidance_end": [control.end for control in controls],
+            "controlnet_conditioning_scale": scales if len(controls) > 1 else scales[0],
+            "guess_mode": options.get("guess", False),
+            **({"image": several, **SIZE} if theirs is None else theirs),
+        }
+        networks = [self.network] * len(controls) if len(controls) > 1 else self.network
+        return self.against(kind(**self.theirs.components, controlnet=networks), calls, controls, **options)
+
+    def adapter_losses(self, *controls, **options):
+        """The same of T2I-Adapters."""
+        parts = {name: one for name, one in self.theirs.components.items() if name != "image_encoder"}
+        networks, scales = [self.adapters[one.name] for one in controls], [one.scale for one in controls]
+        images = [one.image.convert("L") if one.name == "sketch" else one.image for one in controls]
+        if len(controls) > 1:
+            networks, scales, images = [MultiAdapter(networks)], [scales], [images]
+        pipeline = StableDiffusionAdapterPipeline(**parts, adapter=networks[0], requires_safety_checker=False)
+        calls = {"image": images[0], "adapter_conditioning_scale": scales[0], **SIZE}
+        return self.against(pipeline, calls, controls, **options)
+
+    def against(self, pipeline, calls, controls, **options):
+        """The PSNR in dB of our pixels, and of those without controls, against a pipeline's."""
+        request = Request(PROMPT, **{"seed": 0, "steps": 2, "guidance": 5.0, **SIZE, "controls": controls, **options})
+        pipeline.set_progress_bar_config(disable=True)
+        shared = {
             "num_inference_steps": request.steps,
             "guidance_scale": request.guidance,
             "num_images_per_prompt": request.batch,
             "generator": [torch.Generator().manual_seed(seed) for seed in range(request.batch)],
-            "control_guidance_start": [control.start for control in controls],
-            "control_guidance_end": [control.end for control in controls],
-            "controlnet_conditioning_scale": scales if len(controls) > 1 else scales[0],
-            "guess_mode": request.guess,
             "output_type": "np",
-            **({"image": several, **SIZE} if theirs is None else theirs),
         }
-        expected = pipeline(PROMPT, **calls).images
-        return [20 * math.log10(1 / max(np.sqrt(np.mean((got - expected) ** 2)), 1e-9)) for got in pixels]
+        expected = pipeline(PROMPT, **shared, **calls).images
+        pixels = [self.pixels(request), self.pixels(replace(request, controls=(), guess=False))]
+        found = [20 * math.log10(1 / max(np.sqrt(np.mean((got - expected) ** 2)), 1e-9)) for got in pixels]
+        print(f"{found[0]:.1f} dB, without {found[1]:.1f}")
+        return found
 
     def pixels(self, request):
         """Our pixels in [0, 1], (batch, height, width, 3)."""
@@ -114,8 +135,23 @@ CASES = {
 @pytest.mark.parametrize(("controls", "options"), CASES.values(), ids=CASES.keys())
 def test_draws_what_diffusers_draws(sd1, controls, options):
     got, uncontrolled = sd1.losses(*controls, **options)
-    print(f"{got:.1f} dB, without {uncontrolled:.1f}")
     assert got >= LEAST_DB > uncontrolled + 5 or got > uncontrolled + 60
+
+
+DEPTH, SKETCH = latentrt.Control("depth", EDGES, 0.7), latentrt.Control("sketch", OTHER, 1.5)
+ADAPTER_CASES = {
+    "one step, a batch": ((DEPTH,), {"steps": 1, "batch": 3}),
+    "without guidance": ((DEPTH,), {"guidance": 1.0}),
+    "of grey images": ((SKETCH,), {}),
+    "two at once": ((DEPTH, SKETCH), {}),
+}
+
+
+@pytest.mark.parametrize(("controls", "options"), ADAPTER_CASES.values(), ids=ADAPTER_CASES.keys())
+@pytest.mark.filterwarnings("ignore:The decode_latents method is deprecated:FutureWarning")
+def test_adapters_draw_what_diffusers_draws(sd1, controls, options):
+    got, uncontrolled = sd1.adapter_losses(*controls, **options)
+    assert got >= LEAST_DB and got > uncontrolled + 50
 
 
 def test_from_an_image(sd1):
@@ -124,12 +160,11 @@ def test_from_an_image(sd1):
     theirs = {"image": init, "control_image": EDGES, "strength": 0.7}
     options = {"steps": 6, "init": init, "strength": 0.7, "posterior": "sample", "theirs": theirs}
     got, uncontrolled = sd1.losses(control, kind=StableDiffusionControlNetImg2ImgPipeline, **options)
-    print(f"{got:.1f} dB, without {uncontrolled:.1f}")
     assert got >= LEAST_DB and got > uncontrolled + 50
 
 
 def test_without_controls_the_networks_are_not_called_and_the_picture_is_the_plain_one(sd1, monkeypatch):
-    for name in ("control_canny", "hint_canny"):
+    for name in ("control_canny", "hint_canny", "adapter_depth", "adapter_sketch"):
         monkeypatch.delitem(sd1.ours.engines, name)
     request = Request(PROMPT, seed=0, steps=2, guidance=5.0, **SIZE)
     expected = sd1.theirs(
@@ -153,31 +188,31 @@ def test_the_picture_has_the_images_size_and_says_what_steered_it(sd1):
     assert record == {"name": "canny", "scale": 0.5, "start": 0.0, "end": 1.0}
 
 
-def test_windows_see_their_part_of_what_steers_them(sd1):
-    """A window as large as the picture gives the whole picture; with smaller ones each sees another part."""
-    request = Request(PROMPT, seed=0, steps=2, guidance=5.0, width=64, height=64, controls=[CANNY])
-    whole, one, several = (sd1.pixels(replace(request, window=window)) for window in (None, 64, 32))
+@pytest.mark.parametrize("control", [CANNY, DEPTH], ids=["controlnet", "adapter"])
+def test_windows_see_their_part_of_what_steers_them(sd1, control):
+    """A window as large as the picture gives the whole picture; of smaller ones, each sees what steers its part."""
+    request = Request(PROMPT, seed=0, steps=2, guidance=5.0, width=160, height=32, controls=[control], stride=32)
+    whole, one = sd1.pixels(replace(request, stride=None)), sd1.pixels(replace(request, window=160))
     np.testing.assert_array_equal(one, whole)
-    left = sd1.pixels(replace(request, window=32, controls=[latentrt.Control("canny", half(EDGES))]))
-    difference = np.abs(left - several).mean((0, 1, 3))
-    assert difference[:16].mean() < difference[-16:].mean() / 2
-
-
-def half(image):
-    """The image with its right half black."""
-    image = image.resize((64, 64))
-    image.paste(0, (32, 0, 64, 64))
-    return image
+    image = EDGES.resize((160, 32))
+    image.paste(0, (80, 0, 160, 32))
+    all_of_it, half = (
+        sd1.ours.steps(replace(request, window=32, controls=[replace(control, image=one)])).latents()
+        for one in (EDGES.resize((160, 32)), image)
+    )
+    difference = np.abs(all_of_it - half).mean((0, 1, 2))
+    assert difference[:4].max() < difference[-8:].min() / 10
 
 
 REFUSED = {
-    "unknown": ({"controls": [latentrt.Control("edges", EDGES)]}, "got 'edges', but .* has one of canny"),
+    "unknown": ({"controls": [latentrt.Control("edges", EDGES)]}, "got 'edges', but .* has one of canny, depth"),
     "empty part": ({"controls": [latentrt.Control("canny", EDGES, 1.0, 0.5, 0.5)]}, "the end after the start"),
     "past the end": ({"controls": [latentrt.Control("canny", EDGES, 1.0, 0.0, 1.5)]}, "control canny: end"),
     "no number": ({"controls": [latentrt.Control("canny", EDGES, math.nan)]}, "control canny: scale"),
     "unreadable": ({"controls": [latentrt.Control("canny", __file__)]}, "control canny: .* not a readable image"),
     "no control": ({"controls": ["canny"]}, "expected a list of latentrt.Control"),
-    "nothing to guess by": ({"guess": True}, "guess: got it without controls"),
+    "nothing to guess by": ({"guess": True}, "guess: got it without a ControlNet"),
+    "adapters do not guess": ({"guess": True, "controls": [DEPTH]}, "guess: got it without a ControlNet"),
     "another part": (
         {"controls": [CANNY], "init": noise(60, 60), "mask": noise(60, 60).convert("L"), "mask_padding": 4},
         "control canny: got 80x56 pixels, expected 60x60",
@@ -197,7 +232,7 @@ def test_single_file_holds_the_same_tensors(sd1, tmp_path, prefix):
     tensors, file = compvis.control_tensors(network), tmp_path / "canny.safetensors"
     compvis.save_file({prefix + key.removeprefix("control_model."): t for key, t in tensors.items()}, file)
     checkpoint = load_checkpoint(sd1.folder / "checkpoint")
-    got = with_controls(checkpoint, [ControlNet("canny", file)]).controls["canny"].load().state_dict()
+    got = with_controls(checkpoint, [Named("canny", file)]).controls["canny"].load().state_dict()
     expected = network.state_dict()
     assert got.keys() == expected.keys()
     assert all(torch.equal(got[key], expected[key]) for key in expected)
@@ -234,16 +269,16 @@ XL = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "project
 def test_networks_that_do_not_fit(sd1, tmp_path, changes, message):
     checkpoint = load_checkpoint(sd1.folder / "checkpoint")
     with pytest.raises(CheckpointError, match=message):
-        with_controls(checkpoint, [ControlNet("canny", misfit(tmp_path / "network", **changes))])
+        with_controls(checkpoint, [Named("canny", misfit(tmp_path / "network", **changes))])
 
 
 def test_networks_that_are_none_and_names_that_are_none(sd1, tmp_path):
     checkpoint = load_checkpoint(sd1.folder / "checkpoint")
     with pytest.raises(CheckpointError, match="no ControlNet at"):
-        with_controls(checkpoint, [ControlNet("canny", tmp_path / "nothing")])
+        with_controls(checkpoint, [Named("canny", tmp_path / "nothing")])
     for names in (("Canny edges",), ("../canny",), ("canny", "canny")):
         with pytest.raises(CheckpointError, match="got the name"):
-            with_controls(checkpoint, [ControlNet(name, sd1.folder / "canny") for name in names])
+            check_names([Named(name, sd1.folder / "canny") for name in names])
 
 
 def test_graphs_are_optimised_for_the_cpu_and_draw_the_same(sd1, tmp_path):

@@ -17,16 +17,18 @@ from safetensors.torch import save_file as save_tensors
 
 from latentrt.errors import BundleError, RequestError
 from latentrt.export.build import Options, build
+from latentrt.export.builders import BUILDERS
 from latentrt.export.families import CONFIGS, FAMILIES, config_differences
-from latentrt.export.load import BUILDERS, load_checkpoint
+from latentrt.export.load import load_checkpoint
 from latentrt.export.parts import unet_parts, vae_parts
+from latentrt.export.steering import Steering
 from latentrt.export.write import write_component
 from latentrt.lora.files import Lora
 from latentrt.lora.places import places_of, unread_of
 from latentrt.lora.weights import changed_weights
 from tests.export import loras
 from tests.export.controls import build_controlnet
-from tests.export.pairs import PROMPT, SIZE, STEERED, exported, handed_over, opened_pair, steered, steered_pair
+from tests.export.pairs import PROMPT, SIZE, STEERED, adapted, exported, handed_over, opened_pair, steered, steered_pair
 from tests.export.parts import written
 from tests.export.tiny_families import FILES, TINY, VARIANTS, XL_VAE, module_of, reference, save_file
 from tests.export.untraced import untraced
@@ -35,7 +37,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 LEAST_DB = 45.0
 TEXT_COMPONENTS = ("text_encoder", "text_encoder_2", "cross_kv", "time_bias")
-XL_COMPONENTS = (*TEXT_COMPONENTS, "hint_canny", "control_canny", "unet", "vae_decoder", "vae_encoder")
+STEERING = ("hint_canny", "control_canny", "adapter_sketch")
+XL_COMPONENTS = (*TEXT_COMPONENTS, *STEERING, "unet", "vae_decoder", "vae_encoder")
 # What the others have besides is LCM's guidance as an input, whose graph is built below.
 EXPORTED = {"sd2", "sdxl", "pruned"}
 
@@ -118,6 +121,13 @@ def test_a_controlnet_steers_the_unet(pair):
     assert got >= LEAST_DB and got > plain + 50
 
 
+@of("sdxl")
+def test_an_adapter_steers_the_unet_in_part_of_the_steps(pair):
+    got, plain = adapted(pair)
+    print(f"{got:.1f} dB, without {plain:.1f}")
+    assert got >= LEAST_DB and got > plain + 50
+
+
 @of("sdxl-refiner")
 def test_refiner_from_an_image_and_how_well_liked_it_is_to_look(pair):
     image = Image.effect_noise((SIZE["width"], SIZE["height"]), 80).convert("RGB")
@@ -173,7 +183,7 @@ def test_a_lora_of_a_layer_that_a_controlnet_has_as_well_is_refused(pairs, tmp_p
     whole, unet = pairs("sd2").ours.bundle, module_of("unet", TINY["sd2"].configs["unet"])
     network = build_controlnet(unet)
     network.time_embedding.load_state_dict(unet.time_embedding.state_dict())
-    _, part, *_ = unet_parts(unet, controls={"canny": network})
+    _, part, *_ = unet_parts(unet, steering=Steering({"canny": network}))
     (tmp_path / "bundle").mkdir()
     shared = write_component(part, tmp_path / "bundle", "w16", lambda line: None)
     bundle = written(tmp_path / "bundle", whole, {**whole.manifest.components, "time_bias": shared})

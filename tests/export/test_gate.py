@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from latentrt.errors import FidelityError
-from latentrt.export.parts import Part, Probe
+from latentrt.export.part import Part, Probe
 from latentrt.export.write import write_component
 from latentrt.tensors import TensorSpec
 

@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel
 
 from latentrt.errors import CheckpointError
+from latentrt.export.builders import BUILDERS
 from latentrt.export.families import FAMILIES
-from latentrt.export.load import BUILDERS, load_checkpoint
+from latentrt.export.load import load_checkpoint
 from tests.export import compvis, tiny
 
 MODULES = {"unet": tiny.build_unet(), "vae": tiny.build_vae(), "text_encoder": tiny.build_text_encoder()}

@@ -145,9 +145,9 @@ def test_control_networks_count_where_they_are_used(bundle):
     plain, steered = (
         [
             one.peak_bytes
-            for one in candidates(manifest, Demand(1, 2, 64, 64, controls=names), feet(manifest, "openvino"))
+            for one in candidates(manifest, Demand(1, 2, 64, 64, steering=names), feet(manifest, "openvino"))
         ]
-        for names in (frozenset(), frozenset({"canny"}))
+        for names in (frozenset(), frozenset(extra))
     )
     # Beside the UNet at every step, whether or not the other components stay.
     assert all(1.9 * size < more - less < 2.1 * size for less, more in zip(plain, steered, strict=True))

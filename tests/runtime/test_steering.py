@@ -1,4 +1,4 @@
-"""Control networks at work: when they are called, on which rows, and what the UNet gets of them."""
+"""Images that steer, at work: when networks are called, on which rows, and what the UNet gets of them."""
 
 import click
 import numpy as np
@@ -17,6 +17,10 @@ RESIDUALS = (
     TensorSpec("residual_0", "float32", ("batch", 2, "height", "width")),
     TensorSpec("residual_1", "float32", ("batch", 3, "height/2", "width/2")),
 )
+FEATURES = (
+    TensorSpec("feature_0", "float32", ("batch", 1, "height/2", "width/2")),
+    TensorSpec("feature_1", "float32", ("batch", 2, "height/4", "width/4")),
+)
 
 
 def component(inputs, outputs):
@@ -24,9 +28,10 @@ def component(inputs, outputs):
 
 
 COMPONENTS = {
-    "unet": component((SAMPLE, *RESIDUALS), (SAMPLE,)),
+    "unet": component((SAMPLE, *RESIDUALS, *FEATURES), (SAMPLE,)),
     "hint_edges": component((TensorSpec("image", "float32", ("batch", 3, "8*height", "8*width")),), (HINT,)),
     "control_edges": component((SAMPLE, HINT, SCALES), RESIDUALS),
+    "adapter_sketch": component((TensorSpec("image", "float32", ("batch", 1, "8*height", "8*width")),), FEATURES),
 }
 
 
@@ -36,21 +41,26 @@ def calls():
 
 
 def steering(calls, *controls, **options):
-    """A run's control networks; each one's residuals are its scales' mean, times its hint, wherever it is called."""
+    """A run's controls; a network's residuals are its scales' mean, times its hint, wherever it is called, and an
+    adapter's features count their rows and columns."""
 
     def call(name, **feeds):
         calls.append((name, feeds))
         if name.startswith("hint"):
             return {"hint": np.full((1, 2, 5, 7), feeds["image"].mean(), np.float32)}
+        if name.startswith("adapter"):
+            rows, columns = np.mgrid[:3, :4]
+            half = (10 * rows + columns).astype(np.float32)
+            return {"feature_0": half[None, None], "feature_1": np.stack([half[::2, ::2]] * 2)[None]}
         rows, value = len(feeds["sample"]), feeds["scales"].mean() * feeds["hint"].mean()
         return {
             "residual_0": np.full((rows, 2, 5, 7), value, np.float32),
             "residual_1": np.full((rows, 3, 3, 4), value, np.float32),
         }
 
-    made = Steering(call, COMPONENTS, controls, **options)
-    for place in range(len(controls)):
-        made.see(np.full((1, 3, 40, 56), place + 1, np.float32))
+    made = Steering(call, COMPONENTS, **options)
+    for place, one in enumerate(controls):
+        made.see(one, np.full((1, 3, 40, 56), place + 1, np.float32))
     return made
 
 
@@ -59,14 +69,18 @@ def feeds(rows):
 
 
 def control(*numbers):
-    return Settled("edges", None, *numbers)
+    return Settled("edges", None, *numbers, component="hint_edges")
+
+
+def adapter(*numbers):
+    return Settled("sketch", None, *numbers, component="adapter_sketch")
 
 
 def test_nothing_at_work_is_zeros_made_once(calls):
     steered = steering(calls, control(1.0, 0.0, 0.5), steps=4)
-    first, second = (steered.residuals(3, feeds(2), [True, False]) for _ in range(2))
-    assert [array.shape for array in first.values()] == [(2, 2, 5, 7), (2, 3, 3, 4)]
-    assert list(first) == ["residual_0", "residual_1"]
+    first, second = (steered.feeds(3, feeds(2), [True, False]) for _ in range(2))
+    assert [array.shape for array in first.values()] == [(2, 2, 5, 7), (2, 3, 3, 4), (2, 1, 3, 4), (2, 2, 2, 2)]
+    assert list(first) == ["residual_0", "residual_1", "feature_0", "feature_1"]
     assert all(first[name] is second[name] and not first[name].any() for name in first)
     assert not any(array.flags.writeable for array in first.values())
     assert [name for name, _ in calls] == ["hint_edges"]
@@ -77,33 +91,56 @@ def test_nothing_at_work_is_zeros_made_once(calls):
 @pytest.mark.parametrize(("start", "end"), [(0.0, 1.0), (0.2, 0.8), (0.0, 0.3), (0.5, 1.0)])
 def test_the_steps_at_which_a_control_works(calls, steps, start, end):
     steered = steering(calls, control(1.0, start, end), first=3, steps=steps)
-    works = [steered.residuals(3 + i, feeds(1), [False])["residual_0"].any() for i in range(steps)]
+    works = [steered.feeds(3 + i, feeds(1), [False])["residual_0"].any() for i in range(steps)]
     assert works == [not (i / steps < start or (i + 1) / steps > end) for i in range(steps)]
 
 
 def test_several_are_summed_and_a_scale_of_zero_is_not_called(calls):
     steered = steering(calls, control(0.5), control(0.25), control(0.0))
-    found = steered.residuals(0, feeds(2), [True, False])
-    assert all((array == 0.5 * 1 + 0.25 * 2).all() for array in found.values())
+    found = steered.feeds(0, feeds(2), [True, False])
+    assert all((found[name] == 0.5 * 1 + 0.25 * 2).all() for name in ("residual_0", "residual_1"))
     assert [name for name, _ in calls].count("control_edges") == 2
 
 
 def test_a_guess_leaves_the_negative_prompt_alone(calls):
     steered = steering(calls, control(2.0), guess=True)
-    found = steered.residuals(0, feeds(4), [True, True, False, False])
+    found = steered.feeds(0, feeds(4), [True, True, False, False])
     _, asked = calls[-1]
     assert len(asked["sample"]) == len(asked["hint"]) == 2
     np.testing.assert_allclose(asked["scales"], 2 * np.logspace(-1, 0, 3), rtol=1e-6)
     assert not found["residual_0"][:2].any() and found["residual_1"][2:].all()
-    assert not steered.residuals(0, feeds(1), [True])["residual_0"].any()
+    assert not steered.feeds(0, feeds(1), [True])["residual_0"].any()
 
 
 def test_what_a_network_sees_of_its_image_is_the_same_array_at_every_call(calls):
     steered = steering(calls, control(1.0), steps=2)
     for step in range(2):
-        steered.residuals(step, feeds(2), [True, False])
+        steered.feeds(step, feeds(2), [True, False])
     first, second = (asked["hint"] for name, asked in calls if name == "control_edges")
     assert first is second and first.flags.owndata and not first.flags.writeable
+
+
+def test_an_adapter_is_called_once_and_its_features_are_for_every_row(calls):
+    steered = steering(calls, adapter(0.5, 0.0, 0.5), control(1.0), steps=2)
+    first, second = (steered.feeds(0, feeds(2), [True, False]) for _ in range(2))
+    assert [name for name, _ in calls] == ["adapter_sketch", "hint_edges", "control_edges", "control_edges"]
+    assert first["feature_0"] is second["feature_0"] and not first["feature_0"].flags.writeable
+    np.testing.assert_array_equal(first["feature_0"][0], first["feature_0"][1])
+    assert first["feature_0"].shape == (2, 1, 3, 4) and first["feature_0"].max() == 0.5 * 23
+    assert not steered.feeds(1, feeds(2), [True, False])["feature_1"].any()
+
+
+def test_the_features_of_several_adapters_are_summed(calls):
+    steered = steering(calls, adapter(0.5), adapter(0.25))
+    assert steered.feeds(0, feeds(1), [False])["feature_0"].max() == 0.75 * 23
+
+
+def test_a_window_shows_its_part_of_the_features(calls):
+    steered = steering(calls, adapter(1.0))
+    window = (np.arange(2, 5)[:, np.newaxis], np.array([4, 5, 6, 0]))
+    found = steered.feeds(0, {"sample": np.zeros((1, 4, 3, 4), np.float32)}, [False], window)
+    np.testing.assert_array_equal(found["feature_0"][0, 0], [[12, 13], [22, 23]])
+    np.testing.assert_array_equal(found["feature_1"][0, 1], [[2]])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,75 @@
+"""The networks by which images steer a UNet: their components, and what they have it take besides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
+from torch import Tensor
+
+from latentrt.export.adapter_network import Features, adapter_part, adapter_run, features_of
+from latentrt.export.control_network import control_parts, control_run
+from latentrt.export.load import Checkpoint
+from latentrt.export.part import Part, pixels_of
+from latentrt.export.residuals import Layout, layout_of
+from latentrt.export.split import widths_of
+from latentrt.tensors import TensorSpec
+
+Run = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Steering:
+    """The networks, by the names that they are asked for by. pixels: a side of one latent."""
+
+    controls: Mapping[str, ControlNetModel] = field(default_factory=dict)
+    adapters: Mapping[str, T2IAdapter] = field(default_factory=dict)
+    pixels: int = 8
+
+    @classmethod
+    def of(cls, checkpoint: Checkpoint) -> Steering:
+        """The networks of a checkpoint, loaded."""
+        controls, adapters = (
+            {name: component.load() for name, component in components.items()}
+            for components in (checkpoint.controls, checkpoint.adapters)
+        )
+        return cls(controls, adapters, pixels_of(checkpoint.components["vae"].config))
+
+    def layout(self, unet: UNet2DConditionModel) -> Layout:
+        """Where a UNet takes residuals; nowhere without ControlNets."""
+        return layout_of(unet) if self.controls else ()
+
+    @property
+    def features(self) -> Features:
+        """The features that it takes of T2I-Adapters."""
+        return max((features_of(adapter, self.pixels) for adapter in self.adapters.values()), key=len, default=())
+
+    def runs(self, unet: Sequence[Run]) -> dict[str, list[Run]]:
+        """What each network takes and makes in some runs of a UNet."""
+        controls = {name: [control_run(one, feeds) for feeds in unet] for name, one in self.controls.items()}
+        adapters = {
+            name: [adapter_run(one, feeds["sample"], self.pixels) for feeds in unet]
+            for name, one in self.adapters.items()
+        }
+        return controls | adapters
+
+    def parts(
+        self,
+        shared: tuple[TensorSpec, ...],
+        starts: tuple[int, int],
+        unet: Sequence[Run],
+        runs: Mapping[str, Sequence[Run]],
+    ) -> Iterator[Part]:
+        """Yields all components of the networks.
+
+        shared: what ControlNets take of what the UNet takes. starts: where their part of `cross_kv` and `time_bias`
+        begins. runs: see `runs`.
+        """
+        for name, control in self.controls.items():
+            kv, bias = widths_of(control)  # before they are taken out of it
+            own = [{**feeds, **more} for feeds, more in zip(unet, runs[name], strict=True)]
+            yield from control_parts(name, control, shared, starts, own)
+            starts = starts[0] + kv, starts[1] + bias
+        for name, adapter in self.adapters.items():
+            yield adapter_part(name, adapter, self.pixels, runs[name])

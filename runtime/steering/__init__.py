@@ -1,0 +1,96 @@
+"""Images that steer a picture, at work: at every call of the UNet, what it takes besides latents, time and text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from latentrt.conditioning import Call
+from latentrt.control import Settled
+from latentrt.guidance import sum_of
+from latentrt.manifest import HINT, Component
+from latentrt.steering.adapter import Adapter
+from latentrt.steering.network import ControlNetwork
+from latentrt.tensors import Array, TensorSpec, shape_of, split_axis
+from latentrt.windows import Window
+
+Feeds = Mapping[str, Array]
+# What every UNet takes.
+USUAL = ("sample", "time_bias", "cross_kv")
+
+
+class Steerer(Protocol):
+    """An image at work."""
+
+    def feeds(self, unet: Feeds, negative: Array, window: Window | None) -> Feeds:
+        """What it has the UNet take in a call, by the names of inputs, a row for each of the call's.
+
+        unet: the latents, and the UNet's other inputs. negative: of each row, whether it is a negative prompt's.
+        window: the part of the picture that the latents are, None for all of it.
+        """
+
+
+@dataclass
+class Steering:
+    """What steers the UNet in one run.
+
+    first: the step that the run begins at. steps: how many there are from it to the end. guess: see `Request`.
+    """
+
+    call: Call
+    components: Mapping[str, Component]
+    first: int = 0
+    steps: int = 1
+    guess: bool = False
+    seen: list[tuple[Settled, Steerer]] = field(default_factory=list)
+    kept: dict[tuple[str, tuple[int, ...]], Array] = field(default_factory=dict)
+
+    def see(self, control: Settled, image: Array) -> None:
+        """Has a control's network see its image, (1, channels, height, width) in [0, 1]; that goes for all steps."""
+        self.seen.append((control, self.steerer(control, self.call(control.component, image=image))))
+
+    def steerer(self, control: Settled, seen: Feeds) -> Steerer:
+        """A control at work. seen: what its component made of the image."""
+        if control.component.startswith(HINT):
+            return ControlNetwork(self.call, self.components, control, seen["hint"], guess=self.guess)
+        features = {name: (np.float32(control.scale) * array).astype(array.dtype) for name, array in seen.items()}
+        sides = {spec.name: latents_of(spec) for spec in self.components[control.component].outputs}
+        return Adapter(features, sides)
+
+    @property
+    def specs(self) -> list[TensorSpec]:
+        """What the UNet takes of images; nothing where it was exported without any."""
+        return [spec for spec in self.components["unet"].inputs if spec.name not in USUAL]
+
+    def feeds(self, step: int, unet: Feeds, negative: Sequence[bool], window: Window | None = None) -> Feeds:
+        """What all controls together have the UNet take in a call; zeros where none works. See `Steerer`."""
+        works = (steerer for control, steerer in self.seen if control.works(step - self.first, self.steps))
+        found = [steerer.feeds(unet, np.array(negative), window) for steerer in works]
+        return {
+            spec.name: self.joined(spec, [one[spec.name] for one in found if spec.name in one], unet)
+            for spec in self.specs
+        }
+
+    def joined(self, spec: TensorSpec, found: Sequence[Array], unet: Feeds) -> Array:
+        """What some controls have for an input, together."""
+        if found:
+            return sum_of([(1, one) for one in found])
+        batch, _, height, width = unet["sample"].shape
+        return self.zeros(spec, shape_of(spec, {"batch": batch, "height": height, "width": width}))
+
+    def zeros(self, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
+        """Zeros of that shape, made once."""
+        key = spec.name, shape
+        if key not in self.kept:
+            self.kept[key] = np.zeros(shape, spec.dtype)
+            self.kept[key].flags.writeable = False
+        return self.kept[key]
+
+
+def latents_of(spec: TensorSpec) -> int:
+    """How many latents, a side, one of the features covers."""
+    factor, _ = split_axis(str(spec.shape[-1]))
+    return factor.denominator
