@@ -34,8 +34,8 @@ from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl
 import latentrt
 from latentrt.export.write import ExportOptions, export
 from latentrt.lora.files import Lora
-from tests.export import loras, test_controls, test_embeddings, test_hires_parity, test_shown
-from tests.export.pairs import SIZE, STEERED, Pair, adapted, handed_over, opened_pair, steered, steered_pair
+from tests.export import loras, test_controls, test_embeddings, test_hires_parity, test_image_prompts, test_shown
+from tests.export.pairs import SIZE, STEERED, Pair, adapted, handed_over, opened_pair, prompted, steered, steered_pair
 from tests.export.test_image_parity import picture
 from tests.export.test_inpaint_parity import mask
 from tests.export.test_parity import psnr
@@ -246,6 +246,20 @@ def adapted_half(models: Models) -> Found:
     return replace(found_with(pair, adapted(pair)[0], asked), reference="StableDiffusionXLAdapterPipeline")
 
 
+def prompted_in_many_ways(models: Models) -> Found:
+    """IP-Adapters of both kinds, one and both at once, and two images for one."""
+    pair, _ = test_image_prompts.prompted_pair(models.folder / "prompted")
+    losses, cases = test_image_prompts.losses, test_image_prompts.CASES.values()
+    found = min(losses(pair, controls, theirs=theirs, **options)[0] for controls, options, theirs in cases)
+    return found_with(pair, found, [options for _, options, _ in cases])
+
+
+def prompted_xl(models: Models) -> Found:
+    """Both kinds at once."""
+    pair = models.steered("sdxl")
+    return found_with(pair, prompted(pair)[0], [{"steps": 2}])
+
+
 def with_words(models: Models) -> Found:
     """Words of textual inversion in the prompt and in the negative one, of three vectors and of one."""
     folder = test_embeddings.saved(models.folder / "embeddings")
@@ -320,6 +334,8 @@ ROWS = (
     *(Row("ControlNet", NAMES[name], partial(steered_half, family=name)) for name in STEERED),
     Row("T2I-Adapter", NAMES["sd1"], adapted_in_many_ways),
     Row("T2I-Adapter", NAMES["sdxl"], adapted_half),
+    Row("IP-Adapter", NAMES["sd1"], prompted_in_many_ways),
+    Row("IP-Adapter", NAMES["sdxl"], prompted_xl),
     Row("textual inversion", NAMES["sd1"], with_words),
     *(Row("LoRA, fused", NAMES[name], partial(with_loras, family=name, fused=True)) for name in ("sd1", "sdxl")),
     *(Row("LoRA, run time", NAMES[name], partial(with_loras, family=name, fused=False)) for name in ("sd1", "sdxl")),

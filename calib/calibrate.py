@@ -317,6 +317,7 @@ def shapes_of(manifest: Manifest, specs: Sequence[TensorSpec]) -> dict[str, tupl
         "height": manifest.defaults.height // manifest.latents.pixels,
         "width": manifest.defaults.width // manifest.latents.pixels,
         "tokens": manifest.tokenizer.length,
+        "images": 1,
     }
     return {spec.name: shape_of(spec, sizes) for spec in specs}
 

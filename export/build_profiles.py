@@ -63,13 +63,13 @@ def symbols_of(specs: Iterable[TensorSpec]) -> set[str]:
 
 
 def open_sides(bundle: Bundle, specs: Iterable[TensorSpec]) -> dict[str, tuple[int, int, int]]:
-    """What a plan takes where the picture does not say it: rows of text, timesteps, tokens of one chunk."""
+    """What a plan takes where the picture does not say it: rows of text, timesteps, a chunk's tokens, one image."""
     manifest = bundle.manifest
     length = manifest.tokenizer.length
     return {
         "batch": (1, USUAL_PROMPTS, MOST_PROMPTS),
         "n": (1, manifest.defaults.steps, manifest.schedule.train_steps),
-        "tokens": (length, length, length),
+        **fixed({"tokens": length, "images": 1}),
     }
 
 

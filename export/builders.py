@@ -7,7 +7,13 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, T2IAdapter, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
 
 from latentrt.export.families import Config
 
@@ -32,27 +38,37 @@ def tiny_decoder(config: Config) -> AutoencoderTiny:
 def text_encoder(config: Config) -> CLIPTextModel:
     """A text encoder."""
     with torch.device("meta"):
-        return positioned(CLIPTextModel(text_config(config)))
+        module = CLIPTextModel(in_float32(CLIPTextConfig, config))
+    add_positions(module.embeddings)
+    return module
 
 
 def projected(config: Config) -> CLIPTextModelWithProjection:
     """A text encoder that sums a prompt up besides."""
     with torch.device("meta"):
-        module = CLIPTextModelWithProjection(text_config(config))
-    positioned(module.text_model)
+        module = CLIPTextModelWithProjection(in_float32(CLIPTextConfig, config))
+    add_positions(module.text_model.embeddings)
     return module
 
 
-def text_config(config: Config) -> CLIPTextConfig:
-    """The config of a text encoder in float32."""
+def image_encoder(config: Config) -> CLIPVisionModelWithProjection:
+    """What encodes images for IP-Adapters."""
+    with torch.device("meta"):
+        module = CLIPVisionModelWithProjection(in_float32(CLIPVisionConfig, config))
+    add_positions(module.vision_model.embeddings)
+    return module
+
+
+def in_float32(kind: Any, config: Config) -> Any:
+    """The config of one of transformers' modules, in float32. kind: its class."""
     known = {key: value for key, value in config.items() if key != "torch_dtype"}
-    return CLIPTextConfig.from_dict({**known, "dtype": "float32"})
+    return kind.from_dict({**known, "dtype": "float32"})
 
 
-def positioned(module: CLIPTextModel) -> CLIPTextModel:
-    """The text encoder with its positions, the one buffer of all modules; it is never stored."""
-    module.embeddings.position_ids = torch.arange(module.config.max_position_embeddings, device="cpu").expand((1, -1))
-    return module
+def add_positions(embeddings: Any) -> None:
+    """Gives one of CLIP's transformers the one buffer of all modules; it is never stored."""
+    count = embeddings.position_embedding.num_embeddings
+    embeddings.position_ids = torch.arange(count, device="cpu").expand((1, -1))
 
 
 BUILDERS: Mapping[str, Callable[[Config], Any]] = {
@@ -63,4 +79,5 @@ BUILDERS: Mapping[str, Callable[[Config], Any]] = {
     "text_encoder_2": projected,
     "controlnet": from_config(ControlNetModel),
     "t2i_adapter": from_config(T2IAdapter),
+    "image_encoder": image_encoder,
 }

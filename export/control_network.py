@@ -54,7 +54,7 @@ class HoistedControl(nn.Module):
     ) -> tuple[Tensor, ...]:
         """The packed residuals of every level, each residual times its number of `scales` (residuals)."""
         network = self.network
-        middle, skips = way_down(network, network.conv_in(sample) + hint, time_bias, cross_kv)
+        middle, skips = way_down(network, network.conv_in(sample) + hint, time_bias, (cross_kv,))
         convolutions = (*network.controlnet_down_blocks, network.controlnet_mid_block)
         residuals = [
             convolution(features) * scales[place]

@@ -68,7 +68,7 @@ def calls_of(bundle: Bundle, settings: Settings) -> dict[str, Call]:
     images, pixels = len(settings.seeds), manifest.latents.pixels
     prompts = 2 if guided(settings, manifest) else 1
     sides = {"height": settings.height // pixels, "width": settings.width // pixels, "n": settings.steps}
-    sides["tokens"] = manifest.tokenizer.length
+    sides |= {"tokens": manifest.tokenizer.length, "images": 1}
     texts = dict.fromkeys((*manifest.text.encoders, "cross_kv"), prompts)
     batches = {**texts, "time_bias": 1, "unet": images * prompts, settings.decoder: 1}
     times = {"unet": settings.steps, settings.decoder: images}

@@ -85,12 +85,12 @@ class Component:
     def load(self) -> Any:
         """Returns a new module, its weights in float32, in eval mode and without gradients."""
         module = BUILDERS[self.name](self.config)
-        tensors = _read(self.weights)
+        tensors = read(self.weights)
         for one in self.changes:
             weight = tensors[one.weight]
             weight += torch.from_numpy(one.read()).reshape(weight.shape)
         for name, rows in self.appended.items():
-            more = _read({f"{place}": stored for place, stored in enumerate(rows)})
+            more = read({f"{place}": stored for place, stored in enumerate(rows)})
             width = tensors[name].shape[1]
             tensors[name] = torch.cat([tensors[name], *(more[f"{i}"].reshape(-1, width) for i in range(len(rows)))])
         module.load_state_dict(tensors, assign=True)
@@ -104,8 +104,9 @@ class Checkpoint:
     `source` is the name of its file or folder, `components` are by name (unet, vae, text_encoder, ...), `scheduler` is
     the content of its scheduler_config.json, and `tokenizers` its tokenizer folders by their names, none for a single
     file. `zero_negative`: whether no negative prompt means zeros, not an empty text. `controls`, `adapters`: the
-    networks by which images are to steer the UNet, by the names that they are asked for by. Each load makes a new
-    module: float32, eval mode, no gradients.
+    networks by which images are to steer the UNet, by the names that they are asked for by. `image_prompts`: likewise
+    the tensors of IP-Adapters, whose encoder is among the components. Each load makes a new module: float32, eval mode,
+    no gradients.
     """
 
     source: str
@@ -116,6 +117,7 @@ class Checkpoint:
     zero_negative: bool = False
     controls: Mapping[str, Component] = field(default_factory=dict)
     adapters: Mapping[str, Component] = field(default_factory=dict)
+    image_prompts: Mapping[str, Mapping[str, Stored]] = field(default_factory=dict)
 
     def load_unet(self) -> UNet2DConditionModel:
         """Returns the UNet; raises CheckpointError when its file has changed since the checkpoint was opened."""
@@ -289,8 +291,8 @@ def header(file: Path) -> dict[str, Stored]:
         ) from error
 
 
-def _read(weights: Mapping[str, Stored]) -> Tensors:
-    """Returns copies of the tensors in float32."""
+def read(weights: Mapping[str, Stored]) -> Tensors:
+    """Returns copies of the tensors in float32. Raises CheckpointError for a file that has changed."""
     by_file = sorted(weights.items(), key=lambda item: item[1].file)
     ends = itertools.accumulate(4 * math.prod(stored.shape) for _, stored in by_file)
     # A file is closed and opened again every so often: all that was read of it counts as our memory until then.

@@ -30,7 +30,7 @@ from latentrt.tensors import Array, TensorSpec, shape_of
 # The targets that `latentrt calibrate` may have written a graph for.
 QUANTIZED_FOR = ("tensorrt", "any")
 # What a lowered graph is run at: (batch, height, width) in latents.
-PROBE = {"batch": 2, "height": 16, "width": 24}
+PROBE = {"batch": 2, "height": 16, "width": 24, "images": 1}
 
 Progress = Callable[[str], None]
 Arrays = Mapping[str, Array]

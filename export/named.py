@@ -14,7 +14,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 @dataclass(frozen=True)
 class Named:
-    """A network by which images steer the UNet: where it is, and the name that requests will call it by."""
+    """What images steer the UNet by: where it is, and the name that requests will call it by."""
 
     name: str
     path: Path

@@ -12,6 +12,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from latentrt.export.adapter_network import feature_specs
 from latentrt.export.families import Encoder
+from latentrt.export.image_encoder import SEEN, encoder_part, kv_specs
 from latentrt.export.load import Checkpoint
 from latentrt.export.part import PROBES, Part, Probe, added_to_time, generator, part, pixels_of, sample_spec
 from latentrt.export.residuals import Layout, residual_specs, unpacked
@@ -27,6 +28,7 @@ from latentrt.export.split import (
     widths_of,
 )
 from latentrt.export.steering import Steering
+from latentrt.manifest import IMAGE_ENCODER
 from latentrt.tensors import TensorSpec
 
 # How large probes are of what the UNet adds to the time embedding.
@@ -37,11 +39,18 @@ TextModel: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
 
 
 def parts_of(checkpoint: Checkpoint) -> Iterator[Part]:
-    """Yields every component in the order in which the runtime calls them; a module is loaded when its turn comes."""
+    """Yields every component in the order in which the runtime calls them; a module is loaded when its turn comes.
+
+    The image encoder alone follows what it is called before, the UNet: both are large, and so one is in memory.
+    """
     family = checkpoint.family
     for name, encoder in family.encoders.items():
         yield from text_parts(checkpoint.load_text_encoder(name), encoder, name)
-    yield from unet_parts(checkpoint.load_unet(), len(family.size_ids), Steering.of(checkpoint))
+    unet = checkpoint.load_unet()
+    steering = Steering.of(checkpoint, unet)
+    yield from unet_parts(unet, len(family.size_ids), steering)
+    if steering.prompts:
+        yield encoder_part(checkpoint.components[IMAGE_ENCODER].load(), steering.prompts)
     yield from vae_parts(checkpoint.load_vae(), float32=family.float32_vae)
 
 
@@ -90,7 +99,7 @@ def unet_parts(unet: UNet2DConditionModel, size_ids: int = 0, steering: Steering
     steering = steering or Steering()
     config, times, networks = unet.config, time_specs(unet, size_ids), (unet, *steering.controls.values())
     cross_kv, time_bias = CrossKV(*networks).eval(), TimeBiases(*networks).eval()
-    runs = [unet_feeds(unet, times, *probe) for probe in PROBES]
+    runs = [unet_feeds(unet, times, *probe) | steering.prompted(*probe) for probe in PROBES]
     steered = steering.runs(runs)
     layout, features = steering.layout(unet), steering.features
     specs = (*residual_specs(layout), *feature_specs(features))
@@ -109,7 +118,7 @@ def unet_parts(unet: UNet2DConditionModel, size_ids: int = 0, steering: Steering
     yield part("time_bias", lambda: time_bias, times, (TensorSpec("time_bias", "float32", ("n", bias_width)),), runs)
     shared = (TensorSpec("time_bias", "float32", ("batch", bias_width)), kv_spec)
     yield from steering.parts(shared, widths_of(unet), runs, steered)
-    inputs = (sample_spec(unet), *shared, *specs)
+    inputs = (sample_spec(unet), *shared, *specs, *kv_specs(steering.prompts, "*images"))
     prediction_spec = TensorSpec("prediction", "float32", ("batch", config.out_channels, "height", "width"))
     yield part("unet", lambda: HoistedUNet(unet, layout, len(features)), inputs, (prediction_spec,), runs)
 
@@ -147,8 +156,8 @@ def predicted(unet: UNet2DConditionModel, feeds: Mapping[str, Tensor], layout: L
     told = feeds.get("guidance")
     guidance = None if told is None else guidance_sinusoid(unet.config.time_cond_proj_dim)(1000 * told)
     steering: dict[str, Any] = {}
-    levels, features = (
-        [tensor for name, tensor in feeds.items() if name.startswith(kind)] for kind in ("residual_", "feature_")
+    levels, features, seen = (
+        [tensor for name, tensor in feeds.items() if name.startswith(kind)] for kind in ("residual_", "feature_", SEEN)
     )
     if levels:
         *down, middle = unpacked(levels, layout)
@@ -160,7 +169,7 @@ def predicted(unet: UNet2DConditionModel, feeds: Mapping[str, Tensor], layout: L
         feeds["timestep"],
         feeds["context"],
         timestep_cond=guidance,
-        added_cond_kwargs=added_to_time(feeds),
+        added_cond_kwargs={**added_to_time(feeds), **({"image_embeds": seen} if seen else {})},
         **steering,
     )
     prediction: Tensor = output.sample

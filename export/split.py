@@ -7,8 +7,11 @@ Cross-attention's key and value projections become `CrossKV`, the time-embedding
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from itertools import zip_longest
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +25,9 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from latentrt.export.residuals import Layout, unpacked
 
+# What cross-attention attends to: packed keys and values of a text, and of what prompts besides.
+Context: TypeAlias = tuple[Tensor, ...]
+
 
 class ExplicitAttention:
     """Attention spelt out as MatMul, Softmax, MatMul with the scale on the query.
@@ -33,7 +39,7 @@ class ExplicitAttention:
         self,
         attn: Attention,
         hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
+        encoder_hidden_states: Any = None,
         attention_mask: None = None,
         temb: None = None,
     ) -> Tensor:
@@ -41,30 +47,37 @@ class ExplicitAttention:
         x = hidden_states.flatten(2).transpose(1, 2) if hidden_states.ndim == 4 else hidden_states
         if attn.group_norm is not None:
             x = attn.group_norm(x.transpose(1, 2)).transpose(1, 2)
-        key, value = self.key_value(attn, x, encoder_hidden_states)
-        x = attn.to_out[0](attend(attn.to_q(x), key, value, attn.heads, upcast=attn.upcast_attention))
+        query, pairs = attn.to_q(x), self.key_values(attn, x, encoder_hidden_states)
+        attended = [attend(query, *pair, attn.heads, upcast=attn.upcast_attention) for pair in pairs]
+        x = attn.to_out[0](reduce(operator.add, attended))
         if hidden_states.ndim == 4:
             x = x.transpose(1, 2).reshape(hidden_states.shape)
         if attn.residual_connection:
             x = x + hidden_states
         return x if attn.rescale_output_factor == 1 else x / attn.rescale_output_factor
 
-    def key_value(self, attn: Attention, x: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The keys and values of self-attention: projections of the input itself."""
-        return attn.to_k(x), attn.to_v(x)
+    def key_values(self, attn: Attention, x: Tensor, context: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields the keys and values of self-attention: projections of the input itself."""
+        yield attn.to_k(x), attn.to_v(x)
 
 
 class HoistedCrossAttention(ExplicitAttention):
-    """Cross-attention whose keys and values are a slice of the packed `cross_kv` that takes the context's place."""
+    """Cross-attention whose keys and values are slices of packed ones that take the context's place.
+
+    Those of the text, `cross_kv`, come first, then those of what prompts besides, each attended by itself and summed.
+    """
 
     def __init__(self, start: int, width: int) -> None:
         self.start, self.width = start, width
 
-    def key_value(self, attn: Attention, x: Tensor, cross_kv: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The keys and values at this layer's place in `cross_kv`: (batch, tokens, width) each."""
-        assert cross_kv is not None
+    def key_values(self, attn: Attention, x: Tensor, context: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields the keys and values at this layer's place, (batch, tokens, width) each."""
+        cross_kv, *images = context
         middle, end = self.start + self.width, self.start + 2 * self.width
-        return cross_kv[:, :, self.start : middle], cross_kv[:, :, middle:end]
+        yield cross_kv[:, :, self.start : middle], cross_kv[:, :, middle:end]
+        for kv in images:  # whose keys of all layers come before all values: see `ImageKV`
+            key, value = self.start // 2, (self.start + int(kv.shape[-1])) // 2
+            yield kv[:, :, key : key + self.width], kv[:, :, value : value + self.width]
 
 
 def attend(
@@ -82,6 +95,15 @@ def attend(
     weights = (scores if mask is None else scores + mask).softmax(-1)
     weights = weights.to(v.dtype) if wide else weights
     return (weights @ v).transpose(1, 2).reshape(batch, -1, width)
+
+
+def layer_output(layer: Any, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
+    """What a layer of one of CLIP's transformers makes of its input, the same shape: (batch, tokens, width)."""
+    x, attn = layer.layer_norm1(hidden), layer.self_attn
+    x = attend(attn.q_proj(x), attn.k_proj(x), attn.v_proj(x), attn.num_heads, mask)
+    hidden = hidden + attn.out_proj(x)
+    made: Tensor = hidden + layer.mlp(layer.layer_norm2(hidden))
+    return made
 
 
 class TextEncoder(nn.Module):
@@ -120,10 +142,7 @@ class TextEncoder(nn.Module):
         """The hidden state after every layer; that of the last is normed in any case."""
         hidden, states = self.embeddings(input_ids), list[Tensor]()
         for layer in self.layers:
-            x, attn = layer.layer_norm1(hidden), layer.self_attn
-            x = attend(attn.q_proj(x), attn.k_proj(x), attn.v_proj(x), attn.num_heads, self.mask)
-            hidden = hidden + attn.out_proj(x)
-            hidden = hidden + layer.mlp(layer.layer_norm2(hidden))
+            hidden = layer_output(layer, hidden, self.mask)
             # Normed before one is picked, not after: engines fuse a sum with the norm that follows it, the last one's
             # too, so a clip_skip of 1 is to the bit what a graph without the choice computes.
             last = len(states) == len(self.layers) - 1
@@ -240,11 +259,12 @@ class HoistedUNet(nn.Module):
     """The denoising UNet without the parts that `CrossKV` and `TimeBias` computed beforehand.
 
     Takes over the modules of `unet`, which cannot be called by itself any more. layout: of the residuals that it takes
-    of control networks, packed. features: how many it takes of T2I-Adapters.
+    of control networks, packed. features: how many it takes of T2I-Adapters. The keys and values of images follow.
     """
 
     def __init__(self, unet: UNet2DConditionModel, layout: Layout = (), features: int = 0) -> None:
         super().__init__()
+        unet.encoder_hid_proj = None  # of image prompts, which `ImageKV` has taken over
         hoist(unet)
         unet.time_embedding = unet.add_embedding = None
         self.unet, self.layout, self.features = unet, layout, features
@@ -252,11 +272,13 @@ class HoistedUNet(nn.Module):
     def forward(self, sample: Tensor, time_bias: Tensor, cross_kv: Tensor, *steering: Tensor) -> Tensor:
         """The prediction, (batch, channels, height, width), at any height and width the latents may have.
 
-        steering: the residuals of each level, then the features.
+        steering: the residuals of each level, then the features, then the keys and values of image prompts.
         """
         levels = len({level for level, _ in self.layout})
-        residuals, features = tuple(unpacked(steering[:levels], self.layout)), steering[levels:]
-        hidden, skips = way_down(self.unet, self.unet.conv_in(sample), time_bias, cross_kv, features)
+        images = levels + self.features
+        residuals, features = tuple(unpacked(steering[:levels], self.layout)), steering[levels:images]
+        context = cross_kv, *steering[images:]
+        hidden, skips = way_down(self.unet, self.unet.conv_in(sample), time_bias, context, features)
         if residuals:
             hidden = hidden + residuals[-1]
             skips = tuple(skip + residual for skip, residual in zip(skips, residuals[:-1], strict=True))
@@ -264,7 +286,7 @@ class HoistedUNet(nn.Module):
             taken, skips = skips[-len(block.resnets) :], skips[: -len(block.resnets)]
             # diffusers upsamples to the next skip's size when the size is odd; elsewhere the two are the same.
             size = skips[-1].shape[2:] if skips else None
-            hidden = block(hidden, taken, time_bias, upsample_size=size, **context_of(block, cross_kv))
+            hidden = block(hidden, taken, time_bias, upsample_size=size, **context_of(block, context))
         return self.unet.conv_out(self.unet.conv_act(self.unet.conv_norm_out(hidden)))
 
 
@@ -272,7 +294,7 @@ def way_down(
     network: UNet2DConditionModel | ControlNetModel,
     hidden: Tensor,
     time_bias: Tensor,
-    cross_kv: Tensor,
+    context: Context,
     features: Sequence[Tensor] = (),
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """What a network makes of its first features in the middle, and all skips on the way there.
@@ -282,23 +304,23 @@ def way_down(
     """
     skips: tuple[Tensor, ...] = (hidden,)
     for block, added in zip_longest(network.down_blocks, features[: len(network.down_blocks)]):
-        hidden, outputs = block_down(block, hidden, time_bias, cross_kv, added)
+        hidden, outputs = block_down(block, hidden, time_bias, context, added)
         skips += outputs
     for block in filter(None, [network.mid_block]):  # pruned UNets have none
-        hidden = block(hidden, time_bias, **context_of(block, cross_kv))
+        hidden = block(hidden, time_bias, **context_of(block, context))
     for added in features[len(network.down_blocks) :]:
         hidden = hidden + added
     return hidden, skips
 
 
 def block_down(
-    block: nn.Module, hidden: Tensor, time_bias: Tensor, cross_kv: Tensor, added: Tensor | None
+    block: nn.Module, hidden: Tensor, time_bias: Tensor, context: Context, added: Tensor | None
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """What a block on the way down makes, and its skips; as diffusers adds to them, see `places_of`."""
-    context = context_of(block, cross_kv)
-    if added is None or context:
+    attended = context_of(block, context)
+    if added is None or attended:
         inside = {} if added is None else {"additional_residuals": added}
-        return block(hidden, time_bias, **context, **inside)
+        return block(hidden, time_bias, **attended, **inside)
     hidden, outputs = block(hidden, time_bias)
     hidden = hidden + added
     return hidden, (*outputs[:-1], hidden)
@@ -405,6 +427,6 @@ def plain(module: nn.Module) -> nn.Module:
     return module
 
 
-def context_of(block: nn.Module, cross_kv: Tensor) -> dict[str, Tensor]:
+def context_of(block: nn.Module, context: Context) -> dict[str, Context]:
     """The keyword arguments that a UNet block with cross-attention takes and one without does not."""
-    return {"encoder_hidden_states": cross_kv} if getattr(block, "has_cross_attention", False) else {}
+    return {"encoder_hidden_states": context} if getattr(block, "has_cross_attention", False) else {}

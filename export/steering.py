@@ -1,4 +1,4 @@
-"""The networks by which images steer a UNet: their components, and what they have it take besides."""
+"""What images steer a UNet by: its components, and what they have the UNet take besides."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from torch import Tensor
 
 from latentrt.export.adapter_network import Features, adapter_part, adapter_run, features_of
 from latentrt.export.control_network import control_parts, control_run
+from latentrt.export.image_encoder import ImageKV, prompt_run
+from latentrt.export.image_prompts import add_image_prompts
 from latentrt.export.load import Checkpoint
 from latentrt.export.part import Part, pixels_of
 from latentrt.export.residuals import Layout, layout_of
@@ -21,20 +23,22 @@ Run = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Steering:
-    """The networks, by the names that they are asked for by. pixels: a side of one latent."""
+    """The networks, and the IP-Adapters, by the names that they are asked for by. pixels: a side of one latent."""
 
     controls: Mapping[str, ControlNetModel] = field(default_factory=dict)
     adapters: Mapping[str, T2IAdapter] = field(default_factory=dict)
+    prompts: Mapping[str, ImageKV] = field(default_factory=dict)
     pixels: int = 8
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint) -> Steering:
-        """The networks of a checkpoint, loaded."""
+    def of(cls, checkpoint: Checkpoint, unet: UNet2DConditionModel) -> Steering:
+        """All that a checkpoint has, loaded; IP-Adapters become a part of its UNet first, in place."""
         controls, adapters = (
             {name: component.load() for name, component in components.items()}
             for components in (checkpoint.controls, checkpoint.adapters)
         )
-        return cls(controls, adapters, pixels_of(checkpoint.components["vae"].config))
+        prompts = add_image_prompts(unet, checkpoint.image_prompts)
+        return cls(controls, adapters, prompts, pixels_of(checkpoint.components["vae"].config))
 
     def layout(self, unet: UNet2DConditionModel) -> Layout:
         """Where a UNet takes residuals; nowhere without ControlNets."""
@@ -54,6 +58,13 @@ class Steering:
         }
         return controls | adapters
 
+    def prompted(self, batch: int, _height: int, _width: int) -> Run:
+        """What the IP-Adapters make of images in a run of a UNet, of one for each of two rows, or of two for one."""
+        found: Run = {}
+        for name, prompt in self.prompts.items():
+            found |= prompt_run(name, prompt, batch, images=3 - batch)
+        return found
+
     def parts(
         self,
         shared: tuple[TensorSpec, ...],
@@ -69,6 +80,7 @@ class Steering:
         for name, control in self.controls.items():
             kv, bias = widths_of(control)  # before they are taken out of it
             own = [{**feeds, **more} for feeds, more in zip(unet, runs[name], strict=True)]
+            kv, bias = widths_of(control)  # before they are taken out of it
             yield from control_parts(name, control, shared, starts, own)
             starts = starts[0] + kv, starts[1] + bias
         for name, adapter in self.adapters.items():

@@ -20,7 +20,7 @@ from latentrt.export.canonical import OPSET, canonical
 from latentrt.tensors import TensorSpec, shape_of
 
 # The sizes at which a module is traced; small, because some operators are very slow in fp16 on a CPU.
-SIZES = {"batch": 2, "height": 2, "width": 3, "tokens": 5, "n": 2}
+SIZES = {"batch": 2, "height": 2, "width": 3, "tokens": 5, "n": 2, "images": 2}
 
 
 def trace(module: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> ir.Model:

@@ -16,6 +16,7 @@ from latentrt.export.controls import with_controls
 from latentrt.export.embeddings import Embedding, embeddings_provenance, with_embeddings, words_of
 from latentrt.export.families import Config, shown_by_channels
 from latentrt.export.gate import gated
+from latentrt.export.image_prompts import with_image_prompts
 from latentrt.export.load import Checkpoint, load_checkpoint
 from latentrt.export.lora import loras_provenance, with_loras
 from latentrt.export.named import Named, check_names
@@ -55,7 +56,8 @@ class ExportOptions:
     tokenizer: a tokenizer folder to use in place of the checkpoint's. vae, configs: as in `load_checkpoint`. loras:
     the files to fuse, as in `with_loras`. tiny_decoder: one to add, as in `open_tiny_decoder`. embeddings: the files
     whose words are added, as in `with_embeddings`. controls, adapters: the networks by which images are to steer the
-    UNet, as in `with_controls` and `with_adapters`.
+    UNet, as in `with_controls` and `with_adapters`. image_prompts, image_encoder: the IP-Adapters by which images are
+    to prompt it, as in `with_image_prompts`.
     """
 
     precision: FloatPrecision = "fp32"
@@ -70,11 +72,13 @@ class ExportOptions:
     embeddings: tuple[Embedding, ...] = ()
     controls: tuple[Named, ...] = ()
     adapters: tuple[Named, ...] = ()
+    image_prompts: tuple[Named, ...] = ()
+    image_encoder: Path | None = None
 
     @property
     def steering(self) -> tuple[Named, ...]:
-        """All networks by which images are to steer the UNet."""
-        return (*self.controls, *self.adapters)
+        """All by which images are to steer the UNet."""
+        return (*self.controls, *self.adapters, *self.image_prompts)
 
 
 def export(source: Path, out: Path, options: ExportOptions, progress: Progress = lambda line: None) -> Manifest:
@@ -88,6 +92,7 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
         checkpoint = load_checkpoint(source, configs=options.configs, vae=options.vae)
         checkpoint = with_controls(with_loras(checkpoint, options.loras), options.controls)
         checkpoint = with_adapters(checkpoint, options.adapters)
+        checkpoint = with_image_prompts(checkpoint, options.image_prompts, options.image_encoder)
         tiny = open_tiny_decoder(options.tiny_decoder) if options.tiny_decoder else None
         tokenizer, pads = find_tokenizer(checkpoint, options)
         checkpoint, tokenizer = with_embeddings(checkpoint, tokenizer, options.embeddings)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentrt.checks import number, text
 from latentrt.errors import RequestError
-from latentrt.image import digest, open_image, resized
+from latentrt.image import digest, open_image, resized, squared
 from latentrt.manifest import Manifest
 
 if TYPE_CHECKING:
@@ -24,10 +24,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Control:
-    """An image that steers the picture through one of the bundle's ControlNets or T2I-Adapters.
+    """An image that steers the picture through one of the bundle's ControlNets, T2I-Adapters or IP-Adapters.
 
     name: the network's. image: what it was trained to see, edges or depths for example, or its file; brought to the
-    picture's size. scale: how strongly. start, end: the share of the steps at which it begins and ends, 0 to 1.
+    picture's size. For an IP-Adapter any image, cut to a square. scale: how strongly. start, end: the share of the
+    steps at which it begins and ends, 0 to 1.
     """
 
     name: str
@@ -41,18 +42,23 @@ class Control:
 class Settled(Control):
     """A control with every choice checked against the bundle.
 
-    image: in the mode that its network sees, of any size. component: what sees it.
+    image: in the mode that its network sees, of any size. component: what sees it. side: of the square, in pixels, that
+    it sees; None where that is the picture's size.
     """
 
     image: Image = field(repr=False)
     component: str = field(kw_only=True)
+    side: int | None = field(default=None, kw_only=True)
 
     def works(self, step: int, steps: int) -> bool:
         """Whether it has a say in a step."""
         return self.scale != 0 and step / steps >= self.start and (step + 1) / steps <= self.end
 
     def framed(self, width: int, height: int, source: Source | None) -> Image:
-        """The image at the picture's size, as the image that the run starts from is brought there, if there is one."""
+        """The image as it is seen: at the picture's size as the image that the run starts from is brought there, if
+        there is one, or a square."""
+        if self.side is not None:
+            return squared(self.image, self.side)
         return source.framed(self.image, width, height) if source else resized(self.image, width, height)
 
     def record(self) -> dict[str, Any]:
@@ -75,7 +81,7 @@ def settled(control: Control, manifest: Manifest) -> Settled:
         known = f"one of {', '.join(manifest.controls)}" if manifest.controls else "none of them"
         raise RequestError(
             f"controls: got {name!r}, but {manifest.name} has {known}; add it with `latentrt export --controlnet"
-            f" {name}=PATH` or `--t2i-adapter {name}=PATH`"
+            f" {name}=PATH`, `--t2i-adapter {name}=PATH` or `--ip-adapter {name}=PATH`"
         )
     where = f"control {name}"
     start, end = (number(f"{where}: {share}", getattr(control, share), 0, 1) for share in ("start", "end"))
@@ -83,6 +89,7 @@ def settled(control: Control, manifest: Manifest) -> Settled:
         raise RequestError(f"{where}: got a start of {start:g} and an end of {end:g}, expected the end after the start")
     scale = number(f"{where}: scale", control.scale, -math.inf, math.inf)
     component = manifest.controls[name]
-    [channels] = (spec.shape[1] for spec in manifest.components[component].inputs if spec.name == "image")
-    image = open_image(where, control.image, "L" if channels == 1 else "RGB")
-    return Settled(name, image, scale, start, end, component=component)
+    [shape] = (spec.shape for spec in manifest.components[component].inputs if spec.name == "image")
+    image = open_image(where, control.image, "L" if shape[1] == 1 else "RGB")
+    side = shape[-1] if isinstance(shape[-1], int) else None
+    return Settled(name, image, scale, start, end, component=component, side=side)

@@ -19,6 +19,8 @@ DTYPES = ("float16", "float32", "int64")
 # What stands before the name of what steers the UNet by an image in those of its components: a ControlNet and what
 # encodes its image, a T2I-Adapter.
 CONTROL, HINT, ADAPTER = "control_", "hint_", "adapter_"
+# What encodes images that prompt the UNet, and what stands before an IP-Adapter's name in that of what it makes of one.
+IMAGE_ENCODER, IMAGE_KV = "image_encoder", "image_kv_"
 
 Precision = Literal["fp32", "fp16", "w16", "int8", "w8"]
 # The numbers that a time embedding may take besides the timestep: pixels, but for the score.
@@ -153,13 +155,16 @@ class Manifest:
 
     @property
     def controls(self) -> dict[str, str]:
-        """By the name of each network by which an image can steer the UNet, the component that sees the image."""
-        return {
+        """By each name by which an image can steer the UNet, the component that sees the image."""
+        networks = {
             name.removeprefix(prefix): name
             for name in self.components
             for prefix in (HINT, ADAPTER)
             if name.startswith(prefix)
         }
+        encoder = self.components.get(IMAGE_ENCODER)
+        made = encoder.outputs if encoder else ()
+        return networks | {spec.name.removeprefix(IMAGE_KV): IMAGE_ENCODER for spec in made}
 
 
 # Keys that bundles of earlier versions do not have; only what says something is written.

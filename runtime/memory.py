@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 from latentrt.engines import Engine
 from latentrt.errors import EngineError, OutOfMemoryError
-from latentrt.manifest import ADAPTER, CONTROL, HINT, Component, Manifest, Precision
+from latentrt.manifest import ADAPTER, CONTROL, HINT, IMAGE_ENCODER, Component, Manifest, Precision
 from latentrt.settings import Settings, guided
 from latentrt.tasks import TINY_DECODER
 from latentrt.tensors import shape_of
@@ -71,7 +71,7 @@ class Demand:
 
     def uses(self, name: str) -> bool:
         """Whether it calls a component."""
-        if name.startswith((CONTROL, HINT, ADAPTER)):
+        if name.startswith((CONTROL, HINT, ADAPTER, IMAGE_ENCODER)):
             return name in self.steering
         unused = {"vae_decoder"} - {self.decoder} | (set() if self.encodes else {"vae_encoder"})
         return name not in unused

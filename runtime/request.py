@@ -55,9 +55,10 @@ class Request:
     default as many, of which it takes the last hires_strength, above 0 and up to 1 (default 0.5). hires_upscaler:
     "latent", between latents, or "lanczos", between the pixels of a picture that is decoded for it.
 
-    controls: images that steer the picture through the bundle's ControlNets and T2I-Adapters, see `Control`; width and
-    height are the first one's, cut to multiples of 8, where there is no init. guess: ControlNets without a say in the
-    negative prompt's half, and less at high resolution: for prompts that say little.
+    controls: images that steer the picture through the bundle's ControlNets, T2I-Adapters and IP-Adapters: `Control`.
+    Width and height are those of the first one for one of the former two, cut to multiples of 8, where there is no
+    init. guess: ControlNets without a say in the negative prompt's half, and less at high resolution: for prompts that
+    say little.
 
     window, stride: the model sees the picture through square windows of so many pixels, so many apart (by default a
     quarter), for sizes that it was not trained at. seamless: the edges that meet, so that the picture repeats from left

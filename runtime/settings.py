@@ -172,10 +172,11 @@ def settle(request: Request, manifest: Manifest) -> Settings:
 def size_of(
     source: Source | None, handover: Handover, controls: Sequence[Settled], pixels: int
 ) -> tuple[int, int] | None:
-    """The picture's own size: that of what it starts from, or of the first image that steers it; None of neither."""
+    """The picture's own size: that of what it starts from, else of the first image that is seen whole, or None."""
     if source:
         return source.size(pixels)
-    return handover.size(pixels) or next((cut("control", one.image.size, pixels) for one in controls), None)
+    seen = (one for one in controls if one.side is None)
+    return handover.size(pixels) or next((cut("control", one.image.size, pixels) for one in seen), None)
 
 
 def check_controls(settings: Settings) -> None:
@@ -186,7 +187,7 @@ def check_controls(settings: Settings) -> None:
     if source is None or source.mask is None or source.mask.padding is None:
         return
     for control in settings.controls:
-        if control.image.size != source.image.size:
+        if control.side is None and control.image.size != source.image.size:
             sizes = ["x".join(map(str, one.size)) for one in (control.image, source.image)]
             raise RequestError(
                 f"control {control.name}: got {sizes[0]} pixels, expected {sizes[1]}, the init's, with mask_padding"

@@ -73,6 +73,15 @@ def named(_context: click.Context, _parameter: click.Parameter, values: tuple[st
     metavar="NAME=PATH",
     help="A T2I-Adapter, likewise. May be repeated.",
 )
+@click.option(
+    "--ip-adapter",
+    "image_prompts",
+    callback=named,
+    multiple=True,
+    metavar="NAME=FILE",
+    help="An IP-Adapter by which images are to prompt the UNet, and what it is called. May be repeated.",
+)
+@click.option("--image-encoder", type=FOLDER, metavar="DIR", help="Theirs.  [default: image_encoder beside the first]")
 @click.option("--tokenizer", type=FOLDER, metavar="DIR", help="A tokenizer to use in place of the checkpoint's.")
 @click.option("--configs", type=FOLDER, metavar="DIR", help="For a single file: its unet, vae, ... .json.")
 @as_json
@@ -84,6 +93,7 @@ def export(
     embeddings: list[tuple[Path, str | None]],
     controls: list[tuple[str, Path]],
     adapters: list[tuple[str, Path]],
+    image_prompts: list[tuple[str, Path]],
     **options: Any,
 ) -> None:
     """Export CHECKPOINT, a diffusers folder or a .safetensors file, to the bundle OUT.
@@ -106,6 +116,7 @@ def export(
         embeddings=tuple(Embedding(file, token) for file, token in embeddings),
         controls=tuple(Named(name, path) for name, path in controls),
         adapters=tuple(Named(name, path) for name, path in adapters),
+        image_prompts=tuple(Named(name, path) for name, path in image_prompts),
     )
     manifest = write_bundle(checkpoint, out, chosen, progress=lambda line: click.echo(line, err=True))
     losses = {name: asdict(component.fidelity) for name, component in manifest.components.items()}

@@ -146,7 +146,7 @@ def control_of(value: str) -> Control:
     callback=controls_of,
     multiple=True,
     metavar="NAME=IMG[:SCALE[:START:END]]",
-    help="An image for one of the bundle's ControlNets or T2I-Adapters; may be repeated.",
+    help="An image for one of the bundle's ControlNets, T2I-Adapters or IP-Adapters; may be repeated.",
 )
 @click.option("--guess", is_flag=True, help="ControlNets make up for a prompt that says little.")
 @click.option("--window", type=int, metavar="PX", help="Large pictures: the side of windows that are seen at once.")

@@ -163,6 +163,7 @@ def feeds_of(bundle: Bundle) -> dict[str, Array]:
         "height": defaults.height // pixels,
         "width": defaults.width // pixels,
         "tokens": manifest.tokenizer.length,
+        "images": 1,
     }
     inputs = manifest.components[MEASURED].inputs
     return {spec.name: random.standard_normal(shape_of(spec, sizes)).astype(spec.dtype) for spec in inputs}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -11,9 +12,10 @@ import numpy as np
 from latentrt.conditioning import Call
 from latentrt.control import Settled
 from latentrt.guidance import sum_of
-from latentrt.manifest import HINT, Component
+from latentrt.manifest import HINT, IMAGE_ENCODER, IMAGE_KV, Component
 from latentrt.steering.adapter import Adapter
 from latentrt.steering.network import ControlNetwork
+from latentrt.steering.prompt import ImagePrompt, scaled, side_by_side
 from latentrt.tensors import Array, TensorSpec, shape_of, split_axis
 from latentrt.windows import Window
 
@@ -50,10 +52,15 @@ class Steering:
 
     def see(self, control: Settled, image: Array) -> None:
         """Has a control's network see its image, (1, channels, height, width) in [0, 1]; that goes for all steps."""
-        self.seen.append((control, self.steerer(control, self.call(control.component, image=image))))
+        self.seen.append((control, self.steerer(control, image)))
 
-    def steerer(self, control: Settled, seen: Feeds) -> Steerer:
-        """A control at work. seen: what its component made of the image."""
+    def steerer(self, control: Settled, image: Array) -> Steerer:
+        """A control at work, after its component has seen the image."""
+        if control.component == IMAGE_ENCODER:
+            name, shown = IMAGE_KV + control.name, np.array([1, 0], image.dtype)
+            seen = self.call(IMAGE_ENCODER, image=np.concatenate([image, image]), shown=shown)
+            return ImagePrompt(name, scaled(seen[name], control.scale))
+        seen = self.call(control.component, image=image)
         if control.component.startswith(HINT):
             return ControlNetwork(self.call, self.components, control, seen["hint"], guess=self.guess)
         features = {name: (np.float32(control.scale) * array).astype(array.dtype) for name, array in seen.items()}
@@ -68,18 +75,20 @@ class Steering:
     def feeds(self, step: int, unet: Feeds, negative: Sequence[bool], window: Window | None = None) -> Feeds:
         """What all controls together have the UNet take in a call; zeros where none works. See `Steerer`."""
         works = (steerer for control, steerer in self.seen if control.works(step - self.first, self.steps))
-        found = [steerer.feeds(unet, np.array(negative), window) for steerer in works]
-        return {
-            spec.name: self.joined(spec, [one[spec.name] for one in found if spec.name in one], unet)
-            for spec in self.specs
-        }
-
-    def joined(self, spec: TensorSpec, found: Sequence[Array], unet: Feeds) -> Array:
-        """What some controls have for an input, together."""
-        if found:
-            return sum_of([(1, one) for one in found])
+        made = [steerer.feeds(unet, np.array(negative), window) for steerer in works]
+        found = {spec: [one[spec.name] for one in made if spec.name in one] for spec in self.specs}
         batch, _, height, width = unet["sample"].shape
-        return self.zeros(spec, shape_of(spec, {"batch": batch, "height": height, "width": width}))
+        images = math.lcm(*(len(own) for spec, own in found.items() if own and spec.name.startswith(IMAGE_KV)))
+        sizes = {"batch": batch, "height": height, "width": width, "images": images}
+        return {spec.name: self.joined(spec, own, sizes) for spec, own in found.items()}
+
+    def joined(self, spec: TensorSpec, found: Sequence[Array], sizes: Mapping[str, int]) -> Array:
+        """What some controls have for an input, together."""
+        if not found:
+            return self.zeros(spec, shape_of(spec, sizes))
+        if spec.name.startswith(IMAGE_KV):
+            return side_by_side(found, sizes["images"])
+        return sum_of([(1, one) for one in found])
 
     def zeros(self, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
         """Zeros of that shape, made once."""

@@ -28,6 +28,7 @@ from latentrt.pipeline import Pipeline
 from latentrt.request import Request
 from tests.export.adapters import build_adapter
 from tests.export.controls import noise, saved_controlnet
+from tests.export.image_prompts import PROMPTS, saved_prompts
 from tests.export.tiny_families import TINY, module_of, reference
 
 PROMPT = "a red (apple"
@@ -96,12 +97,14 @@ def opened_pair(name: str, folder: Path, opened: Callable[..., Pipeline] = expor
 
 
 def steered_pair(name: str, folder: Path, opened: Callable[..., Pipeline] = exported) -> Pair:
-    """The same with a ControlNet, "canny", beside the UNet, and SDXL with a T2I-Adapter, "sketch"."""
-    saved_controlnet(module_of("unet", TINY[name].configs["unet"]), folder / "canny")
-    adapters = (Named("sketch", folder / "sketch"),) if name == "sdxl" else ()
-    for adapter in adapters:
-        build_adapter("xl").save_pretrained(adapter.path)
-    return opened_pair(name, folder, opened, controls=(Named("canny", folder / "canny"),), adapters=adapters)
+    """The same with a ControlNet, "canny", beside the UNet, and SDXL with a T2I-Adapter, "sketch", and IP-Adapters."""
+    unet = module_of("unet", TINY[name].configs["unet"])
+    saved_controlnet(unet, folder / "canny")
+    others: dict[str, tuple[Named, ...]] = {}
+    if name == "sdxl":
+        build_adapter("xl").save_pretrained(folder / "sketch")
+        others = {"adapters": (Named("sketch", folder / "sketch"),), "image_prompts": saved_prompts(unet, folder)}
+    return opened_pair(name, folder, opened, controls=(Named("canny", folder / "canny"),), **others)
 
 
 def steered(pair: Pair) -> tuple[float, float]:
@@ -124,6 +127,20 @@ def adapted(pair: Pair) -> tuple[float, float]:
     calls = {"image": image, "adapter_conditioning_scale": 0.7, "adapter_conditioning_factor": 0.5, **size}
     both, controls = replace(pair, theirs=theirs), [Control("sketch", image, 0.7, 0.0, 0.5)]
     got, plain = (both.psnr(guidance=5.0, steps=4, controls=one, theirs=calls, **size) for one in (controls, ()))
+    return got, plain
+
+
+def prompted(pair: Pair) -> tuple[float, float]:
+    """The same of images for both of SDXL's IP-Adapters."""
+    unet = module_of("unet", TINY[pair.name].configs["unet"])  # which is changed
+    theirs = type(pair.theirs)(**{**pair.theirs.components, "unet": unet}, add_watermarker=False)
+    theirs.set_progress_bar_config(disable=True)
+    theirs.load_ip_adapter(str(pair.folder), subfolder="", weight_name=[f"{name}.safetensors" for name in PROMPTS])
+    images, scales = [noise(50, 33), noise(31, 64, seed=1)], [0.5, 1.5]
+    theirs.set_ip_adapter_scale(scales)
+    both, calls = replace(pair, theirs=theirs), {"ip_adapter_image": images}
+    controls = [Control(*one) for one in zip(PROMPTS, images, scales, strict=True)]
+    got, plain = (both.psnr(guidance=5.0, steps=2, controls=one, theirs=calls) for one in (controls, ()))
     return got, plain
 
 

@@ -15,8 +15,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file as save_tensors
 
+from latentrt.engines import open_engines
 from latentrt.errors import BundleError, RequestError
 from latentrt.export.build import Options, build
+from latentrt.export.build_cpu import build_cpu
 from latentrt.export.builders import BUILDERS
 from latentrt.export.families import CONFIGS, FAMILIES, config_differences
 from latentrt.export.load import load_checkpoint
@@ -28,7 +30,18 @@ from latentrt.lora.places import places_of, unread_of
 from latentrt.lora.weights import changed_weights
 from tests.export import loras
 from tests.export.controls import build_controlnet
-from tests.export.pairs import PROMPT, SIZE, STEERED, adapted, exported, handed_over, opened_pair, steered, steered_pair
+from tests.export.pairs import (
+    PROMPT,
+    SIZE,
+    STEERED,
+    adapted,
+    exported,
+    handed_over,
+    opened_pair,
+    prompted,
+    steered,
+    steered_pair,
+)
 from tests.export.parts import written
 from tests.export.tiny_families import FILES, TINY, VARIANTS, XL_VAE, module_of, reference, save_file
 from tests.export.untraced import untraced
@@ -38,7 +51,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 LEAST_DB = 45.0
 TEXT_COMPONENTS = ("text_encoder", "text_encoder_2", "cross_kv", "time_bias")
 STEERING = ("hint_canny", "control_canny", "adapter_sketch")
-XL_COMPONENTS = (*TEXT_COMPONENTS, *STEERING, "unet", "vae_decoder", "vae_encoder")
+XL_COMPONENTS = (*TEXT_COMPONENTS, *STEERING, "unet", "image_encoder", "vae_decoder", "vae_encoder")
 # What the others have besides is LCM's guidance as an input, whose graph is built below.
 EXPORTED = {"sd2", "sdxl", "pruned"}
 
@@ -93,6 +106,19 @@ def test_components_build_with_tensorrt_rtx(pairs, tmp_path, monkeypatch):
     for plan in plans:
         assert plan.floats == ("fp32" if plan.component.startswith("vae") else "fp16")
         assert plan.bytes > bundle.path(known[plan.component].file).stat().st_size / 2
+
+
+@of("sdxl")
+def test_images_prompt_the_unet_and_do_so_in_graphs_for_the_cpu(pair, tmp_path):
+    known = pair.ours.bundle.manifest.components
+    bundle = written(tmp_path, pair.ours.bundle, {name: known[name] for name in ("unet", "image_encoder")})
+    built = {one.component for one in build_cpu(tmp_path)}
+    optimised = open_engines("onnxruntime", bundle)
+    assert built == optimised.keys() and all(engine.optimised for engine in optimised.values())
+    for ours in (pair.ours, pair.ours.with_engines(optimised)):
+        got, plain = prompted(replace(pair, ours=ours))
+        print(f"{got:.1f} dB, without {plain:.1f}")
+        assert got >= LEAST_DB and got > plain + 50
 
 
 @of("lcm", "sd2", "sdxl")
