@@ -325,3 +325,7 @@ def likeness(shapes: Mapping[str, Shape]) -> str:
         if any(key.startswith(prefix) for key in shapes):
             return f"; its keys {prefix}* look like {name}"
     return f"; its keys are {first_few(sorted({key.split('.')[0] + '.*' for key in shapes}))}"
+
+
+# The components that a checkpoint of some family has.
+PARTS = tuple(dict.fromkeys(name for family in FAMILIES for name in family.slots))

@@ -167,7 +167,7 @@ def _open_folder(path: Path, configs: Path | None, vae: Path | None) -> Checkpoi
         got = index.get("_class_name")
         if got not in family.pipelines:
             return [f"_class_name in its model_index.json is {got!r}, expected {' or '.join(family.pipelines)}"]
-        listed = [name for name in BUILDERS if index.get(name, [None])[0]]
+        listed = [name for name in families.PARTS if index.get(name, [None])[0]]
         if set(listed) != family.slots.keys():
             return [f"its model_index.json names {', '.join(listed)}, expected {', '.join(family.slots)}"]
         if index.get("is_cosxl_edit"):  # whose images are latents of unit variance, and whose schedule is EDM's

@@ -80,7 +80,6 @@ class Steering:
         for name, control in self.controls.items():
             kv, bias = widths_of(control)  # before they are taken out of it
             own = [{**feeds, **more} for feeds, more in zip(unet, runs[name], strict=True)]
-            kv, bias = widths_of(control)  # before they are taken out of it
             yield from control_parts(name, control, shared, starts, own)
             starts = starts[0] + kv, starts[1] + bias
         for name, adapter in self.adapters.items():

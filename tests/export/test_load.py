@@ -280,6 +280,12 @@ def test_folder_of_another_family(folder, file, changes, said):
     assert all(part in message for part in ["folder is of no supported family (sd1, ", *said]), message
 
 
+def test_folder_with_more_than_its_family_has(folder):
+    """As diffusers saves a pipeline that an IP-Adapter was loaded into."""
+    edit_json(folder / "model_index.json", image_encoder=["transformers", "CLIPVisionModelWithProjection"])
+    assert_holds(load_checkpoint(folder))
+
+
 def test_config_that_builds_no_module_or_another_one(folder):
     edit_json(folder / "unet" / "config.json", block_out_channels=[32])
     assert "the unet of" in (message := refusal(folder)) and "Correct its config" in message
