@@ -60,8 +60,9 @@ def lines_of(bundle: Bundle) -> Iterator[str]:
     for name, component in manifest.components.items():
         size = sum(manifest.files[file].bytes for file in (component.file, *component.data))
         psnr = component.fidelity.psnr_db
+        loss, when = "exact" if psnr is None else f"{psnr:.1f} dB", " in float" if component.quantization else ""
         yield ""
-        yield f"{name}  {component.precision}  {size / 1e6:.1f} MB  " + ("exact" if psnr is None else f"{psnr:.1f} dB")
+        yield f"{name}  {component.precision}  {size / 1e6:.1f} MB  {loss}{when}"
         if component.quantization is not None:
             yield from quantization_lines(component.quantization)
         for arrow, specs in (("<-", component.inputs), ("->", component.outputs)):
