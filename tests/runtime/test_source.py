@@ -112,8 +112,8 @@ def test_every_mode_of_8_bits_is_taken(bundle: Bundle, mode: str) -> None:
 
 
 def steered(bundle: Bundle) -> Bundle:
-    """The bundle with a ControlNet, of which only the name counts here."""
-    components = {**bundle.manifest.components, "control_canny": bundle.manifest.components["unet"]}
+    """The bundle with what sees a ControlNet's image, of which only the name and the input count here."""
+    components = {**bundle.manifest.components, "hint_canny": bundle.manifest.components["vae_encoder"]}
     return replace(bundle, manifest=replace(bundle.manifest, components=components))
 
 

@@ -25,7 +25,7 @@ LEAN = pytest.importorskip(
 
 CHECKOUT = Path(__file__).parents[2]
 RUNNING = [CHECKOUT / "runtime/engines" / f"{name}.py" for name in ("bindings", "execution", "tensorrt")]
-BUILDING = sorted((CHECKOUT / "export").glob("build*.py"))
+BUILDING = sorted((CHECKOUT / "export").glob("build[._]*"))
 
 # What the variables and attributes of these names hold.
 CLASSES = {
