@@ -58,7 +58,7 @@ class Steering:
         }
         return controls | adapters
 
-    def prompted(self, batch: int, _height: int, _width: int) -> Run:
+    def prompted(self, batch: int) -> Run:
         """What the IP-Adapters make of images in a run of a UNet, of one for each of two rows, or of two for one."""
         found: Run = {}
         for name, prompt in self.prompts.items():

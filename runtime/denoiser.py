@@ -20,7 +20,7 @@ from latentrt.samplers.walk import Walk
 from latentrt.schedule import timestep_at
 from latentrt.shown import beside
 from latentrt.steering import Steering
-from latentrt.tensors import Array
+from latentrt.tensors import Array, read_only
 from latentrt.windows import Window
 
 log = logging.getLogger(__name__)
@@ -129,7 +129,6 @@ class Denoiser:
         if rows not in self.stacked:
             if len(self.stacked) > 1:
                 self.stacked.clear()
-            stacked = np.concatenate([self.conditioning.packed(row) for row in rows for _ in range(images)])
-            stacked.flags.writeable = False
-            self.stacked[rows] = stacked
+            packed = [self.conditioning.packed(row) for row in rows for _ in range(images)]
+            self.stacked[rows] = read_only(np.concatenate(packed))
         return self.stacked[rows]

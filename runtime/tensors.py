@@ -34,6 +34,12 @@ class TensorSpec:
         return f"{self.name} {self.dtype} ({', '.join(map(str, self.shape))})"
 
 
+def read_only(array: Array) -> Array:
+    """The array, in place, never to be written again: an engine that has it on its device knows that it stays so."""
+    array.flags.writeable = False
+    return array
+
+
 def check(specs: Sequence[TensorSpec], tensors: Mapping[str, Array], owner: str) -> dict[str, int]:
     """Returns the size of every symbol in `specs`, once each tensor is known to fit its spec.
 

@@ -16,7 +16,7 @@ from latentrt.manifest import HINT, IMAGE_ENCODER, IMAGE_KV, Component
 from latentrt.steering.adapter import Adapter
 from latentrt.steering.network import ControlNetwork
 from latentrt.steering.prompt import ImagePrompt, scaled, side_by_side
-from latentrt.tensors import Array, TensorSpec, shape_of, split_axis
+from latentrt.tensors import Array, TensorSpec, read_only, shape_of, split_axis
 from latentrt.windows import Window
 
 Feeds = Mapping[str, Array]
@@ -94,8 +94,7 @@ class Steering:
         """Zeros of that shape, made once."""
         key = spec.name, shape
         if key not in self.kept:
-            self.kept[key] = np.zeros(shape, spec.dtype)
-            self.kept[key].flags.writeable = False
+            self.kept[key] = read_only(np.zeros(shape, spec.dtype))
         return self.kept[key]
 
 

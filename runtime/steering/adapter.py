@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from latentrt.tensors import Array
+from latentrt.tensors import Array, read_only
 from latentrt.windows import Window
 
 
@@ -35,9 +35,7 @@ class Adapter:
                 for name, one in self.features.items()
             }
         if rows not in self.kept:
-            self.kept[rows] = {name: np.repeat(one, rows, axis=0) for name, one in self.features.items()}
-            for one in self.kept[rows].values():
-                one.flags.writeable = False
+            self.kept[rows] = {name: read_only(np.repeat(one, rows, axis=0)) for name, one in self.features.items()}
         return self.kept[rows]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from latentrt.conditioning import Call
 from latentrt.control import Settled
 from latentrt.manifest import CONTROL, Component
-from latentrt.tensors import Array
+from latentrt.tensors import Array, read_only
 from latentrt.windows import Window
 
 
@@ -36,10 +36,8 @@ class ControlNetwork:
         rows = ~negative if self.guess else np.ones_like(negative)
         if not rows.any():
             return {}
-        name, asked = (
-            CONTROL + self.control.name,
-            unet if rows.all() else {key: feed[rows] for key, feed in unet.items()},
-        )
+        name = CONTROL + self.control.name
+        asked = unet if rows.all() else {key: feed[rows] for key, feed in unet.items()}
         residuals = self.call(name, hint=self.seen(int(rows.sum()), window), scales=self.scales(name), **asked)
         return residuals if rows.all() else {key: spread(array, rows) for key, array in residuals.items()}
 
@@ -54,8 +52,7 @@ class ControlNetwork:
         if window is not None:
             return np.repeat(self.hint[..., window[0], window[1]], rows, axis=0)
         if rows not in self.kept:
-            self.kept[rows] = np.repeat(self.hint, rows, axis=0)
-            self.kept[rows].flags.writeable = False
+            self.kept[rows] = read_only(np.repeat(self.hint, rows, axis=0))
         return self.kept[rows]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from latentrt.tensors import Array
+from latentrt.tensors import Array, read_only
 from latentrt.windows import Window
 
 
@@ -29,8 +29,7 @@ class ImagePrompt:
         """The keys and values of every row; kept, so that an engine has them at hand."""
         key = negative.tobytes()
         if key not in self.kept:
-            self.kept[key] = self.kv[negative.astype(int)]
-            self.kept[key].flags.writeable = False
+            self.kept[key] = read_only(self.kv[negative.astype(int)])
         return {self.name: self.kept[key]}
 
 
