@@ -1,16 +1,21 @@
 """diffusers' schedulers and this package's samplers on the same model, from the same noise, with the same draws.
 
-A `Case` names both sides; `difference` runs them. The model is any function of the latents that it is given and a
-timestep: the exact one of a small distribution here, or the built-in UNet.
+A `Case` names both sides, `ours` and `theirs` run them in float32 or float64, a `Comparison` holds both. The model is
+any function of the latents that it is given and a timestep: the exact one of a small distribution here, or the built-in
+UNet.
+
+The gates hold on every processor. In float64 both sides are the same but for the last bits (`SAME`). In float32 ours
+rounds at most a stated multiple of what the reference itself rounds (`ROUNDING`).
 """
 
 import functools
 import importlib
 import inspect
 import itertools
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from unittest import mock
 
 import numpy as np
@@ -21,13 +26,17 @@ from latentrt.denoiser import timesteps_of_calls
 from latentrt.prediction import PREDICTIONS
 from latentrt.prompt import read
 from latentrt.samplers import SAMPLERS
-from latentrt.schedule import NoiseSchedule, alpha, sigma_table, spread
+from latentrt.schedule import NoiseSchedule, alpha, sigma_table, spread, timestep_at
 
 SPACINGS = ("leading", "trailing", "linspace")
 CURVES = {"normal": {}, **{name: {f"use_{name}_sigmas": True} for name in ("karras", "exponential", "beta")}}
 BETAS = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 SCHEDULE = NoiseSchedule(1000, "scaled_linear", 0.00085, 0.012, "epsilon", False, "leading", 1, "one")
 WIDTH, CENTRE = 0.5, 0.3
+# How far apart both sides may be in float64, of the largest latent: float32 constants in the reference leave 5e-8.
+SAME = 2e-7
+# How many times the reference's rounding ours may be, and what neither can avoid: 80 units of float32's last place.
+ROUNDING, FLOOR = 4, 1e-5
 
 
 @dataclass(frozen=True)
@@ -61,34 +70,79 @@ class Case:
 
 
 def closed_form(case):
-    """Returns the model for x0 ~ N(1.3, 0.5^2) or N(-0.7, 0.5^2), evenly: (x, timestep) -> prediction, float32 both."""
+    """Returns the model for x0 ~ N(1.3, 0.5^2) or N(-0.7, 0.5^2), evenly: (x, timestep) -> prediction, of x's type."""
     table, prediction = sigma_table(case.schedule, clamped=False), case.prediction
 
     def model(x, timestep):
         t = timestep / 1000 if prediction == "flow_prediction" else None
         sigma = np.interp(timestep, np.arange(1000.0), table) if t is None else (t / (1 - t) if t < 1 else np.inf)
         scale = PREDICTIONS[prediction].scale(float(sigma))
-        x = x.astype(np.float64) / scale
+        dtype, x = x.dtype, x.astype(np.float64) / scale
         signal, noise = alpha(float(sigma)), spread(float(sigma))
         width = WIDTH**2 * signal**2 + noise**2
         mean = CENTRE + np.tanh(signal * (x - signal * CENTRE) / width)
         x0 = (WIDTH**2 * signal * x + noise**2 * mean) / width
         eps = (x - signal * x0) / noise
         outputs = {"epsilon": eps, "v_prediction": signal * eps - noise * x0, "sample": x0, "flow_prediction": eps - x0}
-        return outputs[prediction].astype(np.float32)
+        return outputs[prediction].astype(dtype)
 
     return model
 
 
-def difference(case, model, steps, shape=(1, 4, 6, 5), **changes):
-    """Returns the largest difference of the final latents over their largest value; nan if the reference gives that.
+@dataclass(frozen=True)
+class Comparison:
+    """The final latents of one combination on both sides, each in float32 and float64, and how far apart they are.
 
-    changes: to how the reference is run, see `theirs`.
+    left_out: how many steps at the end are not taken. Distances are over the largest value; nan if the reference is.
     """
-    noise, draws = material(steps, shape)
-    left_out = changes.get("left_out", 0)
-    got = ours(case, model, steps, noise, draws, left_out=left_out)
-    reference = theirs(case, model, steps, noise, draws, **changes)
+
+    case: Case
+    model: object
+    steps: int
+    left_out: int = 0
+
+    def side(self, run, dtype):
+        """The final latents of `ours` or `theirs` in a float type."""
+        noise, draws = material(self.steps)
+        return run(self.case, self.model, self.steps, noise, draws, left_out=self.left_out, dtype=dtype)
+
+    @cached_property
+    def exact(self):
+        """The final latents of this package in float64."""
+        return self.side(ours, np.float64)
+
+    @cached_property
+    def reference(self):
+        """The final latents of diffusers in float64."""
+        return self.side(theirs, np.float64)
+
+    @property
+    def apart(self):
+        """How far both sides are apart in float64."""
+        return distance(self.exact, self.reference)
+
+    @cached_property
+    def rounding(self):
+        """How far this package's float32 is from its float64."""
+        return distance(self.side(ours, np.float32), self.exact)
+
+    @cached_property
+    def their_rounding(self):
+        """How far diffusers' float32 is from its float64."""
+        return distance(self.side(theirs, np.float32), self.reference)
+
+    @property
+    def close(self):
+        """Whether both gates hold; where rounding makes the reference NaN, ours is held to what neither can avoid."""
+        allowed = ROUNDING * np.nan_to_num(self.their_rounding, nan=0.0) + FLOOR
+        return self.apart <= SAME and self.rounding <= allowed
+
+    def __str__(self):
+        return f"{self.apart:.1e} apart, rounding {self.rounding:.1e} (theirs {self.their_rounding:.1e})"
+
+
+def distance(got, reference):
+    """Returns the largest difference over the reference's largest value."""
     return float(np.abs(got - reference).max() / np.abs(reference).max())
 
 
@@ -110,10 +164,10 @@ def ours(case, model, steps, noise, draws, *, left_out=0, dtype=np.float32):
     kind = PREDICTIONS[case.prediction]
 
     def denoise(x, sigma):
-        scaled = (x * kind.scale(sigma)).astype(np.float32)
+        scaled = (x * kind.scale(sigma)).astype(dtype)
         return kind.denoised(x, model(scaled, times[sigma]).astype(dtype), sigma)
 
-    source = iter(draws)
+    source = iter(draws.astype(dtype))
     x = (grid.start * noise).astype(dtype)
     if case.start:
         sigma = float(grid.sigmas[0])
@@ -128,9 +182,27 @@ def clean(noise):
     return np.sign(noise)[..., ::-1].copy()
 
 
-def theirs(case, model, steps, noise, draws, *, left_out=0, exact_tables=False):
-    """Returns diffusers' final latents. exact_tables: let it compute with its sigmas in float64."""
-    module = importlib.import_module("diffusers")
+def theirs(case, model, steps, noise, draws, *, left_out=0, dtype=np.float32):
+    """Returns diffusers' final latents."""
+    noise, draws = (torch.from_numpy(array.astype(dtype)) for array in (noise, draws))
+    source = iter(draws)
+
+    def draw(*_args, **_kwargs):
+        return next(source).clone()
+
+    with ExitStack() as stack:
+        stack.enter_context(precision(dtype))
+        scheduler = scheduler_of(case)
+        home = importlib.import_module(type(scheduler).__module__)
+        if hasattr(home, "randn_tensor"):
+            stack.enter_context(mock.patch.object(home, "randn_tensor", draw))
+        scheduler.set_timesteps(steps)
+        scheduler.timesteps = agreed(scheduler, case, steps)
+        return run(scheduler, case, model, noise, draw, left_out * scheduler.order)
+
+
+def scheduler_of(case):
+    """Returns diffusers' scheduler of a case, no timesteps laid out yet."""
     config = {
         **BETAS,
         "clip_sample": False,
@@ -141,23 +213,39 @@ def theirs(case, model, steps, noise, draws, *, left_out=0, exact_tables=False):
     config |= CURVES.get(case.sigmas, {}) | case.config
     if case.zero_terminal_snr:
         config["rescale_betas_zero_snr"] = True
-    kind = getattr(module, case.scheduler)
+    kind = getattr(importlib.import_module("diffusers"), case.scheduler)
     known = accepted(kind)
     with mock.patch.object(kind, "set_timesteps", no_timesteps):
-        scheduler = kind(**{key: value for key, value in config.items() if key in known})
-    source = iter(torch.from_numpy(draws))
+        return kind(**{key: value for key, value in config.items() if key in known})
 
-    def draw(*_args, **_kwargs):
-        return next(source).clone()
 
-    with ExitStack() as stack:
-        home = importlib.import_module(kind.__module__)
-        if hasattr(home, "randn_tensor"):
-            stack.enter_context(mock.patch.object(home, "randn_tensor", draw))
-        scheduler.set_timesteps(steps)
-        if exact_tables:
-            scheduler.sigmas = scheduler.sigmas.double()
-        return run(scheduler, case, model, torch.from_numpy(noise), draw, left_out * scheduler.order)
+@contextmanager
+def precision(dtype) -> Iterator[None]:
+    """The reference computes in `dtype`: it names float32 in many places, which is float64 then."""
+    if dtype == np.float32:
+        yield
+        return
+    default = torch.get_default_dtype()
+    with mock.patch.object(torch, "float32", torch.float64), mock.patch.object(np, "float32", np.float64):
+        torch.set_default_dtype(torch.float64)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(default)
+
+
+def agreed(scheduler, case, steps):
+    """Returns the reference's timesteps, but ours where it cuts a curve's timesteps to whole ones and rounding decides.
+
+    The level of training timestep 999 comes out as 998.99997 or as 999, by the processor and the type, and is cut.
+    """
+    times = scheduler.timesteps
+    if case.sigmas not in ("exponential", "beta") or times.is_floating_point():
+        return times
+    grid = SAMPLERS[case.sampler].grid(case.schedule, steps, case.spacing, case.sigmas)
+    uncut = timestep_at(grid.sigmas, grid.table)
+    edge = (np.abs(uncut - np.round(uncut)) < 1e-3) & (np.abs(grid.timesteps - times.numpy()) <= 1)
+    return torch.where(torch.from_numpy(edge), torch.from_numpy(grid.timesteps).to(times.dtype), times)
 
 
 def no_timesteps(scheduler, *_args, **_kwargs):
@@ -206,6 +294,6 @@ def unet_model(pipeline, prompt="a red apple"):
     def model(x, timestep):
         rows = len(x)
         feeds = {"time_bias": np.repeat(bias(timestep), rows, 0), "cross_kv": np.repeat(kv, rows, 0)}
-        return pipeline.call("unet", sample=x, **feeds)["prediction"]
+        return pipeline.call("unet", sample=x, **feeds)["prediction"].astype(x.dtype)
 
     return model
