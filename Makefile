@@ -2,13 +2,36 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check types bench model clean
+# Exact versions for every Python, and a build of torch for CPUs: an open range would bring one of several GB.
+LOCKED := -c constraints.txt
+TORCH := torch==2.13.0
+TESTS := -m pytest -n auto --dist loadfile --no-loadscope-reorder
+
+.PHONY: demo test sweeps test-latest lock check types bench model clean
 
 demo: $(VENV)/.runtime  ## Generate the first picture; installs what running needs, no torch.
 	$(BIN)/latentrt generate "a red apple" --seed 7 --out apple.png
 
-test: $(VENV)/.dev  ## Run every test.
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+test: $(VENV)/.dev  ## Run every test but the sweeps.
+	$(BIN)/python $(TESTS)
+
+sweeps: $(VENV)/.dev  ## Run the tests that go through all of something: every float, every round, every shape.
+	$(BIN)/python $(TESTS) -m sweep
+
+test-latest:  ## Run the tests on the newest version of everything, in an environment of its own; prints what broke.
+	$(PYTHON) -m venv $(VENV)-latest
+	$(VENV)-latest/bin/python -m pip -q install --upgrade $(TORCH)
+	$(VENV)-latest/bin/python -m pip -q install --upgrade --upgrade-strategy eager -e '.[cpu,export,dev]'
+	$(VENV)-latest/bin/python -m pip -q install --no-deps -r constraints-alone.txt
+	$(VENV)-latest/bin/python -m pip list --outdated
+	-$(VENV)-latest/bin/python $(TESTS)
+
+lock:  ## Resolve the newest versions that the ranges allow, for every Python, into constraints.txt.
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip -q install uv
+	echo torch > build/lock/excludes.txt
+	build/lock/bin/uv -q pip compile constraints.in --universal --python-version 3.10 --upgrade --no-header \
+		--no-annotate --no-emit-package latentrt --excludes build/lock/excludes.txt -o constraints.txt
 
 check: $(VENV)/.dev  ## Check style and formatting.
 	$(BIN)/ruff check .
@@ -30,22 +53,21 @@ model: $(VENV)/.dev  ## Replace the built-in model: make model CHECKPOINT=folder
 	rm -rf runtime/models/emoji && mv build/emoji runtime/models/emoji
 
 clean:  ## Remove everything that can be made again.
-	rm -rf $(VENV) build dist *.egg-info apple.png
+	rm -rf $(VENV) $(VENV)-latest build dist *.egg-info apple.png
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.runtime: pyproject.toml setup.py | $(VENV)/bin/python
-	$(BIN)/python -m pip -q install -e '.[cpu]'
+$(VENV)/.runtime: pyproject.toml setup.py constraints.txt | $(VENV)/bin/python
+	@echo "Installing what running needs, 260 MB of packages, into $(VENV)"
+	$(BIN)/python -m pip -q install $(LOCKED) setuptools
+	$(BIN)/python -m pip -q install $(LOCKED) --no-build-isolation -e '.[cpu]'
 	touch $@
 
-# torch first and by itself: an open range would bring a build of several GB. CLIP's vocabulary is the only thing wanted
-# from open_clip_torch, whose own dependencies are large. NVIDIA's builder and runtimes need no GPU to be installed, built
-# with, and compared with what the code calls; the packages that would bring them fetch from elsewhere.
-$(VENV)/.dev: pyproject.toml setup.py | $(VENV)/bin/python
-	$(BIN)/python -m pip -q install torch==2.13.0
-	$(BIN)/python -m pip -q install -e '.[cpu,export,dev]'
-	$(BIN)/python -m pip -q install --no-deps open_clip_torch
-	$(BIN)/python -m pip -q install --no-deps tensorrt-rtx-cu13-libs==1.7.1.116 tensorrt-rtx-cu13-bindings==1.7.1.116 \
-		tensorrt-lean-cu13-libs==11.4.0.106 tensorrt-lean-cu13-bindings==11.4.0.106
+# The packages of constraints-alone.txt come without those that they ask for.
+$(VENV)/.dev: pyproject.toml setup.py constraints.txt constraints-alone.txt | $(VENV)/bin/python
+	@echo "Installing what the tests need, 3 GB of packages, into $(VENV)"
+	$(BIN)/python -m pip -q install $(LOCKED) $(TORCH) setuptools
+	$(BIN)/python -m pip -q install $(LOCKED) --no-build-isolation -e '.[cpu,export,dev]'
+	$(BIN)/python -m pip -q install --no-deps -r constraints-alone.txt
 	touch $@ $(VENV)/.runtime
