@@ -35,10 +35,9 @@ import latentrt
 from latentrt.export.write import ExportOptions, export
 from latentrt.lora.files import Lora
 from tests.export import loras, test_controls, test_embeddings, test_hires_parity, test_image_prompts, test_shown
+from tests.export.image_pairs import mask, picture
 from tests.export.pairs import SIZE, STEERED, Pair, adapted, handed_over, opened_pair, prompted, steered, steered_pair
-from tests.export.test_image_parity import picture
-from tests.export.test_inpaint_parity import mask
-from tests.export.test_parity import psnr
+from tests.export.samplers import psnr
 from tests.export.tiny_families import EPSILON, GUIDED, SHOWN, TINY, VARIANTS, reference
 from tests.export.untraced import untraced
 from tests.runtime import test_audio

@@ -174,6 +174,7 @@ def test_timesteps_cover_all_parts_of_what_is_drawn() -> None:
     assert not torch.equal(drawn, drawn.sort().values)
 
 
+@pytest.mark.sweep
 def test_the_text_encoder_is_left_as_it_is() -> None:
     model = diffusion.Model(300)
     noisy, ids = torch.randn(2, 4, 16, 16), torch.randint(2, 300, (2, 32))
@@ -182,6 +183,7 @@ def test_the_text_encoder_is_left_as_it_is() -> None:
     assert all(parameter.grad is not None for parameter in model.unet.parameters())
 
 
+@pytest.mark.sweep
 def test_the_prediction_depends_on_the_text() -> None:
     model = diffusion.Model(300)
     noisy = torch.randn(1, 4, 16, 16)

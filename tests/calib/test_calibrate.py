@@ -27,6 +27,7 @@ from latentrt.export.build import build
 from tests.calib.small import OPTIONS, digests
 from tests.export.parts import written
 from tests.one_thread import one_thread
+from tests.sweep import sweep
 
 # What it says when a stage begins, and how it is stopped there; then it is begun anew.
 STOPS = (
@@ -267,6 +268,7 @@ def stop_at(process, stage, how):
     pytest.fail(f"it ended before {stage!r}")
 
 
+@sweep
 def test_killed_and_interrupted_it_ends_with_the_same_bytes(begin, quantized, tmp_path):
     for stage, how in STOPS:
         status, said = stop_at(begin(), stage, how)

@@ -14,7 +14,8 @@ from latentrt.export.build_engines import open_builder
 from latentrt.export.build_plan import Settings, Task, write_plan
 from latentrt.pipeline import folder_of
 from tests.calib import toy
-from tests.calib.test_qdq import plans_of, written
+from tests.calib.toy_plans import plans_of, written
+from tests.sweep import sweep
 
 
 def build(path, shapes, gpu):
@@ -41,6 +42,7 @@ def test_what_is_written_for_the_cpu_does_not(tmp_path):
         build(tmp_path / "toy.onnx", {name: (2, *shape[1:]) for name, shape in toy.SHAPES.items()}, "sm86")
 
 
+@sweep
 @pytest.mark.parametrize("name", ["unet", "vae_decoder"])
 def test_the_built_in_model_builds(name, tmp_path):
     bundle = open_bundle(folder_of("emoji"), verify=False)

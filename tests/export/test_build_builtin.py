@@ -3,10 +3,12 @@
 from latentrt.bundle import open_bundle
 from latentrt.export.build import Options, build
 from latentrt.pipeline import folder_of
+from tests.sweep import sweep
 
 GPUS = ("sm86", "sm89", "sm120")
 
 
+@sweep
 def test_every_component_builds_in_fp16(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

@@ -13,12 +13,11 @@ from latentrt.export.embeddings import Embedding
 from latentrt.export.write import ExportOptions
 from latentrt.pipeline import load_tokenizer
 from latentrt.request import Request
-from tests.export import test_parity
-from tests.export.test_parity import psnr
+from tests.export.samplers import MARKS, psnr
 from tests.export.tiny_families import SMALL, TINY, reference
 from tests.export.untraced import untraced
 
-pytestmark = test_parity.pytestmark
+pytestmark = MARKS
 
 LEAST_DB = 45.0
 SIZE = {"width": 56, "height": 40}

@@ -14,10 +14,10 @@ from PIL.Image import Resampling
 import latentrt
 from latentrt.hires import bilinear
 from latentrt.request import Request
-from tests.export import builtin, test_parity
-from tests.export.test_parity import NEGATIVE, PROMPT, Pair, psnr
+from tests.export import builtin
+from tests.export.samplers import MARKS, NEGATIVE, PROMPT, Pair, diffusers_pipeline, psnr
 
-pytestmark = test_parity.pytestmark
+pytestmark = MARKS
 
 LEAST_DB = 45.0
 UPSCALERS = ("latent", "lanczos")
@@ -29,7 +29,7 @@ CASES = [(2, 1, 1.0, 1.5, 1), (3, 4, 0.5, 1.3, 3)]
 def built_in_pair(folder):
     """The built-in model on both sides, diffusers taking the mean of what the VAE encodes."""
     modules = builtin.build_unet(), builtin.build_vae(), builtin.build_text_encoder()
-    theirs = test_parity.diffusers_pipeline(folder / "tokenizer", *modules)
+    theirs = diffusers_pipeline(folder / "tokenizer", *modules)
     mean = partial(reference.retrieve_latents, sample_mode="argmax")
     with latentrt.load("emoji") as ours, patch.object(reference, "retrieve_latents", mean):
         yield Pair(ours, theirs, builtin.config("scheduler")).with_schedule(

@@ -13,34 +13,26 @@ import torch
 from diffusers import StableDiffusionInpaintPipeline
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_inpaint as reference
-from PIL import Image, ImageDraw
+from PIL import Image
 
 import latentrt
 from latentrt.image import filled, to_pixels
 from latentrt.inpainting import region
-from tests.export import builtin, test_parity
-from tests.export.test_image_parity import ONLY_WHOLE, PART, WHOLE, ImagePair, asked, picture, report
-from tests.export.test_parity import NEGATIVE, PROMPT, SCHEDULERS, psnr, turns
+from tests.export import builtin
+from tests.export.image_pairs import ONLY_WHOLE, PART, WHOLE, ImagePair, asked, mask, picture, report
+from tests.export.samplers import MARKS, NEGATIVE, PROMPT, SCHEDULERS, diffusers_pipeline, psnr, turns
 
-pytestmark = test_parity.pytestmark
+pytestmark = MARKS
 
 # Between two levels, diffusers puts the image back as noisy as at the lower one; see docs/samplers.md.
 WRONG_BETWEEN = {"dpm2", "dpm2_a", "dpmpp_sde"}
 CASES = [(1, 1.0, (96, 64), 3, 1.0), (5, 1.0, (71, 64), 1, 7.5)]
 
 
-def mask(size):
-    """Returns a mask whose white is off the middle and soft at its edge."""
-    image = Image.new("L", size)
-    width, height = size
-    ImageDraw.Draw(image).ellipse((width // 3, height // 5, width - 9, height - 20), fill=255)
-    return VaeImageProcessor.blur(image, 3)
-
-
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     modules = builtin.build_unet(), builtin.build_vae(), builtin.build_text_encoder()
-    text_to_image = test_parity.diffusers_pipeline(tmp_path_factory.mktemp("built-in") / "tokenizer", *modules)
+    text_to_image = diffusers_pipeline(tmp_path_factory.mktemp("built-in") / "tokenizer", *modules)
     theirs = StableDiffusionInpaintPipeline(**text_to_image.components, requires_safety_checker=False)
     theirs.set_progress_bar_config(disable=True)
     with latentrt.load("emoji") as ours:

@@ -18,11 +18,11 @@ from latentrt.export.write import ExportOptions, export
 from latentrt.lora.files import Lora
 from latentrt.lora.names import part_of, weights_by_name
 from latentrt.request import Request
-from tests.export import compvis, loras, test_parity, tiny
-from tests.export.test_parity import PROMPT, Pair, diffusers_pipeline
+from tests.export import compvis, loras, tiny
+from tests.export.samplers import MARKS, PROMPT, Pair, diffusers_pipeline
 from tests.export.untraced import untraced
 
-pytestmark = test_parity.pytestmark
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,10 @@ import latentrt
 from latentrt.request import Request
 from latentrt.settings import settle
 from latentrt.windows import decoded
-from tests.export import builtin, test_parity
-from tests.export.test_parity import NEGATIVE, PROMPT, Pair, psnr
+from tests.export import builtin
+from tests.export.samplers import MARKS, NEGATIVE, PROMPT, Pair, diffusers_pipeline, psnr
 
-pytestmark = test_parity.pytestmark
+pytestmark = MARKS
 
 LEAST_DB = 45.0
 # One step straight, one at sigmas, several steps together; where noise is added, the reference draws for every window.
@@ -29,7 +29,7 @@ SAMPLERS = ["ddim", "euler", "dpmpp_2m"]
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
     modules = builtin.build_unet(), builtin.build_vae(), builtin.build_text_encoder()
-    text_to_image = test_parity.diffusers_pipeline(tmp_path_factory.mktemp("built-in") / "tokenizer", *modules)
+    text_to_image = diffusers_pipeline(tmp_path_factory.mktemp("built-in") / "tokenizer", *modules)
     theirs = StableDiffusionPanoramaPipeline(**text_to_image.components, requires_safety_checker=False)
     theirs.set_progress_bar_config(disable=True)
     theirs.get_views = partial(theirs.get_views, window_size=16, stride=4)

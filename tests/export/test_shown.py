@@ -32,10 +32,9 @@ from latentrt.export.parts import unet_parts
 from latentrt.export.write import shown_of, write_component
 from latentrt.pipeline import Pipeline
 from latentrt.request import Request
+from tests.export.image_pairs import mask, picture
 from tests.export.parts import written
-from tests.export.test_image_parity import picture
-from tests.export.test_inpaint_parity import mask
-from tests.export.test_parity import psnr
+from tests.export.samplers import psnr
 from tests.export.tiny_families import SHOWN, reference, save_file
 from tests.export.untraced import untraced
 

@@ -22,11 +22,12 @@ from latentrt.image import to_images
 from latentrt.metadata import read_png
 from latentrt.pipeline import folder_of
 from latentrt.request import Request
-from tests.export import builtin, test_parity, tiny
+from tests.export import builtin, tiny
 from tests.export.parts import written
+from tests.export.samplers import MARKS, Pair, diffusers_pipeline
 from tests.export.untraced import untraced
 
-pytestmark = test_parity.pytestmark
+pytestmark = MARKS
 
 CONFIG = {
     "encoder_block_out_channels": (8, 8, 8, 8),
@@ -63,9 +64,9 @@ def test_an_export_adds_it(origin: Path, tmp_path: Path) -> None:
 
 def test_pictures_are_those_of_diffusers(origin: Path) -> None:
     modules = builtin.build_unet(), build_tiny_decoder(), builtin.build_text_encoder()
-    theirs = test_parity.diffusers_pipeline(origin / "tokenizer", *modules)
+    theirs = diffusers_pipeline(origin / "tokenizer", *modules)
     ours = latentrt.load(origin / "bundle", engine="onnxruntime")
-    pair = test_parity.Pair(ours, theirs, builtin.config("scheduler"))
+    pair = Pair(ours, theirs, builtin.config("scheduler"))
     pair = pair.with_schedule("ddim", "v_prediction", "trailing", "normal")
     run = pair.ours.steps(Request("a red apple", negative="blue", sampler="ddim", fast_decode=True, **ASKED))
     latents = run.latents()

@@ -90,6 +90,7 @@ def test_a_seed_beyond_64_bits_is_refused(seed):
         TorchGenerator(seed)
 
 
+@pytest.mark.sweep
 def test_rounding_twice_equals_a_fused_operation_for_every_uniform(monkeypatch):
     """The two differ only where float64 rounds a sum onto the midpoint of two float32; no uniform leads to one."""
     fused = noise._fused

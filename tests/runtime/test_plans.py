@@ -321,6 +321,7 @@ def run(code, folder):
     return done.stdout
 
 
+@pytest.mark.sweep
 def test_eight_processes_twenty_rounds(tmp_path):
     """Six build and two look: each plan is made once, and nobody sees a part of one."""
     run(CROWD, tmp_path)
@@ -328,6 +329,7 @@ def test_eight_processes_twenty_rounds(tmp_path):
     assert len(list((tmp_path / "plans").glob("*.plan"))) == 20
 
 
+@pytest.mark.sweep
 def test_fifty_builds_are_killed(tmp_path):
     """At fifty points between the first call and the last; the next run finds nothing or a whole plan, and heals."""
     assert int(run(KILLED, tmp_path)) > 100

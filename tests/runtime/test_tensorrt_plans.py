@@ -138,6 +138,7 @@ def test_a_tampered_plan_is_never_loaded_but_built_anew(bundle, trt, monkeypatch
     assert path.read_bytes() == honest
 
 
+@pytest.mark.sweep
 def test_500_tampered_plans_are_never_deserialized(bundle, trt):
     """Bits flipped, pieces cut, moved, added, the record's key or digest changed, another plan's record."""
     rng = np.random.default_rng(0)
