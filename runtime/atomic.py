@@ -80,8 +80,11 @@ def temporary_name(path: Path) -> Path:
 
 
 def sync(path: Path) -> None:
-    """Asks the system to put a file or folder on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    """Asks the system to put a file or folder on the disk. Windows opens no folders, and syncs what is open to write."""
+    windows = os.name == "nt"
+    if windows and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

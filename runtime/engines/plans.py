@@ -7,14 +7,11 @@ that could be loaded.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import hmac
 import json
 import logging
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +20,7 @@ from latentrt.atomic import new_file
 from latentrt.cache import user_cache, writable
 from latentrt.engines.secret import user_secret
 from latentrt.errors import OutputError
+from latentrt.locks import locked
 from latentrt.manifest import Component, Manifest
 from latentrt.typed import TypedError, parse
 
@@ -239,27 +237,3 @@ def sweep(folder: Path) -> None:
     """Removes what killed builds left: nobody but the holder of the lock has temporary files there."""
     for left in (*folder.glob(".*.plan"), *folder.glob(".*.json")):
         left.unlink(missing_ok=True)
-
-
-@contextmanager
-def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Holds the folder's lock, which the system lets go when a process dies; gives whether it was got.
-
-    wait: until another process lets go of it; else, or where nothing can be written, gives False at once.
-    """
-    try:
-        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError:
-        if wait:
-            raise
-        yield False
-        return
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(handle)
