@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,21 +116,34 @@ ENGINES = {
 }
 
 
-# "cpu" is whichever of these is installed, and the fastest where several are.
+# "cpu" is whichever of these is installed, and the fastest where several are; or what the user's variable names.
 CPU, CPU_ENGINES = "cpu", ("onnxruntime", "openvino")
+VARIABLE = "LATENTRT_ENGINE"
+
+
+def default_engines() -> tuple[str, ...]:
+    """The engines that "cpu" may stand for, the first one preferred. Raises EngineError for a variable that is wrong."""
+    named = os.environ.get(VARIABLE, "")
+    if named in ("", CPU):
+        return CPU_ENGINES
+    if named not in ENGINES:
+        raise EngineError(f"{VARIABLE}: got {named!r}, expected one of {', '.join((CPU, *ENGINES))}")
+    return (named,)
 
 
 def choose(name: str, bundle: Bundle, *, frugal: bool = False) -> str:
-    """Returns the engine that `name` stands for with this bundle: "cpu" for the fastest, others for themselves.
+    """Returns the engine that `name` stands for with this bundle: others than "cpu" for themselves.
 
-    frugal: "cpu" is the first that is installed, which needs the least memory; measuring others would need theirs.
+    "cpu" is the one that the variable LATENTRT_ENGINE names, else the fastest of those that are installed.
+
+    frugal: it is the first that is installed, which needs the least memory; measuring others would need theirs.
     Raises EngineError if what it needs is not installed.
     """
     engine_kind(name)
     if name != CPU:
         return name
     if frugal:
-        return next(one for one in CPU_ENGINES if ENGINES[one].installed)
+        return next(one for one in default_engines() if ENGINES[one].installed)
     fastest: str = importlib.import_module("latentrt.engines.fastest").fastest(bundle)
     return fastest
 
@@ -203,7 +217,7 @@ def engine_kind(name: str) -> EngineKind:
     """
     if name not in (CPU, *ENGINES):
         raise EngineError(f"engine: got {name!r}, expected one of {', '.join((CPU, *ENGINES))}")
-    kinds = [ENGINES[one] for one in (CPU_ENGINES if name == CPU else (name,))]
+    kinds = [ENGINES[one] for one in (default_engines() if name == CPU else (name,))]
     kind = next((one for one in kinds if one.installed), kinds[0])
     if not kind.installed:
         raise EngineError(f"engine {name!r} needs {kind.needs}: run `pip install 'latentrt[{kind.extra}]'`")
