@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from latentrt.bundle import Bundle
+from latentrt.engines import silent
 from latentrt.engines.derived import read_record
 from latentrt.engines.plans import graph_digest, plan_store
 from latentrt.manifest import Fidelity, FileRecord
@@ -50,10 +51,8 @@ class Optimised:
 
 def key_of(bundle: Bundle, component: str) -> OptimisedKey:
     """The key of a component here and now."""
-    import onnxruntime
-
     graph = graph_digest(bundle.manifest, bundle.manifest.components[component])
-    return OptimisedKey(graph, VERSION, onnxruntime.__version__, processor())
+    return OptimisedKey(graph, VERSION, silent.onnxruntime().__version__, processor())
 
 
 def folder_in(folder: Path, component: str, key: OptimisedKey) -> Path:
