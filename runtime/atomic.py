@@ -80,7 +80,7 @@ def temporary_name(path: Path) -> Path:
 
 
 def sync(path: Path) -> None:
-    """Asks the system to put a file or folder on the disk. Windows opens no folders, and syncs what is open to write."""
+    """Has the system put a file or folder on the disk. Windows opens no folder, and syncs what is open to write."""
     windows = os.name == "nt"
     if windows and path.is_dir():
         return

@@ -52,7 +52,9 @@ def open_bundle(folder: Path, *, verify: bool = True) -> Bundle:
     content = read_manifest(folder)
     manifest = parsed(folder, content)
     if not has_hash(content):
-        log.warning("%s: has no hash of itself, so damage to it is not found: run `latentrt upgrade`", folder / MANIFEST)
+        log.warning(
+            "%s: has no hash of itself, so damage to it is not found: run `latentrt upgrade`", folder / MANIFEST
+        )
     check_files(folder, manifest)
     if verify:
         check_hashes(folder, manifest)

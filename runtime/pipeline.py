@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from latentrt.settings import settle
 from latentrt.tasks import FROM_AN_IMAGE, TEXT_TO_IMAGE, TINY_DECODER
 from latentrt.tensors import Array
 from latentrt.tokenizer import Tokenizer
+from latentrt.turns import TURNS
 
 if TYPE_CHECKING:
     from latentrt.lora.weights import Applied
@@ -175,7 +177,12 @@ class Pipeline:
         Raises RequestError at once for what cannot be generated.
         """
         kind = Run if request.hires is None else TwoPasses
-        return kind(self, settle(request, self.bundle.manifest))
+        try:
+            return kind(self, settle(request, self.bundle.manifest))
+        except MemoryError as error:  # Pillow's or NumPy's, of an image to start from
+            if isinstance(error, OutOfMemoryError):
+                raise
+            raise OutOfMemoryError(f"{str(error) or 'out of memory'}; ask for fewer or smaller images") from error
 
     def decode(self, latents: Array, decoder: str = "vae_decoder") -> Array:
         """Pixels in about [-1, 1], (batch, 3, height, width), from latents of unit variance; one image at a time.
@@ -195,10 +202,10 @@ class Pipeline:
         """The pixels of one image; with the other components out of memory, if it does not fit beside them."""
         try:
             return self.call(decoder, **feeds)["image"]
-        except OutOfMemoryError:
+        except MemoryError:  # the engine's or NumPy's
             log.warning("too little memory to decode: unloading the other components")
-            self.unload()
-            return self.call(decoder, **feeds)["image"]
+        self.unload()  # outside the handler, whose error holds all that was made
+        return self.call(decoder, **feeds)["image"]
 
     def encode(self, pixels: Array) -> tuple[Array, Array]:
         """The mean and the deviation of latents of unit variance, each (batch, channels, rows, columns) float32.
@@ -215,5 +222,6 @@ class Pipeline:
     def call(self, component: str, **feeds: Array) -> dict[str, Array]:
         """Runs one component on `feeds`, each brought to the float type that its graph declares."""
         dtypes = {spec.name: spec.dtype for spec in self.bundle.manifest.components[component].inputs}
-        typed = {name: np.ascontiguousarray(feed, dtypes.get(name, feed.dtype)) for name, feed in feeds.items()}
-        return self.engines[component](typed)
+        with TURNS.lock if self.budget else nullcontext():  # a preview's call is in no run's turn
+            typed = {name: np.ascontiguousarray(feed, dtypes.get(name, feed.dtype)) for name, feed in feeds.items()}
+            return self.engines[component](typed)

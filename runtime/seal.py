@@ -44,8 +44,8 @@ def check(content: bytes) -> None:
     found = END.search(content)
     got = found[0].decode() if found else "it in another form than it is written"
     raise TypedError(
-        f".{KEY}: got {got}, expected the file's own hash, {digest(content)}: it was damaged, or edited by hand; if that "
-        "was you, run `latentrt upgrade --edited` on the bundle"
+        f".{KEY}: got {got}, expected the file's own hash, {digest(content)}: it was damaged, or edited by hand; if "
+        "that was you, run `latentrt upgrade --edited` on the bundle"
     )
 
 

@@ -31,6 +31,6 @@ def upgrade(folder: Path, *, edited: bool = False) -> tuple[Bundle, bool]:
                 temporary.write_bytes(after)
         except OSError as error:
             raise OutputError(
-                f"{folder / MANIFEST}: cannot be written ({error.strerror or error}); copy the bundle to a folder of yours"
+                f"{folder / MANIFEST}: cannot be written ({error.strerror or error}); copy the bundle first"
             ) from error
     return open_bundle(folder, verify=False), after != before

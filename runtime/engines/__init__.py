@@ -122,7 +122,7 @@ VARIABLE = "LATENTRT_ENGINE"
 
 
 def default_engines() -> tuple[str, ...]:
-    """The engines that "cpu" may stand for, the first one preferred. Raises EngineError for a variable that is wrong."""
+    """The engines that "cpu" may stand for, the first one preferred. Raises EngineError for a wrong variable."""
     named = os.environ.get(VARIABLE, "")
     if named in ("", CPU):
         return CPU_ENGINES
@@ -201,13 +201,17 @@ def build_plan(name: str, bundle: Bundle, component: str, shapes: Mapping[str, t
     importlib.import_module(ENGINES[name].builder).build_plan(name, bundle, component, shapes)
 
 
-OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "Cannot allocate memory", "out of memory")
+OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate", "can't alloc", "Cannot allocate memory", "out of memory")
 
 
 def failure(message: str, error: Exception) -> EngineError:
     """The error of an engine that failed with `error`: OutOfMemoryError where that is what its own says."""
-    short = isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
-    return OutOfMemoryError(message) if short else EngineError(message)
+    return OutOfMemoryError(message) if lacks_memory(error) else EngineError(message)
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether an engine failed for want of memory."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def engine_kind(name: str) -> EngineKind:

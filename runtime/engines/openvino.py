@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentrt.bundle import Bundle
 from latentrt.cache import user_cache
-from latentrt.engines import failure, silent
+from latentrt.engines import failure, lacks_memory, silent
 from latentrt.engines.kept import kept
 from latentrt.engines.onnxruntime import one_line, usable_cores
 from latentrt.engines.plans import graph_digest
@@ -123,6 +123,8 @@ class OpenVinoEngine:
             with kept(folder) as place:
                 return core().compile_model(self.model, "CPU", {**settings, **place})
         except Exception as error:  # RuntimeError: of the graph, or of a place that OpenVINO cannot read or write
+            if lacks_memory(error):
+                raise
             log.warning("%s: OpenVINO cannot keep it in %s: %s", self.name, folder, one_line(error))
             return core().compile_model(self.model, "CPU", settings)
 

@@ -294,7 +294,7 @@ def test_a_wrong_tensor_type(folder: Path, text: str) -> None:
 
 
 def with_value(folder: Path, old: str, new: str) -> Path:
-    """The folder, with the first `old` in bundle.json made `new` and its hash renewed; by text, since some is no JSON."""
+    """The folder, with the first `old` in bundle.json made `new`, sealed again; by text, since some is no JSON."""
     text = (folder / "bundle.json").read_text(encoding="utf-8")
     assert old in text
     (folder / "bundle.json").write_text(sealed(text.replace(old, new, 1)), encoding="utf-8")

