@@ -131,17 +131,21 @@ def default_engines() -> tuple[str, ...]:
     return (named,)
 
 
-def choose(name: str, bundle: Bundle, *, frugal: bool = False) -> str:
+def choose(name: str, bundle: Bundle, *, frugal: bool = False, exchanges: bool = False) -> str:
     """Returns the engine that `name` stands for with this bundle: others than "cpu" for themselves.
 
     "cpu" is the one that the variable LATENTRT_ENGINE names, else the fastest of those that are installed.
 
     frugal: it is the first that is installed, which needs the least memory; measuring others would need theirs.
+    exchanges: it is one that takes other weights than a graph's, where one is installed, whatever is the fastest.
     Raises EngineError if what it needs is not installed.
     """
     engine_kind(name)
     if name != CPU:
         return name
+    able = [one for one in CPU_ENGINES if ENGINES[one].exchanges and ENGINES[one].installed]
+    if exchanges and able:
+        return able[0]
     if frugal:
         return next(one for one in default_engines() if ENGINES[one].installed)
     fastest: str = importlib.import_module("latentrt.engines.fastest").fastest(bundle)
