@@ -59,7 +59,7 @@ def kept(folder: Path) -> Iterator[dict[str, str]]:
 
 def checked(folder: Path) -> dict[str, FileRecord]:
     """The files that are as they were written; all else is removed. Raises OSError where that cannot be done."""
-    if (folder / RECORD).is_dir():
+    if (folder / RECORD).is_dir() or (folder / RECORD).is_symlink():
         remove(folder / RECORD)
     recorded = read(folder / RECORD)
     whole = {name: record for name, record in recorded.items() if is_whole(folder / name, record)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -63,9 +64,11 @@ def folder_in(folder: Path, component: str, key: OptimisedKey) -> Path:
 def folder_of(bundle: Bundle, component: str) -> Path | None:
     """The folder of the component's optimised graph; None where there is none for this processor and version."""
     for folder in plan_store(bundle.folder).folders:
-        if (folder / "cpu").is_dir():  # else nothing has to be imported to know the version
+        if os.path.isdir(
+            folder / "cpu"
+        ):  # nor one that this user may not see; else nothing has to be imported to know the version
             path = folder_in(folder, component, key_of(bundle, component))
-            if path.is_dir():
+            if os.path.isdir(path):
                 return path
     return None
 

@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import json
 import logging
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -229,8 +230,11 @@ def discard(plan: Path, key: PlanKey) -> None:
 
 def remove(plan: Path) -> None:
     """Removes a plan, its record first: a plan without one is never read."""
-    record_of(plan).unlink(missing_ok=True)
-    plan.unlink(missing_ok=True)
+    for path in (record_of(plan), plan):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def sweep(folder: Path) -> None:
