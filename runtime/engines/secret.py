@@ -11,7 +11,7 @@ import os
 import secrets
 from pathlib import Path
 
-from latentrt.atomic import new_file
+from latentrt.atomic import WINDOWS, new_file
 from latentrt.cache import user_state
 from latentrt.errors import EngineError
 from latentrt.locks import locked
@@ -31,7 +31,7 @@ def user_secret() -> bytes:
             make(path)
         with path.open("rb") as file:
             # Windows has no such bits: there the folder's own rights keep others out.
-            open_to_others = os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o077
+            open_to_others = not WINDOWS and os.fstat(file.fileno()).st_mode & 0o077
             secret = file.read()
     except OSError as error:
         raise EngineError(
