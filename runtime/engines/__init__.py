@@ -56,7 +56,7 @@ class EngineKind:
     variant: what of several the module is to open. or_else: other names under which the package comes. file: a file
     that has to be in the package. builder: the module that builds what the engine runs, which is a layer above this
     one and is asked only when a call finds nothing that takes it; its `build_plan` is described at ours. exchanges:
-    whether its graphs can be loaded with other weights than are in their files.
+    whether its graphs can be loaded with other weights than are in their files. gpu: whether it needs one of NVIDIA's.
     """
 
     module: str
@@ -67,6 +67,7 @@ class EngineKind:
     file: str = ""
     builder: str = ""
     exchanges: bool = False
+    gpu: bool = False
 
     @property
     def installed(self) -> bool:
@@ -88,6 +89,17 @@ class EngineKind:
         """What has to be installed, in words."""
         return f"{self.requires} with {self.file}" if self.file else self.requires
 
+    @property
+    def install(self) -> str:
+        """What to run where it is missing."""
+        command = f"run `pip install 'latentrt[{self.extra}]'`"
+        # Two packages of the same files: whichever is installed last overwrites the other's.
+        before = (
+            ", after `pip uninstall onnxruntime onnxruntime-gpu` where onnxruntime is installed: the two must not be "
+            "beside each other"
+        )
+        return command + before if self.file else command
+
 
 CUDA = "capi/libonnxruntime_providers_cuda.so"
 TENSORRT = "capi/libonnxruntime_providers_tensorrt.so"
@@ -95,8 +107,12 @@ TENSORRT = "capi/libonnxruntime_providers_tensorrt.so"
 ENGINES = {
     "onnxruntime": EngineKind("latentrt.engines.onnxruntime", "onnxruntime", "cpu", "cpu", exchanges=True),
     "openvino": EngineKind("latentrt.engines.openvino", "openvino", "openvino", "cpu"),
-    "cuda": EngineKind("latentrt.engines.onnxruntime", "onnxruntime", "cuda", "cuda", file=CUDA, exchanges=True),
-    "cuda-tensorrt": EngineKind("latentrt.engines.onnxruntime", "onnxruntime", "cuda", "cuda-tensorrt", file=TENSORRT),
+    "cuda": EngineKind(
+        "latentrt.engines.onnxruntime", "onnxruntime", "cuda", "cuda", file=CUDA, exchanges=True, gpu=True
+    ),
+    "cuda-tensorrt": EngineKind(
+        "latentrt.engines.onnxruntime", "onnxruntime", "cuda", "cuda-tensorrt", file=TENSORRT, gpu=True
+    ),
     "tensorrt": EngineKind(
         "latentrt.engines.tensorrt",
         "tensorrt",
@@ -104,6 +120,7 @@ ENGINES = {
         "tensorrt",
         ("tensorrt_bindings", "tensorrt_lean", "tensorrt_lean_bindings"),
         builder="latentrt.export.build",
+        gpu=True,
     ),
     "tensorrt-rtx": EngineKind(
         "latentrt.engines.tensorrt",
@@ -112,6 +129,7 @@ ENGINES = {
         "tensorrt-rtx",
         ("tensorrt_rtx_bindings",),
         builder="latentrt.export.build",
+        gpu=True,
     ),
 }
 
@@ -228,5 +246,5 @@ def engine_kind(name: str) -> EngineKind:
     kinds = [ENGINES[one] for one in (default_engines() if name == CPU else (name,))]
     kind = next((one for one in kinds if one.installed), kinds[0])
     if not kind.installed:
-        raise EngineError(f"engine {name!r} needs {kind.needs}: run `pip install 'latentrt[{kind.extra}]'`")
+        raise EngineError(f"engine {name!r} needs {kind.needs}: {kind.install}")
     return kind

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentrt.bundle import Bundle
-from latentrt.engines import Weights, failure, silent
+from latentrt.engines import ENGINES, Weights, failure, silent
 from latentrt.engines.initializers import with_weights
 from latentrt.engines.optimised import graph_of
 from latentrt.errors import EngineError
@@ -229,8 +229,8 @@ def check_available(providers: Iterable[str], onnxruntime: Any) -> None:
     missing = [provider for provider in providers if provider not in available]
     if missing:
         raise EngineError(
-            f"ONNX Runtime {onnxruntime.__version__} has {', '.join(available)}, expected {', '.join(missing)}; run "
-            "`pip uninstall onnxruntime` and `pip install 'latentrt[cuda]'`, or use --engine cpu"
+            f"ONNX Runtime {onnxruntime.__version__} has {', '.join(available)}, expected {', '.join(missing)}; "
+            f"{ENGINES['cuda'].install}; or use --engine cpu"
         )
 
 
