@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latentrt.bundle import MANIFEST, REMEDY, Bundle, open_bundle
-from latentrt.engines import Engine, choose, engine_kind, open_changed, open_engines
+from latentrt.engines import CPU, Engine, choose, engine_kind, open_changed, open_engines
 from latentrt.errors import BundleError, EngineError, OutOfMemoryError, RequestError
 from latentrt.memory import Budget, footprints_of
 from latentrt.request import Request
@@ -23,6 +24,7 @@ from latentrt.settings import settle
 from latentrt.tasks import FROM_AN_IMAGE, TEXT_TO_IMAGE, TINY_DECODER
 from latentrt.tensors import Array
 from latentrt.tokenizer import Tokenizer
+from latentrt.turns import TURNS
 
 if TYPE_CHECKING:
     from latentrt.lora.weights import Applied
@@ -39,6 +41,7 @@ def load(
     verify: bool = True,
     split_guidance: bool = False,
     memory_budget: int | None = None,
+    loras: Mapping[str | Path, float] | None = None,
 ) -> Pipeline:
     """Returns a pipeline for a bundle's folder, or for a built-in model by name ("emoji").
 
@@ -47,16 +50,20 @@ def load(
     before an engine reads it; graphs are read when first used, so leave the folder alone while the pipeline lives.
     split_guidance: call the UNet once for each prompt of a step, not once for all, which takes less memory and longer.
     memory_budget: the bytes that the whole process may need, on a CPU; runs are made to fit, or refused before they
-    start. Raises BundleError or EngineError.
+    start; those of several threads wait for each other. loras: LoRA files and their scales, as
+    `Pipeline.with_loras` takes them, which "cpu" draws with ONNX Runtime. A pipeline may be used from several threads.
+    Raises BundleError or EngineError, and CheckpointError for LoRA files.
     """
     engine_kind(engine)
     opened = open_bundle(folder_of(bundle), verify=verify)
     check_complete(opened)
     frugal = memory_budget is not None
-    engine = choose(engine, opened, frugal=frugal)
-    engines = open_engines(engine, opened, frugal=frugal)
-    budget = None if memory_budget is None else Budget(memory_budget, footprints_of(engine, engines))
-    return Pipeline(opened, load_tokenizer(opened), engines, engine, split_guidance=split_guidance, budget=budget)
+    name = choose(engine, opened, frugal=frugal, exchanges=bool(loras))
+    engines = open_engines(name, opened, frugal=frugal)
+    budget = None if memory_budget is None else Budget(memory_budget, footprints_of(name, engines))
+    tokenizer, chosen = load_tokenizer(opened), engine == CPU
+    pipeline = Pipeline(opened, tokenizer, engines, name, split_guidance=split_guidance, budget=budget, chosen=chosen)
+    return pipeline.with_loras(loras) if loras else pipeline
 
 
 def folder_of(bundle: str | Path) -> Path:
@@ -98,7 +105,10 @@ def load_tokenizer(bundle: Bundle) -> Tokenizer:
 
 
 class Pipeline:
-    """A bundle's parts, put together. A context manager: leaving it frees what the engines hold."""
+    """A bundle's parts, put together. A context manager: leaving it frees what the engines hold.
+
+    Threads may share one. chosen: whether the engine was chosen here, not named.
+    """
 
     def __init__(
         self,
@@ -109,10 +119,12 @@ class Pipeline:
         *,
         split_guidance: bool = False,
         budget: Budget | None = None,
+        chosen: bool = False,
     ) -> None:
         self.bundle, self.tokenizer, self.engines, self.engine = bundle, tokenizer, engines, engine
         self.split_guidance, self.budget = split_guidance, budget
-        self.unchanged = engines
+        self.unchanged, self.chosen = engines, chosen
+        self.exchanging: dict[str, Engine] = {}
         self.loras: tuple[Applied, ...] = ()
 
     def __enter__(self) -> Pipeline:
@@ -133,7 +145,8 @@ class Pipeline:
         """Returns the pipeline with these LoRA files, and no others, added to its weights; this one stays as it is.
 
         loras: the scale of each file, such as {"style.safetensors": 0.8}. Components that none of them changes are
-        shared; the others are loaded anew when first called, from the canonical graph. Where memory is short, `unload`
+        shared; the others are loaded anew when first called, from the canonical graph. Of "cpu", that is ONNX Runtime
+        for all of them, whichever engine is the fastest. Where memory is short, `unload`
         what has run before. Raises CheckpointError for a file that cannot be read or does not fit the bundle,
         EngineError for an engine or a bundle that cannot take any.
 
@@ -141,22 +154,33 @@ class Pipeline:
         """
         from latentrt.lora.weights import applied, changed_weights, loras_of  # 20 ms that other runs are spared
 
-        chosen, other = loras_of(loras), copy(self)
+        chosen = loras_of(loras)
+        other = self._exchanging() if chosen else copy(self)
         weights = changed_weights(self.bundle, chosen) if chosen else {}
-        changed = open_changed(self.engine, self.bundle, weights, frugal=self.budget is not None) if chosen else {}
-        other.engines, other.loras = {**self.unchanged, **changed}, applied(chosen)
+        changed = open_changed(other.engine, self.bundle, weights, frugal=self.budget is not None) if chosen else {}
+        other.engines, other.loras = {**other.unchanged, **changed}, applied(chosen)
         if self.budget is not None:
-            other.budget = replace(self.budget, footprints=footprints_of(self.engine, other.engines))
+            other.budget = replace(self.budget, footprints=footprints_of(other.engine, other.engines))
+        return other
+
+    def _exchanging(self) -> Pipeline:
+        """A copy on an engine that takes other weights, unless the user named one that does not."""
+        other, frugal = copy(self), self.budget is not None
+        if self.chosen:
+            other.engine = choose(CPU, self.bundle, frugal=frugal, exchanges=True)
+        if other.engine != self.engine:
+            self.exchanging = self.exchanging or open_engines(other.engine, self.bundle, frugal=frugal)
+            other.unchanged = other.engines = self.exchanging
         return other
 
     def unload(self) -> None:
         """Frees what the engines hold; each component loads again when it is called."""
-        for engine in self.engines.values():
+        for engine in (*self.engines.values(), *self.exchanging.values()):
             engine.unload()
 
     def close(self) -> None:
         """Frees everything that the engines hold."""
-        for engine in self.engines.values():
+        for engine in (*self.engines.values(), *self.exchanging.values()):
             engine.close()
 
     def generate(self, prompt: str, **options: Any) -> Result:
@@ -175,7 +199,12 @@ class Pipeline:
         Raises RequestError at once for what cannot be generated.
         """
         kind = Run if request.hires is None else TwoPasses
-        return kind(self, settle(request, self.bundle.manifest))
+        try:
+            return kind(self, settle(request, self.bundle.manifest))
+        except MemoryError as error:  # Pillow's or NumPy's, of an image to start from
+            if isinstance(error, OutOfMemoryError):
+                raise
+            raise OutOfMemoryError(f"{str(error) or 'out of memory'}; ask for fewer or smaller images") from error
 
     def decode(self, latents: Array, decoder: str = "vae_decoder") -> Array:
         """Pixels in about [-1, 1], (batch, 3, height, width), from latents of unit variance; one image at a time.
@@ -195,10 +224,10 @@ class Pipeline:
         """The pixels of one image; with the other components out of memory, if it does not fit beside them."""
         try:
             return self.call(decoder, **feeds)["image"]
-        except OutOfMemoryError:
+        except MemoryError:  # the engine's or NumPy's
             log.warning("too little memory to decode: unloading the other components")
-            self.unload()
-            return self.call(decoder, **feeds)["image"]
+        self.unload()  # outside the handler, whose error holds all that was made
+        return self.call(decoder, **feeds)["image"]
 
     def encode(self, pixels: Array) -> tuple[Array, Array]:
         """The mean and the deviation of latents of unit variance, each (batch, channels, rows, columns) float32.
@@ -215,5 +244,6 @@ class Pipeline:
     def call(self, component: str, **feeds: Array) -> dict[str, Array]:
         """Runs one component on `feeds`, each brought to the float type that its graph declares."""
         dtypes = {spec.name: spec.dtype for spec in self.bundle.manifest.components[component].inputs}
-        typed = {name: np.ascontiguousarray(feed, dtypes.get(name, feed.dtype)) for name, feed in feeds.items()}
-        return self.engines[component](typed)
+        with TURNS.lock if self.budget else nullcontext():  # a preview's call is in no run's turn
+            typed = {name: np.ascontiguousarray(feed, dtypes.get(name, feed.dtype)) for name, feed in feeds.items()}
+            return self.engines[component](typed)

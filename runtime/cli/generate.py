@@ -24,10 +24,6 @@ if TYPE_CHECKING:
     from latentrt.settings import Settings
 
 
-# "cpu" is the faster engine of two, of which only this one takes LoRA files.
-CPU, ONNX_RUNTIME = "cpu", "onnxruntime"
-
-
 def size_of(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[int, int] | None:
     """The two numbers of "768x512"."""
     if value is None:
@@ -201,8 +197,6 @@ def generate(
     animated = check_out(out, frames=options["frames"] is not None)
     wanted = requests(prompt, prompts, **options)
     budget = None if memory_budget is None else int(memory_budget * 1e9)
-    if loras and engine == CPU:
-        engine = ONNX_RUNTIME  # the one for a CPU that takes them
     opened = partial(load, engine=engine, split_guidance=split_guidance, memory_budget=budget)
     if refiner is not None:
         with with_loras(opened(bundle), loras) as base:
