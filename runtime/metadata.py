@@ -60,7 +60,7 @@ def png_text(result: Result, image: int) -> dict[str, str]:
     record = {
         "version": VERSION,
         "bundle": {"name": result.bundle, "sha256": result.sha256},
-        **({"loras": [asdict(lora) for lora in result.loras]} if result.loras else {}),
+        **({"loras": [lora.record() for lora in result.loras]} if result.loras else {}),
         "engine": result.engine,
         **settings,
         "seed": seed,
@@ -100,7 +100,7 @@ def infotext(record: dict[str, Any]) -> str:
         "Size": f"{record['width']}x{record['height']}",
         "Model hash": record["bundle"]["sha256"][:10],
         "Model": record["bundle"]["name"],
-        "LoRA": ", ".join(f"{one['file']} {one['scale']:g} {one['sha256'][:10]}" for one in record.get("loras", ()))
+        "LoRA": ", ".join(f"{one['file']} {scales(one)} {one['sha256'][:10]}" for one in record.get("loras", ()))
         or None,
         "Variation seed": record["variation_seed"],
         "Variation seed strength": record["variation_strength"] or None,
@@ -123,6 +123,11 @@ def infotext(record: dict[str, Any]) -> str:
         lines.append(f"Negative prompt: {record['negative']}")
     known = (f"{key}: {quoted(str(value))}" for key, value in settings.items() if value is not None)
     return "\n".join([*lines, ", ".join(known)])
+
+
+def scales(lora: dict[str, Any]) -> str:
+    """How much of a LoRA was added: to the UNet, and to the text encoders where that differs."""
+    return ":".join(f"{lora[key]:g}" for key in ("scale", "text_scale") if key in lora)
 
 
 def inpaint_area(record: dict[str, Any]) -> dict[str, Any]:

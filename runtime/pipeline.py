@@ -129,13 +129,13 @@ class Pipeline:
         other.engines, other.unchanged = {**self.engines, **engines}, {**self.unchanged, **engines}
         return other
 
-    def with_loras(self, loras: Mapping[str | Path, float]) -> Pipeline:
+    def with_loras(self, loras: Mapping[str | Path, float | tuple[float, float]]) -> Pipeline:
         """Returns the pipeline with these LoRA files, and no others, added to its weights; this one stays as it is.
 
-        loras: the scale of each file, such as {"style.safetensors": 0.8}. Components that none of them changes are
-        shared; the others are loaded anew when first called, from the canonical graph. Where memory is short, `unload`
-        what has run before. Raises CheckpointError for a file that cannot be read or does not fit the bundle,
-        EngineError for an engine or a bundle that cannot take any.
+        loras: the scale of each file, such as {"style.safetensors": 0.8}, or two, (0.8, 0.5): the UNet's and the text
+        encoders'. Components that none of them changes are shared; the others are loaded anew when first called, from
+        the canonical graph. Where memory is short, `unload` what has run before. Raises CheckpointError for a file that
+        cannot be read or does not fit the bundle, EngineError for an engine or a bundle that cannot take any.
 
         >>> pipe.with_loras({"style.safetensors": 0.8}).generate("a red apple")  # doctest: +SKIP
         """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -332,7 +332,7 @@ def report(result: Result, files: list[Path]) -> dict[str, Any]:
     return {
         "files": [str(file) for file in files],
         "bundle": {"name": result.bundle, "sha256": result.sha256},
-        "loras": [asdict(lora) for lora in result.loras],
+        "loras": [lora.record() for lora in result.loras],
         "engine": result.engine,
         "settings": plain(result.settings),
         "seconds": {phase: round(seconds, 6) for phase, seconds in result.timings.items()},
