@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from latentrt.checks import whole
-from latentrt.cli.output import as_json, print_json, progress_bar
+from latentrt.cli.output import as_json, echo, print_json, progress_bar
 from latentrt.errors import OutputError, RequestError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def audio(
     if as_json:
         print_json(report)
     else:
-        click.echo(out)
+        echo(out)
 
 
 def check_out(out: Path, suffix: str) -> None:

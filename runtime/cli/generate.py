@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from latentrt.cli.output import as_json, print_json, progress_bar
+from latentrt.cli.output import as_json, echo, print_json, progress_bar
 from latentrt.cli.scaled import lora_option
 from latentrt.errors import RequestError
 
@@ -221,7 +221,7 @@ def generate(
         print_json(reports[0] if len(results) == 1 else {"runs": reports})
     else:
         for file in dict.fromkeys(file for named in files for file in named):
-            click.echo(file)
+            echo(file)
 
 
 def with_loras(pipeline: Pipeline, loras: list[tuple[Path, float]]) -> Pipeline:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from latentrt.cli.output import as_json, print_json
+from latentrt.cli.output import as_json, echo, print_json
 
 if TYPE_CHECKING:
     from latentrt.bundle import Bundle
@@ -33,7 +33,7 @@ def inspect(path: str, as_json: bool) -> None:
     if as_json:
         print_json({"sha256": bundle.sha256, **asdict(bundle.manifest)})
     else:
-        click.echo("\n".join(lines_of(bundle)))
+        echo("\n".join(lines_of(bundle)))
 
 
 def show(record: dict[str, Any], as_json: bool) -> None:
@@ -43,7 +43,7 @@ def show(record: dict[str, Any], as_json: bool) -> None:
         return
     width = max(map(len, record))
     for key, value in record.items():
-        click.echo(f"{key:{width}} {value}")
+        echo(f"{key:{width}} {value}")
 
 
 def lines_of(bundle: Bundle) -> Iterator[str]:
