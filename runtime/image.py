@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latentrt.atomic import new_file
-from latentrt.errors import OutputError, RequestError
+from latentrt.errors import OutputError
 from latentrt.tensors import Array
 
 if TYPE_CHECKING:
@@ -23,33 +23,6 @@ def to_images(pixels: Array) -> tuple[Image, ...]:
 
     scaled = np.clip(pixels.astype(np.float32) / 2 + 0.5, 0, 1).transpose(0, 2, 3, 1)
     return tuple(Image.fromarray(image) for image in (scaled * 255).round().astype(np.uint8))
-
-
-def open_image(name: str, source: str | Path | Image, mode: str = "RGB") -> Image:
-    """The image in a file, or the one given, in Pillow's mode "RGB" or "L"; any transparency is dropped.
-
-    Raises RequestError that begins with `name` for what is no image, damaged, or larger than Pillow takes for safe.
-    """
-    from PIL import Image
-
-    if not isinstance(source, (str, Path, Image.Image)):
-        raise RequestError(f"{name}: got {source!r}, expected an image or the path of its file")
-    image = source if isinstance(source, Image.Image) else read_image(name, source)
-    if image.mode.startswith(("I", "F")):  # Pillow cuts what is above 255, and does not scale it
-        raise RequestError(f"{name}: got an image of mode {image.mode}, expected 8 bits a channel; save it with these")
-    return image.convert(mode)
-
-
-def read_image(name: str, path: str | Path) -> Image:
-    """The image in a file, upright as its EXIF says. Raises RequestError that begins with `name`."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RequestError(f"{name}: {path} is not a readable image ({reason})") from error
 
 
 def resized(image: Image, width: int, height: int, fit: str = "stretch") -> Image:
@@ -90,8 +63,8 @@ def filled(image: Image, width: int, height: int) -> Image:
     from PIL import Image as images
 
     ratio, given = width / height, image.width / image.height
-    scaled_width = width if ratio < given else image.width * height // image.height
-    scaled_height = height if ratio >= given else image.height * width // image.width
+    scaled_width = width if ratio < given else max(1, image.width * height // image.height)
+    scaled_height = height if ratio >= given else max(1, image.height * width // image.width)
     scaled = image.resize((scaled_width, scaled_height), images.Resampling.LANCZOS)
     canvas = images.new(image.mode, (width, height))
     left, top = width // 2 - scaled_width // 2, height // 2 - scaled_height // 2

@@ -12,41 +12,13 @@ from latentrt.errors import RequestError
 from latentrt.handover import Handover
 from latentrt.result import Result
 from latentrt.samplers import SAMPLERS
+from latentrt.samplers.names import curve_label, label
 from latentrt.settings import Settings, with_seed
 from latentrt.version import VERSION
 
 PARAMETERS, LATENTRT = "parameters", "latentrt"
 RNG = {"cpu": "CPU", "cuda": "NV"}
-# The names under which AUTOMATIC1111 has them; what it has not keeps its own.
-SAMPLER_NAMES = {
-    "ddim": "DDIM",
-    "pndm": "PLMS",
-    "lms": "LMS",
-    "euler": "Euler",
-    "euler_a": "Euler a",
-    "heun": "Heun",
-    "dpm2": "DPM2",
-    "dpm2_a": "DPM2 a",
-    "dpmpp_2s_a": "DPM++ 2S a",
-    "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_sde": "DPM++ SDE",
-    "dpmpp_2m_sde": "DPM++ 2M SDE",
-    "dpmpp_3m_sde": "DPM++ 3M SDE",
-    "unipc": "UniPC",
-    "lcm": "LCM",
-}
 HIRES_NAMES = {"latent": "Latent", "lanczos": "Lanczos"}
-CURVE_NAMES = {
-    "normal": "Normal",
-    "karras": "Karras",
-    "exponential": "Exponential",
-    "beta": "Beta",
-    "sgm_uniform": "SGM Uniform",
-    "simple": "Simple",
-    "ays": "Align Your Steps",
-    "ays_sdxl": "Align Your Steps",
-    "kl_optimal": "KL Optimal",
-}
 
 
 def png_text(result: Result, image: int) -> dict[str, str]:
@@ -93,8 +65,8 @@ def infotext(record: dict[str, Any]) -> str:
     """
     settings = {
         "Steps": record["steps"],
-        "Sampler": SAMPLER_NAMES.get(record["sampler"], record["sampler"]),
-        "Schedule type": CURVE_NAMES.get(record["sigmas"], listed(record["sigmas"])),
+        "Sampler": label(record["sampler"]),
+        "Schedule type": curve_label(record["sigmas"]) if isinstance(record["sigmas"], str) else listed(record["sigmas"]),
         "CFG scale": listed(record["guidance"]),
         "Seed": record["seed"],
         "Size": f"{record['width']}x{record['height']}",

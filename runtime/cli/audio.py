@@ -123,7 +123,7 @@ def draw(source: Path, out: Path, options: dict[str, Any]) -> dict[str, Any]:
 def opened(source: str, options: dict[str, Any]) -> tuple[Image, Parameters]:
     """The picture in a file, and what it says of itself."""
     from latentrt.audio.parameters import Parameters, parameters_from_exif
-    from latentrt.image import open_image
+    from latentrt.opened import open_image
 
     picture = open_image("picture", source)
     return picture, chosen(parameters_from_exif(picture.getexif()) or Parameters(), **options)
