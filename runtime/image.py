@@ -1,20 +1,25 @@
-"""Pictures to arrays, and arrays to pictures and PNG files."""
+"""Pictures to arrays, and arrays to pictures and files."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from latentrt import exif
 from latentrt.atomic import new_file
-from latentrt.errors import OutputError
+from latentrt.errors import OutputError, RequestError
 from latentrt.tensors import Array
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+log = logging.getLogger(__name__)
 
 
 def to_images(pixels: Array) -> tuple[Image, ...]:
@@ -113,6 +118,7 @@ def preview_image(latents: Array, to_rgb: Sequence[tuple[float, float, float]]) 
     return to_images(rgb[None])[0]
 
 
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 ANIMATIONS = {".gif": "GIF", ".webp": "WEBP", ".apng": "PNG"}
 
 
@@ -125,14 +131,46 @@ def save_animation(images: Sequence[Image], path: Path, per_second: float) -> No
     write_image(images[0], path, format=ANIMATIONS[path.suffix.lower()], **options)
 
 
-def save_png(image: Image, path: Path, text: Mapping[str, str]) -> None:
-    """Writes `image` with text chunks, whole or not at all. Raises OutputError when it cannot be written there."""
+def save_picture(image: Image, path: Path, text: Mapping[str, str], note: bytes = b"") -> None:
+    """Writes `image` in the format of the name's ending, whole or not at all; a name without one is a PNG's.
+
+    text: a PNG's text chunks. JPEG and WebP have its "parameters" as EXIF's comment, and `note` as the maker's note.
+    JPEG is of quality 95 without subsampling, WebP lossless. Raises RequestError for an ending of another format,
+    OutputError when it cannot be written there.
+    """
+    kind = kind_of(path)
+    options = png_options(text) if kind == "PNG" else exif_options(kind, text, note)
+    write_image(image, path, format=kind, **options)
+
+
+def kind_of(path: Path) -> str:
+    """The format of a picture's name."""
+    suffix = path.suffix.lower() or ".png"
+    if suffix not in PICTURES:
+        raise RequestError(f"{path}: got the ending {path.suffix!r}, expected {' or '.join(PICTURES)}")
+    return PICTURES[suffix]
+
+
+def png_options(text: Mapping[str, str]) -> dict[str, Any]:
+    """What Pillow writes a PNG with."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
     for key, value in text.items():
         info.add_text(key, value)
-    write_image(image, path, format="PNG", pnginfo=info)
+    return {"pnginfo": info}
+
+
+def exif_options(kind: str, text: Mapping[str, str], note: bytes) -> dict[str, Any]:
+    """What Pillow writes a JPEG or a WebP with."""
+    options: dict[str, Any] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}[kind]
+    if not text:
+        return options
+    found = exif.block(text["parameters"], note)
+    if kind == "JPEG" and len(found) > exif.LARGEST:
+        log.warning("the prompt is too long for a JPEG's EXIF, which says less of the picture's making")
+        found = exif.block("", note)
+    return options if kind == "JPEG" and len(found) > exif.LARGEST else {**options, "exif": found}
 
 
 def write_image(image: Image, path: Path, **options: Any) -> None:

@@ -1,15 +1,17 @@
-"""What a PNG says of its making: the text that AUTOMATIC1111's tools read, and one JSON object with all of it."""
+"""What a picture says of its making: the text that AUTOMATIC1111's tools read, and one JSON object with all of it."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from latentrt.errors import RequestError
 from latentrt.handover import Handover
+from latentrt.recipes.texts import read_texts
 from latentrt.result import Result
 from latentrt.samplers import SAMPLERS
 from latentrt.samplers.names import curve_label, label
@@ -21,8 +23,8 @@ RNG = {"cpu": "CPU", "cuda": "NV"}
 HIRES_NAMES = {"latent": "Latent", "lanczos": "Lanczos"}
 
 
-def png_text(result: Result, image: int) -> dict[str, str]:
-    """The text chunks for one image of a result: "parameters" for people and other tools, "latentrt" for this one.
+def picture_text(result: Result, image: int) -> dict[str, str]:
+    """The texts for one image of a result: "parameters" for people and other tools, "latentrt" for this one.
 
     All of the second but version, bundle, loras and engine are fields of `Request`, and make the same image again; in
     place of the image that a run started from stands what tells it from others.
@@ -66,7 +68,9 @@ def infotext(record: dict[str, Any]) -> str:
     settings = {
         "Steps": record["steps"],
         "Sampler": label(record["sampler"]),
-        "Schedule type": curve_label(record["sigmas"]) if isinstance(record["sigmas"], str) else listed(record["sigmas"]),
+        "Schedule type": curve_label(record["sigmas"])
+        if isinstance(record["sigmas"], str)
+        else listed(record["sigmas"]),
         "CFG scale": listed(record["guidance"]),
         "Seed": record["seed"],
         "Size": f"{record['width']}x{record['height']}",
@@ -126,24 +130,29 @@ def quoted(value: str) -> str:
 
 
 def read_png(path: Path) -> dict[str, Any]:
-    """What a PNG says of its making: the JSON object of this package, or {"parameters": text} of another tool's.
+    """What a picture says of its making: the JSON object of this package, or {"parameters": text} of another tool's.
 
-    Raises RequestError when the file is no PNG or says nothing.
+    PNG's chunks, or EXIF of a JPEG or a WebP. Raises RequestError when the file is no picture or says nothing;
+    `latentrt.recipes.read_recipe` knows other tools' ways to say it.
     """
-    from PIL import Image
+    texts = read_texts(path)
+    record = own_record(path, texts)
+    if record is not None:
+        return record
+    if PARAMETERS in texts:
+        return {PARAMETERS: texts[PARAMETERS]}
+    raise RequestError(f"{path}: holds no generation data; images saved with --no-metadata have none")
 
+
+def own_record(path: Path, texts: Mapping[str, str]) -> dict[str, Any] | None:
+    """The JSON object of this package among a picture's texts; None where there is none.
+
+    Raises RequestError for one that is damaged.
+    """
+    note = texts.get("MakerNote", "")
+    noted = note.removeprefix(f"{LATENTRT}\0") if note.startswith(f"{LATENTRT}\0") else "null"
     try:
-        with Image.open(path, formats=["PNG"]) as image:
-            image.load()  # text may follow the pixels
-            text = dict(image.info)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise RequestError(f"{path}: not a readable PNG ({error})") from error
-    try:
-        record = json.loads(text.get(LATENTRT, "null"))
+        record = json.loads(texts.get(LATENTRT, noted))
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{path}: its {LATENTRT!r} text is not valid JSON ({error})") from error
-    if isinstance(record, dict):
-        return record
-    if PARAMETERS in text:
-        return {PARAMETERS: text[PARAMETERS]}
-    raise RequestError(f"{path}: holds no generation data; images saved with --no-metadata have none")
+    return record if isinstance(record, dict) else None

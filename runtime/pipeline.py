@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from copy import copy
 from dataclasses import replace
@@ -25,7 +26,9 @@ from latentrt.tensors import Array
 from latentrt.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
+    from latentrt.lora.tagged import Scales
     from latentrt.lora.weights import Applied
+    from latentrt.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +42,7 @@ def load(
     verify: bool = True,
     split_guidance: bool = False,
     memory_budget: int | None = None,
+    lora_dir: str | Path | None = None,
 ) -> Pipeline:
     """Returns a pipeline for a bundle's folder, or for a built-in model by name ("emoji").
 
@@ -47,7 +51,8 @@ def load(
     before an engine reads it; graphs are read when first used, so leave the folder alone while the pipeline lives.
     split_guidance: call the UNet once for each prompt of a step, not once for all, which takes less memory and longer.
     memory_budget: the bytes that the whole process may need, on a CPU; runs are made to fit, or refused before they
-    start. Raises BundleError or EngineError.
+    start. lora_dir: the folder of the LoRA files that prompts name, `<lora:NAME:0.8>`; the environment's LATENTRT_LORAS
+    where none is given. Raises BundleError or EngineError.
     """
     engine_kind(engine)
     opened = open_bundle(folder_of(bundle), verify=verify)
@@ -56,7 +61,8 @@ def load(
     engine = choose(engine, opened, frugal=frugal)
     engines = open_engines(engine, opened, frugal=frugal)
     budget = None if memory_budget is None else Budget(memory_budget, footprints_of(engine, engines))
-    return Pipeline(opened, load_tokenizer(opened), engines, engine, split_guidance=split_guidance, budget=budget)
+    tokenizer = load_tokenizer(opened)
+    return Pipeline(opened, tokenizer, engines, engine, split_guidance=split_guidance, budget=budget, lora_dir=lora_dir)
 
 
 def folder_of(bundle: str | Path) -> Path:
@@ -109,11 +115,15 @@ class Pipeline:
         *,
         split_guidance: bool = False,
         budget: Budget | None = None,
+        lora_dir: str | Path | None = None,
     ) -> None:
         self.bundle, self.tokenizer, self.engines, self.engine = bundle, tokenizer, engines, engine
         self.split_guidance, self.budget = split_guidance, budget
         self.unchanged = engines
         self.loras: tuple[Applied, ...] = ()
+        self.lora_dir = lora_dir
+        self.added: Scales = {}
+        self._tagged: tuple[object, Pipeline] | None = None
 
     def __enter__(self) -> Pipeline:
         return self
@@ -126,6 +136,7 @@ class Pipeline:
     def with_engines(self, engines: Mapping[str, Engine]) -> Pipeline:
         """Returns the same pipeline with other engines for these components; the others are shared."""
         other = copy(self)
+        other._tagged = None
         other.engines, other.unchanged = {**self.engines, **engines}, {**self.unchanged, **engines}
         return other
 
@@ -145,19 +156,47 @@ class Pipeline:
         weights = changed_weights(self.bundle, chosen) if chosen else {}
         changed = open_changed(self.engine, self.bundle, weights, frugal=self.budget is not None) if chosen else {}
         other.engines, other.loras = {**self.unchanged, **changed}, applied(chosen)
+        other.added = {one.file: (float(one.scale), float(one.scale_of("text_encoder"))) for one in chosen}
+        other._tagged = None
         if self.budget is not None:
             other.budget = replace(self.budget, footprints=footprints_of(self.engine, other.engines))
         return other
 
+    def tagged(self, settings: Settings) -> Pipeline:
+        """Returns the pipeline with the LoRA files that the settings' prompts name besides its own; itself for none.
+
+        The last one is kept, so that the next request with the same tags finds its weights loaded. Raises RequestError
+        for a tag that is malformed or names no file, and as `with_loras` does.
+        """
+        from latentrt.lora.tagged import add, scales_in
+
+        named = scales_in(settings, self.lora_dir)
+        if not named:
+            return self
+        scales = dict(self.added)
+        add(scales, named)
+        key = [(file, *scale, os.stat(file).st_mtime_ns, os.stat(file).st_size) for file, scale in scales.items()]
+        if self._tagged is None or self._tagged[0] != key:
+            if self.budget is not None:
+                self.unload()
+            self._tagged = None  # frees the weights of the last tags, unless a run has them
+            self._tagged = key, self.with_loras(scales)
+        return self._tagged[1]
+
     def unload(self) -> None:
         """Frees what the engines hold; each component loads again when it is called."""
-        for engine in self.engines.values():
+        for engine in self._opened():
             engine.unload()
 
     def close(self) -> None:
         """Frees everything that the engines hold."""
-        for engine in self.engines.values():
+        for engine in self._opened():
             engine.close()
+
+    def _opened(self) -> list[Engine]:
+        """The engines, and those of the last tags."""
+        tagged = self._tagged[1].engines.values() if self._tagged else ()
+        return list(dict.fromkeys([*self.engines.values(), *tagged]))
 
     def generate(self, prompt: str, **options: Any) -> Result:
         """Returns the images for `prompt`; the options are those of `Request`.
@@ -175,7 +214,8 @@ class Pipeline:
         Raises RequestError at once for what cannot be generated.
         """
         kind = Run if request.hires is None else TwoPasses
-        return kind(self, settle(request, self.bundle.manifest))
+        settings = settle(request, self.bundle.manifest)
+        return kind(self.tagged(settings), settings)
 
     def decode(self, latents: Array, decoder: str = "vae_decoder") -> Array:
         """Pixels in about [-1, 1], (batch, 3, height, width), from latents of unit variance; one image at a time.

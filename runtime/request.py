@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from latentrt.checks import plain
 from latentrt.control import Control
 from latentrt.curves import SigmasName
-from latentrt.prompt import Syntax
+from latentrt.prompt import Order, Syntax
 from latentrt.schedule import Spacing
 from latentrt.tensors import Array
 
@@ -33,7 +33,9 @@ class Request:
     """What to generate. None means the bundle's or the sampler's default; for `seed`, one drawn at
     random, as -1 does. Numbers and lists may be NumPy's.
 
-    prompt: in AUTOMATIC1111's language, see `syntax` and docs/prompts.md. guidance: classifier-free guidance, one for
+    prompt: in AUTOMATIC1111's language, see `syntax` and docs/prompts.md; its LoRA tags name files of the pipeline's
+    `lora_dir`. lora_tags: whose order two numbers of a tag have, "a1111" (text encoder, UNet) or "comfyui" (UNet, text
+    encoder). guidance: classifier-free guidance, one for
     all steps or one a step; at 1 and below the negative prompt is not used. seed: of the first image; image k has
     seed + k. width, height: pixels. sigmas: a curve's name, or the noise levels themselves, falling. spacing: how
     timesteps are laid out over the training schedule.
@@ -97,6 +99,7 @@ class Request:
     spacing: Spacing | None = None
     batch: int = 1
     syntax: Syntax = "strict"
+    lora_tags: Order = "a1111"
     guidance_rescale: float = 0.0
     guidance_interval: tuple[float, float | None] | None = None
     image_guidance: float | None = None

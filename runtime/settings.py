@@ -17,7 +17,7 @@ from latentrt.guidance import EVERYWHERE
 from latentrt.handover import Handover, handover_of
 from latentrt.hires import Grown, Hires, hires_of
 from latentrt.manifest import HINT, Manifest
-from latentrt.prompt import SYNTAXES, Syntax
+from latentrt.prompt import ORDERS, SYNTAXES, Order, Syntax
 from latentrt.request import RANDOM, NoiseName, Request, Seamless
 from latentrt.samplers import SAMPLERS, Option, Value
 from latentrt.samplers.names import Named, curve_of, sampler_named
@@ -59,6 +59,7 @@ class Settings:
     sigmas: Sigmas
     spacing: Spacing
     syntax: Syntax = "strict"
+    lora_tags: Order = "a1111"
     guidance_rescale: float = 0.0
     guidance_interval: tuple[float, float] | None = None
     image_guidance: float | None = None
@@ -140,6 +141,7 @@ def settle(request: Request, manifest: Manifest) -> Settings:
         sigmas=sigmas,
         spacing=choice("spacing", chosen(request.spacing, manifest.schedule.spacing), SPACINGS),
         syntax=choice("syntax", request.syntax, SYNTAXES),
+        lora_tags=choice("lora_tags", request.lora_tags, ORDERS),
         guidance_rescale=number("guidance_rescale", request.guidance_rescale, 0, 1),
         guidance_interval=interval_of(request.guidance_interval),
         image_guidance=image_guidance_of(request, manifest),
@@ -254,7 +256,9 @@ def steps_of(request: Request, sigmas: Sigmas, manifest: Manifest) -> int:
     if not isinstance(sigmas, tuple):
         return whole("steps", chosen(request.steps, manifest.defaults.steps), 1, manifest.schedule.train_steps)
     if request.steps not in (None, len(sigmas)):
-        raise RequestError(f"steps: got {shown(request.steps)} with {len(sigmas)} sigmas, expected {len(sigmas)} or nothing")
+        raise RequestError(
+            f"steps: got {shown(request.steps)} with {len(sigmas)} sigmas, expected {len(sigmas)} or nothing"
+        )
     return len(sigmas)
 
 
@@ -346,7 +350,11 @@ def seeds_of(name: str, asked: int | None, batch: int, *, one: bool = False) -> 
 
     RANDOM is none.
     """
-    first = secrets.randbits(32) if asked in (None, RANDOM) else whole(name, asked, 0, LARGEST_SEED - (0 if one else batch - 1))
+    first = (
+        secrets.randbits(32)
+        if asked in (None, RANDOM)
+        else whole(name, asked, 0, LARGEST_SEED - (0 if one else batch - 1))
+    )
     return (first,) * batch if one else tuple(range(first, first + batch))
 
 

@@ -148,7 +148,9 @@ def extend_of(request: Request) -> tuple[int, ...] | None:
     if asked is None:
         return None
     if isinstance(asked, str) or not isinstance(asked, Sequence) or len(asked) != 4 or not any(asked):
-        raise RequestError(f"extend: got {shown(asked)}, expected pixels at the left, top, right and bottom, not all zero")
+        raise RequestError(
+            f"extend: got {shown(asked)}, expected pixels at the left, top, right and bottom, not all zero"
+        )
     return tuple(whole("extend", pixels, 0, LARGEST_EXTENSION) for pixels in asked)
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from latentrt.cli.generate import numbers_of, sigmas_of, size_of
 from latentrt.cli.output import as_json, echo, print_json, progress_bar
+from latentrt.cli.parsing import numbers_of, sigmas_of, size_of
 
 if TYPE_CHECKING:
     from latentrt.bench.compare import Pairing
@@ -108,7 +108,9 @@ def show(pairings: Sequence[Pairing]) -> None:
 @click.option(
     "--out", type=FILE, multiple=True, metavar="FILE", help="A .json, .jsonl, .csv, .md or .html; repeatable."
 )
-@click.option("--html", type=FILE, callback=pages_of, multiple=True, metavar="FILE", help="The same as --out FILE.html.")
+@click.option(
+    "--html", type=FILE, callback=pages_of, multiple=True, metavar="FILE", help="The same as --out FILE.html."
+)
 @as_json
 def bench(
     bundle: str,

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from latentrt.cli.generate import size_of
 from latentrt.cli.output import as_json, echo, extra_of, print_json
+from latentrt.cli.parsing import size_of
 from latentrt.errors import RequestError
 
 if TYPE_CHECKING:

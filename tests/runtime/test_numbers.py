@@ -48,7 +48,9 @@ def test_numpy_s_numbers_are_numbers(bundle: Bundle, kind: str) -> None:
     given = {name: TYPES[kind](value) for name, value in PLAIN.items()}
     settings = settle(Request(np.str_("a"), **given), bundle.manifest)
     assert settings == settle(Request("a", **PLAIN), bundle.manifest)
-    assert json.loads(json.dumps(plain(settings))) == json.loads(json.dumps(plain(settle(Request("a", **PLAIN), bundle.manifest))))
+    assert json.loads(json.dumps(plain(settings))) == json.loads(
+        json.dumps(plain(settle(Request("a", **PLAIN), bundle.manifest)))
+    )
 
 
 @pytest.mark.parametrize("value", [np.int64(5), np.int8(5), np.uint64(5), np.array(5), 5, np.array(5, np.int16)])
@@ -57,7 +59,9 @@ def test_whole_numbers(value: Any) -> None:
     assert found == 5 and type(found) is int
 
 
-@pytest.mark.parametrize("value", [np.float16(0.5), np.float32(0.5), np.float64(0.5), np.longdouble(0.5), np.array(0.5)])
+@pytest.mark.parametrize(
+    "value", [np.float16(0.5), np.float32(0.5), np.float64(0.5), np.longdouble(0.5), np.array(0.5)]
+)
 def test_floats(value: Any) -> None:
     found = number("eta", Request("a", eta=value).eta, 0, 1)
     assert found == 0.5 and type(found) is float
@@ -88,7 +92,11 @@ def test_values_in_messages_are_short() -> None:
 
 
 def test_frames_of_arrays(bundle: Bundle) -> None:
-    given: dict[str, Any] = {"sigmas": np.array([3.0, 1.0]), "latents": np.zeros((1, 4, 3, 4)), "controls": (Control("c", np.zeros(3)),)}  # type: ignore[arg-type]
+    given: dict[str, Any] = {
+        "sigmas": np.array([3.0, 1.0]),
+        "latents": np.zeros((1, 4, 3, 4)),
+        "controls": (Control("c", np.zeros(3)),),
+    }  # type: ignore[arg-type]
     one = Request("a", seed=np.int64(1), **given)
     assert len(between(one, Request("b", seed=1, **given), np.int64(3))) == 3  # type: ignore[arg-type]
     with pytest.raises(RequestError, match="latents: got an array of the shape"):

@@ -43,7 +43,9 @@ def pixels(image: Image.Image) -> Any:
     return np.asarray(image).tolist()
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"])
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "HSV"]
+)
 def test_every_mode_of_8_bits_is_taken(mode: str) -> None:
     first = {"La": "LA", "RGBa": "RGBA", "PA": "LA" if "PA" not in Image.MODES else "P"}.get(mode, mode)
     image = (RAMP.convert("LA") if first == "LA" else COLOURS.convert(first)).convert(mode)
@@ -108,7 +110,9 @@ def test_a_photo_is_turned_as_its_camera_says(tmp_path: Path, orientation: int, 
     assert pixels(open_image("init", opened)) == pixels(opened)  # and is not turned once more
 
 
-@pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0garbage that is none", b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01"])
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0", b"Exif\0\0garbage that is none", b"Exif\0\0II*\0\x08\0\0\0\xff\xff\x12\x01"]
+)
 def test_damaged_exif_is_left_alone(tmp_path: Path, exif: bytes) -> None:
     COLOURS.save(tmp_path / "x.jpg", exif=exif, quality=100)
     assert open_image("init", tmp_path / "x.jpg").size == (24, 16)

@@ -10,7 +10,15 @@ from latentrt.curves import SigmasName
 from latentrt.errors import RequestError
 from latentrt.request import Request
 from latentrt.samplers import SAMPLERS
-from latentrt.samplers.names import CURVE_NAMES, SAMPLER_NAMES, WITH_OPTIONS, curve_label, curve_of, label, sampler_named
+from latentrt.samplers.names import (
+    CURVE_NAMES,
+    SAMPLER_NAMES,
+    WITH_OPTIONS,
+    curve_label,
+    curve_of,
+    label,
+    sampler_named,
+)
 from latentrt.settings import settle
 
 # AUTOMATIC1111 1.10's and earlier names, ComfyUI's, k-diffusion's, InvokeAI's; what each stands for.
@@ -67,7 +75,9 @@ def test_a_name_may_say_an_option(bundle: Bundle, name: str) -> None:
     assert settle(Request("a", sampler="dpmpp_2m_sde"), bundle.manifest).options["solver"] == "midpoint"
 
 
-@pytest.mark.parametrize("name", ["DPM adaptive", "DPM fast", "Restart", "euler_cfg_pp", "DPM++", "Karras", "", "k", "2m"])
+@pytest.mark.parametrize(
+    "name", ["DPM adaptive", "DPM fast", "Restart", "euler_cfg_pp", "DPM++", "Karras", "", "k", "2m"]
+)
 def test_other_names_list_what_is_known(bundle: Bundle, name: str) -> None:
     with pytest.raises(RequestError) as caught:
         settle(Request("a", sampler=name), bundle.manifest)
@@ -76,7 +86,9 @@ def test_other_names_list_what_is_known(bundle: Bundle, name: str) -> None:
 
 def test_two_curves_are_refused(bundle: Bundle) -> None:
     both = Request("a", sampler="DPM++ 2M Karras", sigmas="beta")
-    with pytest.raises(RequestError, match="sigmas: got 'beta' with the sampler 'DPM\\+\\+ 2M Karras', which says karras"):
+    with pytest.raises(
+        RequestError, match="sigmas: got 'beta' with the sampler 'DPM\\+\\+ 2M Karras', which says karras"
+    ):
         settle(both, bundle.manifest)
     assert settle(replace(both, sigmas="Karras"), bundle.manifest).sigmas == "karras"
 

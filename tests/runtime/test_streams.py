@@ -115,9 +115,9 @@ def test_a_command_without_its_extra_says_what_to_install(tmp_path: Path, argume
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("typed", "meant"), [("genrate", "generate"), ("Inspect", "inspect"), ("calibrat", "calibrate")])
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("genrate", "generate"), ("Inspect", "inspect"), ("calibrat", "calibrate")]
+)
 def test_a_slip_of_a_command_is_told(tmp_path: Path, typed: str, meant: str) -> None:
     done = shell(f"{typed} x", tmp_path)
     assert done.returncode == 2 and f"Did you mean '{meant}'?" in done.stderr.decode()
-
-
