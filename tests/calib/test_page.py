@@ -158,4 +158,7 @@ def test_names_of_levels_stand_beside_the_dots():
 
 
 def test_figures_and_units_stay_together():
-    assert unbroken("at 95 %, 24.1 ms to 1 s, 3 steps, 2 MB") == "at 95\u00a0%, 24.1\u00a0ms to 1\u00a0s, 3 steps, 2\u00a0MB"
+    assert (
+        unbroken("at 95 %, 24.1 ms to 1 s, 3 steps, 2 MB")
+        == "at 95\u00a0%, 24.1\u00a0ms to 1\u00a0s, 3 steps, 2\u00a0MB"
+    )
