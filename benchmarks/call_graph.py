@@ -7,6 +7,7 @@ Needs NumPy and that engine alone: an interpreter that has no latentrt can run i
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,6 +19,7 @@ Feeds = Mapping[str, Any]
 
 def in_onnxruntime(graph: str, feeds: Feeds) -> Any:
     """The first output, from ONNX Runtime with its defaults."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
@@ -26,6 +28,7 @@ def in_onnxruntime(graph: str, feeds: Feeds) -> Any:
 
 def in_openvino(graph: str, feeds: Feeds) -> Any:
     """The first output, from OpenVINO; what is not INT8 in float32, which it would else leave where a CPU has bf16."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it would report to Google
     import openvino
 
     compiled = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

@@ -6,7 +6,6 @@ Names are imported when first used, so that the command line answers `--help` wi
 from __future__ import annotations
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,10 +26,6 @@ if TYPE_CHECKING:
     from latentrt.request import Request
     from latentrt.result import Result, Step
     from latentrt.run import Run
-
-# ONNX Runtime 1.31 gives the machine a number and reports runs to Microsoft, on Linux and macOS too, unless this is set
-# before it starts. Who wants that sets it to 0.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "BundleError",

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from latentrt.errors import OutputError
 
+WINDOWS = os.name == "nt"
+
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
@@ -80,8 +82,10 @@ def temporary_name(path: Path) -> Path:
 
 
 def sync(path: Path) -> None:
-    """Asks the system to put a file or folder on the disk."""
-    handle = os.open(path, os.O_RDONLY)
+    """Has the system put a file or folder on the disk. Windows opens no folder, and syncs what is open to write."""
+    if WINDOWS and path.is_dir():
+        return
+    handle = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

@@ -7,6 +7,7 @@ already says that the bytes are the right ones.
 from __future__ import annotations
 
 import hashlib
+import logging
 import stat
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,10 @@ from pathlib import Path
 
 from latentrt.errors import BundleError
 from latentrt.manifest import FileRecord, Manifest, read, write
+from latentrt.seal import check, has_hash
 from latentrt.typed import TypedError
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "bundle.json"
 LARGEST_MANIFEST_BYTES = 16 << 20
@@ -46,17 +50,27 @@ def open_bundle(folder: Path, *, verify: bool = True) -> Bundle:
     if not folder.is_dir():
         raise BundleError(f"{folder}: got no folder there, expected a bundle; make one with `latentrt export`")
     content = read_manifest(folder)
+    manifest = parsed(folder, content)
+    if not has_hash(content):
+        log.warning(
+            "%s: has no hash of itself, so damage to it is not found: run `latentrt upgrade`", folder / MANIFEST
+        )
+    check_files(folder, manifest)
+    if verify:
+        check_hashes(folder, manifest)
+    return Bundle(folder, manifest, hashlib.sha256(content).hexdigest(), verify)
+
+
+def parsed(folder: Path, content: bytes, *, edited: bool = False) -> Manifest:
+    """What the content of a bundle's manifest says. edited: whatever hash it has of itself. Raises BundleError."""
     try:
-        manifest = read(content)
+        if not edited and has_hash(content):
+            check(content)
+        return read(content)
     except TypedError as error:
         raise BundleError(f"{folder / MANIFEST}: {error}; {REMEDY}") from error
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{folder / MANIFEST}: not valid JSON ({error}); {REMEDY}") from error
-    for file, record in manifest.files.items():
-        check_size(confined(folder, file), record)
-    if verify:
-        check_hashes(folder, manifest)
-    return Bundle(folder, manifest, hashlib.sha256(content).hexdigest(), verify)
 
 
 def read_manifest(folder: Path) -> bytes:
@@ -85,6 +99,12 @@ def confined(folder: Path, file: str) -> Path:
         if linked:
             raise BundleError(f"{path}: got a symbolic link, expected the file itself; copy with `cp -rL`, or {REMEDY}")
     return path
+
+
+def check_files(folder: Path, manifest: Manifest) -> None:
+    """Raises BundleError unless every listed file is in the folder and of its size."""
+    for file, record in manifest.files.items():
+        check_size(confined(folder, file), record)
 
 
 def check_size(path: Path, record: FileRecord) -> None:
@@ -131,4 +151,4 @@ def record_files(folder: Path, files: Iterable[str]) -> dict[str, FileRecord]:
 
 def save_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes bundle.json into a folder that `atomic.new_folder` will put in place."""
-    (folder / MANIFEST).write_text(write(manifest), encoding="utf-8")
+    (folder / MANIFEST).write_bytes(write(manifest).encode())  # as it is on every system: it has its own hash

@@ -1,14 +1,27 @@
-"""Where this user's files go that can always be made again."""
+"""Where this user's files go: those that can always be made again, and those that cannot.
+
+The folders are the system's usual ones: on Linux ~/.cache and ~/.local/state, or what XDG_CACHE_HOME and XDG_STATE_HOME
+say.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
+from platformdirs import user_cache_path, user_state_path
+
+NAME = "latentrt"
+
 
 def user_cache(part: str) -> Path:
-    """The folder of one kind of such files, which may not be there yet; XDG_CACHE_HOME says where all of them are."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "latentrt" / part
+    """The folder of one kind of files that can be made again; it may not be there yet."""
+    return user_cache_path(NAME, appauthor=False) / part
+
+
+def user_state() -> Path:
+    """The folder of what is to be kept; it may not be there yet."""
+    return user_state_path(NAME, appauthor=False)
 
 
 def writable(folder: Path) -> bool:
@@ -18,3 +31,9 @@ def writable(folder: Path) -> bool:
     except OSError:
         return False
     return os.access(folder, os.W_OK | os.X_OK)
+
+
+def own(path: Path) -> bool:
+    """Whether the file or folder belongs to this user; where the system does not say, as on Windows, it does."""
+    uid = getattr(os, "getuid", None)
+    return uid is None or path.lstat().st_uid == uid()

@@ -12,7 +12,6 @@ import numpy as np
 
 from latentrt.conditioning import Call, Conditioning, Row
 from latentrt.embedding import TimeBias
-from latentrt.errors import OutOfMemoryError
 from latentrt.grids import Grid
 from latentrt.guidance import Guidance, guided, sum_of
 from latentrt.prediction import Prediction
@@ -91,25 +90,34 @@ class Denoiser:
         sample = (x if scale == 1 else x * np.float32(scale)).astype(self.sample_dtype, copy=False)
         predictions: list[Array] = []
         for group in self.groups(rows):
-            feeds = {
-                "sample": np.concatenate([sample] * len(group)),
-                "time_bias": np.repeat(self.bias(group, sigma), len(x), axis=0),
-                "cross_kv": self.cross_kv(group, len(x)),
-            }
-            negative = [row.negative for row in group for _ in x]
             try:
-                more = self.steering.feeds(self.step, feeds, negative, window) if self.steering else {}
-                if shown is not None:
-                    feeds["sample"] = np.concatenate([beside(sample, shown, bare=row.bare) for row in group])
-                output = self.call("unet", **feeds, **more)["prediction"]
-            except OutOfMemoryError:
+                predictions += self.predict_group(group, sample, sigma, shown, window)
+            except MemoryError:  # the engine's or NumPy's
                 if len(group) == 1:
                     raise
                 log.warning("too little memory for %d prompts in a call of the UNet: from now on one", len(group))
-                self.split = True
-                return self.predict(x, sigma, rows, window)
-            predictions += list(output.astype(np.float32, copy=False).reshape(len(group), *x.shape))
-        return predictions
+                break
+        else:
+            return predictions
+        # Outside the handler, whose error holds all that was made for the call that failed.
+        self.split, predictions = True, []
+        return self.predict(x, sigma, rows, window)
+
+    def predict_group(
+        self, group: tuple[Row, ...], sample: Array, sigma: float, shown: Array | None, window: Window | None
+    ) -> list[Array]:
+        """What the UNet predicts under some texts, in one call. sample, shown: of one text."""
+        feeds = {
+            "sample": np.concatenate([sample] * len(group)),
+            "time_bias": np.repeat(self.bias(group, sigma), len(sample), axis=0),
+            "cross_kv": self.cross_kv(group, len(sample)),
+        }
+        negative = [row.negative for row in group for _ in sample]
+        more = self.steering.feeds(self.step, feeds, negative, window) if self.steering else {}
+        if shown is not None:
+            feeds["sample"] = np.concatenate([beside(sample, shown, bare=row.bare) for row in group])
+        output = self.call("unet", **feeds, **more)["prediction"]
+        return list(output.astype(np.float32, copy=False).reshape(len(group), *sample.shape))
 
     def bias(self, rows: Sequence[Row], sigma: float) -> Array:
         """The time bias at a level under each text, (texts, T)."""

@@ -8,14 +8,17 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 from pathlib import Path
 from typing import Any
 
-from latentrt.engines import ENGINES
+from latentrt.engines import ENGINES, EngineKind
 from latentrt.engines.fastest import remembered
 from latentrt.engines.onnxruntime import usable_cores
 from latentrt.jetson import Jetson, fits, read_jetson
 from latentrt.jetson import advice as jetson_advice
+from latentrt.nvidia import Nvidia, read_nvidia
 from latentrt.pipeline import built_in
 
 RUNNING = ("numpy", "tokenizers", "pillow")
+# Packages of the same files: whichever is installed last overwrites the other's.
+BESIDE = ("onnxruntime", "onnxruntime-gpu")
 EXPORTING = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnx-ir")
 MEMINFO = Path("/proc/meminfo")
 
@@ -28,7 +31,8 @@ def diagnose(root: Path = Path("/")) -> dict[str, Any]:
     """
     known = memory(root / MEMINFO.relative_to("/"))
     jetson = read_jetson(root)
-    engines = {name: engine_state(name) for name in ENGINES}
+    nvidia = read_nvidia()
+    engines = {name: engine_state(name, nvidia) for name in ENGINES}
     packages = {name: installed(name) for name in (*RUNNING, *EXPORTING)}
     return {
         "latentrt": installed("latentrt"),
@@ -36,6 +40,7 @@ def diagnose(root: Path = Path("/")) -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "cores": usable_cores(),
         "memory": known,
+        "gpu": {**asdict(nvidia), "cuda": ".".join(map(str, nvidia.cuda)) if nvidia.cuda else None},
         "jetson": about_jetson(jetson, known),
         "engines": engines,
         "fastest": [
@@ -52,13 +57,43 @@ def about_jetson(jetson: Jetson | None, known: dict[str, int] | None) -> dict[st
     return {**asdict(jetson), "fits": fits(known["available_bytes"]) if known else []} if jetson else None
 
 
-def engine_state(name: str) -> dict[str, Any]:
-    """Whether an engine's package is there, and which one of the several that may provide it."""
+def engine_state(name: str, nvidia: Nvidia) -> dict[str, Any]:
+    """Whether an engine can be used, which of the packages that may provide it is there, and what is wrong."""
     kind = ENGINES[name]
     module = kind.found or kind.requires
     providers = packages_distributions().get(module, []) if kind.installed else []
-    package = providers[0] if providers else module
-    return {"installed": kind.installed, "package": package, "version": installed(package), "extra": kind.extra}
+    package = next((one for one in providers if not kind.file or "gpu" in one), [*providers, module][0])
+    problem = problem_of(kind, nvidia)
+    return {
+        "installed": kind.installed,
+        "usable": problem is None,
+        "package": package,
+        "version": installed(package),
+        "extra": kind.extra,
+        "problem": problem,
+    }
+
+
+def problem_of(kind: EngineKind, nvidia: Nvidia) -> str | None:
+    """Why an engine cannot be used, and what to do; None where it can."""
+    if not kind.installed:
+        return f"not installed: {kind.install}"
+    if kind.file and all(map(installed, BESIDE)):
+        return f"{' and '.join(BESIDE)} are both installed: {kind.install}"
+    if not kind.gpu:
+        return None
+    if nvidia.problem is not None:
+        return f"{nvidia.problem}, or use --engine cpu"
+    bindings = installed("cuda-bindings")
+    if kind.builder and bindings is None:
+        return f"it needs cuda-bindings: {kind.install}"
+    if kind.builder and bindings and nvidia.cuda and int(bindings.split(".")[0]) > nvidia.cuda[0]:
+        major, minor = nvidia.cuda
+        return (
+            f"the driver runs CUDA {major}.{minor} at most, which is too old for cuda-bindings {bindings}: update the "
+            f"driver, or run `pip install 'cuda-bindings<{major + 1}'`"
+        )
+    return None
 
 
 def installed(package: str) -> str | None:
@@ -82,8 +117,8 @@ def memory(meminfo: Path) -> dict[str, int] | None:
 def advice(engines: dict[str, dict[str, Any]], packages: dict[str, str | None]) -> list[str]:
     """What to run next; nothing when all is there."""
     lines = []
-    if not any(engine["installed"] for engine in engines.values()):
-        lines.append("no engine: run `pip install 'latentrt[cpu]'`")
+    if not any(engine["usable"] for engine in engines.values()):
+        lines.append("no engine can be used: run `pip install 'latentrt[cpu]'`")
     missing = [name for name in EXPORTING if packages[name] is None]
     if missing:
         lines.append(f"to export checkpoints ({', '.join(missing)}): run `pip install 'latentrt[cpu,export]'`")

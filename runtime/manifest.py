@@ -11,6 +11,7 @@ from typing import Any, Literal
 from latentrt.curves import SigmasName
 from latentrt.quantization import Quantization
 from latentrt.schedule import NoiseSchedule
+from latentrt.seal import KEY, ZEROS, sealed
 from latentrt.tensors import TensorSpec, split_axis
 from latentrt.typed import TypedError, parse, plain
 
@@ -172,8 +173,13 @@ LATER = ("quantization", "encoders", "pads", "zero_negative", "unread", "size_id
 
 
 def read(text: str | bytes) -> Manifest:
-    """Returns the manifest in `text`. Raises TypedError that names the place and what was expected there."""
+    """Returns the manifest in `text`, whatever hash it has of itself: `latentrt.seal` checks that of a file.
+
+    Raises TypedError that names the place and what was expected there.
+    """
     document = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+    if isinstance(document, dict):
+        document.pop(KEY, None)
     version = document.get("format") if isinstance(document, dict) else None
     if isinstance(version, int) and version > FORMAT:
         raise TypedError(f".format: got {version}, this version of latentrt reads up to {FORMAT}; update latentrt")
@@ -195,8 +201,9 @@ def read(text: str | bytes) -> Manifest:
 
 
 def write(manifest: Manifest) -> str:
-    """Returns the manifest as JSON: stable order, two-space indent, a line at the end."""
-    return json.dumps(plain(manifest, LATER), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    """Returns the manifest as JSON: stable order, two-space indent, its own hash and a line at the end."""
+    document = plain(manifest, LATER) | {KEY: ZEROS}
+    return sealed(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def named_files(manifest: Manifest) -> list[str]:

@@ -57,7 +57,7 @@ def open_image(name: str, source: str | Path | Image, mode: str = "RGB") -> Imag
                 return converted(name, upright(source), mode)
             with Image.open(source) as image:
                 return converted(name, upright(image), mode)
-    except RequestError:
+    except (RequestError, MemoryError):
         raise
     except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them run into
         raise RequestError(

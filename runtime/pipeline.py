@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latentrt.bundle import MANIFEST, REMEDY, Bundle, open_bundle
-from latentrt.engines import Engine, choose, engine_kind, open_changed, open_engines
+from latentrt.engines import CPU, Engine, choose, engine_kind, open_changed, open_engines
 from latentrt.errors import BundleError, EngineError, OutOfMemoryError, RequestError
 from latentrt.memory import Budget, footprints_of
 from latentrt.request import Request
@@ -24,6 +25,7 @@ from latentrt.settings import settle
 from latentrt.tasks import FROM_AN_IMAGE, TEXT_TO_IMAGE, TINY_DECODER
 from latentrt.tensors import Array
 from latentrt.tokenizer import Tokenizer
+from latentrt.turns import TURNS
 
 if TYPE_CHECKING:
     from latentrt.lora.tagged import Scales
@@ -43,6 +45,7 @@ def load(
     split_guidance: bool = False,
     memory_budget: int | None = None,
     lora_dir: str | Path | None = None,
+    loras: Mapping[str | Path, float | tuple[float, float]] | None = None,
 ) -> Pipeline:
     """Returns a pipeline for a bundle's folder, or for a built-in model by name ("emoji").
 
@@ -51,18 +54,30 @@ def load(
     before an engine reads it; graphs are read when first used, so leave the folder alone while the pipeline lives.
     split_guidance: call the UNet once for each prompt of a step, not once for all, which takes less memory and longer.
     memory_budget: the bytes that the whole process may need, on a CPU; runs are made to fit, or refused before they
-    start. lora_dir: the folder of the LoRA files that prompts name, `<lora:NAME:0.8>`; the environment's LATENTRT_LORAS
-    where none is given. Raises BundleError or EngineError.
+    start; those of several threads wait for each other. lora_dir: the folder of the LoRA files that prompts name,
+    `<lora:NAME:0.8>`; the environment's LATENTRT_LORAS where none is given. loras: LoRA files and their scales for every
+    prompt, as `Pipeline.with_loras` takes them. With either, "cpu" draws with ONNX Runtime. A pipeline may be used from
+    several threads. Raises BundleError or EngineError, and CheckpointError for LoRA files.
     """
     engine_kind(engine)
     opened = open_bundle(folder_of(bundle), verify=verify)
     check_complete(opened)
     frugal = memory_budget is not None
-    engine = choose(engine, opened, frugal=frugal)
-    engines = open_engines(engine, opened, frugal=frugal)
-    budget = None if memory_budget is None else Budget(memory_budget, footprints_of(engine, engines))
-    tokenizer = load_tokenizer(opened)
-    return Pipeline(opened, tokenizer, engines, engine, split_guidance=split_guidance, budget=budget, lora_dir=lora_dir)
+    name = choose(engine, opened, frugal=frugal, exchanges=bool(loras))
+    engines = open_engines(name, opened, frugal=frugal)
+    budget = None if memory_budget is None else Budget(memory_budget, footprints_of(name, engines))
+    tokenizer, chosen = load_tokenizer(opened), engine == CPU
+    pipeline = Pipeline(
+        opened,
+        tokenizer,
+        engines,
+        name,
+        split_guidance=split_guidance,
+        budget=budget,
+        lora_dir=lora_dir,
+        chosen=chosen,
+    )
+    return pipeline.with_loras(loras) if loras else pipeline
 
 
 def folder_of(bundle: str | Path) -> Path:
@@ -104,7 +119,10 @@ def load_tokenizer(bundle: Bundle) -> Tokenizer:
 
 
 class Pipeline:
-    """A bundle's parts, put together. A context manager: leaving it frees what the engines hold."""
+    """A bundle's parts, put together. A context manager: leaving it frees what the engines hold.
+
+    Threads may share one. chosen: whether the engine was chosen here, not named.
+    """
 
     def __init__(
         self,
@@ -116,10 +134,12 @@ class Pipeline:
         split_guidance: bool = False,
         budget: Budget | None = None,
         lora_dir: str | Path | None = None,
+        chosen: bool = False,
     ) -> None:
         self.bundle, self.tokenizer, self.engines, self.engine = bundle, tokenizer, engines, engine
         self.split_guidance, self.budget = split_guidance, budget
-        self.unchanged = engines
+        self.unchanged, self.chosen = engines, chosen
+        self.exchanging: dict[str, Engine] = {}
         self.loras: tuple[Applied, ...] = ()
         self.lora_dir = lora_dir
         self.added: Scales = {}
@@ -145,21 +165,32 @@ class Pipeline:
 
         loras: the scale of each file, such as {"style.safetensors": 0.8}, or two, (0.8, 0.5): the UNet's and the text
         encoders'. Components that none of them changes are shared; the others are loaded anew when first called, from
-        the canonical graph. Where memory is short, `unload` what has run before. Raises CheckpointError for a file that
+        the canonical graph; of "cpu" by ONNX Runtime, all of them, whichever engine is the fastest. Where memory is short, `unload` what has run before. Raises CheckpointError for a file that
         cannot be read or does not fit the bundle, EngineError for an engine or a bundle that cannot take any.
 
         >>> pipe.with_loras({"style.safetensors": 0.8}).generate("a red apple")  # doctest: +SKIP
         """
         from latentrt.lora.weights import applied, changed_weights, loras_of  # 20 ms that other runs are spared
 
-        chosen, other = loras_of(loras), copy(self)
+        chosen = loras_of(loras)
+        other = self._exchanging() if chosen else copy(self)
         weights = changed_weights(self.bundle, chosen) if chosen else {}
-        changed = open_changed(self.engine, self.bundle, weights, frugal=self.budget is not None) if chosen else {}
-        other.engines, other.loras = {**self.unchanged, **changed}, applied(chosen)
+        changed = open_changed(other.engine, self.bundle, weights, frugal=self.budget is not None) if chosen else {}
+        other.engines, other.loras = {**other.unchanged, **changed}, applied(chosen)
         other.added = {one.file: (float(one.scale), float(one.scale_of("text_encoder"))) for one in chosen}
         other._tagged = None
         if self.budget is not None:
-            other.budget = replace(self.budget, footprints=footprints_of(self.engine, other.engines))
+            other.budget = replace(self.budget, footprints=footprints_of(other.engine, other.engines))
+        return other
+
+    def _exchanging(self) -> Pipeline:
+        """A copy on an engine that takes other weights, unless the user named one that does not."""
+        other, frugal = copy(self), self.budget is not None
+        if self.chosen:
+            other.engine = choose(CPU, self.bundle, frugal=frugal, exchanges=True)
+        if other.engine != self.engine:
+            self.exchanging = self.exchanging or open_engines(other.engine, self.bundle, frugal=frugal)
+            other.unchanged = other.engines = self.exchanging
         return other
 
     def tagged(self, settings: Settings) -> Pipeline:
@@ -177,8 +208,6 @@ class Pipeline:
         add(scales, named)
         key = [(file, *scale, os.stat(file).st_mtime_ns, os.stat(file).st_size) for file, scale in scales.items()]
         if self._tagged is None or self._tagged[0] != key:
-            if self.budget is not None:
-                self.unload()
             self._tagged = None  # frees the weights of the last tags, unless a run has them
             self._tagged = key, self.with_loras(scales)
         return self._tagged[1]
@@ -194,9 +223,9 @@ class Pipeline:
             engine.close()
 
     def _opened(self) -> list[Engine]:
-        """The engines, and those of the last tags."""
+        """The engines, those that take other weights, and those of the last tags."""
         tagged = self._tagged[1].engines.values() if self._tagged else ()
-        return list(dict.fromkeys([*self.engines.values(), *tagged]))
+        return list(dict.fromkeys([*self.engines.values(), *self.exchanging.values(), *tagged]))
 
     def generate(self, prompt: str, **options: Any) -> Result:
         """Returns the images for `prompt`; the options are those of `Request`.
@@ -214,8 +243,13 @@ class Pipeline:
         Raises RequestError at once for what cannot be generated.
         """
         kind = Run if request.hires is None else TwoPasses
-        settings = settle(request, self.bundle.manifest)
-        return kind(self.tagged(settings), settings)
+        try:
+            settings = settle(request, self.bundle.manifest)
+            return kind(self.tagged(settings), settings)
+        except MemoryError as error:  # Pillow's or NumPy's, of an image to start from
+            if isinstance(error, OutOfMemoryError):
+                raise
+            raise OutOfMemoryError(f"{str(error) or 'out of memory'}; ask for fewer or smaller images") from error
 
     def decode(self, latents: Array, decoder: str = "vae_decoder") -> Array:
         """Pixels in about [-1, 1], (batch, 3, height, width), from latents of unit variance; one image at a time.
@@ -235,10 +269,10 @@ class Pipeline:
         """The pixels of one image; with the other components out of memory, if it does not fit beside them."""
         try:
             return self.call(decoder, **feeds)["image"]
-        except OutOfMemoryError:
+        except MemoryError:  # the engine's or NumPy's
             log.warning("too little memory to decode: unloading the other components")
-            self.unload()
-            return self.call(decoder, **feeds)["image"]
+        self.unload()  # outside the handler, whose error holds all that was made
+        return self.call(decoder, **feeds)["image"]
 
     def encode(self, pixels: Array) -> tuple[Array, Array]:
         """The mean and the deviation of latents of unit variance, each (batch, channels, rows, columns) float32.
@@ -255,5 +289,6 @@ class Pipeline:
     def call(self, component: str, **feeds: Array) -> dict[str, Array]:
         """Runs one component on `feeds`, each brought to the float type that its graph declares."""
         dtypes = {spec.name: spec.dtype for spec in self.bundle.manifest.components[component].inputs}
-        typed = {name: np.ascontiguousarray(feed, dtypes.get(name, feed.dtype)) for name, feed in feeds.items()}
-        return self.engines[component](typed)
+        with TURNS.lock if self.budget else nullcontext():  # a preview's call is in no run's turn
+            typed = {name: np.ascontiguousarray(feed, dtypes.get(name, feed.dtype)) for name, feed in feeds.items()}
+            return self.engines[component](typed)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -21,7 +23,7 @@ from latentrt.guidance import Guidance
 from latentrt.hires import Grown, bilinear
 from latentrt.image import resized, to_images, to_pixels, to_shares
 from latentrt.inpainting import painted
-from latentrt.memory import demand_of, smaller
+from latentrt.memory import Plan, demand_of, smaller
 from latentrt.prediction import PREDICTIONS
 from latentrt.prompt import Prompt, read
 from latentrt.result import Result, Step
@@ -34,12 +36,15 @@ from latentrt.steering import Steering
 from latentrt.tasks import TINY_DECODER
 from latentrt.tensors import Array
 from latentrt.timings import Timings
+from latentrt.turns import TURNS
 from latentrt.windows import decoded, laid, windowed
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from latentrt.pipeline import Pipeline
+
+log = logging.getLogger(__name__)
 
 
 class Run:
@@ -50,7 +55,7 @@ class Run:
         more than the budget. timings: of the run that this is a part of."""
         self.settings = settings
         self._pipeline = pipeline
-        self._timings = timings or Timings()
+        self._timings, self._within = timings or Timings(), timings is not None
         with self._timings.phase("prompt"):
             self._negative = self._read(settings.negative, compose=False)
             self._positive = self._read(settings.prompt, compose=True)
@@ -72,6 +77,7 @@ class Run:
             )
         self._sampler = partial(sampler.walk, **settings.options)
         self._result: Result | None = None
+        self._done, self._again = 0, False
         self._steps = self._run()
 
     def __iter__(self) -> Iterator[Step]:
@@ -79,11 +85,35 @@ class Run:
 
     def __next__(self) -> Step:
         try:
-            return next(self._steps)
-        except OutOfMemoryError as error:
-            pipeline = self._pipeline
-            advice = smaller(pipeline.engine, pipeline.engines, pipeline.bundle.manifest, self._demand)
-            raise OutOfMemoryError(f"{error}; {advice}") from error
+            return self._next()
+        except MemoryError as error:  # an engine's, NumPy's or Pillow's
+            if self._within:
+                raise
+            if self._again:
+                raise self._short(error) from error
+            log.warning("too little memory: starting again with a component at a time (%s)", error)
+        self._start_again()  # outside the handler, whose error holds all that was made
+        return next(self)
+
+    def _next(self) -> Step:
+        """The next step; in its turn, where there is a budget."""
+        pipeline, plan = self._pipeline, self._plan
+        with TURNS.of(self._timings, pipeline, keep=plan.keep) if pipeline.budget and plan else nullcontext():
+            step = next(self._steps)
+        self._done += 1
+        return step
+
+    def _start_again(self) -> None:
+        """Goes back to the start by the smallest plan; steps that were given are computed again, and not given."""
+        self._again, self._plan = True, Plan(keep=False, split=True, peak_bytes=0)
+        self._pipeline.unload()
+        self._steps = islice(self._run(), self._done, None)
+
+    def _short(self, error: MemoryError) -> OutOfMemoryError:
+        """What is raised where no plan helped."""
+        pipeline = self._pipeline
+        advice = smaller(pipeline.engine, pipeline.engines, pipeline.bundle.manifest, self._demand)
+        return OutOfMemoryError(f"{str(error) or 'out of memory'}; {advice}")
 
     @property
     def timings(self) -> Mapping[str, float]:
@@ -270,6 +300,7 @@ class TwoPasses(Run):
         """Raises as Run does, for either pass."""
         super().__init__(pipeline, settings)
         self._second = Run(pipeline, self._larger(np.zeros(0, np.float32)), self._timings)
+        self._demand = self._second._demand  # the larger one, for advice
 
     @property
     def total(self) -> int:

@@ -8,11 +8,13 @@ import os
 
 import pytest
 
-from latentrt.engines import fastest
+from latentrt.engines import VARIABLE
+from latentrt.engines.silent import silence
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    fastest.CPU_ENGINES = ("onnxruntime",)
+    silence()  # tests import ONNX Runtime by themselves
+    os.environ[VARIABLE] = "onnxruntime"
     worker = getattr(config, "workerinput", None)
     if worker and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
-import openvino_genai
-from clock import GUIDANCE, PROMPT, SIDE, asked, report
+sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # OpenVINO would report to Google when imported
+
+import openvino_genai  # noqa: E402
+from clock import GUIDANCE, PROMPT, SIDE, asked, report  # noqa: E402
 
 model, _, steps = asked()
 pipeline = openvino_genai.Text2ImagePipeline(model)

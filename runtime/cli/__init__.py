@@ -14,7 +14,7 @@ import sys
 import click
 
 from latentrt.cli.output import echo, open_streams
-from latentrt.errors import LatentError
+from latentrt.errors import LatentError, OutOfMemoryError
 from latentrt.version import VERSION
 
 INTERRUPTED = 130
@@ -30,6 +30,7 @@ COMMANDS = {
     "bench": "Time a bundle on this machine, phase by phase.",
     "estimate": "Show what a bundle needs on a device, at least.",
     "verify": "Check every byte of a bundle.",
+    "upgrade": "Renew the hash that a bundle's list has of itself.",
     "doctor": "Show what is installed, and what is missing.",
 }
 
@@ -88,6 +89,12 @@ def main() -> None:
     except LatentError as error:
         echo(f"error: {error}", err=True)
         sys.exit(error.exit_status)
+    except MemoryError as error:  # Python's, NumPy's or Pillow's, outside a run
+        echo(
+            f"error: out of memory ({str(error) or 'no more is given'}); ask for less, or close other programs",
+            err=True,
+        )
+        sys.exit(OutOfMemoryError.exit_status)
     except (KeyboardInterrupt, click.Abort):
         echo("cancelled", err=True)
         sys.exit(INTERRUPTED)

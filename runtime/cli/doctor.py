@@ -12,7 +12,7 @@ from latentrt.cli.output import as_json, print_json
 @click.command()
 @as_json
 def doctor(as_json: bool) -> None:
-    """Show Python, engines, memory and built-in models, and what to install. Exits with 4 if there is no engine."""
+    """Show Python, engines, memory and built-in models, and what to install. Exits with 4 if no engine can be used."""
     from latentrt.diagnosis import diagnose
 
     found = diagnose()
@@ -20,7 +20,7 @@ def doctor(as_json: bool) -> None:
         print_json(found)
     else:
         print_table(found)
-    if not any(engine["installed"] for engine in found["engines"].values()):
+    if not any(engine["usable"] for engine in found["engines"].values()):
         raise click.exceptions.Exit(4)
 
 
@@ -43,6 +43,16 @@ def print_jetson(jetson: dict[str, Any]) -> None:
         click.echo(f"model       {row['model']} {row['precision']}: needs {row['needs_gb']:g} GB at least, {verdict}")
 
 
+def print_gpu(gpu: dict[str, Any]) -> None:
+    """Prints the GPUs and their driver, or what is missing."""
+    for name in gpu["gpus"]:
+        click.echo(f"gpu         {name}")
+    if gpu["cuda"]:
+        click.echo(f"driver      {gpu['driver'] or 'unknown version'}, CUDA {gpu['cuda']} at most")
+    if gpu["problem"]:
+        click.echo(f"gpu         none can be used: {gpu['problem']}")
+
+
 def print_table(found: dict[str, Any]) -> None:
     """Prints the diagnosis, a line a fact."""
     memory = found["memory"]
@@ -51,11 +61,13 @@ def print_table(found: dict[str, Any]) -> None:
     click.echo(f"cores       {found['cores']} usable")
     if memory:
         click.echo(f"memory      {memory['available_bytes'] / 1e9:.1f} of {memory['total_bytes'] / 1e9:.1f} GB free")
+    print_gpu(found["gpu"])
     if found["jetson"]:
         print_jetson(found["jetson"])
     for name, engine in found["engines"].items():
-        state = f"{engine['package']} {engine['version']}" if engine["installed"] else "not installed"
-        click.echo(f"engine      {name}: {state}")
+        there = [f"{engine['package']} {engine['version']}"] if engine["installed"] else []
+        wrong = [f"not usable, {engine['problem']}" if there else engine["problem"]] if engine["problem"] else []
+        click.echo(f"engine      {name}: {', '.join([*there, *wrong])}")
     for choice in found["fastest"]:
         measured = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in choice["seconds"].items())
         click.echo(f"engine      cpu: {choice['engine']} for {choice['model']} ({measured} a picture)")

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from latentrt.settings import Settings
 
 
-# "cpu" is the faster engine of two, of which only this one takes LoRA files.
-CPU, ONNX_RUNTIME = "cpu", "onnxruntime"
 
 
 @click.command()
@@ -153,8 +151,6 @@ def generate(
     animated = check_out(out, frames=options["frames"] is not None)
     wanted = requests(prompt, prompts, **options)
     budget = None if memory_budget is None else int(memory_budget * 1e9)
-    if engine == CPU and (loras or any(map(names_loras, wanted))):
-        engine = ONNX_RUNTIME  # the one for a CPU that takes them
     opened = partial(load, engine=engine, split_guidance=split_guidance, memory_budget=budget, lora_dir=lora_dir)
     if refiner is not None:
         with with_loras(opened(bundle), loras) as base:
@@ -176,11 +172,6 @@ def generate(
     else:
         for file in dict.fromkeys(file for named in files for file in named):
             echo(file)
-
-
-def names_loras(request: Request) -> bool:
-    """Whether a request's prompts may name LoRA files."""
-    return request.syntax != "plain" and "<" in f"{request.prompt}{request.blend}"
 
 
 def with_loras(pipeline: Pipeline, loras: list[Lora]) -> Pipeline:

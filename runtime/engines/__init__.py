@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ class EngineKind:
     variant: what of several the module is to open. or_else: other names under which the package comes. file: a file
     that has to be in the package. builder: the module that builds what the engine runs, which is a layer above this
     one and is asked only when a call finds nothing that takes it; its `build_plan` is described at ours. exchanges:
-    whether its graphs can be loaded with other weights than are in their files.
+    whether its graphs can be loaded with other weights than are in their files. gpu: whether it needs one of NVIDIA's.
     """
 
     module: str
@@ -66,6 +67,7 @@ class EngineKind:
     file: str = ""
     builder: str = ""
     exchanges: bool = False
+    gpu: bool = False
 
     @property
     def installed(self) -> bool:
@@ -87,6 +89,17 @@ class EngineKind:
         """What has to be installed, in words."""
         return f"{self.requires} with {self.file}" if self.file else self.requires
 
+    @property
+    def install(self) -> str:
+        """What to run where it is missing."""
+        command = f"run `pip install 'latentrt[{self.extra}]'`"
+        # Two packages of the same files: whichever is installed last overwrites the other's.
+        before = (
+            ", after `pip uninstall onnxruntime onnxruntime-gpu` where onnxruntime is installed: the two must not be "
+            "beside each other"
+        )
+        return command + before if self.file else command
+
 
 CUDA = "capi/libonnxruntime_providers_cuda.so"
 TENSORRT = "capi/libonnxruntime_providers_tensorrt.so"
@@ -94,8 +107,12 @@ TENSORRT = "capi/libonnxruntime_providers_tensorrt.so"
 ENGINES = {
     "onnxruntime": EngineKind("latentrt.engines.onnxruntime", "onnxruntime", "cpu", "cpu", exchanges=True),
     "openvino": EngineKind("latentrt.engines.openvino", "openvino", "openvino", "cpu"),
-    "cuda": EngineKind("latentrt.engines.onnxruntime", "onnxruntime", "cuda", "cuda", file=CUDA, exchanges=True),
-    "cuda-tensorrt": EngineKind("latentrt.engines.onnxruntime", "onnxruntime", "cuda", "cuda-tensorrt", file=TENSORRT),
+    "cuda": EngineKind(
+        "latentrt.engines.onnxruntime", "onnxruntime", "cuda", "cuda", file=CUDA, exchanges=True, gpu=True
+    ),
+    "cuda-tensorrt": EngineKind(
+        "latentrt.engines.onnxruntime", "onnxruntime", "cuda", "cuda-tensorrt", file=TENSORRT, gpu=True
+    ),
     "tensorrt": EngineKind(
         "latentrt.engines.tensorrt",
         "tensorrt",
@@ -103,6 +120,7 @@ ENGINES = {
         "tensorrt",
         ("tensorrt_bindings", "tensorrt_lean", "tensorrt_lean_bindings"),
         builder="latentrt.export.build",
+        gpu=True,
     ),
     "tensorrt-rtx": EngineKind(
         "latentrt.engines.tensorrt",
@@ -111,25 +129,43 @@ ENGINES = {
         "tensorrt-rtx",
         ("tensorrt_rtx_bindings",),
         builder="latentrt.export.build",
+        gpu=True,
     ),
 }
 
 
-# "cpu" is whichever of these is installed, and the fastest where several are.
+# "cpu" is whichever of these is installed, and the fastest where several are; or what the user's variable names.
 CPU, CPU_ENGINES = "cpu", ("onnxruntime", "openvino")
+VARIABLE = "LATENTRT_ENGINE"
 
 
-def choose(name: str, bundle: Bundle, *, frugal: bool = False) -> str:
-    """Returns the engine that `name` stands for with this bundle: "cpu" for the fastest, others for themselves.
+def default_engines() -> tuple[str, ...]:
+    """The engines that "cpu" may stand for, the first one preferred. Raises EngineError for a wrong variable."""
+    named = os.environ.get(VARIABLE, "")
+    if named in ("", CPU):
+        return CPU_ENGINES
+    if named not in ENGINES:
+        raise EngineError(f"{VARIABLE}: got {named!r}, expected one of {', '.join((CPU, *ENGINES))}")
+    return (named,)
 
-    frugal: "cpu" is the first that is installed, which needs the least memory; measuring others would need theirs.
+
+def choose(name: str, bundle: Bundle, *, frugal: bool = False, exchanges: bool = False) -> str:
+    """Returns the engine that `name` stands for with this bundle: others than "cpu" for themselves.
+
+    "cpu" is the one that the variable LATENTRT_ENGINE names, else the fastest of those that are installed.
+
+    frugal: it is the first that is installed, which needs the least memory; measuring others would need theirs.
+    exchanges: it is one that takes other weights than a graph's, where one is installed, whatever is the fastest.
     Raises EngineError if what it needs is not installed.
     """
     engine_kind(name)
     if name != CPU:
         return name
+    able = [one for one in CPU_ENGINES if ENGINES[one].exchanges and ENGINES[one].installed]
+    if exchanges and able:
+        return able[0]
     if frugal:
-        return next(one for one in CPU_ENGINES if ENGINES[one].installed)
+        return next(one for one in default_engines() if ENGINES[one].installed)
     fastest: str = importlib.import_module("latentrt.engines.fastest").fastest(bundle)
     return fastest
 
@@ -187,13 +223,17 @@ def build_plan(name: str, bundle: Bundle, component: str, shapes: Mapping[str, t
     importlib.import_module(ENGINES[name].builder).build_plan(name, bundle, component, shapes)
 
 
-OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate memory", "Cannot allocate memory", "out of memory")
+OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate", "can't alloc", "Cannot allocate memory", "out of memory")
 
 
 def failure(message: str, error: Exception) -> EngineError:
     """The error of an engine that failed with `error`: OutOfMemoryError where that is what its own says."""
-    short = isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
-    return OutOfMemoryError(message) if short else EngineError(message)
+    return OutOfMemoryError(message) if lacks_memory(error) else EngineError(message)
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether an engine failed for want of memory."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def engine_kind(name: str) -> EngineKind:
@@ -203,8 +243,8 @@ def engine_kind(name: str) -> EngineKind:
     """
     if name not in (CPU, *ENGINES):
         raise EngineError(f"engine: got {name!r}, expected one of {', '.join((CPU, *ENGINES))}")
-    kinds = [ENGINES[one] for one in (CPU_ENGINES if name == CPU else (name,))]
+    kinds = [ENGINES[one] for one in (default_engines() if name == CPU else (name,))]
     kind = next((one for one in kinds if one.installed), kinds[0])
     if not kind.installed:
-        raise EngineError(f"engine {name!r} needs {kind.needs}: run `pip install 'latentrt[{kind.extra}]'`")
+        raise EngineError(f"engine {name!r} needs {kind.needs}: {kind.install}")
     return kind

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from latentrt.bundle import check_size, sha256_of
+from latentrt.bundle import check_size, confined, sha256_of
 from latentrt.errors import BundleError
 from latentrt.manifest import FileRecord
 from latentrt.typed import TypedError, parse
@@ -30,8 +30,10 @@ def read_record(kind: type[D], record: Path, *, verify: bool = True) -> D:
     folder = record.parent
     try:
         derived = parse(kind, json.loads(record.read_bytes()))
+        if not derived.files:
+            raise BundleError(f"{record}: lists no files")
         for name, file in derived.files.items():
-            check_size(folder / name, file)
+            check_size(confined(folder, name), file)
             if verify and sha256_of(folder / name) != file.sha256:
                 raise BundleError(f"{folder / name}: got another hash than was written down")
     except (OSError, TypedError, ValueError, RecursionError, BundleError) as error:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -19,10 +19,11 @@ import numpy as np
 from latentrt.atomic import new_file
 from latentrt.bundle import Bundle
 from latentrt.cache import user_cache, writable
-from latentrt.engines import CPU_ENGINES, ENGINES, Engine, open_engines, optimised
+from latentrt.engines import ENGINES, Engine, default_engines, open_engines, optimised
 from latentrt.engines.onnxruntime import usable_cores
 from latentrt.engines.plans import graph_digest
 from latentrt.errors import EngineError
+from latentrt.locks import locked
 from latentrt.processor import processor
 from latentrt.tensors import Array, shape_of
 from latentrt.typed import TypedError, parse
@@ -69,27 +70,43 @@ def fastest(bundle: Bundle) -> str:
 
     Raises EngineError if none of them runs the model.
     """
-    names = [name for name in CPU_ENGINES if ENGINES[name].installed]
+    names = [name for name in default_engines() if ENGINES[name].installed]
     if len(names) == 1:
         return names[0]
     situation = situation_of(bundle, names)
     path = path_of(situation)
-    known = read(path)
-    if known is not None and known.situation == situation:
+    known = known_for(situation, path)
+    if known is not None:
         return known.engine
     if not writable(path.parent):
         log.warning("%s cannot be written, so nothing is measured: using %s", path.parent, names[0])
         return names[0]
+    try:
+        with locked(path.parent):  # two that measure at once would measure each other
+            return (known_for(situation, path) or measured(bundle, situation, names, path)).engine
+    except OSError as error:
+        log.warning("%s: what was measured cannot be kept (%s): using %s", path, error.strerror or error, names[0])
+        return names[0]
+
+
+def measured(bundle: Bundle, situation: Situation, names: Sequence[str], path: Path) -> Choice:
+    """What is measured now, and remembered. Raises EngineError as `fastest`, OSError where it cannot be written."""
     log.warning("measuring, once, which of %s is fastest for %s here", ", ".join(names), bundle.manifest.name)
     choice = Choice(bundle.manifest.name, situation, measure(bundle, names))
     with new_file(path) as temporary:
         temporary.write_text(json.dumps(asdict(choice), indent=2) + "\n", encoding="utf-8")
-    return choice.engine
+    return choice
+
+
+def known_for(situation: Situation, path: Path) -> Choice | None:
+    """What is remembered for this situation."""
+    known = read(path)
+    return known if known is not None and known.situation == situation else None
 
 
 def remembered() -> list[Choice]:
     """What was measured on this processor with the engines that are installed now."""
-    names = [name for name in CPU_ENGINES if ENGINES[name].installed]
+    names = [name for name in default_engines() if ENGINES[name].installed]
     here = (processor(), usable_cores(), versions_of(names))
     found = (read(path) for path in sorted(user_cache("fastest").glob("*.json")))
     choices = (choice for choice in found if choice is not None)
@@ -126,11 +143,12 @@ def path_of(situation: Situation) -> Path:
 
 
 def read(path: Path) -> Choice | None:
-    """The choice in a file; None where there is none that can be read."""
+    """The choice in a file; None where there is none that can be read, or that names no engine of its situation."""
     try:
-        return parse(Choice, json.loads(path.read_bytes()))
+        choice = parse(Choice, json.loads(path.read_bytes()))
     except (OSError, TypedError, ValueError, RecursionError):
         return None
+    return choice if choice.seconds and choice.seconds.keys() <= choice.situation.versions.keys() else None
 
 
 def measure(bundle: Bundle, names: Iterable[str]) -> dict[str, float]:

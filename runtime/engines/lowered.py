@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -102,7 +103,7 @@ def find(bundle: Bundle, folders: Iterable[Path], component: str, attention: Att
     digest = digest_of(bundle, component, attention)
     for folder in folders:
         path = folder_in(folder, component, digest)
-        if path.is_dir():
+        if os.path.isdir(path):  # nor one that this user may not see
             return Source(read(path), path, digest)
     return None
 

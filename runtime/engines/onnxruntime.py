@@ -8,13 +8,14 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import threading
 from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentrt.bundle import Bundle
-from latentrt.engines import Weights, failure
+from latentrt.engines import ENGINES, Weights, failure, silent
 from latentrt.engines.initializers import with_weights
 from latentrt.engines.optimised import graph_of
 from latentrt.errors import EngineError
@@ -104,30 +105,38 @@ class OnnxRuntimeEngine:
         self.optimised, self.frugal, self.weights = optimised, frugal, weights
         self.session: InferenceSession | None = None
         self.held: Mapping[str, Array] = {}
+        self.lock = threading.Lock()  # of what is loaded; calls run beside each other, which a session is made for
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Every output by name. Raises ShapeError for feeds that do not fit, EngineError if the run fails."""
         sizes = check(self.component.inputs, feeds, self.name)
         names = [spec.name for spec in self.component.outputs]
-        self.load()
-        assert self.session is not None
+        session, _held = self.loaded()  # which another thread may unload meanwhile
         try:
-            outputs = self.session.run(names, dict(feeds))
+            outputs = session.run(names, dict(feeds))
         except Exception as error:  # ONNX Runtime's own errors share no base but Exception
             raise failure(f"{self.name}: ONNX Runtime failed with {sizes}: {one_line(error)}", error) from error
         return dict(zip(names, outputs, strict=True))
 
     def load(self) -> None:
         """Makes the session. Raises EngineError if ONNX Runtime refuses the graph."""
-        if self.session is None:
-            self.held = {name: weight.read() for name, weight in self.weights.items()}
-            self.session = new_session(
-                self.path, self.variant, optimised=self.optimised, frugal=self.frugal, weights=self.held
-            )
+        self.loaded()
+
+    def loaded(self) -> tuple[InferenceSession, Mapping[str, Array]]:
+        """The session, made if need be, and the weights that have to live as long. Raises EngineError as `load`."""
+        with self.lock:
+            if self.session is None:
+                held = {name: weight.read() for name, weight in self.weights.items()}
+                self.session = new_session(
+                    self.path, self.variant, optimised=self.optimised, frugal=self.frugal, weights=held
+                )
+                self.held = held
+            return self.session, self.held
 
     def unload(self) -> None:
-        """Drops the session; its memory goes back to the system."""
-        self.session, self.held = None, {}
+        """Drops the session; its memory goes back to the system, once calls in other threads are done."""
+        with self.lock:
+            self.session, self.held = None, {}
 
     def close(self) -> None:
         """The same as `unload`: a session holds nothing else, and a later call would make it again."""
@@ -147,13 +156,7 @@ def new_session(
     weights: what stands in for initialisers; the session does not hold them, so they have to live as long.
     Raises EngineError if it cannot be made, or would not run as asked.
     """
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise EngineError(
-            f"onnxruntime is installed but cannot be imported ({error}); reinstall it for this Python"
-        ) from error
-
+    onnxruntime = silent.onnxruntime()
     options = new_options()
     if optimised:
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -185,20 +188,16 @@ def exchanged(path: Path, weights: Mapping[str, Array], options: SessionOptions)
     ONNX Runtime takes others only for weights beside the graph; those in it are exchanged in a copy. Its
     `add_initializer` takes both, but leaves the old ones to what is rewritten at load, such as convolutions.
     """
-    from onnxruntime import OrtValue
-
     content = with_weights(path, weights)
     if content is None:
-        values = [OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
+        values = [silent.onnxruntime().OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
         options.add_external_initializers(list(weights), values)
     return content or path
 
 
 def new_options() -> SessionOptions:
     """Options of a session with one thread a usable core."""
-    from onnxruntime import SessionOptions
-
-    options = SessionOptions()
+    options: SessionOptions = silent.onnxruntime().SessionOptions()
     options.intra_op_num_threads = usable_cores()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
@@ -220,7 +219,7 @@ def return_memory() -> None:
 def preload(onnxruntime: Any) -> None:
     """Loads NVIDIA's libraries that pip installed, where the system's loader does not look. Before 1.21 it cannot."""
     if hasattr(onnxruntime, "preload_dlls"):
-        with redirect_stdout(sys.stderr):  # where it prints what it cannot load
+        with silent.importing, redirect_stdout(sys.stderr):  # where it prints what it cannot load
             onnxruntime.preload_dlls()
 
 
@@ -230,8 +229,8 @@ def check_available(providers: Iterable[str], onnxruntime: Any) -> None:
     missing = [provider for provider in providers if provider not in available]
     if missing:
         raise EngineError(
-            f"ONNX Runtime {onnxruntime.__version__} has {', '.join(available)}, expected {', '.join(missing)}; run "
-            "`pip uninstall onnxruntime` and `pip install 'latentrt[cuda]'`, or use --engine cpu"
+            f"ONNX Runtime {onnxruntime.__version__} has {', '.join(available)}, expected {', '.join(missing)}; "
+            f"{ENGINES['cuda'].install}; or use --engine cpu"
         )
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import logging
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentrt.bundle import Bundle
 from latentrt.cache import user_cache
-from latentrt.engines import failure
+from latentrt.engines import failure, lacks_memory, silent
+from latentrt.engines.kept import kept
 from latentrt.engines.onnxruntime import one_line, usable_cores
 from latentrt.engines.plans import graph_digest
-from latentrt.errors import EngineError
 from latentrt.manifest import Component
+from latentrt.processor import processor
 from latentrt.tensors import Array, check, side_of, split_axis
 
 if TYPE_CHECKING:
@@ -52,11 +56,14 @@ def engine_of(bundle: Bundle, name: str) -> OpenVinoEngine:
 class OpenVinoEngine:
     """One graph. An axis has the size of the first call until a call brings another, then it is free.
 
-    Fixed shapes are faster by a quarter or more, and one compiled graph at a time is one copy of the weights.
+    Fixed shapes are faster by a quarter or more, and one compiled graph at a time is one copy of the weights. Calls of
+    one graph wait for each other: a request holds the inputs and outputs of one, and OpenVINO is told to give one call
+    all cores.
     """
 
     def __init__(self, name: str, component: Component, path: Path, cache: Path | None = None) -> None:
         self.name, self.component, self.path, self.cache = name, component, path, cache
+        self.lock = threading.RLock()  # of all that follows, for the length of a call
         self.model: Any = None
         self.request: Any = None
         self.fixed: dict[str, int] | None = None
@@ -64,27 +71,31 @@ class OpenVinoEngine:
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Every output by name. Raises ShapeError for feeds that do not fit, EngineError if the run fails."""
         sizes = check(self.component.inputs, feeds, self.name)
-        self.load()
-        try:
-            self.fit(sizes)
-            found = self.request.infer(dict(feeds), share_inputs=True)
-            return {spec.name: found[spec.name] for spec in self.component.outputs}
-        except Exception as error:  # OpenVINO raises RuntimeError, and KeyError for an output that is not there
-            raise failure(f"{self.name}: OpenVINO failed with {sizes}: {one_line(error)}", error) from error
+        with self.lock:
+            self.load()
+            try:
+                self.fit(sizes)
+                found = self.request.infer(dict(feeds), share_inputs=True)
+                return {spec.name: found[spec.name] for spec in self.component.outputs}
+            except Exception as error:  # OpenVINO raises RuntimeError, and KeyError for an output that is not there
+                raise failure(f"{self.name}: OpenVINO failed with {sizes}: {one_line(error)}", error) from error
 
     def load(self) -> None:
         """Reads the graph; it is compiled by the first call, for that. Raises EngineError if OpenVINO refuses it."""
-        if self.model is None:
-            try:
-                self.model = core().read_model(self.path)
-            except Exception as error:  # RuntimeError, of several modules
-                raise failure(
-                    f"{self.path}: OpenVINO cannot load it: {one_line(error)}; check it with `latentrt verify`", error
-                ) from error
+        with self.lock:
+            if self.model is None:
+                try:
+                    self.model = core().read_model(self.path)
+                except Exception as error:  # RuntimeError, of several modules
+                    raise failure(
+                        f"{self.path}: OpenVINO cannot load it: {one_line(error)}; check it with `latentrt verify`",
+                        error,
+                    ) from error
 
     def unload(self) -> None:
-        """Drops the graph and what was compiled of it."""
-        self.model = self.request = self.fixed = None
+        """Drops the graph and what was compiled of it, once a call in another thread is done."""
+        with self.lock:
+            self.model = self.request = self.fixed = None
 
     def close(self) -> None:
         """The same as `unload`: nothing else is held, and a later call would load again."""
@@ -95,22 +106,36 @@ class OpenVinoEngine:
         before = dict(sizes) if self.fixed is None else self.fixed
         fixed = {symbol: size for symbol, size in before.items() if sizes[symbol] == size}
         if fixed != self.fixed:
-            self.request = None  # before another one is made: its weights are as large
+            self.request = self.fixed = None  # before another one is made: its weights are as large
             shapes = {spec.name: [side(axis, fixed) for axis in spec.shape] for spec in self.component.inputs}
             self.model.reshape(shapes)
-            self.request = core().compile_model(self.model, "CPU", self.settings()).create_infer_request()
+            self.request = self.compiled(shapes).create_infer_request()
             self.fixed = fixed
+
+    def compiled(self, shapes: Mapping[str, list[int]]) -> Any:
+        """The graph, compiled for these shapes or read back from where it is kept."""
+        settings = self.settings()
+        if self.cache is None:
+            return core().compile_model(self.model, "CPU", settings)
+        key = json.dumps([shapes, settings, silent.openvino().get_version(), processor()], sort_keys=True)
+        folder = self.cache / hashlib.sha256(key.encode()).hexdigest()[:16]
+        try:
+            with kept(folder) as place:
+                return core().compile_model(self.model, "CPU", {**settings, **place})
+        except Exception as error:  # RuntimeError: of the graph, or of a place that OpenVINO cannot read or write
+            if lacks_memory(error):
+                raise
+            log.warning("%s: OpenVINO cannot keep it in %s: %s", self.name, folder, one_line(error))
+            return core().compile_model(self.model, "CPU", settings)
 
     def settings(self) -> dict[str, Any]:
         """What OpenVINO is told. A component that was exported in fp32 stays so; others may compute in half."""
-        kept = {"CACHE_DIR": str(self.cache)} if self.cache and made(self.cache) else {}
         timed = any(spec.name == FLOAT32_INPUT for spec in self.component.inputs)
         precision = "f32" if timed or self.component.precision == "fp32" else half()
         return {
             "INFERENCE_NUM_THREADS": usable_cores(),
             "INFERENCE_PRECISION_HINT": precision,
             "PERFORMANCE_HINT": "LATENCY",
-            **kept,
         }
 
 
@@ -120,26 +145,16 @@ def side(axis: int | str, fixed: Mapping[str, int]) -> int:
     return side_of(axis, fixed) if known else -1
 
 
-def made(folder: Path) -> bool:
-    """Whether the folder is there for this user alone; made if need be."""
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        log.warning("%s: what OpenVINO compiles cannot be kept there: %s", folder, error.strerror)
-        return False
-    return True
+def core() -> Any:
+    """OpenVINO itself, one for the process. Raises EngineError if it cannot be imported."""
+    with silent.importing:
+        return new_core()
 
 
 @functools.cache
-def core() -> Any:
-    """OpenVINO itself, which is slow to start. Raises EngineError if it cannot be imported."""
-    try:
-        import openvino
-    except ImportError as error:
-        raise EngineError(
-            f"openvino is installed but cannot be imported ({error}); reinstall it for this Python"
-        ) from error
-    return openvino.Core()
+def new_core() -> Any:
+    """OpenVINO started, which is slow."""
+    return silent.openvino().Core()
 
 
 def half() -> str:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from latentrt.bundle import Bundle
+from latentrt.engines import silent
 from latentrt.engines.derived import read_record
 from latentrt.engines.plans import graph_digest, plan_store
 from latentrt.manifest import Fidelity, FileRecord
@@ -50,10 +52,8 @@ class Optimised:
 
 def key_of(bundle: Bundle, component: str) -> OptimisedKey:
     """The key of a component here and now."""
-    import onnxruntime
-
     graph = graph_digest(bundle.manifest, bundle.manifest.components[component])
-    return OptimisedKey(graph, VERSION, onnxruntime.__version__, processor())
+    return OptimisedKey(graph, VERSION, silent.onnxruntime().__version__, processor())
 
 
 def folder_in(folder: Path, component: str, key: OptimisedKey) -> Path:
@@ -64,9 +64,11 @@ def folder_in(folder: Path, component: str, key: OptimisedKey) -> Path:
 def folder_of(bundle: Bundle, component: str) -> Path | None:
     """The folder of the component's optimised graph; None where there is none for this processor and version."""
     for folder in plan_store(bundle.folder).folders:
-        if (folder / "cpu").is_dir():  # else nothing has to be imported to know the version
+        if os.path.isdir(
+            folder / "cpu"
+        ):  # nor one that this user may not see; else nothing has to be imported to know the version
             path = folder_in(folder, component, key_of(bundle, component))
-            if path.is_dir():
+            if os.path.isdir(path):
                 return path
     return None
 

@@ -7,14 +7,12 @@ that could be loaded.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import hmac
 import json
 import logging
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import shutil
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -23,6 +21,7 @@ from latentrt.atomic import new_file
 from latentrt.cache import user_cache, writable
 from latentrt.engines.secret import user_secret
 from latentrt.errors import OutputError
+from latentrt.locks import locked
 from latentrt.manifest import Component, Manifest
 from latentrt.typed import TypedError, parse
 
@@ -231,35 +230,14 @@ def discard(plan: Path, key: PlanKey) -> None:
 
 def remove(plan: Path) -> None:
     """Removes a plan, its record first: a plan without one is never read."""
-    record_of(plan).unlink(missing_ok=True)
-    plan.unlink(missing_ok=True)
+    for path in (record_of(plan), plan):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def sweep(folder: Path) -> None:
     """Removes what killed builds left: nobody but the holder of the lock has temporary files there."""
     for left in (*folder.glob(".*.plan"), *folder.glob(".*.json")):
         left.unlink(missing_ok=True)
-
-
-@contextmanager
-def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Holds the folder's lock, which the system lets go when a process dies; gives whether it was got.
-
-    wait: until another process lets go of it; else, or where nothing can be written, gives False at once.
-    """
-    try:
-        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError:
-        if wait:
-            raise
-        yield False
-        return
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(handle)

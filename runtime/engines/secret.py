@@ -11,7 +11,10 @@ import os
 import secrets
 from pathlib import Path
 
+from latentrt.atomic import WINDOWS, new_file
+from latentrt.cache import user_state
 from latentrt.errors import EngineError
+from latentrt.locks import locked
 
 VARIABLE = "LATENTRT_PLAN_SECRET"
 BYTES = 32
@@ -27,7 +30,8 @@ def user_secret() -> bytes:
         if not path.exists() and VARIABLE not in os.environ:
             make(path)
         with path.open("rb") as file:
-            open_to_others = os.fstat(file.fileno()).st_mode & 0o077
+            # Windows has no such bits: there the folder's own rights keep others out.
+            open_to_others = not WINDOWS and os.fstat(file.fileno()).st_mode & 0o077
             secret = file.read()
     except OSError as error:
         raise EngineError(
@@ -45,20 +49,14 @@ def secret_path() -> Path:
     """Where the secret is: what `LATENTRT_PLAN_SECRET` names, else the user's state folder."""
     if named := os.environ.get(VARIABLE):
         return Path(named)
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "latentrt" / "plan.secret"
+    return user_state() / "plan.secret"
 
 
 def make(path: Path) -> None:
     """Writes a new secret, whole or not at all; where two processes do so at once, the first one's stays."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(secrets.token_bytes(BYTES))
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        os.link(temporary, path)
-    except FileExistsError:
-        pass
-    finally:
-        temporary.unlink()
+    with locked(path.parent):
+        if not path.exists():
+            with new_file(path) as temporary:
+                temporary.chmod(0o600)
+                temporary.write_bytes(secrets.token_bytes(BYTES))

@@ -95,6 +95,26 @@ def test_a_budget_reckons_with_the_weights_beside_those_of_the_graph(pair):
     assert pixels(added).tobytes() == pixels(pair.ours.with_loras(loras.scales_in(pair.folder))).tobytes()
 
 
+@pytest.mark.parametrize("named", [False, True], ids=["measured", "by the variable"])
+def test_cpu_takes_them_whichever_engine_is_the_fastest(pair, named, monkeypatch):
+    if named:
+        monkeypatch.setenv("LATENTRT_ENGINE", "openvino")
+    else:
+        monkeypatch.delenv("LATENTRT_ENGINE")
+        monkeypatch.setattr("latentrt.engines.fastest.fastest", lambda bundle: "openvino")
+    scales, expected = loras.scales_in(pair.folder), pair.ours.with_loras(loras.scales_in(pair.folder))
+    with latentrt.load(pair.folder / "bundle") as fast:
+        added, again = fast.with_loras(scales), fast.with_loras(scales)
+        assert (fast.engine, added.engine) == ("openvino", "onnxruntime") and fast.with_loras(
+            {}
+        ).engines == fast.engines
+        assert added.engines["vae_decoder"] is again.engines["vae_decoder"] is not fast.engines["vae_decoder"]
+        assert pixels(added).tobytes() == pixels(expected).tobytes()
+    assert latentrt.load(pair.folder / "bundle", loras=scales).engine == "onnxruntime"
+    with pytest.raises(EngineError, match="got the engine openvino, expected onnxruntime or cuda"):
+        latentrt.load(pair.folder / "bundle", engine="openvino", loras=scales)
+
+
 def test_the_command_adds_files_and_the_picture_says_so(pair, tmp_path):
     file, out = pair.folder / "kohya.safetensors", tmp_path / "a.png"
     options = [PROMPT, "--bundle", str(pair.folder / "bundle"), "--steps", "1", "--seed", "1", "--syntax", "plain"]

@@ -18,6 +18,7 @@ from latentrt.engines import onnxruntime as cpu
 from latentrt.errors import BundleError, LatentError
 from latentrt.manifest import read
 from latentrt.pipeline import MODELS
+from latentrt.seal import sealed
 
 EMOJI = MODELS / "emoji"
 FILES = tuple(read((EMOJI / "bundle.json").read_bytes()).files)
@@ -70,8 +71,9 @@ def flipped(path: Path, offset: int) -> Iterator[None]:
 
 @contextmanager
 def edited(folder: Path) -> Iterator[dict[str, Any]]:
-    """bundle.json as a document; what the block makes of it is written back."""
+    """bundle.json as a document without its own hash; what the block makes of it is written back."""
     document = json.loads((folder / "bundle.json").read_text(encoding="utf-8"))
+    document.pop("sha256", None)
     yield document
     (folder / "bundle.json").write_text(json.dumps(document), encoding="utf-8")
 
@@ -292,10 +294,10 @@ def test_a_wrong_tensor_type(folder: Path, text: str) -> None:
 
 
 def with_value(folder: Path, old: str, new: str) -> Path:
-    """The folder, with the first `old` in bundle.json made `new`; by text, since some of it is no JSON."""
+    """The folder, with the first `old` in bundle.json made `new`, sealed again; by text, since some is no JSON."""
     text = (folder / "bundle.json").read_text(encoding="utf-8")
     assert old in text
-    (folder / "bundle.json").write_text(text.replace(old, new, 1), encoding="utf-8")
+    (folder / "bundle.json").write_text(sealed(text.replace(old, new, 1)), encoding="utf-8")
     return folder
 
 
@@ -431,6 +433,7 @@ def mutated_bytes(text: bytes, draw: random.Random) -> bytes:
 def mutated_values(text: bytes, draw: random.Random) -> bytes:
     """The document with a value another, gone, or moved."""
     document = json.loads(text)
+    del document["sha256"]
     container, key = draw.choice(places(document))
     if draw.random() < 0.2:
         del container[key]

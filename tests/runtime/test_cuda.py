@@ -108,7 +108,9 @@ def test_a_session_without_its_providers_is_refused(variant):
         pytest.skip("onnxruntime-gpu is installed here")
     with pytest.raises(EngineError) as caught:
         new_session(GRAPH, variant)
-    assert f"expected {', '.join(PROVIDERS[variant])}; run `pip uninstall onnxruntime` and" in str(caught.value)
+    assert f"expected {', '.join(PROVIDERS[variant])}; run `pip install 'latentrt[cuda]'`, after `pip uninstall" in str(
+        caught.value
+    )
 
 
 @pytest.mark.parametrize("variant", ["cuda", "cuda-tensorrt"])

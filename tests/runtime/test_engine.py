@@ -172,7 +172,9 @@ def test_an_engine_that_is_not_installed(name: str, monkeypatch: pytest.MonkeyPa
     assert not ENGINES[name].installed
     with pytest.raises(EngineError) as caught:
         latentrt.load("emoji", engine=name)
-    assert str(caught.value) == f"engine {name!r} needs {ENGINES[name].needs}: run `pip install 'latentrt[{extra}]'`"
+    message = str(caught.value)
+    assert message.startswith(f"engine {name!r} needs {ENGINES[name].needs}: run `pip install 'latentrt[{extra}]'`")
+    assert ("pip uninstall onnxruntime onnxruntime-gpu" in message) == (extra == "cuda")
     assert extra in (importlib.metadata.metadata("latentrt").get_all("Provides-Extra") or [])
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import latentrt
-from latentrt.engines import CPU_ENGINES, ENGINES, choose, fastest
+from latentrt.engines import CPU_ENGINES, ENGINES, VARIABLE, choose, fastest
 from latentrt.errors import EngineError
 from latentrt.processor import processor
 from tests.runtime.fake import FakeEngine, predict
@@ -21,7 +21,7 @@ def both(tmp_path, monkeypatch):
     """Two engines, of which the clock says how long each takes; returns that table and the names that were opened."""
     seconds, opened = {"onnxruntime": 2.0, "openvino": 1.0}, []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(fastest, "CPU_ENGINES", CPU_ENGINES)
+    monkeypatch.delenv(VARIABLE)
     monkeypatch.setattr(fastest, "ENGINES", {name: Kind() for name in CPU_ENGINES})
     monkeypatch.setattr(fastest, "versions_of", lambda names: dict.fromkeys(names, "1"))
 
@@ -123,7 +123,7 @@ def test_nothing_is_measured_that_cannot_be_remembered(both, bundle, tmp_path, m
 def test_it_is_measured_for_real(tmp_path, monkeypatch, emoji):
     """Every engine that is installed; without OpenVINO that is one, and nothing is written."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(fastest, "CPU_ENGINES", CPU_ENGINES)
+    monkeypatch.delenv(VARIABLE)
     small = replace(emoji.bundle.manifest.defaults, width=64, height=64)
     bundle = replace(emoji.bundle, manifest=replace(emoji.bundle.manifest, defaults=small))
     installed = [name for name in CPU_ENGINES if ENGINES[name].installed]

@@ -1,14 +1,20 @@
 """Memory: plans are reckoned from the manifest, fit what was measured, and runs keep to them."""
 
 import itertools
+import pkgutil
 import re
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import latentrt
+from latentrt.cli import main
 from latentrt.engines import failure
 from latentrt.errors import EngineError, OutOfMemoryError
 from latentrt.manifest import FileRecord
@@ -210,6 +216,120 @@ def test_decoding_is_tried_again_with_all_else_unloaded(bundle, calls, unloads):
     assert pipeline.generate("a tree", steps=1, seed=0, **SMALL).images and "unet" in unloads
 
 
+# Where NumPy or Pillow may find no memory in a run, outside any engine.
+SHORT_OF_MEMORY = {
+    "noise": "latentrt.draws.Draws.initial",
+    "feeds": "latentrt.denoiser.Denoiser.cross_kv",
+    "an image": "latentrt.source.Source.pixels",
+    "encoding": "latentrt.run.drawn",
+    "guidance": "latentrt.denoiser.guided",
+    "pixels": "latentrt.run.to_images",
+    "a preview's size": "latentrt.run.decoded",
+}
+
+
+@pytest.mark.parametrize("place", SHORT_OF_MEMORY)
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "lasting"])
+def test_where_numpy_finds_no_memory_there_is_one_more_try(bundle, unloads, monkeypatch, place, lasting):
+    asked = {"steps": 3, "seed": 0, "guidance": 3.0, "init": Image.new("RGB", (24, 16)), "strength": 0.9}
+    expected = pipeline_of(bundle, []).generate("a tree", **asked)
+    module, _, name = SHORT_OF_MEMORY[place].rpartition(".")
+    failing = 2 if place in ("feeds", "guidance") else 1  # also after a step was given
+    real, tries = pkgutil.resolve_name(SHORT_OF_MEMORY[place]), []
+
+    def short(*arguments, **options):
+        tries.append(1)
+        if lasting or len(tries) == failing:
+            raise MemoryError("Unable to allocate 12.0 GiB")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(pkgutil.resolve_name(module), name, short)
+    pipeline, steps = pipeline_of(bundle, []), []
+    run = pipeline.steps(latentrt.Request("a tree", **asked))
+    if not lasting:
+        steps = [step.index for step in run]
+        assert steps == list(range(run.total)) and run.result.images == expected.images
+        return
+    with pytest.raises(OutOfMemoryError, match="Unable to allocate 12.0 GiB; ask for fewer or smaller images$"):
+        steps.extend(step.index for step in run)
+    assert unloads and steps == sorted(set(steps))
+
+
+def test_a_second_pass_without_memory_is_tried_once_more_and_advised_once(bundle, monkeypatch):
+    def short(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("latentrt.denoiser.guided", short)
+    with pytest.raises(OutOfMemoryError, match="^out of memory; ask for fewer or smaller images$"):
+        pipeline_of(bundle, []).generate("a tree", steps=2, guidance=3.0, hires=2.0, **SMALL)
+
+
+def test_an_image_that_does_not_fit_into_memory(fake, monkeypatch):
+    def short(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("latentrt.pipeline.settle", short)
+    with pytest.raises(OutOfMemoryError, match="^out of memory; ask for"):
+        fake.steps(latentrt.Request("a tree"))
+
+
+def test_the_command_line_says_so_of_what_is_no_run(monkeypatch, capsys):
+    def short(*_):
+        raise MemoryError("Unable to allocate 12.0 GiB")
+
+    monkeypatch.setattr("latentrt.metadata.picture_text", short)
+    monkeypatch.setattr("sys.argv", ["latentrt", "generate", "x", "--steps", "1", "--size", "8x8"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 4 and "error: out of memory (Unable to allocate 12.0 GiB)" in capsys.readouterr().err
+
+
+def budgeted(pipeline, keep):
+    """The pipeline with a budget whose plans are all the same."""
+    pipeline.budget = type("Same", (), {"plan": lambda *_: Plan(keep, False, 0)})()
+    return pipeline
+
+
+@pytest.mark.parametrize(("keep", "freed"), [(True, 0), (False, 2)])
+def test_runs_under_a_budget_free_what_the_one_before_left(bundle, unloads, keep, freed):
+    """Two runs of one pipeline, a step each in turn: parts that do not stay are not there for both."""
+    pipeline = budgeted(pipeline_of(bundle, []), keep)
+    asked = latentrt.Request("a tree", steps=2, seed=0, **SMALL)
+    alone = [step.latents for step in pipeline.steps(asked)]
+    one, two = pipeline.steps(asked), pipeline.steps(asked)
+    next(one), next(two)
+    unloads.clear()
+    steps = [next(one), next(two)]
+    assert unloads.count("unet") == freed
+    assert all(np.array_equal(step.latents, alone[1]) for step in steps)
+
+
+def test_a_run_of_another_pipeline_frees_that_of_the_one_before(bundle, unloads):
+    one, two = (budgeted(pipeline_of(bundle, []), True) for _ in range(2))
+    for pipeline in (one, two, one):
+        unloads.clear()
+        pipeline.generate("a tree", steps=1, **SMALL)
+    assert unloads.count("unet") == 1
+
+
+def test_runs_under_a_budget_do_not_run_at_once(bundle):
+    pipeline, inside, most = budgeted(pipeline_of(bundle, []), True), [], []
+    engine = pipeline.engines["unet"]
+    answer = engine.answer
+
+    def slow(**feeds):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.005)
+        inside.pop()
+        return answer(**feeds)
+
+    engine.answer = slow
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda seed: pipeline.generate("a tree", steps=3, seed=seed, **SMALL), range(4)))
+    assert max(most) == 1 and len(most) == 12
+
+
 def test_engines_of_gpus_have_no_budget():
     with pytest.raises(EngineError, match="memory budget: got the engine cuda, expected onnxruntime or openvino"):
         footprints_of("cuda", {})
@@ -221,6 +341,11 @@ def test_engines_of_gpus_have_no_budget():
         (MemoryError(), OutOfMemoryError),
         (RuntimeError("std::bad_alloc"), OutOfMemoryError),
         (RuntimeError("Failed to allocate memory for requested buffer of size 9"), OutOfMemoryError),
+        (
+            RuntimeError("Check 'ptr' failed at cpu_memory.cpp:257: Failed to allocate 189038592 bytes of memory"),
+            OutOfMemoryError,
+        ),
+        (RuntimeError("Convolution node with name 'conv1' can't alloc"), OutOfMemoryError),
         (RuntimeError("no such node"), EngineError),
     ],
 )
@@ -228,8 +353,8 @@ def test_engines_say_when_memory_is_what_they_lack(error, kind):
     assert type(failure("unet: it failed", error)) is kind
 
 
-def run(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+def run(code, *arguments):
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -245,6 +370,25 @@ print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 def test_a_process_stays_within_its_budget():
     free, held = (int(run(PEAK.format(budget=budget))) * 1024 for budget in (None, 900_000_000))
     assert held <= 900_000_000 and held < free
+
+
+NUMPY_LIMITED = """
+import re, resource, sys, numpy as np, latentrt
+pipe = latentrt.load("emoji", engine=sys.argv[1], verify=False)
+pipe.generate("x", steps=1, seed=0, width=8, height=8)
+size = int(re.search(r"VmSize:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (size + 100_000_000,) * 2)
+try:
+    pipe.generate("x", steps=1, seed=0, width=16384, height=16384)
+except latentrt.OutOfMemoryError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_real_lack_of_memory_in_a_run(engine, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert re.search(r"; in half of the memory, --batch 1 --size \d+x\d+ fits$", run(NUMPY_LIMITED, engine))
 
 
 LIMITED = """

@@ -189,7 +189,7 @@ def test_the_secret_is_made_once_and_private():
     secret = user_secret()
     assert len(secret) == 32 and user_secret() == secret
     assert secret_path().stat().st_mode & 0o777 == 0o600
-    assert files(secret_path().parent) == ["plan.secret"]
+    assert files(secret_path().parent) == [".lock", "plan.secret"]
 
 
 @pytest.mark.parametrize(

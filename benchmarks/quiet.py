@@ -1,0 +1,67 @@
+"""What a generation connects to and leaves in an empty home folder, seen by strace: python -m benchmarks.quiet.
+
+Native code that asks no Python shows here. Needs strace (`apt-get install strace`). The exit status is 1 where anything
+was connected to.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+ENGINES = ("onnxruntime", "openvino", "cpu")
+TRACED = "connect,sendto,sendmsg,sendmmsg"
+WRITING = re.compile(r"O_WRONLY|O_RDWR|O_CREAT")
+PATH = re.compile(r'"((?:[^"\\]|\\.)*)"')
+
+
+def traced(command: list[str], home: Path, log: Path) -> list[str]:
+    """The lines of strace for a command that has nothing but a home folder."""
+    environment = {"HOME": str(home), "PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"}
+    strace = ["strace", "-f", "-qq", "-y", "-e", f"trace={TRACED},openat,open,creat", "-o", str(log)]
+    subprocess.run([*strace, *command], env=environment, check=True, cwd=home, capture_output=True)
+    return log.read_text(errors="replace").splitlines()
+
+
+def connections(lines: list[str]) -> list[str]:
+    """The calls by which a process would reach another one."""
+    return [line for line in lines if re.search(rf"\b({TRACED.replace(',', '|')})\(", line)]
+
+
+def written(lines: list[str], home: Path) -> set[str]:
+    """The files that were opened to be written, but for those of the system's own folders of devices."""
+    opened = (line for line in lines if WRITING.search(line) and " = -1 " not in line)
+    found = {match[1] for line in opened if (match := PATH.search(line))}
+    inside = {path.replace(str(home), "~") for path in found if not path.startswith(("/dev/", "/proc/", "/sys/"))}
+    return {re.sub(r"[0-9a-f]{16,}", "*", path) for path in inside}
+
+
+def main() -> None:
+    """Prints a paragraph an engine."""
+    if shutil.which("strace") is None:
+        sys.exit("strace is not installed: run `apt-get install strace`")
+    versions = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "openvino"))
+    print(f"{time.strftime('%Y-%m-%d')}, {versions}")
+    connected = 0
+    for engine in ENGINES:
+        with tempfile.TemporaryDirectory() as folder:
+            home = Path(folder) / "home"
+            home.mkdir()
+            command = [sys.executable, "-m", "latentrt", "generate", "a red apple", "--steps", "1", "--size", "16x16"]
+            lines = traced([*command, "--engine", engine, "--out", "apple.png"], home, Path(folder) / "log")
+        found = connections(lines)
+        connected += len(found)
+        print(f"{engine}: {len(found)} connections")
+        for line in (*found, *sorted(written(lines, home))):
+            print(f"  {line}")
+    sys.exit(connected > 0)
+
+
+if __name__ == "__main__":
+    main()

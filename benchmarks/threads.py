@@ -1,0 +1,94 @@
+"""Draws with one pipeline from several threads and counts what is right: python -m benchmarks.threads.
+
+Each thread draws its own pictures in its own order, on each engine; every one is held against the same request drawn
+alone, byte for byte. Then the same pictures from one thread, for the throughput.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+import latentrt
+from benchmarks.machine import machine, one_line
+from latentrt.pipeline import Pipeline
+
+# Sizes differ, so that axes become free while other threads call.
+SIZES = ((16, 16), (24, 16), (16, 32))
+PROMPTS = ("a red apple", "a (blue:1.3) car")
+
+
+def asked(number: int) -> latentrt.Request:
+    """One of the requests that the threads share."""
+    width, height = SIZES[number % len(SIZES)]
+    return latentrt.Request(PROMPTS[number % len(PROMPTS)], seed=number, steps=2, width=width, height=height)
+
+
+def drawn(pipeline: Pipeline, request: latentrt.Request) -> bytes:
+    """The picture's bytes."""
+    run = pipeline.steps(request)
+    for _ in run:
+        pass
+    return run.result.images[0].tobytes()
+
+
+def together(pipeline: Pipeline, expected: Sequence[bytes], threads: int, pictures: int) -> Counter[str]:
+    """What became of each picture: "ok", "wrong", or an error."""
+    counts, lock, start = Counter[str](), threading.Lock(), threading.Barrier(threads)
+
+    def draw(thread: int) -> None:
+        order = random.Random(thread)
+        start.wait()
+        for _ in range(pictures):
+            number = order.randrange(len(expected))
+            try:
+                outcome = "ok" if drawn(pipeline, asked(number)) == expected[number] else "wrong"
+            except Exception as error:
+                outcome = f"{type(error).__name__}: {error}"
+            with lock:
+                counts[outcome] += 1
+
+    running = [threading.Thread(target=draw, args=(thread,)) for thread in range(threads)]
+    for thread in running:
+        thread.start()
+    for thread in running:
+        thread.join()
+    return counts
+
+
+def main() -> None:
+    """Prints a line an engine; the exit status is 1 where anything was not as alone."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--engines", default="onnxruntime,openvino")
+    parser.add_argument("--threads", type=int, default=8)
+    parser.add_argument("--pictures", type=int, default=50, help="of each thread")
+    given = parser.parse_args()
+    print(one_line(machine()))
+    wrong = 0
+    for engine in given.engines.split(","):
+        with latentrt.load("emoji", engine=engine, verify=False) as pipeline:
+            expected = [drawn(pipeline, asked(number)) for number in range(12)]
+            pipeline.unload()  # so that the threads load, and fix shapes, at once
+            began = time.perf_counter()
+            counts = together(pipeline, expected, given.threads, given.pictures)
+            seconds, total = time.perf_counter() - began, given.threads * given.pictures
+            began = time.perf_counter()
+            for number in range(total):
+                drawn(pipeline, asked(number % len(expected)))
+            alone = time.perf_counter() - began
+        errors = total - counts["ok"] - counts["wrong"]
+        wrong += total - counts["ok"]
+        print(f"{engine}: {counts['ok']} ok, {counts['wrong']} wrong, {errors} errors")
+        print(f"  {total / seconds:.1f} pictures a second from {given.threads} threads, {total / alone:.1f} from one")
+        for outcome in sorted(counts.keys() - {"ok", "wrong"}):
+            print(f"  {counts[outcome]} x {outcome}")
+    sys.exit(wrong > 0)
+
+
+if __name__ == "__main__":
+    main()
