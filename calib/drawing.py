@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,21 +19,8 @@ from latentrt.tensors import Array
 
 Advance = Callable[[], None]
 
-COMMON = (
-    "negative",
-    "steps",
-    "guidance",
-    "width",
-    "height",
-    "sampler",
-    "sigmas",
-    "spacing",
-    "syntax",
-    "guidance_rescale",
-    "guidance_interval",
-    "clip_skip",
-    "noise",
-)
+# Choices that a bundle's defaults make where the request does not.
+CHOSEN = ("steps", "guidance", "width", "height", "sampler", "sigmas", "spacing")
 
 
 @dataclass(frozen=True)
@@ -57,14 +44,15 @@ def requests_of(
     """
     if images < 1:
         raise RequestError(f"images: got {images}, expected at least 1")
-    chosen = settle(Request("", seed=seed, batch=images, **options), bundle.manifest)
+    asked = Request("", **options)
+    chosen = settle(replace(asked, seed=seed, batch=images), bundle.manifest)
     if min(chosen.width, chosen.height) < WINDOW:
         raise RequestError(
             f"size: got {chosen.width}x{chosen.height}, expected at least {WINDOW} pixels a side to compare pictures"
         )
-    common: dict[str, Any] = {**{name: getattr(chosen, name) for name in COMMON}, **chosen.options}
+    made: dict[str, Any] = {**{name: getattr(chosen, name) for name in CHOSEN}, **chosen.options}
     pairs = zip(for_images(prompts, images), chosen.seeds, strict=True)
-    return tuple(Request(prompt, seed=seed, **common) for prompt, seed in pairs)
+    return tuple(replace(asked, prompt=prompt, seed=seed, **made) for prompt, seed in pairs)
 
 
 def check_requests(pipeline: Pipeline, requests: Sequence[Request]) -> None:

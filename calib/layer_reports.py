@@ -18,17 +18,17 @@ def over_budget(alone: Damage) -> str:
 
 def ranges_of(
     planned: Planned | None, seen: Observations, layer: Layer
-) -> tuple[tuple[float, float] | None, tuple[tuple[float, float], ...], float | None]:
+) -> tuple[tuple[float, float] | None, tuple[tuple[float, float] | None, ...], float | None]:
     """The input range that is covered, the extremes by bucket, and SmoothQuant's alpha."""
     if planned is None:
         return None, (), None
     return (planned.clip.low, planned.clip.high), bucket_ranges(seen, layer.input), planned.alpha
 
 
-def bucket_ranges(seen: Observations, value: str) -> tuple[tuple[float, float], ...]:
-    """The extremes of an activation in each bucket of timesteps, highest first; (0, 0) where nothing fell into it."""
+def bucket_ranges(seen: Observations, value: str) -> tuple[tuple[float, float] | None, ...]:
+    """The extremes of an activation in each bucket of timesteps, highest first; None where no step fell into it."""
     histograms = reversed(seen[value].histograms)
-    return tuple((one.low, one.high) if one.count else (0.0, 0.0) for one in histograms)
+    return tuple((one.low, one.high) if one.count else None for one in histograms)
 
 
 def bucket_ends(buckets: int, train_steps: int) -> tuple[tuple[float, float], ...]:

@@ -10,6 +10,8 @@ from latentrt.page.markup import decibels, folded, megabytes, paragraph, section
 
 MOVING, SENSITIVE = 6, 20
 
+Ends = tuple[float, float]
+
 
 def quantized_tiles(report: Report) -> list[tuple[str, str, str]]:
     """The figures of a quantization to see first."""
@@ -109,43 +111,68 @@ def float_layers(report: Report) -> str:
 
 
 def ranges(report: Report) -> str:
-    """How much of its range each layer's input uses, timestep by timestep."""
+    """How much of its range each layer's input uses, timestep by timestep, where steps were."""
     layers = [layer for layer in report.layers if layer.ranges]
-    if not layers:
+    places = reached(report)
+    if not places:
         return ""
     rows, titles = [], []
-    for bucket in range(len(report.buckets)):
-        ends = [layer.ranges[bucket] for layer in layers]
+    for place in places:
+        ends = [layer.ranges[place] for layer in layers]
         rows.append([reach(end) / (largest(layer) or 1) for layer, end in zip(layers, ends, strict=True)])
-        titles.append(
-            [f"{layer.name}: {low:.3g} to {high:.3g}" for layer, (low, high) in zip(layers, ends, strict=True)]
+        titles.append([f"{layer.name}: {written(end)}" for layer, end in zip(layers, ends, strict=True)])
+    names = [named(report, place) for place in places]
+    left_out = [named(report, place) for place in range(len(report.buckets)) if place not in places]
+    return (
+        paragraph(
+            "The largest value that reaches each layer, as a share of the largest at any timestep: a column a layer in "
+            "the order of the graph, a row a range of timesteps, the first of a run on top. Where a column is pale, a "
+            "range that is fixed for all timesteps is wider than need be."
         )
-    return paragraph(
-        "The largest value that reaches each layer, as a share of the largest at any timestep: a column a layer in the "
-        "order of the graph, a row a range of timesteps named by its highest, the first of a run on top. Where a "
-        "column is pale, a range that is fixed for all timesteps is wider than need be."
-    ) + plots.heat(rows, titles, "layers", [f"{high:.0f}" for high, _ in report.buckets])
+        + (paragraph(f"No step of the pictures fell into the timesteps {', '.join(left_out)}.") if left_out else "")
+        + plots.heat(rows, titles, "layers, in the order of the graph", names, "share of the largest value")
+    )
+
+
+def reached(report: Report) -> list[int]:
+    """The places of the ranges of timesteps that a step fell into."""
+    layers = [layer for layer in report.layers if layer.ranges]
+    return [place for place in range(len(report.buckets)) if any(layer.ranges[place] for layer in layers)]
+
+
+def named(report: Report, place: int) -> str:
+    """A range of timesteps, as "999 to 900"."""
+    high, low = report.buckets[place]
+    return f"{high:.0f} to {low:.0f}"
+
+
+def written(ends: Ends | None) -> str:
+    """A range of values in words."""
+    return "no value" if ends is None else f"{ends[0]:.3g} to {ends[1]:.3g}"
 
 
 def moving(report: Report) -> str:
     """The layers whose range changes most on the way, each with its smallest and largest values."""
-    layers = [layer for layer in report.layers if len(layer.ranges) > 1]
+    layers = [layer for layer in report.layers if sum(end is not None for end in layer.ranges) > 1]
     chosen = sorted(layers, key=spread, reverse=True)[:MOVING]
-    drawn = "".join(
-        f"<figure><h3>{escape(layer.name)}</h3>"
-        + plots.band([low for low, _ in layer.ranges], [high for _, high in layer.ranges], layer.clip, "timestep range")
-        + "</figure>"
-        for layer in chosen
-    )
+    drawn = "".join(f"<figure><h3>{escape(layer.name)}</h3>{band(report, layer)}</figure>" for layer in chosen)
     if not drawn:
         return ""
     note = paragraph("The layers whose inputs change most on the way. Dashed: the range that INT8 covers.")
     return f'{note}<div class="plots few">{drawn}</div>'
 
 
-def reach(ends: tuple[float, float]) -> float:
+def band(report: Report, layer: LayerReport) -> str:
+    """The values of a layer's input over the timesteps that steps were at."""
+    found = [(place, ends) for place, ends in enumerate(layer.ranges) if ends is not None]
+    names = [f"{report.buckets[place][0]:.0f}" for place, _ in found]
+    lows, highs = ([ends[side] for _, ends in found] for side in (0, 1))
+    return plots.band(lows, highs, layer.clip, names, "timesteps, from", "input")
+
+
+def reach(ends: Ends | None) -> float:
     """How far from zero a range goes."""
-    return max(abs(ends[0]), abs(ends[1]))
+    return 0.0 if ends is None else max(abs(ends[0]), abs(ends[1]))
 
 
 def largest(layer: LayerReport) -> float:
@@ -155,7 +182,7 @@ def largest(layer: LayerReport) -> float:
 
 def spread(layer: LayerReport) -> float:
     """How many times the smallest reach the largest is; 1 for an input that is always zero."""
-    least = min(map(reach, layer.ranges))
+    least = min(reach(ends) for ends in layer.ranges if ends is not None)
     return largest(layer) / least if least else 1.0
 
 

@@ -18,7 +18,8 @@ class LayerReport:
 
     op: its ONNX operator. macs: multiply-adds for one image. reason: why it computes in float; None if in INT8.
     snr_db: of its output in the quantized graph against the float graph's; None when nothing differed.
-    clip: the input range that INT8 covers. ranges: the input's smallest and largest value in each timestep bucket.
+    clip: the input range that INT8 covers. ranges: the input's smallest and largest value in each timestep bucket, None
+    where no step fell into it.
     alpha: how much of the input's outliers SmoothQuant moves into the weights, 0 to 1. None where there is no such.
     """
 
@@ -28,7 +29,7 @@ class LayerReport:
     reason: str | None = None
     snr_db: float | None = None
     clip: tuple[float, float] | None = None
-    ranges: tuple[tuple[float, float], ...] = ()
+    ranges: tuple[tuple[float, float] | None, ...] = ()
     alpha: float | None = None
 
 

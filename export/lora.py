@@ -34,6 +34,12 @@ def with_loras(checkpoint: Checkpoint, loras: Sequence[Lora]) -> Checkpoint:
 def loras_provenance(loras: Sequence[Lora]) -> dict[str, str]:
     """What a bundle says of the files that were fused into it, by their place."""
     return {
-        f"lora {place}": f"{lora.file.name}, scale {lora.scale:g}, sha256 {sha256_of(lora.file)}"
+        f"lora {place}": f"{lora.file.name}, {said_of(lora)}, sha256 {sha256_of(lora.file)}"
         for place, lora in enumerate(loras, 1)
     }
+
+
+def said_of(lora: Lora) -> str:
+    """How much of a file is added; the text encoders' scale where it is another."""
+    text = lora.scale_of("text_encoder")
+    return f"scale {lora.scale:g}" + (f", text scale {text:g}" if text != lora.scale else "")

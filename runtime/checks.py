@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -11,10 +12,27 @@ from latentrt.errors import RequestError
 
 Choice = TypeVar("Choice")
 
+LONGEST = 80  # characters of a value in a message
+
+
+def plain(value: Any) -> Any:
+    """`value` with Python's numbers and lists in the place of NumPy's and torch's, inside lists and tuples too."""
+    if hasattr(value, "tolist") and hasattr(value, "ndim"):
+        return value.tolist()
+    return type(value)(map(plain, value)) if type(value) in (list, tuple) else value
+
+
+def shown(value: Any) -> str:
+    """`value` for a message: an array by its shape and type, anything long cut."""
+    if getattr(value, "ndim", 0):
+        return f"an array of the shape {tuple(value.shape)}, {value.dtype}"
+    text = repr(plain(value))
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
 
 def side(name: str, pixels: int, multiple: int) -> int:
     """`pixels`, once known to be a positive multiple. Raises RequestError that names the nearest sizes."""
-    whole(name, pixels, 1, None)
+    pixels = whole(name, pixels, 1, None)
     if pixels % multiple:
         lower = pixels // multiple * multiple
         near = f"{lower} or {lower + multiple}" if lower else str(multiple)
@@ -25,42 +43,44 @@ def side(name: str, pixels: int, multiple: int) -> int:
 def text(name: str, value: str) -> str:
     """`value`, once known to be text that can be encoded; a byte that is no UTF-8 on the way in is not."""
     if not isinstance(value, str):
-        raise RequestError(f"{name}: got {value!r}, expected text")
+        raise RequestError(f"{name}: got {shown(value)}, expected text")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise RequestError(f"{name}: got {value!r}, expected valid Unicode; check the terminal's encoding") from error
-    return value
+        raise RequestError(
+            f"{name}: got {shown(value)}, expected valid Unicode; check the terminal's encoding"
+        ) from error
+    return str(value)
 
 
 def whole(name: str, value: int, lowest: int, highest: int | None) -> int:
-    """`value`, once known to be a whole number in the range."""
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    """`value` as an int, once known to be a whole number in the range."""
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not is_whole or value < lowest or (highest is not None and value > highest):
         limit = f"from {lowest} to {highest}" if highest is not None else f"of at least {lowest}"
-        raise RequestError(f"{name}: got {value!r}, expected a whole number {limit}")
-    return value
+        raise RequestError(f"{name}: got {shown(value)}, expected a whole number {limit}")
+    return int(value)
 
 
 def number(name: str, value: Any, lowest: float, highest: float) -> float:
     """`value` as a float, once known to be a finite number in the range."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
-        raise RequestError(f"{name}: got {value!r}, expected a finite number")
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not abs(value) <= sys.float_info.max:
+        raise RequestError(f"{name}: got {shown(value)}, expected a finite number")
     if not lowest <= value <= highest:
         limit = f"from {lowest:g} to {highest:g}" if math.isfinite(highest) else f"of at least {lowest:g}"
-        raise RequestError(f"{name}: got {value!r}, expected a number {limit}")
+        raise RequestError(f"{name}: got {shown(value)}, expected a number {limit}")
     return float(value)
 
 
 def flag(name: str, value: Any) -> bool:
     """`value`, once known to be true or false."""
     if not isinstance(value, bool):
-        raise RequestError(f"{name}: got {value!r}, expected True or False")
+        raise RequestError(f"{name}: got {shown(value)}, expected True or False")
     return value
 
 
 def choice(name: str, value: Any, choices: Sequence[Choice]) -> Choice:
     """`value`, once known to be one of `choices`, which are of one type."""
     if isinstance(value, bool) or not isinstance(value, type(choices[0])) or value not in choices:
-        raise RequestError(f"{name}: got {value!r}, expected one of {', '.join(map(str, choices))}")
+        raise RequestError(f"{name}: got {shown(value)}, expected one of {', '.join(map(str, choices))}")
     return choices[choices.index(value)]

@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentrt.checks import number, text
+from latentrt.checks import number, shown, text
 from latentrt.errors import RequestError
-from latentrt.image import digest, open_image, resized, squared
+from latentrt.image import digest, resized, squared
 from latentrt.manifest import Manifest
+from latentrt.opened import open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -70,7 +71,7 @@ class Settled(Control):
 def controls_of(asked: Sequence[Control], manifest: Manifest) -> tuple[Settled, ...]:
     """The controls, their images opened. Raises RequestError for what cannot be."""
     if not isinstance(asked, Sequence) or not all(isinstance(one, Control) for one in asked):
-        raise RequestError(f"controls: got {asked!r}, expected a list of latentrt.Control")
+        raise RequestError(f"controls: got {shown(asked)}, expected a list of latentrt.Control")
     return tuple(settled(control, manifest) for control in asked)
 
 

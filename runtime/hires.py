@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 import numpy as np
 
-from latentrt.checks import choice, number, whole
+from latentrt.checks import choice, number, shown, whole
 from latentrt.errors import RequestError
 from latentrt.manifest import Manifest
 from latentrt.request import Request, Upscaler
@@ -61,7 +61,7 @@ def hires_of(request: Request, manifest: Manifest, steps: int) -> Hires | None:
     if request.hires is None:
         for name, default in DEFAULTS.items():
             if getattr(request, name) != default:
-                raise RequestError(f"{name}: got {getattr(request, name)!r} without hires; say how much larger")
+                raise RequestError(f"{name}: got {shown(getattr(request, name))} without hires; say how much larger")
         return None
     for name, unset in (("init", None), ("latents", None), ("end", 1)):
         got = getattr(request, name)

@@ -1,14 +1,16 @@
-"""Pictures to arrays, and arrays to pictures and PNG files."""
+"""Pictures to arrays, and arrays to pictures and files."""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from latentrt import exif
 from latentrt.atomic import new_file
 from latentrt.errors import OutputError, RequestError
 from latentrt.tensors import Array
@@ -17,39 +19,15 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+log = logging.getLogger(__name__)
+
+
 def to_images(pixels: Array) -> tuple[Image, ...]:
     """RGB images from (batch, 3, height, width) in [-1, 1]; rounded to 8 bits as diffusers' VaeImageProcessor does."""
     from PIL import Image
 
     scaled = np.clip(pixels.astype(np.float32) / 2 + 0.5, 0, 1).transpose(0, 2, 3, 1)
     return tuple(Image.fromarray(image) for image in (scaled * 255).round().astype(np.uint8))
-
-
-def open_image(name: str, source: str | Path | Image, mode: str = "RGB") -> Image:
-    """The image in a file, or the one given, in Pillow's mode "RGB" or "L"; any transparency is dropped.
-
-    Raises RequestError that begins with `name` for what is no image, damaged, or larger than Pillow takes for safe.
-    """
-    from PIL import Image
-
-    if not isinstance(source, (str, Path, Image.Image)):
-        raise RequestError(f"{name}: got {source!r}, expected an image or the path of its file")
-    image = source if isinstance(source, Image.Image) else read_image(name, source)
-    if image.mode.startswith(("I", "F")):  # Pillow cuts what is above 255, and does not scale it
-        raise RequestError(f"{name}: got an image of mode {image.mode}, expected 8 bits a channel; save it with these")
-    return image.convert(mode)
-
-
-def read_image(name: str, path: str | Path) -> Image:
-    """The image in a file, upright as its EXIF says. Raises RequestError that begins with `name`."""
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise RequestError(f"{name}: {path} is not a readable image ({reason})") from error
 
 
 def resized(image: Image, width: int, height: int, fit: str = "stretch") -> Image:
@@ -90,8 +68,8 @@ def filled(image: Image, width: int, height: int) -> Image:
     from PIL import Image as images
 
     ratio, given = width / height, image.width / image.height
-    scaled_width = width if ratio < given else image.width * height // image.height
-    scaled_height = height if ratio >= given else image.height * width // image.width
+    scaled_width = width if ratio < given else max(1, image.width * height // image.height)
+    scaled_height = height if ratio >= given else max(1, image.height * width // image.width)
     scaled = image.resize((scaled_width, scaled_height), images.Resampling.LANCZOS)
     canvas = images.new(image.mode, (width, height))
     left, top = width // 2 - scaled_width // 2, height // 2 - scaled_height // 2
@@ -140,6 +118,7 @@ def preview_image(latents: Array, to_rgb: Sequence[tuple[float, float, float]]) 
     return to_images(rgb[None])[0]
 
 
+PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 ANIMATIONS = {".gif": "GIF", ".webp": "WEBP", ".apng": "PNG"}
 
 
@@ -152,14 +131,46 @@ def save_animation(images: Sequence[Image], path: Path, per_second: float) -> No
     write_image(images[0], path, format=ANIMATIONS[path.suffix.lower()], **options)
 
 
-def save_png(image: Image, path: Path, text: Mapping[str, str]) -> None:
-    """Writes `image` with text chunks, whole or not at all. Raises OutputError when it cannot be written there."""
+def save_picture(image: Image, path: Path, text: Mapping[str, str], note: bytes = b"") -> None:
+    """Writes `image` in the format of the name's ending, whole or not at all; a name without one is a PNG's.
+
+    text: a PNG's text chunks. JPEG and WebP have its "parameters" as EXIF's comment, and `note` as the maker's note.
+    JPEG is of quality 95 without subsampling, WebP lossless. Raises RequestError for an ending of another format,
+    OutputError when it cannot be written there.
+    """
+    kind = kind_of(path)
+    options = png_options(text) if kind == "PNG" else exif_options(kind, text, note)
+    write_image(image, path, format=kind, **options)
+
+
+def kind_of(path: Path) -> str:
+    """The format of a picture's name."""
+    suffix = path.suffix.lower() or ".png"
+    if suffix not in PICTURES:
+        raise RequestError(f"{path}: got the ending {path.suffix!r}, expected {' or '.join(PICTURES)}")
+    return PICTURES[suffix]
+
+
+def png_options(text: Mapping[str, str]) -> dict[str, Any]:
+    """What Pillow writes a PNG with."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
     for key, value in text.items():
         info.add_text(key, value)
-    write_image(image, path, format="PNG", pnginfo=info)
+    return {"pnginfo": info}
+
+
+def exif_options(kind: str, text: Mapping[str, str], note: bytes) -> dict[str, Any]:
+    """What Pillow writes a JPEG or a WebP with."""
+    options: dict[str, Any] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}[kind]
+    if not text:
+        return options
+    found = exif.block(text["parameters"], note)
+    if kind == "JPEG" and len(found) > exif.LARGEST:
+        log.warning("the prompt is too long for a JPEG's EXIF, which says less of the picture's making")
+        found = exif.block("", note)
+    return options if kind == "JPEG" and len(found) > exif.LARGEST else {**options, "exif": found}
 
 
 def write_image(image: Image, path: Path, **options: Any) -> None:

@@ -10,9 +10,11 @@ import secrets
 from dataclasses import fields, replace
 from typing import Any
 
-from latentrt.checks import number, whole
+import numpy as np
+
+from latentrt.checks import number, shown, whole
 from latentrt.errors import RequestError
-from latentrt.request import Request
+from latentrt.request import RANDOM, Request
 
 CHANGING = ("prompt", "seed", "guidance", "strength")
 USED = ("variation_seed", "variation_strength", "blend", "blend_strength")
@@ -25,17 +27,32 @@ def between(start: Request, end: Request, frames: int) -> list[Request]:
     They may differ in prompt, seed, guidance and strength; without a seed, one is drawn for all frames. Samplers that
     add noise take it from the first seed throughout. Raises RequestError for any other difference.
     """
-    whole("frames", frames, 2, MOST_FRAMES)
+    frames = whole("frames", frames, 2, MOST_FRAMES)
     for field in fields(Request):
         one, other = getattr(start, field.name), getattr(end, field.name)
         if field.name in USED and (one or other):
-            raise RequestError(f"{field.name}: got {one or other!r}, which frames set themselves; leave it out")
-        if field.name not in CHANGING and one is not other and one != other:
-            raise RequestError(f"{field.name}: got {one!r} and {other!r}, expected the same for all frames")
+            raise RequestError(f"{field.name}: got {shown(one or other)}, which frames set themselves; leave it out")
+        if field.name not in CHANGING and not same(one, other):
+            raise RequestError(f"{field.name}: got {shown(one)} and {shown(other)}, expected the same for all frames")
     if start.batch != 1:
         raise RequestError(f"batch: got {start.batch} with frames, expected 1")
-    seed = secrets.randbits(32) if start.seed is None else start.seed
-    return [frame(replace(start, seed=seed), end, index / (frames - 1)) for index in range(frames)]
+    first, last = (drawn(request.seed) for request in (start, end))
+    turned = None if end.seed in (None, start.seed) else last
+    start, end = replace(start, seed=first), replace(end, seed=turned)
+    return [frame(start, end, index / (frames - 1)) for index in range(frames)]
+
+
+def drawn(seed: int | None) -> int:
+    """The seed, or one drawn from the system where none is asked for."""
+    return secrets.randbits(32) if seed is None or seed == RANDOM else seed
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two values of a field are equal; images and arrays among them."""
+    try:
+        return one is other or bool(np.all(one == other))
+    except ValueError:  # arrays that differ in shape, or that are inside a control
+        return False
 
 
 def frame(start: Request, end: Request, share: float) -> Request:

@@ -1,56 +1,30 @@
-"""What a PNG says of its making: the text that AUTOMATIC1111's tools read, and one JSON object with all of it."""
+"""What a picture says of its making: the text that AUTOMATIC1111's tools read, and one JSON object with all of it."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from latentrt.errors import RequestError
 from latentrt.handover import Handover
+from latentrt.recipes.texts import read_texts
 from latentrt.result import Result
 from latentrt.samplers import SAMPLERS
+from latentrt.samplers.names import curve_label, label
 from latentrt.settings import Settings, with_seed
 from latentrt.version import VERSION
 
 PARAMETERS, LATENTRT = "parameters", "latentrt"
 RNG = {"cpu": "CPU", "cuda": "NV"}
-# The names under which AUTOMATIC1111 has them; what it has not keeps its own.
-SAMPLER_NAMES = {
-    "ddim": "DDIM",
-    "pndm": "PLMS",
-    "lms": "LMS",
-    "euler": "Euler",
-    "euler_a": "Euler a",
-    "heun": "Heun",
-    "dpm2": "DPM2",
-    "dpm2_a": "DPM2 a",
-    "dpmpp_2s_a": "DPM++ 2S a",
-    "dpmpp_2m": "DPM++ 2M",
-    "dpmpp_sde": "DPM++ SDE",
-    "dpmpp_2m_sde": "DPM++ 2M SDE",
-    "dpmpp_3m_sde": "DPM++ 3M SDE",
-    "unipc": "UniPC",
-    "lcm": "LCM",
-}
 HIRES_NAMES = {"latent": "Latent", "lanczos": "Lanczos"}
-CURVE_NAMES = {
-    "normal": "Normal",
-    "karras": "Karras",
-    "exponential": "Exponential",
-    "beta": "Beta",
-    "sgm_uniform": "SGM Uniform",
-    "simple": "Simple",
-    "ays": "Align Your Steps",
-    "ays_sdxl": "Align Your Steps",
-    "kl_optimal": "KL Optimal",
-}
 
 
-def png_text(result: Result, image: int) -> dict[str, str]:
-    """The text chunks for one image of a result: "parameters" for people and other tools, "latentrt" for this one.
+def picture_text(result: Result, image: int) -> dict[str, str]:
+    """The texts for one image of a result: "parameters" for people and other tools, "latentrt" for this one.
 
     All of the second but version, bundle, loras and engine are fields of `Request`, and make the same image again; in
     place of the image that a run started from stands what tells it from others.
@@ -60,7 +34,7 @@ def png_text(result: Result, image: int) -> dict[str, str]:
     record = {
         "version": VERSION,
         "bundle": {"name": result.bundle, "sha256": result.sha256},
-        **({"loras": [asdict(lora) for lora in result.loras]} if result.loras else {}),
+        **({"loras": [lora.record() for lora in result.loras]} if result.loras else {}),
         "engine": result.engine,
         **settings,
         "seed": seed,
@@ -93,14 +67,16 @@ def infotext(record: dict[str, Any]) -> str:
     """
     settings = {
         "Steps": record["steps"],
-        "Sampler": SAMPLER_NAMES.get(record["sampler"], record["sampler"]),
-        "Schedule type": CURVE_NAMES.get(record["sigmas"], listed(record["sigmas"])),
+        "Sampler": label(record["sampler"]),
+        "Schedule type": curve_label(record["sigmas"])
+        if isinstance(record["sigmas"], str)
+        else listed(record["sigmas"]),
         "CFG scale": listed(record["guidance"]),
         "Seed": record["seed"],
         "Size": f"{record['width']}x{record['height']}",
         "Model hash": record["bundle"]["sha256"][:10],
         "Model": record["bundle"]["name"],
-        "LoRA": ", ".join(f"{one['file']} {one['scale']:g} {one['sha256'][:10]}" for one in record.get("loras", ()))
+        "LoRA": ", ".join(f"{one['file']} {scales(one)} {one['sha256'][:10]}" for one in record.get("loras", ()))
         or None,
         "Variation seed": record["variation_seed"],
         "Variation seed strength": record["variation_strength"] or None,
@@ -123,6 +99,11 @@ def infotext(record: dict[str, Any]) -> str:
         lines.append(f"Negative prompt: {record['negative']}")
     known = (f"{key}: {quoted(str(value))}" for key, value in settings.items() if value is not None)
     return "\n".join([*lines, ", ".join(known)])
+
+
+def scales(lora: dict[str, Any]) -> str:
+    """How much of a LoRA was added: to the UNet, and to the text encoders where that differs."""
+    return ":".join(f"{lora[key]:g}" for key in ("scale", "text_scale") if key in lora)
 
 
 def inpaint_area(record: dict[str, Any]) -> dict[str, Any]:
@@ -149,24 +130,29 @@ def quoted(value: str) -> str:
 
 
 def read_png(path: Path) -> dict[str, Any]:
-    """What a PNG says of its making: the JSON object of this package, or {"parameters": text} of another tool's.
+    """What a picture says of its making: the JSON object of this package, or {"parameters": text} of another tool's.
 
-    Raises RequestError when the file is no PNG or says nothing.
+    PNG's chunks, or EXIF of a JPEG or a WebP. Raises RequestError when the file is no picture or says nothing;
+    `latentrt.recipes.read_recipe` knows other tools' ways to say it.
     """
-    from PIL import Image
+    texts = read_texts(path)
+    record = own_record(path, texts)
+    if record is not None:
+        return record
+    if PARAMETERS in texts:
+        return {PARAMETERS: texts[PARAMETERS]}
+    raise RequestError(f"{path}: holds no generation data; images saved with --no-metadata have none")
 
+
+def own_record(path: Path, texts: Mapping[str, str]) -> dict[str, Any] | None:
+    """The JSON object of this package among a picture's texts; None where there is none.
+
+    Raises RequestError for one that is damaged.
+    """
+    note = texts.get("MakerNote", "")
+    noted = note.removeprefix(f"{LATENTRT}\0") if note.startswith(f"{LATENTRT}\0") else "null"
     try:
-        with Image.open(path, formats=["PNG"]) as image:
-            image.load()  # text may follow the pixels
-            text = dict(image.info)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise RequestError(f"{path}: not a readable PNG ({error})") from error
-    try:
-        record = json.loads(text.get(LATENTRT, "null"))
+        record = json.loads(texts.get(LATENTRT, noted))
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{path}: its {LATENTRT!r} text is not valid JSON ({error})") from error
-    if isinstance(record, dict):
-        return record
-    if PARAMETERS in text:
-        return {PARAMETERS: text[PARAMETERS]}
-    raise RequestError(f"{path}: holds no generation data; images saved with --no-metadata have none")
+    return record if isinstance(record, dict) else None

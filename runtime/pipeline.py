@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from copy import copy
@@ -27,7 +28,9 @@ from latentrt.tokenizer import Tokenizer
 from latentrt.turns import TURNS
 
 if TYPE_CHECKING:
+    from latentrt.lora.tagged import Scales
     from latentrt.lora.weights import Applied
+    from latentrt.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +44,8 @@ def load(
     verify: bool = True,
     split_guidance: bool = False,
     memory_budget: int | None = None,
-    loras: Mapping[str | Path, float] | None = None,
+    lora_dir: str | Path | None = None,
+    loras: Mapping[str | Path, float | tuple[float, float]] | None = None,
 ) -> Pipeline:
     """Returns a pipeline for a bundle's folder, or for a built-in model by name ("emoji").
 
@@ -50,9 +54,10 @@ def load(
     before an engine reads it; graphs are read when first used, so leave the folder alone while the pipeline lives.
     split_guidance: call the UNet once for each prompt of a step, not once for all, which takes less memory and longer.
     memory_budget: the bytes that the whole process may need, on a CPU; runs are made to fit, or refused before they
-    start; those of several threads wait for each other. loras: LoRA files and their scales, as
-    `Pipeline.with_loras` takes them, which "cpu" draws with ONNX Runtime. A pipeline may be used from several threads.
-    Raises BundleError or EngineError, and CheckpointError for LoRA files.
+    start; those of several threads wait for each other. lora_dir: the folder of the LoRA files that prompts name,
+    `<lora:NAME:0.8>`; the environment's LATENTRT_LORAS where none is given. loras: LoRA files and their scales for every
+    prompt, as `Pipeline.with_loras` takes them. With either, "cpu" draws with ONNX Runtime. A pipeline may be used from
+    several threads. Raises BundleError or EngineError, and CheckpointError for LoRA files.
     """
     engine_kind(engine)
     opened = open_bundle(folder_of(bundle), verify=verify)
@@ -62,7 +67,16 @@ def load(
     engines = open_engines(name, opened, frugal=frugal)
     budget = None if memory_budget is None else Budget(memory_budget, footprints_of(name, engines))
     tokenizer, chosen = load_tokenizer(opened), engine == CPU
-    pipeline = Pipeline(opened, tokenizer, engines, name, split_guidance=split_guidance, budget=budget, chosen=chosen)
+    pipeline = Pipeline(
+        opened,
+        tokenizer,
+        engines,
+        name,
+        split_guidance=split_guidance,
+        budget=budget,
+        lora_dir=lora_dir,
+        chosen=chosen,
+    )
     return pipeline.with_loras(loras) if loras else pipeline
 
 
@@ -119,6 +133,7 @@ class Pipeline:
         *,
         split_guidance: bool = False,
         budget: Budget | None = None,
+        lora_dir: str | Path | None = None,
         chosen: bool = False,
     ) -> None:
         self.bundle, self.tokenizer, self.engines, self.engine = bundle, tokenizer, engines, engine
@@ -126,6 +141,9 @@ class Pipeline:
         self.unchanged, self.chosen = engines, chosen
         self.exchanging: dict[str, Engine] = {}
         self.loras: tuple[Applied, ...] = ()
+        self.lora_dir = lora_dir
+        self.added: Scales = {}
+        self._tagged: tuple[object, Pipeline] | None = None
 
     def __enter__(self) -> Pipeline:
         return self
@@ -138,17 +156,17 @@ class Pipeline:
     def with_engines(self, engines: Mapping[str, Engine]) -> Pipeline:
         """Returns the same pipeline with other engines for these components; the others are shared."""
         other = copy(self)
+        other._tagged = None
         other.engines, other.unchanged = {**self.engines, **engines}, {**self.unchanged, **engines}
         return other
 
-    def with_loras(self, loras: Mapping[str | Path, float]) -> Pipeline:
+    def with_loras(self, loras: Mapping[str | Path, float | tuple[float, float]]) -> Pipeline:
         """Returns the pipeline with these LoRA files, and no others, added to its weights; this one stays as it is.
 
-        loras: the scale of each file, such as {"style.safetensors": 0.8}. Components that none of them changes are
-        shared; the others are loaded anew when first called, from the canonical graph. Of "cpu", that is ONNX Runtime
-        for all of them, whichever engine is the fastest. Where memory is short, `unload`
-        what has run before. Raises CheckpointError for a file that cannot be read or does not fit the bundle,
-        EngineError for an engine or a bundle that cannot take any.
+        loras: the scale of each file, such as {"style.safetensors": 0.8}, or two, (0.8, 0.5): the UNet's and the text
+        encoders'. Components that none of them changes are shared; the others are loaded anew when first called, from
+        the canonical graph; of "cpu" by ONNX Runtime, all of them, whichever engine is the fastest. Where memory is short, `unload` what has run before. Raises CheckpointError for a file that
+        cannot be read or does not fit the bundle, EngineError for an engine or a bundle that cannot take any.
 
         >>> pipe.with_loras({"style.safetensors": 0.8}).generate("a red apple")  # doctest: +SKIP
         """
@@ -159,6 +177,8 @@ class Pipeline:
         weights = changed_weights(self.bundle, chosen) if chosen else {}
         changed = open_changed(other.engine, self.bundle, weights, frugal=self.budget is not None) if chosen else {}
         other.engines, other.loras = {**other.unchanged, **changed}, applied(chosen)
+        other.added = {one.file: (float(one.scale), float(one.scale_of("text_encoder"))) for one in chosen}
+        other._tagged = None
         if self.budget is not None:
             other.budget = replace(self.budget, footprints=footprints_of(other.engine, other.engines))
         return other
@@ -173,15 +193,39 @@ class Pipeline:
             other.unchanged = other.engines = self.exchanging
         return other
 
+    def tagged(self, settings: Settings) -> Pipeline:
+        """Returns the pipeline with the LoRA files that the settings' prompts name besides its own; itself for none.
+
+        The last one is kept, so that the next request with the same tags finds its weights loaded. Raises RequestError
+        for a tag that is malformed or names no file, and as `with_loras` does.
+        """
+        from latentrt.lora.tagged import add, scales_in
+
+        named = scales_in(settings, self.lora_dir)
+        if not named:
+            return self
+        scales = dict(self.added)
+        add(scales, named)
+        key = [(file, *scale, os.stat(file).st_mtime_ns, os.stat(file).st_size) for file, scale in scales.items()]
+        if self._tagged is None or self._tagged[0] != key:
+            self._tagged = None  # frees the weights of the last tags, unless a run has them
+            self._tagged = key, self.with_loras(scales)
+        return self._tagged[1]
+
     def unload(self) -> None:
         """Frees what the engines hold; each component loads again when it is called."""
-        for engine in (*self.engines.values(), *self.exchanging.values()):
+        for engine in self._opened():
             engine.unload()
 
     def close(self) -> None:
         """Frees everything that the engines hold."""
-        for engine in (*self.engines.values(), *self.exchanging.values()):
+        for engine in self._opened():
             engine.close()
+
+    def _opened(self) -> list[Engine]:
+        """The engines, those that take other weights, and those of the last tags."""
+        tagged = self._tagged[1].engines.values() if self._tagged else ()
+        return list(dict.fromkeys([*self.engines.values(), *self.exchanging.values(), *tagged]))
 
     def generate(self, prompt: str, **options: Any) -> Result:
         """Returns the images for `prompt`; the options are those of `Request`.
@@ -200,7 +244,8 @@ class Pipeline:
         """
         kind = Run if request.hires is None else TwoPasses
         try:
-            return kind(self, settle(request, self.bundle.manifest))
+            settings = settle(request, self.bundle.manifest)
+            return kind(self.tagged(settings), settings)
         except MemoryError as error:  # Pillow's or NumPy's, of an image to start from
             if isinstance(error, OutOfMemoryError):
                 raise

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from latentrt.checks import plain
 from latentrt.control import Control
 from latentrt.curves import SigmasName
-from latentrt.prompt import Syntax
+from latentrt.prompt import Order, Syntax
 from latentrt.schedule import Spacing
 from latentrt.tensors import Array
 
@@ -22,12 +23,19 @@ Posterior = Literal["mean", "sample"]
 Seamless = Literal["x", "y", "xy"]
 Upscaler = Literal["latent", "lanczos"]
 
+RANDOM = -1  # a seed that stands for one drawn at random, as in AUTOMATIC1111
+# Fields that may hold images or arrays; all others hold what JSON has.
+AS_GIVEN = ("init", "mask", "controls", "latents")
+
 
 @dataclass(frozen=True)
 class Request:
-    """What to generate. None means the bundle's or the sampler's default; for `seed`, one drawn at random.
+    """What to generate. None means the bundle's or the sampler's default; for `seed`, one drawn at
+    random, as -1 does. Numbers and lists may be NumPy's.
 
-    prompt: in AUTOMATIC1111's language, see `syntax` and docs/prompts.md. guidance: classifier-free guidance, one for
+    prompt: in AUTOMATIC1111's language, see `syntax` and docs/prompts.md; its LoRA tags name files of the pipeline's
+    `lora_dir`. lora_tags: whose order two numbers of a tag have, "a1111" (text encoder, UNet) or "comfyui" (UNet, text
+    encoder). guidance: classifier-free guidance, one for
     all steps or one a step; at 1 and below the negative prompt is not used. seed: of the first image; image k has
     seed + k. width, height: pixels. sigmas: a curve's name, or the noise levels themselves, falling. spacing: how
     timesteps are laid out over the training schedule.
@@ -91,6 +99,7 @@ class Request:
     spacing: Spacing | None = None
     batch: int = 1
     syntax: Syntax = "strict"
+    lora_tags: Order = "a1111"
     guidance_rescale: float = 0.0
     guidance_interval: tuple[float, float | None] | None = None
     image_guidance: float | None = None
@@ -131,3 +140,9 @@ class Request:
     gamma: float | None = None
     order: int | None = None
     solver: str | None = None
+
+    def __post_init__(self) -> None:
+        """Turns numbers and lists of NumPy's into Python's, so that requests compare and go into JSON."""
+        for field in fields(self):
+            if field.name not in AS_GIVEN:
+                object.__setattr__(self, field.name, plain(getattr(self, field.name)))

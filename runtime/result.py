@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latentrt.image import preview_image, save_png, to_images
+from latentrt.image import preview_image, save_picture, to_images
 from latentrt.settings import Settings
 from latentrt.tensors import Array
 
@@ -71,7 +71,12 @@ class Result:
         return self.settings.seeds
 
     def save(self, path: str | Path, image: int = 0, *, metadata: bool = True) -> None:
-        """Writes one image as PNG, whole or not at all; with what is needed to make it again unless told otherwise."""
-        from latentrt.metadata import png_text
+        """Writes one image, whole or not at all; with what is needed to make it again unless told otherwise.
 
-        save_png(self.images[image], Path(path), png_text(self, image) if metadata else {})
+        The name's ending says the format: PNG (also without one), JPEG of quality 95, or lossless WebP. Raises
+        RequestError for another ending, OutputError when it cannot be written there.
+        """
+        from latentrt.metadata import LATENTRT, picture_text
+
+        text = picture_text(self, image) if metadata else {}
+        save_picture(self.images[image], Path(path), text, f"{LATENTRT}\0{text.get(LATENTRT)}".encode())

@@ -60,7 +60,7 @@ def open_tensors(file: Path) -> TensorFile:
 
     Raises CheckpointError for one that is not there, is of another kind, or is damaged.
     """
-    if file.suffix != ".safetensors":
+    if file.suffix.lower() != ".safetensors":
         raise CheckpointError(f"{file} is of type {file.suffix!r}: expected a .safetensors file")
     try:
         stamp = stamp_of(file)

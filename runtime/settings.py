@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, get_args
 
-from latentrt.checks import choice, flag, number, side, text, whole
+from latentrt.checks import choice, flag, number, shown, side, text, whole
 from latentrt.control import Settled, controls_of
 from latentrt.curves import Sigmas, SigmasName
 from latentrt.errors import RequestError
@@ -17,9 +17,10 @@ from latentrt.guidance import EVERYWHERE
 from latentrt.handover import Handover, handover_of
 from latentrt.hires import Grown, Hires, hires_of
 from latentrt.manifest import HINT, Manifest
-from latentrt.prompt import SYNTAXES, Syntax
-from latentrt.request import NoiseName, Request, Seamless
+from latentrt.prompt import ORDERS, SYNTAXES, Order, Syntax
+from latentrt.request import RANDOM, NoiseName, Request, Seamless
 from latentrt.samplers import SAMPLERS, Option, Value
+from latentrt.samplers.names import Named, curve_of, sampler_named
 from latentrt.schedule import Spacing
 from latentrt.source import Source, cut, source_of
 from latentrt.tasks import TINY_DECODER
@@ -58,6 +59,7 @@ class Settings:
     sigmas: Sigmas
     spacing: Spacing
     syntax: Syntax = "strict"
+    lora_tags: Order = "a1111"
     guidance_rescale: float = 0.0
     guidance_interval: tuple[float, float] | None = None
     image_guidance: float | None = None
@@ -114,33 +116,32 @@ def guided(settings: Settings, manifest: Manifest) -> bool:
 def settle(request: Request, manifest: Manifest) -> Settings:
     """Returns `request` with the defaults filled in. Raises RequestError for what cannot be generated."""
     defaults, pixels = manifest.defaults, manifest.latents.pixels
-    sampler = choice("sampler", chosen(request.sampler, defaults.sampler), tuple(SAMPLERS))
+    named = sampler_named(chosen(request.sampler, defaults.sampler))
+    sampler = named.sampler
     check_family(sampler, manifest)
-    sigmas = sigmas_of(chosen(request.sigmas, defaults.sigmas))
+    sigmas = sigmas_of(chosen(curve_asked(request, named), defaults.sigmas))
     steps = steps_of(request, sigmas, manifest)
-    whole("batch", request.batch, 1, LARGEST_BATCH)
+    batch = whole("batch", request.batch, 1, LARGEST_BATCH)
     strength = strength_of("variation_strength", "variation_seed", request)
     blend_strength = strength_of("blend_strength", "blend", request)
     asked = request.variation_seed is not None
-    variations = seeds_of("variation_seed", request.variation_seed, request.batch) if asked else ()
+    variations = seeds_of("variation_seed", request.variation_seed, batch) if asked else ()
     source, handover = source_of(request, manifest), handover_of(request, manifest.latents.channels)
     controls = controls_of(request.controls, manifest)
-    own = size_of(source, handover, controls, pixels)
-    width, height = own or (defaults.width, defaults.height)
-    width = side("width", chosen(request.width, width), pixels)
-    height = side("height", chosen(request.height, height), pixels)
+    width, height = size_of(request, manifest, own_size(source, handover, controls, pixels))
     settings = Settings(
         prompt=text("prompt", request.prompt),
         negative=text("negative", request.negative),
         steps=steps,
         guidance=guidance_of(chosen(request.guidance, defaults.guidance), steps, one=manifest.embeds_guidance),
-        seeds=seeds_of("seed", request.seed, request.batch, one=strength > 0),
+        seeds=seeds_of("seed", request.seed, batch, one=strength > 0),
         width=width,
         height=height,
         sampler=sampler,
         sigmas=sigmas,
         spacing=choice("spacing", chosen(request.spacing, manifest.schedule.spacing), SPACINGS),
         syntax=choice("syntax", request.syntax, SYNTAXES),
+        lora_tags=choice("lora_tags", request.lora_tags, ORDERS),
         guidance_rescale=number("guidance_rescale", request.guidance_rescale, 0, 1),
         guidance_interval=interval_of(request.guidance_interval),
         image_guidance=image_guidance_of(request, manifest),
@@ -152,7 +153,7 @@ def settle(request: Request, manifest: Manifest) -> Settings:
         blend_strength=blend_strength,
         **sizes_of(request, manifest, (width, height)),
         **scores_of(request, manifest),
-        options=options_of(request, sampler),
+        options=options_of(request, named),
         source=source,
         controls=controls,
         guess=flag("guess", request.guess),
@@ -169,14 +170,29 @@ def settle(request: Request, manifest: Manifest) -> Settings:
     return settings
 
 
-def size_of(
+def size_of(request: Request, manifest: Manifest, own: tuple[str, tuple[int, int]] | None) -> tuple[int, int]:
+    """The picture's width and height: those asked for, else those of `own`, of which it names the image, cut to
+    multiples, else the bundle's."""
+    defaults, pixels = manifest.defaults, manifest.latents.pixels
+    asked, usual = (request.width, request.height), (defaults.width, defaults.height)
+    if own is not None and None in asked:
+        usual = cut(own[0], own[1], pixels, asked)
+    width, height = (
+        side(name, chosen(one, other), pixels)
+        for name, one, other in zip(("width", "height"), asked, usual, strict=True)
+    )
+    return width, height
+
+
+def own_size(
     source: Source | None, handover: Handover, controls: Sequence[Settled], pixels: int
-) -> tuple[int, int] | None:
-    """The picture's own size: that of what it starts from, else of the first image that is seen whole, or None."""
+) -> tuple[str, tuple[int, int]] | None:
+    """What the picture's size follows, and its size: what it starts from, else the first image that is seen whole."""
     if source:
-        return source.size(pixels)
-    seen = (one for one in controls if one.side is None)
-    return handover.size(pixels) or next((cut("control", one.image.size, pixels) for one in seen), None)
+        return ("init", source.image.size) if source.whole else None
+    if (size := handover.size(pixels)) is not None:
+        return "latents", size
+    return next(((f"control {one.name}", one.image.size) for one in controls if one.side is None), None)
 
 
 def check_controls(settings: Settings) -> None:
@@ -223,25 +239,39 @@ def fast_decode_of(request: Request, manifest: Manifest) -> bool:
     return request.fast_decode
 
 
+def curve_asked(request: Request, named: Named) -> Any:
+    """The noise levels that the request names, or that its sampler's name does. Raises RequestError for two curves."""
+    if request.sigmas is None or named.sigmas is None:
+        return chosen(request.sigmas, named.sigmas)
+    if sigmas_of(request.sigmas) != named.sigmas:
+        raise RequestError(
+            f"sigmas: got {shown(request.sigmas)} with the sampler {request.sampler!r}, which says {named.sigmas}; "
+            f"use the sampler {named.sampler}"
+        )
+    return named.sigmas
+
+
 def steps_of(request: Request, sigmas: Sigmas, manifest: Manifest) -> int:
     """The number of steps: as many as there are sigmas where these are listed."""
     if not isinstance(sigmas, tuple):
         return whole("steps", chosen(request.steps, manifest.defaults.steps), 1, manifest.schedule.train_steps)
     if request.steps not in (None, len(sigmas)):
-        raise RequestError(f"steps: got {request.steps!r} with {len(sigmas)} sigmas, expected {len(sigmas)} or nothing")
+        raise RequestError(
+            f"steps: got {shown(request.steps)} with {len(sigmas)} sigmas, expected {len(sigmas)} or nothing"
+        )
     return len(sigmas)
 
 
 def sigmas_of(asked: Any) -> Sigmas:
     """A curve's name, or noise levels above zero that fall; a zero at their end, where runs end anyway, is dropped."""
     if isinstance(asked, str):
-        return choice("sigmas", asked, SIGMAS)
+        return curve_of(asked) or choice("sigmas", asked, SIGMAS)
     if not isinstance(asked, Sequence):
-        raise RequestError(f"sigmas: got {asked!r}, expected one of {', '.join(SIGMAS)}, or falling numbers")
+        raise RequestError(f"sigmas: got {shown(asked)}, expected one of {', '.join(SIGMAS)}, or falling numbers")
     levels = tuple(number("sigmas", level, 0, math.inf) for level in asked)
     levels = levels[:-1] if levels and levels[-1] == 0 else levels
     if not levels or levels[-1] == 0 or any(after >= before for before, after in pairwise(levels)):
-        raise RequestError(f"sigmas: got {list(asked)}, expected numbers that fall, each above zero")
+        raise RequestError(f"sigmas: got {shown(list(asked))}, expected numbers that fall, each above zero")
     return levels
 
 
@@ -259,7 +289,7 @@ def interval_of(asked: Any) -> tuple[float, float] | None:
     if asked is None:
         return None
     if isinstance(asked, str) or not isinstance(asked, Sequence) or len(asked) != 2:
-        raise RequestError(f"guidance_interval: got {asked!r}, expected two sigmas, for example (0.3, 3.0)")
+        raise RequestError(f"guidance_interval: got {shown(asked)}, expected two sigmas, for example (0.3, 3.0)")
     low = number("guidance_interval", asked[0], 0, math.inf)
     endless = asked[1] is None or asked[1] == math.inf
     high = math.inf if endless else number("guidance_interval", asked[1], 0, math.inf)
@@ -273,7 +303,7 @@ def image_guidance_of(request: Request, manifest: Manifest) -> float | None:
     asked = request.image_guidance
     if "image" not in manifest.shown:
         if asked is not None:
-            raise RequestError(f"image_guidance: got {asked!r}, but {manifest.name} edits no images; leave it out")
+            raise RequestError(f"image_guidance: got {shown(asked)}, but {manifest.name} edits no images; leave it out")
         return None
     return None if request.init is None else number("image_guidance", chosen(asked, IMAGE_GUIDANCE), 1, math.inf)
 
@@ -304,21 +334,27 @@ def scores_of(request: Request, manifest: Manifest) -> dict[str, Any]:
 
 def untold(name: str, value: Any, manifest: Manifest) -> RequestError:
     """The error for what the model is not told."""
-    return RequestError(f"{name}: got {value!r}, but {manifest.family} models are not told it; leave it out")
+    return RequestError(f"{name}: got {shown(value)}, but {manifest.family} models are not told it; leave it out")
 
 
 def pair(name: str, asked: Any, lowest: int) -> tuple[int, int]:
     """Two whole numbers."""
     if isinstance(asked, str) or not isinstance(asked, Sequence) or len(asked) != 2:
-        raise RequestError(f"{name}: got {asked!r}, expected two whole numbers, for example (1024, 1024)")
+        raise RequestError(f"{name}: got {shown(asked)}, expected two whole numbers, for example (1024, 1024)")
     first, second = (whole(name, number, lowest, LARGEST_SIDE) for number in asked)
     return first, second
 
 
 def seeds_of(name: str, asked: int | None, batch: int, *, one: bool = False) -> tuple[int, ...]:
-    """One seed an image, each one more than the last unless all have `one`; drawn from the system if none is asked."""
-    first = secrets.randbits(32) if asked is None else asked
-    whole(name, first, 0, LARGEST_SEED - (0 if one else batch - 1))
+    """One seed an image, each one more than the last unless all have `one`; drawn from the system if none is asked.
+
+    RANDOM is none.
+    """
+    first = (
+        secrets.randbits(32)
+        if asked in (None, RANDOM)
+        else whole(name, asked, 0, LARGEST_SEED - (0 if one else batch - 1))
+    )
     return (first,) * batch if one else tuple(range(first, first + batch))
 
 
@@ -330,13 +366,14 @@ def strength_of(name: str, towards: str, request: Request) -> float:
     return strength
 
 
-def options_of(request: Request, sampler: str) -> dict[str, Value]:
+def options_of(request: Request, named: Named) -> dict[str, Value]:
     """The sampler's options, with its defaults. Raises RequestError for one that it does not have."""
-    asked = {name: getattr(request, name) for name in OPTIONS if getattr(request, name) is not None}
+    given = {name: getattr(request, name) for name in OPTIONS if getattr(request, name) is not None}
+    sampler, asked = named.sampler, {**named.options, **given}
     known = SAMPLERS[sampler].options
     for name in asked.keys() - known.keys():
         having = [other for other, kind in SAMPLERS.items() if name in kind.options]
-        raise RequestError(f"{name}: got {asked[name]!r}, but {sampler} has none; it is for {', '.join(having)}")
+        raise RequestError(f"{name}: got {shown(asked[name])}, but {sampler} has none; it is for {', '.join(having)}")
     return {name: option_of(name, chosen(asked.get(name), option.default), option) for name, option in known.items()}
 
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from latentrt.checks import choice, flag, number, whole
+from latentrt.checks import choice, flag, number, shown, whole
 from latentrt.errors import RequestError
 from latentrt.grids import Grid
-from latentrt.image import digest, extended, filled, open_image, resized, to_pixels
+from latentrt.image import digest, extended, filled, resized, to_pixels
 from latentrt.inpainting import WHITE, Mask
 from latentrt.manifest import Manifest
+from latentrt.opened import open_image
 from latentrt.request import Fit, Posterior, Request
 from latentrt.schedule import alpha, spread
 from latentrt.tensors import Array
@@ -52,11 +53,10 @@ class Source:
     mask: Mask | None = None
     extend: tuple[int, ...] | None = None
 
-    def size(self, multiple: int) -> tuple[int, int] | None:
-        """The image's width and height in pixels, each cut down to a multiple; None where a part of it is painted."""
-        if self.mask and self.mask.padding is not None:
-            return None
-        return cut("init", self.image.size, multiple)
+    @property
+    def whole(self) -> bool:
+        """Whether all of the image is painted, and the picture has its size; not where a part of it is."""
+        return self.mask is None or self.mask.padding is None
 
     def skipped(self, steps: int) -> int:
         """How many of the steps are not taken. Raises RequestError where none would be left."""
@@ -107,12 +107,17 @@ class Source:
         }
 
 
-def cut(name: str, size: tuple[int, int], multiple: int) -> tuple[int, int]:
-    """An image's sides, cut down to multiples. Raises RequestError, which begins with `name`, for less than one."""
-    width, height = (side - side % multiple for side in size)
-    if not width or not height:
+def cut(
+    name: str, size: tuple[int, int], multiple: int, asked: tuple[int | None, int | None] = (None, None)
+) -> tuple[int, int]:
+    """An image's sides, cut down to multiples. Raises RequestError, which begins with `name`, for less than one.
+
+    asked: the sides that are given, for which the image may be of any.
+    """
+    width, height = (own - own % multiple for own in size)
+    if any(given is None and not left for given, left in zip(asked, (width, height), strict=True)):
         got = "x".join(map(str, size))
-        raise RequestError(f"{name}: got an image of {got} pixels, expected at least {multiple}x{multiple}")
+        raise RequestError(f"{name}: got an image of {got} pixels, expected at least {multiple}x{multiple}, or a size")
     return width, height
 
 
@@ -143,7 +148,9 @@ def extend_of(request: Request) -> tuple[int, ...] | None:
     if asked is None:
         return None
     if isinstance(asked, str) or not isinstance(asked, Sequence) or len(asked) != 4 or not any(asked):
-        raise RequestError(f"extend: got {asked!r}, expected pixels at the left, top, right and bottom, not all zero")
+        raise RequestError(
+            f"extend: got {shown(asked)}, expected pixels at the left, top, right and bottom, not all zero"
+        )
     return tuple(whole("extend", pixels, 0, LARGEST_EXTENSION) for pixels in asked)
 
 
@@ -157,8 +164,7 @@ def mask_of(request: Request, init: Image, extend: tuple[int, ...] | None) -> Ma
         return None
     blur = number("mask_blur", request.mask_blur, 0, LARGEST_BLUR)
     padding = request.mask_padding
-    if padding is not None:
-        whole("mask_padding", padding, 0, LARGEST_PADDING)
+    padding = None if padding is None else whole("mask_padding", padding, 0, LARGEST_PADDING)
     image = images.new("L", init.size) if request.mask is None else open_image("mask", request.mask, "L")
     if image.size != init.size:
         sizes = ["x".join(map(str, one.size)) for one in (image, init)]
@@ -173,8 +179,9 @@ def mask_of(request: Request, init: Image, extend: tuple[int, ...] | None) -> Ma
 def refuse_without(needed: str, defaults: Mapping[str, object], request: Request) -> None:
     """Raises RequestError where one of `defaults` is not at its own, though the image that it is for was not given."""
     for name, default in defaults.items():
-        if getattr(request, name) != default:
-            raise RequestError(f"{name}: got {getattr(request, name)!r} without {needed}; give that image too")
+        got = getattr(request, name)
+        if got is not default and (default is None or got != default):  # an image may be an array, equal to nothing
+            raise RequestError(f"{name}: got {shown(got)} without {needed}; give that image too")
 
 
 def skipped(steps: int, strength: float, name: str = "strength") -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from latentrt.checks import choice, side
+from latentrt.checks import choice, shown, side
 from latentrt.errors import RequestError
 from latentrt.manifest import Manifest
 from latentrt.request import Request, Seamless
@@ -32,7 +32,7 @@ def windows_of(request: Request, manifest: Manifest) -> dict[str, Any]:
     seamless = None if request.seamless is None else choice("seamless", request.seamless, SEAMLESS)
     if request.window is None and seamless is None:
         if request.stride is not None:
-            raise RequestError(f"stride: got {request.stride!r} without window; give the side of windows too")
+            raise RequestError(f"stride: got {shown(request.stride)} without window; give the side of windows too")
         return {"window": None, "stride": None, "seamless": None}
     pixels, own = manifest.latents.pixels, min(manifest.defaults.width, manifest.defaults.height)
     window = side("window", own if request.window is None else request.window, pixels)

@@ -64,10 +64,14 @@ def test_pictures_for_the_documentation_are_drawn(command, across, tmp_path, mon
         return SimpleNamespace(images=(Image.new("RGB", (128, 128), "teal"),))
 
     monkeypatch.setattr(latentrt, "load", lambda _: nullcontext(SimpleNamespace(generate=generate)))
-    monkeypatch.setattr("sys.argv", ["draw", "--out", str(tmp_path / "picture.png")])
-    command.main()
-    with Image.open(tmp_path / "picture.png") as picture:
-        assert picture.size[0] >= across * 140
+    monkeypatch.chdir(tmp_path)
+    for options, file in (([], command.OUT.name), (["--out", str(tmp_path / "picture.png")], "picture.png")):
+        prompts.clear()
+        monkeypatch.setattr("sys.argv", ["draw", *options])
+        command.main()
+        with Image.open(tmp_path / file) as picture:
+            assert picture.size[0] >= across * 140
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([command.OUT.name, "picture.png"])
     assert prompts == list(gallery.PROMPTS if command is gallery else ("",) * 6 + guidance.PROMPTS * 5)
 
 

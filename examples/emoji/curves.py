@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 Line = dict[str, float]
 
 LOGS = FOLDER / "training"
-OUT = Path(__file__).parents[2] / "docs" / "pictures" / "emoji-training.png"
+OUT = Path("emoji-training.png")
 COLUMNS = 2
 SMOOTHING = 0.025  # of all steps: the standard deviation of the weights that a mean is taken with
 
@@ -50,13 +50,14 @@ def main() -> None:
     """Draw the charts of the stages that have a log."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--logs", type=Path, default=LOGS)
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path, default=OUT, help=f"[default: {OUT} in this folder]")
     given = parser.parse_args()
     logs = {path.stem: load(path) for path in sorted(given.logs.glob("*.jsonl"))}
     charts = [chart_of(curve, logs[curve.stage]) for curve in CURVES if has(logs.get(curve.stage, []), curve.value)]
     if not charts:
         raise SystemExit(f"error: {given.logs}: no log of a stage; run python -m examples.emoji.autoencoder")
     tiled([chart.draw(one) for one in charts]).quantize(64).save(given.out, optimize=True)
+    print(given.out)
 
 
 def load(path: Path) -> list[Line]:

@@ -13,7 +13,7 @@ from PIL import Image
 import latentrt
 from examples.sheet import sheet, small
 
-OUT = Path(__file__).parents[2] / "docs" / "pictures" / "gallery.png"
+OUT = Path("gallery.png")
 COLUMNS, STEPS, SEED = 6, 20, 7
 
 PROMPTS = (
@@ -32,10 +32,11 @@ def main() -> None:
     """Draw the gallery."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default="emoji", help="a bundle's folder or a built-in model")
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path, default=OUT, help=f"[default: {OUT} in this folder]")
     given = parser.parse_args()
     with latentrt.load(given.bundle) as pipe:
         draw(pipe).save(given.out, optimize=True)
+    print(given.out)
 
 
 def draw(pipe: latentrt.Pipeline) -> Image.Image:

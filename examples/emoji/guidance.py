@@ -15,7 +15,7 @@ from PIL import Image
 import latentrt
 from examples.sheet import small, table
 
-OUT = Path(__file__).parents[2] / "docs" / "pictures" / "guidance.png"
+OUT = Path("guidance.png")
 STEPS, SEED = 20, 7  # of the first column; every other column has the seed after it
 SCALES = (1, 3, 5, 9)
 INTERVAL = (0.3, 5.0)
@@ -34,7 +34,7 @@ def main() -> None:
     """Draw the table: one column a prompt and a seed, one row a guidance."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default="emoji", help="a bundle's folder or a built-in model")
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path, default=OUT, help=f"[default: {OUT} in this folder]")
     given = parser.parse_args()
     guided = {f"guidance {scale}": {"guidance": scale} for scale in SCALES}
     within = {"guidance": SCALES[-1], "guidance_interval": INTERVAL}
@@ -44,6 +44,7 @@ def main() -> None:
         for name, options in rows.items():
             pictures[name] = [draw(pipe, prompt, column, **options) for column, prompt in enumerate(PROMPTS)]
     small(table(pictures, PROMPTS)).save(given.out, optimize=True)
+    print(given.out)
 
 
 def draw(pipe: latentrt.Pipeline, prompt: str, column: int, **options: Any) -> Image.Image:

@@ -7,11 +7,13 @@ error (see `latentrt.errors`). A command's module is imported when it is called,
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 
 import click
 
+from latentrt.cli.output import echo, open_streams
 from latentrt.errors import LatentError, OutOfMemoryError
 from latentrt.version import VERSION
 
@@ -47,6 +49,17 @@ class Commands(click.Group):
         command: click.Command = getattr(importlib.import_module(f"latentrt.cli.{cmd_name}"), cmd_name)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the arguments name. Raises UsageError for none of them, with the one that looks like it."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            for name in difflib.get_close_matches(args[0].lower(), COMMANDS, n=1):
+                error.message += f" Did you mean {name!r}?"
+            raise
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the table of commands without importing them."""
         with formatter.section("Commands"):
@@ -67,20 +80,21 @@ def cli() -> None:
 
 def main() -> None:
     """Runs the command line and exits with its status."""
+    open_streams()
     try:
         sys.exit(cli(standalone_mode=False))
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
     except LatentError as error:
-        click.echo(f"error: {error}", err=True)
+        echo(f"error: {error}", err=True)
         sys.exit(error.exit_status)
     except MemoryError as error:  # Python's, NumPy's or Pillow's, outside a run
-        click.echo(
+        echo(
             f"error: out of memory ({str(error) or 'no more is given'}); ask for less, or close other programs",
             err=True,
         )
         sys.exit(OutOfMemoryError.exit_status)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("cancelled", err=True)
+        echo("cancelled", err=True)
         sys.exit(INTERRUPTED)

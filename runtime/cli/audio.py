@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from latentrt.checks import whole
-from latentrt.cli.output import as_json, print_json, progress_bar
+from latentrt.cli.output import as_json, echo, print_json, progress_bar
 from latentrt.errors import OutputError, RequestError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def audio(
     if as_json:
         print_json(report)
     else:
-        click.echo(out)
+        echo(out)
 
 
 def check_out(out: Path, suffix: str) -> None:
@@ -123,7 +123,7 @@ def draw(source: Path, out: Path, options: dict[str, Any]) -> dict[str, Any]:
 def opened(source: str, options: dict[str, Any]) -> tuple[Image, Parameters]:
     """The picture in a file, and what it says of itself."""
     from latentrt.audio.parameters import Parameters, parameters_from_exif
-    from latentrt.image import open_image
+    from latentrt.opened import open_image
 
     picture = open_image("picture", source)
     return picture, chosen(parameters_from_exif(picture.getexif()) or Parameters(), **options)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from latentrt.cli.generate import numbers_of, sigmas_of, size_of
-from latentrt.cli.output import as_json, print_json, progress_bar
+from latentrt.cli.output import as_json, echo, print_json, progress_bar
+from latentrt.cli.parsing import numbers_of, sigmas_of, size_of
 
 if TYPE_CHECKING:
     from latentrt.bench.compare import Pairing
@@ -31,6 +31,14 @@ def counts_of(_context: click.Context, _option: click.Parameter, value: str | No
 def sizes_of(context: click.Context, option: click.Parameter, value: str | None) -> tuple[Any, ...] | None:
     """The sizes of "512x512,768x512"."""
     return None if value is None else tuple(size_of(context, option, part) for part in value.split(","))
+
+
+def pages_of(_context: click.Context, _option: click.Parameter, values: tuple[Path, ...]) -> tuple[Path, ...]:
+    """The names of pages. Raises BadParameter for one that says that it is something else."""
+    for file in values:
+        if file.suffix.lower() != ".html":
+            raise click.BadParameter(f"got {str(file)!r}, expected a name that ends in .html")
+    return values
 
 
 class BundleOrCompare(click.Command):
@@ -70,7 +78,7 @@ def show(pairings: Sequence[Pairing]) -> None:
     from latentrt.bench.tables import compared
 
     for pairing in pairings:
-        click.echo("\n".join(compared(pairing)))
+        echo("\n".join(compared(pairing)))
 
 
 @click.command(cls=BundleOrCompare, epilog="`latentrt bench compare A.json B.json` shows two reports side by side.")
@@ -100,6 +108,9 @@ def show(pairings: Sequence[Pairing]) -> None:
 @click.option(
     "--out", type=FILE, multiple=True, metavar="FILE", help="A .json, .jsonl, .csv, .md or .html; repeatable."
 )
+@click.option(
+    "--html", type=FILE, callback=pages_of, multiple=True, metavar="FILE", help="The same as --out FILE.html."
+)
 @as_json
 def bench(
     bundle: str,
@@ -113,6 +124,7 @@ def bench(
     warmups: int,
     audit: bool,
     out: tuple[Path, ...],
+    html: tuple[Path, ...],
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -124,11 +136,11 @@ def bench(
     from latentrt.bench.benchmark import Sweep, benchmark
     from latentrt.bench.measure import Plan
     from latentrt.bench.save import check_file, save
-    from latentrt.bench.tables import as_json as json_of
-    from latentrt.bench.tables import markdown
+    from latentrt.bench.tables import document, markdown
     from latentrt.request import Request
 
-    for file in out:
+    files = (*out, *html)
+    for file in files:
         check_file(file)
     plan, sweep = Plan(runs, warmups, audit), Sweep(size or (None,), batch, steps or (None,))
     request = Request(**options)
@@ -144,6 +156,9 @@ def bench(
             memory_budget=budget,
             advance=advance,
         )
-    for file in out:
+    for file in files:
         save(report, file)
-    click.echo(json_of(report) if as_json else markdown(report), nl=False)
+    if as_json:
+        print_json(document(report))
+    else:
+        echo(markdown(report).rstrip("\n"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from latentrt.cli.output import as_json, print_json
+from latentrt.cli.output import as_json, echo, extra_of, on_terminal, print_json
 
 if TYPE_CHECKING:
     from latentrt.engines.lowered import Attention
@@ -114,10 +113,11 @@ def build(
     if target == CPU:
         build_for_cpu(context, bundle, as_json)
         return
-    from latentrt.export.build import Options
-    from latentrt.export.build import build as build_bundle
-    from latentrt.export.build import lower_only as lower_bundle
-    from latentrt.export.build_plan import Settings
+    with extra_of("build"):
+        from latentrt.export.build import Options
+        from latentrt.export.build import build as build_bundle
+        from latentrt.export.build import lower_only as lower_bundle
+        from latentrt.export.build_plan import Settings
 
     if lower_only:
         folders = lower_bundle(bundle, attention, lines=note)
@@ -131,14 +131,15 @@ def build(
         for built in build_bundle(bundle, asked, note, progress):
             plans.append(built)
             if not as_json:
-                click.echo(line_of(built))
+                echo(line_of(built))
     if as_json:
         print_json([{**asdict(built), "path": str(built.path)} for built in plans])
 
 
 def build_for_cpu(context: click.Context, bundle: str, as_json: bool) -> None:
     """Builds for ONNX Runtime on this processor and prints a line a component."""
-    from latentrt.export.build_cpu import build_cpu
+    with extra_of("build"):
+        from latentrt.export.build_cpu import build_cpu
 
     given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     if wrong := sorted(set(given) - {"bundle", "target", "as_json"}):
@@ -148,14 +149,14 @@ def build_for_cpu(context: click.Context, bundle: str, as_json: bool) -> None:
         built.append({**asdict(one), "path": str(one.path)})
         if not as_json:
             took = "was there" if one.seconds is None else f"{one.seconds:.1f} s"
-            click.echo(f"{one.component:14} {one.bytes / 1e6:8.1f} MB  {took:>9}  {one.path.name}")
+            echo(f"{one.component:14} {one.bytes / 1e6:8.1f} MB  {took:>9}  {one.path.name}")
     if as_json:
         print_json(built)
 
 
 def note(line: str) -> None:
     """Prints a line of progress."""
-    click.echo(line, err=True)
+    echo(line, err=True)
 
 
 def show_folders(folders: list[str], as_json: bool) -> None:
@@ -163,7 +164,7 @@ def show_folders(folders: list[str], as_json: bool) -> None:
     if as_json:
         print_json(folders)
     else:
-        click.echo("\n".join(folders))
+        echo("\n".join(folders))
 
 
 def line_of(built: Built) -> str:
@@ -177,7 +178,7 @@ def line_of(built: Built) -> str:
 @contextmanager
 def phases() -> Iterator[Callable[[str, int, int], None]]:
     """Gives a function that shows what the builder does on stderr; where that is no terminal, it does nothing."""
-    if not sys.stderr.isatty():
+    if not on_terminal():
         yield lambda name, step, steps: None
         return
     from rich.console import Console

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from latentrt.cli.output import as_json, print_json
-from latentrt.errors import EngineError
+from latentrt.cli.output import as_json, echo, extra_of, print_json
 
 if TYPE_CHECKING:
     from latentrt.calib.report import Report
@@ -77,20 +76,18 @@ def calibrate(
     until the budget holds; with --vae-gate, the VAE decoder as well. OUT/report.html shows all of it. A run that was
     stopped goes on where it was. Needs `pip install 'latentrt[export]'`.
     """
-    try:
+    with extra_of("calibrate"):
         from latentrt.calib.calibrate import Options
         from latentrt.calib.calibrate import calibrate as write_bundle
         from latentrt.calib.compare import EVALUATION
         from latentrt.calib.planning import Recipe
         from latentrt.calib.prompts import SHIPPED, read_prompts
         from latentrt.calib.report import figures
-    except ImportError as error:
-        raise EngineError(f"calibrate needs {error.name}: run `pip install 'latentrt[cpu,export]'`") from error
 
     asked = Options(
         read_prompts(prompts or SHIPPED), read_prompts(evaluation or EVALUATION), Recipe(target=target), **options
     )
-    report = write_bundle(bundle, out, precision, asked, progress=lambda line: click.echo(line, err=True))
+    report = write_bundle(bundle, out, precision, asked, progress=lambda line: echo(line, err=True))
     if as_json:
         print_json(figures(report))
     else:
@@ -101,15 +98,15 @@ def show(report: Report, out: Path) -> None:
     """Prints the report in short."""
     loss = report.comparison.loss
     for one in report.components:
-        click.echo(f"{one.component:11} {one.bytes_before / 1e6:.1f} MB -> {one.bytes_after / 1e6:.1f} MB")
+        echo(f"{one.component:11} {one.bytes_before / 1e6:.1f} MB -> {one.bytes_after / 1e6:.1f} MB")
         shares = one.macs_int8_share_of_layers, one.macs_int8_share_of_all
-        click.echo(f"{'int8':11} {shares[0]:.1%} of its layers' MACs, {shares[1]:.1%} of all its MACs")
+        echo(f"{'int8':11} {shares[0]:.1%} of its layers' MACs, {shares[1]:.1%} of all its MACs")
         for layer in one.float_layers:
-            click.echo(f"{'float':11} {layer.name}: {layer.reason}")
+            echo(f"{'float':11} {layer.name}: {layer.reason}")
     if report.decoder:
-        click.echo(f"{'vae_decoder':11} {report.decoder.said}")
+        echo(f"{'vae_decoder':11} {report.decoder.said}")
     if loss.psnr_db is None:
-        click.echo(f"{'pictures':11} all {loss.pictures} are equal")
+        echo(f"{'pictures':11} all {loss.pictures} are equal")
     else:
-        click.echo(f"{'pictures':11} {loss.pictures}: PSNR {loss.psnr_db:.2f} dB, worst {loss.worst_psnr_db:.2f} dB")
-    click.echo(out)
+        echo(f"{'pictures':11} {loss.pictures}: PSNR {loss.psnr_db:.2f} dB, worst {loss.worst_psnr_db:.2f} dB")
+    echo(out)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from latentrt.cli.output import as_json, print_json, progress_bar
+from latentrt.cli.output import as_json, echo, print_json, progress_bar
 from latentrt.errors import OutputError
 
 if TYPE_CHECKING:
@@ -68,17 +68,17 @@ def show(comparison: Comparison, html: Path | None) -> None:
     loss, worst, settings = comparison.loss, comparison.worst, comparison.settings
     for role, side in (("reference", comparison.reference), ("other", comparison.other)):
         precision = side.parts["unet"].precision
-        click.echo(f"{role:10} {side.name}  unet {precision}  {side.bytes / 1e6:.1f} MB  {side.sha256[:10]}")
+        echo(f"{role:10} {side.name}  unet {precision}  {side.bytes / 1e6:.1f} MB  {side.sha256[:10]}")
     size = f"{settings['width']}x{settings['height']}"
-    click.echo(f"{'pictures':10} {loss.pictures}, {size}, {settings['sampler']}, {settings['steps']} steps")
+    echo(f"{'pictures':10} {loss.pictures}, {size}, {settings['sampler']}, {settings['steps']} steps")
     if loss.psnr_db is None or loss.worst_psnr_db is None:
-        click.echo(f"{'PSNR':10} all pictures are equal")
+        echo(f"{'PSNR':10} all pictures are equal")
     else:
-        click.echo(f"{'PSNR':10} mean {loss.psnr_db:.2f} dB, worst {loss.worst_psnr_db:.2f} dB")
-    click.echo(f"{'SSIM':10} mean {loss.ssim:.4f}, worst {loss.worst_ssim:.4f}")
+        echo(f"{'PSNR':10} mean {loss.psnr_db:.2f} dB, worst {loss.worst_psnr_db:.2f} dB")
+    echo(f"{'SSIM':10} mean {loss.ssim:.4f}, worst {loss.worst_ssim:.4f}")
     first, last = loss.latents_error[0], loss.latents_error[-1]
-    click.echo(f"{'latents':10} off by {first:.2%} after the first step, {last:.2%} after the last")
+    echo(f"{'latents':10} off by {first:.2%} after the first step, {last:.2%} after the last")
     if worst.psnr_db is not None:
-        click.echo(f"{'worst':10} {worst.prompt}  (seed {worst.seed})")
+        echo(f"{'worst':10} {worst.prompt}  (seed {worst.seed})")
     if html is not None:
-        click.echo(html)
+        echo(html)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from latentrt.cli.generate import size_of
-from latentrt.cli.output import as_json, print_json
-from latentrt.errors import EngineError, RequestError
+from latentrt.cli.output import as_json, echo, extra_of, print_json
+from latentrt.cli.parsing import size_of
+from latentrt.errors import RequestError
 
 if TYPE_CHECKING:
     from latentrt.export.devices import Device
@@ -38,11 +38,9 @@ def estimate(
     a lower bound, not a prediction; docs/estimate.md has it beside what others measured. Needs
     `pip install 'latentrt[export]'`.
     """
-    try:
+    with extra_of("estimate"):
         from latentrt.export.devices import DEVICES
         from latentrt.export.estimate import calls_of
-    except ImportError as error:
-        raise EngineError(f"estimate needs {error.name}: run `pip install 'latentrt[cpu,export]'`") from error
     from latentrt.bundle import open_bundle
     from latentrt.pipeline import check_complete, folder_of
     from latentrt.request import Request
@@ -59,8 +57,8 @@ def estimate(
     if as_json:
         print_json(report(calls, devices))
     else:
-        click.echo(f"{opened.manifest.name}  {settings.width}x{settings.height}, {settings.steps} steps")
-        click.echo("\n".join([*graph_lines(calls), *device_lines(calls, devices)]))
+        echo(f"{opened.manifest.name}  {settings.width}x{settings.height}, {settings.steps} steps")
+        echo("\n".join([*graph_lines(calls), *device_lines(calls, devices)]))
 
 
 def report(calls: dict[str, Call], devices: dict[str, Device]) -> dict[str, Any]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from latentrt.cli.output import as_json, print_json
 from latentrt.cli.scaled import lora_option
 from latentrt.errors import EngineError
+
+if TYPE_CHECKING:
+    from latentrt.lora.files import Lora
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 ANYTHING = click.Path(path_type=Path)
@@ -89,7 +92,7 @@ def export(
     checkpoint: Path,
     out: Path,
     as_json: bool,
-    loras: list[tuple[Path, float]],
+    loras: list[Lora],
     embeddings: list[tuple[Path, str | None]],
     controls: list[tuple[str, Path]],
     adapters: list[tuple[str, Path]],
@@ -106,13 +109,12 @@ def export(
         from latentrt.export.named import Named
         from latentrt.export.write import ExportOptions
         from latentrt.export.write import export as write_bundle
-        from latentrt.lora.files import Lora
     except ImportError as error:
         raise EngineError(f"export needs {error.name}: run `pip install 'latentrt[cpu,export]'`") from error
 
     chosen = ExportOptions(
         **options,
-        loras=tuple(Lora(file, scale) for file, scale in loras),
+        loras=tuple(loras),
         embeddings=tuple(Embedding(file, token) for file, token in embeddings),
         controls=tuple(Named(name, path) for name, path in controls),
         adapters=tuple(Named(name, path) for name, path in adapters),

@@ -1,22 +1,22 @@
-"""`latentrt generate`: a prompt becomes PNG files."""
+"""`latentrt generate`: a prompt becomes pictures."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from latentrt.cli.output import as_json, print_json, progress_bar
+from latentrt.cli.output import as_json, echo, print_json, progress_bar
+from latentrt.cli.parsing import controls_of, numbers_of, pixels_of, sigmas_of, size_of
 from latentrt.cli.scaled import lora_option
 from latentrt.errors import RequestError
 
 if TYPE_CHECKING:
-    from latentrt.control import Control
+    from latentrt.lora.files import Lora
     from latentrt.pipeline import Pipeline
     from latentrt.request import Request
     from latentrt.result import Result
@@ -24,66 +24,6 @@ if TYPE_CHECKING:
     from latentrt.settings import Settings
 
 
-def size_of(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    """The two numbers of "768x512"."""
-    if value is None:
-        return None
-    width, _, height = value.lower().partition("x")
-    if not (width.isascii() and width.isdecimal() and height.isascii() and height.isdecimal()):
-        raise click.BadParameter(f"got {value!r}, expected a width and a height such as 768x512")
-    return int(width), int(height)
-
-
-def numbers_of(
-    _context: click.Context, _option: click.Parameter, value: str | None
-) -> float | tuple[float, ...] | None:
-    """The number or the numbers of "7.5" or "0.3,3"."""
-    if value is None:
-        return None
-    try:
-        numbers = tuple(float(part) for part in value.split(","))
-    except ValueError:
-        raise click.BadParameter(f"got {value!r}, expected numbers with commas between them") from None
-    return numbers if len(numbers) > 1 else numbers[0]
-
-
-def sigmas_of(context: click.Context, option: click.Parameter, value: str | None) -> str | tuple[float, ...] | None:
-    """A curve's name, or the numbers of "14.6,7,3,1"."""
-    if value is None or not any(character.isdigit() for character in value.partition(",")[0]):
-        return value
-    numbers = numbers_of(context, option, value)
-    return numbers if isinstance(numbers, tuple) or numbers is None else (numbers,)
-
-
-def pixels_of(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    """The whole numbers of "0,0,64,0"."""
-    try:
-        return None if value is None else tuple(int(part) for part in value.split(","))
-    except ValueError:
-        raise click.BadParameter(f"got {value!r}, expected whole numbers with commas between them") from None
-
-
-CONTROL = re.compile(r"(.+?)(?::([-+.\d]+)(?::([-+.\d]+):([-+.\d]+))?)?")
-
-
-def controls_of(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> tuple[Control, ...]:
-    """The controls of "canny=edges.png:0.8:0:0.5" and such."""
-    return tuple(control_of(value) for value in values)
-
-
-def control_of(value: str) -> Control:
-    """One control. Raises BadParameter for what is none."""
-    from latentrt.control import Control
-
-    name, _, rest = value.partition("=")
-    found = CONTROL.fullmatch(rest)
-    try:
-        image, *numbers = found.groups() if found and name else ()
-        return Control(name, image, *(float(number) for number in numbers if number is not None))
-    except ValueError:
-        raise click.BadParameter(
-            f"got {value!r}, expected NAME=IMG, NAME=IMG:SCALE or NAME=IMG:SCALE:START:END, such as canny=edges.png:0.8"
-        ) from None
 
 
 @click.command()
@@ -92,6 +32,12 @@ def control_of(value: str) -> Control:
     "--bundle", default="emoji", metavar="DIR", show_default=True, help="A bundle's folder or a built-in name."
 )
 @lora_option("A LoRA to add, and how much of it.")
+@click.option(
+    "--lora-dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The LoRA files that prompts name: <lora:NAME:0.8>.  [default: LATENTRT_LORAS]",
+)
 @click.option("--negative", default="", metavar="TEXT", help="What the picture should not show.")
 @click.option("--steps", type=int, help="How many denoising steps.")
 @click.option("--guidance", callback=numbers_of, metavar="G[,G...]", help="Guidance, one or one a step; 1 is none.")
@@ -107,7 +53,7 @@ def control_of(value: str) -> Control:
     metavar="GB",
     help="The most that the process may need, on a CPU.",
 )
-@click.option("--seed", type=int, help="Of the first image; image k has SEED + k. Random if not given.")
+@click.option("--seed", type=int, help="Of the first image; image k has SEED + k. Random if -1 or not given.")
 @click.option("--size", callback=size_of, metavar="WxH", help="Width and height in pixels, multiples of 8.")
 @click.option("--original-size", callback=size_of, metavar="WxH", help="SDXL: of the picture it is to look like.")
 @click.option("--crop", callback=size_of, metavar="XxY", help="SDXL: what is missing of that at its left and top.")
@@ -156,7 +102,7 @@ def control_of(value: str) -> Control:
 @click.option("--to-strength", type=float, metavar="F", help="Its strength.")
 @click.option("--per-second", type=click.FloatRange(0.01, 1000), default=8, show_default=True, help="Frames, in --out.")
 @click.option("--fast-decode", is_flag=True, help="Draw the picture with the bundle's tiny decoder.")
-@click.option("--sampler", metavar="NAME", help="ddim, euler, dpmpp_2m ...; any other word lists all.")
+@click.option("--sampler", metavar="NAME", help="ddim, euler, 'DPM++ 2M Karras' ...; any other word lists all.")
 @click.option("--eta", type=float, help="How much noise the sampler adds, 0 to 1.")
 @click.option("--gamma", type=float, help="The same of tcd.")
 @click.option("--order", type=int, help="Of lms, dpmpp_2m, unipc, deis.")
@@ -165,20 +111,28 @@ def control_of(value: str) -> Control:
 @click.option("--spacing", metavar="NAME", help="leading, trailing or linspace.")
 @click.option("--clip-skip", type=int, default=1, show_default=True, help="1: the text encoder's last layer.")
 @click.option("--syntax", metavar="NAME", default="strict", show_default=True, help="strict, lenient or plain prompts.")
+@click.option(
+    "--lora-tags",
+    metavar="NAME",
+    default="a1111",
+    show_default=True,
+    help="Whose order <lora:NAME:A:B> has: a1111 (text encoder, UNet) or comfyui (UNet, text encoder).",
+)
 @click.option("--batch", type=int, default=1, show_default=True, help="How many images.")
 @click.option("--engine", default="cpu", metavar="NAME", show_default=True, help="What runs the graphs.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="The PNG to write; of frames also .gif, .webp or .apng.  [default: SEED.png]",
+    help="A .png, .jpg or .webp to write; of frames also .gif or .apng.  [default: SEED.png]",
 )
-@click.option("--no-metadata", is_flag=True, help="Leave prompt and settings out of the PNG.")
+@click.option("--no-metadata", is_flag=True, help="Leave prompt and settings out of the picture.")
 @as_json
 def generate(
     prompt: str | None,
     prompts: Path | None,
     bundle: str,
-    loras: list[tuple[Path, float]],
+    loras: list[Lora],
+    lora_dir: Path | None,
     engine: str,
     out: Path | None,
     no_metadata: bool,
@@ -197,14 +151,16 @@ def generate(
     animated = check_out(out, frames=options["frames"] is not None)
     wanted = requests(prompt, prompts, **options)
     budget = None if memory_budget is None else int(memory_budget * 1e9)
-    opened = partial(load, engine=engine, split_guidance=split_guidance, memory_budget=budget)
+    opened = partial(load, engine=engine, split_guidance=split_guidance, memory_budget=budget, lora_dir=lora_dir)
     if refiner is not None:
         with with_loras(opened(bundle), loras) as base:
+            from latentrt.handover import handed_over
+
             wanted = [handed_over(base, request, refine_from) for request in wanted]
         loras = []
     with with_loras(opened(refiner or bundle), loras) as pipeline:
         runs = [pipeline.steps(request) for request in wanted]  # all are checked before the first picture is made
-        results = [finished(run) for run in runs]
+        results = [finished(runs.pop(0)) for _ in wanted]  # a run that is done holds no weights of its tags
     if out is not None and animated:
         save_animation([result.images[0] for result in results], out, per_second)
         files = [[out]] * len(results)
@@ -215,29 +171,27 @@ def generate(
         print_json(reports[0] if len(results) == 1 else {"runs": reports})
     else:
         for file in dict.fromkeys(file for named in files for file in named):
-            click.echo(file)
+            echo(file)
 
 
-def with_loras(pipeline: Pipeline, loras: list[tuple[Path, float]]) -> Pipeline:
-    """The pipeline with these files added. Raises RequestError for one that is given twice."""
-    scales: dict[str | Path, float] = dict(loras)
-    if len(scales) < len(loras):
-        raise RequestError(f"--lora: got {', '.join(str(file) for file, _ in loras)}, expected each file once")
+def with_loras(pipeline: Pipeline, loras: list[Lora]) -> Pipeline:
+    """The pipeline with these files added."""
+    scales: dict[str | Path, Any] = {one.file: (one.scale, one.scale_of("text_encoder")) for one in loras}
     return pipeline.with_loras(scales) if loras else pipeline
 
 
 def check_out(out: Path | None, *, frames: bool) -> bool:
     """Whether an animation is to be written. Raises RequestError for a name that nothing can be written to."""
-    from latentrt.image import ANIMATIONS
+    from latentrt.image import ANIMATIONS, PICTURES
 
     if out is None:
         return False
-    endings = [".png", *(ANIMATIONS if frames else ())]
+    endings = list(dict.fromkeys([*PICTURES, *(ANIMATIONS if frames else ())]))
     if out.suffix.lower() not in endings:
         raise RequestError(f"--out: got {out}, expected a name that ends in {' or '.join(endings)}")
     if not out.parent.is_dir():
         raise RequestError(f"--out: there is no folder {out.parent}; make it with `mkdir -p {out.parent}`")
-    return out.suffix.lower() in ANIMATIONS
+    return frames and out.suffix.lower() in ANIMATIONS
 
 
 def requests(
@@ -268,19 +222,6 @@ def texts_of(prompt: str | None, prompts: Path | None) -> Sequence[str]:
     from latentrt.calib.prompts import read_prompts
 
     return read_prompts(prompts)
-
-
-def handed_over(base: Pipeline, request: Request, at: float) -> Request:
-    """What is left of the request for another model once the base has gone that share of the way."""
-    from latentrt.source import DEFAULTS
-
-    if request.mask is not None:
-        raise RequestError("--refiner: got a --mask as well, expected one of the two")
-    run = base.steps(replace(request, end=at, aesthetic_score=None, negative_aesthetic_score=None))
-    known: dict[str, Any] = {"seed": run.settings.seeds[0], "steps": run.settings.steps}
-    done: dict[str, Any] = {**DEFAULTS, "init": None, "controls": (), "guess": False}
-    done |= {"width": None, "height": None, "target_size": None}
-    return replace(request, latents=run.latents(), start=at, **known, **done)
 
 
 def finished(run: Run) -> Result:
@@ -326,7 +267,7 @@ def report(result: Result, files: list[Path]) -> dict[str, Any]:
     return {
         "files": [str(file) for file in files],
         "bundle": {"name": result.bundle, "sha256": result.sha256},
-        "loras": [asdict(lora) for lora in result.loras],
+        "loras": [lora.record() for lora in result.loras],
         "engine": result.engine,
         "settings": plain(result.settings),
         "seconds": {phase: round(seconds, 6) for phase, seconds in result.timings.items()},

@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from latentrt.cli.output import as_json, print_json
+from latentrt.cli.output import as_json, echo, print_json
 
 if TYPE_CHECKING:
     from latentrt.bundle import Bundle
     from latentrt.quantization import Quantization
+
+# Names that are pictures', also where there is no such file.
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".apng", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic")
 
 
 @click.command()
 @click.argument("path")
 @as_json
 def inspect(path: str, as_json: bool) -> None:
-    """Show what PATH holds: a bundle's folder, a built-in model's name, or a PNG made by latentrt."""
-    if path.lower().endswith(".png"):
-        from latentrt.metadata import read_png
+    """Show what PATH holds: a bundle's folder, a built-in model's name, or a picture made by latentrt or another tool.
 
-        show(read_png(Path(path)), as_json)
+    Of other tools' pictures (AUTOMATIC1111, Forge, SD.Next, ComfyUI, InvokeAI, NovelAI, Fooocus ...), the settings are
+    shown in latentrt's words where it has them.
+    """
+    if Path(path).is_file() or Path(path).suffix.lower() in ENDINGS:
+        inspect_picture(Path(path), as_json)
         return
     from latentrt.bundle import open_bundle
     from latentrt.pipeline import folder_of
@@ -33,17 +38,50 @@ def inspect(path: str, as_json: bool) -> None:
     if as_json:
         print_json({"sha256": bundle.sha256, **asdict(bundle.manifest)})
     else:
-        click.echo("\n".join(lines_of(bundle)))
+        echo("\n".join(lines_of(bundle)))
 
 
-def show(record: dict[str, Any], as_json: bool) -> None:
-    """Prints a picture's record, a line an entry unless as JSON."""
-    if as_json:
-        print_json(record)
+def inspect_picture(path: Path, as_json: bool) -> None:
+    """Prints how a picture was made. Raises RequestError for a file that does not say."""
+    from latentrt.metadata import own_record
+    from latentrt.recipes import read_recipe
+    from latentrt.recipes.texts import read_texts
+
+    own = own_record(path, read_texts(path))
+    if own:
+        print_json(own) if as_json else show(own)
         return
-    width = max(map(len, record))
-    for key, value in record.items():
-        click.echo(f"{key:{width}} {value}")
+    recipe = read_recipe(path)
+    if as_json:
+        print_json(recipe.record())
+        return
+    show({"made by": recipe.tool, **recipe.settings})
+    if recipe.other:
+        echo("")
+        echo("not in latentrt's words:")
+        show(recipe.other)
+
+
+def show(record: Mapping[str, Any]) -> None:
+    """Prints what a picture says, a line an entry; what it says nothing of is left out."""
+    said = {key: words(value) for key, value in record.items() if value not in (None, "", [], {})}
+    width = max(map(len, said), default=0)
+    for key, value in said.items():
+        first, *lines = value.split("\n")
+        echo("\n".join([f"{key:{width}} {first}", *(f"{'':{width}} {line}" for line in lines)]))
+
+
+def words(value: Any) -> str:
+    """A value for people: what is inside an object or a list with commas between."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {words(one)}" for key, one in value.items() if one is not None)
+    if isinstance(value, list):
+        return (
+            "; ".join(map(words, value))
+            if any(isinstance(one, dict) for one in value)
+            else ", ".join(map(words, value))
+        )
+    return str(value)
 
 
 def lines_of(bundle: Bundle) -> Iterator[str]:

@@ -1,36 +1,40 @@
-"""Options that name a file and how much of it: FILE:SCALE."""
+"""The option --lora, which names a file and how much of it: FILE[:SCALE[:TEXT]]."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from latentrt.errors import RequestError
+
+if TYPE_CHECKING:
+    from latentrt.lora.files import Lora
 
 
 def lora_option(help: str) -> Callable[[Any], Any]:
     """The option --lora, whose values the command gets as `loras`."""
     return click.option(
-        "--lora", "loras", callback=scaled_files, multiple=True, metavar="FILE:SCALE", help=f"{help} May be repeated."
+        "--lora",
+        "loras",
+        callback=loras_of,
+        multiple=True,
+        metavar="FILE[:SCALE[:TEXT]]",
+        help=f"{help} May be repeated.",
     )
 
 
-def scaled_files(
-    _context: click.Context, _option: click.Parameter, values: tuple[str, ...]
-) -> list[tuple[Path, float]]:
-    """The file and the scale of each FILE:SCALE, of FILE alone a scale of 1."""
-    return [scaled_file(value) for value in values]
+def loras_of(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> list[Lora]:
+    """The files and their scales. Raises BadParameter for a scale that is no number, RequestError for a file twice."""
+    if not values:
+        return []
+    from latentrt.lora.scales import parse_lora
 
-
-def scaled_file(value: str) -> tuple[Path, float]:
-    """The file and the scale that `value` names. Raises BadParameter for a scale that is no number."""
-    file, colon, scale = value.rpartition(":")
-    if not colon:
-        return Path(value), 1.0
     try:
-        return Path(file), float(scale)
-    except ValueError as error:
-        raise click.BadParameter(
-            f"got the scale {scale!r} in {value!r}, expected FILE:SCALE with a number, such as {file}:0.8"
-        ) from error
+        loras = [parse_lora(value) for value in values]
+    except RequestError as error:
+        raise click.BadParameter(str(error)) from error
+    if len({lora.file for lora in loras}) < len(loras):
+        raise RequestError(f"--lora: got {', '.join(str(lora.file) for lora in loras)}, expected each file once")
+    return loras

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from latentrt.cli.output import as_json, print_json
+from latentrt.cli.output import as_json, echo, print_json
 
 
 @click.command()
@@ -20,4 +20,4 @@ def upgrade(bundle: str, edited: bool, as_json: bool) -> None:
     if as_json:
         print_json({"bundle": str(opened.folder), "sha256": opened.sha256, "changed": changed})
     else:
-        click.echo(f"{opened.folder}: {'upgraded' if changed else 'was as this version writes it'}")
+        echo(f"{opened.folder}: {'upgraded' if changed else 'was as this version writes it'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import numbers
 import re
 from collections import defaultdict
 from collections.abc import Mapping
@@ -25,10 +26,18 @@ FLOATS = ("F32", "F16", "BF16")
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA file, and how much of it is added."""
+    """A LoRA file, and how much of it is added: `scale` to the UNet, `text_scale` to the text encoders.
+
+    text_scale: None for the same as the UNet's.
+    """
 
     file: Path
     scale: float = 1.0
+    text_scale: float | None = None
+
+    def scale_of(self, component: str) -> float:
+        """How much of the file is added to a component."""
+        return self.scale if component == "unet" or self.text_scale is None else self.text_scale
 
 
 @dataclass(frozen=True)
@@ -59,8 +68,9 @@ def changes_of(lora: Lora, weights: Mapping[str, Mapping[str, Shape]], model: st
     no LoRA, for any key that is of no layer of the model, for any layer of another shape, and for a scale that is no
     finite number.
     """
-    if not isinstance(lora.scale, int | float) or not math.isfinite(lora.scale):
-        raise CheckpointError(f"{lora.file}: got the scale {lora.scale!r}, expected a finite number such as 0.8")
+    for scale in (lora.scale, lora.scale if lora.text_scale is None else lora.text_scale):
+        if not isinstance(scale, numbers.Real) or not math.isfinite(scale):
+            raise CheckpointError(f"{lora.file}: got the scale {scale!r}, expected a finite number such as 0.8")
     if not lora.file.is_file():
         raise CheckpointError(f"no LoRA at {lora.file}: expected a .safetensors file; nothing is downloaded here")
     opened = open_tensors(lora.file)
@@ -84,7 +94,8 @@ def changes_of(lora: Lora, weights: Mapping[str, Mapping[str, Shape]], model: st
         wanted = weights[component][key]
         if matrix(shape) != matrix(wanted):
             misfits.append(f"{component} {key} (got a change of shape {shape}, expected {wanted})")
-        scale = lora.scale if "alpha" in parts else lora.scale * _told(settings, component, key, parts)
+        scale = lora.scale_of(component)
+        scale = scale if "alpha" in parts else scale * _told(settings, component, key, parts)
         found.append(Change(component, key, parts, form, scale))
     if misfits:
         raise CheckpointError(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from latentrt.bundle import Bundle, sha256_of
-from latentrt.errors import BundleError, EngineError
+from latentrt.errors import BundleError, CheckpointError, EngineError
 from latentrt.lora.files import Change, Lora, changes_of
 from latentrt.lora.places import Place, places_of, unread_of
 from latentrt.tensors import Array
@@ -18,11 +19,19 @@ from latentrt.tensors import Array
 
 @dataclass(frozen=True)
 class Applied:
-    """A LoRA that a pipeline runs with: the file's name, its SHA-256, and how much of it was added."""
+    """A LoRA that a pipeline runs with: the file's name, its SHA-256, and how much of it was added.
+
+    text_scale: the text encoders', None where it is the UNet's.
+    """
 
     file: str
     sha256: str
     scale: float
+    text_scale: float | None = None
+
+    def record(self) -> dict[str, Any]:
+        """What a picture notes of it, as JSON has it."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -76,9 +85,24 @@ def changed_weights(bundle: Bundle, loras: Sequence[Lora]) -> dict[str, dict[str
 
 def applied(loras: Sequence[Lora]) -> tuple[Applied, ...]:
     """What a picture says of the files."""
-    return tuple(Applied(lora.file.name, sha256_of(lora.file), float(lora.scale)) for lora in loras)
+    found = []
+    for lora in loras:
+        scale, text = float(lora.scale), float(lora.scale_of("text_encoder"))
+        found.append(Applied(lora.file.name, sha256_of(lora.file), scale, None if text == scale else text))
+    return tuple(found)
 
 
-def loras_of(scales: Mapping[str | Path, float]) -> tuple[Lora, ...]:
-    """The files and scales of a mapping, in its order."""
-    return tuple(Lora(Path(file), scale) for file, scale in scales.items())
+def loras_of(scales: Mapping[str | Path, float | tuple[float, float]]) -> tuple[Lora, ...]:
+    """The files and scales of a mapping, in its order: a number, or the UNet's and the text encoders'.
+
+    Raises CheckpointError for more or fewer numbers than these.
+    """
+    found = []
+    for file, scale in scales.items():
+        pair = scale if isinstance(scale, tuple | list) else (scale,)
+        if not 1 <= len(pair) <= 2:
+            raise CheckpointError(
+                f"{file}: got the scale {scale!r}, expected a number, or two: the UNet's and the text encoders'"
+            )
+        found.append(Lora(Path(file), *pair))
+    return tuple(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -13,6 +14,7 @@ from PIL import Image
 from latentrt.tensors import Array
 
 AMPLIFIED = 8
+UNIT = re.compile(r"(?<=\d) (?=(?:%|dB|ms|s|[kMG]?B|J|mJ|W)(?!\w))")
 LARGEST_PX = 512  # a side on the page: three pictures of 1024 pixels would be 6 MB
 
 
@@ -35,10 +37,15 @@ def folded(summary: str, content: str) -> str:
 def tiles(entries: Iterable[tuple[str, str, str]]) -> str:
     """Figures to see first: the name, the value and a note of each, in plain text."""
     shown = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(note)}</small></dd></div>"
+        f"<div><dt>{escape(name)}</dt><dd>{escape(unbroken(value))}<small>{escape(unbroken(note))}</small></dd></div>"
         for name, value, note in entries
     )
     return f'<dl class="tiles">{shown}</dl>'
+
+
+def unbroken(text: str) -> str:
+    """The text, no line of which ends between a figure and its unit."""
+    return UNIT.sub("\u00a0", text)
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: int, own: int | None = None) -> str:

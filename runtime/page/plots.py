@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 480, 250
-LEFT, RIGHT, TOP, BOTTOM = 46, 14, 12, 40
+LEFT, RIGHT, TOP, BOTTOM = 46, 14, 28, 40
+LETTER = 6.5  # the width of one, about, where it is not known how a page draws it
+SHADES = (0.0, 0.25, 0.5, 0.75, 1.0)
 TICKS = 5
 CELL_WIDTH, CELL_HEIGHT = 6, 14
 BAR_HEIGHT, BAR_PITCH = 22, 52
@@ -19,16 +21,17 @@ Values = Sequence[float]
 
 @dataclass(frozen=True)
 class Frame:
-    """The area that values are drawn in: what its sides stand for, and its size with the margins, in pixels."""
+    """The area that values are drawn in: what its sides stand for, its size with the margins and the left one, in pixels."""
 
     across: Span
     upward: Span
     width: float = WIDTH
     height: float = HEIGHT
+    left: float = LEFT
 
     def x(self, value: float) -> float:
         """How far right a value is, in pixels."""
-        return round(LEFT + share(value, self.across) * (self.width - LEFT - RIGHT), 2)
+        return round(self.left + share(value, self.across) * (self.width - self.left - RIGHT), 2)
 
     def y(self, value: float) -> float:
         """How far down a value is, in pixels."""
@@ -73,7 +76,10 @@ def lines(curves: Sequence[Line], x_name: str, y_name: str, *, percent: bool = F
 def dots(marks: Sequence[Mark], x_name: str, y_name: str, levels: Sequence[tuple[str, float]] = ()) -> str:
     """A dot a mark, in order; levels: lines across, with what they mean."""
     heights = [*(mark.value for mark in marks), *(value for _, value in levels)]
-    frame = Frame((0.5, len(marks) + 0.5), padded(heights))
+    # Names of levels stand to the right of all dots, so that none is under a name.
+    named = LETTER * max((len(name) + 2 for name, _ in levels), default=0)
+    right = 0.5 + len(marks) / (1 - named / (WIDTH - LEFT - RIGHT))
+    frame = Frame((0.5, right), padded(heights))
     drawn = [axes(frame, x_name, y_name, whole_ticks(1, len(marks)))]
     for name, value in levels:
         drawn.append(level(frame, name, value))
@@ -120,35 +126,56 @@ def bars(rows: Sequence[tuple[str, Sequence[Mark]]], x_name: str) -> str:
     return scrolled(svg(frame, drawn, f"{len(rows)} bars, {x_name}", fixed=True))
 
 
-def heat(rows: Sequence[Values], titles: Sequence[Sequence[str]], x_name: str, y_names: Sequence[str]) -> str:
-    """Cells that are the stronger the greater their value, 0 to 1; rows: from the top, each of the same length."""
+def heat(
+    rows: Sequence[Values], titles: Sequence[Sequence[str]], x_name: str, y_names: Sequence[str], scale: str
+) -> str:
+    """Cells that are the stronger the greater their value, 0 to 1; rows: from the top, each of the same length.
+
+    scale: what the values are, for the key below.
+    """
     count = len(rows[0])
-    cell = max(CELL_WIDTH, (WIDTH - LEFT - RIGHT) / count)
-    frame = Frame((0, count), (0, len(rows)), LEFT + RIGHT + cell * count, TOP + BOTTOM + CELL_HEIGHT * len(rows))
+    left = max(LEFT, 6 + LETTER * max(map(len, y_names)))
+    cell = max(CELL_WIDTH, (WIDTH - left - RIGHT) / count)
+    frame = Frame((0, count), (0, len(rows)), left + RIGHT + cell * count, TOP + BOTTOM + CELL_HEIGHT * len(rows), left)
     drawn = []
     for row, (values, names) in enumerate(zip(rows, titles, strict=True)):
         y = TOP + row * CELL_HEIGHT
-        drawn.append(words(LEFT - 6, y + CELL_HEIGHT - 3, y_names[row], "end"))
+        drawn.append(words(left - 6, y + CELL_HEIGHT - 3, y_names[row], "end"))
         for index, (value, name) in enumerate(zip(values, names, strict=True)):
             shape = f'x="{frame.x(index)}" y="{y}" width="{round(cell - 1, 2)}" height="{CELL_HEIGHT - 1}"'
             drawn.append(f'<rect class="one" fill-opacity="{value:.2f}" {shape}><title>{escape(name)}</title></rect>')
-    drawn.append(words(LEFT, frame.height - BOTTOM + 18, x_name, "start"))
-    return scrolled(svg(frame, drawn, x_name, fixed=True))
+    drawn.append(words(left, frame.height - BOTTOM + 18, x_name, "start"))
+    drawn.append(words(left, TOP - 10, "\u2193 timesteps", "start"))
+    return scrolled(svg(frame, drawn, x_name, fixed=True)) + shades(scale)
 
 
-def band(lows: Values, highs: Values, clip: Span | None, x_name: str) -> str:
-    """The area between two curves over 1, 2, 3 ...; clip: two lines across."""
+def shades(name: str) -> str:
+    """What the strength of a colour stands for."""
+    keys = "".join(f'<span><i class="one" style="opacity: {shade:g}"></i>{shade:g}</span>' for shade in SHADES)
+    return f'<p class="legend">{escape(name)}: {keys}</p>'
+
+
+def band(lows: Values, highs: Values, clip: Span | None, names: Sequence[str], x_name: str, y_name: str) -> str:
+    """The area between two curves, over places that have these names; clip: two lines across."""
     frame = Frame((1, max(len(lows), 2)), padded([*lows, *highs, *(clip or ())]), width=320, height=170)
     upper = [(frame.x(index), frame.y(value)) for index, value in enumerate(highs, 1)]
     lower = [(frame.x(index), frame.y(value)) for index, value in enumerate(lows, 1)]
     outline = " ".join(f"{x},{y}" for x, y in (*upper, *reversed(lower)))
-    drawn = [axes(frame, x_name, "", whole_ticks(1, len(lows))), f'<polygon class="one" points="{outline}"/>']
+    shown = [int(place) for place in whole_ticks(1, len(lows))]
+    labels = {place: names[place - 1] for place in shown}
+    drawn = [axes(frame, x_name, y_name, shown, labels), f'<polygon class="one" points="{outline}"/>']
     drawn += [level(frame, "", value) for value in clip or ()]
     return svg(frame, drawn, f"range over {x_name}")
 
 
-def axes(frame: Frame, x_name: str, y_name: str, x_ticks: Iterable[float]) -> str:
-    """Lines across for the ticks of the height, the lower axis, and the names of both."""
+def axes(
+    frame: Frame, x_name: str, y_name: str, x_ticks: Iterable[float], labels: Mapping[float, str] | None = None
+) -> str:
+    """Lines across for the ticks of the height, the lower axis, and the names of both, the height's above it.
+
+    labels: of ticks that are not called by their number.
+    """
+    called = labels or {}
     drawn = []
     for value in ticks(*frame.upward):
         y = frame.y(value)
@@ -156,17 +183,17 @@ def axes(frame: Frame, x_name: str, y_name: str, x_ticks: Iterable[float]) -> st
         drawn.append(words(LEFT - 6, y + 4, f"{value:g}", "end"))
     foot = frame.height - BOTTOM
     drawn.append(f'<line class="axis" x1="{LEFT}" x2="{frame.width - RIGHT}" y1="{foot}" y2="{foot}"/>')
-    drawn += [words(frame.x(value), foot + 16, f"{value:g}", "middle") for value in x_ticks]
+    drawn += [words(frame.x(value), foot + 16, called.get(value, f"{value:g}"), "middle") for value in x_ticks]
     drawn.append(words(frame.width - RIGHT, foot + 33, x_name, "end"))
-    drawn.append(words(LEFT, foot + 33, f"\u2191 {y_name}" if y_name else "", "start"))
+    drawn.append(words(6, 14, f"\u2191 {y_name}", "start"))
     return "".join(drawn)
 
 
 def level(frame: Frame, name: str, value: float) -> str:
-    """A dashed line across, its name above its left end, where dots that rise are not."""
+    """A dashed line across, its name above its right end."""
     y = frame.y(value)
     line = f'<line class="level" x1="{LEFT}" x2="{frame.width - RIGHT}" y1="{y}" y2="{y}"/>'
-    return line + (words(LEFT + 4, y - 5, name, "start") if name else "")
+    return line + (words(frame.width - RIGHT, y - 5, name, "end") if name else "")
 
 
 def dot(x: float, y: float, title: str, style: str) -> str:

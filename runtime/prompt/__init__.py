@@ -1,6 +1,6 @@
 r"""The prompt language: emphasis, chunks, editing and composition as AUTOMATIC1111's web UI has them. See `read`.
 
-A prompt is read from the outside in: AND divides it, editing picks the text of a step, brackets weigh that text, and
+A prompt is read from the outside in: tags are taken out, AND divides it, editing picks the text of a step, brackets weigh that text, and
 what they weigh is cut into chunks. Each of these is a file, and a function of text alone.
 """
 
@@ -10,18 +10,24 @@ from latentrt.prompt.composition import composed
 from latentrt.prompt.editing import at_each_step
 from latentrt.prompt.reading import SYNTAXES, Guide, Prompt, Syntax, read
 from latentrt.prompt.strict import check
+from latentrt.prompt.tags import ORDERS, Order, Tag, tags_of, untagged
 
 __all__ = [
     "BREAK",
+    "ORDERS",
     "SYNTAXES",
     "Chunk",
     "Guide",
+    "Order",
     "Prompt",
     "Syntax",
+    "Tag",
     "at_each_step",
     "check",
     "chunked",
     "composed",
     "read",
+    "tags_of",
+    "untagged",
     "weighted",
 ]

@@ -8,17 +8,16 @@ import re
 from dataclasses import dataclass, field
 from typing import NoReturn
 
-from latentrt.errors import RequestError
 from latentrt.prompt.attention import WEIGHT
 from latentrt.prompt.composition import AND
 from latentrt.prompt.editing import WHEN
 from latentrt.prompt.number import number
+from latentrt.prompt.pointing import refuse
 
 _MARK = re.compile(r"\\.|(?P<mark>[\\\[\]():|])")
 _DIGITS = re.compile(r"\s*[+-]?\.*\d[.\d]*\s*")
 _CLOSER = {"(": ")", "[": "]"}
 _OPENER = {")": "(", "]": "["}
-_SHOWN = 60  # characters of the prompt on the line with the ^
 
 
 @dataclass
@@ -39,8 +38,6 @@ def check(text: str, *, compose: bool = True) -> None:
     Malformed are brackets that are left open, closed twice or crossed; a weight or a `when` that is no finite number;
     an edit with a colon too many, or bars and colons together; and, with `compose`, an AND inside brackets. Also what
     turns an edit into text from a distance: in its brackets a pair that is text, or anywhere a `|` outside of `[a|b]`.
-
-    The place is counted in code points from 1, so the `^` is off after characters that are wider or narrower than one.
     """
     start = 0
     for word in AND.finditer(text) if compose else ():
@@ -143,9 +140,4 @@ def _plain(bracket: str) -> str:
 
 
 def _refuse(text: str, index: int, found: str, expected: str, remedy: str) -> NoReturn:
-    first = max(0, min(index - _SHOWN // 2, len(text) - _SHOWN))
-    window = "".join(char if char.isprintable() else " " for char in text[first : first + _SHOWN])
-    raise RequestError(
-        f"prompt: character {index + 1}: got {found}, expected {expected}; {remedy}, or use --syntax lenient\n"
-        f"  {window}\n  {' ' * (index - first)}^"
-    )
+    refuse(text, index, f"got {found}, expected {expected}; {remedy}, or use --syntax lenient")

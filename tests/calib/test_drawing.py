@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from latentrt import RequestError
 from latentrt.bundle import open_bundle
 from latentrt.calib.drawing import draw, requests_of
 from latentrt.pipeline import MODELS
+from latentrt.request import Request
 from latentrt.settings import settle
 from tests.runtime.fake import SMALL, latents_of, named, pipeline_of
 
@@ -34,6 +36,20 @@ def test_options_are_kept():
     assert settings.guidance_interval == (0.3, float("inf"))
 
 
+def test_no_option_is_dropped():
+    options = {
+        **{"clip_skip": 2, "noise": "cuda", "syntax": "plain", "guidance_rescale": 0.5, "seamless": "x", "window": 16},
+        **{"blend": "a dog", "blend_strength": 0.5, "hires": 2.0, "hires_steps": 3, "lora_tags": "comfyui"},
+        **{"sampler": "DPM++ 2M Karras", "solver": "heun"},
+    }
+    (asked,) = requests_of(("a cat",), BUNDLE, images=1, seed=7, steps=3, **SMALL, **options)
+    expected = settle(Request("a cat", seed=7, steps=3, **SMALL, **options), BUNDLE.manifest)
+    assert settle(asked, BUNDLE.manifest) == expected
+    photo = Image.new("RGB", (32, 24), "white")
+    (from_image,) = requests_of(("a cat",), BUNDLE, images=1, init=photo, strength=0.5, overlay=True, mask=photo)
+    assert (from_image.init, from_image.strength, from_image.overlay, from_image.mask) == (photo, 0.5, True, photo)
+
+
 def test_prompts_repeat_with_other_seeds():
     asked = requests_of(("a", "b"), BUNDLE, images=5, seed=10)
     assert [(one.prompt, one.seed) for one in asked] == [("a", 10), ("b", 11), ("a", 12), ("b", 13), ("a", 14)]
@@ -44,7 +60,7 @@ def test_prompts_repeat_with_other_seeds():
     [
         ({"images": 0}, "images: got 0, expected at least 1"),
         ({"images": 1, "steps": 0}, "steps: got 0"),
-        ({"images": 1, "seed": -1}, "seed: got -1"),
+        ({"images": 1, "seed": -2}, "seed: got -2"),
         ({"images": 1, "width": 8, "height": 64}, "size: got 8x64, expected at least 11 pixels a side"),
     ],
 )

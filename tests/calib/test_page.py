@@ -13,7 +13,7 @@ from latentrt import OutputError
 from latentrt.calib.compare import Gates
 from latentrt.calib.page import page_of, save_page
 from latentrt.calib.report import GateReport
-from latentrt.page.markup import difference
+from latentrt.page.markup import difference, unbroken
 from tests.calib.comparisons import comparison
 from tests.calib.reports import report
 from tests.runtime.pages import Reader, check_stands_alone
@@ -85,7 +85,7 @@ def test_the_verdict_is_there_where_there_are_gates(gates, said):
 def test_figures_are_shown():
     compared = comparison()
     text = Reader(page_of(compared)).text
-    assert f"{compared.loss.psnr_db:.1f} dB" in text and f"worst {compared.loss.worst_ssim:.4f}" in text
+    assert f"{compared.loss.psnr_db:.1f}\u00a0dB" in text and f"worst {compared.loss.worst_ssim:.4f}" in text
     assert "The least alike: \u201cpicture 4\u201d, seed 4." in text and "1 of 7 equal" in text
     assert "40.0 MB" in text and "a" * 10 in text
 
@@ -131,3 +131,34 @@ def test_a_page_is_written_whole(tmp_path):
 def test_a_page_that_cannot_be_written_says_where(tmp_path):
     with pytest.raises(OutputError, match="name a file in a folder that exists"):
         save_page(tmp_path / "none" / "page.html", comparison())
+
+
+def test_timesteps_that_no_step_reached_are_left_out():
+    """They are no ranges at zero: four steps fall into four of ten ranges of timesteps."""
+    ends = ((-1.0, 2.0), None, (-0.5, 0.5))
+    gaps = tuple(replace(one, ranges=ends if one.ranges else ()) for one in report().layers)
+    page = page_of(report(layers=gaps))
+    text = Reader(page).text
+    assert "No step of the pictures fell into the timesteps 699 to 300." in text
+    assert "999 to 700" in text and "299 to 0" in text and "down.conv: -0.5 to 0.5" in text
+    assert text.count("share of the largest value") == 1 and "no value" not in text
+    for outline in re.findall(r'<polygon class="one" points="([^"]*)"', page):
+        assert len(outline.split()) == 4
+    nowhere = tuple(replace(one, ranges=(None,) * 3 if one.ranges else ()) for one in report().layers)
+    assert "Ranges over timesteps" not in Reader(page_of(report(layers=nowhere))).text
+    assert "No step of the pictures" not in Reader(page_of(report())).text
+
+
+def test_names_of_levels_stand_beside_the_dots():
+    page = page_of(comparison(range(1, 41), steps=2), Gates(30, 24))
+    drawn = next(one for one in re.findall(r"<svg.*?</svg>", page) if "gate of the worst" in one)
+    farthest = max(float(x) for x in re.findall(r'<circle class="one" cx="([\d.]+)"', drawn))
+    [place] = re.findall(r'<text x="([\d.]+)"[^>]*>gate of the worst<', drawn)
+    assert farthest + 3.5 < float(place) - 6 * len("gate of the worst")
+
+
+def test_figures_and_units_stay_together():
+    assert (
+        unbroken("at 95 %, 24.1 ms to 1 s, 3 steps, 2 MB")
+        == "at 95\u00a0%, 24.1\u00a0ms to 1\u00a0s, 3 steps, 2\u00a0MB"
+    )

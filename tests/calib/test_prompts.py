@@ -1,5 +1,6 @@
 """Files of prompts: what counts, what ships, and what is refused."""
 
+import io
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,22 @@ def test_the_built_in_model_has_prompts_of_its_own_and_is_not_judged_on_what_it_
     calibration, evaluation = (read_prompts(EMOJI / f"{name}.txt") for name in ("calibration", "evaluation"))
     assert (len(set(calibration)), len(set(evaluation))) == (64, 100)
     assert not set(calibration) & set(evaluation)
+
+
+def test_lines_end_in_line_feeds_alone(tmp_path):
+    """Text that was pasted from the web has other marks, which belong to the prompt."""
+    file, marks = tmp_path / "mine.txt", "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\r"
+    file.write_bytes(f"a{'b'.join(marks)}c\r\nd\n".encode())
+    assert read_prompts(file) == (f"a{'b'.join(marks)}c", "d")
+
+
+def test_prompts_from_stdin(monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\ufeffa cat\n# no\nein Käse".encode()), "ascii"))
+    assert read_prompts(Path("-")) == ("a cat", "ein Käse")
+    for closed in (None, io.StringIO("a")):
+        monkeypatch.setattr("sys.stdin", closed)
+        with pytest.raises(RequestError, match="-: got a stdin that is closed, expected a file of prompts"):
+            read_prompts(Path("-"))
 
 
 @pytest.mark.parametrize(

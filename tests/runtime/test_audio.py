@@ -17,8 +17,8 @@ from latentrt.audio.picture import amplitudes_from_picture, picture_from_amplitu
 from latentrt.audio.stft import amplitudes
 from latentrt.audio.wav import read_wav
 from latentrt.errors import RequestError
-from latentrt.image import open_image
 from latentrt.noise import TorchGenerator
+from latentrt.opened import open_image
 from tests.runtime.fake import psnr
 from tests.runtime.sounds import A_MINOR_SCALE, beat, duet, melody
 

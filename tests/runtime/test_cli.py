@@ -29,7 +29,9 @@ def here(tmp_path, monkeypatch, bundle, calls):
     """Runs the command line in this process, on fake engines and in an empty folder; returns its exit status."""
     monkeypatch.chdir(tmp_path)
     fake = partial(pipeline_of, bundle, calls)
-    monkeypatch.setattr("latentrt.pipeline.load", lambda _bundle, engine, memory_budget, **options: fake(**options))
+    monkeypatch.setattr(
+        "latentrt.pipeline.load", lambda _bundle, engine, memory_budget, lora_dir, **options: fake(**options)
+    )
 
     def main_of(*arguments):
         monkeypatch.setattr("sys.argv", ["latentrt", *arguments])
@@ -135,6 +137,7 @@ def test_every_option_reaches_the_request(tmp_path):
         "window": 16,
         "stride": 8,
         "fast_decode": False,
+        "lora_tags": "a1111",
         "seamless": "x",
     }
 
@@ -244,7 +247,7 @@ BAD = [
     ("--syntax loose", "expected one of strict, lenient, plain"),
     ("--clip-skip 4", "from 1 to 3"),
     ("--variation-strength 0.5", "give one to turn towards"),
-    ("--variation-seed -1 --variation-strength 0.5", "variation_seed: got -1"),
+    ("--variation-seed -2 --variation-strength 0.5", "variation_seed: got -2"),
     ("--eta 0.5 --sampler euler", "euler has none; it is for ddim, euler_a"),
     ("--gamma 0.5", "it is for tcd"),
     ("--order 5 --sampler lms", "expected one of 1, 2, 3, 4"),
@@ -253,7 +256,7 @@ BAD = [
     ("--init nowhere.png", "init: nowhere.png is not a readable image (No such file or directory)"),
     ("--extend 8,wide", "expected whole numbers with commas between them"),
     ("--to-seed 3", "--to-seed: got 3 without --frames"),
-    ("--frames 3 --out x.jpg", "expected a name that ends in .png or .gif or .webp or .apng"),
+    ("--frames 3 --out x.bmp", "expected a name that ends in .png or .jpg or .jpeg or .webp or .gif or .apng"),
     ("--frames 3 --batch 2", "batch: got 2 with frames, expected 1"),
     ("--out x.gif", "expected a name that ends in .png"),
     ("--strength 0.5", "without init; give that image too"),
@@ -291,7 +294,7 @@ def test_mistakes_are_one_message_a_status_and_no_file(tmp_path, arguments, stat
     ("arguments", "status", "said"),
     [
         (["generate", "x", "--size", "wide"], 2, "768x512"),
-        (["generate", "x", "--out", "x.jpg"], 2, "ends in .png"),
+        (["generate", "x", "--out", "x.bmp"], 2, "ends in .png or .jpg or .jpeg or .webp"),
         (["generate", "x", "--out", "no/x.png"], 2, "mkdir -p no"),
         (["verify", "nowhere"], 3, "latentrt export"),
         (["inspect", "nowhere.png"], 2, "nowhere.png"),

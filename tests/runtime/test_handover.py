@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from latentrt.errors import RequestError
+from latentrt.handover import BASES, BOTH, FOLLOWERS, handed_over
 from latentrt.pipeline import Pipeline
 from latentrt.request import Request
 
@@ -46,3 +49,34 @@ def test_size_is_that_of_the_latents(fake: Pipeline) -> None:
 def test_parts_that_are_none(fake: Pipeline, options: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         fake.steps(Request("a", **{**SMALL, **options}))
+
+
+def test_every_field_of_a_request_is_one_model_s_or_both_s() -> None:
+    lists = [*BASES, *FOLLOWERS, *BOTH]
+    assert sorted(lists) == sorted(field.name for field in fields(Request))
+
+
+def test_what_is_left_for_another_model(fake: Pipeline) -> None:
+    request = Request("a", init=Image.new("RGB", (24, 16)), strength=0.9, fit="crop", eta=0.5, negative="b", **SMALL)
+    request = replace(request, sampler="euler_a", batch=1, aesthetic_score=7.0, fast_decode=True, variation_seed=-1)
+    request = replace(request, variation_strength=0.5, target_size=None)
+    rest = handed_over(fake, request, 0.5)
+    assert (rest.init, rest.strength, rest.fit, rest.width, rest.height) == (None, None, "stretch", None, None)
+    assert (rest.aesthetic_score, rest.fast_decode, rest.eta, rest.negative, rest.seed) == (7.0, True, 0.5, "b", 3)
+    assert rest.variation_seed not in (None, -1) and rest.latents is not None and rest.latents.shape == (1, 4, 3, 2)
+    run = fake.steps(replace(rest, aesthetic_score=None, fast_decode=False))
+    assert run.settings.steps == 10 and run.total == 5
+
+
+def test_a_tiny_decoder_is_asked_of_the_model_that_decodes(fake: Pipeline) -> None:
+    """The base has none, and draws nothing."""
+    with pytest.raises(RequestError, match="fast_decode: got True, but emoji has no tiny_decoder"):
+        fake.steps(Request("a", fast_decode=True, **SMALL))
+    assert handed_over(fake, Request("a", fast_decode=True, **SMALL), 0.5).fast_decode
+
+
+@pytest.mark.parametrize("name", ["mask", "hires"])
+def test_what_is_not_handed_over(fake: Pipeline, name: str) -> None:
+    changed: dict[str, Any] = {name: 2.0 if name == "hires" else Image.new("L", (24, 16))}
+    with pytest.raises(RequestError, match=f"{name}: got it where a refiner takes over, expected one of the two"):
+        handed_over(fake, replace(Request("a", **SMALL), **changed), 0.5)

@@ -277,7 +277,7 @@ def test_the_command_line_says_so_of_what_is_no_run(monkeypatch, capsys):
     def short(*_):
         raise MemoryError("Unable to allocate 12.0 GiB")
 
-    monkeypatch.setattr("latentrt.metadata.png_text", short)
+    monkeypatch.setattr("latentrt.metadata.picture_text", short)
     monkeypatch.setattr("sys.argv", ["latentrt", "generate", "x", "--steps", "1", "--size", "8x8"])
     with pytest.raises(SystemExit) as left:
         main()

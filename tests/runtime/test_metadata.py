@@ -78,6 +78,7 @@ def test_a_png_says_how_it_was_made(png: Path, image: int, seed: int) -> None:
         "sigmas": "karras",
         "spacing": "trailing",
         "syntax": "strict",
+        "lora_tags": "a1111",
         "guidance_rescale": 0.0,
         "guidance_interval": None,
         "image_guidance": None,
@@ -283,19 +284,54 @@ def test_a_damaged_record(png: Path, text: str) -> None:
 @pytest.mark.parametrize("content", [b"", b"an apple", b"\x89PNG\r\n\x1a\n", bytes(100)])
 def test_no_png(png: Path, content: bytes) -> None:
     png.write_bytes(content)
-    with pytest.raises(RequestError, match="apple.png: not a readable PNG"):
+    with pytest.raises(RequestError, match="apple.png: not a readable picture"):
         read_png(png)
 
 
-def test_another_format_is_no_png(png: Path) -> None:
+def test_another_format_under_that_name_is_read_as_what_it_is(png: Path) -> None:
     Image.new("RGB", (8, 8)).save(png, format="JPEG")
-    with pytest.raises(RequestError, match="not a readable PNG"):
+    with pytest.raises(RequestError, match="holds no generation data"):
         read_png(png)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS.values(), ids=PROMPTS.keys())
+@pytest.mark.parametrize("ending", [".jpg", ".JPEG", ".webp"])
+def test_jpeg_and_webp_say_it_too(tmp_path: Path, ending: str, prompt: str) -> None:
+    path, whole = tmp_path / f"apple{ending}", tmp_path / "apple.png"
+    result(prompt).save(path, 1)
+    result(prompt).save(whole, 1)
+    if ending == ".webp" or len(prompt) < 1000:
+        assert read_png(path) == read_png(whole)
+    with Image.open(path) as image:
+        assert image.format == ("WEBP" if ending == ".webp" else "JPEG")
+        if ending == ".webp":
+            assert image.convert("RGB").tobytes() == result().images[1].tobytes()
+    result(prompt).save(path, metadata=False)
+    with Image.open(path) as image:
+        assert not dict(image.getexif())
+
+
+def test_the_comment_is_what_automatic1111_reads(tmp_path: Path) -> None:
+    """It decodes what follows "UNICODE" as UTF-16 with the larger byte first, of the type that EXIF names undefined."""
+    result("an \u82f9\u679c \U0001f34e").save(tmp_path / "x.jpg")
+    result("an \u82f9\u679c \U0001f34e").save(tmp_path / "x.png")
+    with Image.open(tmp_path / "x.jpg") as image:
+        raw, found = image.info["exif"], image.getexif().get_ifd(0x8769)[0x9286]
+    assert found.startswith(b"UNICODE\0") and found[8:].decode("utf-16-be") == parameters(tmp_path / "x.png")
+    assert struct.pack(">HHL", 0x9286, 7, len(found)) in raw
+
+
+def test_an_ending_of_another_format_is_refused(tmp_path: Path) -> None:
+    for name in ("x.bmp", "x.tiff", "x.gif", "x.5"):
+        with pytest.raises(RequestError, match="expected .png or .jpg or .jpeg or .webp"):
+            result().save(tmp_path / name)
+    result().save(tmp_path / "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"] and read_png(tmp_path / "x")["seed"] == 7
 
 
 def test_no_file_and_a_folder(tmp_path: Path) -> None:
     for path in (tmp_path / "nowhere.png", tmp_path):
-        with pytest.raises(RequestError, match=f"{path}: not a readable PNG"):
+        with pytest.raises(RequestError, match=f"{path}: not a readable picture"):
             read_png(path)
 
 
@@ -303,7 +339,7 @@ def test_a_png_that_says_it_is_enormous(png: Path) -> None:
     header = b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
     end = struct.pack(">I4sI", 0, b"IEND", zlib.crc32(b"IEND"))
     png.write_bytes(b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header)) + end)
-    with pytest.raises(RequestError, match="not a readable PNG"):
+    with pytest.raises(RequestError, match="not a readable picture"):
         read_png(png)
 
 

@@ -141,11 +141,10 @@ def test_files_that_are_no_images(
 
 
 def test_what_cannot_be_started_from(bundle: Bundle) -> None:
-    assert refusal(bundle, init=Image.new("I;16", (8, 8))).startswith("init: got an image of mode I;16, expected 8")
     assert refusal(bundle, init=Image.new("RGB", (7, 30))) == (
-        "init: got an image of 7x30 pixels, expected at least 8x8"
+        "init: got an image of 7x30 pixels, expected at least 8x8, or a size"
     )
-    assert refusal(bundle, init=5) == "init: got 5, expected an image or the path of its file"
+    assert refusal(bundle, init=5).startswith("init: got 5, expected an image or the path of its file; ")
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

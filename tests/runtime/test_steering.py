@@ -4,7 +4,7 @@ import click
 import numpy as np
 import pytest
 
-from latentrt.cli.generate import control_of
+from latentrt.cli.parsing import control_of
 from latentrt.control import Control, Settled
 from latentrt.manifest import Component, Fidelity
 from latentrt.steering import Steering

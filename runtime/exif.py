@@ -1,0 +1,70 @@
+"""What EXIF says of a picture's making: the user's comment, as AUTOMATIC1111 writes it, and the maker's note.
+
+JPEG and WebP have no text chunks as PNG has. Pillow writes both tags with the type of numbers, which other readers do
+not take for a comment, so the block is laid out here: Exif 2.3, section 4.6.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL.Image import Exif
+
+EXIF_IFD, USER_COMMENT, MAKER_NOTE = 0x8769, 0x9286, 0x927C
+LONG, UNDEFINED = 4, 7
+UNICODE, ASCII, JIS, UNKNOWN = b"UNICODE\0", b"ASCII\0\0\0", b"JIS\0\0\0\0\0", b"\0" * 8
+# Tags of the first directory that tools write to, and what they are called here.
+PLAIN = {0x010E: "Description", 0x010F: "Make", 0x0110: "Model", 0x0131: "Software"}
+LARGEST = 65_533  # bytes of a JPEG's segment
+
+
+def block(comment: str, note: bytes) -> bytes:
+    """The EXIF of a picture: a comment in UTF-16 with the larger byte first, as AUTOMATIC1111's, and a maker's note."""
+    values = {MAKER_NOTE: note, USER_COMMENT: UNICODE + comment.encode("utf-16-be", "surrogatepass")}
+    start = 8 + 2 + 12 + 4  # header, and the directory that points to the next
+    place = start + 2 + 12 * len(values) + 4
+    entries, data = b"", b""
+    for tag, value in values.items():
+        entries += struct.pack(">HHLL", tag, UNDEFINED, len(value), place + len(data))
+        data += value + b"\0" * (len(value) % 2)
+    first = struct.pack(">H", 1) + struct.pack(">HHLL", EXIF_IFD, LONG, 1, start) + bytes(4)
+    second = struct.pack(">H", len(values)) + entries + bytes(4)
+    return b"Exif\0\0MM\0*" + struct.pack(">L", 8) + first + second + data
+
+
+def texts_of(exif: Exif) -> dict[str, str]:
+    """The texts in a picture's EXIF by their names; what is none is left out."""
+    found = {name: decoded(exif[tag]) for tag, name in PLAIN.items() if tag in exif}
+    own = exif.get_ifd(EXIF_IFD)
+    little = getattr(exif, "endian", ">") == "<"
+    for tag, name in ((USER_COMMENT, "UserComment"), (MAKER_NOTE, "MakerNote")):
+        value = own.get(tag, exif.get(tag))  # Fooocus has them in the first directory
+        if value is not None:
+            found[name] = decoded(value, little=little)
+    return {name: text for name, text in found.items() if text}
+
+
+def decoded(value: object, *, little: bool = False) -> str:
+    """A comment as text, by the eight bytes at its front that say how it is encoded; "" for what is none.
+
+    little: whether the file's numbers have the smaller byte first. Tools do not agree on whether text follows that, so
+    of both orders the one is meant that has more characters of ASCII.
+    """
+    if isinstance(value, str):
+        return value.strip("\0")
+    if not isinstance(value, bytes):
+        return ""
+    start, rest = value[:8], value[8:]
+    if start == UNICODE:
+        orders = ("utf-16-le", "utf-16-be") if little else ("utf-16-be", "utf-16-le")
+        return max((utf_16(rest, order) for order in orders), key=lambda text: sum(char < "\x7f" for char in text))
+    if start == JIS:
+        return rest.decode("iso2022_jp", "replace").strip("\0")
+    return (rest if start in (ASCII, UNKNOWN) else value).decode("utf-8", "replace").strip("\0")
+
+
+def utf_16(text: bytes, order: str) -> str:
+    """The text in that order of bytes, without a mark of the order."""
+    return text.decode(order, "replace").strip("\0\ufeff").replace("\0", "\ufffd")

@@ -1,0 +1,55 @@
+"""The LoRA files that a request's prompts name, and how much of each is added for its pictures."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from latentrt.errors import RequestError
+from latentrt.lora.folder import find
+from latentrt.prompt.pointing import refuse
+from latentrt.prompt.tags import Tag, tags_of
+from latentrt.settings import Settings
+
+FOLDER = "LATENTRT_LORAS"  # of the environment: the folder where none is given
+
+Scales = dict[Path, tuple[float, float]]
+
+
+def scales_in(settings: Settings, folder: str | Path | None) -> Scales:
+    """Returns the UNet's and the text encoders' scale of each file named in the prompt, and in what it is blended with.
+
+    A file that is named twice is added twice. Where prompts are blended, so are the scales. Files of which nothing is
+    left are left out. Raises RequestError, pointing at the tag, for one that is malformed or names no file.
+    """
+    if settings.syntax == "plain":
+        return {}
+    share = settings.blend_strength if settings.blend is not None else 0.0
+    found: Scales = {}
+    for text, part, where in ((settings.prompt, 1 - share, ""), (settings.blend or "", share, "blend: ")):
+        try:
+            for tag in tags_of(text, settings.lora_tags, strict=settings.syntax == "strict"):
+                add(found, {file_of(tag, text, folder): (part * tag.unet, part * tag.text)})
+        except RequestError as error:
+            raise RequestError(f"{where}{error}") from error
+    return {file: scales for file, scales in found.items() if scales != (0, 0)}
+
+
+def add(scales: Scales, more: Mapping[Path, tuple[float, float]]) -> None:
+    """Adds scales to those that are there, file by file."""
+    for file, (unet, text) in more.items():
+        before = scales.get(file, (0.0, 0.0))
+        scales[file] = before[0] + unet, before[1] + text
+
+
+def file_of(tag: Tag, text: str, folder: str | Path | None) -> Path:
+    """The file that a tag names."""
+    where = folder or os.environ.get(FOLDER)
+    if not where:
+        refuse(text, tag.index, f"got the LoRA {tag.name!r}, expected a folder of LoRA files; name it with --lora-dir "
+               f"(load(..., lora_dir=) in Python) or {FOLDER}")  # fmt: skip
+    try:
+        return find(Path(where), tag.name)
+    except LookupError as error:
+        refuse(text, tag.index, f"got the LoRA {tag.name!r}, {error.args[0]}")

@@ -1,0 +1,123 @@
+"""What commands write to: closed streams, encodings that lack characters, objects put in a stream's place."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from latentrt.cli.output import echo, on_terminal, print_json, progress_bar
+from latentrt.errors import OutputError
+
+BLOCKER = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "onnx", "onnx_ir", "onnxscript", "diffusers", "transformers"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Blocked())
+from latentrt.cli import main
+main()
+"""
+
+
+def shell(line: str, folder: Path, **environment: str) -> "subprocess.CompletedProcess[bytes]":
+    command = f"{sys.executable} -m latentrt {line}"
+    return subprocess.run(command, shell=True, cwd=folder, env={**os.environ, **environment}, capture_output=True)
+
+
+@pytest.mark.parametrize("closed", ["2>&-", ">&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_a_picture_is_drawn_whatever_is_closed(tmp_path: Path, closed: str) -> None:
+    done = shell(f"generate x --steps 1 --seed 1 --size 16x16 --out x.png {closed}", tmp_path)
+    assert done.returncode == 0
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_error_with_stderr_closed_is_its_exit_status(tmp_path: Path) -> None:
+    assert shell("generate x --steps 0 2>&-", tmp_path).returncode == 2
+    assert shell("generate --no-such-option 2>&-", tmp_path).returncode == 2
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "gbk", "iso8859-1", "utf-8", "cp1252:strict"])
+def test_json_is_valid_in_any_encoding(tmp_path: Path, encoding: str) -> None:
+    line = "generate '🍎 ü 苹' --steps 1 --seed 1 --size 16x16 --out j.png"
+    done = shell(f"{line} --json", tmp_path, PYTHONIOENCODING=encoding)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.decode(encoding.partition(":")[0]))["settings"]["prompt"] == "🍎 ü 苹"
+    text = shell("inspect j.png", tmp_path, PYTHONIOENCODING=encoding)
+    assert text.returncode == 0 and not text.stderr
+    assert b"prompt" in text.stdout and text.stdout.decode(encoding.partition(":")[0])
+
+
+def test_text_has_question_marks_for_what_the_encoding_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, "cp1252"))
+    echo("ü 🍎 \udcff")
+    assert raw.getvalue().decode("cp1252").strip() == "ü ? ?"
+
+
+def test_json_keeps_lone_surrogates_as_escapes(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"file": "a\udcff"})
+    assert json.loads(capsys.readouterr().out) == {"file": "a\udcff"}
+
+
+class Logger:
+    """A stream that a program put in place of another, which can be written to and no more."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+
+@pytest.mark.parametrize("stream", [None, Logger(), io.StringIO()])
+def test_streams_without_a_terminal_get_no_bar(monkeypatch: pytest.MonkeyPatch, stream: object) -> None:
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setattr("sys.stdout", stream)
+    assert not on_terminal()
+    with progress_bar("drawing", 2) as advance:
+        advance()
+    echo("done")
+    print_json({"a": 1})
+
+
+def test_a_closed_object_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    stream.close()
+    monkeypatch.setattr("sys.stderr", stream)
+    assert not on_terminal()
+    echo("done", err=True)
+
+
+def test_a_full_disk_behind_stdout_is_one_line(tmp_path: Path) -> None:
+    done = shell("doctor --json > /dev/full", tmp_path)
+    assert (done.returncode, done.stderr.count(b"\n")) == (OutputError.exit_status, 1), done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("build", "emoji", "--target", "cpu"), ("build", "emoji", "--target", "tensorrt"), ("calibrate", "emoji", "out")]
+    + [("estimate", "emoji"), ("export", "checkpoint", "out")],
+    ids=" ".join,
+)
+def test_a_command_without_its_extra_says_what_to_install(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    command = [sys.executable, "-c", BLOCKER, *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 4
+    assert "pip install 'latentrt[cpu,export]'" in done.stderr and done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("genrate", "generate"), ("Inspect", "inspect"), ("calibrat", "calibrate")]
+)
+def test_a_slip_of_a_command_is_told(tmp_path: Path, typed: str, meant: str) -> None:
+    done = shell(f"{typed} x", tmp_path)
+    assert done.returncode == 2 and f"Did you mean '{meant}'?" in done.stderr.decode()
