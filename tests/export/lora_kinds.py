@@ -104,12 +104,12 @@ def at_run_time(model, *loras):
 
 
 def check(model, file, expected, scale=1.0, tolerance=2e-6):
-    """Holds both against the weights expected, by component and key; all others are the model's own."""
-    wanted = {name: {**state, **expected.get(name, {})} for name, state in model.weights.items()}
+    """Holds both against the weights expected, by component and key; no other is touched."""
     for found in (fused(model, Lora(file, scale)), at_run_time(model, Lora(file, scale))):
-        for name, state in wanted.items():
+        for name, state in model.weights.items():
+            changed = {key for key, weight in found[name].items() if weight is not state[key]}
+            assert changed == expected.get(name, {}).keys()
+        for name, state in expected.items():
             for key, weight in state.items():
                 torch.testing.assert_close(found[name][key], weight, rtol=tolerance, atol=tolerance)
-    for name, state in expected.items():
-        for key, weight in state.items():
-            assert (weight - model.weights[name][key]).abs().max() > 1e-3, f"{key} is as before"
+                assert (weight - model.weights[name][key]).abs().max() > 1e-3, f"{key} is as before"
