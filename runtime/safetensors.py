@@ -94,9 +94,10 @@ def open_tensors(file: Path) -> TensorFile:
             opened.seek(8)
             length = int.from_bytes(start[:8], "little")
             other = next((what for first, what in OTHERS if re.match(first, start)), None)
-            if length > LARGEST_HEADER_BYTES and other is not None:
+            too_long = length > min(LARGEST_HEADER_BYTES, stamp[0] - 8)
+            if too_long and other is not None:
                 raise CheckpointError(f"{file} is {other}; expected a .safetensors file")
-            if length > min(LARGEST_HEADER_BYTES, stamp[0] - 8):
+            if too_long:
                 raise ValueError(f"its header of {length} bytes is longer than it may be")
             header = json.loads(opened.read(length), object_pairs_hook=unique)
         notes = dict(header.pop("__metadata__", {}))

@@ -125,7 +125,7 @@ def fitted(file: Path, target: Target, is_bias: bool, places: Places, weights: S
         except CheckpointError as error:
             errors.append(error)
             continue
-        if matrix(shape) == matrix(wanted):
+        if shape and matrix(shape) == matrix(wanted):
             return replace(target, component=component, key=key), []
         misfits.append(f"{component} {key} (got a change of shape {shape}, expected {wanted})")
     if not misfits:

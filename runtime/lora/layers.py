@@ -78,7 +78,7 @@ def layers_in(file: Path, tensors: Mapping[str, StoredTensor]) -> dict[str, dict
         else:
             keys[part] = key
             layers.setdefault(part[0], {})[part[1]] = stored
-    check_keys(file, tensors, unknown, [*layers])
+    check_keys(file, tensors, unknown, found=bool(layers or alien))
     if twice:
         raise CheckpointError(f"{file} has two tensors for one: {first_few(twice)}; save the adapters in a file each")
     if alien:
@@ -86,8 +86,11 @@ def layers_in(file: Path, tensors: Mapping[str, StoredTensor]) -> dict[str, dict
     return layers
 
 
-def check_keys(file: Path, tensors: Mapping[str, StoredTensor], unknown: list[str], layers: list[str]) -> None:
-    """Raises CheckpointError for keys that are none of a LoRA, with what they are where that is known."""
+def check_keys(file: Path, tensors: Mapping[str, StoredTensor], unknown: list[str], *, found: bool) -> None:
+    """Raises CheckpointError for keys that are none of a LoRA, with what they are where that is known.
+
+    found: whether others are.
+    """
     refused = kind_of(tensors)
     if refused is not None:
         key, kind = refused
@@ -95,7 +98,7 @@ def check_keys(file: Path, tensors: Mapping[str, StoredTensor], unknown: list[st
             f"{file}: {key} is of {kind}, which is not applied here; {EXPECTED}. Merge it into the model with the tool "
             "that made it, and export that"
         )
-    if not layers and tensors and not any(word_of(key) is not None for key in tensors):
+    if not found and tensors and not any(word_of(key) is not None for key in tensors):
         kind, what = file_of([*tensors]) or ("", "")
         looks = f". It looks like {kind}: {what}" if kind else ""
         raise CheckpointError(f"{file} is no LoRA: its keys are {first_few(unknown)}{looks}; {EXPECTED}, as floats")

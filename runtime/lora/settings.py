@@ -116,9 +116,12 @@ def settings_of(file: Path, notes: Mapping[str, Any]) -> Settings:
 def decoded(read: Any, place: str) -> dict[str, Any]:
     """The JSON object that `read` returns the text of."""
     try:
-        return dict(json.loads(read()))
+        found = json.loads(read())
     except (OSError, TypeError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{place} is no json object; save the LoRA again") from error
+        raise CheckpointError(f"{place} is no json object ({error}); save the LoRA again") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{place} is no json object but {type(found).__name__}; save the LoRA again")
+    return found
 
 
 def check(place: str, name: str, value: Any) -> None:
