@@ -26,7 +26,7 @@ from latentrt.errors import CheckpointError, first_few
 from latentrt.export import families
 from latentrt.export.builders import BUILDERS
 from latentrt.export.families import Config, Configs, Family, Shape, Tensors
-from latentrt.lora.files import Change
+from latentrt.lora.change import Change
 
 FLOATS = ("F32", "F16", "BF16")
 # The entry of model_index.json that says whether no negative prompt means zeros.
@@ -73,7 +73,7 @@ class Source:
 class Component:
     """One component of a checkpoint, not read yet: for each tensor of its module, the place where it is stored.
 
-    changes: what is added to its weights as they are read. appended: the rows that follow those of a weight.
+    changes: what is made of its weights as they are read, in order. appended: the rows that follow those of a weight.
     """
 
     name: str
@@ -87,8 +87,7 @@ class Component:
         module = BUILDERS[self.name](self.config)
         tensors = read(self.weights)
         for one in self.changes:
-            weight = tensors[one.weight]
-            weight += torch.from_numpy(one.read()).reshape(weight.shape)
+            tensors[one.weight] = torch.from_numpy(one.apply(tensors[one.weight].numpy()))
         for name, rows in self.appended.items():
             more = read({f"{place}": stored for place, stored in enumerate(rows)})
             width = tensors[name].shape[1]

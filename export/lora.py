@@ -12,12 +12,14 @@ from dataclasses import replace
 from latentrt.bundle import sha256_of
 from latentrt.export.load import Checkpoint
 from latentrt.lora.files import Lora, changes_of
+from latentrt.lora.layers import found_file
 
 
 def with_loras(checkpoint: Checkpoint, loras: Sequence[Lora]) -> Checkpoint:
     """Returns the checkpoint with all of `loras` to be added to its weights, in that order, when they are loaded.
 
-    Raises CheckpointError as `changes_of` does.
+    Words that a file brings along are left to `latentrt.export.embeddings`. Raises CheckpointError as `changes_of`
+    does.
     """
     shapes = {
         name: {key: stored.shape for key, stored in component.weights.items()}
@@ -34,7 +36,7 @@ def with_loras(checkpoint: Checkpoint, loras: Sequence[Lora]) -> Checkpoint:
 def loras_provenance(loras: Sequence[Lora]) -> dict[str, str]:
     """What a bundle says of the files that were fused into it, by their place."""
     return {
-        f"lora {place}": f"{lora.file.name}, {said_of(lora)}, sha256 {sha256_of(lora.file)}"
+        f"lora {place}": f"{lora.file.name}, {said_of(lora)}, sha256 {sha256_of(found_file(lora.file))}"
         for place, lora in enumerate(loras, 1)
     }
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,28 @@ import numpy as np
 from latentrt.errors import CheckpointError
 from latentrt.tensors import Array
 
+# Floats of eight bits: how many of them are the exponent's, and its bias. OCP 8-bit Floating Point Specification 1.0,
+# section 5, and Noune et al. 2022 (FNUZ).
+FLOATS8 = {"F8_E4M3": (4, 7), "F8_E5M2": (5, 15), "F8_E4M3FNUZ": (4, 8), "F8_E5M2FNUZ": (5, 16)}
 # NumPy has no bfloat16: it is the upper half of a float32, and read as such.
-DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "U8": "u1"}
+DTYPES = {
+    **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"},
+    **dict.fromkeys(FLOATS8, "u1"),
+    **{"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1"},
+    "BOOL": "?",
+}
+FLOATS = ("F64", "F32", "F16", "BF16", *FLOATS8)
+NUMBERS = (*DTYPES,)
 LARGEST_HEADER_BYTES = 100_000_000
 REMEDY = "expected .safetensors, fetch it again"
+# What else is saved under this name, by its first bytes.
+OTHERS = (
+    (rb"\s*<", "a web page: the download needs a login, or was of the page and not of the file"),
+    (rb"version https://git-lfs", "a pointer of Git LFS: run `git lfs pull` where it was cloned"),
+    (rb"\s*\{", "JSON text: the download failed, or it is the index of shards"),
+    (rb"PK\x03\x04|\x80[\x02-\x05]", "a pickle under another name: convert it with torch and safetensors"),
+    (rb"GGUF", "a GGUF file"),
+)
 
 
 @dataclass(frozen=True)
@@ -42,9 +62,14 @@ class StoredTensor:
             stored = np.fromfile(self.file, DTYPES[self.dtype], math.prod(self.shape), offset=self.start)
         except OSError as error:
             raise CheckpointError(f"{self.file} cannot be read any more ({error.strerror}): open it again") from error
+        if len(stored) != math.prod(self.shape):
+            raise CheckpointError(f"{self.file} cannot be read any more (it is cut short): open it again")
         if self.dtype == "BF16":
             stored = (stored.astype(np.uint32) << 16).view(np.float32)
-        return stored.astype(np.float32).reshape(self.shape)
+        elif self.dtype in FLOATS8:
+            stored = values_of(self.dtype)[stored]
+        with np.errstate(over="ignore"):
+            return stored.astype(np.float32).reshape(self.shape)
 
 
 @dataclass(frozen=True)
@@ -65,10 +90,16 @@ def open_tensors(file: Path) -> TensorFile:
     try:
         stamp = stamp_of(file)
         with file.open("rb") as opened:
-            length = int.from_bytes(opened.read(8), "little")
-            if length > min(LARGEST_HEADER_BYTES, stamp[0] - 8):
+            start = opened.read(32)
+            opened.seek(8)
+            length = int.from_bytes(start[:8], "little")
+            other = next((what for first, what in OTHERS if re.match(first, start)), None)
+            too_long = length > min(LARGEST_HEADER_BYTES, stamp[0] - 8)
+            if too_long and other is not None:
+                raise CheckpointError(f"{file} is {other}; expected a .safetensors file")
+            if too_long:
                 raise ValueError(f"its header of {length} bytes is longer than it may be")
-            header = json.loads(opened.read(length))
+            header = json.loads(opened.read(length), object_pairs_hook=unique)
         notes = dict(header.pop("__metadata__", {}))
         return TensorFile({key: stored(file, entry, 8 + length, stamp) for key, entry in header.items()}, notes)
     except OSError as error:
@@ -77,15 +108,49 @@ def open_tensors(file: Path) -> TensorFile:
         raise CheckpointError(f"{file} is damaged or incomplete ({error}): {REMEDY}") from error
 
 
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object. Raises ValueError for a key that is there twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("its header has a key twice")
+    return found
+
+
+@cache
+def values_of(dtype: str) -> Array:
+    """The values of the 256 bytes of a float of eight bits, float32."""
+    exponent_bits, bias = FLOATS8[dtype]
+    mantissa_bits = 7 - exponent_bits
+    bits = np.arange(256)
+    exponent, mantissa = (bits & 127) >> mantissa_bits, bits & ((1 << mantissa_bits) - 1)
+    normal = exponent > 0
+    fraction = mantissa / (1 << mantissa_bits) + normal
+    values = np.where(bits > 127, -fraction, fraction) * np.exp2(np.maximum(exponent, 1).astype(np.float64) - bias)
+    if dtype.endswith("FNUZ"):
+        values[128] = np.nan
+    elif dtype == "F8_E4M3":
+        values[[127, 255]] = np.nan
+    else:
+        values[exponent == 31] = np.where(mantissa, np.nan, np.copysign(np.inf, values))[exponent == 31]
+    return values.astype(np.float32)
+
+
 def stored(file: Path, entry: Mapping[str, Any], data: int, stamp: tuple[int, int]) -> StoredTensor:
     """One entry of a header. data: where the tensors start. Raises ValueError where it does not fit the file."""
-    first, last = map(int, entry["data_offsets"])
-    tensor = StoredTensor(file, entry["dtype"], tuple(map(int, entry["shape"])), data + first, stamp)
+    first, last = whole(entry["data_offsets"])
+    tensor = StoredTensor(file, str(entry["dtype"]), whole(entry["shape"]), data + first, stamp)
     known = tensor.dtype in DTYPES
     size = math.prod(tensor.shape) * np.dtype(DTYPES[tensor.dtype]).itemsize if known else last - first
     if min(tensor.shape, default=1) < 0 or not 0 <= first <= last <= stamp[0] - data or last - first != size:
         raise ValueError(f"a tensor of {tensor.dtype} {tensor.shape} cannot lie at {first} to {last}")
     return tensor
+
+
+def whole(listed: Any) -> tuple[int, ...]:
+    """A list of whole numbers in JSON. Raises ValueError for anything else."""
+    if not isinstance(listed, list) or any(type(number) is not int for number in listed):
+        raise ValueError(f"{listed!r} are no whole numbers")
+    return tuple(listed)
 
 
 def stamp_of(file: Path) -> tuple[int, int]:

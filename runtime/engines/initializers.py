@@ -50,7 +50,7 @@ class Initializer:
 
 
 def initializers_of(graph: Path) -> dict[str, Initializer]:
-    """Returns the float weights of two axes or more in an ONNX file, by name.
+    """Returns the float weights in an ONNX file that have an axis, by name.
 
     Raises BundleError for a file that is no ONNX graph.
     """
@@ -85,7 +85,7 @@ def with_weights(graph: Path, weights: Mapping[str, Array]) -> bytes | None:
 def initializer(
     graph: Path, content: mmap.mmap, start: int, end: int, uses: Mapping[str, int]
 ) -> tuple[str, Initializer | None]:
-    """The name of a TensorProto, and where its floats lie; None for what is no matrix of floats."""
+    """The name of a TensorProto, and where its floats lie; None for what is no array of floats."""
     name, dtype, shape, where = "", "", list[int](), None
     outside: dict[str, str] = {}
     for number, value, first, last in fields(content, start, end):
@@ -102,7 +102,7 @@ def initializer(
             outside[entry[KEY]] = entry[VALUE]
     if outside:
         where = graph.parent / outside["location"], int(outside.get("offset", 0))
-    if not dtype or len(shape) < 2 or where is None:
+    if not dtype or not shape or where is None:
         return name, None
     return name, Initializer(tuple(shape), dtype, *where, uses[name])
 

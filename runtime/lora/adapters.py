@@ -1,7 +1,7 @@
-"""What a low-rank adapter adds to one weight: LoRA, LoHa and LoKr, each a closed form of a few small tensors.
+"""What an adapter adds to a weight, whatever that is: LoRA, LoHa, LoKr and whole differences, each a closed form.
 
-Every form is scaled by alpha / rank. Tensors go by short names: `down` and `up` of a LoRA, `w1_a` and so on of the two
-others, as LyCORIS names them without `hada_` and `lokr_`. Held against peft 0.21 and diffusers 0.42.1.
+Those of low rank are scaled by alpha / rank. Tensors go by short names: `down` and `up` of a LoRA, `w1_a` and so on of
+LoHa and LoKr, as LyCORIS names them without `hada_` and `lokr_`. Held against peft 0.21 and diffusers 0.42.1.
 """
 
 from __future__ import annotations
@@ -21,26 +21,33 @@ Shapes = Mapping[str, Shape]
 
 @dataclass(frozen=True)
 class Form:
-    """One kind of adapter: the tensors that it may have, its rank, the change that it adds to a weight, and its shape.
+    """One kind of adapter: the tensors that it may have, its rank, what it adds to a weight, and the shape of that.
 
-    rank: None where no tensor is factored, and alpha says nothing. shape: raises KeyError, IndexError or ValueError
-    where the tensors do not go together.
+    rank: of tensors of these shapes for a weight of that shape; None where no tensor is factored, and alpha is no
+    scale. change: of the tensors and the weight. shape: of the shapes of these; raises KeyError, IndexError or
+    ValueError where the tensors do not go together. shared: those of its tensors that are another kind's as well.
     """
 
     name: str
     tensors: frozenset[str]
-    rank: Callable[[Shapes], int | None]
-    change: Callable[[Tensors], Array]
-    shape: Callable[[Shapes], Shape]
+    rank: Callable[[Shapes, Shape], int | None]
+    change: Callable[[Tensors, Array], Array]
+    shape: Callable[[Shapes, Shape], Shape]
+    shared: frozenset[str] = frozenset()
+
+    @property
+    def own(self) -> frozenset[str]:
+        """The tensors that tell this kind from others."""
+        return self.tensors - self.shared
 
 
-def lora(t: Tensors) -> Array:
+def lora(t: Tensors, _weight: Array) -> Array:
     """up @ down, (out, in) or (out, in, height, width): Hu et al. 2021, equation 3; `mid` is LoCon's core."""
     up, down = flat(t["up"]), flat(t["down"])
     return cored(t["mid"], up.T, down) if "mid" in t else (up @ down).reshape(-1, *t["down"].shape[1:])
 
 
-def lora_shape(s: Shapes) -> Shape:
+def lora_shape(s: Shapes, _wanted: Shape) -> Shape:
     """The shape of what `lora` returns."""
     (out, inner), (rank, width) = matrix(s["up"]), matrix(s["down"])
     if "mid" in s:
@@ -48,12 +55,12 @@ def lora_shape(s: Shapes) -> Shape:
     return product_shape((out, inner), (rank, width))[:1] + s["down"][1:]
 
 
-def loha(t: Tensors) -> Array:
+def loha(t: Tensors, _weight: Array) -> Array:
     """The Hadamard product of two factored matrices: Hyeon-Woo et al. 2021 (FedPara), propositions 2 and 3."""
     return factored(t, "1") * factored(t, "2")
 
 
-def loha_shape(s: Shapes) -> Shape:
+def loha_shape(s: Shapes, _wanted: Shape) -> Shape:
     """The shape of what `loha` returns."""
     first, second = factored_shape(s, "1"), factored_shape(s, "2")
     if first != second:
@@ -61,19 +68,19 @@ def loha_shape(s: Shapes) -> Shape:
     return first
 
 
-def lokr(t: Tensors) -> Array:
+def lokr(t: Tensors, _weight: Array) -> Array:
     """The Kronecker product of two matrices, either factored or whole: LyCORIS, Yeh et al. 2023, section 3.3."""
     small, large = factored(t, "1"), factored(t, "2")
     return np.kron(small.reshape(*small.shape, *[1] * (large.ndim - 2)), large)
 
 
-def lokr_shape(s: Shapes) -> Shape:
+def lokr_shape(s: Shapes, _wanted: Shape) -> Shape:
     """The shape of what `lokr` returns."""
     (rows, columns), large = factored_shape(s, "1"), factored_shape(s, "2")
     return (rows * large[0], columns * large[1], *large[2:])
 
 
-def lokr_rank(s: Shapes) -> int | None:
+def lokr_rank(s: Shapes, _wanted: Shape) -> int | None:
     """Rows of the second factor, of the larger matrix if that is factored."""
     return next((s[name][0] for name in ("w2_b", "w1_b") if name in s), None)
 
@@ -118,7 +125,7 @@ def product_shape(a: Shape, b: Shape) -> Shape:
 
 def flat(tensor: Array) -> Array:
     """A kernel as a matrix, (out, everything else)."""
-    return tensor.reshape(len(tensor), -1)
+    return tensor.reshape(matrix(tensor.shape))
 
 
 def matrix(shape: Shape) -> Shape:
@@ -126,12 +133,17 @@ def matrix(shape: Shape) -> Shape:
     return shape[0], math.prod(shape[1:])
 
 
-FORMS = (
-    Form("LoRA", frozenset({"down", "up", "mid"}), lambda s: s["down"][0], lora, lora_shape),
+def unscaled(_s: Shapes, _wanted: Shape) -> None:
+    """The rank of what has none."""
+    return None
+
+
+ADDED = (
+    Form("LoRA", frozenset({"down", "up", "mid"}), lambda s, _: s["down"][0], lora, lora_shape),
     Form(
         "LoHa",
         frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"}),
-        lambda s: s["w1_b"][0],
+        lambda s, _: s["w1_b"][0],
         loha,
         loha_shape,
     ),
@@ -142,25 +154,41 @@ FORMS = (
         lokr,
         lokr_shape,
     ),
+    Form("a difference", frozenset({"diff"}), unscaled, lambda t, _: t["diff"], lambda s, _: s["diff"]),
+    Form("a norm's difference", frozenset({"w_norm"}), unscaled, lambda t, _: t["w_norm"], lambda s, _: s["w_norm"]),
+)
+# What a layer's tensors add to its bias, besides what they add to its weight.
+BIASES = (
+    Form("a bias's difference", frozenset({"diff_b"}), unscaled, lambda t, _: t["diff_b"], lambda s, _: s["diff_b"]),
+    Form("a norm's bias", frozenset({"b_norm"}), unscaled, lambda t, _: t["b_norm"], lambda s, _: s["b_norm"]),
+    Form(
+        "a LoRA's bias",
+        frozenset({"up_bias", "down"}),
+        lambda s, _: s["down"][0],
+        lambda t, _: t["up_bias"],
+        lambda s, _: (s["up_bias"], s["down"])[0],
+        frozenset({"down"}),
+    ),
 )
 
 
-def change(form: Form, tensors: Tensors) -> Array:
+def change(form: Form, tensors: Tensors, weight: Array) -> Array:
     """Returns what the adapter adds at a scale of 1, (out, in, ...) or (out, in * height * width), in float32.
 
-    tensors: by their names in the file's layer, and `alpha`, a number, without which it is the rank.
+    tensors: by their names in the file's layer, and `alpha`, a number, without which it is the rank. weight: as it is
+    before, (out, in, ...) float32.
     """
     t = {short(name): tensor for name, tensor in tensors.items()}
-    rank = form.rank({name: tensor.shape for name, tensor in t.items()})
-    whole = form.change(t)
+    rank = form.rank({name: tensor.shape for name, tensor in t.items()}, weight.shape)
+    whole = form.change(t, weight)
     return whole * np.float32(t["alpha"].item() / rank) if "alpha" in t and rank else whole
 
 
-def shape_of_change(form: Form, shapes: Shapes) -> Shape:
-    """Returns the shape of what `change` returns; raises as `Form.shape` does."""
-    return form.shape({short(name): shape for name, shape in shapes.items()})
+def shape_of_change(form: Form, shapes: Shapes, wanted: Shape) -> Shape:
+    """Returns the shape of what `change` returns for a weight of that shape; raises as `Form.shape` does."""
+    return form.shape({short(name): shape for name, shape in shapes.items()}, wanted)
 
 
 def short(name: str) -> str:
     """A tensor's name without that of its form."""
-    return name.removeprefix("hada_").removeprefix("lokr_")
+    return name.removeprefix("hada_").removeprefix("lokr_").removesuffix(".weight")

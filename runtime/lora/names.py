@@ -12,22 +12,42 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-# How files call a component, in front of the layer's path. peft's own files of one module say nothing.
+# How files call a component, in front of the layer's path, with underscores: diffusers; kohya's trainers; ComfyUI; of
+# one module alone, peft and LyCORIS, whose encoders are told from each other by their widths.
+ALONE = ("", "lycoris_", "lycoris_unet_")
 PREFIXES = {
-    "unet": ("unet_", "lora_unet_", ""),
-    "text_encoder": ("text_encoder_", "lora_te_", "lora_te1_"),
-    "text_encoder_2": ("text_encoder_2_", "lora_te2_"),
+    "unet": ("unet_", "lora_unet_", "diffusion_model_", "model_diffusion_model_", *ALONE),
+    "text_encoder": (
+        *("text_encoder_", "lora_te_", "lora_te1_", "lycoris_te_", "lycoris_te1_"),
+        *("text_encoders_clip_l_", "text_encoders_clip_l_transformer_"),
+        *("text_encoders_clip_h_", "text_encoders_clip_h_transformer_", "clip_l_", *ALONE),
+    ),
+    "text_encoder_2": (
+        *("text_encoder_2_", "lora_te2_", "lycoris_te2_"),
+        *("text_encoders_clip_g_", "text_encoders_clip_g_transformer_", "clip_g_", *ALONE),
+    ),
 }
 KEY = re.compile(
-    r"(?:base_model\.model\.)?(?P<layer>.+?)[._]"
-    r"(?:lora(?:_linear_layer)?[._](?P<half>A|B|up|down|mid)\.(?:default\.)?weight"
-    r"|(?P<tensor>alpha|(?:hada|lokr)_\w+|dora_scale|lora_magnitude_vector(?:\.weight)?))"
+    r"(?P<layer>.+?)[._](?:"
+    r"lora(?:_linear_layer)?[._](?P<half>A|B|up|down|mid)(?:(?:\.(?!weight$|bias$)[^.]+)?\.(?P<leaf>weight|bias))?"
+    r"|(?P<tensor>alpha|dora_scale|diff|diff_b|w_norm|b_norm|oft_blocks|oft_diag|rescale|on_input|[ab][12]\.weight"
+    r"|hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2))"
+    r"|(?P<magnitude>lora_magnitude_vector)(?:\.(?!weight$)[^.]+)?(?:\.weight)?)"
 )
 HALVES = {"A": "down", "B": "up"}
+# What wrappers put into a layer's path: processors of attention, peft, torch.compile.
+WRAPPERS = re.compile(r"\.processor(?=[._]|$)|base_model\.model\.|_orig_mod\.|^module\.")
+# What a layer's name begins with after a prefix, wherever it is of a model that is read here.
+BEGINNINGS = (
+    *("down_blocks_", "mid_block_", "up_blocks_", "conv_", "time_embedding_", "add_embedding_", "time_embed_"),
+    *("input_blocks_", "middle_block_", "output_blocks_", "label_emb_", "out_", "text_model_", "encoder_layers_"),
+    *("embeddings_", "final_layer_norm", "text_projection"),
+)
 
 # openaimodel.UNetModel's names for what stands outside its blocks, and for the layers of a ResNet.
 ORIGINAL_TOP = {
     "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
     "conv_out": "out.2",
     "time_embedding.linear_1": "time_embed.0",
     "time_embedding.linear_2": "time_embed.2",
@@ -35,7 +55,9 @@ ORIGINAL_TOP = {
     "add_embedding.linear_2": "label_emb.0.2",
 }
 ORIGINAL_RESNET = {
+    "norm1": "in_layers.0",
     "conv1": "in_layers.2",
+    "norm2": "out_layers.0",
     "conv2": "out_layers.3",
     "time_emb_proj": "emb_layers.1",
     "conv_shortcut": "skip_connection",
@@ -53,14 +75,27 @@ def part_of(key: str) -> tuple[str, str] | None:
     match = KEY.fullmatch(key)
     if match is None:
         return None
-    half = match["half"]
-    return flat(match["layer"].replace(".processor", "")), HALVES.get(half, half) if half else match["tensor"]
+    layer, half = layer_of(match["layer"]), HALVES.get(match["half"], match["half"])
+    if match["leaf"] == "bias":
+        return (layer, "up_bias") if half == "up" else None
+    return layer, half or match["tensor"] or match["magnitude"]
+
+
+def layer_of(path: str) -> str:
+    """The name by which a layer is looked up: its path in a file with underscores, without what wraps modules."""
+    return flat(WRAPPERS.sub("", path))
+
+
+def is_named(layer: str) -> bool:
+    """Whether a layer is called in one of the ways that are known, of whichever model it is."""
+    prefixes = {prefix for some in PREFIXES.values() for prefix in some}
+    return any(layer.startswith(f"{prefix}{begin}") for prefix in prefixes for begin in BEGINNINGS)
 
 
 def weights_by_name(component: str, keys: Iterable[str]) -> dict[str, str]:
-    """Returns the key of each of a component's matrices and kernels, by every name that a file may have for its layer.
+    """Returns the key of each of a component's weights, by every name that a file may have for its layer.
 
-    keys: those of the component's tensors.
+    keys: those of the component's tensors, of which those that end in ".weight" are meant.
     """
     paths = [key.removesuffix(".weight") for key in keys if key.endswith(".weight")]
     names_of = unet_names if component == "unet" else text_names

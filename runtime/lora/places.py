@@ -1,32 +1,40 @@
 """Where a bundle's graphs keep the weights that a checkpoint has by other names: turned, stacked, in another graph.
 
 Canonical graphs call each weight as its module did when it was traced (`latentrt.export.split`): matrices that are
-multiplied from the right are turned and say so by their shape, fp16 storage adds its name. What was hoisted out of the
-UNet lies stacked in `cross_kv` and `time_bias`, in the order of the UNet's modules: down, up, middle. What other
-networks take from there lies behind it.
+multiplied from the right are turned and say so by their shape, as norms of images do that have an axis for each side;
+fp16 storage adds its name. What was hoisted out of the UNet lies stacked in `cross_kv` and `time_bias`, in the order of
+the UNet's modules: down, up, middle. What other networks take from there lies behind it.
 """
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from latentrt.bundle import MANIFEST, Bundle
 from latentrt.engines.initializers import Initializer, initializers_of
 from latentrt.errors import BundleError
+from latentrt.lora.siblings import siblings_of
 from latentrt.tensors import Array
 
 # Of several time embeddings beside each other, the first is the UNet's.
-WEIGHT = re.compile(r"(?:branches\.0\.)?(?P<key>.+\.weight)(?P<turned>\.\d+x\d+)?(?:\.fp16)?")
+WEIGHT = re.compile(r"(?:branches\.0\.)?(?P<key>.+\.(?:weight|bias))(?P<shape>\.\d+(?:x\d+)+)?(?:\.fp16)?")
 # What begins a weight's name in a graph, and in the checkpoint; the first that fits.
 PREFIXES: dict[str, dict[str, str]] = {
     "unet": {"unet.": ""},
     "time_bias": {"embedding.": "time_embedding.", "added.embedding.": "add_embedding."},
     "cross_kv": {},
 }
-TEXT_PREFIXES = {"layers.": "encoder.layers.", "projection.": "text_projection.", "embeddings.": "embeddings."}
-STACKED, BRANCH = "project.weight", re.compile(r"branches\.(\d+)\.")
+TEXT_PREFIXES = {
+    **{"layers.": "encoder.layers.", "projection.": "text_projection."},
+    **{name: name for name in ("embeddings.", "final_layer_norm.")},
+}
+STACKED, BRANCH = ("project.weight", "project.bias"), re.compile(r"branches\.(\d+)\.")
+# What an encoder reads twice, for the whole text and for its end.
+READ_TWICE = ("final_layer_norm.weight", "final_layer_norm.bias")
+TOKENS = "embeddings.token_embedding.weight"
 LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
 SIDES = ("down_blocks", "up_blocks", "mid_block")
 QUERY, CONVOLUTION = re.compile(r"(.+\.attn2)\.to_q\.weight"), re.compile(r"(.+\.resnets\.\d+)\.conv1\.weight")
@@ -34,9 +42,9 @@ QUERY, CONVOLUTION = re.compile(r"(.+\.attn2)\.to_q\.weight"), re.compile(r"(.+\
 
 @dataclass(frozen=True)
 class Place:
-    """A checkpoint's weight in a graph: the component, the initialiser's name and what it is, the rows that are meant.
+    """A checkpoint's weight, or bias, in a graph: the component, the initialiser's name and what it is, its rows there.
 
-    turned: whether rows are columns there. shape: the weight's own. shared: whether it serves other layers as well.
+    turned: whether rows are columns there. shape: its own. shared: whether it serves other layers as well.
     """
 
     component: str
@@ -49,7 +57,7 @@ class Place:
 
     def of(self, array: Array) -> Array:
         """The weight as a view of what the initialiser holds, (rows, ...)."""
-        return (array.T if self.turned else array)[self.rows]
+        return (array.T if self.turned else array.reshape(-1, *self.shape[1:]))[self.rows]
 
 
 def places_of(bundle: Bundle) -> dict[str, dict[str, Place]]:
@@ -58,22 +66,25 @@ def places_of(bundle: Bundle) -> dict[str, dict[str, Place]]:
     Raises BundleError for graphs that do not go together.
     """
     encoders = bundle.manifest.text.encoders
-    found = {name: dict(found_in(bundle, name, TEXT_PREFIXES)) for name in encoders}
-    graphs = {name: dict(found_in(bundle, name, prefixes)) for name, prefixes in PREFIXES.items()}
-    unet = graphs["unet"] | graphs["time_bias"]
-    unet.pop(STACKED, None)
+    found = {name: found_in(bundle, name, TEXT_PREFIXES) for name in encoders}
+    graphs = {name: found_in(bundle, name, prefixes) for name, prefixes in PREFIXES.items()}
+    unet = {key: place for key, place in (graphs["unet"] | graphs["time_bias"]).items() if key not in STACKED}
     queries, convolutions = ordered(QUERY, graphs["unet"]), ordered(CONVOLUTION, graphs["unet"])
-    kv = [(f"{path}.{leaf}.weight", rows) for path, rows in queries for leaf in ("to_k", "to_v")]
-    times = [(f"{path}.time_emb_proj.weight", rows) for path, rows in convolutions]
+    kv = [(f"{path}.{leaf}", rows) for path, rows in queries for leaf in ("to_k", "to_v")]
+    times = [(f"{path}.time_emb_proj", rows) for path, rows in convolutions]
     for component, parts in (("cross_kv", kv), ("time_bias", times)):
-        unet |= unstacked(bundle, graphs[component].get(STACKED), parts, component)
+        for stacked in STACKED:
+            leaf = stacked.rpartition(".")[2]
+            layers = [(f"{path}.{leaf}", rows) for path, rows in parts]
+            unet |= unstacked(bundle, graphs[component].get(stacked), layers, component, required=leaf == "weight")
     return {"unet": unet, **found}
 
 
 def unread_of(bundle: Bundle, places: Mapping[str, Mapping[str, Place]]) -> dict[str, dict[str, tuple[int, ...]]]:
     """Returns the shapes of the weights that a checkpoint has and its graphs do not, as nothing reads them.
 
-    They are those of an encoder's layers after the last in its graph, which is like them. By component and key.
+    They are those of an encoder's layers after the last in its graph, which is like them, and of the norm behind those.
+    By component and key.
     """
     found: dict[str, dict[str, tuple[int, ...]]] = {name: {} for name in places}
     for name, count in bundle.manifest.text.unread.items():
@@ -85,26 +96,49 @@ def unread_of(bundle: Bundle, places: Mapping[str, Mapping[str, Place]]) -> dict
                 found[name] |= {
                     f"encoder.layers.{last + more}.{rest}": places[name][key].shape for more in range(1, count + 1)
                 }
+        width = places[name][TOKENS].shape[1:] if count and TOKENS in places[name] else None
+        found[name] |= {key: width for key in READ_TWICE if width and key not in places[name]}
     return found
 
 
-def found_in(bundle: Bundle, component: str, prefixes: Mapping[str, str]) -> Iterator[tuple[str, Place]]:
-    """The matrices and kernels of one graph by their keys in the checkpoint; what is stacked keeps its name."""
+def twins_of(
+    places: Mapping[str, Mapping[str, Place]], unread: Mapping[str, Mapping[str, tuple[int, ...]]]
+) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Returns the shapes of norms and biases that a checkpoint has, and for which others stand in its graphs."""
+    shapes = {name: {key: place.shape for key, place in found.items()} | unread[name] for name, found in places.items()}
+    return {name: siblings_of(found) for name, found in shapes.items()}
+
+
+def found_in(bundle: Bundle, component: str, prefixes: Mapping[str, str]) -> dict[str, Place]:
+    """The weights and biases of one graph by their keys in the checkpoint; what is stacked keeps its name."""
     known = initializers_of(bundle.path(bundle.manifest.components[component].file))
     branches = {match[1] for name in known if (match := BRANCH.match(name))}
+    found: dict[str, Place] = {}
     for name, one in known.items():
         match = WEIGHT.fullmatch(name)
-        if match is None:
+        own = None if match is None else own_shape(one.shape, match["shape"])
+        before = next((prefix for prefix in prefixes if match and match["key"].startswith(prefix)), None)
+        if match is None or own is None or (match["key"] not in STACKED and before is None):
             continue
-        turned, key = match["turned"] is not None, match["key"]
-        shape = one.shape[::-1] if turned else one.shape
-        before = next((prefix for prefix in prefixes if key.startswith(prefix)), None)
-        if key == STACKED or before is not None:
-            key = key if before is None else prefixes[before] + key.removeprefix(before)
-            # The exporter keeps one copy of weights that are the same, and one of layers that are.
-            twins = {BRANCH.sub(f"branches.{branch}.", name) for branch in branches if BRANCH.match(name)}
-            shared = one.uses > 1 or (key != STACKED and not twins <= known.keys())
-            yield key, Place(component, name, one, turned, slice(0, shape[0]), shape, shared)
+        key = match["key"] if before is None else prefixes[before] + match["key"].removeprefix(before)
+        # The exporter keeps one copy of weights that are the same, and one of layers that are.
+        twins = {BRANCH.sub(f"branches.{branch}.", name) for branch in branches if BRANCH.match(name)}
+        shared = (one.uses > 1 and key not in READ_TWICE) or (key not in STACKED and not twins <= known.keys())
+        turned = match["shape"] is not None and len(own) == 2
+        found[key] = Place(component, name, one, turned, slice(0, own[0]), own, shared or key in found)
+    return found
+
+
+def own_shape(shape: tuple[int, ...], said: str | None) -> tuple[int, ...] | None:
+    """The shape of a weight in a checkpoint by the one that it has in a graph; None where that cannot be told.
+
+    said: what its name there says of its shape, nothing where it is its own.
+    """
+    if said is None:
+        return shape
+    if len(shape) == 2:
+        return shape[::-1]
+    return (shape[0],) if math.prod(shape) == shape[0] else None
 
 
 def ordered(pattern: re.Pattern[str], places: Mapping[str, Place]) -> list[tuple[str, int]]:
@@ -119,16 +153,19 @@ def order_of(path: str) -> tuple[int, ...]:
 
 
 def unstacked(
-    bundle: Bundle, whole: Place | None, parts: Iterable[tuple[str, int]], component: str
+    bundle: Bundle, whole: Place | None, parts: Iterable[tuple[str, int]], component: str, *, required: bool
 ) -> dict[str, Place]:
-    """The layers that lie stacked in one weight, by key. parts: their keys and rows in order."""
+    """The layers that lie stacked in one weight, by key. parts: their keys and rows in order.
+
+    Raises BundleError where the weight has fewer rows, or is missing and required.
+    """
     found, start = {}, 0
     for key, rows in parts:
         if whole is not None:
             found[key] = replace(whole, rows=slice(start, start + rows), shape=(rows, *whole.shape[1:]))
         start += rows
     rows = 0 if whole is None else whole.shape[0]
-    if rows < start:
+    if rows < start and (required or whole is not None):
         raise BundleError(
             f"{bundle.folder / MANIFEST}: its {component} has {rows} rows of weights, expected the {start} that its "
             "unet reads; export it anew"

@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from latentrt.bundle import Bundle, sha256_of
-from latentrt.errors import BundleError, CheckpointError, EngineError
-from latentrt.lora.files import Change, Lora, changes_of
-from latentrt.lora.places import Place, places_of, unread_of
+from latentrt.errors import BundleError, CheckpointError, EngineError, first_few
+from latentrt.lora.change import Change
+from latentrt.lora.files import Lora, changes_of
+from latentrt.lora.layers import bundled_words, found_file
+from latentrt.lora.places import Place, places_of, twins_of, unread_of
 from latentrt.tensors import Array
 
 
@@ -36,24 +38,36 @@ class Applied:
 
 @dataclass(frozen=True)
 class ChangedWeight:
-    """An initialiser of a graph and all that is added to it, in order."""
+    """An initialiser of a graph and all that changes it, in order."""
 
     changes: Sequence[tuple[Place, Change]]
 
     def read(self) -> Array:
-        """Returns the new weight, added up in float32 and rounded once to the type that it has in the graph."""
+        """Returns the new weight, computed in float32 and rounded once to the type that it has in the graph.
+
+        Raises CheckpointError for a file that has changed, and for weights that are not finite.
+        """
         stored = self.changes[0][0].initializer.read()
-        summed = stored.astype(np.float32)
+        changed = stored.astype(np.float32)
         for place, change in self.changes:
-            part = place.of(summed)
-            part += change.read().reshape(place.shape)
-        return summed.astype(stored.dtype, copy=False)
+            part = place.of(changed)
+            part[...] = change.apply(part)
+        with np.errstate(over="ignore"):
+            rounded = changed.astype(stored.dtype, copy=False)
+        if stored.dtype == np.float16 and not np.isfinite(rounded).all():
+            place, change = self.changes[-1]
+            raise CheckpointError(
+                f"{change.file}: {change.layer} makes weights that fp16 cannot hold, as {place.name} is stored; give a "
+                "smaller scale, or export the bundle in fp32"
+            )
+        return rounded
 
 
 def changed_weights(bundle: Bundle, loras: Sequence[Lora]) -> dict[str, dict[str, ChangedWeight]]:
     """Returns the initialisers that LoRA files change in each component, by name; none is computed yet.
 
-    Raises CheckpointError for a file that does not fit the bundle, EngineError for a bundle that has no float weights.
+    Raises CheckpointError for a file that does not fit the bundle or brings words along, EngineError for a bundle that
+    has no float weights, BundleError for one whose graphs share a weight of which one use is changed.
     """
     manifest = bundle.manifest
     for name in ("unet", "cross_kv", "time_bias", *manifest.text.encoders):
@@ -64,17 +78,23 @@ def changed_weights(bundle: Bundle, loras: Sequence[Lora]) -> dict[str, dict[str
             )
     places = places_of(bundle)
     unread = unread_of(bundle, places)
-    shapes = {name: {key: place.shape for key, place in places[name].items()} | unread[name] for name in places}
+    twins = twins_of(places, unread)
+    shapes = {
+        name: {key: place.shape for key, place in places[name].items()} | unread[name] | twins[name] for name in places
+    }
     found: dict[str, dict[str, list[tuple[Place, Change]]]] = defaultdict(lambda: defaultdict(list))
     for lora in loras:
-        for change in changes_of(lora, shapes, manifest.name, manifest.family):
+        changes = changes_of(lora, shapes, manifest.name, manifest.family)
+        check_words(lora)
+        for change in changes:
             if change.weight in unread[change.component]:
                 continue
-            place = places[change.component][change.weight]
-            if place.shared:
+            place = places[change.component].get(change.weight)
+            if place is None or place.shared:
                 raise BundleError(
-                    f"{bundle.path(manifest.components[place.component].file)}: {place.name} serves several layers, "
-                    f"and {lora.file} changes one of them; fuse it with `latentrt export --lora`"
+                    f"{bundle.folder}: {change.component} {change.weight} is the same as others, of which the graph "
+                    f"has one that serves several layers, and {lora.file} changes one of them; fuse it with "
+                    "`latentrt export --lora`"
                 )
             found[place.component][place.name].append((place, change))
     return {
@@ -83,12 +103,24 @@ def changed_weights(bundle: Bundle, loras: Sequence[Lora]) -> dict[str, dict[str
     }
 
 
+def check_words(lora: Lora) -> None:
+    """Raises CheckpointError for a file that brings words along: they need rows of their own in the text encoders."""
+    words = bundled_words(lora.file)
+    if words:
+        raise CheckpointError(
+            f"{lora.file} brings words of textual inversion along ({first_few(words)}), which cannot be added to a "
+            "bundle; fuse it with `latentrt export --lora`, which adds them"
+        )
+
+
 def applied(loras: Sequence[Lora]) -> tuple[Applied, ...]:
     """What a picture says of the files."""
     found = []
     for lora in loras:
         scale, text = float(lora.scale), float(lora.scale_of("text_encoder"))
-        found.append(Applied(lora.file.name, sha256_of(lora.file), scale, None if text == scale else text))
+        found.append(
+            Applied(lora.file.absolute().name, sha256_of(found_file(lora.file)), scale, None if text == scale else text)
+        )
     return tuple(found)
 
 

@@ -13,11 +13,11 @@ GRAPH = MODELS / "emoji" / "unet.onnx"
 
 
 def of_package(model):
-    """What the package reads: every matrix and kernel of floats, by name, and how many inputs read each."""
+    """What the package reads: every array of floats, by name, and how many inputs read each."""
     arrays = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
     reads = [name for node in model.graph.node for name in node.input]
     return {
-        name: (array, reads.count(name)) for name, array in arrays.items() if array.ndim > 1 and array.dtype.kind == "f"
+        name: (array, reads.count(name)) for name, array in arrays.items() if array.ndim and array.dtype.kind == "f"
     }
 
 
