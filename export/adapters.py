@@ -9,7 +9,8 @@ from pathlib import Path
 from latentrt.errors import CheckpointError
 from latentrt.export.adapter_network import features_of, places_of
 from latentrt.export.builders import BUILDERS
-from latentrt.export.load import Checkpoint, Component, folder_source, matched
+from latentrt.export.folder import folder_source
+from latentrt.export.load import Checkpoint, Component, matched
 from latentrt.export.named import Named
 from latentrt.export.part import pixels_of
 

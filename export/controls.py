@@ -13,11 +13,14 @@ from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 
 from latentrt.errors import CheckpointError, first_few
 from latentrt.export.builders import BUILDERS
-from latentrt.export.families import Config
-from latentrt.export.load import Checkpoint, Component, Source, folder_source, header, matched, under
+from latentrt.export.folder import folder_source
+from latentrt.export.layouts import Config
+from latentrt.export.load import Checkpoint, Component, matched
+from latentrt.export.match import Source
 from latentrt.export.named import Named
 from latentrt.export.residuals import layout_of
 from latentrt.export.split import cross_attentions
+from latentrt.export.stored import header, under
 
 KIND = "controlnet"
 FILE_PREFIX = "control_model."

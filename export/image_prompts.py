@@ -12,11 +12,13 @@ from torch import Tensor
 
 from latentrt.errors import CheckpointError, first_few
 from latentrt.export.builders import BUILDERS
-from latentrt.export.families import Config, Shape
+from latentrt.export.folder import folder_source
 from latentrt.export.image_encoder import ImageKV, Projection, widths_of
-from latentrt.export.load import FLOATS, Checkpoint, Stored, folder_source, header, matched, read, under
+from latentrt.export.layouts import Config, Shape
+from latentrt.export.load import Checkpoint, matched
 from latentrt.export.named import Named
 from latentrt.export.split import cross_attentions
+from latentrt.export.stored import FLOATS, Stored, header, read, under
 from latentrt.manifest import IMAGE_ENCODER
 
 PROJECTION, ATTENTION = "image_proj.", "ip_adapter."

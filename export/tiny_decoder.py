@@ -13,9 +13,12 @@ from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
 from latentrt.errors import CheckpointError
-from latentrt.export.families import Config, Tensors
-from latentrt.export.load import Component, Source, folder_source, header, matched
+from latentrt.export.folder import folder_source
+from latentrt.export.layouts import Config, Tensors
+from latentrt.export.load import Component, matched
+from latentrt.export.match import Source
 from latentrt.export.part import PROBES, Part, Probe, generator
+from latentrt.export.stored import header
 from latentrt.tensors import TensorSpec
 
 NAME = "tiny_decoder"

@@ -20,8 +20,13 @@ def words(
     _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
 ) -> list[tuple[Path, str | None]]:
     """The file and the token of each FILE:TOKEN, of FILE alone no token."""
-    parts = [value.rpartition(":") for value in values]
-    return [(Path(file), token) if colon else (Path(token), None) for file, colon, token in parts]
+    return [word_of(value) for value in values]
+
+
+def word_of(value: str) -> tuple[Path, str | None]:
+    """The file and the token that `value` names; a file whose name has a colon is one, where it is there."""
+    file, colon, token = value.rpartition(":")
+    return (Path(value), None) if not colon or Path(value).is_file() else (Path(file), token)
 
 
 def named(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, Path]]:
@@ -46,6 +51,24 @@ def named(_context: click.Context, _parameter: click.Parameter, values: tuple[st
 @click.option("--name", help="The bundle's name.  [default: the checkpoint's]")
 @click.option("--steps", type=click.IntRange(min=1), default=20, show_default=True, help="The bundle's default steps.")
 @click.option("--guidance", type=float, default=7.5, show_default=True, help="The bundle's default guidance.")
+@click.option(
+    "--prediction",
+    type=click.Choice(["epsilon", "v_prediction", "sample"]),
+    help="What the UNet predicts.  [default: what the checkpoint says]",
+)
+@click.option(
+    "--zero-snr/--no-zero-snr",
+    default=None,
+    help="Whether the last timestep is noise alone (zero terminal SNR); steps then begin there.  [default: likewise]",
+)
+@click.option(
+    "--variant", metavar="NAME", help="Which of a folder's weights, such as fp16.  [default: the most precise]"
+)
+@click.option(
+    "--allow-pickle",
+    is_flag=True,
+    help="Read .ckpt, .bin and .pt as well: their tensors alone, in a process of its own that runs none of their code.",
+)
 @click.option("--vae", type=ANYTHING, metavar="PATH", help="A VAE to use in place of the checkpoint's.")
 @click.option("--tiny-decoder", type=ANYTHING, metavar="PATH", help="A TAESD, for previews and --fast-decode.")
 @lora_option("A LoRA to fuse, and how much of it.")
