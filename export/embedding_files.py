@@ -14,6 +14,7 @@ from pathlib import Path
 
 from latentrt.errors import CheckpointError, first_few
 from latentrt.export.families import Family
+from latentrt.export.given import check_there
 from latentrt.export.layouts import Config
 from latentrt.export.stored import FLOATS, Stored, header
 
@@ -48,8 +49,7 @@ def words_in(file: Path, family: Family, configs: Mapping[str, Config]) -> list[
 
     Raises CheckpointError for a file that is missing, damaged or none of textual inversion, or for another family.
     """
-    if not file.is_file():
-        raise CheckpointError(f"no embedding at {file}: expected a .safetensors file; nothing is downloaded here")
+    check_there("embedding", file)
     held = header(file)
     bundled = {key.removeprefix(BUNDLED): stored for key, stored in held.items() if key.startswith(BUNDLED)}
     words: dict[str | None, dict[str, Stored]] = defaultdict(dict)

@@ -11,6 +11,7 @@ from typing import Any
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
 from latentrt.errors import CheckpointError, first_few
+from latentrt.export.given import CONFIGS as CONFIGS
 from latentrt.export.layouts import Config, Shape, Tensors, open_clip_keys, text_keys, vae_keys
 from latentrt.manifest import Shown, SizeId
 
@@ -81,7 +82,6 @@ class Family:
 
 # The entry of the UNet's config that is the width of pooled text and the sinusoids of all size ids together.
 ADDED_WIDTH = "projection_class_embeddings_input_dim"
-CONFIGS = Path(__file__).parent / "configs"
 # The pipelines of diffusers 0.42.1 that are made of a family's parts, and of nothing besides but what steers them from
 # outside: their folders hold the same model, to be drawn with here as in any way.
 STABLE_PIPELINES = (

@@ -13,6 +13,7 @@ from torch import Tensor
 from latentrt.errors import CheckpointError, first_few
 from latentrt.export.builders import BUILDERS
 from latentrt.export.folder import folder_source
+from latentrt.export.given import check_there
 from latentrt.export.image_encoder import ImageKV, Projection, widths_of
 from latentrt.export.layouts import Config, Shape
 from latentrt.export.load import Checkpoint, matched
@@ -36,11 +37,7 @@ def with_image_prompts(checkpoint: Checkpoint, adapters: Sequence[Named], encode
     if not adapters:
         return checkpoint
     folder = encoder or adapters[0].path.parent / IMAGE_ENCODER
-    if not folder.is_dir():
-        raise CheckpointError(
-            f"no image encoder at {folder}: expected a folder of CLIPVisionModelWithProjection; name it with "
-            "--image-encoder DIR. Nothing is downloaded here"
-        )
+    check_there("image encoder", folder)
     component = matched(IMAGE_ENCODER, folder_source(folder, IMAGE_ENCODER))
     opened = {one.name: opened_adapter(one.path, checkpoint, component.config) for one in adapters}
     return replace(checkpoint, components={**checkpoint.components, IMAGE_ENCODER: component}, image_prompts=opened)
@@ -48,8 +45,7 @@ def with_image_prompts(checkpoint: Checkpoint, adapters: Sequence[Named], encode
 
 def opened_adapter(path: Path, checkpoint: Checkpoint, encoder: Config) -> dict[str, Stored]:
     """The tensors of an IP-Adapter, not read yet. encoder: the config of what encodes the images."""
-    if not path.is_file():
-        raise CheckpointError(f"no IP-Adapter at {path}: expected a .safetensors file; nothing is downloaded here")
+    check_there("IP-Adapter", path)
     tensors = header(path)
     if not any(PROJECTION + key in tensors for key in KINDS):
         raise CheckpointError(

@@ -18,8 +18,9 @@ from latentrt.errors import CheckpointError
 from latentrt.export import families
 from latentrt.export.builders import BUILDERS
 from latentrt.export.families import Family
-from latentrt.export.layouts import Config
 from latentrt.export.folder import name_of, open_folder
+from latentrt.export.given import check_there
+from latentrt.export.layouts import Config
 from latentrt.export.markers import Declared
 from latentrt.export.match import Source, left_out, located
 from latentrt.export.opened import Opened
@@ -115,15 +116,9 @@ def load_checkpoint(
     >>> load_checkpoint(Path("v1-5-pruned-emaonly.safetensors")).load_unet()  # doctest: +SKIP
     """
     asked = asked or Declared()
-    if path.is_dir():
-        opened = open_folder(path, configs, variant, asked)
-    elif path.is_file():
-        opened = open_file(path, configs, asked)
-    else:
-        raise CheckpointError(
-            f"no checkpoint at {path}: expected a diffusers folder or a .safetensors file. Nothing is downloaded here, "
-            "so fetch it first, for example with: hf download OWNER/NAME --local-dir FOLDER"
-        )
+    check_there("checkpoint", path)
+    folder = path.is_dir()
+    opened = open_folder(path, configs, variant, asked) if folder else open_file(path, configs, asked)
     sources = opened.sources if vae is None else with_vae(opened, vae, variant)
     components = {name: matched(name, source) for name, source in sources.items()}
     return Checkpoint(

@@ -130,6 +130,6 @@ def overruled(scheduler: Mapping[str, Any], declared: Declared) -> tuple[dict[st
     if not declared.zero_snr:
         return config, {**said, SNR: f"none ({reason})"}
     config["timestep_spacing"] = "trailing"
-    if config.get("_class_name") not in ZERO_SNR_SCHEDULERS:
+    if config.get("_class_name", "DDIMScheduler") not in ZERO_SNR_SCHEDULERS:
         config = {**config, "_class_name": "DDIMScheduler", "clip_sample": False}
     return config, {**said, SNR: f"yes, with trailing spacing ({reason})"}

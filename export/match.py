@@ -6,7 +6,7 @@ import bisect
 import itertools
 import math
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -129,15 +129,12 @@ def left_out(keys: Iterable[str], used: Iterable[str]) -> list[str]:
     known, read = set[str](), set(used)
     for key in read:
         known.update(itertools.accumulate(key.split("."), "{}.{}".format))
-    groups = dict.fromkeys(group_of(key, known) for key in keys if key not in read and not MADE.search(key))
-    return list(groups)
-
-
-def group_of(key: str, known: set[str]) -> str:
-    """Returns the shortest beginning of a key that nothing in `known` has."""
-    starts = itertools.accumulate(key.split("."), "{}.{}".format)
-    start = next((start for start in starts if start not in known), key)
-    return key if start == key else f"{start}.*"
+    groups = defaultdict[str, list[str]](list)
+    for key in keys:
+        if key not in read and not MADE.search(key):
+            starts = itertools.accumulate(key.split("."), "{}.{}".format)
+            groups[next((start for start in starts if start not in known), key)].append(key)
+    return [held[0] if len(held) == 1 else f"{start}.*" for start, held in groups.items()]
 
 
 def wanted_by(name: str, source: Source) -> dict[str, Shape]:

@@ -208,8 +208,9 @@ def refuse_other(name: Any) -> None:
         return
     reason = OTHERS.get(str(name), "which is not known here, so neither is its noise")
     raise CheckpointError(
-        f"scheduler_config.json: got _class_name {name!r}, {reason}; expected one of {', '.join(SCHEDULERS)}. If the "
-        "model was trained with betas and is drawn with this by choice, write one of these there"
+        f"scheduler_config.json: got _class_name {name!r}, {reason}; expected one with betas that has a sampler here, "
+        "such as DDIMScheduler or EulerDiscreteScheduler (docs/export.md has all); write that there if the model is of "
+        "its noise"
     )
 
 

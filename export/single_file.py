@@ -9,6 +9,7 @@ from latentrt.errors import first_few
 from latentrt.export import families
 from latentrt.export.families import Configs, Family
 from latentrt.export.folder import name_of
+from latentrt.export.given import check_configs
 from latentrt.export.layouts import Shape
 from latentrt.export.markers import MARKERS, Declared, declared_by, overruled
 from latentrt.export.match import Source
@@ -19,6 +20,8 @@ from latentrt.export.weight_files import read_json
 
 def open_file(path: Path, configs: Path | None, asked: Declared) -> Opened:
     """Returns what is found in a single file. asked: what overrules what the file declares, and its configs."""
+    if configs is not None:
+        check_configs(configs)
     tensors = header(path)
     declared = declared_by(f"{path}", tensors, notes(path), asked)
     shapes = {key: stored.shape for key, stored in tensors.items()}

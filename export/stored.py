@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from latentrt.errors import CheckpointError
+from latentrt.export.given import check_type
 from latentrt.export.layouts import Shape, Tensors
-from latentrt.export.pickles import PICKLES, refusal
 from latentrt.export.quantized import refuse_quantized, without_scales
 
 FLOATS = ("F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2")
@@ -44,7 +44,7 @@ def header(file: Path) -> dict[str, Stored]:
     Scales of fp8 weights are no entries of their own: they are of the weight that they belong to. Raises
     CheckpointError for a file that is damaged, of another kind, or quantized in a way that cannot be read.
     """
-    check_kind(file)
+    check_type(file)
     try:
         with safe_open(file, framework="pt") as tensors:
             slices = {key: tensors.get_slice(key) for key in tensors.keys()}
@@ -65,17 +65,6 @@ def notes(file: Path) -> dict[str, str]:
     """Returns what the header of a .safetensors file, known to be one, notes besides its tensors."""
     with safe_open(file, framework="pt") as tensors:
         return dict(tensors.metadata() or {})
-
-
-def check_kind(file: Path) -> None:
-    """Raises CheckpointError for a file whose name is not that of a .safetensors file."""
-    suffix = file.suffix.lower()
-    if suffix in PICKLES:
-        raise CheckpointError(refusal(file))
-    if suffix == ".gguf":
-        raise CheckpointError(f"{file} is of type '.gguf', which is quantized: fetch the model as .safetensors")
-    if suffix != ".safetensors":
-        raise CheckpointError(f"{file} is of type {file.suffix!r}: expected a .safetensors file or a diffusers folder")
 
 
 def unreadable(file: Path, error: Exception) -> str:

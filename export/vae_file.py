@@ -6,6 +6,7 @@ from pathlib import Path
 
 from latentrt.errors import CheckpointError
 from latentrt.export.folder import config_in, folder_source
+from latentrt.export.given import check_there
 from latentrt.export.layouts import Config, vae_keys
 from latentrt.export.match import Source
 from latentrt.export.stored import header, under
@@ -19,10 +20,9 @@ def vae_source(path: Path, config: Config, variant: str | None) -> Source:
 
     A file in diffusers' layout is read with the config.json beside it, where there is one. Raises CheckpointError.
     """
+    check_there("VAE", path)
     if path.is_dir():
         return folder_source(path, "vae", variant)
-    if not path.is_file():
-        raise CheckpointError(f"no VAE at {path}: expected a diffusers VAE folder or a .safetensors file")
     tensors = header(path)
     held = next((found for prefix in PREFIXES if (found := under(prefix, tensors))), tensors)
     if not any(key.endswith(f"{part}.conv_in.weight") for key in held for part in ("encoder", "decoder")):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from latentrt.atomic import new_file
-from latentrt.errors import OutputError, RequestError
+from latentrt.atomic import output_file
+from latentrt.errors import RequestError
 from latentrt.tensors import Array
 
 if TYPE_CHECKING:
@@ -164,9 +164,5 @@ def save_png(image: Image, path: Path, text: Mapping[str, str]) -> None:
 
 def write_image(image: Image, path: Path, **options: Any) -> None:
     """Writes a picture whole or not at all. Raises OutputError when it cannot be written there."""
-    try:
-        with new_file(path) as temporary:
-            image.save(temporary, **options)
-    except OSError as error:
-        reason = error.strerror or error
-        raise OutputError(f"{path}: cannot be written ({reason}); name a file in a folder that exists") from error
+    with output_file(path) as temporary:
+        image.save(temporary, **options)

@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from latentrt.cli.output import as_json, print_json
+from latentrt.cli.paths import bundle_argument
 
 if TYPE_CHECKING:
     from latentrt.engines.lowered import Attention
@@ -58,7 +59,7 @@ def read_gpu(text: str) -> str:
 
 
 @click.command()
-@click.argument("bundle")
+@bundle_argument("bundle")
 @click.option("--target", type=click.Choice([CPU, "tensorrt", "tensorrt-rtx"]), required=True, help="What runs it.")
 @click.option(
     "--gpu",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,22 @@ def export(
     Every graph is run and compared with the original; OUT appears only if all are within their gates. Needs
     `pip install 'latentrt[export]'`.
     """
+    check_paths(
+        {
+            "checkpoint": [checkpoint],
+            "VAE": [options["vae"]],
+            "tiny decoder": [options["tiny_decoder"]],
+            "LoRA": [file for file, *_ in loras],
+            "embedding": [file for file, _ in embeddings],
+            "ControlNet": [path for _, path in controls],
+            "T2I-Adapter": [path for _, path in adapters],
+            "IP-Adapter": [path for _, path in image_prompts],
+            "image encoder": [options["image_encoder"]],
+            "tokenizer": [options["tokenizer"]],
+        },
+        out,
+        **{name: options[name] for name in ("configs", "allow_pickle")},
+    )
     try:
         from latentrt.export.embeddings import Embedding
         from latentrt.export.named import Named
@@ -150,3 +167,22 @@ def export(
         psnr = "exact" if loss["psnr_db"] is None else f"{loss['psnr_db']:.1f} dB"
         click.echo(f"{name:14} relative error {loss['relative_error']:.1e}, {psnr}")
     click.echo(out)
+
+
+def check_paths(
+    given: Mapping[str, Sequence[Path | None]], out: Path, *, configs: Path | None, allow_pickle: bool
+) -> None:
+    """Raises CheckpointError or OutputError for a path that cannot be used, before torch takes seconds to import.
+
+    given: by the kinds of `latentrt.export.given`.
+    """
+    from latentrt.atomic import refuse_existing
+    from latentrt.export.given import check_configs, check_there
+
+    for kind, paths in given.items():
+        for path in paths:
+            if path is not None:
+                check_there(kind, path, allow_pickle=allow_pickle)
+    if configs is not None:
+        check_configs(configs)
+    refuse_existing(out)

@@ -142,7 +142,7 @@ def test_schedule_of_a_scheduler_s_config(config, expected):
         ({"prediction_type": "flow_prediction"}, "prediction.*flow_prediction"),
         ({"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction"}, "with UniPC.*FlowMatch"),
         ({"_class_name": "FlowMatchHeunDiscreteScheduler", "prediction_type": "epsilon"}, "epsilon with FlowMatchHeun"),
-        ({"_class_name": "SomethingNew"}, "SomethingNew', which is not known here.*expected one of DDIMScheduler"),
+        ({"_class_name": "SomethingNew"}, "SomethingNew', which is not known here.*expected one with betas"),
         ({"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction"}, "EDMEulerScheduler', whose .* EDM's"),
         ({"_class_name": ["DDIMScheduler"]}, "_class_name"),
         ({"timestep_spacing": "karras"}, "spacing.*karras"),
