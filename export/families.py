@@ -97,8 +97,8 @@ STABLE_PIPELINES = (
     *("StableDiffusionModelEditingPipeline", "StableDiffusionParadigmsPipeline", "StableDiffusionPix2PixZeroPipeline"),
     *("StableDiffusionSAGPipeline", "SemanticStableDiffusionPipeline", "StableDiffusionPipelineSafe"),
     *("CycleDiffusionPipeline", "TextToVideoZeroPipeline"),
-    # Community pipelines that add prompts of any length and nothing to the model.
-    *("StableDiffusionLongPromptWeightingPipeline", "OnnxStableDiffusionPipeline"),
+    # A community pipeline that takes prompts of any length, and adds nothing to the model.
+    "StableDiffusionLongPromptWeightingPipeline",
 )
 # Where a single file keeps the convolution whose second axis is the channels that the UNet takes.
 FIRST_LAYER = "model.diffusion_model.input_blocks.0.0.weight"
