@@ -16,7 +16,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from latentrt.atomic import put_in_place, refuse_existing
+from latentrt.atomic import filling, put_in_place, refuse_existing
 from latentrt.bundle import Bundle
 from latentrt.calib.claim import claim
 from latentrt.calib.compare import compare, mean_psnr_db, side_of
@@ -98,24 +98,25 @@ def calibrate(
     precision: "int8" or "w8". `out` appears whole or not at all; what was recorded, observed and measured on the way is
     kept beside it until it is there, and a second run takes it up. Raises BundleError for a bundle that is quantized
     already or whose UNet is shown images, FidelityError for a budget that cannot be met, RequestError for prompts that
-    cannot be generated, OutputError when `out` exists.
+    cannot be generated, OutputError when `out` exists or the disk is full.
     """
     refuse_existing(out)
     with load(source, engine="onnxruntime") as pipeline:
         check_alone(pipeline.bundle)
         check_float(pipeline, (UNET,) if options.vae_gate_db is None else (UNET, DECODER))
         work = Work(pipeline, options, out.parent / f".{out.name}.calibration", progress)
-        claim(work.folder, SETTINGS, decisive(work, precision))
-        # Not beside `out`, where a run that is killed would leave it for ever.
-        folder = work.folder / "bundle"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        bench = bench_of(work)
-        quantize = PRECISIONS[precision]
-        unet = quantize(work, bench, UNET).write(folder)
-        decoder = gated(work, bench, quantize, folder)
-        progress("comparing with the float bundle")
-        report = publish(pipeline.bundle, folder, unet, decoder, bench, settings_of(options, bench))
+        with filling(work.folder, out):
+            claim(work.folder, SETTINGS, decisive(work, precision))
+            # Not beside `out`, where a run that is killed would leave it for ever.
+            folder = work.folder / "bundle"
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            bench = bench_of(work)
+            quantize = PRECISIONS[precision]
+            unet = quantize(work, bench, UNET).write(folder)
+            decoder = gated(work, bench, quantize, folder)
+            progress("comparing with the float bundle")
+            report = publish(pipeline.bundle, folder, unet, decoder, bench, settings_of(options, bench))
     put_in_place(folder, out)
     shutil.rmtree(work.folder)
     return report

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from latentrt.atomic import new_file
+from latentrt.atomic import cannot_write, new_file
 from latentrt.errors import OutputError
 
 # The names that latentrt.atomic gives to files while they are written; a killed run leaves one.
@@ -37,7 +37,7 @@ def claim(folder: Path, file: str, settings: Any, *, scratch: str | None = None)
     except OutputError:  # which is an OSError too
         raise
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be written ({error.strerror}); name another folder") from error
+        raise cannot_write(folder, error) from error
 
 
 def refuse_other(path: Path, settings: dict[str, Any]) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 from latentrt.errors import CheckpointError
 from latentrt.export.adapter_network import features_of, places_of
 from latentrt.export.builders import BUILDERS
-from latentrt.export.load import Checkpoint, Component, folder_source, matched
+from latentrt.export.folder import folder_source
+from latentrt.export.given import check_there
+from latentrt.export.load import Checkpoint, Component, matched
 from latentrt.export.named import Named
 from latentrt.export.part import pixels_of
 
@@ -26,11 +28,7 @@ def with_adapters(checkpoint: Checkpoint, adapters: Sequence[Named]) -> Checkpoi
 
 def opened_adapter(path: Path, checkpoint: Checkpoint) -> Component:
     """A T2I-Adapter, held against the UNet that it is to steer and not read yet."""
-    if not path.is_dir():
-        raise CheckpointError(
-            f"no T2I-Adapter at {path}: expected a folder of diffusers' T2IAdapter, with its config.json; nothing is "
-            "downloaded here"
-        )
+    check_there("T2I-Adapter", path)
     component = matched(KIND, folder_source(path, KIND))
     unet, vae = (checkpoint.components[name].config for name in ("unet", "vae"))
     got, expected = features_of(BUILDERS[KIND](component.config), pixels_of(vae)), places_of(BUILDERS["unet"](unet))

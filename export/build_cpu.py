@@ -56,7 +56,6 @@ def build_cpu(source: str | Path, progress: Progress = lambda line: None) -> Ite
         start, missing = time.perf_counter(), not path.is_dir()
         if missing:
             progress(f"{name}: optimising")
-            path.parent.mkdir(parents=True, exist_ok=True)
             write(bundle, name, path, known)
         found = read(path, verify=False)
         seconds = time.perf_counter() - start if missing else None

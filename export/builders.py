@@ -15,7 +15,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from latentrt.export.families import Config
+from latentrt.export.layouts import Config
 
 
 def from_config(kind: Any) -> Callable[[Config], Any]:

@@ -13,11 +13,15 @@ from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 
 from latentrt.errors import CheckpointError, first_few
 from latentrt.export.builders import BUILDERS
-from latentrt.export.families import Config
-from latentrt.export.load import Checkpoint, Component, Source, folder_source, header, matched, under
+from latentrt.export.folder import folder_source
+from latentrt.export.given import check_there
+from latentrt.export.layouts import Config
+from latentrt.export.load import Checkpoint, Component, matched
+from latentrt.export.match import Source
 from latentrt.export.named import Named
 from latentrt.export.residuals import layout_of
 from latentrt.export.split import cross_attentions
+from latentrt.export.stored import header, under
 
 KIND = "controlnet"
 FILE_PREFIX = "control_model."
@@ -50,11 +54,7 @@ def with_controls(checkpoint: Checkpoint, controls: Sequence[Named]) -> Checkpoi
 
 def opened_control(path: Path, checkpoint: Checkpoint) -> Component:
     """A ControlNet, held against the UNet that it is to steer and not read yet."""
-    if not path.exists():
-        raise CheckpointError(
-            f"no ControlNet at {path}: expected a folder with config.json or a .safetensors file; nothing is "
-            "downloaded here"
-        )
+    check_there("ControlNet", path)
     component = matched(KIND, folder_source(path, KIND) if path.is_dir() else file_source(path, checkpoint))
     found = list(differences(component.config, checkpoint))
     if found:

@@ -8,55 +8,80 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tokenizers import AddedToken
 
 from latentrt.bundle import sha256_of
-from latentrt.errors import CheckpointError, first_few
-from latentrt.export.load import FLOATS, Checkpoint, Component, Stored, header
+from latentrt.errors import CheckpointError
+from latentrt.export.embedding_files import Word, has_bundled, words_in
+from latentrt.export.load import Checkpoint, Component
+from latentrt.export.stored import Stored, zeros
+from latentrt.lora.files import Lora
 from latentrt.tokenizer import Tokenizer
 
 TABLE = "embeddings.token_embedding.weight"
-# The name of each text encoder's vectors in a file that has those of several.
-KEYS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
-# Names of tensors that are no word; the file's own name is.
-NAMELESS = ("emb_params", "*", *KEYS.values())
 UNFIT = re.compile(r"[\s()\[\]\\]")
+Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """A file of textual inversion, and the word that stands for it, the file's own where it is None."""
+    """A file of textual inversion, and the word that stands for it, the file's own where it is None.
+
+    bundled: whether the file is a LoRA that brings words, of which those that there are already are left out.
+    """
 
     file: Path
     token: str | None = None
+    bundled: bool = False
+
+
+@dataclass(frozen=True)
+class Worded:
+    """A checkpoint and its tokenizer with words added, and what a bundle says of the files that they are from."""
+
+    checkpoint: Checkpoint
+    tokenizer: Tokenizer
+    provenance: Mapping[str, str]
+
+
+def bundled_in(loras: Sequence[Lora]) -> tuple[Embedding, ...]:
+    """Returns the words that LoRA files bring, file by file."""
+    return tuple(Embedding(lora.file, bundled=True) for lora in loras if has_bundled(lora.file))
 
 
 def with_embeddings(
-    checkpoint: Checkpoint, tokenizer: Tokenizer, embeddings: Sequence[Embedding]
-) -> tuple[Checkpoint, Tokenizer]:
+    checkpoint: Checkpoint,
+    tokenizer: Tokenizer,
+    embeddings: Sequence[Embedding],
+    progress: Progress = lambda line: None,
+) -> Worded:
     """Returns both with every word of `embeddings` added, in that order; the tokenizer's backend is changed in place.
 
-    Files hold one tensor, (width) or (vectors, width), or those of SDXL's two text encoders, `clip_l` and `clip_g`. A
-    word of several vectors is so many tokens, the others named WORD_1 and on. Raises CheckpointError for a file that is
-    missing, damaged or none of these, for vectors of another width, and for a word that cannot be added.
+    Which files are read: see `embedding_files`. A word of several vectors is so many tokens, the others named WORD_1
+    and on. Where a word has vectors for one of two text encoders, the other sees zeros. progress: called with a line
+    for what is left out or stood in for. Raises CheckpointError for a file that is missing, damaged or none of these,
+    for vectors of another width, and for a word that cannot be added.
     """
+    files = []
     for one in embeddings:
-        tensors = _tensors(one, checkpoint)
-        word, count = _word(one, tensors, tokenizer), _count(one, tensors, tokenizer)
-        first = tokenizer.backend.get_vocab_size()
-        tokenizer.backend.add_tokens([AddedToken(word), *(AddedToken(f"{word}_{i}") for i in range(1, count))])
-        # An encoder that looks for the highest token as the end of text would find one of these.
-        changes = {"vocab_size": first + count, "eos_token_id": tokenizer.eos}
-        components = {
-            name: _extended(checkpoint.components[name], stored, first, changes) for name, stored in tensors.items()
-        }
-        checkpoint = replace(checkpoint, components={**checkpoint.components, **components})
-        tokenizer = replace(tokenizer, vectors={**tokenizer.vectors, first: count})
-    return checkpoint, tokenizer
+        configs = {name: component.config for name, component in checkpoint.components.items()}
+        names = []
+        for name, word in _named(one, words_in(one.file, checkpoint.family, configs)):
+            if one.bundled and name in tokenizer.backend.get_vocab():
+                progress(f"{one.file.name}: the word {name!r} is there already, the file's own is left out")
+                continue
+            checkpoint, tokenizer = _added(one, name, word, checkpoint, tokenizer)
+            names.append(name)
+            for line in _said(word, checkpoint):
+                progress(f"{one.file.name}: {line}")
+        if one.bundled and names:
+            progress(f"{one.file.name} brings words: {', '.join(names)}")
+        files.append(f"{one.file.name}, {', '.join(names) or 'no word'}, sha256 {sha256_of(one.file)}")
+    return Worded(checkpoint, tokenizer, {f"embedding {place}": said for place, said in enumerate(files, 1)})
 
 
 def words_of(tokenizer: Tokenizer) -> dict[str, int]:
@@ -64,56 +89,57 @@ def words_of(tokenizer: Tokenizer) -> dict[str, int]:
     return {str(tokenizer.backend.id_to_token(number)): count for number, count in tokenizer.vectors.items()}
 
 
-def embeddings_provenance(embeddings: Sequence[Embedding], tokenizer: Tokenizer) -> dict[str, str]:
-    """What a bundle says of the files that were added, by their place."""
-    return {
-        f"embedding {place}": f"{one.file.name}, {word}, sha256 {sha256_of(one.file)}"
-        for place, (one, word) in enumerate(zip(embeddings, words_of(tokenizer), strict=True), 1)
-    }
-
-
-def _tensors(one: Embedding, checkpoint: Checkpoint) -> dict[str, Stored]:
-    """Returns the file's tensor for each text encoder."""
-    if not one.file.is_file():
-        raise CheckpointError(f"no embedding at {one.file}: expected a .safetensors file; nothing is downloaded here")
-    held, encoders = header(one.file), checkpoint.family.encoders
-    alone = [*encoders] == ["text_encoder"]
-    if alone:
-        found = dict(zip(encoders, held.values(), strict=False)) if len(held) == 1 else {}
-    else:
-        found = {name: held[KEYS[name]] for name in encoders if KEYS[name] in held}
-    if found.keys() != encoders.keys():
-        wanted = "one tensor" if alone else "clip_l and clip_g"
+def _named(one: Embedding, words: Sequence[Word]) -> Iterator[tuple[str, Word]]:
+    """Yields the words of a file, each with the name that it is added by."""
+    if one.token is not None and len(words) > 1:
+        held = ", ".join(str(word.name) for word in words)
         raise CheckpointError(
-            f"{one.file} holds {first_few([*held]) or 'nothing'}, expected {wanted}; give an embedding for "
-            f"{checkpoint.family.name}"
+            f"{one.file} holds the words {held}, got the one token {one.token!r} for them; leave it out"
         )
-    for name, stored in found.items():
-        width = checkpoint.components[name].config["hidden_size"]
-        if stored.dtype not in FLOATS or len(stored.shape) not in (1, 2) or stored.shape[-1] != width:
-            raise CheckpointError(
-                f"{one.file}: {stored.key} is {stored.dtype} of shape {stored.shape}, expected floats whose last axis "
-                f"is {width}, the width of {name}; give an embedding for {checkpoint.family.name}"
-            )
-    return found
+    for word in words:
+        yield word.name or one.file.stem if one.token is None else one.token, word
 
 
-def _word(one: Embedding, tensors: Mapping[str, Stored], tokenizer: Tokenizer) -> str:
-    """Returns the word that stands for the file, once known to be one that can be added."""
-    key = next(iter(tensors.values())).key
-    word = one.token if one.token is not None else one.file.stem if key in NAMELESS else key
-    if not word or UNFIT.search(word):
+def _said(word: Word, checkpoint: Checkpoint) -> Iterator[str]:
+    """Yields what of a word is not as its file has it."""
+    if word.left_out:
+        yield f"{', '.join(word.left_out)} is left out: only what goes into a text encoder is read"
+    for name in checkpoint.family.encoders.keys() - word.tensors.keys():
+        yield f"it has no vectors for {name}, which sees zeros in their place"
+
+
+def _added(
+    one: Embedding, name: str, word: Word, checkpoint: Checkpoint, tokenizer: Tokenizer
+) -> tuple[Checkpoint, Tokenizer]:
+    """Returns both with one word added."""
+    _check(one, name, tokenizer)
+    count = _count(one, word.tensors, tokenizer)
+    first = tokenizer.backend.get_vocab_size()
+    tokenizer.backend.add_tokens([AddedToken(name), *(AddedToken(f"{name}_{i}") for i in range(1, count))])
+    # An encoder that looks for the highest token as the end of text would find one of these.
+    changes = {"vocab_size": first + count, "eos_token_id": tokenizer.eos}
+    components = dict(checkpoint.components)
+    for encoder in checkpoint.family.encoders:
+        width = components[encoder].config["hidden_size"]
+        stored = word.tensors.get(encoder) or zeros(one.file, (count, width))
+        components[encoder] = _extended(components[encoder], stored, first, changes)
+    tokenizer = replace(tokenizer, vectors={**tokenizer.vectors, first: count})
+    return replace(checkpoint, components=components), tokenizer
+
+
+def _check(one: Embedding, name: str, tokenizer: Tokenizer) -> None:
+    """Raises CheckpointError unless a word can be added by that name."""
+    if not name or UNFIT.search(name):
         raise CheckpointError(
-            f"{one.file}: got the token {word!r}, expected a word without spaces, brackets and backslashes; name one "
+            f"{one.file}: got the token {name!r}, expected a word without spaces, brackets and backslashes; name one "
             f"with {one.file.name}:TOKEN"
         )
     vocabulary = tokenizer.backend.get_vocab()
-    for taken in (word, f"{word}_1"):
+    for taken in (name, f"{name}_1"):
         if taken in vocabulary:
             raise CheckpointError(
                 f"{one.file}: the token {taken!r} is in the vocabulary already; name another with {one.file.name}:TOKEN"
             )
-    return word
 
 
 def _count(one: Embedding, tensors: Mapping[str, Stored], tokenizer: Tokenizer) -> int:

@@ -3,22 +3,19 @@
 A family is added by adding a `Family` to FAMILIES and its folder to `configs/`; no other code asks which one it has.
 """
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
-from torch import Tensor
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
 from latentrt.errors import CheckpointError, first_few
+from latentrt.export.given import CONFIGS as CONFIGS
+from latentrt.export.layouts import Config, Shape, Tensors, open_clip_keys, text_keys, vae_keys
 from latentrt.manifest import Shown, SizeId
 
-Config = Mapping[str, Any]
 Configs = Mapping[str, Config]
-Tensors = dict[str, Tensor]
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -59,7 +56,8 @@ class Family:
     order. `size_ids` are the numbers that its time embedding takes besides the timestep; `float32_vae`: whether
     the VAE leaves fp16's range unless its config says `force_upcast` false; `zero_negative`: whether zeros stand for a
     negative prompt that is not given, unless model_index.json says otherwise. `others` are the configs of single files
-    whose UNet takes so many channels, where `configs` are not.
+    whose UNet takes so many channels, where `configs` are not, `by_prediction` those of files that declare to predict
+    that.
     """
 
     name: str
@@ -74,6 +72,7 @@ class Family:
     float32_vae: bool = False
     zero_negative: bool = False
     others: Mapping[int, Path] = field(default_factory=dict)
+    by_prediction: Mapping[str, Path] = field(default_factory=dict)
 
     @property
     def tokenizer(self) -> str:
@@ -81,61 +80,25 @@ class Family:
         return next(iter(self.encoders.values())).tokenizer
 
 
-# Where single files keep the text encoder that is CLIP's own, and the one that is open_clip's.
-CLIP_PREFIX = r"cond_stage_model\.transformer\.|conditioner\.embedders\.0\.transformer\."
-OPEN_CLIP_PREFIX = re.compile(r"^(cond_stage_model|conditioner\.embedders\.\d)\.model\.")
-
-
-def text_keys(tensors: Tensors, config: Config) -> Tensors:
-    """Returns the tensors under CLIPTextModel's names: transformers 5 has no `text_model.`, all older files do."""
-    return {re.sub(rf"^({CLIP_PREFIX})?(text_model\.)?", "", key): t for key, t in tensors.items()}
-
-
-# OpenCLIP's names for the parts of a text transformer, and transformers' for the same, applied in this order.
-OPEN_CLIP = {
-    "transformer.resblocks.": "encoder.layers.",
-    "ln_1": "layer_norm1",
-    "ln_2": "layer_norm2",
-    "mlp.c_fc": "mlp.fc1",
-    "mlp.c_proj": "mlp.fc2",
-    ".attn.": ".self_attn.",
-    "ln_final": "final_layer_norm",
-    "token_embedding": "embeddings.token_embedding",
-    "positional_embedding": "embeddings.position_embedding.weight",
-}
-IN_PROJECTION = re.compile(r"in_proj_(weight|bias)$")
-
-
-def open_clip_keys(tensors: Tensors, config: Config) -> Tensors:
-    """Returns the tensors under transformers' names, the stacked projections of attention taken apart.
-
-    Source: the layout of open_clip's TextTransformer, whose attention is torch's MultiheadAttention.
-    """
-    converted, width = {}, config["hidden_size"]
-    for name, tensor in tensors.items():
-        key = OPEN_CLIP_PREFIX.sub("", name)
-        for theirs, ours in OPEN_CLIP.items():
-            key = key.replace(theirs, ours)
-        if not IN_PROJECTION.search(key):
-            converted[key] = tensor
-            continue
-        for place, letter in enumerate("qkv"):
-            rows = tensor[place * width : (place + 1) * width]
-            converted[IN_PROJECTION.sub(rf"{letter}_proj.\1", key)] = rows
-    if "text_projection" in converted:
-        converted["text_projection.weight"] = converted.pop("text_projection").T
-    return converted
-
-
 # The entry of the UNet's config that is the width of pooled text and the sinusoids of all size ids together.
 ADDED_WIDTH = "projection_class_embeddings_input_dim"
-CONFIGS = Path(__file__).parent / "configs"
+# The pipelines of diffusers 0.42.1 that are made of a family's parts, and of nothing besides but what steers them from
+# outside: their folders hold the same model, to be drawn with here as in any way.
 STABLE_PIPELINES = (
     "StableDiffusionPipeline",
-    "StableDiffusionImg2ImgPipeline",
-    "StableDiffusionInpaintPipeline",
+    *("StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline", "StableDiffusionInpaintPipelineLegacy"),
     "StableDiffusionInstructPix2PixPipeline",
-    "LatentConsistencyModelPipeline",
+    *("LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline"),
+    *("StableDiffusionControlNetPipeline", "StableDiffusionControlNetImg2ImgPipeline"),
+    *("StableDiffusionControlNetInpaintPipeline", "StableDiffusionAdapterPipeline"),
+    *("StableDiffusionPAGPipeline", "StableDiffusionPAGImg2ImgPipeline", "StableDiffusionPAGInpaintPipeline"),
+    *("StableDiffusionControlNetPAGPipeline", "StableDiffusionControlNetPAGInpaintPipeline"),
+    *("StableDiffusionAttendAndExcitePipeline", "StableDiffusionDiffEditPipeline", "StableDiffusionPanoramaPipeline"),
+    *("StableDiffusionModelEditingPipeline", "StableDiffusionParadigmsPipeline", "StableDiffusionPix2PixZeroPipeline"),
+    *("StableDiffusionSAGPipeline", "SemanticStableDiffusionPipeline", "StableDiffusionPipelineSafe"),
+    *("CycleDiffusionPipeline", "TextToVideoZeroPipeline"),
+    # A community pipeline that takes prompts of any length, and adds nothing to the model.
+    "StableDiffusionLongPromptWeightingPipeline",
 )
 # Where a single file keeps the convolution whose second axis is the channels that the UNet takes.
 FIRST_LAYER = "model.diffusion_model.input_blocks.0.0.weight"
@@ -143,7 +106,7 @@ FIRST_LAYER = "model.diffusion_model.input_blocks.0.0.weight"
 SHOWN: tuple[tuple[Shown, ...], ...] = ((), ("mask", "masked_image"), ("image",))
 STABLE_MARK = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 UNET_SLOT = Slot("model.diffusion_model.", convert_ldm_unet_checkpoint)
-VAE_SLOT = Slot("first_stage_model.", convert_ldm_vae_checkpoint)
+VAE_SLOT = Slot("first_stage_model.", vae_keys)
 
 # What a config means by leaving out an entry by which families are told apart: the class's default.
 DEFAULTS: Configs = {
@@ -167,9 +130,15 @@ OPEN_CLIP_UNREAD = r"\.(logit_scale|attn_mask)$"
 SIZES: tuple[SizeId, ...] = ("original_height", "original_width", "crop_top", "crop_left")
 XL_PIPELINES = (
     "StableDiffusionXLPipeline",
-    "StableDiffusionXLImg2ImgPipeline",
-    "StableDiffusionXLInpaintPipeline",
+    *("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),
     "StableDiffusionXLInstructPix2PixPipeline",
+    *("StableDiffusionXLControlNetPipeline", "StableDiffusionXLControlNetImg2ImgPipeline"),
+    *("StableDiffusionXLControlNetInpaintPipeline", "StableDiffusionXLAdapterPipeline"),
+    *("StableDiffusionXLControlNetUnionPipeline", "StableDiffusionXLControlNetUnionImg2ImgPipeline"),
+    "StableDiffusionXLControlNetUnionInpaintPipeline",
+    *("StableDiffusionXLPAGPipeline", "StableDiffusionXLPAGImg2ImgPipeline", "StableDiffusionXLPAGInpaintPipeline"),
+    *("StableDiffusionXLControlNetPAGPipeline", "StableDiffusionXLControlNetPAGImg2ImgPipeline"),
+    *("TextToVideoZeroSDXLPipeline", "SDXLLongPromptWeightingPipeline"),
 )
 XL_SECOND = Encoder(skipped=1, normed=False, pooled=True, tokenizer="tokenizer_2", pad=0)
 XL_MARK = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
@@ -209,6 +178,7 @@ FAMILIES = (
         values={**STABLE_VALUES, "unet": {**DEFAULTS["unet"], "use_linear_projection": True}},
         encoders={"text_encoder": Encoder(pad=0)},
         others={9: CONFIGS / "sd2-base"},
+        by_prediction={"epsilon": CONFIGS / "sd2-base"},
     ),
     Family(
         name="sdxl",
@@ -256,7 +226,7 @@ STRANGERS = (
     ("control_model.", "a ControlNet"),
     ("lora_", "a LoRA"),
     ("down_blocks.", "the UNet of a diffusers folder (give the folder that holds model_index.json)"),
-    ("encoder.down", "a VAE alone (give it as vae= beside a checkpoint)"),
+    ("encoder.down", "a VAE alone (give it by --vae, in Python vae=, beside a checkpoint)"),
 )
 
 
@@ -270,8 +240,8 @@ def recognise(source: str, differences: Callable[[Family], list[str]], *, look: 
     for family in FAMILIES:
         if not found[family.name]:
             return family
-    against = " ".join(f"Not {name}: {'; '.join(reasons)}." for name, reasons in found.items())
-    raise CheckpointError(f"{source} is of no supported family ({', '.join(found)}){look}. {against} Give one that is.")
+    against = "".join(f"\n  {name}: {'; '.join(reasons)}" for name, reasons in found.items())
+    raise CheckpointError(f"{source} is of no supported family ({', '.join(found)}){look}{against}")
 
 
 def shape_differences(family: Family, shapes: Mapping[str, Shape], configs: Configs) -> list[str]:
@@ -280,7 +250,12 @@ def shape_differences(family: Family, shapes: Mapping[str, Shape], configs: Conf
     if got and got[-1] == width:
         return []
     state = f"has shape {got}" if got else "is absent"
-    return [f"{family.mark} {state}, expected a last axis of {width} (for other widths give configs=)"]
+    return [f"{family.mark} {state}, expected a last axis of {width} (other widths: --configs DIR, in Python configs=)"]
+
+
+def pipeline_names(family: Family) -> str:
+    """Returns the names by which a family's folders go, for a message."""
+    return f"{family.pipelines[0]} or another of its {len(family.pipelines)} pipelines (docs/export.md)"
 
 
 def config_differences(family: Family, configs: Configs) -> list[str]:

@@ -12,11 +12,14 @@ from torch import Tensor
 
 from latentrt.errors import CheckpointError, first_few
 from latentrt.export.builders import BUILDERS
-from latentrt.export.families import Config, Shape
+from latentrt.export.folder import folder_source
+from latentrt.export.given import check_there
 from latentrt.export.image_encoder import ImageKV, Projection, widths_of
-from latentrt.export.load import FLOATS, Checkpoint, Stored, folder_source, header, matched, read, under
+from latentrt.export.layouts import Config, Shape
+from latentrt.export.load import Checkpoint, matched
 from latentrt.export.named import Named
 from latentrt.export.split import cross_attentions
+from latentrt.export.stored import FLOATS, Stored, header, read, under
 from latentrt.manifest import IMAGE_ENCODER
 
 PROJECTION, ATTENTION = "image_proj.", "ip_adapter."
@@ -34,11 +37,7 @@ def with_image_prompts(checkpoint: Checkpoint, adapters: Sequence[Named], encode
     if not adapters:
         return checkpoint
     folder = encoder or adapters[0].path.parent / IMAGE_ENCODER
-    if not folder.is_dir():
-        raise CheckpointError(
-            f"no image encoder at {folder}: expected a folder of CLIPVisionModelWithProjection; name it with "
-            "--image-encoder DIR. Nothing is downloaded here"
-        )
+    check_there("image encoder", folder)
     component = matched(IMAGE_ENCODER, folder_source(folder, IMAGE_ENCODER))
     opened = {one.name: opened_adapter(one.path, checkpoint, component.config) for one in adapters}
     return replace(checkpoint, components={**checkpoint.components, IMAGE_ENCODER: component}, image_prompts=opened)
@@ -46,8 +45,7 @@ def with_image_prompts(checkpoint: Checkpoint, adapters: Sequence[Named], encode
 
 def opened_adapter(path: Path, checkpoint: Checkpoint, encoder: Config) -> dict[str, Stored]:
     """The tensors of an IP-Adapter, not read yet. encoder: the config of what encodes the images."""
-    if not path.is_file():
-        raise CheckpointError(f"no IP-Adapter at {path}: expected a .safetensors file; nothing is downloaded here")
+    check_there("IP-Adapter", path)
     tensors = header(path)
     if not any(PROJECTION + key in tensors for key in KINDS):
         raise CheckpointError(

@@ -72,7 +72,6 @@ def lower(bundle: Bundle, folder: Path, attention: Attention, progress: Progress
         path = folder_in(folder, name, digest_of(bundle, name, attention))
         if not path.exists():
             progress(f"{name}: lowering")
-            path.parent.mkdir(parents=True, exist_ok=True)
             try:
                 write(bundle, name, path, attention, feeds, references, progress)
             except OutputError:

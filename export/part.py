@@ -9,7 +9,7 @@ import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor, nn
 
-from latentrt.export.families import Config
+from latentrt.export.layouts import Config
 from latentrt.tensors import TensorSpec
 
 # The names that diffusers' networks have for what they add to the time embedding.

@@ -9,6 +9,7 @@ from typing import Any
 
 from latentrt.curves import SigmasName
 from latentrt.errors import CheckpointError
+from latentrt.export.other_schedulers import OTHERS, STAND_INS
 from latentrt.manifest import Defaults
 from latentrt.samplers import SAMPLERS
 from latentrt.schedule import NoiseSchedule
@@ -129,7 +130,7 @@ SCHEDULERS = {
     ),
     "FlowMatchHeunDiscreteScheduler": Scheduler("flow_heun", FLOW),
 }
-# A class that is not known, or none at all.
+# A class that only walks otherwise over the same schedule, or none at all.
 OTHER = Scheduler("ddim", {}, CLIP, curves=True)
 CURVES: Mapping[str, SigmasName] = {
     "use_karras_sigmas": "karras",
@@ -139,8 +140,9 @@ CURVES: Mapping[str, SigmasName] = {
 
 
 def scheduler_of(config: Mapping[str, Any]) -> Scheduler:
-    """Returns what is known of the class that the config names."""
-    return SCHEDULERS.get(config.get("_class_name", ""), OTHER)
+    """Returns what is known of the class that the config names, or of the one that stands in for it."""
+    name = str(config.get("_class_name", ""))
+    return SCHEDULERS.get(STAND_INS.get(name, name), OTHER)
 
 
 def entry(config: Mapping[str, Any], key: str) -> Any:
@@ -159,8 +161,21 @@ def ignored_entries(config: Mapping[str, Any]) -> list[str]:
     return [f"{key} = {entry(config, key)!r}" for key in ignored]
 
 
+def said_of(config: Mapping[str, Any]) -> list[str]:
+    """Returns a line for each thing that is otherwise here than diffusers has it."""
+    name = config.get("_class_name")
+    ignored = [f"{one} is ignored" for one in ignored_entries(config)]
+    if str(name) not in STAND_INS:
+        return ignored
+    return [f"{name} has no sampler here: {sampler_of(config)} stands in, over the same noise", *ignored]
+
+
 def schedule_of(config: Mapping[str, Any]) -> NoiseSchedule:
-    """Returns the noise schedule. Raises CheckpointError for betas given as a list, or a kind that is not known."""
+    """Returns the noise schedule.
+
+    Raises CheckpointError for betas given as a list, a kind that is not known, and a class that has another schedule.
+    """
+    refuse_other(config.get("_class_name"))
     if config.get("trained_betas") is not None:
         raise CheckpointError("scheduler_config.json: got trained_betas, expected a named beta_schedule")
     entries = {key: entry(config, key) for key in ABSENT}
@@ -185,6 +200,18 @@ def schedule_of(config: Mapping[str, Any]) -> NoiseSchedule:
         return parse(NoiseSchedule, values)
     except TypedError as error:
         raise CheckpointError(f"scheduler_config.json{error}") from error
+
+
+def refuse_other(name: Any) -> None:
+    """Raises CheckpointError for a class of diffusers whose noise is not that of any schedule here."""
+    if name is None or str(name) in {*SCHEDULERS, *STAND_INS}:
+        return
+    reason = OTHERS.get(str(name), "which is not known here, so neither is its noise")
+    raise CheckpointError(
+        f"scheduler_config.json: got _class_name {name!r}, {reason}; expected one with betas that has a sampler here, "
+        "such as DDIMScheduler or EulerDiscreteScheduler (docs/export.md has all); write that there if the model is of "
+        "its noise"
+    )
 
 
 def defaults_of(config: Mapping[str, Any], side_px: int, *, steps: int, guidance: float) -> Defaults:

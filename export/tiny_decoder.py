@@ -13,9 +13,13 @@ from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
 from latentrt.errors import CheckpointError
-from latentrt.export.families import Config, Tensors
-from latentrt.export.load import Component, Source, folder_source, header, matched
+from latentrt.export.folder import folder_source
+from latentrt.export.given import check_there
+from latentrt.export.layouts import Config, Tensors
+from latentrt.export.load import Component, matched
+from latentrt.export.match import Source
 from latentrt.export.part import PROBES, Part, Probe, generator
+from latentrt.export.stored import header
 from latentrt.tensors import TensorSpec
 
 NAME = "tiny_decoder"
@@ -43,14 +47,13 @@ def open_tiny_decoder(path: Path) -> Component:
     path: the folder of an AutoencoderTiny of diffusers, or the original `taesd_decoder.safetensors`. Raises
     CheckpointError for what is missing, damaged, unsafe or another module.
     """
+    check_there("tiny decoder", path)
     if path.is_dir():
         source = folder_source(path, "vae")
         kind = source.config.get("_class_name")
         if kind != "AutoencoderTiny":
             raise CheckpointError(f"{path}: got a {kind}, expected an AutoencoderTiny, such as madebyollin/taesd")
         return matched(NAME, Source(source.place, source.config, source.tensors, in_folder, r"^encoder\."))
-    if not path.is_file():
-        raise CheckpointError(f"no tiny decoder at {path}: expected an AutoencoderTiny folder or a .safetensors file")
     tensors = header(path)
     if FIRST not in tensors or len(tensors[FIRST].shape) != 4:
         raise CheckpointError(

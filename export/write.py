@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import re
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -13,23 +15,26 @@ from latentrt.bundle import record_files, save_manifest
 from latentrt.errors import CheckpointError
 from latentrt.export.adapters import with_adapters
 from latentrt.export.controls import with_controls
-from latentrt.export.embeddings import Embedding, embeddings_provenance, with_embeddings, words_of
-from latentrt.export.families import Config, shown_by_channels
+from latentrt.export.embeddings import bundled_in, with_embeddings, words_of
+from latentrt.export.families import shown_by_channels
 from latentrt.export.gate import gated
 from latentrt.export.image_prompts import with_image_prompts
+from latentrt.export.layouts import Config
 from latentrt.export.load import Checkpoint, load_checkpoint
 from latentrt.export.lora import loras_provenance, with_loras
-from latentrt.export.named import Named, check_names
+from latentrt.export.markers import asked
+from latentrt.export.named import check_names
+from latentrt.export.options import ExportOptions as ExportOptions
+from latentrt.export.options import without_pickles
 from latentrt.export.part import Part, pixels_of
 from latentrt.export.parts import parts_of
 from latentrt.export.precision import PRECISIONS, FloatPrecision
 from latentrt.export.preview import fit_to_rgb
 from latentrt.export.save import save_graph
-from latentrt.export.settings import defaults_of, ignored_entries, schedule_of
+from latentrt.export.settings import defaults_of, said_of, schedule_of
 from latentrt.export.tiny_decoder import open_tiny_decoder, tiny_part
 from latentrt.export.trace import trace
 from latentrt.export.vocabulary import clip_tokenizer, tokenizer_from_folder
-from latentrt.lora.files import Lora
 from latentrt.manifest import (
     FORMAT,
     Component,
@@ -41,44 +46,16 @@ from latentrt.manifest import (
     TokenizerSpec,
     named_files,
 )
+from latentrt.schedule import NoiseSchedule
 from latentrt.tasks import tasks_of
 from latentrt.tokenizer import Tokenizer
 
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
+# Where pickles are converted, in the folder that becomes the bundle: what is on its disk goes with it if it fails.
+SCRATCH = ".pickles"
+WEIGHTS_SUFFIX = re.compile(r"\.safetensors$", re.IGNORECASE)
 
 Progress = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class ExportOptions:
-    """What the checkpoint does not say: the bundle's precision, name and defaults, and where to find what is missing.
-
-    tokenizer: a tokenizer folder to use in place of the checkpoint's. vae, configs: as in `load_checkpoint`. loras:
-    the files to fuse, as in `with_loras`. tiny_decoder: one to add, as in `open_tiny_decoder`. embeddings: the files
-    whose words are added, as in `with_embeddings`. controls, adapters: the networks by which images are to steer the
-    UNet, as in `with_controls` and `with_adapters`. image_prompts, image_encoder: the IP-Adapters by which images are
-    to prompt it, as in `with_image_prompts`.
-    """
-
-    precision: FloatPrecision = "fp32"
-    name: str | None = None
-    steps: int = 20
-    guidance: float = 7.5
-    tokenizer: Path | None = None
-    vae: Path | None = None
-    configs: Path | None = None
-    loras: tuple[Lora, ...] = ()
-    tiny_decoder: Path | None = None
-    embeddings: tuple[Embedding, ...] = ()
-    controls: tuple[Named, ...] = ()
-    adapters: tuple[Named, ...] = ()
-    image_prompts: tuple[Named, ...] = ()
-    image_encoder: Path | None = None
-
-    @property
-    def steering(self) -> tuple[Named, ...]:
-        """All by which images are to steer the UNet."""
-        return (*self.controls, *self.adapters, *self.image_prompts)
 
 
 def export(source: Path, out: Path, options: ExportOptions, progress: Progress = lambda line: None) -> Manifest:
@@ -89,16 +66,12 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
     """
     check_names(options.steering)
     with new_folder(out) as folder:
-        checkpoint = load_checkpoint(source, configs=options.configs, vae=options.vae)
-        checkpoint = with_controls(with_loras(checkpoint, options.loras), options.controls)
-        checkpoint = with_adapters(checkpoint, options.adapters)
-        checkpoint = with_image_prompts(checkpoint, options.image_prompts, options.image_encoder)
+        scratch, pickled = folder / SCRATCH, dict[str, str]()
+        if options.allow_pickle:
+            source, options, pickled = without_pickles(source, options, scratch, progress)
+        found = opened(source, options, progress)
         tiny = open_tiny_decoder(options.tiny_decoder) if options.tiny_decoder else None
-        tokenizer, pads = find_tokenizer(checkpoint, options)
-        checkpoint, tokenizer = with_embeddings(checkpoint, tokenizer, options.embeddings)
-        schedule = schedule_of(checkpoint.scheduler)
-        for entry in ignored_entries(checkpoint.scheduler):
-            progress(f"scheduler_config.json: {entry} is ignored")
+        checkpoint, tokenizer, pads = found.checkpoint, found.tokenizer, found.pads
         (folder / TOKENIZER_FILE).parent.mkdir()
         tokenizer.backend.save(str(folder / TOKENIZER_FILE), pretty=False)
         components = {
@@ -111,27 +84,59 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
             components[part.name] = write_component(part, folder, options.precision, progress)
         manifest = Manifest(
             format=FORMAT,
-            name=options.name or checkpoint.source.removesuffix(".safetensors"),
+            name=options.name or WEIGHTS_SUFFIX.sub("", checkpoint.source),
             family=checkpoint.family.name,
             tasks=tasks_of(components),
             components=components,
             text=text_of(checkpoint, pads),
             latents=latents,
-            schedule=schedule,
+            schedule=found.schedule,
             tokenizer=spec_of(tokenizer),
             defaults=defaults_of(checkpoint.scheduler, side_px, steps=options.steps, guidance=options.guidance),
             provenance=provenance(checkpoint)
             | loras_provenance(options.loras)
-            | embeddings_provenance(options.embeddings, tokenizer)
-            | {f"control {network.name}": network.path.name for network in options.steering},
+            | dict(found.words)
+            | {f"control {network.name}": network.path.name for network in options.steering}
+            | pickled,
             files={},
             size_ids=checkpoint.family.size_ids,
             shown=shown_of(checkpoint),
         )
+        shutil.rmtree(scratch, ignore_errors=True)
         files = record_files(folder, named_files(manifest))
         manifest = replace(manifest, files=files)
         save_manifest(folder, manifest)
     return manifest
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint with all that is added to it, ready to be exported. words: what a bundle says of embeddings."""
+
+    checkpoint: Checkpoint
+    tokenizer: Tokenizer
+    pads: Mapping[str, int]
+    schedule: NoiseSchedule
+    words: Mapping[str, str]
+
+
+def opened(source: Path, options: ExportOptions, progress: Progress) -> Found:
+    """Returns the checkpoint with all that is asked for besides, no tensor read yet. Raises CheckpointError."""
+    declared = asked(options.prediction, options.zero_snr)
+    checkpoint = load_checkpoint(
+        source, configs=options.configs, vae=options.vae, variant=options.variant, asked=declared
+    )
+    schedule = schedule_of(checkpoint.scheduler)
+    for line in [*(f"{name}: {said}" for name, said in checkpoint.said.items()), *said_of(checkpoint.scheduler)]:
+        progress(line)
+    if checkpoint.left_out:
+        progress(f"left out, as nothing here reads it: {', '.join(checkpoint.left_out)}")
+    checkpoint = with_controls(with_loras(checkpoint, options.loras), options.controls)
+    checkpoint = with_adapters(checkpoint, options.adapters)
+    checkpoint = with_image_prompts(checkpoint, options.image_prompts, options.image_encoder)
+    tokenizer, pads = find_tokenizer(checkpoint, options)
+    worded = with_embeddings(checkpoint, tokenizer, (*options.embeddings, *bundled_in(options.loras)), progress)
+    return Found(worded.checkpoint, worded.tokenizer, pads, schedule, worded.provenance)
 
 
 def find_tokenizer(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Tokenizer, dict[str, int]]:
@@ -231,4 +236,4 @@ def latents_of(checkpoint: Checkpoint) -> tuple[Latents, int]:
 def provenance(checkpoint: Checkpoint) -> dict[str, str]:
     """Where the bundle comes from and what made it."""
     packages = ("latentrt", "torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxruntime")
-    return {"source": checkpoint.source, **{name: version(name) for name in packages}}
+    return {"source": checkpoint.source, **checkpoint.said, **{name: version(name) for name in packages}}

@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from latentrt.errors import OutputError
+from latentrt.errors import LatentError, OutputError
+
+# What to do about what the system says; anything else is a place that cannot be.
+REMEDIES = {
+    errno.ENOSPC: "free space on that disk, or name a place on another",
+    errno.EDQUOT: "free some of your quota, or name a place on another disk",
+    errno.EFBIG: "allow larger files (`ulimit -f`), or name a place on a disk that takes them",
+    errno.EROFS: "that disk is read-only, name a place on another",
+    errno.EACCES: "name a place that you may write to",
+    errno.EPERM: "name a place that you may write to",
+    errno.ENAMETOOLONG: "give it a shorter name",
+    errno.EIO: "the disk fails, name a place on another",
+}
+# What only ever comes of writing.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+PROBE_BYTES = 1 << 16
 
 WINDOWS = os.name == "nt"
 
@@ -31,34 +47,124 @@ def new_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes a file as UTF-8, whole or not at all. Raises OutputError when it cannot be written there."""
+@contextmanager
+def output_file(path: Path) -> Iterator[Path]:
+    """As `new_file`, for a file that the user named. Raises OutputError when it cannot be written there."""
     try:
         with new_file(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            yield temporary
+    except OutputError:  # which is an OSError too
+        raise
     except OSError as error:
-        reason = error.strerror or error
-        raise OutputError(f"{path}: cannot be written ({reason}); name a file in a folder that exists") from error
+        raise cannot_write(path, error) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file as UTF-8, whole or not at all. Raises OutputError when it cannot be written there."""
+    with output_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Gives a temporary folder beside `path` to fill; it becomes `path` when the block ends well, else it is removed.
 
-    Raises OutputError when `path` exists already, before the block runs and again before the rename, and when no folder
-    can be made there.
+    Raises OutputError when `path` exists already, before the block runs and again before the rename, when no folder can
+    be made there, and when the disk fails what the block writes.
     """
     refuse_existing(path)
-    temporary = temporary_name(path)
+    temporary, absent = temporary_name(path), [one for one in path.parents if not one.exists()]
+    done = False
     try:
-        temporary.mkdir(parents=True)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be made ({error.strerror}); name another folder") from error
-    try:
-        yield temporary
-        put_in_place(temporary, path)
+        try:
+            temporary.mkdir(parents=True)
+        except OSError as error:
+            raise cannot_write(path, error, done="made") from error
+        with filling(temporary, path):
+            yield temporary
+            put_in_place(temporary, path)
+        done = True
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if not done:
+            remove_empty(absent)
+
+
+@contextmanager
+def filling(folder: Path, path: Path) -> Iterator[None]:
+    """Turns what the disk fails in the block, which fills `folder`, into an OutputError that names `path`.
+
+    Libraries raise errors of their own for it, with the system's words in them or none at all.
+    """
+    try:
+        yield
+    except OutputError:
+        raise
+    except Exception as error:
+        fault = disk_fault(error, folder)
+        if fault is None:
+            raise
+        raise cannot_write(path, fault) from error
+
+
+def disk_fault(error: BaseException, folder: Path) -> OSError | None:
+    """What the disk failed, where that is why `error` was raised while `folder` was filled; None where it is not."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and (seen.errno in FULL or within(seen, folder)):
+            return seen
+        for code in FULL:
+            if os.strerror(code) in str(seen):
+                return OSError(code, os.strerror(code))
+        seen = seen.__cause__ or seen.__context__
+    return None if isinstance(error, LatentError) else fault_now(folder)
+
+
+def within(error: OSError, folder: Path) -> bool:
+    """Whether an error of the system is of a file in `folder`, and not one of a missing file that was to be read."""
+    name = error.filename
+    return isinstance(name, (str, Path)) and folder in Path(name).parents and error.errno != errno.ENOENT
+
+
+def fault_now(folder: Path) -> OSError | None:
+    """What fails when a little is written into `folder` now, as after a library that did not say why it failed."""
+    limit = largest_file_bytes()
+    try:
+        if limit is not None and any(item.stat().st_size >= limit for item in folder.rglob("*")):
+            return OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        probe = folder / secrets.token_hex(8)
+        with probe.open("wb") as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error
+    probe.unlink()
+    return None
+
+
+def largest_file_bytes() -> int | None:
+    """How large a file this process may write, None where there is no limit or no way to tell."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    return None if limit == resource.RLIM_INFINITY else limit
+
+
+def cannot_write(path: Path, error: OSError, *, done: str = "written") -> OutputError:
+    """The error of what could not be written at `path`, with what to do about it."""
+    usual = "name another folder" if done == "made" else "name a file in a folder that exists"
+    remedy = REMEDIES.get(error.errno or 0, usual)
+    return OutputError(f"{path}: cannot be {done} ({error.strerror or error}); {remedy}")
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Removes folders, the innermost first, that are there and hold nothing."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
 
 
 def put_in_place(folder: Path, path: Path) -> None:

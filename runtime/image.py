@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latentrt import exif
-from latentrt.atomic import new_file
-from latentrt.errors import OutputError, RequestError
+from latentrt.atomic import output_file
+from latentrt.errors import RequestError
 from latentrt.tensors import Array
 
 if TYPE_CHECKING:
@@ -175,9 +175,5 @@ def exif_options(kind: str, text: Mapping[str, str], note: bytes) -> dict[str, A
 
 def write_image(image: Image, path: Path, **options: Any) -> None:
     """Writes a picture whole or not at all. Raises OutputError when it cannot be written there."""
-    try:
-        with new_file(path) as temporary:
-            image.save(temporary, **options)
-    except OSError as error:
-        reason = error.strerror or error
-        raise OutputError(f"{path}: cannot be written ({reason}); name a file in a folder that exists") from error
+    with output_file(path) as temporary:
+        image.save(temporary, **options)

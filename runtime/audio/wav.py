@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from latentrt.atomic import new_file
+from latentrt.atomic import output_file
 from latentrt.audio.parameters import FFT, HOP, MOST_COLUMNS, SAMPLE_RATE
-from latentrt.errors import OutputError, RequestError
+from latentrt.errors import RequestError
 from latentrt.tensors import Array
 
 CONVERT = f"convert it with `ffmpeg -i IN -ar {SAMPLE_RATE} -ac 2 -c:a pcm_s16le OUT.wav`"
@@ -60,12 +60,8 @@ def samples_of(data: bytes, width: int) -> Array:
 
 def write_wav(path: Path, samples: Array) -> None:
     """Writes int16 samples (samples, channels) at 44.1 kHz, whole or not at all. Raises OutputError."""
-    try:
-        with new_file(path) as temporary, wave.open(str(temporary), "wb") as file:
-            file.setnchannels(samples.shape[1])
-            file.setsampwidth(2)
-            file.setframerate(SAMPLE_RATE)
-            file.writeframes(samples.astype("<i2").tobytes())
-    except OSError as error:
-        reason = error.strerror or error
-        raise OutputError(f"{path}: cannot be written ({reason}); name a file in a folder that exists") from error
+    with output_file(path) as temporary, wave.open(str(temporary), "wb") as file:
+        file.setnchannels(samples.shape[1])
+        file.setsampwidth(2)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(samples.astype("<i2").tobytes())

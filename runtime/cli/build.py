@@ -12,6 +12,7 @@ import click
 from click.core import ParameterSource
 
 from latentrt.cli.output import as_json, echo, extra_of, on_terminal, print_json
+from latentrt.cli.paths import bundle_argument
 
 if TYPE_CHECKING:
     from latentrt.engines.lowered import Attention
@@ -57,7 +58,7 @@ def read_gpu(text: str) -> str:
 
 
 @click.command()
-@click.argument("bundle")
+@bundle_argument("bundle")
 @click.option("--target", type=click.Choice([CPU, "tensorrt", "tensorrt-rtx"]), required=True, help="What runs it.")
 @click.option(
     "--gpu",

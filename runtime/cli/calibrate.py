@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from latentrt.atomic import refuse_existing
 from latentrt.cli.output import as_json, echo, extra_of, print_json
+from latentrt.cli.paths import bundle_argument, check_files
 
 if TYPE_CHECKING:
     from latentrt.calib.report import Report
@@ -18,7 +20,7 @@ COUNT = click.IntRange(min=1)
 
 
 @click.command()
-@click.argument("bundle")
+@bundle_argument("bundle")
 @click.argument("out", type=FOLDER)
 @click.option(
     "--precision",
@@ -76,6 +78,8 @@ def calibrate(
     until the budget holds; with --vae-gate, the VAE decoder as well. OUT/report.html shows all of it. A run that was
     stopped goes on where it was. Needs `pip install 'latentrt[export]'`.
     """
+    check_files(prompts, evaluation)
+    refuse_existing(out)
     with extra_of("calibrate"):
         from latentrt.calib.calibrate import Options
         from latentrt.calib.calibrate import calibrate as write_bundle

@@ -10,6 +10,7 @@ import click
 
 from latentrt.cli.output import as_json, echo, extra_of, print_json
 from latentrt.cli.parsing import size_of
+from latentrt.cli.paths import bundle_argument
 from latentrt.errors import RequestError
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("bundle")
+@bundle_argument("bundle")
 @click.option("--device", "names", multiple=True, metavar="NAME", help="orin-nano, rtx4090 ...; may be repeated. [all]")
 @click.option("--size", callback=size_of, metavar="WxH", help="Width and height in pixels.  [default: the bundle's]")
 @click.option("--steps", type=int, help="How many denoising steps.  [default: the bundle's]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,13 @@ def words(
     _context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]
 ) -> list[tuple[Path, str | None]]:
     """The file and the token of each FILE:TOKEN, of FILE alone no token."""
-    parts = [value.rpartition(":") for value in values]
-    return [(Path(file), token) if colon else (Path(token), None) for file, colon, token in parts]
+    return [word_of(value) for value in values]
+
+
+def word_of(value: str) -> tuple[Path, str | None]:
+    """The file and the token that `value` names; a file whose name has a colon is one, where it is there."""
+    file, colon, token = value.rpartition(":")
+    return (Path(value), None) if not colon or Path(value).is_file() else (Path(file), token)
 
 
 def named(_context: click.Context, _parameter: click.Parameter, values: tuple[str, ...]) -> list[tuple[str, Path]]:
@@ -49,6 +55,24 @@ def named(_context: click.Context, _parameter: click.Parameter, values: tuple[st
 @click.option("--name", help="The bundle's name.  [default: the checkpoint's]")
 @click.option("--steps", type=click.IntRange(min=1), default=20, show_default=True, help="The bundle's default steps.")
 @click.option("--guidance", type=float, default=7.5, show_default=True, help="The bundle's default guidance.")
+@click.option(
+    "--prediction",
+    type=click.Choice(["epsilon", "v_prediction", "sample"]),
+    help="What the UNet predicts.  [default: what the checkpoint says]",
+)
+@click.option(
+    "--zero-snr/--no-zero-snr",
+    default=None,
+    help="Whether the last timestep is noise alone (zero terminal SNR); steps then begin there.  [default: likewise]",
+)
+@click.option(
+    "--variant", metavar="NAME", help="Which of a folder's weights, such as fp16.  [default: the most precise]"
+)
+@click.option(
+    "--allow-pickle",
+    is_flag=True,
+    help="Read .ckpt, .bin and .pt as well: their tensors alone, in a process of its own that runs none of their code.",
+)
 @click.option("--vae", type=ANYTHING, metavar="PATH", help="A VAE to use in place of the checkpoint's.")
 @click.option("--tiny-decoder", type=ANYTHING, metavar="PATH", help="A TAESD, for previews and --fast-decode.")
 @lora_option("A LoRA to fuse, and how much of it.")
@@ -104,6 +128,22 @@ def export(
     Every graph is run and compared with the original; OUT appears only if all are within their gates. Needs
     `pip install 'latentrt[export]'`.
     """
+    check_paths(
+        {
+            "checkpoint": [checkpoint],
+            "VAE": [options["vae"]],
+            "tiny decoder": [options["tiny_decoder"]],
+            "LoRA": [file for file, *_ in loras],
+            "embedding": [file for file, _ in embeddings],
+            "ControlNet": [path for _, path in controls],
+            "T2I-Adapter": [path for _, path in adapters],
+            "IP-Adapter": [path for _, path in image_prompts],
+            "image encoder": [options["image_encoder"]],
+            "tokenizer": [options["tokenizer"]],
+        },
+        out,
+        **{name: options[name] for name in ("configs", "allow_pickle")},
+    )
     try:
         from latentrt.export.embeddings import Embedding
         from latentrt.export.named import Named
@@ -129,3 +169,22 @@ def export(
         psnr = "exact" if loss["psnr_db"] is None else f"{loss['psnr_db']:.1f} dB"
         click.echo(f"{name:14} relative error {loss['relative_error']:.1e}, {psnr}")
     click.echo(out)
+
+
+def check_paths(
+    given: Mapping[str, Sequence[Path | None]], out: Path, *, configs: Path | None, allow_pickle: bool
+) -> None:
+    """Raises CheckpointError or OutputError for a path that cannot be used, before torch takes seconds to import.
+
+    given: by the kinds of `latentrt.export.given`.
+    """
+    from latentrt.atomic import refuse_existing
+    from latentrt.export.given import check_configs, check_there
+
+    for kind, paths in given.items():
+        for path in paths:
+            if path is not None:
+                check_there(kind, path, allow_pickle=allow_pickle)
+    if configs is not None:
+        check_configs(configs)
+    refuse_existing(out)

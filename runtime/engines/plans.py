@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from latentrt.atomic import new_file
+from latentrt.atomic import output_file
 from latentrt.cache import user_cache, writable
 from latentrt.engines.secret import user_secret
 from latentrt.errors import OutputError
@@ -138,13 +138,13 @@ class PlanStore:
                 return plan
             remove(plan)
             sweep(folder)
-            with new_file(plan) as temporary:
+            with output_file(plan) as temporary:
                 temporary.chmod(0o600)
                 make(temporary)
                 temporary.chmod(0o600)  # `make` may have replaced the file
                 with temporary.open("rb") as file:
                     record = Record(key, signature(file, key))
-            with new_file(record_of(plan)) as temporary:
+            with output_file(record_of(plan)) as temporary:
                 temporary.chmod(0o600)
                 temporary.write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
         return plan

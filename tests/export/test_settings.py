@@ -9,6 +9,7 @@ import pytest
 
 from latentrt.errors import CheckpointError
 from latentrt.export.families import FAMILIES
+from latentrt.export.other_schedulers import OTHERS, STAND_INS
 from latentrt.export.settings import (
     ABSENT,
     CURVES,
@@ -16,6 +17,7 @@ from latentrt.export.settings import (
     defaults_of,
     entry,
     ignored_entries,
+    said_of,
     sampler_of,
     schedule_of,
 )
@@ -52,6 +54,29 @@ def test_an_entry_left_out_means_what_the_class_means_by_it(name):
     asked = (ABSENT.keys() | SCHEDULERS[name].harmless.keys()) & known.keys()
     assert {key: entry(config, key) for key in asked} == {key: known[key] for key in asked}
     assert SCHEDULERS[name].curves == (CURVES.keys() <= known.keys())
+
+
+def test_every_scheduler_of_diffusers_is_known_or_stood_in_for_or_refused():
+    """A class that a later diffusers adds is none of them, and fails here until it is looked at."""
+    tables = (SCHEDULERS, STAND_INS, OTHERS)
+    known = [name for name in dir(diffusers.schedulers) if name.endswith("Scheduler")]
+    assert len(known) > 40
+    assert {name: sum(name in table for table in tables) for name in known} == dict.fromkeys(known, 1)
+    for name in OTHERS:
+        with pytest.raises(CheckpointError, match=f"got _class_name '{name}', wh"):
+            schedule_of({"_class_name": name})
+
+
+@pytest.mark.parametrize("name", sorted(STAND_INS))
+def test_what_another_sampler_stands_in_for_has_its_schedule(name):
+    """Its noise and predictions are entries that are read, and mean the same where they are left out."""
+    known, config = accepted(name), {"_class_name": name}
+    assert {"beta_schedule", "prediction_type"} <= known.keys()
+    asked = ABSENT.keys() & known.keys()
+    assert {key: entry(config, key) for key in asked} == {key: known[key] for key in asked}
+    assert schedule_of(config) == schedule_of({"_class_name": STAND_INS[name]})
+    first, *_ = said_of(config)
+    assert first == f"{name} has no sampler here: {sampler_of(config)} stands in, over the same noise"
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
@@ -117,6 +142,9 @@ def test_schedule_of_a_scheduler_s_config(config, expected):
         ({"prediction_type": "flow_prediction"}, "prediction.*flow_prediction"),
         ({"_class_name": "UniPCMultistepScheduler", "prediction_type": "flow_prediction"}, "with UniPC.*FlowMatch"),
         ({"_class_name": "FlowMatchHeunDiscreteScheduler", "prediction_type": "epsilon"}, "epsilon with FlowMatchHeun"),
+        ({"_class_name": "SomethingNew"}, "SomethingNew', which is not known here.*expected one with betas"),
+        ({"_class_name": "EDMEulerScheduler", "prediction_type": "v_prediction"}, "EDMEulerScheduler', whose .* EDM's"),
+        ({"_class_name": ["DDIMScheduler"]}, "_class_name"),
         ({"timestep_spacing": "karras"}, "spacing.*karras"),
         ({"num_train_timesteps": "many"}, "train_steps.*many"),
         ({"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": "high"}, "shift.*high"),

@@ -27,8 +27,10 @@ from latentrt.engines import open_engines
 from latentrt.errors import BundleError, CheckpointError
 from latentrt.export.build import Options, build
 from latentrt.export.families import FAMILIES, FIRST_LAYER
-from latentrt.export.load import _local_configs, load_checkpoint
+from latentrt.export.load import load_checkpoint
+from latentrt.export.markers import Declared
 from latentrt.export.parts import unet_parts
+from latentrt.export.single_file import configs_folder, configs_in
 from latentrt.export.write import shown_of, write_component
 from latentrt.pipeline import Pipeline
 from latentrt.request import Request
@@ -199,9 +201,14 @@ def test_configs_of_single_files_need_not_know_the_channels(folders):
     found = load_checkpoint(folder / "single.safetensors", configs=folder / "configs")
     assert shown_of(found) == ("mask", "masked_image")
     [family] = (one for one in FAMILIES if one.name == "sd2")
-    shape = {FIRST_LAYER: (320, 9, 3, 3)}
-    assert _local_configs(family, None, shape)["scheduler"]["prediction_type"] == "epsilon"
-    assert _local_configs(family, None, {FIRST_LAYER: (320, 4, 3, 3)})["scheduler"]["prediction_type"] == "v_prediction"
+
+    def prediction_of(channels, declared=None):
+        shapes = {FIRST_LAYER: (320, channels, 3, 3)}
+        known = configs_in(configs_folder(family, None, shapes, Declared(declared)), family, shapes)
+        return known["scheduler"]["prediction_type"], known["unet"]["sample_size"]
+
+    assert prediction_of(9) == prediction_of(4, "epsilon") == ("epsilon", 64)
+    assert prediction_of(4) == prediction_of(4, "v_prediction") == ("v_prediction", 96)
 
 
 def test_an_editing_model_of_another_schedule_is_refused(folders, tmp_path):

@@ -36,7 +36,7 @@ class TorchEngine:
     unload = close = load
 
 
-def untraced(checkpoint, folder, options=None):
+def untraced(checkpoint, folder, options=None, progress=lambda line: None):
     """Returns the pipeline of a checkpoint: loaded, divided and described as an export does, in float32."""
     modules = {}
 
@@ -47,7 +47,7 @@ def untraced(checkpoint, folder, options=None):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(write, "write_component", kept)
-        write.export(checkpoint, folder, options or ExportOptions())
+        write.export(checkpoint, folder, options or ExportOptions(), progress)
     bundle = open_bundle(folder)
     engines = {name: TorchEngine(module, bundle.manifest.components[name]) for name, module in modules.items()}
     return Pipeline(bundle, load_tokenizer(bundle), engines, "torch")

@@ -1,0 +1,76 @@
+"""Which files of a folder hold a component's weights: plain or of a variant, whole or in shards."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from latentrt.errors import CheckpointError
+
+# The variants that hold the same weights in other floats, the most precise first; what has no name is what is meant.
+FLOATS = ("", "fp32", "fp16", "bf16")
+SHARD = re.compile(r"-\d{5}-of-\d{5}")
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """The files that hold a component's weights, and the index that names them where there are several."""
+
+    shards: tuple[Path, ...]
+    index: Path | None = None
+
+
+def found_in(folder: Path, stem: str, ending: str = "safetensors") -> dict[str, Path]:
+    """Returns the file of each variant in a folder, or its index; "" is the one that is of no variant."""
+    variant = r"(?:\.([\w-]+))?"
+    whole = re.compile(rf"{re.escape(stem)}{variant}\.{ending}")
+    index = re.compile(rf"{re.escape(stem)}\.{ending}\.index{variant}\.json")
+    found = {}
+    for kind in (index, whole):  # a whole file wins
+        for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+            match = kind.fullmatch(file.name)
+            if match and not SHARD.search(file.name):
+                found[match[1] or ""] = file
+    return found
+
+
+def chosen(folder: Path, found: Mapping[str, Path], variant: str | None) -> WeightFiles:
+    """Returns the files of the variant that is asked for, else of the most precise. Raises CheckpointError.
+
+    What is of no variant wins, then fp32, then the only one there is, then fp16 and bf16; of several others, none.
+    """
+    order = [variant, *FLOATS[:2], *(found if len(found) == 1 else ()), *FLOATS[2:]]
+    name = next((name for name in order if name in found), None)
+    if name is None:
+        raise CheckpointError(
+            f"{folder} has several variants, {', '.join(found)}: say which is meant with --variant NAME"
+        )
+    file = found[name]
+    return WeightFiles(shards_of(file), file) if file.suffix == ".json" else WeightFiles((file,))
+
+
+def shards_of(index: Path) -> tuple[Path, ...]:
+    """Returns the files that an index names. Raises CheckpointError for one that is damaged, or names others."""
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f"{index} has weight_map {weight_map!r}: expected an object, fetch the checkpoint again")
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        if Path(name).name != name or not (index.parent / name).is_file():
+            raise CheckpointError(f"{index} names {name!r}: expected a file beside it, fetch the checkpoint again")
+    return tuple(index.parent / name for name in names)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Returns the object in a json file. Raises CheckpointError for what is none."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file} cannot be read ({error}): expected a json file, fetch it again") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file} holds {type(value).__name__}: expected a json object, fetch it again")
+    return value
