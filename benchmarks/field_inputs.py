@@ -57,7 +57,7 @@ def edit_json(file: Path, **changes: Any) -> None:
 def lora(file: Path, tensors: dict[str, torch.Tensor], notes: dict[str, str] | None = None) -> Path:
     """Writes the tensors of one layer, by their names in it, as a LoRA file; returns it."""
     file.parent.mkdir(exist_ok=True)
-    save_file({f"{LAYER}.{name}": tensor.contiguous() for name, tensor in tensors.items()}, file, notes)
+    save_file({f"{LAYER}.{name}": tensor.clone() for name, tensor in tensors.items()}, file, notes)
     return file
 
 
