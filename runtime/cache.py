@@ -12,16 +12,24 @@ from pathlib import Path
 from platformdirs import user_cache_path, user_state_path
 
 NAME = "latentrt"
+# Where a user has no home folder, as in some containers: no folder can be made in it.
+NOWHERE = Path(os.devnull) / NAME
 
 
 def user_cache(part: str) -> Path:
-    """The folder of one kind of files that can be made again; it may not be there yet."""
-    return user_cache_path(NAME, appauthor=False) / part
+    """The folder of one kind of files that can be made again; it may not be there yet, and may not be made."""
+    try:
+        return user_cache_path(NAME, appauthor=False) / part
+    except RuntimeError:
+        return NOWHERE / part
 
 
 def user_state() -> Path:
-    """The folder of what is to be kept; it may not be there yet."""
-    return user_state_path(NAME, appauthor=False)
+    """The folder of what is to be kept; it may not be there yet, and may not be made."""
+    try:
+        return user_state_path(NAME, appauthor=False)
+    except RuntimeError:
+        return NOWHERE
 
 
 def writable(folder: Path) -> bool:

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 from latentrt.atomic import new_file
@@ -50,11 +51,17 @@ def kept(folder: Path) -> Iterator[dict[str, str]]:
             held.enter_context(locked(folder))
             known = checked(folder)
         except OSError as error:
-            log.warning("%s: what OpenVINO compiles cannot be kept there: %s", folder, error.strerror or error)
+            warn_once(folder.parents[1], error.strerror or str(error))
             yield {}
             return
         yield {"CACHE_DIR": str(folder)}
         write_down(folder, known)
+
+
+@cache
+def warn_once(place: Path, reason: str) -> None:
+    """Says that nothing is kept, once for all components."""
+    log.warning("%s: what OpenVINO compiles cannot be kept there: %s", place, reason)
 
 
 def checked(folder: Path) -> dict[str, FileRecord]:

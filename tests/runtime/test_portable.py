@@ -27,6 +27,7 @@ class Refuse:
 sys.meta_path.insert(0, Refuse())
 for name in BLOCKED:
     sys.modules.pop(name, None)
+import filelock, platformdirs  # which may ask by the system's name, and this one's stays
 for name in ("sched_getaffinity", "posix_fadvise", "getuid", "getloadavg", "sysconf", "mkfifo", "link"):
     delattr(os, name)
 """
