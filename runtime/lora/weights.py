@@ -13,8 +13,8 @@ import numpy as np
 from latentrt.bundle import Bundle, sha256_of
 from latentrt.errors import BundleError, CheckpointError, EngineError, first_few
 from latentrt.lora.change import Change
-from latentrt.lora.files import Lora, changes_of
-from latentrt.lora.layers import bundled_words, found_file
+from latentrt.lora.files import Lora, bundled_words, changes_of
+from latentrt.lora.layers import found_file
 from latentrt.lora.places import Place, places_of, twins_of, unread_of
 from latentrt.tensors import Array
 

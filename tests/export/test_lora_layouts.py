@@ -9,8 +9,7 @@ from safetensors.torch import save_file
 
 from latentrt.export.load import load_checkpoint
 from latentrt.export.lora import loras_provenance, with_loras
-from latentrt.lora.files import Lora
-from latentrt.lora.layers import bundled_words
+from latentrt.lora.files import Lora, bundled_words
 from latentrt.lora.weights import applied
 from tests.export import tiny
 from tests.export.tiny_families import TINY, reference
