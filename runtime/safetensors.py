@@ -32,6 +32,7 @@ DTYPES = {
 }
 FLOATS = ("F64", "F32", "F16", "BF16", *FLOATS8)
 NUMBERS = (*DTYPES,)
+PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 LARGEST_HEADER_BYTES = 100_000_000
 REMEDY = "expected .safetensors, fetch it again"
 # What else is saved under this name, by its first bytes.
@@ -69,7 +70,8 @@ class StoredTensor:
         elif self.dtype in FLOATS8:
             stored = values_of(self.dtype)[stored]
         with np.errstate(over="ignore"):
-            return stored.astype(np.float32).reshape(self.shape)
+            read: Array = stored.astype(np.float32).reshape(self.shape)
+        return read
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,9 @@ def open_tensors(file: Path) -> TensorFile:
     Raises CheckpointError for one that is not there, is of another kind, or is damaged.
     """
     if file.suffix.lower() != ".safetensors":
-        raise CheckpointError(f"{file} is of type {file.suffix!r}: expected a .safetensors file")
+        pickled = file.suffix.lower() in PICKLES
+        hint = "; torch.load(..., weights_only=True) and safetensors.torch.save_file convert it" if pickled else ""
+        raise CheckpointError(f"{file} is of type {file.suffix!r}: expected a .safetensors file{hint}")
     try:
         stamp = stamp_of(file)
         with file.open("rb") as opened:
@@ -132,7 +136,8 @@ def values_of(dtype: str) -> Array:
         values[[127, 255]] = np.nan
     else:
         values[exponent == 31] = np.where(mantissa, np.nan, np.copysign(np.inf, values))[exponent == 31]
-    return values.astype(np.float32)
+    found: Array = values.astype(np.float32)
+    return found
 
 
 def stored(file: Path, entry: Mapping[str, Any], data: int, stamp: tuple[int, int]) -> StoredTensor:

@@ -82,6 +82,15 @@ def with_weights(graph: Path, weights: Mapping[str, Array]) -> bytes | None:
     return b"".join([*pieces, before[end:].data])
 
 
+def beside(graph: Path, weights: Mapping[str, Array]) -> dict[str, Array]:
+    """Returns those of the weights that lie in other files than the ONNX file; small ones never do.
+
+    Raises BundleError as `initializers_of` does.
+    """
+    known = initializers_of(graph)
+    return {name: array for name, array in weights.items() if known[name].file != graph}
+
+
 def initializer(
     graph: Path, content: mmap.mmap, start: int, end: int, uses: Mapping[str, int]
 ) -> tuple[str, Initializer | None]:

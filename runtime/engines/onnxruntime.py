@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from latentrt.bundle import Bundle
 from latentrt.engines import ENGINES, Weights, failure, silent
-from latentrt.engines.initializers import with_weights
+from latentrt.engines.initializers import beside, with_weights
 from latentrt.engines.optimised import graph_of
 from latentrt.errors import EngineError
 from latentrt.manifest import Component
@@ -45,6 +45,8 @@ HEAVY = {"Conv", "ConvTranspose", "Gemm", "MatMul", "InstanceNormalization", "La
 # Of glibc's malloc.h.
 M_MMAP_THRESHOLD = -3
 ASSIGNMENT = "session.record_ep_graph_assignment_info"
+# Where a graph that is given as bytes has its weights.
+EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 NO_WEIGHTS: Weights = {}
 NO_ARRAYS: Mapping[str, Array] = {}
 
@@ -185,13 +187,16 @@ def new_session(
 def exchanged(path: Path, weights: Mapping[str, Array], options: SessionOptions) -> Path | bytes:
     """What a session is made of that has these weights in place of the graph's, before it folds or packs any.
 
-    ONNX Runtime takes others only for weights beside the graph; those in it are exchanged in a copy. Its
-    `add_initializer` takes both, but leaves the old ones to what is rewritten at load, such as convolutions.
+    ONNX Runtime takes others only for weights beside the graph; those in it are exchanged in a copy, which looks for
+    the rest in its folder. Its `add_initializer` takes both, but leaves the old ones to what is rewritten at load, such
+    as convolutions.
     """
-    content = with_weights(path, weights)
-    if content is None:
-        values = [silent.onnxruntime().OrtValue.ortvalue_from_numpy(array) for array in weights.values()]
-        options.add_external_initializers(list(weights), values)
+    content, outside = with_weights(path, weights), beside(path, weights)
+    if outside:
+        values = [silent.onnxruntime().OrtValue.ortvalue_from_numpy(array) for array in outside.values()]
+        options.add_external_initializers(list(outside), values)
+    if content is not None:
+        options.add_session_config_entry(EXTERNAL_FOLDER, str(path.parent))
     return content or path
 
 

@@ -12,7 +12,7 @@ from latentrt.errors import CheckpointError, first_few
 from latentrt.lora.adapters import Form, Shape, matrix
 from latentrt.lora.change import ALPHA, REMEDY, Change, Parts, forms_of, shape_of
 from latentrt.lora.decomposed import PEFT
-from latentrt.lora.layers import found_file, layers_in
+from latentrt.lora.layers import found_file, layers_in, word_of
 from latentrt.lora.names import is_named, weights_by_name
 from latentrt.lora.refused import family_of
 from latentrt.lora.settings import Settings, settings_of
@@ -60,7 +60,7 @@ def changes_of(lora: Lora, weights: Shapes, model: str, family: str) -> list[Cha
     any layer of another shape, for kinds that are not applied, and for a scale that is no finite number.
     """
     for scale in (lora.scale, lora.scale if lora.text_scale is None else lora.text_scale):
-        if not isinstance(scale, numbers.Real) or not math.isfinite(scale):
+        if not isinstance(scale, numbers.Real) or not abs(scale) < math.inf:
             raise CheckpointError(f"{lora.file}: got the scale {scale!r}, expected a finite number such as 0.8")
     file = found_file(lora.file)
     opened = open_tensors(file)
@@ -81,6 +81,15 @@ def changes_of(lora: Lora, weights: Shapes, model: str, family: str) -> list[Cha
     if layers and not targets:
         raise CheckpointError(f"{file} has alphas ({first_few([*layers])}) and nothing that they scale; {REMEDY}")
     return [change_of(lora, file, target, settings) for target in targets]
+
+
+def bundled_words(file: Path) -> tuple[str, ...]:
+    """Returns the words of textual inversion that a LoRA file brings along, in the order of its keys.
+
+    Raises CheckpointError for a file that is missing or damaged.
+    """
+    words = [word_of(key) for key in open_tensors(found_file(file)).tensors]
+    return tuple(dict.fromkeys(word for word in words if word is not None))
 
 
 def places_of(weights: Shapes) -> Places:

@@ -10,7 +10,7 @@ from latentrt.errors import CheckpointError, first_few
 from latentrt.lora.names import layer_of, part_of
 from latentrt.lora.refused import file_of, kind_of
 from latentrt.lora.settings import WEIGHTS
-from latentrt.safetensors import FLOATS, NUMBERS, StoredTensor, open_tensors
+from latentrt.safetensors import FLOATS, NUMBERS, StoredTensor
 
 # The names of weights in folders that peft and diffusers save, the first that is there.
 NAMES = (WEIGHTS, "pytorch_lora_weights.safetensors")
@@ -22,15 +22,6 @@ EXPECTED = (
     "expected pairs such as *.lora_down.weight and *.lora_up.weight (kohya) or *.lora_A.weight and *.lora_B.weight "
     "(peft), or LoHa's and LoKr's hada_* and lokr_*, or another kind that docs/lora.md lists"
 )
-
-
-def bundled_words(file: Path) -> tuple[str, ...]:
-    """Returns the words of textual inversion that a LoRA file brings along, in the order of its keys.
-
-    Raises CheckpointError for a file that is missing or damaged.
-    """
-    words = [word_of(key) for key in open_tensors(found_file(file)).tensors]
-    return tuple(dict.fromkeys(word for word in words if word is not None))
 
 
 def word_of(key: str) -> str | None:

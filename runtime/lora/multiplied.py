@@ -25,7 +25,8 @@ def glora(t: Tensors, weight: Array) -> Array:
     left, right = (flat(t[name]) for name in (("a1", "a2") if first_a else ("a2", "a1")))
     turned: Array = np.einsum("oi...,ir,rj->oj...", weight, left, right, optimize=True)
     left, right = (flat(t[name]) for name in (("b1", "b2") if first_b else ("b2", "b1")))
-    return turned + (left @ right).reshape(weight.shape)
+    whole: Array = turned + (left @ right).reshape(weight.shape)
+    return whole
 
 
 def glora_order(s: Shapes, wanted: Shape) -> tuple[bool, bool]:

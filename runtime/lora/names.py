@@ -14,17 +14,17 @@ from collections.abc import Iterable, Iterator
 
 # How files call a component, in front of the layer's path, with underscores: diffusers; kohya's trainers; ComfyUI; of
 # one module alone, peft and LyCORIS, whose encoders are told from each other by their widths.
-ALONE = ("", "lycoris_", "lycoris_unet_")
+ALONE = ("", "lycoris_")
+WITHIN = ("text_encoders_{}_", "text_encoders_{}_transformer_", "{}_", "{}_transformer_")
 PREFIXES = {
-    "unet": ("unet_", "lora_unet_", "diffusion_model_", "model_diffusion_model_", *ALONE),
+    "unet": ("unet_", "lora_unet_", "lycoris_unet_", "diffusion_model_", "model_diffusion_model_", *ALONE),
     "text_encoder": (
-        *("text_encoder_", "lora_te_", "lora_te1_", "lycoris_te_", "lycoris_te1_"),
-        *("text_encoders_clip_l_", "text_encoders_clip_l_transformer_"),
-        *("text_encoders_clip_h_", "text_encoders_clip_h_transformer_", "clip_l_", *ALONE),
+        *("text_encoder_", "lora_te_", "lora_te1_", "lycoris_te_", "lycoris_te1_", *ALONE),
+        *(prefix.format(clip) for clip in ("clip_l", "clip_h") for prefix in WITHIN),
     ),
     "text_encoder_2": (
-        *("text_encoder_2_", "lora_te2_", "lycoris_te2_"),
-        *("text_encoders_clip_g_", "text_encoders_clip_g_transformer_", "clip_g_", *ALONE),
+        *("text_encoder_2_", "lora_te2_", "lycoris_te2_", *ALONE),
+        *(prefix.format("clip_g") for prefix in WITHIN),
     ),
 }
 KEY = re.compile(

@@ -105,8 +105,10 @@ def twins_of(
     places: Mapping[str, Mapping[str, Place]], unread: Mapping[str, Mapping[str, tuple[int, ...]]]
 ) -> dict[str, dict[str, tuple[int, ...]]]:
     """Returns the shapes of norms and biases that a checkpoint has, and for which others stand in its graphs."""
-    shapes = {name: {key: place.shape for key, place in found.items()} | unread[name] for name, found in places.items()}
-    return {name: siblings_of(found) for name, found in shapes.items()}
+    return {
+        name: siblings_of({**{key: place.shape for key, place in found.items()}, **unread[name]})
+        for name, found in places.items()
+    }
 
 
 def found_in(bundle: Bundle, component: str, prefixes: Mapping[str, str]) -> dict[str, Place]:

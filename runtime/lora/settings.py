@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from latentrt.errors import CheckpointError
 from latentrt.lora.adapters import Form, Shape
 
@@ -23,6 +25,7 @@ REFUSED = (
 )
 # Ways to begin that take something out of the model's own weights.
 BEGINNINGS = ("pissa", "olora", "corda", "loftq", "lora_ga")
+LARGEST = float(np.finfo(np.float32).max)
 REMEDY = "merge it with peft (`merge_and_unload`), and export that model"
 
 
@@ -69,7 +72,7 @@ class Settings:
                 break
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < LARGEST:
             raise CheckpointError(f"{self.place}: {name} is {value!r}, expected a number; save the LoRA again")
         return float(value)
 

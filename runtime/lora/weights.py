@@ -13,8 +13,8 @@ import numpy as np
 from latentrt.bundle import Bundle, sha256_of
 from latentrt.errors import BundleError, CheckpointError, EngineError, first_few
 from latentrt.lora.change import Change
-from latentrt.lora.files import Lora, changes_of
-from latentrt.lora.layers import bundled_words, found_file
+from latentrt.lora.files import Lora, bundled_words, changes_of
+from latentrt.lora.layers import found_file
 from latentrt.lora.places import Place, places_of, twins_of, unread_of
 from latentrt.tensors import Array
 
@@ -87,20 +87,23 @@ def changed_weights(bundle: Bundle, loras: Sequence[Lora]) -> dict[str, dict[str
         changes = changes_of(lora, shapes, manifest.name, manifest.family)
         check_words(lora)
         for change in changes:
-            if change.weight in unread[change.component]:
-                continue
-            place = places[change.component].get(change.weight)
-            if place is None or place.shared:
-                raise BundleError(
-                    f"{bundle.folder}: {change.component} {change.weight} is the same as others, of which the graph "
-                    f"has one that serves several layers, and {lora.file} changes one of them; fuse it with "
-                    "`latentrt export --lora`"
-                )
-            found[place.component][place.name].append((place, change))
+            if change.weight not in unread[change.component]:
+                place = alone(bundle, places[change.component].get(change.weight), change)
+                found[place.component][place.name].append((place, change))
     return {
         component: {name: ChangedWeight(changes) for name, changes in weights.items()}
         for component, weights in found.items()
     }
+
+
+def alone(bundle: Bundle, place: Place | None, change: Change) -> Place:
+    """The place of a weight. Raises BundleError where it serves others as well, or another one serves in its stead."""
+    if place is None or place.shared:
+        raise BundleError(
+            f"{bundle.folder}: {change.component} {change.weight} is the same as others, of which the graph has one "
+            f"that serves several layers, and {change.file} changes one of them; fuse it with `latentrt export --lora`"
+        )
+    return place
 
 
 def check_words(lora: Lora) -> None:

@@ -5,6 +5,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from latentrt.engines.initializers import beside as outside
 from latentrt.engines.initializers import initializers_of, with_weights
 from latentrt.errors import BundleError
 from latentrt.pipeline import MODELS
@@ -35,6 +36,8 @@ def test_every_weight_in_a_graph_and_beside_it(tmp_path):
     onnx.save(onnx.load(GRAPH), beside, save_as_external_data=True, location="beside.data", size_threshold=0)
     check(initializers_of(beside), expected)
     assert with_weights(beside, {next(iter(expected)): np.zeros(1, np.float16)}) is None
+    arrays = {name: array for name, (array, _) in expected.items()}
+    assert outside(beside, arrays) == arrays and outside(GRAPH, arrays) == {}
 
 
 def test_weights_are_exchanged_and_nothing_else_is(tmp_path):

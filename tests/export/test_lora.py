@@ -114,6 +114,13 @@ def test_every_layer_is_found_by_its_original_name():
         ("text_encoder.text_model.a.q_proj.lora_linear_layer.up.weight", "text_encoder_text_model_a_q_proj", "up"),
         ("lora_te1_text_model_a.lora_mid.weight", "lora_te1_text_model_a", "mid"),
         ("lora_unet_conv_in.hada_w1_a", "lora_unet_conv_in", "hada_w1_a"),
+        ("lora_unet_conv_in.oft_blocks", "lora_unet_conv_in", "oft_blocks"),
+        ("lora_unet_conv_in.a1.weight", "lora_unet_conv_in", "a1.weight"),
+        ("lora_unet_conv_in.diff_b", "lora_unet_conv_in", "diff_b"),
+        ("base_model.model.conv_in.lora_B.ink.weight", "conv_in", "up"),
+        ("base_model.model.conv_in.lora_B.bias", "conv_in", "up_bias"),
+        ("base_model.model.conv_in.lora_magnitude_vector.weight", "conv_in", "lora_magnitude_vector"),
+        ("diffusion_model.out.2.lora_up.weight", "diffusion_model_out_2", "up"),
     ],
 )
 def test_keys_of_every_layout(key, layer, tensor):
@@ -148,7 +155,7 @@ BAD = {
     ),
     "half a pair": ({"conv_in.lora_A.weight": (2, 4, 3, 3)}, "tensors of conv_in make no LoRA together"),
     "ranks apart": (PAIR | {"conv_in.lora_B.weight": (32, 3, 1, 1)}, "make no LoRA together .* up .32, 3, 1, 1."),
-    "DoRA": (PAIR | {"conv_in.dora_scale": (32, 1)}, "conv_in has .*dora_scale.*expected the tensors of one"),
+    "a kind that is not applied": (PAIR | {"conv_in.oft_R.weight": (4, 6)}, "conv_in.oft_R.weight is of peft's OFT"),
 }
 
 

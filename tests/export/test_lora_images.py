@@ -7,12 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
+from safetensors.torch import save_file as save_tensors
 
 import latentrt
 from latentrt.bundle import sha256_of
 from latentrt.cli.generate import generate
-from latentrt.errors import CheckpointError, EngineError
+from latentrt.errors import BundleError, CheckpointError, EngineError
 from latentrt.export import save
 from latentrt.export.lora import loras_provenance
 from latentrt.export.write import ExportOptions
@@ -142,6 +144,30 @@ def test_what_cannot_take_a_lora_is_one_error(pair, tmp_path, monkeypatch):
         of_engine(pair.ours, "openvino").with_loras({file: 1.0})
     with pytest.raises(EngineError, match="got a unet in int8, expected float weights"):
         of_precision(pair.ours, "unet", "int8").with_loras({file: 1.0})
+
+
+TWINS = {
+    "a bias that others share": {"lora_te_text_model_encoder_layers_0_self_attn_k_proj.diff_b": (32,)},
+    "a bias that is another's": {"lora_te_text_model_encoder_layers_1_self_attn_v_proj.diff_b": (32,)},
+    "a norm that others share": {"lora_unet_down_blocks_0_attentions_0_norm.w_norm": (32,)},
+    "a norm that is another's": {"lora_unet_mid_block_attentions_0_transformer_blocks_0_norm3.b_norm": (64,)},
+    "the last norm": {"lora_te_text_model_final_layer_norm.w_norm": (32,)},
+}
+
+
+@pytest.mark.parametrize("case", TWINS)
+def test_of_weights_that_are_the_same_the_graph_has_one(pair, tmp_path, case):
+    """Norms are ones and biases zeros in a new model; with one of them changed there is no place for it."""
+    tensors = {key: torch.ones(shape) for key, shape in TWINS[case].items()}
+    save_tensors(tensors, tmp_path / "a.safetensors")
+    with pytest.raises(BundleError, match="serves several layers, and .* changes one of them; fuse it with"):
+        pair.ours.with_loras({tmp_path / "a.safetensors": 1.0})
+
+
+def test_words_that_a_file_brings_along_are_refused_by_name(pair, tmp_path):
+    save_tensors({"bundle_emb.ink.string_to_param.*": torch.ones(2, 32)}, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match=r"brings words .*\(ink\).*latentrt export --lora"):
+        pair.ours.with_loras({tmp_path / "a.safetensors": 1.0})
 
 
 def of_engine(pipeline, engine):

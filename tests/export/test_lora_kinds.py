@@ -1,12 +1,16 @@
 """Every kind of LoRA file, fused and at run time: the weights are those of its paper's closed form, in float64."""
 
+import numpy as np
 import pytest
 import torch
 
+import latentrt
 from latentrt.export.lora import with_loras
+from latentrt.export.write import ExportOptions
 from latentrt.lora.files import Lora
 from tests.export import lora_kinds
 from tests.export.lora_kinds import LAYERS, NORMS, check, fused, saved
+from tests.export.untraced import untraced
 
 
 @pytest.fixture(scope="module")
@@ -267,3 +271,41 @@ def test_the_text_encoders_have_a_scale_of_their_own(model, tmp_path):
             scale = 0.5 if component == "unet" else 0.25
             wanted = model.weights[component][f"{path}.weight"] + scale * tensors[f"{name}.diff"].double()
             torch.testing.assert_close(found[component][f"{path}.weight"], wanted, rtol=2e-6, atol=2e-6)
+
+
+def pixels(pipeline):
+    run = pipeline.steps(latentrt.Request("a red apple", seed=5, steps=2, width=80, height=56, syntax="plain"))
+    return pipeline.decode(run.latents())
+
+
+def test_a_picture_with_a_file_of_all_kinds_fused_and_at_run_time(model, tmp_path):
+    """Weights beside the graphs and, of the last layer's bias, in one are changed together."""
+    tensors = {"lora_unet_conv_out.diff_b": drawn(4)}
+    kinds = (
+        lambda w: {**pair(w), "dora_scale": 1 + drawn(len(w), 1)},
+        lambda w: {"oft_blocks": drawn(4, len(w) // 4, len(w) // 4)},
+        lambda w: {"diff": drawn(*w.shape), "diff_b": drawn(len(w))},
+        lambda w: {"weight": drawn(len(w)), "on_input": torch.tensor(False)},
+        lambda w: {"oft_blocks": drawn(2, len(w) // 4, 4, 4)},
+        *[lambda w: {"w_norm": drawn(len(w)), "b_norm": drawn(len(w))}] * len(NORMS),
+    )
+    for (name, (component, path)), parts_of in zip((LAYERS | NORMS).items(), kinds, strict=True):
+        parts = parts_of(model.weights[component][f"{path}.weight"])
+        tensors |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
+    file = saved(tmp_path / "a.safetensors", tensors)
+    options = ExportOptions(loras=(Lora(file, 0.9),))
+    expected = pixels(untraced(model.folder / "checkpoint", tmp_path / "fused", options))
+    with latentrt.load(model.bundle.folder, engine="onnxruntime") as pipeline:
+        plain, added = pixels(pipeline), pixels(pipeline.with_loras({file: 0.9}))
+    away, apart = (-10 * np.log10(np.mean((one - expected) ** 2) / 4) for one in (plain, added))
+    print(f"{apart:.1f} dB, without {away:.1f}")
+    assert apart >= 90 > 40 > away
+
+
+@pytest.mark.parametrize("name", ["lora_unet_conv_out", "lora_unet_mid_block_resnets_0_conv1"])
+def test_a_bias_alone(model, tmp_path, name):
+    component, path = "unet", name.removeprefix("lora_unet_").replace("mid_block_resnets_0_", "mid_block.resnets.0.")
+    bias = model.weights[component][f"{path}.bias"]
+    tensors = {f"{name}.diff_b": drawn(*bias.shape)}
+    expected = {component: {f"{path}.bias": bias + tensors[f"{name}.diff_b"].double()}}
+    check(model, saved(tmp_path / "a.safetensors", tensors), expected)

@@ -1,15 +1,15 @@
 """The layouts of LoRA files: whatever names a layer, whatever type its numbers have, the change is the same."""
 
+from copy import deepcopy
+
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
 from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import save_file
 
 from latentrt.export.load import load_checkpoint
 from latentrt.export.lora import loras_provenance, with_loras
-from latentrt.lora.files import Lora
-from latentrt.lora.layers import bundled_words
+from latentrt.lora.files import Lora, bundled_words
 from latentrt.lora.weights import applied
 from tests.export import tiny
 from tests.export.tiny_families import TINY, reference
@@ -169,18 +169,41 @@ def test_words_that_a_file_brings_along_are_no_layers(checkpoint, tmp_path):
 # Of peft's own folders: what merges there.
 
 
-def peft_folder(folder, config, seed=0):
-    """Writes a random adapter of a small UNet as peft does, and returns what peft adds to each weight."""
-    module = get_peft_model(tiny.build_unet(), config)
-    random = torch.Generator().manual_seed(seed)
+@pytest.fixture(scope="module")
+def unet():
+    return tiny.build_unet()
+
+
+def merged(checkpoint, unet, lora):
+    """The weights of the UNet with a file in it, as its component makes them when it loads."""
+    state = unet.state_dict()
+    for change in with_loras(checkpoint, [lora]).components["unet"].changes:
+        state[change.weight] = torch.from_numpy(change.apply(state[change.weight].numpy()))
+    return state
+
+
+def assert_merged(state, expected, plain):
+    """Holds one against the other, and that they change the same weights."""
+    changed = {key for key, weight in expected.items() if not torch.equal(weight, plain[key])}
+    assert changed == {key for key, weight in state.items() if not torch.equal(weight, plain[key])} != set()
+    for key, weight in expected.items():
+        torch.testing.assert_close(state[key], weight, rtol=1e-5, atol=1e-5)
+
+
+def peft_folder(folder, unet, config, scale=None):
+    """Writes a random adapter of a UNet as peft does, and returns the weights that peft merges from there."""
+    module = get_peft_model(deepcopy(unet), config)
+    random = torch.Generator().manual_seed(0)
     for name, parameter in module.named_parameters():
         if "lora_" in name or "hada_" in name or "lokr_" in name:
             shift = 1.0 if "magnitude" in name else 0.0
             parameter.data = shift + 0.2 * torch.randn(parameter.shape, generator=random)
     module.save_pretrained(folder)
-    module = PeftModel.from_pretrained(tiny.build_unet(), folder)  # patterns are sorted there
-    merged, plain = module.merge_and_unload().state_dict(), tiny.build_unet().state_dict()
-    return {key: weight for key, weight in merged.items() if not torch.equal(weight, plain[key])}
+    module = PeftModel.from_pretrained(deepcopy(unet), folder)  # patterns are sorted there
+    for layer in module.modules():
+        if scale is not None and hasattr(layer, "set_scale"):
+            layer.set_scale("default", scale)
+    return module.merge_and_unload().state_dict()
 
 
 TARGETS = ["attn1.to_q", "conv1", "time_emb_proj", "attn2.to_k"]
@@ -207,48 +230,30 @@ CONFIGS = {
 @pytest.mark.filterwarnings("ignore:.*lora_bias=True")
 @pytest.mark.filterwarnings("ignore:.*have invalid shape")  # so peft says of biases
 @pytest.mark.parametrize("case, given", [*((case, ".") for case in CONFIGS), ("alpha", "adapter_model.safetensors")])
-def test_an_adapter_as_peft_saves_it_is_what_peft_merges(checkpoint, tmp_path, case, given):
-    expected = peft_folder(tmp_path / "adapter", CONFIGS[case])
-    unet = with_loras(checkpoint, [Lora(tmp_path / "adapter" / given)]).load_unet().state_dict()
-    plain = tiny.build_unet().state_dict()
-    assert {key for key, weight in unet.items() if not torch.equal(weight, plain[key])} == expected.keys()
-    for key, weight in expected.items():
-        torch.testing.assert_close(unet[key], weight, rtol=1e-5, atol=1e-5)
+def test_an_adapter_as_peft_saves_it_is_what_peft_merges(checkpoint, unet, tmp_path, case, given):
+    expected = peft_folder(tmp_path / "adapter", unet, CONFIGS[case])
+    assert_merged(merged(checkpoint, unet, Lora(tmp_path / "adapter" / given)), expected, unet.state_dict())
 
 
-@pytest.mark.parametrize("scale", [0.0, 0.5, -1.0])
-def test_dora_of_peft_at_another_scale_is_what_peft_merges(checkpoint, tmp_path, scale):
+@pytest.mark.parametrize("scale", [0.0, 0.5])
+def test_dora_of_peft_at_another_scale_is_what_peft_merges(checkpoint, unet, tmp_path, scale):
     """There the scale is part of the adapter, whose norm is taken of the weight with it."""
-    module = get_peft_model(tiny.build_unet(), CONFIGS["dora"])
-    random = torch.Generator().manual_seed(0)
-    for name, parameter in module.named_parameters():
-        if "lora_" in name:
-            parameter.data = ("magnitude" in name) + 0.2 * torch.randn(parameter.shape, generator=random)
-    module.save_pretrained(tmp_path)
-    for layer in module.modules():
-        if hasattr(layer, "set_scale"):
-            layer.set_scale("default", scale)
-    expected = module.merge_and_unload().state_dict()
-    unet = with_loras(checkpoint, [Lora(tmp_path, scale)]).load_unet().state_dict()
-    for key, weight in expected.items():
-        torch.testing.assert_close(unet[key], weight, rtol=1e-5, atol=1e-5)
+    expected = peft_folder(tmp_path, unet, CONFIGS["dora"], scale)
+    assert_merged(merged(checkpoint, unet, Lora(tmp_path, scale)), expected, unet.state_dict())
 
 
-def test_diffusers_own_files_of_one_module(checkpoint, tmp_path):
+def test_diffusers_own_files_of_one_module(checkpoint, unet, tmp_path):
     """`save_lora_adapter` notes the settings in the header without the component's name."""
-    unet = tiny.build_unet()
-    unet.add_adapter(LoraConfig(r=4, lora_alpha=16, target_modules=TARGETS, init_lora_weights=False))
-    unet.save_lora_adapter(tmp_path)
-    unet.fuse_lora()
-    unet.unload_lora()
-    ours = with_loras(checkpoint, [Lora(tmp_path)]).load_unet().state_dict()
-    assert isinstance(unet, UNet2DConditionModel)
-    for key, weight in unet.state_dict().items():
-        torch.testing.assert_close(ours[key], weight, rtol=1e-5, atol=1e-5)
+    theirs = deepcopy(unet)
+    theirs.add_adapter(LoraConfig(r=4, lora_alpha=16, target_modules=TARGETS, init_lora_weights=False))
+    theirs.save_lora_adapter(tmp_path)
+    theirs.fuse_lora()
+    theirs.unload_lora()
+    assert_merged(merged(checkpoint, unet, Lora(tmp_path)), theirs.state_dict(), unet.state_dict())
 
 
-def test_a_folder_is_named_and_its_weights_are_hashed(tmp_path):
-    peft_folder(tmp_path / "ink", CONFIGS["alpha"])
+def test_a_folder_is_named_and_its_weights_are_hashed(unet, tmp_path):
+    peft_folder(tmp_path / "ink", unet, CONFIGS["alpha"])
     [said] = applied([Lora(tmp_path / "ink", 0.5)])
     [file] = applied([Lora(tmp_path / "ink" / "adapter_model.safetensors", 0.5)])
     assert said.file == "ink" and said.sha256 == file.sha256

@@ -176,6 +176,7 @@ def test_tensors_that_do_not_go_together(checkpoint, tmp_path, case):
 HEADERS = {
     "text for a number": ({"unet.lora_alpha": "8"}, "lora_alpha is '8', expected a number"),
     "a truth value": ({"unet.lora_alpha": True}, "lora_alpha is True, expected a number"),
+    "too large a number": ({"unet.lora_alpha": 10**400}, "lora_alpha is 1000+, expected a number"),
     "no number": ({"unet.lora_alpha": float("nan")}, "lora_alpha is nan, expected a number"),
     "a list of patterns": ({"unet.lora_alpha": 8, "unet.alpha_pattern": ["a"]}, r"patterns of lora_alpha are \['a'\]"),
     "a pattern of text": ({"unet.lora_alpha": 8, "unet.alpha_pattern": {"to_q": "4"}}, "lora_alpha is '4'"),

@@ -11,8 +11,20 @@ from safetensors.torch import save_file
 from latentrt.errors import CheckpointError
 from latentrt.safetensors import open_tensors
 
+DTYPES = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int8, torch.bool]
+EIGHT_BITS = [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz]
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64], ids=str)
+
+@pytest.mark.parametrize("dtype", EIGHT_BITS, ids=str)
+def test_floats_of_eight_bits_are_those_of_torch(tmp_path, dtype):
+    every = torch.arange(256, dtype=torch.uint8).view(dtype)
+    save_file({"x": every.reshape(16, 16)}, tmp_path / "x.safetensors")
+    read = open_tensors(tmp_path / "x.safetensors").tensors["x"].read()
+    np.testing.assert_array_equal(read, every.float().numpy().reshape(16, 16), strict=True)
+    assert np.isfinite(read).sum() >= 248
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_tensors_of_every_type_are_those_of_the_package(tmp_path, dtype):
     random = torch.Generator().manual_seed(0)
     tensors = {"a.b": torch.randn(3, 1, 5, generator=random).mul(100).to(dtype), "alpha": torch.tensor(5).to(dtype)}
@@ -49,6 +61,10 @@ BAD = {
     "data backwards": content(entry(8, 0)),
     "negative sides": content(entry(shape=(-1, -2))),
     "notes that are none": content({"__metadata__": 3}),
+    "a key twice": content(b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "x": {}}'),
+    "a shape of text": content(entry(shape="2")),
+    "a fraction": content(entry(0.0, 8.0)),
+    "a type of numbers": content(entry(dtype=["F32"], shape=(3,), last=-1)),
 }
 
 
@@ -64,6 +80,8 @@ def test_another_kind_of_file_and_one_that_changed_are_errors(tmp_path):
     for path, message in ((tmp_path / "x.ckpt", "is of type '.ckpt'"), (file, "cannot be read .No such file")):
         with pytest.raises(CheckpointError, match=message):
             open_tensors(path)
+    (tmp_path / "A.SafeTensors").write_bytes(content(entry()))
+    assert open_tensors(tmp_path / "A.SafeTensors").tensors.keys() == {"x"}
     file.write_bytes(content(entry()))
     found = open_tensors(file)
     os.utime(file, ns=(0, 0))
