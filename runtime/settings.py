@@ -265,7 +265,8 @@ def steps_of(request: Request, sigmas: Sigmas, manifest: Manifest) -> int:
 def sigmas_of(asked: Any) -> Sigmas:
     """A curve's name, or noise levels above zero that fall; a zero at their end, where runs end anyway, is dropped."""
     if isinstance(asked, str):
-        return curve_of(asked) or choice("sigmas", asked, SIGMAS)
+        found = curve_of(asked)
+        return choice("sigmas", asked, SIGMAS) if found is None else found
     if not isinstance(asked, Sequence):
         raise RequestError(f"sigmas: got {shown(asked)}, expected one of {', '.join(SIGMAS)}, or falling numbers")
     levels = tuple(number("sigmas", level, 0, math.inf) for level in asked)

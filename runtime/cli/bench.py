@@ -135,8 +135,9 @@ def bench(
     """
     from latentrt.bench.benchmark import Sweep, benchmark
     from latentrt.bench.measure import Plan
+    from latentrt.bench.report import document
     from latentrt.bench.save import check_file, save
-    from latentrt.bench.tables import document, markdown
+    from latentrt.bench.tables import markdown
     from latentrt.request import Request
 
     files = (*out, *html)

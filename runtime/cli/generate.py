@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from latentrt.settings import Settings
 
 
-
-
 @click.command()
 @click.argument("prompt", required=False)
 @click.option(
