@@ -30,8 +30,9 @@ def traced(command: list[str], home: Path, log: Path) -> list[str]:
 
 
 def connections(lines: list[str]) -> list[str]:
-    """The calls by which a process would reach another one."""
-    return [line for line in lines if re.search(rf"\b({TRACED.replace(',', '|')})\(", line)]
+    """The calls by which a process would reach another machine; AF_UNIX is within this one."""
+    calls = (line for line in lines if re.search(rf"\b({TRACED.replace(',', '|')})\(", line))
+    return [line for line in calls if "AF_UNIX" not in line]
 
 
 def written(lines: list[str], home: Path) -> set[str]:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import latentrt
 from benchmarks.machine import machine, one_line
@@ -37,15 +37,15 @@ def drawn(pipeline: Pipeline, request: latentrt.Request) -> bytes:
     return run.result.images[0].tobytes()
 
 
-def together(pipeline: Pipeline, expected: Sequence[bytes], threads: int, pictures: int) -> Counter[str]:
-    """What became of each picture: "ok", "wrong", or an error."""
+def together(pipeline: Pipeline, expected: Mapping[int, bytes], threads: int, pictures: int) -> Counter[str]:
+    """What became of each picture: "ok", "wrong", or an error. expected: by number, as drawn alone."""
     counts, lock, start = Counter[str](), threading.Lock(), threading.Barrier(threads)
 
     def draw(thread: int) -> None:
         order = random.Random(thread)
         start.wait()
         for _ in range(pictures):
-            number = order.randrange(len(expected))
+            number = order.choice(list(expected))
             try:
                 outcome = "ok" if drawn(pipeline, asked(number)) == expected[number] else "wrong"
             except Exception as error:
@@ -72,7 +72,7 @@ def main() -> None:
     wrong = 0
     for engine in given.engines.split(","):
         with latentrt.load("emoji", engine=engine, verify=False) as pipeline:
-            expected = [drawn(pipeline, asked(number)) for number in range(12)]
+            expected = {number: drawn(pipeline, asked(number)) for number in range(12)}
             pipeline.unload()  # so that the threads load, and fix shapes, at once
             began = time.perf_counter()
             counts = together(pipeline, expected, given.threads, given.pictures)

@@ -59,10 +59,7 @@ def about_jetson(jetson: Jetson | None, known: dict[str, int] | None) -> dict[st
 
 def engine_state(name: str, nvidia: Nvidia) -> dict[str, Any]:
     """Whether an engine can be used, which of the packages that may provide it is there, and what is wrong."""
-    kind = ENGINES[name]
-    module = kind.found or kind.requires
-    providers = packages_distributions().get(module, []) if kind.installed else []
-    package = next((one for one in providers if not kind.file or "gpu" in one), [*providers, module][0])
+    kind, package = ENGINES[name], package_of(name)
     problem = problem_of(kind, nvidia)
     return {
         "installed": kind.installed,
@@ -72,6 +69,14 @@ def engine_state(name: str, nvidia: Nvidia) -> dict[str, Any]:
         "extra": kind.extra,
         "problem": problem,
     }
+
+
+def package_of(name: str) -> str:
+    """The package that provides an engine here, of the several that may."""
+    kind = ENGINES[name]
+    module = kind.found or kind.requires
+    providers = packages_distributions().get(module, []) if kind.installed else []
+    return next((one for one in providers if not kind.file or "gpu" in one), [*providers, module][0])
 
 
 def problem_of(kind: EngineKind, nvidia: Nvidia) -> str | None:

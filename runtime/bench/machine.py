@@ -9,7 +9,7 @@ from pathlib import Path
 
 from latentrt.bench.nvml import Nvml
 from latentrt.bench.system import HERE, number
-from latentrt.diagnosis import engine_state, installed, memory
+from latentrt.diagnosis import installed, memory, package_of
 from latentrt.engines.onnxruntime import usable_cores
 from latentrt.jetson import Jetson, read_jetson, text
 from latentrt.processor import processor
@@ -51,8 +51,7 @@ def machine(engine: str, root: Path = HERE, gpu: Nvml | None = None) -> Machine:
     cpu = root / "sys/devices/system/cpu/cpu0/cpufreq"
     known, board = memory(root / "proc/meminfo"), read_jetson(root)
     most = number(cpu / "scaling_max_freq")
-    state = engine_state(engine)
-    packages = {name: installed(name) for name in ("latentrt", "numpy", state["package"])}
+    packages = {name: installed(name) for name in ("latentrt", "numpy", package_of(engine))}
     return Machine(
         processor=processor(root / "proc/cpuinfo"),
         cores=usable_cores(),

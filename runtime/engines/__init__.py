@@ -101,8 +101,8 @@ class EngineKind:
         return command + before if self.file else command
 
 
-CUDA = "capi/libonnxruntime_providers_cuda.so"
-TENSORRT = "capi/libonnxruntime_providers_tensorrt.so"
+LIBRARY = "capi/onnxruntime_providers_{}.dll" if os.name == "nt" else "capi/libonnxruntime_providers_{}.so"
+CUDA, TENSORRT = LIBRARY.format("cuda"), LIBRARY.format("tensorrt")
 
 ENGINES = {
     "onnxruntime": EngineKind("latentrt.engines.onnxruntime", "onnxruntime", "cpu", "cpu", exchanges=True),
