@@ -205,7 +205,7 @@ class Pipeline:
         named = scales_in(settings, self.lora_dir)
         if not named:
             return self
-        scales: dict[str | Path, float | tuple[float, float]] = {**added_up(self.added, named)}
+        scales: dict[str | Path, float | tuple[float, float]] = dict(added_up(self.added, named).items())
         key = [(file, scale, os.stat(file).st_mtime_ns, os.stat(file).st_size) for file, scale in scales.items()]
         if self._tagged is None or self._tagged[0] != key:
             self._tagged = None  # frees the weights of the last tags, unless a run has them
