@@ -25,7 +25,10 @@ def shown(value: Any) -> str:
     """`value` for a message: an array by its shape and type, anything long cut."""
     if getattr(value, "ndim", 0):
         return f"an array of the shape {tuple(value.shape)}, {value.dtype}"
-    text = repr(plain(value))
+    try:
+        text = repr(plain(value))
+    except ValueError:  # a whole number of thousands of digits
+        return "a number that is too long to show"
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
