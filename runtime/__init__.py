@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         RequestError,
         ShapeError,
     )
+    from latentrt.handover import handed_over
     from latentrt.interpolation import between
     from latentrt.pipeline import Pipeline, load
     from latentrt.request import Request
@@ -44,11 +45,13 @@ __all__ = [
     "ShapeError",
     "Step",
     "between",
+    "handed_over",
     "load",
 ]
 
 _HOMES = {
     "latentrt.control": ("Control",),
+    "latentrt.handover": ("handed_over",),
     "latentrt.interpolation": ("between",),
     "latentrt.pipeline": ("Pipeline", "load"),
     "latentrt.request": ("Request",),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import numbers
-import sys
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -26,7 +25,10 @@ def shown(value: Any) -> str:
     """`value` for a message: an array by its shape and type, anything long cut."""
     if getattr(value, "ndim", 0):
         return f"an array of the shape {tuple(value.shape)}, {value.dtype}"
-    text = repr(plain(value))
+    try:
+        text = repr(plain(value))
+    except ValueError:  # a whole number of thousands of digits
+        return "a number that is too long to show"
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
@@ -64,12 +66,24 @@ def whole(name: str, value: int, lowest: int, highest: int | None) -> int:
 
 def number(name: str, value: Any, lowest: float, highest: float) -> float:
     """`value` as a float, once known to be a finite number in the range."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not abs(value) <= sys.float_info.max:
+    found = finite(value)
+    if found is None:
         raise RequestError(f"{name}: got {shown(value)}, expected a finite number")
-    if not lowest <= value <= highest:
+    if not lowest <= found <= highest:
         limit = f"from {lowest:g} to {highest:g}" if math.isfinite(highest) else f"of at least {lowest:g}"
         raise RequestError(f"{name}: got {shown(value)}, expected a number {limit}")
-    return float(value)
+    return found
+
+
+def finite(value: Any) -> float | None:
+    """`value` as a float; None for what is no finite number."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    try:
+        found = float(value)
+    except OverflowError:
+        return None
+    return found if math.isfinite(found) else None
 
 
 def flag(name: str, value: Any) -> bool:

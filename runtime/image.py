@@ -119,6 +119,7 @@ def preview_image(latents: Array, to_rgb: Sequence[tuple[float, float, float]]) 
 
 
 PICTURES = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+WRITTEN: dict[str, dict[str, Any]] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}
 ANIMATIONS = {".gif": "GIF", ".webp": "WEBP", ".apng": "PNG"}
 
 
@@ -163,7 +164,7 @@ def png_options(text: Mapping[str, str]) -> dict[str, Any]:
 
 def exif_options(kind: str, text: Mapping[str, str], note: bytes) -> dict[str, Any]:
     """What Pillow writes a JPEG or a WebP with."""
-    options: dict[str, Any] = {"JPEG": {"quality": 95, "subsampling": 0}, "WEBP": {"lossless": True}}[kind]
+    options = dict(WRITTEN[kind])
     if not text:
         return options
     found = exif.block(text["parameters"], note)

@@ -47,8 +47,8 @@ def open_image(name: str, source: str | Path | Image, mode: str = "RGB") -> Imag
 
     if not isinstance(source, (str, os.PathLike, Image.Image)):
         raise RequestError(
-            f"{name}: got {shown(source)}, expected an image or the path of its file; PIL.Image.fromarray makes an image"
-            " of an array"
+            f"{name}: got {shown(source)}, expected an image or the path of its file; PIL.Image.fromarray makes an "
+            "image of an array"
         )
     given = isinstance(source, Image.Image)
     try:

@@ -55,9 +55,9 @@ def load(
     split_guidance: call the UNet once for each prompt of a step, not once for all, which takes less memory and longer.
     memory_budget: the bytes that the whole process may need, on a CPU; runs are made to fit, or refused before they
     start; those of several threads wait for each other. lora_dir: the folder of the LoRA files that prompts name,
-    `<lora:NAME:0.8>`; the environment's LATENTRT_LORAS where none is given. loras: LoRA files and their scales for every
-    prompt, as `Pipeline.with_loras` takes them. With either, "cpu" draws with ONNX Runtime. A pipeline may be used from
-    several threads. Raises BundleError or EngineError, and CheckpointError for LoRA files.
+    `<lora:NAME:0.8>`; the environment's LATENTRT_LORAS where none is given. loras: LoRA files and their scales for
+    every prompt, as `Pipeline.with_loras` takes them. With either, "cpu" draws with ONNX Runtime. A pipeline may be
+    used from several threads. Raises BundleError or EngineError, and CheckpointError for LoRA files.
     """
     engine_kind(engine)
     opened = open_bundle(folder_of(bundle), verify=verify)
@@ -165,8 +165,9 @@ class Pipeline:
 
         loras: the scale of each file, such as {"style.safetensors": 0.8}, or two, (0.8, 0.5): the UNet's and the text
         encoders'. Components that none of them changes are shared; the others are loaded anew when first called, from
-        the canonical graph; of "cpu" by ONNX Runtime, all of them, whichever engine is the fastest. Where memory is short, `unload` what has run before. Raises CheckpointError for a file that
-        cannot be read or does not fit the bundle, EngineError for an engine or a bundle that cannot take any.
+        the canonical graph; of "cpu" by ONNX Runtime, all of them, whichever engine is the fastest. Where memory is
+        short, `unload` what has run before. Raises CheckpointError for a file that cannot be read or does not fit the
+        bundle, EngineError for an engine or a bundle that cannot take any.
 
         >>> pipe.with_loras({"style.safetensors": 0.8}).generate("a red apple")  # doctest: +SKIP
         """
@@ -199,14 +200,13 @@ class Pipeline:
         The last one is kept, so that the next request with the same tags finds its weights loaded. Raises RequestError
         for a tag that is malformed or names no file, and as `with_loras` does.
         """
-        from latentrt.lora.tagged import add, scales_in
+        from latentrt.lora.tagged import added_up, scales_in
 
         named = scales_in(settings, self.lora_dir)
         if not named:
             return self
-        scales = dict(self.added)
-        add(scales, named)
-        key = [(file, *scale, os.stat(file).st_mtime_ns, os.stat(file).st_size) for file, scale in scales.items()]
+        scales: dict[str | Path, float | tuple[float, float]] = dict(added_up(self.added, named).items())
+        key = [(file, scale, os.stat(file).st_mtime_ns, os.stat(file).st_size) for file, scale in scales.items()]
         if self._tagged is None or self._tagged[0] != key:
             self._tagged = None  # frees the weights of the last tags, unless a run has them
             self._tagged = key, self.with_loras(scales)

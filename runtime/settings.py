@@ -6,37 +6,34 @@ import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any, get_args
 
 from latentrt.checks import choice, flag, number, shown, side, text, whole
 from latentrt.control import Settled, controls_of
-from latentrt.curves import Sigmas, SigmasName
+from latentrt.curves import Sigmas
 from latentrt.errors import RequestError
 from latentrt.guidance import EVERYWHERE
 from latentrt.handover import Handover, handover_of
 from latentrt.hires import Grown, Hires, hires_of
+from latentrt.levels import curve_asked, sigmas_of, steps_of
 from latentrt.manifest import HINT, Manifest
 from latentrt.prompt import ORDERS, SYNTAXES, Order, Syntax
 from latentrt.request import RANDOM, NoiseName, Request, Seamless
 from latentrt.samplers import SAMPLERS, Option, Value
-from latentrt.samplers.names import Named, curve_of, sampler_named
+from latentrt.samplers.names import Named, sampler_named
 from latentrt.schedule import Spacing
 from latentrt.source import Source, cut, source_of
 from latentrt.tasks import TINY_DECODER
+from latentrt.told import scores_of, sizes_of
 from latentrt.windows import windows_of
 
-SIGMAS: tuple[SigmasName, ...] = get_args(SigmasName)
 SPACINGS: tuple[Spacing, ...] = get_args(Spacing)
 NOISES: tuple[NoiseName, ...] = get_args(NoiseName)
 OPTIONS = ("eta", "gamma", "order", "solver")
 LARGEST_SEED = 2**64 - 1
 LARGEST_BATCH = 4096
-LARGEST_SIDE = 1 << 16
-LARGEST_SCORE = 100
-# As in diffusers 0.42.1's StableDiffusionInstructPix2PixPipeline, and its StableDiffusionXLImg2ImgPipeline.
+# As in diffusers 0.42.1's StableDiffusionInstructPix2PixPipeline.
 IMAGE_GUIDANCE = 1.5
-SCORES = {"aesthetic_score": 6.0, "negative_aesthetic_score": 2.5}
 
 
 @dataclass(frozen=True)
@@ -239,42 +236,6 @@ def fast_decode_of(request: Request, manifest: Manifest) -> bool:
     return request.fast_decode
 
 
-def curve_asked(request: Request, named: Named) -> Any:
-    """The noise levels that the request names, or that its sampler's name does. Raises RequestError for two curves."""
-    if request.sigmas is None or named.sigmas is None:
-        return chosen(request.sigmas, named.sigmas)
-    if sigmas_of(request.sigmas) != named.sigmas:
-        raise RequestError(
-            f"sigmas: got {shown(request.sigmas)} with the sampler {request.sampler!r}, which says {named.sigmas}; "
-            f"use the sampler {named.sampler}"
-        )
-    return named.sigmas
-
-
-def steps_of(request: Request, sigmas: Sigmas, manifest: Manifest) -> int:
-    """The number of steps: as many as there are sigmas where these are listed."""
-    if not isinstance(sigmas, tuple):
-        return whole("steps", chosen(request.steps, manifest.defaults.steps), 1, manifest.schedule.train_steps)
-    if request.steps not in (None, len(sigmas)):
-        raise RequestError(
-            f"steps: got {shown(request.steps)} with {len(sigmas)} sigmas, expected {len(sigmas)} or nothing"
-        )
-    return len(sigmas)
-
-
-def sigmas_of(asked: Any) -> Sigmas:
-    """A curve's name, or noise levels above zero that fall; a zero at their end, where runs end anyway, is dropped."""
-    if isinstance(asked, str):
-        return curve_of(asked) or choice("sigmas", asked, SIGMAS)
-    if not isinstance(asked, Sequence):
-        raise RequestError(f"sigmas: got {shown(asked)}, expected one of {', '.join(SIGMAS)}, or falling numbers")
-    levels = tuple(number("sigmas", level, 0, math.inf) for level in asked)
-    levels = levels[:-1] if levels and levels[-1] == 0 else levels
-    if not levels or levels[-1] == 0 or any(after >= before for before, after in pairwise(levels)):
-        raise RequestError(f"sigmas: got {shown(list(asked))}, expected numbers that fall, each above zero")
-    return levels
-
-
 def guidance_of(asked: Any, steps: int, *, one: bool = False) -> float | tuple[float, ...]:
     """One finite number, or one a step. one: whether the model is told it, and so has one for all."""
     if one or isinstance(asked, str) or not isinstance(asked, Sequence):
@@ -306,43 +267,6 @@ def image_guidance_of(request: Request, manifest: Manifest) -> float | None:
             raise RequestError(f"image_guidance: got {shown(asked)}, but {manifest.name} edits no images; leave it out")
         return None
     return None if request.init is None else number("image_guidance", chosen(asked, IMAGE_GUIDANCE), 1, math.inf)
-
-
-def sizes_of(request: Request, manifest: Manifest, size: tuple[int, int]) -> dict[str, Any]:
-    """The sizes that the model is told, each of two numbers; none for one that is told nothing. size: the picture's."""
-    usual = {"original_size": (size, 1), "crop": ((0, 0), 0), "target_size": (size, 1)}
-    asked = {name: getattr(request, name) for name in usual}
-    known = {name for name in usual if any(told.startswith(name.removesuffix("size")) for told in manifest.size_ids)}
-    for name, value in asked.items():
-        if value is not None and name not in known:
-            raise untold(name, value, manifest)
-    return {
-        name: pair(name, chosen(asked[name], default), low) for name, (default, low) in usual.items() if name in known
-    }
-
-
-def scores_of(request: Request, manifest: Manifest) -> dict[str, Any]:
-    """How well liked pictures are to look, for models that are told."""
-    asked = {name: getattr(request, name) for name in SCORES}
-    if "aesthetic_score" in manifest.size_ids:
-        return {name: number(name, chosen(asked[name], usual), 0, LARGEST_SCORE) for name, usual in SCORES.items()}
-    for name, value in asked.items():
-        if value is not None:
-            raise untold(name, value, manifest)
-    return {}
-
-
-def untold(name: str, value: Any, manifest: Manifest) -> RequestError:
-    """The error for what the model is not told."""
-    return RequestError(f"{name}: got {shown(value)}, but {manifest.family} models are not told it; leave it out")
-
-
-def pair(name: str, asked: Any, lowest: int) -> tuple[int, int]:
-    """Two whole numbers."""
-    if isinstance(asked, str) or not isinstance(asked, Sequence) or len(asked) != 2:
-        raise RequestError(f"{name}: got {shown(asked)}, expected two whole numbers, for example (1024, 1024)")
-    first, second = (whole(name, number, lowest, LARGEST_SIDE) for number in asked)
-    return first, second
 
 
 def seeds_of(name: str, asked: int | None, batch: int, *, one: bool = False) -> tuple[int, ...]:

@@ -56,9 +56,8 @@ class Commands(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
-            for name in difflib.get_close_matches(args[0].lower(), COMMANDS, n=1):
-                error.message += f" Did you mean {name!r}?"
-            raise
+            near = difflib.get_close_matches(args[0].lower(), COMMANDS, n=1)
+            ctx.fail(f"{error.message} Did you mean {near[0]!r}?" if near else error.message)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the table of commands without importing them."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from latentrt.cli.output import as_json, echo, print_json, progress_bar
-from latentrt.cli.parsing import numbers_of, sigmas_of, size_of
+from latentrt.cli.parsing import numbers_of, seed_of, sigmas_of, size_of
 
 if TYPE_CHECKING:
     from latentrt.bench.compare import Pairing
@@ -100,7 +100,9 @@ def show(pairings: Sequence[Pairing]) -> None:
 )
 @click.option("--sampler", metavar="NAME", help="ddim, euler, dpmpp_2m ...")
 @click.option("--sigmas", callback=sigmas_of, metavar="NAME|LIST", help="A curve such as karras, or levels 14,7,3,1.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the first request; the others' follow.")
+@click.option(
+    "--seed", type=int, callback=seed_of, default=0, show_default=True, help="Of the first request; the others' follow."
+)
 @click.option("--engine", default="cpu", metavar="NAME", show_default=True, help="What runs the graphs.")
 @click.option("--runs", type=int, default=10, show_default=True, help="How many requests are timed.")
 @click.option("--warmups", type=int, default=2, show_default=True, help="How many come before, and do not count.")
@@ -135,8 +137,9 @@ def bench(
     """
     from latentrt.bench.benchmark import Sweep, benchmark
     from latentrt.bench.measure import Plan
+    from latentrt.bench.report import document
     from latentrt.bench.save import check_file, save
-    from latentrt.bench.tables import document, markdown
+    from latentrt.bench.tables import markdown
     from latentrt.request import Request
 
     files = (*out, *html)

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from latentrt.settings import Settings
 
 
-
-
 @click.command()
 @click.argument("prompt", required=False)
 @click.option(
@@ -145,8 +143,10 @@ def generate(
     **options: Any,
 ) -> None:
     """Generate pictures for PROMPT. What is not given is the bundle's default."""
+    from latentrt.handover import handed_over
     from latentrt.image import save_animation
     from latentrt.pipeline import load
+    from latentrt.request import RANDOM
 
     animated = check_out(out, frames=options["frames"] is not None)
     wanted = requests(prompt, prompts, **options)
@@ -154,8 +154,6 @@ def generate(
     opened = partial(load, engine=engine, split_guidance=split_guidance, memory_budget=budget, lora_dir=lora_dir)
     if refiner is not None:
         with with_loras(opened(bundle), loras) as base:
-            from latentrt.handover import handed_over
-
             wanted = [handed_over(base, request, refine_from) for request in wanted]
         loras = []
     with with_loras(opened(refiner or bundle), loras) as pipeline:
@@ -172,6 +170,9 @@ def generate(
     else:
         for file in dict.fromkeys(file for named in files for file in named):
             echo(file)
+        if out is not None and options["seed"] in (None, RANDOM):
+            seeds = dict.fromkeys(result.seeds[0] for result in results)
+            echo(f"seed {', '.join(map(str, seeds))}", err=True)
 
 
 def with_loras(pipeline: Pipeline, loras: list[Lora]) -> Pipeline:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,11 @@ def size_of(_context: click.Context, _option: click.Parameter, value: str | None
     if not (width.isascii() and width.isdecimal() and height.isascii() and height.isdecimal()):
         raise click.BadParameter(f"got {value!r}, expected a width and a height such as 768x512")
     return int(width), int(height)
+
+
+def seed_of(_context: click.Context, _option: click.Parameter, value: int) -> int:
+    """A seed, one drawn at random for -1."""
+    return secrets.randbits(32) if value == -1 else value
 
 
 def numbers_of(

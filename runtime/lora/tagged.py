@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from latentrt.errors import RequestError
@@ -30,17 +29,19 @@ def scales_in(settings: Settings, folder: str | Path | None) -> Scales:
     for text, part, where in ((settings.prompt, 1 - share, ""), (settings.blend or "", share, "blend: ")):
         try:
             for tag in tags_of(text, settings.lora_tags, strict=settings.syntax == "strict"):
-                add(found, {file_of(tag, text, folder): (part * tag.unet, part * tag.text)})
+                found = added_up(found, {file_of(tag, text, folder): (part * tag.unet, part * tag.text)})
         except RequestError as error:
             raise RequestError(f"{where}{error}") from error
     return {file: scales for file, scales in found.items() if scales != (0, 0)}
 
 
-def add(scales: Scales, more: Mapping[Path, tuple[float, float]]) -> None:
-    """Adds scales to those that are there, file by file."""
+def added_up(scales: Scales, more: Scales) -> Scales:
+    """The sums of the scales of each file."""
+    found = dict(scales)
     for file, (unet, text) in more.items():
-        before = scales.get(file, (0.0, 0.0))
-        scales[file] = before[0] + unet, before[1] + text
+        before = found.get(file, (0.0, 0.0))
+        found[file] = before[0] + unet, before[1] + text
+    return found
 
 
 def file_of(tag: Tag, text: str, folder: str | Path | None) -> Path:

@@ -21,7 +21,7 @@ Values = Sequence[float]
 
 @dataclass(frozen=True)
 class Frame:
-    """The area that values are drawn in: what its sides stand for, its size with the margins and the left one, in pixels."""
+    """The area that values are drawn in: what its sides stand for, its size with margins, and its left one; pixels."""
 
     across: Span
     upward: Span
@@ -162,7 +162,7 @@ def band(lows: Values, highs: Values, clip: Span | None, names: Sequence[str], x
     lower = [(frame.x(index), frame.y(value)) for index, value in enumerate(lows, 1)]
     outline = " ".join(f"{x},{y}" for x, y in (*upper, *reversed(lower)))
     shown = [int(place) for place in whole_ticks(1, len(lows))]
-    labels = {place: names[place - 1] for place in shown}
+    labels = {float(place): names[place - 1] for place in shown}
     drawn = [axes(frame, x_name, y_name, shown, labels), f'<polygon class="one" points="{outline}"/>']
     drawn += [level(frame, "", value) for value in clip or ()]
     return svg(frame, drawn, f"range over {x_name}")

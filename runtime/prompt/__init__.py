@@ -1,7 +1,7 @@
 r"""The prompt language: emphasis, chunks, editing and composition as AUTOMATIC1111's web UI has them. See `read`.
 
-A prompt is read from the outside in: tags are taken out, AND divides it, editing picks the text of a step, brackets weigh that text, and
-what they weigh is cut into chunks. Each of these is a file, and a function of text alone.
+A prompt is read from the outside in: tags are taken out, AND divides it, editing picks the text of a step, brackets
+weigh that text, and what they weigh is cut into chunks. Each of these is a file, and a function of text alone.
 """
 
 from latentrt.prompt.attention import BREAK, weighted

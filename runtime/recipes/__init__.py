@@ -1,6 +1,7 @@
 """How a picture says that it was made, whichever tool wrote it, in the words of `latentrt.Request` where there are any.
 
-Each tool's layout is a file here, and a function from the picture's texts to a `Recipe`, or None where they are not its.
+A layout is a file here, or a table, and a function from the picture's texts to a `Recipe`; None where they are in
+another one.
 """
 
 from __future__ import annotations

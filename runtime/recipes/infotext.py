@@ -1,7 +1,7 @@
 """AUTOMATIC1111's layout, which many tools write: the prompt, the negative prompt, a line of settings.
 
-The settings are as its own `parse_generation_parameters` reads them: `name: value` with commas between, values in quotes
-where they hold commas.
+The settings are read as its own `parse_generation_parameters` does: `name: value` with commas between, values in
+quotes where they hold commas.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ WITH_OPTIONS: dict[str, Named] = {
     "uni_pc_bh2": Named("unipc", options={"solver": "bh2"}),
 }
 # Of each curve AUTOMATIC1111's name first.
-CURVE_NAMES: dict[SigmasName, tuple[str, ...]] = {
+CURVE_NAMES: dict[str, tuple[str, ...]] = {
     "normal": ("Normal",),
     "karras": ("Karras", "k", "ka"),
     "exponential": ("Exponential",),
@@ -82,9 +82,9 @@ def label(sampler: str) -> str:
     return SAMPLER_NAMES[sampler][0]
 
 
-def curve_label(sigmas: SigmasName) -> str:
+def curve_label(sigmas: str) -> str:
     """AUTOMATIC1111's name of a curve; of both tables of "Align Your Steps" the same."""
-    return CURVE_NAMES["ays" if sigmas == "ays_sdxl" else sigmas][0]
+    return {**CURVE_NAMES, "ays_sdxl": CURVE_NAMES["ays"]}[sigmas][0]
 
 
 def curve_of(name: str) -> SigmasName | None:
@@ -97,8 +97,8 @@ def sampler_named(name: object) -> Named:
     found = found_as(name) if isinstance(name, str) else None
     if found is None:
         raise RequestError(
-            f"sampler: got {shown(name)}, expected one of {', '.join(SAMPLERS)}, or a name that AUTOMATIC1111 or ComfyUI"
-            " has for one of them, such as 'DPM++ 2M Karras'"
+            f"sampler: got {shown(name)}, expected one of {', '.join(SAMPLERS)}, or a name that AUTOMATIC1111 or "
+            "ComfyUI has for one of them, such as 'DPM++ 2M Karras'"
         )
     return found
 

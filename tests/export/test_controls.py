@@ -28,7 +28,7 @@ from latentrt.export.controls import with_controls
 from latentrt.export.load import load_checkpoint
 from latentrt.export.named import Named, check_names
 from latentrt.export.write import ExportOptions, export
-from latentrt.metadata import png_text
+from latentrt.metadata import picture_text
 from latentrt.request import Request
 from tests.export import compvis
 from tests.export.adapters import build_adapter
@@ -183,7 +183,7 @@ def test_the_picture_has_the_images_size_and_says_what_steered_it(sd1):
     control = latentrt.Control("canny", noise(75, 60), 0.5)
     result = sd1.ours.generate(PROMPT, seed=0, steps=1, controls=[control])
     assert result.images[0].size == (72, 56)
-    [record] = json.loads(png_text(result, 0)["latentrt"])["controls"]
+    [record] = json.loads(picture_text(result, 0)["latentrt"])["controls"]
     assert record.pop("image")["size"] == [75, 60]
     assert record == {"name": "canny", "scale": 0.5, "start": 0.0, "end": 1.0}
 

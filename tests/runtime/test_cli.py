@@ -1,5 +1,6 @@
 """The command line as a user meets it: processes, exit statuses, stdout as data, stderr as talk."""
 
+import io
 import json
 import os
 import subprocess
@@ -12,6 +13,8 @@ import pytest
 from PIL import Image
 
 from latentrt.cli import main
+from latentrt.cli.parsing import control_of
+from latentrt.control import Control
 from latentrt.request import Request
 from tests.runtime.fake import named, pipeline_of
 
@@ -77,6 +80,36 @@ def test_a_batch_is_numbered_and_without_out_named_by_seed(here, capsys, tmp_pat
     assert here(*one) == 0
     assert capsys.readouterr().out.split() == ["5.png", "6.png"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["5.png", "6.png", "t-0.png", "t-1.png"]
+
+
+@pytest.mark.parametrize("seed", [(), ("--seed", "-1")])
+def test_a_random_seed_is_told_and_noted(here, capsys, seed):
+    one = ("generate", "a tree", "--steps", "1", "--size", "32x24", *seed)
+    assert here(*one, "--out", "t.webp") == 0
+    out, err = capsys.readouterr()
+    assert here("inspect", "t.webp", "--json") == 0
+    assert (out, err) == ("t.webp\n", f"seed {json.loads(capsys.readouterr().out)['seed']}\n")
+    assert here(*one) == 0
+    out, err = capsys.readouterr()
+    assert out.removesuffix(".png\n").isdecimal() and err == ""
+    assert here(*one, "--json", "--out", "t.png") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["settings"]["seeds"][0] >= 0 and err == ""
+
+
+def test_prompts_come_from_stdin(here, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a tree\n# no\na palm\n")))
+    assert here("generate", "--prompts", "-", "--steps", "1", "--size", "32x24", "--seed", "5") == 0
+    assert capsys.readouterr().out.split() == ["0-5.png", "1-5.png"]
+
+
+@pytest.mark.parametrize("name", ["canny:v2.png", "edges.png:0.8", "a:0.5:0:1"])
+def test_images_of_controls_may_have_colons(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path(name).touch()
+    assert control_of(f"canny={name}") == Control("canny", name)
+    assert control_of(f"canny={name}:0.25") == Control("canny", name, 0.25)
+    assert control_of(f"canny={name}:0.25:0:0.5") == Control("canny", name, 0.25, 0.0, 0.5)
 
 
 def test_variations_of_one_seed_do_not_overwrite_each_other(here, capsys, tmp_path):

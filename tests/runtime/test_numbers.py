@@ -89,6 +89,7 @@ def test_values_in_messages_are_short() -> None:
     assert shown(np.zeros((3, 4), np.float32)) == "an array of the shape (3, 4), float32"
     assert shown(np.float32(0.5)) == "0.5" and shown([np.int64(1), np.int64(2)]) == "[1, 2]"
     assert len(shown(list(range(1000)))) < 100
+    assert shown(10**5000) == "a number that is too long to show"
 
 
 def test_frames_of_arrays(bundle: Bundle) -> None:

@@ -15,7 +15,8 @@ from latentrt.exif import decoded
 from latentrt.recipes import Recipe, read_recipe, recipe_of
 
 A1111 = (
-    "1girl, <lora:x:0.8>\nin a garden\nNegative prompt: bad,\nworse\nSteps: 20, Sampler: DPM++ 2M, Schedule type: Karras, "
+    "1girl, <lora:x:0.8>\nin a garden\nNegative prompt: bad,\nworse\nSteps: 20, Sampler: DPM++ 2M, "
+    "Schedule type: Karras, "
     'CFG scale: 7, Seed: 123, Size: 512x768, Model hash: abc, Model: y, RNG: CPU, Lora hashes: "x: 1234, z: 5", '
     "Version: v1.10.1"
 )
@@ -308,11 +309,8 @@ def test_a_jpeg_s_comment(tmp_path: Path) -> None:
 
 
 def test_what_is_not_known_is_kept_as_it_is() -> None:
-    found = recipe_of(
-        {
-            "parameters": "a\nSteps: 3, Sampler: DPM adaptive, Schedule type: Automatic, CFG scale: x, ADetailer model: face"
-        }
-    )
+    settings = "Steps: 3, Sampler: DPM adaptive, Schedule type: Automatic, CFG scale: x, ADetailer model: face"
+    found = recipe_of({"parameters": f"a\n{settings}"})
     assert found is not None and found.settings == {"prompt": "a", "negative": "", "steps": 3}
     assert found.other == {
         "Sampler": "DPM adaptive",

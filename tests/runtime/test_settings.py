@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 
 from latentrt.errors import RequestError
+from latentrt.levels import SIGMAS
 from latentrt.manifest import Manifest, TensorSpec, read
 from latentrt.pipeline import MODELS
 from latentrt.request import Request
 from latentrt.samplers import SAMPLERS
-from latentrt.settings import LARGEST_SEED, NOISES, SIGMAS, Settings, guided, settle, with_seed
+from latentrt.settings import LARGEST_SEED, NOISES, Settings, guided, settle, with_seed
 
 WITH_ETA = "ddim, euler_a, dpm2_a, dpmpp_2s_a, dpmpp_sde, dpmpp_2m_sde, dpmpp_3m_sde"
 DIFFUSION = [name for name, sampler in SAMPLERS.items() if not sampler.flow]
