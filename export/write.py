@@ -230,7 +230,18 @@ def latents_of(checkpoint: Checkpoint) -> tuple[Latents, int]:
     vae = checkpoint.load_vae()
     factor = pixels_of(vae.config)
     latents = Latents(vae.config.latent_channels, factor, vae.config.scaling_factor, fit_to_rgb(vae))
-    return latents, checkpoint.components["unet"].config["sample_size"] * factor
+    return latents, side_of(checkpoint.components["unet"].config) * factor
+
+
+def side_of(unet: Config) -> int:
+    """The longer side of the latents that a UNet was trained on. Raises CheckpointError where that is not known."""
+    size = unet.get("sample_size")
+    sides = size if isinstance(size, (list, tuple)) and size else [size]
+    if not all(type(side) is int and side > 0 for side in sides):
+        raise CheckpointError(
+            f"the unet's config has sample_size {size!r}: expected the side of its latents, such as 64; correct it"
+        )
+    return int(max(sides))
 
 
 def provenance(checkpoint: Checkpoint) -> dict[str, str]:
