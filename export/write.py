@@ -77,6 +77,8 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
         components = {
             part.name: write_component(part, folder, options.precision, progress) for part in parts_of(checkpoint)
         }
+        if checkpoint.left_out:  # after the long lines of work, where it is seen
+            progress(f"left out, as nothing here reads it: {', '.join(checkpoint.left_out)}")
         progress("preview")
         latents, side_px = latents_of(checkpoint)
         if tiny is not None:
@@ -129,8 +131,6 @@ def opened(source: Path, options: ExportOptions, progress: Progress) -> Found:
     schedule = schedule_of(checkpoint.scheduler)
     for line in [*(f"{name}: {said}" for name, said in checkpoint.said.items()), *said_of(checkpoint.scheduler)]:
         progress(line)
-    if checkpoint.left_out:
-        progress(f"left out, as nothing here reads it: {', '.join(checkpoint.left_out)}")
     checkpoint = with_controls(with_loras(checkpoint, options.loras), options.controls)
     checkpoint = with_adapters(checkpoint, options.adapters)
     checkpoint = with_image_prompts(checkpoint, options.image_prompts, options.image_encoder)
