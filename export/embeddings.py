@@ -50,7 +50,7 @@ class Worded:
 
 def bundled_in(loras: Sequence[Lora]) -> tuple[Embedding, ...]:
     """Returns the words that LoRA files bring, file by file."""
-    return tuple(Embedding(lora.file, bundled=True) for lora in loras if has_bundled(lora.file))
+    return tuple(Embedding(lora.file, bundled=True) for lora in loras if lora.file.is_file() and has_bundled(lora.file))
 
 
 def with_embeddings(

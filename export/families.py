@@ -13,6 +13,7 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from latentrt.errors import CheckpointError, first_few
 from latentrt.export.given import CONFIGS as CONFIGS
 from latentrt.export.layouts import Config, Shape, Tensors, open_clip_keys, text_keys, vae_keys
+from latentrt.export.pipelines import STABLE_PIPELINES, XL_PIPELINES
 from latentrt.manifest import Shown, SizeId
 
 Configs = Mapping[str, Config]
@@ -82,24 +83,6 @@ class Family:
 
 # The entry of the UNet's config that is the width of pooled text and the sinusoids of all size ids together.
 ADDED_WIDTH = "projection_class_embeddings_input_dim"
-# The pipelines of diffusers 0.42.1 that are made of a family's parts, and of nothing besides but what steers them from
-# outside: their folders hold the same model, to be drawn with here as in any way.
-STABLE_PIPELINES = (
-    "StableDiffusionPipeline",
-    *("StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline", "StableDiffusionInpaintPipelineLegacy"),
-    "StableDiffusionInstructPix2PixPipeline",
-    *("LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline"),
-    *("StableDiffusionControlNetPipeline", "StableDiffusionControlNetImg2ImgPipeline"),
-    *("StableDiffusionControlNetInpaintPipeline", "StableDiffusionAdapterPipeline"),
-    *("StableDiffusionPAGPipeline", "StableDiffusionPAGImg2ImgPipeline", "StableDiffusionPAGInpaintPipeline"),
-    *("StableDiffusionControlNetPAGPipeline", "StableDiffusionControlNetPAGInpaintPipeline"),
-    *("StableDiffusionAttendAndExcitePipeline", "StableDiffusionDiffEditPipeline", "StableDiffusionPanoramaPipeline"),
-    *("StableDiffusionModelEditingPipeline", "StableDiffusionParadigmsPipeline", "StableDiffusionPix2PixZeroPipeline"),
-    *("StableDiffusionSAGPipeline", "SemanticStableDiffusionPipeline", "StableDiffusionPipelineSafe"),
-    *("CycleDiffusionPipeline", "TextToVideoZeroPipeline"),
-    # A community pipeline that takes prompts of any length, and adds nothing to the model.
-    "StableDiffusionLongPromptWeightingPipeline",
-)
 # Where a single file keeps the convolution whose second axis is the channels that the UNet takes.
 FIRST_LAYER = "model.diffusion_model.input_blocks.0.0.weight"
 # What the UNet may be shown besides noisy latents, its channels in this order.
@@ -128,18 +111,6 @@ STABLE_VALUES = {name: DEFAULTS[name] for name in ("unet", "vae", "text_encoder"
 # The original second encoder's leftovers that nothing reads.
 OPEN_CLIP_UNREAD = r"\.(logit_scale|attn_mask)$"
 SIZES: tuple[SizeId, ...] = ("original_height", "original_width", "crop_top", "crop_left")
-XL_PIPELINES = (
-    "StableDiffusionXLPipeline",
-    *("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),
-    "StableDiffusionXLInstructPix2PixPipeline",
-    *("StableDiffusionXLControlNetPipeline", "StableDiffusionXLControlNetImg2ImgPipeline"),
-    *("StableDiffusionXLControlNetInpaintPipeline", "StableDiffusionXLAdapterPipeline"),
-    *("StableDiffusionXLControlNetUnionPipeline", "StableDiffusionXLControlNetUnionImg2ImgPipeline"),
-    "StableDiffusionXLControlNetUnionInpaintPipeline",
-    *("StableDiffusionXLPAGPipeline", "StableDiffusionXLPAGImg2ImgPipeline", "StableDiffusionXLPAGInpaintPipeline"),
-    *("StableDiffusionXLControlNetPAGPipeline", "StableDiffusionXLControlNetPAGImg2ImgPipeline"),
-    *("TextToVideoZeroSDXLPipeline", "SDXLLongPromptWeightingPipeline"),
-)
 XL_SECOND = Encoder(skipped=1, normed=False, pooled=True, tokenizer="tokenizer_2", pad=0)
 XL_MARK = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
 XL_UNET = {**DEFAULTS["unet"], "use_linear_projection": True, "addition_embed_type": "text_time"}
@@ -226,22 +197,35 @@ STRANGERS = (
     ("control_model.", "a ControlNet"),
     ("lora_", "a LoRA"),
     ("down_blocks.", "the UNet of a diffusers folder (give the folder that holds model_index.json)"),
+    ("image_proj.", "an IP-Adapter (give it by --ip-adapter, beside a checkpoint)"),
+    ("text_model.", "a text encoder alone"),
+    *((key, "textual inversion (give it by --embedding, beside a checkpoint)") for key in ("emb_params", "clip_g")),
     ("encoder.down", "a VAE alone (give it by --vae, in Python vae=, beside a checkpoint)"),
 )
 
 
-def recognise(source: str, differences: Callable[[Family], list[str]], *, look: str = "") -> Family:
+def recognise(
+    source: str, differences: Callable[[Family], list[str]], *, look: str = "", stranger: str | None = None
+) -> Family:
     """Returns the first family from which nothing differs.
 
-    differences: what speaks against a family, each "this is so, expected that". look: what the checkpoint seems to be.
-    Raises CheckpointError with every family's differences when none is left.
+    differences: what speaks against a family, each "this is so, expected that". look: what the checkpoint seems to be;
+    stranger: what it is known to be, where it is none of these. Raises CheckpointError when no family is left, with a
+    line of differences for each unless there is a stranger.
     """
-    found = {family.name: differences(family) for family in FAMILIES}
+    found = {}
     for family in FAMILIES:
+        try:
+            found[family.name] = differences(family)
+        except (TypeError, ValueError, AttributeError, KeyError) as error:  # of a config that holds other types
+            found[family.name] = [f"its configs cannot be compared ({error})"]
         if not found[family.name]:
             return family
+    names = ", ".join(family.name for family in FAMILIES)
+    if stranger is not None:
+        raise CheckpointError(f"{source} is of no supported family ({names}); {stranger}")
     against = "".join(f"\n  {name}: {'; '.join(reasons)}" for name, reasons in found.items())
-    raise CheckpointError(f"{source} is of no supported family ({', '.join(found)}){look}{against}")
+    raise CheckpointError(f"{source} is of no supported family ({names}){look}{against}")
 
 
 def shape_differences(family: Family, shapes: Mapping[str, Shape], configs: Configs) -> list[str]:
@@ -295,11 +279,16 @@ def shown_by_channels(configs: Configs) -> dict[int, tuple[Shown, ...]]:
 
 
 def likeness(shapes: Mapping[str, Shape]) -> str:
-    """Returns what a single file of no supported family seems to be: a known stranger, or the groups of its keys."""
+    """Returns what a single file of no supported family is made of: the groups of its keys."""
+    return f"; its keys are {first_few(sorted({key.split('.')[0] + '.*' for key in shapes}))}"
+
+
+def stranger_in(shapes: Mapping[str, Shape]) -> str | None:
+    """Returns what a single file of no supported family looks like, None where it is nothing known."""
     for prefix, name in STRANGERS:
         if any(key.startswith(prefix) for key in shapes):
-            return f"; its keys {prefix}* look like {name}"
-    return f"; its keys are {first_few(sorted({key.split('.')[0] + '.*' for key in shapes}))}"
+            return f"its keys {prefix}* look like {name}"
+    return None
 
 
 # The components that a checkpoint of some family has.

@@ -21,8 +21,13 @@ from latentrt.export.weight_files import chosen, found_in, read_json
 STEMS = dict.fromkeys(("unet", "vae", "controlnet", "t2i_adapter"), "diffusion_pytorch_model")  # else "model"
 # The entry of model_index.json that says whether no negative prompt means zeros.
 ZERO_NEGATIVE = "force_zeros_for_empty_prompt"
+# What transformers 5.23's CLIPTextConfig means by leaving these out.
+TEXT_DEFAULTS = {
+    **{"vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "projection_dim": 512},
+    **{"num_hidden_layers": 12, "num_attention_heads": 8, "max_position_embeddings": 77},
+}
 # Where a folder that was saved from the whole of CLIP has the config of the tower that is meant, by component.
-TOWERS = {"text_encoder": "text", "text_encoder_2": "text", "image_encoder": "vision"}
+TOWERS: Mapping[str, str] = {"text_encoder": "text", "text_encoder_2": "text", "image_encoder": "vision"}
 
 
 def open_folder(path: Path, configs: Path | None, variant: str | None, asked: Declared) -> Opened:
@@ -54,7 +59,7 @@ def differences(path: Path, index: Mapping[str, Any], family: Family) -> list[st
     got = index.get("_class_name")
     if got not in family.pipelines:
         return [f"_class_name in its model_index.json is {got!r}, expected {families.pipeline_names(family)}"]
-    listed = [name for name in families.PARTS if (index.get(name) or [None])[0]]
+    listed = [name for name in families.PARTS if isinstance(part := index.get(name), list) and any(part)]
     if set(listed) != family.slots.keys():
         return [f"its model_index.json names {', '.join(listed)}, expected {', '.join(family.slots)}"]
     if index.get("is_cosxl_edit"):  # whose images are latents of unit variance, and whose schedule is EDM's
@@ -80,12 +85,12 @@ def stem_of(name: str) -> str:
 
 def config_in(folder: Path, name: str) -> dict[str, Any]:
     """Returns a component's config; that of its tower where the folder was saved from the whole of CLIP."""
-    config = read_json(folder / "config.json")
-    tower = config.get(f"{TOWERS.get(name)}_config")
-    if not isinstance(tower, dict):
-        return config
-    kept = {"projection_dim": config["projection_dim"]} if "projection_dim" in config else {}
-    return {**tower, **kept, "model_type": f"clip_{TOWERS[name]}_model"}
+    config, tower = read_json(folder / "config.json"), TOWERS.get(name)
+    nested = config.get(f"{tower}_config")
+    if isinstance(nested, dict):
+        kept = {"projection_dim": config["projection_dim"]} if "projection_dim" in config else {}
+        config = {**nested, **kept, "model_type": f"clip_{tower}_model"}
+    return {**TEXT_DEFAULTS, **config} if tower == "text" else config
 
 
 def no_weights(folder: Path, stem: str) -> str:

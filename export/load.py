@@ -116,9 +116,12 @@ def load_checkpoint(
     """
     asked = asked or Declared()
     check_there("checkpoint", path)
-    folder = path.is_dir()
-    opened = open_folder(path, configs, variant, asked) if folder else open_file(path, configs, asked)
-    sources = opened.sources if vae is None else with_vae(opened, vae, variant)
+    try:
+        folder = path.is_dir()
+        opened = open_folder(path, configs, variant, asked) if folder else open_file(path, configs, asked)
+        sources = opened.sources if vae is None else with_vae(opened, vae, variant)
+    except OSError as error:
+        raise CheckpointError(f"{error.filename or path} cannot be read ({error.strerror or error})") from error
     components = {name: matched(name, source) for name, source in sources.items()}
     return Checkpoint(
         name_of(path),

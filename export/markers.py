@@ -30,6 +30,7 @@ PREDICTIONS: Mapping[str, Prediction] = {
     **dict.fromkeys(("v", "v_prediction", "v-prediction", "v_pred", "vpred", "velocity"), "v_prediction"),
     **dict.fromkeys(("sample", "x0", "x0_prediction"), "sample"),
 }
+UNSAID = ("", "none", "null", "unknown")
 # What the note of the architecture says of Stable Diffusion 2, of which nothing else tells one kind from the other.
 ARCHITECTURES: Mapping[str, Prediction] = {
     "stable-diffusion-v2-512": "epsilon",
@@ -94,8 +95,8 @@ def declared_by(place: str, keys: Iterable[str], notes: Mapping[str, str], asked
 def noted(place: str, notes: Mapping[str, str]) -> Declared:
     """Returns what the notes of a file say of its prediction."""
     for key in PREDICTION_NOTES:
-        if key in notes:
-            value = notes[key].strip().lower()
+        value = notes.get(key, "").strip().lower()
+        if value not in UNSAID:
             if value not in PREDICTIONS:
                 raise CheckpointError(
                     f"{place} notes {key} {notes[key]!r}: expected epsilon, v or sample; say what it predicts with "

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from latentrt.atomic import FULL
 from latentrt.errors import CheckpointError
 from latentrt.export import unpickle
 from latentrt.export.weight_files import WeightFiles, chosen, found_in
@@ -51,7 +52,9 @@ def converted(path: Path, folder: Path, variant: str | None = None) -> Path:
         return converted_folder(path, folder, variant)
     if path.suffix.lower() not in PICKLES or not path.is_file():
         return path
-    return converted_file(path, new_place(folder) / f"{path.stem}.safetensors")
+    target = new_place(folder) / f"{path.stem}.safetensors"
+    convert({path: target})
+    return target
 
 
 def converted_folder(path: Path, folder: Path, variant: str | None) -> Path:
@@ -60,14 +63,16 @@ def converted_folder(path: Path, folder: Path, variant: str | None) -> Path:
     if not pickled:
         return path
     copy = new_place(folder) / path.name
-    for inner in {path, *pickled}:
+    wanted = dict[Path, Path]()
+    for inner in dict.fromkeys((path, *pickled)):
         target = copy / inner.relative_to(path)
         target.mkdir(parents=True)
         for item in inner.iterdir():
             if item not in pickled and item.suffix not in PICKLES:
                 (target / item.name).symlink_to(item.resolve())
         for stem, weights in pickled.get(inner, {}).items():
-            write_converted(weights, target, stem)
+            wanted.update(targets_of(weights, target, stem))
+    convert(wanted)
     return copy
 
 
@@ -86,17 +91,15 @@ def pickles_of(folder: Path, variant: str | None) -> dict[str, WeightFiles]:
     return found
 
 
-def write_converted(files: WeightFiles, target: Path, stem: str) -> None:
-    """Writes what a component's pickles hold: one file, or shards and their index."""
+def targets_of(files: WeightFiles, target: Path, stem: str) -> dict[Path, Path]:
+    """What a component's pickles are to become in `target`: one file, or shards, whose index is written."""
     if files.index is None:
-        converted_file(files.shards[0], target / f"{stem}.safetensors")
-        return
+        return {files.shards[0]: target / f"{stem}.safetensors"}
     names = {shard.name: f"{shard.stem}.safetensors" for shard in files.shards}
-    for shard in files.shards:
-        converted_file(shard, target / names[shard.name])
     places: Mapping[str, str] = json.loads(files.index.read_text(encoding="utf-8"))["weight_map"]
     index = {"weight_map": {key: names[place] for key, place in places.items()}}
     (target / f"{stem}.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    return {shard: target / names[shard.name] for shard in files.shards}
 
 
 def new_place(folder: Path) -> Path:
@@ -107,32 +110,35 @@ def new_place(folder: Path) -> Path:
     return place
 
 
-def converted_file(file: Path, target: Path) -> Path:
-    """Has a process of its own write `target`, a .safetensors file, from a pickle. Returns it."""
-    size = file.stat().st_size
-    if size == 0:
-        raise CheckpointError(f"{file} is empty: fetch it again")
+def convert(targets: Mapping[Path, Path]) -> None:
+    """Has a process of its own write a .safetensors file from each pickle."""
+    sizes = [file.stat().st_size for file in targets]
     environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
-    command = [sys.executable, "-I", "-W", "ignore", unpickle.__file__, str(file.resolve()), str(target.resolve())]
+    places = [f"{path.resolve()}" for pair in targets.items() for path in pair]
     try:
         done = subprocess.run(
-            command,
+            [sys.executable, "-I", "-W", "ignore", unpickle.__file__, *places],
             env=environment,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=120 + size / 5_000_000,
+            timeout=120 + sum(sizes) / 5_000_000,
         )
     except subprocess.TimeoutExpired as error:
-        raise CheckpointError(f"{file} takes too long to read for its size: it is damaged or made to do so") from error
+        raise CheckpointError(
+            f"{next(iter(targets))} takes too long to read for its size: it is damaged or made to do so"
+        ) from error
     if done.returncode != 0:
-        raise CheckpointError(f"{file} cannot be read: {reason(done.stderr, done.returncode)}")
-    return target
+        failed = next((file for file, target in targets.items() if not target.exists()), next(iter(targets)))
+        raise CheckpointError(f"{failed} cannot be read: {reason(done.stderr, done.returncode)}")
 
 
 def reason(said: str, status: int) -> str:
     """Why a pickle could not be read, in a line."""
+    for code in FULL:
+        if os.strerror(code) in said:
+            raise OSError(code, os.strerror(code))  # of the disk that it is converted on
     if "legacy .tar" in said:
         return "it is of torch's first format (tar), which is not read safely; save it anew with torch.save"
     if found := CODE.search(said):

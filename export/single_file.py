@@ -34,7 +34,8 @@ def open_file(path: Path, configs: Path | None, asked: Declared) -> Opened:
         known = configs_in(folder, family, shapes)
         return families.config_differences(family, known) + families.shape_differences(family, shapes, known)
 
-    family = families.recognise(name_of(path), differences, look=families.likeness(shapes))
+    stranger = families.stranger_in(shapes)
+    family = families.recognise(name_of(path), differences, look=families.likeness(shapes), stranger=stranger)
     known = configs_in(configs_folder(family, configs, shapes, declared), family, shapes)
     sources = {
         name: Source(f"{path} ({slot.prefix}*)", known[name], under(slot.prefix, tensors), slot.convert, slot.unread)

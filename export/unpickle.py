@@ -1,10 +1,10 @@
 """A program: reads a pickle of torch and writes its tensors as .safetensors. Run as a file, in a process of its own.
 
-`python -I unpickle.py IN OUT`; it imports nothing of latentrt. What is unpickled is what `torch.load` allows with
-`weights_only`: tensors and plain containers. Classes of training frameworks, which published checkpoints name beside
-their weights, become objects that hold what they are given and do nothing. No other name is looked up, and so nothing
-is run; what a fault in torch would let through meets a process that has no network, cannot start another one, and
-has no more memory than the file asks for.
+`python -I unpickle.py IN OUT IN OUT ...`; it imports nothing of latentrt. What is unpickled is what `torch.load` allows
+with `weights_only`: tensors and plain containers. Classes of training frameworks, which published checkpoints name
+beside their weights, become objects that hold what they are given and do nothing. No other name is looked up, and so
+nothing is run; what a fault in torch would let through meets a process that has no network, cannot start another one,
+and has no more memory than the files ask for.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import re
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 # What the names of inert classes begin with. The first is how the first embeddings hold their vectors.
@@ -31,8 +31,10 @@ ROOM_BYTES = 1 << 29
 class Held:
     """What stands for an object of a class that is not looked up."""
 
+    values: Any = ()  # of one that is made without arguments, in a way that passes by __init__
+
     def __init__(self, *values: Any, **_named: Any) -> None:
-        self.values: Any = values
+        self.values = values
 
     def __setstate__(self, state: Any) -> None:
         self.values = state
@@ -59,13 +61,13 @@ def forbid() -> None:
     sys.addaudithook(refuse)
 
 
-def bound(size: int) -> None:
-    """Bounds memory to what is used now and three times the file, and the time on a processor."""
+def bound(sizes: Sequence[int]) -> None:
+    """Bounds memory to what is used now and three times the largest file, and the time on a processor."""
     with open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    limit = used + 3 * size + ROOM_BYTES
+    limit = used + 3 * max(sizes) + ROOM_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    seconds = 60 + size // 10_000_000
+    seconds = 60 + sum(sizes) // 10_000_000
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
 
 
@@ -104,14 +106,13 @@ def tensors_in(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
             yield from tensors_in(inner, place if dropped else f"{place}.{name}" if place else str(name))
 
 
-def main(source: str, target: str) -> None:
+def write(source: str, target: str) -> None:
     """Reads one file and writes the other."""
-    isolate()
     import torch
     from safetensors.torch import save_file
 
-    bound(os.path.getsize(source))
-    forbid()
+    if not os.path.getsize(source):
+        raise ValueError("it is empty")
     tensors = dict(tensors_in(loaded(source)))
     if not tensors:
         raise ValueError("it holds no tensors")
@@ -119,9 +120,21 @@ def main(source: str, target: str) -> None:
     save_file({key: torch.clone(one, memory_format=torch.contiguous_format) for key, one in tensors.items()}, target)
 
 
+def main(places: Sequence[str]) -> None:
+    """Reads every second file and writes the one that follows it."""
+    isolate()
+    import torch  # noqa: F401 - before the bounds, which are of what is read
+
+    pairs = list(zip(places[::2], places[1::2], strict=True))
+    bound([os.path.getsize(source) for source, _ in pairs])
+    forbid()
+    for source, target in pairs:
+        write(source, target)
+
+
 if __name__ == "__main__":
     try:
-        main(*sys.argv[1:])
+        main(sys.argv[1:])
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         sys.exit(1)

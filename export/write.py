@@ -77,6 +77,8 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
         components = {
             part.name: write_component(part, folder, options.precision, progress) for part in parts_of(checkpoint)
         }
+        if checkpoint.left_out:  # after the long lines of work, where it is seen
+            progress(f"left out, as nothing here reads it: {', '.join(checkpoint.left_out)}")
         progress("preview")
         latents, side_px = latents_of(checkpoint)
         if tiny is not None:
@@ -129,8 +131,6 @@ def opened(source: Path, options: ExportOptions, progress: Progress) -> Found:
     schedule = schedule_of(checkpoint.scheduler)
     for line in [*(f"{name}: {said}" for name, said in checkpoint.said.items()), *said_of(checkpoint.scheduler)]:
         progress(line)
-    if checkpoint.left_out:
-        progress(f"left out, as nothing here reads it: {', '.join(checkpoint.left_out)}")
     checkpoint = with_controls(with_loras(checkpoint, options.loras), options.controls)
     checkpoint = with_adapters(checkpoint, options.adapters)
     checkpoint = with_image_prompts(checkpoint, options.image_prompts, options.image_encoder)
@@ -230,7 +230,18 @@ def latents_of(checkpoint: Checkpoint) -> tuple[Latents, int]:
     vae = checkpoint.load_vae()
     factor = pixels_of(vae.config)
     latents = Latents(vae.config.latent_channels, factor, vae.config.scaling_factor, fit_to_rgb(vae))
-    return latents, checkpoint.components["unet"].config["sample_size"] * factor
+    return latents, side_of(checkpoint.components["unet"].config) * factor
+
+
+def side_of(unet: Config) -> int:
+    """The longer side of the latents that a UNet was trained on. Raises CheckpointError where that is not known."""
+    size = unet.get("sample_size")
+    sides = size if isinstance(size, (list, tuple)) and size else [size]
+    if not all(type(side) is int and side > 0 for side in sides):
+        raise CheckpointError(
+            f"the unet's config has sample_size {size!r}: expected the side of its latents, such as 64; correct it"
+        )
+    return int(max(sides))
 
 
 def provenance(checkpoint: Checkpoint) -> dict[str, str]:

@@ -10,11 +10,15 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextConfig
 
 from latentrt.errors import CheckpointError
-from latentrt.export.families import FAMILIES, STABLE_PIPELINES, XL_PIPELINES
+from latentrt.export.families import FAMILIES
+from latentrt.export.folder import TEXT_DEFAULTS
 from latentrt.export.load import load_checkpoint
+from latentrt.export.pipelines import STABLE_PIPELINES, XL_PIPELINES
 from latentrt.export.weight_files import chosen, found_in
+from latentrt.export.write import ExportOptions, opened, side_of
 from tests.export import tiny
 
 STEM = "diffusion_pytorch_model"
@@ -129,3 +133,33 @@ def test_another_kind_is_refused_in_a_line_a_family(folder, name):
     first, *others = str(caught.value).splitlines()
     assert len(others) == len(FAMILIES) and all(name in line for line in others)
     assert max(map(len, (first, *others))) < 200
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "said"),
+    [
+        ("model_index.json", {"vae": {"a": 1}}, "model_index.json names unet, text_encoder, expected"),
+        ("model_index.json", {"_class_name": ["StableDiffusionPipeline"]}, "_class_name in its model_index.json is"),
+        ("text_encoder/config.json", {"hidden_size": "wide"}, "cannot be compared"),
+        ("unet/config.json", {"sample_size": None}, "sample_size None: expected the side of its latents"),
+        ("unet/config.json", {"sample_size": [8, "x"]}, "sample_size"),
+        ("scheduler/scheduler_config.json", {"beta_start": "low"}, "beta_start.*low"),
+        ("scheduler/scheduler_config.json", {"_class_name": {}}, "_class_name"),
+    ],
+)
+def test_configs_of_other_types_are_one_error(folder, tmp_path, file, changes, said):
+    path = folder / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(CheckpointError, match=said):
+        checkpoint = opened(folder, ExportOptions(), lambda line: None).checkpoint
+        side_of(checkpoint.components["unet"].config)
+
+
+def test_a_text_encoder_s_config_may_leave_out_what_is_usual(folder):
+    path = folder / "text_encoder" / "config.json"
+    config = json.loads(path.read_text())
+    assert {key: getattr(CLIPTextConfig(), key) for key in TEXT_DEFAULTS} == TEXT_DEFAULTS
+    del config["num_hidden_layers"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="missing: encoder.layers.2"):
+        load_checkpoint(folder)

@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 import sys
@@ -6,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from latentrt.atomic import new_file, new_folder
+from latentrt.atomic import REMEDIES, new_file, new_folder
 from latentrt.errors import OutputError
 
 
@@ -154,3 +155,93 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, "new_file", str(tmp_path / "a.png")])
     assert done.returncode == -9
     assert (tmp_path / "a.png").read_text() == "old"
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from latentrt import atomic
+from latentrt.errors import EngineError, OutputError
+
+kind, path = sys.argv[1], Path(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+
+
+def written_by_a_library(path):
+    try:
+        path.write_bytes(bytes(2000))
+    except OSError:
+        raise RuntimeError("writing failed") from None
+
+
+def written_by_another(path):
+    try:
+        path.write_bytes(bytes(2000))
+    except OSError as error:
+        raise EngineError("the engine failed") from error
+
+
+def written_in_words(path):
+    raise Exception("File too large (os error 27)")
+
+
+WRITERS = {"library": written_by_a_library, "engine": written_by_another, "words": written_in_words}
+try:
+    if kind == "text":
+        atomic.write_text(path, "x" * 2000)
+    else:
+        with atomic.new_folder(path) as temporary:
+            WRITERS.get(kind, lambda file: file.write_bytes(bytes(2000)))(temporary / "a")
+except OutputError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("kind", ["text", "folder", "library", "engine", "words"])
+def test_what_a_full_disk_fails_is_one_error_and_leaves_nothing(tmp_path: Path, kind: str) -> None:
+    """Whoever wrote, and whatever error of its own it made of the system's."""
+    path = tmp_path / "a" if kind == "text" else tmp_path / "deep" / "er" / "a"
+    command = [sys.executable, "-c", FULL_DISK, kind, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == (
+        f"{path}: cannot be written (File too large); allow larger files (`ulimit -f`), or name a place on a disk that "
+        "takes them"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG])
+def test_what_to_do_is_said_by_what_failed(tmp_path: Path, code: int) -> None:
+    with pytest.raises(OutputError) as caught, new_folder(tmp_path / "a"):
+        raise OSError(code, os.strerror(code), "elsewhere")
+    assert str(caught.value) == f"{tmp_path / 'a'}: cannot be written ({os.strerror(code)}); {REMEDIES[code]}"
+    assert "folder that exists" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(errno.ENOENT, "none", "b"), PermissionError(errno.EACCES, "no", "b"), ValueError("x")]
+)
+def test_other_errors_are_their_own(tmp_path: Path, error: Exception) -> None:
+    """Those of files that are read, among them."""
+    with pytest.raises(type(error)) as caught, new_folder(tmp_path / "a"):
+        raise error
+    assert caught.value is error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_in_the_folder_that_may_not_be_written(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutputError, match="name a place that you may write to"),
+        new_folder(tmp_path / "a") as temporary,
+    ):
+        raise PermissionError(errno.EACCES, "Permission denied", str(temporary / "b"))
+
+
+def test_a_folder_that_cannot_be_made_leaves_no_parents(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with (
+        pytest.raises(OutputError, match="cannot be made .*; name another folder"),
+        new_folder(tmp_path / "file" / "a"),
+    ):
+        pytest.fail("the block ran")
+    assert list(tmp_path.iterdir()) == [tmp_path / "file"]

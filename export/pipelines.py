@@ -1,0 +1,34 @@
+"""The pipelines of diffusers 0.42.1, by their names in model_index.json, that are made of a family's parts.
+
+They have nothing besides but what steers them from outside: their folders hold the same model, to be drawn with here as
+in any way.
+"""
+
+STABLE_PIPELINES = (
+    "StableDiffusionPipeline",
+    *("StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline", "StableDiffusionInpaintPipelineLegacy"),
+    "StableDiffusionInstructPix2PixPipeline",
+    *("LatentConsistencyModelPipeline", "LatentConsistencyModelImg2ImgPipeline"),
+    *("StableDiffusionControlNetPipeline", "StableDiffusionControlNetImg2ImgPipeline"),
+    *("StableDiffusionControlNetInpaintPipeline", "StableDiffusionAdapterPipeline"),
+    *("StableDiffusionPAGPipeline", "StableDiffusionPAGImg2ImgPipeline", "StableDiffusionPAGInpaintPipeline"),
+    *("StableDiffusionControlNetPAGPipeline", "StableDiffusionControlNetPAGInpaintPipeline"),
+    *("StableDiffusionAttendAndExcitePipeline", "StableDiffusionDiffEditPipeline", "StableDiffusionPanoramaPipeline"),
+    *("StableDiffusionModelEditingPipeline", "StableDiffusionParadigmsPipeline", "StableDiffusionPix2PixZeroPipeline"),
+    *("StableDiffusionSAGPipeline", "SemanticStableDiffusionPipeline", "StableDiffusionPipelineSafe"),
+    *("CycleDiffusionPipeline", "TextToVideoZeroPipeline"),
+    # A community pipeline that takes prompts of any length, and adds nothing to the model.
+    "StableDiffusionLongPromptWeightingPipeline",
+)
+XL_PIPELINES = (
+    "StableDiffusionXLPipeline",
+    *("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),
+    "StableDiffusionXLInstructPix2PixPipeline",
+    *("StableDiffusionXLControlNetPipeline", "StableDiffusionXLControlNetImg2ImgPipeline"),
+    *("StableDiffusionXLControlNetInpaintPipeline", "StableDiffusionXLAdapterPipeline"),
+    *("StableDiffusionXLControlNetUnionPipeline", "StableDiffusionXLControlNetUnionImg2ImgPipeline"),
+    "StableDiffusionXLControlNetUnionInpaintPipeline",
+    *("StableDiffusionXLPAGPipeline", "StableDiffusionXLPAGImg2ImgPipeline", "StableDiffusionXLPAGInpaintPipeline"),
+    *("StableDiffusionXLControlNetPAGPipeline", "StableDiffusionXLControlNetPAGImg2ImgPipeline"),
+    *("TextToVideoZeroSDXLPipeline", "SDXLLongPromptWeightingPipeline"),
+)
