@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from latentrt.cli.output import as_json, print_json
+from latentrt.cli.output import as_json, echo, extra_of, print_json
 from latentrt.cli.scaled import lora_option
-from latentrt.errors import EngineError
 
 if TYPE_CHECKING:
     from latentrt.lora.files import Lora
@@ -133,7 +132,7 @@ def export(
             "checkpoint": [checkpoint],
             "VAE": [options["vae"]],
             "tiny decoder": [options["tiny_decoder"]],
-            "LoRA": [file for file, *_ in loras],
+            "LoRA": [lora.file for lora in loras],
             "embedding": [file for file, _ in embeddings],
             "ControlNet": [path for _, path in controls],
             "T2I-Adapter": [path for _, path in adapters],
@@ -144,13 +143,11 @@ def export(
         out,
         **{name: options[name] for name in ("configs", "allow_pickle")},
     )
-    try:
+    with extra_of("export"):
         from latentrt.export.embeddings import Embedding
         from latentrt.export.named import Named
         from latentrt.export.write import ExportOptions
         from latentrt.export.write import export as write_bundle
-    except ImportError as error:
-        raise EngineError(f"export needs {error.name}: run `pip install 'latentrt[cpu,export]'`") from error
 
     chosen = ExportOptions(
         **options,
@@ -160,15 +157,15 @@ def export(
         adapters=tuple(Named(name, path) for name, path in adapters),
         image_prompts=tuple(Named(name, path) for name, path in image_prompts),
     )
-    manifest = write_bundle(checkpoint, out, chosen, progress=lambda line: click.echo(line, err=True))
+    manifest = write_bundle(checkpoint, out, chosen, progress=lambda line: echo(line, err=True))
     losses = {name: asdict(component.fidelity) for name, component in manifest.components.items()}
     if as_json:
         print_json({"bundle": str(out), "name": manifest.name, "components": losses})
         return
     for name, loss in losses.items():
         psnr = "exact" if loss["psnr_db"] is None else f"{loss['psnr_db']:.1f} dB"
-        click.echo(f"{name:14} relative error {loss['relative_error']:.1e}, {psnr}")
-    click.echo(out)
+        echo(f"{name:14} relative error {loss['relative_error']:.1e}, {psnr}")
+    echo(out)
 
 
 def check_paths(
