@@ -72,7 +72,7 @@ def checked(folder: Path) -> dict[str, FileRecord]:
     whole = {name: record for name, record in recorded.items() if is_whole(folder / name, record)}
     for path in folder.iterdir():
         if path.name not in (LOCK, RECORD, *whole):
-            log.warning("%s: damaged, or not finished; removed, to be compiled again", path)
+            log.info("%s: damaged, or not finished; removed, to be compiled again", path)
             remove(path)
     return whole
 
