@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from latentrt.cli.output import as_json, print_json
+from latentrt.cli.output import as_json, echo, print_json
 
 
 @click.command()
@@ -21,4 +21,4 @@ def verify(bundle: str, as_json: bool) -> None:
     if as_json:
         print_json({"bundle": str(opened.folder), "sha256": opened.sha256, "files": len(files), "bytes": size})
     else:
-        click.echo(f"{opened.folder}: {len(files)} files, {size / 1e6:.1f} MB, all as exported")
+        echo(f"{opened.folder}: {len(files)} files, {size / 1e6:.1f} MB, all as exported")
