@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -78,6 +78,7 @@ def changes_of(lora: Lora, weights: Shapes, model: str, family: str) -> list[Cha
             f"{file} does not fit {model} ({family}): {first_few(misfits)}. It was made for another family or "
             "width; give one for this model"
         )
+    check_twice(file, targets)
     if layers and not targets:
         raise CheckpointError(f"{file} has alphas ({first_few([*layers])}) and nothing that they scale; {REMEDY}")
     return [change_of(lora, file, target, settings) for target in targets]
@@ -118,6 +119,18 @@ def check_names(file: Path, layers: Mapping[str, Parts], places: Places, model: 
         f"{file} changes layers that {model} ({family}) does not have: {first_few(strangers)}. It was made for "
         f"{other or 'another family'}; give one for {family}"
     )
+
+
+def check_twice(file: Path, targets: Sequence[Target]) -> None:
+    """Raises CheckpointError for a weight that is changed by two layers, which are names of the same one."""
+    found: dict[tuple[str, str], str] = {}
+    for target in targets:
+        other = found.setdefault((target.component, target.key), target.layer)
+        if other != target.layer:
+            raise CheckpointError(
+                f"{file} changes {target.component} {target.key} twice, as {other} and as {target.layer}; save the "
+                "adapters in a file each"
+            )
 
 
 def fitted(file: Path, target: Target, is_bias: bool, places: Places, weights: Shapes) -> tuple[Target, list[str]]:

@@ -119,6 +119,10 @@ PARTS = {
     "two ranks": (PAIR | {f"{LAYER}.lora_up.weight": (64, 3)}, "make no LoRA together"),
     "nothing in it": ({f"{LAYER}.lora_down.weight": (2, 0), f"{LAYER}.lora_up.weight": (0, 2)}, "does not fit"),
     "two of one": (PAIR | {f"{PATH}.lora_A.weight": DOWN, f"{LAYER}.lora.down.weight": DOWN}, "two tensors for one"),
+    "two names of one layer": (
+        PAIR | {f"{PATH}.lora_A.weight": DOWN, f"{PATH}.lora_B.weight": UP},
+        f"to_q.weight twice, as {LAYER} and as unet_mid_block",
+    ),
     "two adapters": ({f"{PATH}.lora_A.{one}.weight": DOWN for one in ("a", "b")}, "two tensors for one: .*lora_A.a"),
     "two kinds": (PAIR | {f"{LAYER}.diff": (64, 64)}, "tensors of LoRA and of a difference, expected one kind"),
     "two magnitudes": (
