@@ -71,7 +71,7 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
             source, options, pickled = without_pickles(source, options, scratch, progress)
         found = opened(source, options, progress)
         tiny = open_tiny_decoder(options.tiny_decoder) if options.tiny_decoder else None
-        checkpoint, tokenizer, pads = found.checkpoint, found.tokenizer, found.pads
+        checkpoint, tokenizer = found.checkpoint, found.tokenizer
         (folder / TOKENIZER_FILE).parent.mkdir()
         tokenizer.backend.save(str(folder / TOKENIZER_FILE), pretty=False)
         components = {
@@ -84,31 +84,39 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
         if tiny is not None:
             part = tiny_part(tiny, (latents.channels, latents.pixels))
             components[part.name] = write_component(part, folder, options.precision, progress)
-        manifest = Manifest(
-            format=FORMAT,
-            name=options.name or WEIGHTS_SUFFIX.sub("", checkpoint.source),
-            family=checkpoint.family.name,
-            tasks=tasks_of(components),
-            components=components,
-            text=text_of(checkpoint, pads),
-            latents=latents,
-            schedule=found.schedule,
-            tokenizer=spec_of(tokenizer),
-            defaults=defaults_of(checkpoint.scheduler, side_px, steps=options.steps, guidance=options.guidance),
-            provenance=provenance(checkpoint)
-            | loras_provenance(options.loras)
-            | dict(found.words)
-            | {f"control {network.name}": network.path.name for network in options.steering}
-            | pickled,
-            files={},
-            size_ids=checkpoint.family.size_ids,
-            shown=shown_of(checkpoint),
-        )
+        manifest = manifest_of(found, options, components, (latents, side_px))
+        manifest = replace(manifest, provenance={**manifest.provenance, **pickled})
         shutil.rmtree(scratch, ignore_errors=True)
         files = record_files(folder, named_files(manifest))
         manifest = replace(manifest, files=files)
         save_manifest(folder, manifest)
     return manifest
+
+
+def manifest_of(
+    found: Found, options: ExportOptions, components: Mapping[str, Component], drawn: tuple[Latents, int]
+) -> Manifest:
+    """What the bundle says of itself, but for its files. drawn: as `latents_of`."""
+    checkpoint, (latents, side_px) = found.checkpoint, drawn
+    return Manifest(
+        format=FORMAT,
+        name=options.name or WEIGHTS_SUFFIX.sub("", checkpoint.source),
+        family=checkpoint.family.name,
+        tasks=tasks_of(components),
+        components=components,
+        text=text_of(checkpoint, found.pads),
+        latents=latents,
+        schedule=found.schedule,
+        tokenizer=spec_of(found.tokenizer),
+        defaults=defaults_of(checkpoint.scheduler, side_px, steps=options.steps, guidance=options.guidance),
+        provenance=provenance(checkpoint)
+        | loras_provenance(options.loras)
+        | dict(found.words)
+        | {f"control {network.name}": network.path.name for network in options.steering},
+        files={},
+        size_ids=checkpoint.family.size_ids,
+        shown=shown_of(checkpoint),
+    )
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from latentrt.errors import LatentError, OutputError
@@ -73,21 +73,17 @@ def new_folder(path: Path) -> Iterator[Path]:
     be made there, and when the disk fails what the block writes.
     """
     refuse_existing(path)
-    temporary, absent = temporary_name(path), [one for one in path.parents if not one.exists()]
-    done = False
+    temporary = temporary_name(path)
     try:
-        try:
-            temporary.mkdir(parents=True)
-        except OSError as error:
-            raise cannot_write(path, error, done="made") from error
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        raise cannot_write(path, error, done="made") from error
+    try:
         with filling(temporary, path):
             yield temporary
             put_in_place(temporary, path)
-        done = True
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        if not done:
-            remove_empty(absent)
 
 
 @contextmanager
@@ -158,13 +154,6 @@ def cannot_write(path: Path, error: OSError, *, done: str = "written") -> Output
     usual = "name another folder" if done == "made" else "name a file in a folder that exists"
     remedy = REMEDIES.get(error.errno or 0, usual)
     return OutputError(f"{path}: cannot be {done} ({error.strerror or error}); {remedy}")
-
-
-def remove_empty(folders: Iterable[Path]) -> None:
-    """Removes folders, the innermost first, that are there and hold nothing."""
-    for folder in folders:
-        with suppress(OSError):
-            folder.rmdir()
 
 
 def put_in_place(folder: Path, path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from latentrt.cli.output import as_json, echo, print_json, progress_bar
-from latentrt.cli.paths import bundle_argument, check_files
+from latentrt.cli.paths import check_files
 from latentrt.errors import OutputError
 
 if TYPE_CHECKING:
@@ -18,8 +18,8 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command()
-@bundle_argument("reference")
-@bundle_argument("other")
+@click.argument("reference")
+@click.argument("other")
 @click.option("--prompts", type=FILE, metavar="FILE", help="One a line, UTF-8.  [default: 100 that ship]")
 @click.option("--images", type=int, default=16, show_default=True, help="How many pictures, one a prompt in turn.")
 @click.option("--steps", type=int, help="How many denoising steps.  [default: REFERENCE's]")
