@@ -50,7 +50,6 @@ def emoji():
         (["calibrate", "none", "out"], 3, "none: got neither a folder"),
         (["calibrate", "emoji", "out", "--prompts", "none"], 2, "no prompts at none"),
         (["calibrate", "emoji", "folder"], 7, "folder exists"),
-        (["compare", "none", "emoji"], 3, "none: got neither a folder"),
         (["compare", "emoji", "emoji", "--prompts", "none"], 2, "no prompts at none"),
         (["estimate", "none"], 3, "none: got neither a folder"),
     ],
