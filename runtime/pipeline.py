@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 from copy import copy
@@ -200,17 +199,18 @@ class Pipeline:
         The last one is kept, so that the next request with the same tags finds its weights loaded. Raises RequestError
         for a tag that is malformed or names no file, and as `with_loras` does.
         """
-        from latentrt.lora.tagged import added_up, scales_in
+        from latentrt.lora.tagged import added_up, scales_in, version_of
 
         named = scales_in(settings, self.lora_dir)
         if not named:
             return self
         scales: dict[str | Path, float | tuple[float, float]] = dict(added_up(self.added, named).items())
-        key = [(file, scale, os.stat(file).st_mtime_ns, os.stat(file).st_size) for file, scale in scales.items()]
-        if self._tagged is None or self._tagged[0] != key:
+        key = [(file, scale, version_of(file)) for file, scale in scales.items()]
+        kept = self._tagged  # once: another thread may put its own there
+        if kept is None or kept[0] != key:
             self._tagged = None  # frees the weights of the last tags, unless a run has them
-            self._tagged = key, self.with_loras(scales)
-        return self._tagged[1]
+            kept = self._tagged = key, self.with_loras(scales)
+        return kept[1]
 
     def unload(self) -> None:
         """Frees what the engines hold; each component loads again when it is called."""
@@ -224,7 +224,8 @@ class Pipeline:
 
     def _opened(self) -> list[Engine]:
         """The engines, those that take other weights, and those of the last tags."""
-        tagged = self._tagged[1].engines.values() if self._tagged else ()
+        kept = self._tagged
+        tagged = kept[1].engines.values() if kept else ()
         return list(dict.fromkeys([*self.engines.values(), *self.exchanging.values(), *tagged]))
 
     def generate(self, prompt: str, **options: Any) -> Result:

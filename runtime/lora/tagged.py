@@ -44,6 +44,15 @@ def added_up(scales: Scales, more: Scales) -> Scales:
     return found
 
 
+def version_of(file: str | Path) -> tuple[int, int] | None:
+    """When a file was changed, and its size; None for one that is gone."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
 def file_of(tag: Tag, text: str, folder: str | Path | None) -> Path:
     """The file that a tag names."""
     where = folder or os.environ.get(FOLDER)

@@ -2,7 +2,9 @@
 
 import json
 import struct
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from latentrt.pipeline import Pipeline
 from latentrt.prompt import Tag, read, tags_of, untagged
 from latentrt.prompt.tags import Order
 from latentrt.request import Request
+from latentrt.settings import settle
 
 SMALL: dict[str, Any] = {"steps": 2, "seed": 3, "width": 32, "height": 24}
 
@@ -206,6 +209,29 @@ def test_the_last_tags_stay_loaded(emoji: Pipeline, loras: Path, monkeypatch: py
         emoji.steps(Request(prompt, **SMALL))
     assert [list(scales.values()) for scales in opened] == [[(0.8, 0.8)], [(0.4, 0.4)], [(0.8, 0.8)]]
     assert drawn(emoji, "a") == plain
+
+
+def test_threads_with_other_tags_get_their_own_pictures(emoji: Pipeline) -> None:
+    prompts = [f"a red apple<lora:{name}>" for name in ("ink", "wash")]
+    alone = [drawn(emoji, prompt) for prompt in prompts]
+    assert alone[0] != alone[1]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(lambda prompt: drawn(emoji, prompt), prompts * 6)) == alone * 6
+
+
+def test_threads_with_other_tags_get_their_own_pipelines(emoji: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often they are interrupted: what one has loaded is not what another has put in its place."""
+    monkeypatch.setattr(Pipeline, "with_loras", lambda _self, scales: [*scales.values()])
+    settings = [settle(Request(f"an apple<lora:ink:{number}>"), emoji.bundle.manifest) for number in (1, 1, 1, 2, 2, 2)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            got = list(pool.map(emoji.tagged, settings * 400))
+    finally:
+        sys.setswitchinterval(interval)
+        emoji._tagged = None
+    assert got == [[(number, number)] for number in (1, 1, 1, 2, 2, 2)] * 400
 
 
 def test_a_file_that_was_replaced_is_read_again(emoji: Pipeline, tmp_path: Path) -> None:
