@@ -12,7 +12,6 @@ from __future__ import annotations
 import ctypes
 import os
 import re
-import resource
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -63,6 +62,8 @@ def forbid() -> None:
 
 def bound(sizes: Sequence[int]) -> None:
     """Bounds memory to what is used now and three times the largest file, and the time on a processor."""
+    import resource  # not on Windows, where this module is imported all the same
+
     with open("/proc/self/statm") as file:
         used = int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     limit = used + 3 * max(sizes) + ROOM_BYTES
