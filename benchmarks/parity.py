@@ -40,7 +40,7 @@ from tests.export.pairs import SIZE, STEERED, Pair, adapted, handed_over, opened
 from tests.export.samplers import psnr
 from tests.export.tiny_families import EPSILON, GUIDED, SHOWN, TINY, VARIANTS, reference
 from tests.export.untraced import untraced
-from tests.runtime import test_audio
+from tests.runtime import riffusion
 
 LEAST_DB = 45.0
 PAGE = Path(__file__).parents[1] / "docs" / "parity.md"
@@ -338,8 +338,8 @@ ROWS = (
     Row("textual inversion", NAMES["sd1"], with_words),
     *(Row("LoRA, fused", NAMES[name], partial(with_loras, family=name, fused=True)) for name in ("sd1", "sdxl")),
     *(Row("LoRA, run time", NAMES[name], partial(with_loras, family=name, fused=False)) for name in ("sd1", "sdxl")),
-    Row("sound to spectrogram", "a note and a beat", partial(heard, loss=test_audio.picture_db, size="26x512")),
-    Row("spectrogram to sound: SNR", "a note and a beat", partial(heard, loss=test_audio.sound_db, size="0.25 s")),
+    Row("sound to spectrogram", "a note and a beat", partial(heard, loss=riffusion.picture_db, size="26x512")),
+    Row("spectrogram to sound: SNR", "a note and a beat", partial(heard, loss=riffusion.sound_db, size="0.25 s")),
 )
 
 
