@@ -34,13 +34,13 @@ from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl
 import latentrt
 from latentrt.export.write import ExportOptions, export
 from latentrt.lora.files import Lora
-from tests.export import loras, test_controls, test_embeddings, test_hires_parity, test_image_prompts, test_shown
+from tests.export import control_pairs, embeddings, hires_pairs, image_prompt_pairs, loras, shown_pairs
 from tests.export.image_pairs import mask, picture
 from tests.export.pairs import SIZE, STEERED, Pair, adapted, handed_over, opened_pair, prompted, steered, steered_pair
 from tests.export.samplers import psnr
 from tests.export.tiny_families import EPSILON, GUIDED, SHOWN, TINY, VARIANTS, reference
 from tests.export.untraced import untraced
-from tests.runtime import test_audio
+from tests.runtime import riffusion
 
 LEAST_DB = 45.0
 PAGE = Path(__file__).parents[1] / "docs" / "parity.md"
@@ -79,11 +79,11 @@ class Models:
         self.opened.enter_context(pair.ours)
         return pair
 
-    def _shown(self, name: str) -> test_shown.Pair:
+    def _shown(self, name: str) -> shown_pairs.Pair:
         folder = self.folder / name
         theirs = reference(SHOWN[name], folder / "tokenizers")
         theirs.save_pretrained(folder / "checkpoint")
-        return test_shown.Pair(untraced(folder / "checkpoint", folder / "untraced"), theirs)
+        return shown_pairs.Pair(untraced(folder / "checkpoint", folder / "untraced"), theirs)
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,7 @@ def larger(models: Models) -> Found:
 
 def in_two_passes(models: Models) -> Found:
     """The built-in model's picture made larger in a second pass."""
-    with test_hires_parity.built_in_pair(models.folder / "built-in") as pair:
+    with hires_pairs.built_in_pair(models.folder / "built-in") as pair:
         return grown(pair, "StableDiffusionImg2ImgPipeline")
 
 
@@ -208,8 +208,8 @@ def in_two_passes_of_xl(models: Models) -> Found:
 
 def grown(pair: Any, kind: str) -> Found:
     """What the cases of two passes come to. kind: diffusers' pipeline of the second."""
-    cases, second = itertools.product(test_hires_parity.UPSCALERS, test_hires_parity.CASES), getattr(diffusers, kind)
-    found = min(test_hires_parity.two_passes(pair, upscaler, *case, kind=second) for upscaler, case in cases)
+    cases, second = itertools.product(hires_pairs.UPSCALERS, hires_pairs.CASES), getattr(diffusers, kind)
+    found = min(hires_pairs.two_passes(pair, upscaler, *case, kind=second) for upscaler, case in cases)
     return Found(found, kind, pair.ours.bundle.manifest.defaults.sampler, "2 + 1, 3 + 2", "96x72, 80x56")
 
 
@@ -221,18 +221,18 @@ def steered_half(models: Models, family: str) -> Found:
 
 def steered_in_many_ways(models: Models) -> Found:
     """A ControlNet, alone and twice, for some of the steps and all, with guess mode and without."""
-    pair = test_controls.Pair(models.folder / "controlnet")
+    pair = control_pairs.Pair(models.folder / "controlnet")
     with pair.ours:
-        found = min(pair.losses(*controls, **options)[0] for controls, options in test_controls.CASES.values())
-    asked = [{"steps": 2, **options} for _, options in test_controls.CASES.values()]
+        found = min(pair.losses(*controls, **options)[0] for controls, options in control_pairs.CASES.values())
+    asked = [{"steps": 2, **options} for _, options in control_pairs.CASES.values()]
     return replace(found_with(pair, found, asked), reference="StableDiffusionControlNetPipeline")
 
 
 def adapted_in_many_ways(models: Models) -> Found:
     """A T2I-Adapter, of colours and of greys, alone and two at once."""
-    pair = test_controls.Pair(models.folder / "adapters")
+    pair = control_pairs.Pair(models.folder / "adapters")
     with pair.ours:
-        cases = test_controls.ADAPTER_CASES.values()
+        cases = control_pairs.ADAPTER_CASES.values()
         found = min(pair.adapter_losses(*controls, **options)[0] for controls, options in cases)
     asked = [{"steps": 2, **options} for _, options in cases]
     return replace(found_with(pair, found, asked), reference="StableDiffusionAdapterPipeline")
@@ -247,8 +247,8 @@ def adapted_half(models: Models) -> Found:
 
 def prompted_in_many_ways(models: Models) -> Found:
     """IP-Adapters of both kinds, one and both at once, and two images for one."""
-    pair, _ = test_image_prompts.prompted_pair(models.folder / "prompted")
-    losses, cases = test_image_prompts.losses, test_image_prompts.CASES.values()
+    pair, _ = image_prompt_pairs.prompted_pair(models.folder / "prompted")
+    losses, cases = image_prompt_pairs.losses, image_prompt_pairs.CASES.values()
     found = min(losses(pair, controls, theirs=theirs, **options)[0] for controls, options, theirs in cases)
     return found_with(pair, found, [options for _, options, _ in cases])
 
@@ -261,10 +261,10 @@ def prompted_xl(models: Models) -> Found:
 
 def with_words(models: Models) -> Found:
     """Words of textual inversion in the prompt and in the negative one, of three vectors and of one."""
-    folder = test_embeddings.saved(models.folder / "embeddings")
-    ours, theirs = test_embeddings.with_words(folder, folder / "bundle")
-    got, expected = test_embeddings.images(ours, theirs, "a red <cat>, two bad-hands", "bad-hands")
-    size = "x".join(str(side) for side in test_embeddings.SIZE.values())
+    folder = embeddings.saved(models.folder / "embeddings")
+    ours, theirs = embeddings.with_words(folder, folder / "bundle")
+    got, expected = embeddings.images(ours, theirs, "a red <cat>, two bad-hands", "bad-hands")
+    size = "x".join(str(side) for side in embeddings.SIZE.values())
     return Found(psnr(got, expected, 1.0), type(theirs).__name__, "ddim", "2", size)
 
 
@@ -317,11 +317,11 @@ ROWS = (
         for name, kind in MASK.items()
     ),
     *(
-        Row("inpainting, UNet", NAMES[name], partial(shown, name=name, cases=test_shown.INPAINTING[part]))
+        Row("inpainting, UNet", NAMES[name], partial(shown, name=name, cases=shown_pairs.INPAINTING[part]))
         for name, part in PAINTED.items()
     ),
     *(
-        Row("editing", NAMES[name], partial(shown, name=name, cases=test_shown.EDITING[part]))
+        Row("editing", NAMES[name], partial(shown, name=name, cases=shown_pairs.EDITING[part]))
         for name, part in EDITED.items()
     ),
     Row("larger than trained on", NAMES["sd1"], larger),
@@ -338,8 +338,8 @@ ROWS = (
     Row("textual inversion", NAMES["sd1"], with_words),
     *(Row("LoRA, fused", NAMES[name], partial(with_loras, family=name, fused=True)) for name in ("sd1", "sdxl")),
     *(Row("LoRA, run time", NAMES[name], partial(with_loras, family=name, fused=False)) for name in ("sd1", "sdxl")),
-    Row("sound to spectrogram", "a note and a beat", partial(heard, loss=test_audio.picture_db, size="26x512")),
-    Row("spectrogram to sound: SNR", "a note and a beat", partial(heard, loss=test_audio.sound_db, size="0.25 s")),
+    Row("sound to spectrogram", "a note and a beat", partial(heard, loss=riffusion.picture_db, size="26x512")),
+    Row("spectrogram to sound: SNR", "a note and a beat", partial(heard, loss=riffusion.sound_db, size="0.25 s")),
 )
 
 

@@ -1,4 +1,7 @@
-"""The folders of the checkout are one package, and its layers point one way: calib, export, runtime."""
+"""The folders of the checkout are one package, and its layers point one way: calib, export, runtime.
+
+What tests share lies in plain modules: a test module is imported by pytest alone.
+"""
 
 import ast
 import importlib
@@ -44,3 +47,15 @@ def test_every_source_file_imports_under_its_installed_name(source: Path) -> Non
 def test_layers_point_one_way(source: Path) -> None:
     above = LAYERS[LAYERS.index(source.parts[0]) + 1 :]
     assert not [name for name in imported(source) for layer in above if f"{name}.".startswith(f"{HOMES[layer]}.")]
+
+
+@pytest.mark.parametrize("home", ["tests", "benchmarks", "examples"])
+def test_no_file_imports_a_test_module(home: str) -> None:
+    sources = [path.relative_to(CHECKOUT) for path in sorted((CHECKOUT / home).rglob("*.py"))]
+    assert sources
+    found = {str(source): [name for name in imported(source) if is_test_module(name)] for source in sources}
+    assert not {source: names for source, names in found.items() if names}
+
+
+def is_test_module(name: str) -> bool:
+    return name.rpartition(".")[2].startswith("test_")

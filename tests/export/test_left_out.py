@@ -14,11 +14,10 @@ from latentrt.export.match import left_out
 from latentrt.export.write import ExportOptions
 from tests.export import tiny
 from tests.export.single import copied, saved_single
-from tests.export.tiny_families import FILES, SMALL, reference, sd1_file
+from tests.export.tiny_families import FILES, SINGLE, SMALL, reference
 from tests.export.untraced import untraced
 
 CLIP = "cond_stage_model.transformer."
-SINGLE = type(SMALL)(SMALL.pipeline, SMALL.configs, SMALL.scheduler, SMALL.pads, sd1_file, SMALL.options)
 
 
 @pytest.fixture(scope="module")

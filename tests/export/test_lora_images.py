@@ -23,12 +23,12 @@ from latentrt.memory import FOOTPRINTS
 from latentrt.metadata import read_png
 from latentrt.pipeline import Pipeline
 from latentrt.request import Request
-from tests.export import loras, test_families
+from tests.export import loras
 from tests.export.pairs import PROMPT, SIZE, opened_pair
 from tests.export.tiny_families import TINY
 from tests.export.untraced import untraced
 
-pytestmark = [test_families.pytestmark, pytest.mark.filterwarnings("ignore:.*adapter")]
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:.*adapter")]
 
 LEAST_DB, LEAST_TO_FUSED_DB = 45.0, 90.0
 OPTIONS = {"guidance": 5.0, "negative": "blue"}

@@ -1,7 +1,5 @@
 """What a single file declares of its schedule: read, overruled, refused, and drawn with as diffusers draws with it."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
@@ -11,19 +9,18 @@ from latentrt.export.load import load_checkpoint
 from latentrt.export.markers import ZERO_SNR_SCHEDULERS, asked, overruled
 from latentrt.export.settings import SCHEDULERS, schedule_of
 from latentrt.export.write import ExportOptions
-from tests.export import test_parity
 from tests.export.pairs import Pair
+from tests.export.samplers import MARKS
+from tests.export.scheduler_entries import accepted
 from tests.export.single import copied, saved_single
-from tests.export.test_settings import accepted
-from tests.export.tiny_families import FILES, SMALL, TINY, reference, sd1_file
+from tests.export.tiny_families import FILES, SINGLE, TINY, reference
 from tests.export.untraced import untraced
 
-pytestmark = test_parity.pytestmark
+pytestmark = MARKS
 
 LEAST_DB = 45.0
 ZERO = dict(prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing")
 V_SNR = {"v_pred": torch.tensor([]), "ztsnr": torch.tensor([])}
-SINGLE = replace(SMALL, file=sd1_file)
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from latentrt.export.pickles import converted
 from latentrt.export.write import opened
 from tests.export import tiny
 from tests.export.single import saved_single
-from tests.export.test_left_out import SINGLE
+from tests.export.tiny_families import SINGLE
 from tests.export.untraced import untraced
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b": torch.ones(2, dtype=torch.float16)}

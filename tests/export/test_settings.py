@@ -1,6 +1,5 @@
 """What diffusers' scheduler configs become, held against the classes themselves."""
 
-import inspect
 import json
 import math
 
@@ -23,6 +22,7 @@ from latentrt.export.settings import (
 )
 from latentrt.samplers import SAMPLERS
 from latentrt.schedule import NoiseSchedule
+from tests.export.scheduler_entries import accepted
 
 STABLE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 # Entries of the classes that change nothing here: what only works beside another one that is reported, what stands for
@@ -39,12 +39,6 @@ IDLE_OF = {
     "DEISMultistepScheduler": {"use_dynamic_shifting"},
     "TCDScheduler": {"timestep_scaling"},
 }
-
-
-def accepted(name):
-    """Returns the entries of a class of diffusers, and what it means by leaving them out."""
-    parameters = inspect.signature(getattr(diffusers, name).__init__).parameters
-    return {key: parameter.default for key, parameter in parameters.items() if key != "self"}
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)

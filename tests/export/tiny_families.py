@@ -206,6 +206,7 @@ SMALL_UNET = {
 }
 SMALL_SD1 = {**SD1, "unet": SMALL_UNET}
 SMALL = Tiny(StableDiffusionPipeline, SMALL_SD1, EPSILON, {"tokenizer": EOS}, None, NO_CHECKER)
+SINGLE = replace(SMALL, file=sd1_file)
 SMALL_SD2 = {**SD2, "unet": {**SMALL_UNET, "use_linear_projection": True}}
 
 

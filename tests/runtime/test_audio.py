@@ -1,7 +1,6 @@
 """Spectrograms: against Riffusion itself, closed forms, and notes found again."""
 
 import json
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,38 +11,16 @@ from latentrt.audio import picture_from_sound, sound_from_picture
 from latentrt.audio.griffin_lim import griffin_lim
 from latentrt.audio.loudness import levelled
 from latentrt.audio.mel import filter_bank, linear_from_mel, mel_from_linear
-from latentrt.audio.parameters import FFT, HOP, SAMPLE_RATE, Parameters, parameters_from_exif
+from latentrt.audio.parameters import FFT, SAMPLE_RATE, Parameters, parameters_from_exif
 from latentrt.audio.picture import amplitudes_from_picture, picture_from_amplitudes
 from latentrt.audio.stft import amplitudes
-from latentrt.audio.wav import read_wav
 from latentrt.errors import RequestError
 from latentrt.noise import TorchGenerator
-from latentrt.opened import open_image
-from tests.runtime.fake import psnr
+from tests.runtime.riffusion import MONO, STEREO, riffusion, sound_db
 from tests.runtime.sounds import A_MINOR_SCALE, beat, duet, melody
 
-HERE = Path(__file__).parent
-GOLDENS = json.loads((HERE / "riffusion.json").read_text())
-MONO, STEREO = Parameters(), Parameters(stereo=True)
+GOLDENS = json.loads(Path(__file__).with_name("riffusion.json").read_text())
 NOTES = A_MINOR_SCALE[::2]
-
-
-@cache
-def riffusion():
-    """The picture that Riffusion made of a note and a beat."""
-    return open_image("picture", HERE / "riffusion.png")
-
-
-def picture_db():
-    """The PSNR in dB of our picture of the same sound against it, in 8 bits."""
-    return psnr(picture_from_sound(duet(0.25), STEREO), riffusion())
-
-
-def sound_db():
-    """The signal-to-noise ratio in dB of our sound of that picture against Riffusion's, the lower of two channels."""
-    sound, expected = sound_from_picture(riffusion(), STEREO, seed=0), read_wav(HERE / "riffusion.wav")
-    assert sound.shape == (25 * HOP, 2) and sound.dtype == np.int16
-    return float(np.min(10 * np.log10((expected**2).sum(axis=0) / ((sound - expected) ** 2).sum(axis=0))))
 
 
 @pytest.fixture(scope="module")

@@ -10,16 +10,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from latentrt.bundle import open_bundle
 from latentrt.engines import fastest, kept, optimised
-from latentrt.engines import openvino as ov
 from latentrt.engines.derived import read_record
 from latentrt.engines.fastest import Choice
 from latentrt.errors import BundleError
 from latentrt.manifest import FileRecord
-from latentrt.pipeline import MODELS
-
-FEEDS = {"context": np.linspace(-1, 1, 32 * 256, dtype=np.float32).reshape(1, 32, 256)}
+from tests.runtime.compiled import drawn
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +34,6 @@ def caches(compiled, tmp_path, monkeypatch):
     """A copy of it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(shutil.copytree(compiled[0], tmp_path / "caches")))
     return tmp_path / "caches"
-
-
-def drawn():
-    """What the graph gives, and whether it was read back."""
-    engine = ov.engine_of(open_bundle(MODELS / "emoji", verify=False), "cross_kv")
-    answer = engine(FEEDS)["cross_kv"]
-    return answer, bool(engine.request.get_compiled_model().get_property("LOADED_FROM_CACHE"))
 
 
 def flipped(path):
@@ -133,7 +122,7 @@ def test_another_user_s_folder_is_not_used(compiled, caches, monkeypatch, caplog
 
 TWO = """
 import sys, numpy as np
-from tests.runtime.test_kept import drawn
+from tests.runtime.compiled import drawn
 np.save(sys.argv[1], drawn()[0])
 """
 

@@ -10,13 +10,7 @@ import pytest
 
 import latentrt
 from latentrt import errors
-
-RUNTIME = Path(__file__).parents[2] / "runtime"
-MODULES = sorted(
-    ".".join(["latentrt", *path.relative_to(RUNTIME).with_suffix("").parts]).removesuffix(".__init__")
-    for path in RUNTIME.rglob("*.py")
-    if path.name != "__main__.py"  # which runs the command line when imported
-)
+from tests.runtime.modules import MODULES
 
 # RuntimeError, so that no `except ImportError` hides an attempt.
 GENERATE_WITHOUT = """

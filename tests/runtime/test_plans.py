@@ -9,20 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from latentrt.engines.plans import PlanKey, PlanStore, Shapes, graph_digest, record_of
+from latentrt.engines.plans import PlanStore, Shapes, graph_digest, record_of
 from latentrt.engines.secret import secret_path, user_secret
 from latentrt.errors import EngineError, OutputError
-
-KEY = PlanKey(
-    "a" * 64,
-    ((Shapes("sample", (1, 4, 8, 8), (2, 4, 8, 8), (2, 4, 8, 8)), Shapes("bias", (1, 9), (2, 9), (2, 9))),),
-    ("level=3", "workspace=1"),
-    "tensorrt",
-    "10.3.0",
-    "Orin",
-    "sm87",
-)
-PLAN = bytes(range(256)) * 100
+from tests.runtime.plans import KEY, PLAN, make
 
 
 @pytest.fixture(autouse=True)
@@ -34,10 +24,6 @@ def state(tmp_path, monkeypatch):
 @pytest.fixture
 def store(tmp_path):
     return PlanStore(tmp_path / "plans")
-
-
-def make(path):
-    path.write_bytes(PLAN)
 
 
 def files(folder):
@@ -225,7 +211,8 @@ PROCESSES = """
 import os, random, signal, sys, time
 from dataclasses import replace
 from pathlib import Path
-from tests.runtime.test_plans import KEY, PLAN, PlanStore
+from latentrt.engines.plans import PlanStore
+from tests.runtime.plans import KEY, PLAN
 
 folder = Path(sys.argv[1])
 store = PlanStore(folder / "plans")

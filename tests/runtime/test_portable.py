@@ -11,8 +11,8 @@ from PIL import Image
 from latentrt import atomic
 from latentrt.engines import secret
 from latentrt.engines.plans import PlanStore
-from tests.runtime.test_lean import MODULES
-from tests.runtime.test_plans import KEY, PLAN, make
+from tests.runtime.modules import MODULES
+from tests.runtime.plans import KEY, PLAN, make
 
 WITHOUT_POSIX = """
 import os, sys
