@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import latentrt
-from benchmarks.threads import asked, drawn, together
 from latentrt.bundle import open_bundle
 from latentrt.engines import fastest
 from latentrt.engines import onnxruntime as ort
 from latentrt.engines import openvino as ov
 from latentrt.pipeline import MODELS
+from tests.runtime.crowd import asked, drawn, together
 
 THREADS = 8
 
