@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -129,6 +130,7 @@ np.save(sys.argv[1], drawn()[0])
 
 def test_two_processes_that_compile_at_once(compiled, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     files = [tmp_path / f"{number}.npy" for number in range(3)]
     running = [subprocess.Popen([sys.executable, "-c", TWO, str(file)]) for file in files]
     assert [process.wait(timeout=120) for process in running] == [0] * len(files)
