@@ -30,6 +30,7 @@ for name in BLOCKED:
 import filelock, platformdirs  # which may ask by the system's name, and this one's stays
 for name in ("sched_getaffinity", "posix_fadvise", "getuid", "getloadavg", "sysconf", "mkfifo", "link"):
     delattr(os, name)
+os.process_cpu_count = os.cpu_count  # as Python has it where there is no affinity
 """
 IMPORT = """
 import importlib
