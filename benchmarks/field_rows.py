@@ -301,7 +301,7 @@ def kinds(place: Place) -> Outcome:
     blocks = torch.randn(16, 4, 4, generator=random) * 0.1
     parts = {
         "dora": {**made.pair(), "alpha": torch.tensor(4.0), "dora_scale": torch.rand(width, 1, generator=random) + 0.5},
-        "diff": {"diff": square, "diff_b": square[0]},
+        "diff": {"diff": square},
         "glora": {
             "a1.weight": square[:4],
             "a2.weight": square[:, :4],
