@@ -20,7 +20,6 @@ sweeps: $(VENV)/.dev  ## Run the tests that go through all of something: every f
 
 test-latest:  ## Run the tests on the newest version of everything, in an environment of its own; prints what broke.
 	$(PYTHON) -m venv $(VENV)-latest
-	$(VENV)-latest/bin/python -m pip -q install --upgrade $(TORCH)
 	$(VENV)-latest/bin/python -m pip -q install --upgrade --upgrade-strategy eager -e '.[cpu,export,dev]'
 	$(VENV)-latest/bin/python -m pip -q install --no-deps -r constraints-alone.txt
 	$(VENV)-latest/bin/python -m pip list --outdated
