@@ -36,11 +36,8 @@ check: $(VENV)/.dev  ## Check style and formatting.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(VENV)/.dev  ## Type-check the package exactly as it installs: checkers cannot follow the folder mapping.
-	rm -rf build
-	$(BIN)/python -m pip -q install --no-deps --no-build-isolation --target build/types .
-	rm -rf build/lib build/bdist.*
-	cd build && MYPYPATH=types ../$(BIN)/python -m mypy --config-file ../pyproject.toml -p latentrt
+types: $(VENV)/.dev  ## Type-check the three packages, in the checkout.
+	$(BIN)/python -m mypy -p latentrt -p latentrt_export -p latentrt_calib
 
 bench: $(VENV)/.dev  ## Time the built-in model, process start included.
 	$(BIN)/python -m benchmarks.generate
@@ -49,7 +46,7 @@ model: $(VENV)/.dev  ## Replace the built-in model: make model CHECKPOINT=folder
 	test -n "$(CHECKPOINT)"
 	rm -rf build/emoji
 	$(BIN)/latentrt export "$(CHECKPOINT)" build/emoji --name emoji --precision w16 --guidance 2
-	rm -rf runtime/models/emoji && mv build/emoji runtime/models/emoji
+	rm -rf runtime/latentrt/models/emoji && mv build/emoji runtime/latentrt/models/emoji
 
 clean:  ## Remove everything that can be made again.
 	rm -rf $(VENV) $(VENV)-latest build dist *.egg-info apple.png

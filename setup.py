@@ -1,10 +1,21 @@
-"""Maps the folders of this checkout to the package: `runtime/` *is* `latentrt`, the others are parts of it."""
+"""An editable install puts the three roots on the path, where every tool finds them, in place of an import hook."""
 
-from setuptools import find_packages, setup
+from pathlib import Path
 
-HOMES = {"latentrt": "runtime", "latentrt.export": "export", "latentrt.calib": "calib"}
+from setuptools import setup
 
-setup(
-    packages=[*HOMES, *(f"{name}.{part}" for name, home in HOMES.items() for part in find_packages(home))],
-    package_dir=HOMES,
-)
+ROOTS = ("runtime", "export", "calib")
+
+try:
+    from setuptools.command.editable_wheel import _StaticPth, editable_wheel
+except ImportError:  # of a setuptools that names it otherwise; its own choice of a strategy runs too, without types
+    setup()
+else:
+
+    class Editable(editable_wheel):
+        """Writes one .pth file that names the three roots."""
+
+        def _select_strategy(self, name, tag, build_lib):
+            return _StaticPth(self.distribution, name, [Path(root) for root in ROOTS])
+
+    setup(cmdclass={"editable_wheel": Editable})

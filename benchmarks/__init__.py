@@ -1,5 +1,5 @@
 """Measurements that are too long or too noisy for tests; each is a command, its output stands in docs/."""
 
-from latentrt.engines.silent import silence
+from latentrt.engines.telemetry import silence
 
 silence()

@@ -19,9 +19,9 @@ from typing import Any
 from benchmarks.checkpoint import config
 from benchmarks.export_sd15 import ROOT, run_measured
 from benchmarks.machine import machine, one_line
-from latentrt.engines.plans import Shapes
-from latentrt.export.build_engines import open_builder
-from latentrt.export.build_plan import Settings, Task, write_plan
+from latentrt.engines.nvidia.plans import Shapes
+from latentrt_export.build.builders import open_builder
+from latentrt_export.build.plan import Settings, Task, write_plan
 
 TARGET, ACTIVATION_SCALE = "tensorrt-rtx", 0.05
 # What sets SDXL's UNet apart from Stable Diffusion 1.5's: stabilityai/stable-diffusion-xl-base-1.0, unet/config.json.
@@ -54,11 +54,11 @@ def make_graph(case: Case, folder: Path) -> None:
     import torch
     from diffusers import UNet2DConditionModel
 
-    from latentrt.export.lower import lowered_model
-    from latentrt.export.save import save_graph
-    from latentrt.export.split import CrossKV, HoistedUNet, TimeBias
-    from latentrt.export.trace import trace
     from latentrt.tensors import TensorSpec
+    from latentrt_export.graph.save import save_graph
+    from latentrt_export.graph.trace import trace
+    from latentrt_export.lower.tensorrt import lowered_model
+    from latentrt_export.networks.hoist import CrossKV, HoistedUNet, TimeBias
 
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config({**config("unet"), **case.changes})
@@ -84,10 +84,10 @@ def make_graph(case: Case, folder: Path) -> None:
 
 def quantize(model: Any, sizes: Mapping[str, tuple[int, ...]]) -> None:
     """Writes TensorRT's Q/DQ nodes into every layer, in place."""
-    from latentrt.calib.layers import default_float, layer_nodes, layers_of, output_axis, weight_of
-    from latentrt.calib.plans import Plan, Scale
-    from latentrt.calib.qdq import write
-    from latentrt.calib.weights import quantized
+    from latentrt_calib.quantize.layers import default_float, layer_nodes, layers_of, output_axis, weight_of
+    from latentrt_calib.quantize.plan import Plan, Scale
+    from latentrt_calib.quantize.qdq import write
+    from latentrt_calib.quantize.weights import quantized
 
     layers = layers_of(model, sizes)
     nodes, scale = layer_nodes(model.graph), Scale(ACTIVATION_SCALE)

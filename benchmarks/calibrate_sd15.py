@@ -25,9 +25,9 @@ import numpy as np
 
 from benchmarks.export_sd15 import ROOT, run_measured
 from benchmarks.machine import machine, one_line
-from latentrt.bundle import open_bundle, save_manifest
-from latentrt.calib.metrics import snr_db
-from latentrt.manifest import Manifest
+from latentrt.bundle.folder import open_bundle, save_manifest
+from latentrt.bundle.manifest import Manifest
+from latentrt_calib.evaluate.metrics import snr_db
 
 PROMPT = "a red bicycle leaning against a white wall\n"
 GPUS, SIDE = "sm86,sm89", 512

@@ -19,10 +19,10 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, EulerDiscreteScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from latentrt.export.vocabulary import clip_tokenizer
+from latentrt_export.checkpoint.tokenizer import clip_tokenizer
 from tests.export.compvis import save_single_file
 
-CONFIGS = Path(__file__).parents[1] / "export" / "configs"
+CONFIGS = Path(__file__).parents[1] / "export" / "latentrt_export" / "configs"
 END = "<|endoftext|>"
 
 

@@ -7,7 +7,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from latentrt.export.costs import Cost, Work
+from latentrt_export.graph.costs import Cost, Work
 
 FILE = Path(__file__).parent / "costs.json"
 

@@ -22,12 +22,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.costs import save_entries, write
-from latentrt.export.costs import cost_of
-from latentrt.export.split import CrossKV, HoistedUNet, TextEncoder, TimeBias, VaeDecoder
-from latentrt.export.trace import trace
 from latentrt.tensors import TensorSpec, shape_of
+from latentrt_export.graph.costs import cost_of
+from latentrt_export.graph.trace import trace
+from latentrt_export.networks.hoist import CrossKV, HoistedUNet, TextEncoder, TimeBias, VaeDecoder
 
-SD15 = Path(__file__).parents[1] / "export" / "configs" / "sd15"
+SD15 = Path(__file__).parents[1] / "export" / "latentrt_export" / "configs" / "sd15"
 TOKENS = 77
 
 # What differs from Stable Diffusion 1.5 in the configs that stabilityai/sd-turbo and stabilityai/sdxl-base-1.0 publish.

@@ -12,7 +12,7 @@ import sys
 import numpy as np
 import torch
 
-from latentrt.philox import PhiloxGenerator
+from latentrt.sampling.noise.torch_cuda import PhiloxGenerator
 
 SHAPES = ((1,), (4, 16, 16), (4, 64, 64), (3, 4, 96, 64), (1, 4, 128, 128), (2, 4, 256, 256), (1_000_003,))
 LARGEST = 1e-5

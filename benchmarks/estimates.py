@@ -15,9 +15,9 @@ from pathlib import Path
 
 from benchmarks.costs import load_costs, load_entries
 from benchmarks.published import PUBLISHED, Published
-from latentrt.export.devices import DEVICES
-from latentrt.export.estimate import Call, estimate
-from latentrt.export.roofline import PRECISIONS, PrecisionName, roofline
+from latentrt_export.estimate.devices import DEVICES
+from latentrt_export.estimate.estimate import Call, estimate
+from latentrt_export.estimate.roofline import PRECISIONS, PrecisionName, roofline
 
 DOCS = Path(__file__).parents[1] / "docs"
 COSTS = load_costs()

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import IO
 
-from latentrt.bundle import open_bundle
+from latentrt.bundle.folder import open_bundle
 
 ROOT = Path(__file__).parents[1]
 UNET_FLOAT32_BYTES = 859_520_964 * 4

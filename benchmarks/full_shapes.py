@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from benchmarks.checkpoint import config
-from latentrt.export.image_encoder import ImageKV, encoder_part
-from latentrt.export.part import Part
-from latentrt.export.parts import unet_parts
-from latentrt.export.split import cross_attentions
-from latentrt.export.steering import Steering
-from latentrt.export.trace import trace
+from latentrt_export.components.parts import unet_parts
+from latentrt_export.components.steering import Steering
+from latentrt_export.graph.trace import trace
+from latentrt_export.networks.component import Part
+from latentrt_export.networks.hoist import cross_attentions
+from latentrt_export.networks.image_encoder import ImageKV, encoder_part
 from tests.export import image_prompts
 
 CONTEXT = 768

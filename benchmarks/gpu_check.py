@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 
 import latentrt
-from latentrt.calib.metrics import psnr_db
 from latentrt.engines import Engine
-from latentrt.engines.cuda import call, current_device, free_memory
-from latentrt.export.build import Options, build
-from latentrt.export.fidelity import loss
-from latentrt.pipeline import Pipeline, folder_of
+from latentrt.engines.nvidia.cuda import call, current_device, free_memory
+from latentrt.pipeline.pipeline import Pipeline, folder_of
+from latentrt_calib.evaluate.metrics import psnr_db
+from latentrt_export.build.tensorrt import Options, build
+from latentrt_export.fidelity import loss
 
 Feeds = Mapping[str, np.ndarray]
 

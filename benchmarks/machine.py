@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import version
 
-from latentrt.processor import processor
+from latentrt.device.cpu import processor
 
 
 def machine() -> dict[str, object]:

@@ -22,21 +22,21 @@ from unittest import mock
 import numpy as np
 
 from benchmarks.machine import machine, one_line, spread_of
-from latentrt import pipeline as pipelines
-from latentrt.bundle import open_bundle
-from latentrt.draws import Draws
-from latentrt.manifest import Component, Manifest
-from latentrt.pipeline import MODELS, Pipeline, load_tokenizer
-from latentrt.request import NoiseName, Request
-from latentrt.samplers import SAMPLERS
-from latentrt.samplers.walk import Noise
-from latentrt.schedule import NoiseSchedule
-from latentrt.settings import Settings, settle
+from latentrt.bundle.folder import open_bundle
+from latentrt.bundle.manifest import Component, Manifest
+from latentrt.pipeline import pipeline as pipelines
+from latentrt.pipeline.pipeline import MODELS, Pipeline, load_tokenizer
+from latentrt.request.request import NoiseName, Request
+from latentrt.request.settings import Settings, settle
+from latentrt.sampling.noise.source import Draws
+from latentrt.sampling.samplers import SAMPLERS
+from latentrt.sampling.schedule import NoiseSchedule
+from latentrt.sampling.step import Noise
 from latentrt.tensors import Array, TensorSpec, check
 
 TOKENS, CONTEXT, SIDE_PX = 77, 768, 512
-# Of Stable Diffusion 1.5's UNet, from its public config (export/configs/sd15/unet.json): the channels of its 16
-# cross-attentions, down, middle and up, each with keys and values; and those of its 22 ResNets.
+# Of Stable Diffusion 1.5's UNet, from its public config (export/latentrt_export/configs/sd15/unet.json): the channels
+# of its 16 cross-attentions, down, middle and up, each with keys and values; and those of its 22 ResNets.
 KV_WIDTH = 2 * (2 * (320 + 640 + 1280) + 1280 + 3 * (1280 + 640 + 320))
 BIAS_WIDTH = 2 * (320 + 640 + 1280 + 1280) + 2 * 1280 + 3 * (1280 + 1280 + 640 + 320)
 SCHEDULE = NoiseSchedule(1000, "scaled_linear", 0.00085, 0.012, "epsilon", False, "leading", 1, "first")

@@ -32,15 +32,15 @@ from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl
 from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl_inpaint as xl_inpaint
 
 import latentrt
-from latentrt.export.write import ExportOptions, export
 from latentrt.lora.files import Lora
+from latentrt_export.export import ExportOptions, export
 from tests.export import control_pairs, embeddings, hires_pairs, image_prompt_pairs, loras, shown_pairs
 from tests.export.image_pairs import mask, picture
 from tests.export.pairs import SIZE, STEERED, Pair, adapted, handed_over, opened_pair, prompted, steered, steered_pair
 from tests.export.samplers import psnr
 from tests.export.tiny_families import EPSILON, GUIDED, SHOWN, TINY, VARIANTS, reference
 from tests.export.untraced import untraced
-from tests.runtime import riffusion
+from tests.runtime.audio import riffusion
 
 LEAST_DB = 45.0
 PAGE = Path(__file__).parents[1] / "docs" / "parity.md"

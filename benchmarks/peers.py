@@ -27,8 +27,8 @@ from pathlib import Path
 from benchmarks.export_sd15 import ROOT
 from benchmarks.machine import machine, one_line
 from benchmarks.peer_rows import MODELS, OURS, ROWS, Home, Row
-from latentrt.page.document import picture
-from latentrt.page.plots import Mark, bars
+from latentrt.report.document import picture
+from latentrt.report.plots import Mark, bars
 
 DRIVERS = Path(__file__).parent / "peer_drivers"
 

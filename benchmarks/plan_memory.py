@@ -18,11 +18,11 @@ from typing import Any
 
 import onnx_ir as ir
 
-from latentrt.bundle import open_bundle
-from latentrt.export.costs import cost_of
-from latentrt.export.lower_half import half
-from latentrt.pipeline import folder_of
+from latentrt.bundle.folder import open_bundle
+from latentrt.pipeline.pipeline import folder_of
 from latentrt.tensors import TensorSpec, shape_of
+from latentrt_export.graph.costs import cost_of
+from latentrt_export.lower.half import half
 
 Shapes = Mapping[str, tuple[int, ...]]
 ACTIVATIONS = re.compile(r"Total Activation Memory: (\d+) bytes")
@@ -43,7 +43,7 @@ def built_in() -> Iterator[tuple[str, ir.Model, Shapes]]:
 def sd15() -> Iterator[tuple[str, ir.Model, Shapes]]:
     """Stable Diffusion 1.5's UNet, with weights that are a number each."""
     from benchmarks.count_costs import TOKENS, config, square, unet, without_weights
-    from latentrt.export.trace import trace
+    from latentrt_export.graph.trace import trace
 
     *_, counted = unet("sd15", config("unet"), square(64, 2))
     without_weights(counted.module)

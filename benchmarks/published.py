@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from latentrt.export.roofline import PrecisionName
+from latentrt_export.estimate.roofline import PrecisionName
 
 MLPERF = "mlcommons/inference_results_{}, closed/NVIDIA, Orin_TRT, stable-diffusion-xl"
 MODELOPT = "NVIDIA/Model-Optimizer, examples/benchmark.md, TensorRT 9.3"

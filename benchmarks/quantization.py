@@ -30,27 +30,28 @@ import onnxruntime
 from benchmarks.machine import machine, one_line
 from benchmarks.stock import ADVISED, DEFAULT, quantize_stock
 from benchmarks.unhoisted import write_unhoisted
-from latentrt.atomic import new_file, new_folder
-from latentrt.bundle import sha256_of
-from latentrt.calib.calibrate import EVALUATION_SEED, UNET, Options, Work, choose, draft, recorded, shapes_of
-from latentrt.calib.compare import EVALUATION, compare, side_of
-from latentrt.calib.drawing import draw, requests_of
-from latentrt.calib.layers import layers_of
-from latentrt.calib.metrics import snr_db
-from latentrt.calib.planning import Recipe, candidates
-from latentrt.calib.prompts import SHIPPED, read_prompts
-from latentrt.calib.qdq import weight_only
-from latentrt.calib.record import Recording
-from latentrt.calib.trial import Bench
+from latentrt.bundle.folder import sha256_of
+from latentrt.bundle.manifest import Component
+from latentrt.bundle.quantization import PictureLoss
 from latentrt.engines import Engine
-from latentrt.engines.onnxruntime import OnnxRuntimeEngine, usable_cores
-from latentrt.export.constants import VIEWS
-from latentrt.export.costs import OPERATORS, Shapes, concrete_shapes, node_macs
-from latentrt.export.save import save_graph
-from latentrt.manifest import Component
-from latentrt.pipeline import Pipeline, load
-from latentrt.quantization import PictureLoss
-from latentrt.typed import parse
+from latentrt.engines.onnx.session import OnnxRuntimeEngine, usable_cores
+from latentrt.pipeline.pipeline import Pipeline, load
+from latentrt.prompt.file import read_prompts
+from latentrt.storage.atomic import new_file, new_folder
+from latentrt.storage.json_codec import parse
+from latentrt_calib.calibrate import EVALUATION_SEED, UNET, Options, Work, choose, draft, recorded, shapes_of
+from latentrt_calib.evaluate.candidate import Bench
+from latentrt_calib.evaluate.compare import EVALUATION, compare, side_of
+from latentrt_calib.evaluate.generate import draw, requests_of
+from latentrt_calib.evaluate.metrics import snr_db
+from latentrt_calib.quantize.layers import layers_of
+from latentrt_calib.quantize.planning import Recipe, candidates
+from latentrt_calib.quantize.qdq import weight_only
+from latentrt_calib.recording.prompts import SHIPPED
+from latentrt_calib.recording.record import Recording
+from latentrt_export.graph.constants import VIEWS
+from latentrt_export.graph.costs import OPERATORS, Shapes, concrete_shapes, node_macs
+from latentrt_export.graph.save import save_graph
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "runs" / "quantization"
@@ -340,7 +341,7 @@ def digest(content: object) -> str:
 
 def code() -> str:
     """A short name for the code that makes the rows: its figures are measured again when it changes."""
-    files = sorted((ROOT / "calib").glob("*.py")) + sorted((ROOT / "benchmarks").glob("*.py"))
+    files = sorted((ROOT / "calib").rglob("*.py")) + sorted((ROOT / "benchmarks").glob("*.py"))
     return digest([sha256_of(file) for file in files])
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from latentrt.samplers import SAMPLERS
+from latentrt.sampling.samplers import SAMPLERS
 from tests.parity.cases import CASES, STEPS, flaw_of
 from tests.parity.harness import Case, Comparison, closed_form
 

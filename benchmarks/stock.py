@@ -11,8 +11,8 @@ import onnx_ir as ir
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from latentrt.calib.record import Recording
 from latentrt.tensors import Array
+from latentrt_calib.recording.record import Recording
 
 DEFAULT: Mapping[str, Any] = {}
 # "Quantize ONNX Models", ONNX Runtime's documentation: u8 and s8 on x86, 7 bits of weight without VNNI, a scale an

@@ -12,7 +12,7 @@ import time
 
 import latentrt
 from benchmarks.machine import machine, one_line
-from tests.runtime.crowd import asked, drawn, together
+from tests.runtime.pipeline.crowd import asked, drawn, together
 
 
 def main() -> None:

@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 from onnx import ModelProto, ValueInfoProto, compose, helper
 
-from latentrt.bundle import Bundle, record_files, save_manifest
-from latentrt.manifest import Component, named_files
+from latentrt.bundle.folder import Bundle, record_files, save_manifest
+from latentrt.bundle.manifest import Component, named_files
 from latentrt.tensors import TensorSpec
 
 HOISTED = {"time_bias": ("timestep", (1,)), "cross_kv": ("context", ())}

@@ -6,7 +6,7 @@ from pathlib import Path
 from sheet import sheet
 
 import latentrt
-from latentrt.samplers import SAMPLERS
+from latentrt.sampling.samplers import SAMPLERS
 
 PROMPT = "a red heart on a yellow background"
 

@@ -9,7 +9,7 @@ import os
 import pytest
 
 from latentrt.engines import VARIABLE
-from latentrt.engines.silent import silence
+from latentrt.engines.telemetry import silence
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -20,7 +20,7 @@ def one_thread() -> Iterator[None]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("latentrt.engines.onnxruntime", "latentrt.export.frugal"):
+        for module in ("latentrt.engines.onnx.session", "latentrt_export.graph.session"):
             patch.setattr(f"{module}.usable_cores", lambda: 1)
         yield
     torch.set_num_threads(threads)

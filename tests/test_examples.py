@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from latentrt.pipeline import Pipeline
+from latentrt.pipeline.pipeline import Pipeline
 from tests.sweep import rest_swept
 
 ROOT = Path(__file__).parents[1]

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from benchmarks import gpu_check
-from latentrt.bundle import open_bundle
-from latentrt.engines import open_engines, tensorrt
+from latentrt.bundle.folder import open_bundle
+from latentrt.engines import open_engines
+from latentrt.engines.nvidia import engine
 from latentrt.errors import EngineError
-from latentrt.pipeline import MODELS
-from tests.runtime import standin
-from tests.runtime.standin_plans import VERSION, build
+from latentrt.pipeline.pipeline import MODELS
+from tests.runtime.engines import standin
+from tests.runtime.engines.standin_plans import VERSION, build
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def test_a_component_without_a_plan_fails_and_the_others_go_on(check, bundle, mo
 
     build(bundle, "time_bias")
     monkeypatch.setattr(gpu_check, "build", failing)
-    monkeypatch.setattr(tensorrt, "build_plan", refuse)
+    monkeypatch.setattr(engine, "build_plan", refuse)
     status, tables, found = check(capsys)
     assert status == 1
     assert [name for name, row in found["components"].items() if "error" not in row] == ["time_bias"]

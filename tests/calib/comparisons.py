@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from latentrt.bundle import open_bundle
-from latentrt.calib.compare import Part, Side, compare
-from latentrt.calib.drawing import Drawing
-from latentrt.pipeline import MODELS
-from latentrt.request import Request
-from latentrt.settings import settle
+from latentrt.bundle.folder import open_bundle
+from latentrt.pipeline.pipeline import MODELS
+from latentrt.request.request import Request
+from latentrt.request.settings import settle
+from latentrt_calib.evaluate.compare import Part, Side, compare
+from latentrt_calib.evaluate.generate import Drawing
 from tests.calib.pictures import picture
 
 MANIFEST = open_bundle(MODELS / "emoji", verify=False).manifest

@@ -2,8 +2,8 @@
 
 import pytest
 
-from latentrt.calib.calibrate import calibrate
-from latentrt.export.write import ExportOptions, export
+from latentrt_calib.calibrate import calibrate
+from latentrt_export.export import ExportOptions, export
 from tests.calib.small import FEWER, OPTIONS
 from tests.export import tiny
 from tests.one_thread import one_thread

@@ -2,7 +2,7 @@
 
 import hashlib
 
-from latentrt.calib.calibrate import Options
+from latentrt_calib.calibrate import Options
 
 PROMPTS, OTHERS = ("a red apple", "a cat on a blue background"), ("a rocket", "two birds")
 # Two levels, the skips between them, and one attention of each kind: no layer that the others do not stand for.

@@ -14,16 +14,16 @@ import pytest
 from click.testing import CliRunner
 
 import latentrt
-from latentrt.bundle import open_bundle
-from latentrt.calib import calibrate as module
-from latentrt.calib import sensitivity
-from latentrt.calib.calibrate import calibrate
-from latentrt.calib.layer_reports import BY_RULE, OVER_BUDGET
-from latentrt.calib.planning import Recipe
+from latentrt.bundle.folder import open_bundle
 from latentrt.cli import INTERRUPTED, cli
 from latentrt.errors import BundleError, FidelityError, OutputError
-from latentrt.export.build import Options as Build
-from latentrt.export.build import build
+from latentrt_calib import calibrate as module
+from latentrt_calib.calibrate import calibrate
+from latentrt_calib.evaluate import sensitivity
+from latentrt_calib.quantize.planning import Recipe
+from latentrt_calib.report.layer_reports import BY_RULE, OVER_BUDGET
+from latentrt_export.build.tensorrt import Options as Build
+from latentrt_export.build.tensorrt import build
 from tests.calib.small import OPTIONS, digests
 from tests.export.parts import written
 from tests.one_thread import one_thread
@@ -234,7 +234,7 @@ def test_no_torch_is_needed():
     code = (
         "import sys; blocked = ('torch', 'diffusers', 'transformers')\n"
         "sys.modules.update(dict.fromkeys(blocked))\n"  # importing what is None there raises ImportError
-        "import latentrt.calib.calibrate, latentrt.cli.calibrate"
+        "import latentrt_calib.calibrate, latentrt_calib.cli.calibrate"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 
 import latentrt
-from latentrt.bundle import open_bundle
-from latentrt.calib.calibrate import calibrate
-from latentrt.control import Control
-from latentrt.export.parts import unet_parts
-from latentrt.export.steering import Steering
-from latentrt.export.write import write_component
-from latentrt.pipeline import folder_of
+from latentrt.bundle.folder import open_bundle
+from latentrt.pipeline.pipeline import folder_of
+from latentrt.request.controls import Control
+from latentrt_calib.calibrate import calibrate
+from latentrt_export.components.parts import unet_parts
+from latentrt_export.components.steering import Steering
+from latentrt_export.export import write_component
 from tests.calib.small import OPTIONS
 from tests.export import tiny
 from tests.export.controls import build_controlnet, noise

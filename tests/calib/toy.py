@@ -113,7 +113,7 @@ def attention(w, x):
 
 def annotated(model, dtype):
     """The model as the exporter leaves it: each value has a shape and a type."""
-    from latentrt.export.shapes import annotate_shapes
+    from latentrt_export.graph.shapes import annotate_shapes
 
     annotate_shapes(model)
     assert model.graph.outputs[0].dtype == dtype

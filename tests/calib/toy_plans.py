@@ -1,11 +1,11 @@
 """The toy model quantized: a plan for each of its layers, and the graph that is written from them."""
 
-from latentrt.calib import qdq
-from latentrt.calib.layers import default_float, float_type, layer_nodes, layers_of, output_axis, weight_of
-from latentrt.calib.plans import TARGETS, Plan, Scale
-from latentrt.calib.ranges import Range, scale_and_zero
-from latentrt.calib.split import split
-from latentrt.calib.weights import quantized
+from latentrt_calib.quantize import qdq
+from latentrt_calib.quantize.layers import default_float, float_type, layer_nodes, layers_of, output_axis, weight_of
+from latentrt_calib.quantize.plan import TARGETS, Plan, Scale
+from latentrt_calib.quantize.ranges import Range, scale_and_zero
+from latentrt_calib.quantize.split_concat import split
+from latentrt_calib.quantize.weights import quantized
 from tests.calib import toy
 
 

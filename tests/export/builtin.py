@@ -16,7 +16,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-BUNDLE = Path(__file__).parents[2] / "runtime" / "models" / "emoji"
+BUNDLE = Path(__file__).parents[2] / "runtime" / "latentrt" / "models" / "emoji"
 CONFIGS = Path(__file__).parent / "emoji"
 WEIGHT = re.compile(r"(.+\.(?:weight|bias))(\.[0-9x]+)?(?:\.fp16)?")
 

@@ -9,9 +9,9 @@ import torch
 from diffusers import MultiAdapter, StableDiffusionAdapterPipeline, StableDiffusionControlNetPipeline
 
 import latentrt
-from latentrt.export.named import Named
-from latentrt.export.write import ExportOptions, export
-from latentrt.request import Request
+from latentrt.request.request import Request
+from latentrt_export.checkpoint.named import Named
+from latentrt_export.export import ExportOptions, export
 from tests.export.adapters import build_adapter
 from tests.export.controls import noise, saved_controlnet
 from tests.export.tiny_families import TINY, reference

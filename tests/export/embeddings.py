@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from latentrt.export.embeddings import Embedding
-from latentrt.export.write import ExportOptions
-from latentrt.request import Request
+from latentrt.request.request import Request
+from latentrt_export.checkpoint.embeddings import Embedding
+from latentrt_export.export import ExportOptions
 from tests.export.tiny_families import SMALL, TINY, reference
 from tests.export.untraced import untraced
 

@@ -11,7 +11,7 @@ from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_img2i
 from PIL.Image import Resampling
 
 import latentrt
-from latentrt.request import Request
+from latentrt.request.request import Request
 from tests.export import builtin
 from tests.export.samplers import NEGATIVE, PROMPT, Pair, diffusers_pipeline, psnr
 

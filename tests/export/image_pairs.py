@@ -8,8 +8,8 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageDraw
 
-from latentrt.request import Request
-from latentrt.settings import settle
+from latentrt.request.request import Request
+from latentrt.request.settings import settle
 from tests.export.samplers import NEGATIVE, ONE_IMAGE, PROMPT, Pair, psnr
 
 LEAST_DB = 45.0

@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 
 import latentrt
-from latentrt.export.write import ExportOptions
+from latentrt_export.export import ExportOptions
 from tests.export.controls import noise
 from tests.export.image_prompts import PROMPTS, saved_prompts
 from tests.export.pairs import Pair

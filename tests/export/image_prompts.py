@@ -9,8 +9,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from latentrt.export.named import Named
-from latentrt.export.split import cross_attentions
+from latentrt_export.checkpoint.named import Named
+from latentrt_export.networks.hoist import cross_attentions
 from tests.export.tiny import seeded
 
 ENCODER = {

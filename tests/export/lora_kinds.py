@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from latentrt.bundle import Bundle, open_bundle
-from latentrt.export import save
-from latentrt.export.load import Checkpoint, load_checkpoint
-from latentrt.export.lora import with_loras
-from latentrt.export.write import ExportOptions, export
+from latentrt.bundle.folder import Bundle, open_bundle
 from latentrt.lora.files import Lora
 from latentrt.lora.weights import changed_weights
+from latentrt_export.checkpoint.load import Checkpoint, load_checkpoint
+from latentrt_export.checkpoint.lora import with_loras
+from latentrt_export.export import ExportOptions, export
+from latentrt_export.graph import save
 from tests.export.tiny_families import TINY, reference
 
 # A layer of each kind of place in the graphs: a turned matrix, a kernel, two stacked matrices, another component.

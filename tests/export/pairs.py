@@ -20,12 +20,12 @@ from diffusers import (
 )
 
 import latentrt
-from latentrt.control import Control
-from latentrt.export.named import Named
-from latentrt.export.settings import sampler_of, schedule_of
-from latentrt.export.write import ExportOptions, export
-from latentrt.pipeline import Pipeline
-from latentrt.request import Request
+from latentrt.pipeline.pipeline import Pipeline
+from latentrt.request.controls import Control
+from latentrt.request.request import Request
+from latentrt_export.checkpoint.named import Named
+from latentrt_export.checkpoint.scheduler import sampler_of, schedule_of
+from latentrt_export.export import ExportOptions, export
 from tests.export.adapters import build_adapter
 from tests.export.controls import noise, saved_controlnet
 from tests.export.image_prompts import PROMPTS, saved_prompts

@@ -12,8 +12,8 @@ import torch
 from diffusers import StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
-from latentrt.pipeline import Pipeline
-from latentrt.settings import settle
+from latentrt.pipeline.pipeline import Pipeline
+from latentrt.request.settings import settle
 from tests.export import tiny
 
 MARKS = [

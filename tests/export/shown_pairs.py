@@ -13,8 +13,8 @@ from diffusers import (
 )
 from PIL import Image
 
-from latentrt.pipeline import Pipeline
-from latentrt.request import Request
+from latentrt.pipeline.pipeline import Pipeline
+from latentrt.request.request import Request
 from tests.export.image_pairs import mask, picture
 from tests.export.samplers import psnr
 

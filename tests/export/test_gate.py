@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from latentrt.errors import FidelityError
-from latentrt.export.part import Part, Probe
-from latentrt.export.write import write_component
 from latentrt.tensors import TensorSpec
+from latentrt_export.export import write_component
+from latentrt_export.networks.component import Part, Probe
 
 
 class Peak(nn.Module):

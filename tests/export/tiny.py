@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-TOKENIZER = Path(__file__).parents[2] / "runtime" / "models" / "emoji" / "tokenizer" / "tokenizer.json"
+TOKENIZER = Path(__file__).parents[2] / "runtime" / "latentrt" / "models" / "emoji" / "tokenizer" / "tokenizer.json"
 
 UNET = {
     "sample_size": 8,

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from latentrt.bundle import open_bundle
-from latentrt.export import write
-from latentrt.export.write import ExportOptions
-from latentrt.manifest import Component, Fidelity
-from latentrt.pipeline import Pipeline, load_tokenizer
+from latentrt.bundle.folder import open_bundle
+from latentrt.bundle.manifest import Component, Fidelity
+from latentrt.pipeline.pipeline import Pipeline, load_tokenizer
 from latentrt.tensors import check
+from latentrt_export import export
+from latentrt_export.export import ExportOptions
 
 
 class TorchEngine:
@@ -46,8 +46,8 @@ def untraced(checkpoint, folder, options=None, progress=lambda line: None):
         return Component(f"{part.name}.onnx", (), "fp32", part.inputs, part.outputs, Fidelity(0.0, None, ""))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(write, "write_component", kept)
-        write.export(checkpoint, folder, options or ExportOptions(), progress)
+        patch.setattr(export, "write_component", kept)
+        export.export(checkpoint, folder, options or ExportOptions(), progress)
     bundle = open_bundle(folder)
     engines = {name: TorchEngine(module, bundle.manifest.components[name]) for name, module in modules.items()}
     return Pipeline(bundle, load_tokenizer(bundle), engines, "torch")

@@ -21,12 +21,12 @@ from unittest import mock
 import numpy as np
 import torch
 
-from latentrt.conditioning import encode
-from latentrt.denoiser import timesteps_of_calls
-from latentrt.prediction import PREDICTIONS
+from latentrt.conditioning.text import encode
+from latentrt.pipeline.denoiser import timesteps_of_calls
 from latentrt.prompt import read
-from latentrt.samplers import SAMPLERS
-from latentrt.schedule import NoiseSchedule, alpha, sigma_table, spread, timestep_at
+from latentrt.sampling.prediction import PREDICTIONS
+from latentrt.sampling.samplers import SAMPLERS
+from latentrt.sampling.schedule import NoiseSchedule, alpha, sigma_table, spread, timestep_at
 
 SPACINGS = ("leading", "trailing", "linspace")
 CURVES = {"normal": {}, **{name: {f"use_{name}_sigmas": True} for name in ("karras", "exponential", "beta")}}

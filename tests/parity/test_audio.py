@@ -6,7 +6,7 @@ import torch
 
 from latentrt.audio.parameters import FFT, HOP, WINDOW
 from latentrt.audio.stft import OverlapAdd, amplitudes, spectra, windows_of
-from latentrt.noise import TorchGenerator
+from latentrt.sampling.noise.torch_cpu import TorchGenerator
 
 SAMPLES = (FFT // 2 + 1, 10000, 13230)  # the shortest that torch mirrors, one between two columns, one on a column
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers.schedulers.scheduling_dpmsolver_sde import BrownianTreeNoiseSampler
 
-from latentrt.brownian import BrownianTree
+from latentrt.sampling.noise.brownian import BrownianTree
 from tests.parity.torch_bits import assert_same
 
 # A step of the path is a difference of sums: what rounds of them is large beside a short one.

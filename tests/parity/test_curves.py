@@ -12,9 +12,9 @@ import scipy.stats
 import torch
 from diffusers.schedulers.scheduling_utils import AysSchedules
 
-from latentrt.curves import AYS_SD1, AYS_SDXL, Span, ays, ays_sdxl, beta_quantile, drawn
-from latentrt.samplers import SAMPLERS
-from latentrt.schedule import NoiseSchedule, sigma_table
+from latentrt.sampling.curves import AYS_SD1, AYS_SDXL, Span, ays, ays_sdxl, beta_quantile, drawn
+from latentrt.sampling.samplers import SAMPLERS
+from latentrt.sampling.schedule import NoiseSchedule, sigma_table
 
 BETAS = {"num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 STABLE = NoiseSchedule(1000, "scaled_linear", 0.00085, 0.012, "epsilon", False, "leading", 1, "one")

@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 
-from latentrt.guidance import guided
+from latentrt.sampling.guidance import guided
 
 
 def normals(seed: int) -> np.ndarray:

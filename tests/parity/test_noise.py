@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from latentrt.noise import TorchGenerator, randn
+from latentrt.sampling.noise.torch_cpu import TorchGenerator, randn
 from tests.parity.torch_bits import assert_same
 
 _SHAPES = [

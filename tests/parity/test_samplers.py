@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import latentrt
-from latentrt.samplers import SAMPLERS
+from latentrt.sampling.samplers import SAMPLERS
 from tests.one_thread import one_thread
 from tests.parity.cases import CASES, FLAWS, LOSSES, PLMS, SDE, STEPS, flaw_of, with_eta
 from tests.parity.harness import (

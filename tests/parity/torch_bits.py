@@ -2,7 +2,8 @@
 
 With AVX2 PyTorch computes blocks of sixteen with a logarithm and a cosine of its
 own, whose bits are followed. Without it, it takes the C library's, which differ by a few units of the last place.
-`tests/runtime/test_noise.py` and `test_brownian.py` hold the bits on any processor, against values that are on record.
+`tests/runtime/sampling/test_torch_cpu.py` and `test_brownian.py` hold the bits on any processor, against
+values that are on record.
 """
 
 import numpy as np

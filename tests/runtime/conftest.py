@@ -1,12 +1,12 @@
 import pytest
 
 import latentrt
-from latentrt.bundle import open_bundle
+from latentrt.bundle.folder import open_bundle
 from latentrt.engines import open_engines
-from latentrt.pipeline import MODELS
-from tests.runtime import standin
+from latentrt.pipeline.pipeline import MODELS
+from tests.runtime.engines import standin
+from tests.runtime.engines.standin_plans import VERSION
 from tests.runtime.fake import moved_clock, pipeline_of
-from tests.runtime.standin_plans import VERSION
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from latentrt import timings
-from latentrt.pipeline import Pipeline, load_tokenizer
+from latentrt.pipeline import timings
+from latentrt.pipeline.pipeline import Pipeline, load_tokenizer
 from latentrt.tensors import check
 
 SMALL = {"width": 24, "height": 16}

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentrt import atomic
-from latentrt.engines import secret
-from latentrt.engines.plans import PlanStore
+from latentrt.engines.nvidia import secret
+from latentrt.engines.nvidia.plans import PlanStore
+from latentrt.storage import atomic
+from tests.runtime.engines.plans import KEY, PLAN, make
 from tests.runtime.modules import MODULES
-from tests.runtime.plans import KEY, PLAN, make
 
 WITHOUT_POSIX = """
 import os, sys
@@ -42,7 +42,7 @@ DRAW = """
 import latentrt
 pipe = latentrt.load("emoji", engine=sys.argv[1])
 pipe.generate("a red apple", steps=2, seed=0, width=32, height=32).save(sys.argv[2])
-from latentrt.diagnosis import diagnose
+from latentrt.bench.diagnosis import diagnose
 diagnose()
 """
 
@@ -86,8 +86,8 @@ def test_plans_are_kept_where_files_have_no_owner_s_bits(tmp_path, monkeypatch):
     secret.user_secret()
     secret.secret_path().chmod(0o666)
     monkeypatch.setattr(os, "open", no_folders)
-    monkeypatch.setattr("latentrt.atomic.WINDOWS", True)
-    monkeypatch.setattr("latentrt.engines.secret.WINDOWS", True)
+    monkeypatch.setattr("latentrt.storage.atomic.WINDOWS", True)
+    monkeypatch.setattr("latentrt.engines.nvidia.secret.WINDOWS", True)
     store = PlanStore(tmp_path / "plans")
     assert store.build(KEY, make).read_bytes() == PLAN and store.find(KEY)
     with atomic.new_folder(tmp_path / "new") as folder:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from latentrt.engines import silent
+from latentrt.engines import telemetry
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("runtime", "export", "calib", "tests", "benchmarks", "examples")
+FOLDERS = ("runtime", "export", "calib", "tests", "benchmarks", "examples", "emoji")
 # Audit hooks are inherited by what a process forks. Native code that asks no Python shows in the home folder, and to
 # `python -m benchmarks.quiet`.
 REFUSE = """
@@ -30,10 +30,10 @@ sys.addaudithook(refuse)
 """
 DRAW = """
 import latentrt
-from latentrt.engines import fastest
-fastest.TURNS = 1
+from latentrt.engines import autoselect
+autoselect.TURNS = 1
 latentrt.load("emoji", engine=sys.argv[2]).generate("a red apple", steps=1, seed=0, width=16, height=16)
-from latentrt.diagnosis import diagnose
+from latentrt.bench.diagnosis import diagnose
 diagnose()
 """
 CACHES = {
@@ -61,7 +61,7 @@ def test_drawing_connects_to_nothing_and_leaves_only_its_caches(engine, tmp_path
     assert run(DRAW, tmp_path, engine) == ("", CACHES[engine])
 
 
-@pytest.mark.parametrize("package", ["latentrt.export", "latentrt.calib"])
+@pytest.mark.parametrize("package", ["latentrt_export", "latentrt_calib"])
 def test_what_exports_and_calibrates_is_as_quiet(package, tmp_path):
     code = f"import {package}, onnxruntime"
     assert run(code, tmp_path) == ("", set())
@@ -73,25 +73,28 @@ def test_the_refusal_sees_connections(tmp_path):
 
 
 def test_a_program_s_own_choice_stays(monkeypatch):
-    monkeypatch.setenv(silent.VARIABLE, "0")
-    silent.silence()
-    assert os.environ[silent.VARIABLE] == "0"
-    monkeypatch.delenv(silent.VARIABLE)
-    silent.silence()
-    assert os.environ[silent.VARIABLE] == "1"
+    monkeypatch.setenv(telemetry.VARIABLE, "0")
+    telemetry.silence()
+    assert os.environ[telemetry.VARIABLE] == "0"
+    monkeypatch.delenv(telemetry.VARIABLE)
+    telemetry.silence()
+    assert os.environ[telemetry.VARIABLE] == "1"
 
 
 def test_a_reporter_that_was_there_is_there_again(tmp_path):
     code = (
         "import types\nown = sys.modules['openvino_telemetry'] = types.ModuleType('openvino_telemetry')\n"
-        "from latentrt.engines.silent import openvino\nopenvino()\nassert sys.modules['openvino_telemetry'] is own\n"
+        "from latentrt.engines.telemetry import openvino\nopenvino()\nassert sys.modules['openvino_telemetry'] is own\n"
         "assert 'telemetry_stub' in sys.modules['openvino.tools.ovc.telemetry_utils'].tm.__name__"
     )
     assert run(code, tmp_path) == ("", set())
 
 
 def test_importing_latentrt_changes_no_variable(tmp_path):
-    run("before = dict(os.environ)\nimport latentrt, latentrt.pipeline\nassert dict(os.environ) == before", tmp_path)
+    run(
+        "before = dict(os.environ)\nimport latentrt, latentrt.pipeline.pipeline\nassert dict(os.environ) == before",
+        tmp_path,
+    )
 
 
 def test_openvino_is_imported_in_one_place():

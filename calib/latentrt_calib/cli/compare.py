@@ -1,0 +1,86 @@
+"""`latentrt compare`: how far the pictures of one bundle are from those of another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from latentrt.cli.output import as_json, echo, print_json, progress_bar
+from latentrt.cli.paths import check_files
+from latentrt.errors import OutputError
+
+if TYPE_CHECKING:
+    from latentrt_calib.evaluate.compare import Comparison
+
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+@click.command()
+@click.argument("reference")
+@click.argument("other")
+@click.option("--prompts", type=FILE, metavar="FILE", help="One a line, UTF-8.  [default: 100 that ship]")
+@click.option("--images", type=int, default=16, show_default=True, help="How many pictures, one a prompt in turn.")
+@click.option("--steps", type=int, help="How many denoising steps.  [default: REFERENCE's]")
+@click.option("--guidance", type=float, help="How much the prompt counts.  [default: REFERENCE's]")
+@click.option("--sampler", metavar="NAME", help="ddim, euler, dpmpp_2m ...  [default: REFERENCE's]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the first picture; picture k has SEED + k.")
+@click.option("--engine", default="onnxruntime", metavar="NAME", show_default=True, help="What runs the graphs.")
+@click.option("--min-psnr", type=float, metavar="DB", help="Exit with 6 if the mean is less.")
+@click.option("--min-worst", type=float, metavar="DB", help="Exit with 6 if any picture has less.")
+@click.option("--html", type=FILE, metavar="FILE", help="Write a page with figures, plots and pictures.")
+@as_json
+def compare(
+    reference: str,
+    other: str,
+    prompts: Path | None,
+    min_psnr: float | None,
+    min_worst: float | None,
+    html: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Draw the same pictures with the bundles REFERENCE and OTHER and show how far OTHER is off.
+
+    Each is a bundle's folder or a built-in model's name.
+    """
+    check_files(prompts)
+    from latentrt.prompt.file import read_prompts
+    from latentrt_calib.evaluate.compare import EVALUATION, Gates, check_gates, compare_bundles, document
+    from latentrt_calib.report.page import save_page
+
+    if html is not None and not html.parent.is_dir():
+        raise OutputError(f"--html: there is no folder {html.parent}; make it with `mkdir -p {html.parent}`")
+    texts = read_prompts(prompts or EVALUATION)
+    with progress_bar("comparing", 2 * options["images"]) as advance:
+        comparison = compare_bundles(reference, other, texts, advance=advance, **options)
+    gates = Gates(min_psnr, min_worst)
+    if html is not None:
+        save_page(html, comparison, gates)
+    if as_json:
+        print_json(document(comparison))
+    else:
+        show(comparison, html)
+    check_gates(comparison.loss, gates)
+
+
+def show(comparison: Comparison, html: Path | None) -> None:
+    """Prints the comparison, a line a fact."""
+    loss, worst, settings = comparison.loss, comparison.worst, comparison.settings
+    for role, side in (("reference", comparison.reference), ("other", comparison.other)):
+        precision = side.parts["unet"].precision
+        echo(f"{role:10} {side.name}  unet {precision}  {side.bytes / 1e6:.1f} MB  {side.sha256[:10]}")
+    size = f"{settings['width']}x{settings['height']}"
+    echo(f"{'pictures':10} {loss.pictures}, {size}, {settings['sampler']}, {settings['steps']} steps")
+    if loss.psnr_db is None or loss.worst_psnr_db is None:
+        echo(f"{'PSNR':10} all pictures are equal")
+    else:
+        echo(f"{'PSNR':10} mean {loss.psnr_db:.2f} dB, worst {loss.worst_psnr_db:.2f} dB")
+    echo(f"{'SSIM':10} mean {loss.ssim:.4f}, worst {loss.worst_ssim:.4f}")
+    first, last = loss.latents_error[0], loss.latents_error[-1]
+    echo(f"{'latents':10} off by {first:.2%} after the first step, {last:.2%} after the last")
+    if worst.psnr_db is not None:
+        echo(f"{'worst':10} {worst.prompt}  (seed {worst.seed})")
+    if html is not None:
+        echo(html)

@@ -1,0 +1,1 @@
+"""Evaluation: pictures of two bundles compared."""

@@ -1,0 +1,95 @@
+"""A quantized graph on trial: written to a scratch folder, put in the float graph's place, its pictures compared."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from latentrt.engines import open_engine
+from latentrt.images.pillow import to_images
+from latentrt.pipeline.pipeline import Pipeline
+from latentrt.request.request import Request
+from latentrt_calib.evaluate.compare import Pair, pair_of
+from latentrt_calib.evaluate.generate import Drawing, draw
+from latentrt_calib.quantize.layers import Layer, layers_of
+from latentrt_calib.quantize.plan import Plan
+from latentrt_calib.quantize.qdq import write
+from latentrt_calib.quantize.split_concat import split
+from latentrt_calib.recording.record import DECODER
+from latentrt_export.graph.costs import Shapes
+from latentrt_export.graph.save import save_graph
+
+SCRATCH = "trial"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A component's float graph in a file, and whether skip connections are split when it is read. shapes: of feeds."""
+
+    component: str
+    path: Path
+    shapes: Shapes
+    split: bool
+
+    @cached_property
+    def halved(self) -> tuple[Layer, ...]:
+        """The layers to split; finding them takes longer than reading the graph."""
+        return tuple(layer for layer in layers_of(ir.load(self.path), self.shapes) if layer.halves)
+
+    def model(self) -> ir.Model:
+        """Returns the graph anew; large weights stay in the file."""
+        model = ir.load(self.path)
+        if self.split:
+            split(model, self.halved)
+        return model
+
+    def quantized(self, plans: Mapping[str, Plan], target: str) -> ir.Model:
+        """Returns the graph with these layers quantized."""
+        model = self.model()
+        write(model, plans, target)
+        return model
+
+
+class Bench:
+    """Requests, what the float pipeline draws for them, and a folder to put candidates in."""
+
+    def __init__(self, pipeline: Pipeline, requests: Sequence[Request], folder: Path) -> None:
+        self.pipeline, self.requests, self.folder = pipeline, requests, folder
+        self.references: list[Drawing] = list(draw(pipeline, requests))
+
+    def pairs(self, component: str, model: ir.Model, count: int | None = None) -> list[Pair]:
+        """Returns how far the first `count` pictures are off when `model` stands in the component's place."""
+        with self.candidate(component, model) as candidate:
+            drawn = draw(candidate, self.requests[:count])
+            return [pair_of(one, two) for one, two in zip(self.references[:count], drawn, strict=True)]
+
+    def decoded(self, model: ir.Model) -> list[Drawing]:
+        """Returns the float pipeline's drawings with pictures that `model` decodes from the same latents."""
+        with self.candidate(DECODER, model) as candidate:
+            images = [to_images(candidate.decode(one.latents[-1:]))[0] for one in self.references]
+        return [replace(one, image=np.asarray(image)) for one, image in zip(self.references, images, strict=True)]
+
+    @contextmanager
+    def candidate(self, component: str, model: ir.Model) -> Iterator[Pipeline]:
+        """The pipeline with the model in the component's place, which lies in the scratch folder meanwhile."""
+        folder, pipeline = self.folder / SCRATCH, self.pipeline
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        spec = replace(
+            pipeline.bundle.manifest.components[component],
+            file=f"{component}.onnx",
+            data=save_graph(model, folder, component),
+        )
+        engine = open_engine(pipeline.engine, component, spec, folder)
+        try:
+            yield pipeline.with_engines({component: engine})
+        finally:
+            engine.close()
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,77 @@
+"""Pictures drawn to be compared: the same requests for any bundle, and the latents on the way kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from latentrt.bundle.folder import Bundle
+from latentrt.errors import RequestError
+from latentrt.pipeline.pipeline import Pipeline
+from latentrt.request.request import Request
+from latentrt.request.settings import Settings, settle
+from latentrt.tensors import Array
+from latentrt_calib.evaluate.metrics import WINDOW
+from latentrt_calib.recording.prompts import for_images
+
+Advance = Callable[[], None]
+
+# Choices that a bundle's defaults make where the request does not.
+CHOSEN = ("steps", "guidance", "width", "height", "sampler", "sigmas", "spacing")
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A picture and the way to it. image: (height, width, 3) uint8. latents: (steps, channels, rows, columns)."""
+
+    settings: Settings
+    image: Array = field(repr=False)
+    latents: Array = field(repr=False)
+
+
+def requests_of(
+    prompts: Sequence[str], bundle: Bundle, *, images: int, seed: int = 0, **options: Any
+) -> tuple[Request, ...]:
+    """A request for each picture, every choice made as the bundle's defaults have it, so that any bundle does the same.
+
+    The prompts repeat where there are more pictures than prompts; picture k has seed + k. options: those of `Request`,
+    save the batch and variations.
+
+    Raises RequestError for what cannot be generated, or for pictures too small to compare.
+    """
+    if images < 1:
+        raise RequestError(f"images: got {images}, expected at least 1")
+    asked = Request("", **options)
+    chosen = settle(replace(asked, seed=seed, batch=images), bundle.manifest)
+    if min(chosen.width, chosen.height) < WINDOW:
+        raise RequestError(
+            f"size: got {chosen.width}x{chosen.height}, expected at least {WINDOW} pixels a side to compare pictures"
+        )
+    made: dict[str, Any] = {**{name: getattr(chosen, name) for name in CHOSEN}, **chosen.options}
+    pairs = zip(for_images(prompts, images), chosen.seeds, strict=True)
+    return tuple(replace(asked, prompt=prompt, seed=seed, **made) for prompt, seed in pairs)
+
+
+def check_requests(pipeline: Pipeline, requests: Sequence[Request]) -> None:
+    """Raises RequestError for the first request that cannot be generated, before any is, and says which it is."""
+    for place, request in enumerate(requests, 1):
+        try:
+            pipeline.steps(request)
+        except RequestError as error:
+            raise RequestError(f"prompt {place}, {request.prompt!r}: {error}") from error
+
+
+def draw(pipeline: Pipeline, requests: Sequence[Request], advance: Advance = lambda: None) -> Iterator[Drawing]:
+    """Every request's picture, one at a time; advance is called after each.
+
+    Raises RequestError for what cannot be generated, before the first.
+    """
+    check_requests(pipeline, requests)
+    for request in requests:
+        run = pipeline.steps(request)
+        latents = [step.latents[0] for step in run]
+        advance()
+        yield Drawing(run.settings, np.asarray(run.result.images[0]), np.stack(latents))

@@ -1,0 +1,62 @@
+"""How much noise each layer's output has in the quantized graph: what it adds, and what reaches it."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import onnx_ir as ir
+
+from latentrt.tensors import Array
+from latentrt_calib.evaluate.metrics import snr_db
+from latentrt_calib.observing.session import Source, run, source_of
+from latentrt_calib.quantize.layers import Layer
+from latentrt_calib.recording.record import Recording
+
+CALLS = 4  # of the recording's first image, evenly spread
+AT_ONCE = 32  # outputs in memory, of both graphs
+
+
+def noise_of(
+    reference: ir.Model, quantized: ir.Model, layers: Sequence[Layer], recording: Recording, scratch: Path
+) -> dict[str, float | None]:
+    """Returns the signal-to-noise ratio of each layer's output in dB, the mean over a few calls; None without noise.
+
+    layers: of both graphs. scratch: a folder that need not exist, for weights; it is removed.
+    """
+    calls = list(recording.calls(0))
+    feeds = [call.feeds for call in calls[:: max(1, len(calls) // CALLS)][:CALLS]]
+    try:
+        sources = source_of(reference, scratch / "reference"), source_of(quantized, scratch / "quantized")
+        found: dict[str, float | None] = {}
+        for some in batches(layers):
+            outputs = [layer.output for layer in some]
+            ratios = noise_in(sources, outputs, feeds)
+            found |= {layer.name: ratios[layer.output] for layer in some}
+        return found
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def batches(layers: Sequence[Layer]) -> Iterator[Sequence[Layer]]:
+    """The layers, some at a time."""
+    return (layers[start : start + AT_ONCE] for start in range(0, len(layers), AT_ONCE))
+
+
+def noise_in(
+    sources: tuple[Source, Source], outputs: Sequence[str], feeds: Sequence[Mapping[str, Array]]
+) -> dict[str, float | None]:
+    """The mean ratio in dB of each output over the feeds; None where it never differs.
+
+    sources: the reference and the quantized graph, whose sessions are gone before those of the next batch are made.
+    """
+    reference, quantized = (source.session(outputs) for source in sources)
+    ratios: dict[str, list[float]] = {output: [] for output in outputs}
+    for each in feeds:
+        expected, got = run(reference, outputs, each), run(quantized, outputs, each)
+        for output in outputs:
+            ratios[output].append(snr_db(got[output], expected[output]))
+    finite = {output: [one for one in some if math.isfinite(one)] for output, some in ratios.items()}
+    return {output: sum(some) / len(some) if some else None for output, some in finite.items()}

@@ -1,0 +1,1 @@
+"""Observing: ranges and histograms of a graph's tensors."""

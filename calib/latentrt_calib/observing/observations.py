@@ -1,0 +1,112 @@
+"""What was observed of each value, by timestep, as files hold it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from latentrt.tensors import Array
+from latentrt_calib.observing.histogram import Histogram, merged
+from latentrt_calib.observing.statistics import Watch, watch_of
+from latentrt_calib.recording.archive import load_arrays, save_arrays
+
+DONE = "images"
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What one value was like. A bucket that no call fell into has an empty histogram and zeros.
+
+    histograms: one a bucket, the one of timestep 0 first. absmax: (buckets, channels) float32, the largest magnitude.
+    means: (buckets, channels) float64. counts: (buckets,) int64, values a channel. rows: (n, channels) float32, a
+    uniform sample over all calls; n is 0 for a value with four axes.
+    """
+
+    value: str
+    histograms: tuple[Histogram, ...]
+    absmax: NDArray[np.float32]
+    means: NDArray[np.float64]
+    counts: NDArray[np.int64]
+    rows: NDArray[np.float32]
+
+    @property
+    def histogram(self) -> Histogram:
+        """Of all timesteps."""
+        return merged(self.histograms)
+
+    @property
+    def channel_absmax(self) -> NDArray[np.float32]:
+        """(channels,), over all timesteps."""
+        reach: NDArray[np.float32] = self.absmax.max(axis=0)
+        return reach
+
+    @property
+    def channel_mean(self) -> NDArray[np.float64]:
+        """(channels,), over all timesteps, each call with the weight of its size."""
+        mean: NDArray[np.float64] = self.counts @ self.means / max(self.counts.sum(), 1)
+        return mean
+
+
+@dataclass(frozen=True)
+class Observations(Mapping[str, Observed]):
+    """What was observed, by the value's name, read from the disk when asked for."""
+
+    folder: Path
+    groups: tuple[tuple[str, ...], ...]
+
+    def __getitem__(self, value: str) -> Observed:
+        for number, group in enumerate(self.groups):
+            if value in group:
+                return self._read(number, group.index(value), value)
+        raise KeyError(value)
+
+    def __contains__(self, value: object) -> bool:  # without reading it, which the one inherited does
+        return any(value in group for group in self.groups)
+
+    def __iter__(self) -> Iterator[str]:
+        return (value for group in self.groups for value in group)
+
+    def __len__(self) -> int:
+        return sum(map(len, self.groups))
+
+    def _read(self, number: int, place: int, value: str) -> Observed:
+        path, prefix = group_path(self.folder, number), prefix_of(place)
+        arrays = whole_group(path, path.stat().st_mtime_ns)
+        watch = watch_of({name[len(prefix) :]: arrays[name] for name in arrays if name.startswith(prefix)}, limit=0)
+        means = watch.sums / np.maximum(watch.counts, 1)[:, np.newaxis]
+        return Observed(value, tuple(watch.histograms), watch.absmax, means, watch.counts, watch.rows)
+
+
+def save_group(path: Path, done: int, group: Sequence[str], watches: Mapping[str, Watch]) -> None:
+    """Writes what the values of `group` were like over the first `done` images; whole or not at all."""
+    arrays: dict[str, Array] = {DONE: np.array([done])}
+    for place, value in enumerate(group):
+        arrays |= {prefix_of(place) + name: array for name, array in watches[value].arrays().items()}
+    save_arrays(path, arrays)
+
+
+@lru_cache(maxsize=1)
+def whole_group(path: Path, _changed: int) -> dict[str, Array]:
+    """All arrays of the group that was read last: values are mostly asked for in the order of the groups."""
+    return load_arrays(path)
+
+
+def load_group(path: Path, group: Sequence[str], limit: int) -> tuple[int, dict[str, Watch]]:
+    """Returns what `save_group` wrote. limit: of the rows that a watch keeps."""
+    watches = {value: watch_of(load_arrays(path, prefix_of(place)), limit) for place, value in enumerate(group)}
+    return load_arrays(path, DONE)[""].item(), watches
+
+
+def prefix_of(place: int) -> str:
+    """What the names of the arrays begin with that belong to the value at `place` in its group."""
+    return f"{place:04d}."
+
+
+def group_path(folder: Path, number: int) -> Path:
+    """The file of a group."""
+    return folder / f"group-{number:03d}.npz"

@@ -1,0 +1,131 @@
+"""A graph whose inner values can be read, run by ONNX Runtime without touching the files that it comes from.
+
+The graph is handed over as bytes; large weights stay in the bundle's file, which ONNX Runtime maps from there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+from onnxruntime import InferenceSession
+
+from latentrt.bundle.folder import sha256_of
+from latentrt.engines.onnx.session import one_line
+from latentrt.errors import EngineError
+from latentrt.tensors import Array
+from latentrt_export.graph.session import frugal_session
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+# Protobuf ends at 2 GB, and the bytes are in memory more than once while a session is made.
+LARGEST_EMBEDDED_BYTES = 1_000_000_000
+SHAPE = ".shape of it"
+FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Source:
+    """A graph without its large weights. weights: the folder that the locations of these are relative to, if any."""
+
+    proto: ModelProto
+    weights: Path | None
+    inputs: frozenset[str]
+
+    def sha256(self) -> str:
+        """The hash of the graph and of all its weights."""
+        digest = hashlib.sha256(self.proto.SerializeToString(deterministic=True))
+        entries = (entry for tensor in self.proto.graph.initializer for entry in tensor.external_data)
+        for location in sorted({entry.value for entry in entries if entry.key == "location"}):
+            assert self.weights is not None
+            digest.update(sha256_of(self.weights / location).encode())
+        return digest.hexdigest()
+
+    def unknown(self, values: Sequence[str]) -> list[str]:
+        """Those of `values` that the graph has not."""
+        made = {name for node in self.proto.graph.node for name in node.output}
+        return [value for value in values if value not in made | self.inputs]
+
+    def session(self, values: Sequence[str]) -> InferenceSession:
+        """A session that gives the values named beside the graph's own outputs. Raises EngineError if it is refused."""
+        graph = self.proto.graph
+        own = {output.name for output in graph.output}
+        before = len(graph.output)
+        for value in values:
+            if value not in own | self.inputs:
+                graph.output.add(name=value)  # ONNX Runtime finds the type
+        try:
+            return new_session(self.proto.SerializeToString(), self.weights)
+        finally:
+            del graph.output[before:]
+
+    def shapes(self, values: Sequence[str], feeds: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
+        """The shape that each value has for `feeds`, as ONNX Runtime computes it: no inference knows every operator."""
+        graph = self.proto.graph
+        before = len(graph.node)
+        for value in values:
+            graph.node.add(op_type="Shape", input=[value], output=[value + SHAPE])
+        try:
+            names = [value + SHAPE for value in values]
+            found = run(self.session(names), names, feeds)
+        finally:
+            del graph.node[before:]
+        return {value: tuple(found[value + SHAPE].tolist()) for value in values}
+
+
+def source_of(model: ir.Model | Path, scratch: Path) -> Source:
+    """Returns the graph of a file or a model, ready to be tapped.
+
+    scratch: a folder that need not exist, to which the weights are written where they are not in one folder already and
+    too large to be handed over in memory; the caller removes it.
+    """
+    loaded = model if isinstance(model, ir.Model) else ir.load(model)
+    tensors = [value.const_value for value in loaded.graph.initializers.values() if value.const_value is not None]
+    folders = {Path(tensor.base_dir) for tensor in tensors if isinstance(tensor, ir.ExternalTensor)}
+    embedded = sum(tensor.nbytes for tensor in tensors if not isinstance(tensor, ir.ExternalTensor))
+    if len(folders) > 1 or embedded > LARGEST_EMBEDDED_BYTES:
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+        ir.save(loaded, scratch / "graph.onnx", external_data="graph.onnx.data")
+        loaded, folders = ir.load(scratch / "graph.onnx"), {scratch}
+    inputs = frozenset(value.name for value in loaded.graph.inputs if value.name is not None)
+    return Source(ir.to_proto(loaded), next(iter(folders), None), inputs)
+
+
+def new_session(graph: bytes, weights: Path | None) -> InferenceSession:
+    """A session that leaves weights where they are mapped and gives memory back between runs."""
+    try:
+        return frugal_session(graph, weights=weights, arena=False)
+    except Exception as error:  # ONNX Runtime's own errors share no base but Exception
+        raise EngineError(f"ONNX Runtime cannot load the graph to observe: {one_line(error)}") from error
+
+
+def run(session: InferenceSession, values: Sequence[str], feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """The values named, each an output of the session or one of `feeds`. Raises EngineError if the run fails."""
+    computed = [value for value in values if value not in feeds]
+    try:
+        outputs = session.run(computed, dict(feeds)) if computed else []
+    except Exception as error:  # ONNX Runtime's own errors share no base but Exception
+        raise EngineError(f"ONNX Runtime failed while observing: {one_line(error)}") from error
+    return dict(zip(computed, outputs, strict=True)) | {value: feeds[value] for value in values if value in feeds}
+
+
+def grouped(shapes: Mapping[str, tuple[int, ...]], group_bytes: int) -> list[list[str]]:
+    """Returns the values in groups, in order, each of at most `group_bytes` in float32 or of one value."""
+    groups: list[list[str]] = []
+    room = 0
+    for value, shape in shapes.items():
+        needed = FLOAT_BYTES * prod(shape)
+        if not groups or needed > room:
+            groups.append([])
+            room = group_bytes
+        groups[-1].append(value)
+        room -= needed
+    return groups

@@ -1,0 +1,134 @@
+"""The last step of a quantization: the other files, the comparison with the float bundle, the manifest, the page."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from latentrt.bundle.folder import Bundle, open_bundle, record_files, save_manifest
+from latentrt.bundle.manifest import Component, Manifest, Precision, named_files
+from latentrt.pipeline.pipeline import load
+from latentrt_calib.evaluate.candidate import Bench, Graph
+from latentrt_calib.evaluate.compare import Comparison, Side, compare, side_of
+from latentrt_calib.evaluate.generate import draw
+from latentrt_calib.report.page import save_page
+from latentrt_calib.report.report import Damage, GateReport, LayerReport, Report, figures
+from latentrt_export.graph.costs import total_macs
+
+# Beside the bundle's own files, and none of them: they state the manifest's hash.
+PAGE, FIGURES = "report.html", "report.json"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A quantized graph in its file, and what the report says of it. data: its external files. target: whose form."""
+
+    graph: Graph
+    data: tuple[str, ...]
+    precision: Precision
+    target: str
+    layers: tuple[LayerReport, ...]
+    buckets: tuple[tuple[float, float], ...] = ()
+    damage: tuple[Damage, ...] = ()
+
+
+@dataclass(frozen=True)
+class Gated:
+    """A component with a gate of its own: the mean PSNR asked for, how its pictures compare, None if it stays float."""
+
+    gate_db: float
+    comparison: Comparison
+    written: Written | None
+
+
+def publish(
+    source: Bundle,
+    folder: Path,
+    unet: Written,
+    decoder: Gated | None,
+    bench: Bench,
+    settings: Mapping[str, str | int | float],
+) -> Report:
+    """Makes a whole bundle of the folder that holds the quantized graphs; returns its report."""
+    manifest = source.manifest
+    parts = [unet, *([decoder.written] if decoder and decoder.written else [])]
+    plain = with_components(manifest, {part.graph.component: component_of(manifest, part) for part in parts})
+    copy_others(source, folder, [part.graph.component for part in parts])
+    plain = replace(plain, files=record_files(folder, named_files(plain)))
+    save_manifest(folder, plain)
+    report = report_of(manifest, plain, unet, compared(source, folder, bench), settings)
+    if decoder:
+        own = report_of(manifest, plain, decoder.written, decoder.comparison, settings) if decoder.written else None
+        report = replace(report, decoder=GateReport(decoder.gate_db, decoder.comparison.loss.psnr_db, own))
+    measured = {one.component: one.quantization for one in report.components}
+    changed = {name: replace(plain.components[name], quantization=measured[name]) for name in measured}
+    save_manifest(folder, with_components(plain, changed))
+    final = against(report, side_of(open_bundle(folder, verify=False)))
+    save_page(folder / PAGE, final)
+    (folder / FIGURES).write_text(json.dumps(figures(final), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return final
+
+
+def component_of(manifest: Manifest, part: Written) -> Component:
+    """What the manifest is to say of a quantized graph, before anything is measured."""
+    name = part.graph.component
+    return replace(manifest.components[name], file=f"{name}.onnx", data=part.data, precision=part.precision)
+
+
+def with_components(manifest: Manifest, components: Mapping[str, Component]) -> Manifest:
+    """The manifest with other components of those names."""
+    return replace(manifest, components={**manifest.components, **components})
+
+
+def copy_others(source: Bundle, folder: Path, names: Sequence[str]) -> None:
+    """Copies every file of the bundle that does not belong to the components of those names."""
+    components = [source.manifest.components[name] for name in names]
+    own = {file for component in components for file in (component.file, *component.data)}
+    for file in source.manifest.files:
+        if file not in own:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source.path(file), folder / file)
+
+
+def report_of(
+    before: Manifest, after: Manifest, part: Written, comparison: Comparison, settings: Mapping[str, str | int | float]
+) -> Report:
+    """The report of a component. before, after: the manifests of the float bundle and of the one that has the part."""
+    name = part.graph.component
+    return Report(
+        component=name,
+        precision=part.precision,
+        target=part.target,
+        settings=settings,
+        macs=total_macs(part.graph.model(), part.graph.shapes),
+        bytes_before=bytes_of(before, name),
+        bytes_after=bytes_of(after, name),
+        layers=part.layers,
+        comparison=comparison,
+        buckets=part.buckets,
+        sensitivity=part.damage,
+    )
+
+
+def bytes_of(manifest: Manifest, name: str) -> int:
+    """The bytes of a component's graph and weights."""
+    component = manifest.components[name]
+    return sum(manifest.files[file].bytes for file in (component.file, *component.data))
+
+
+def against(report: Report, other: Side) -> Report:
+    """The report with the quantized bundle's final hash and bytes."""
+    decoder = report.decoder
+    if decoder and decoder.report:
+        decoder = replace(decoder, report=against(decoder.report, other))
+    return replace(report, comparison=replace(report.comparison, other=other), decoder=decoder)
+
+
+def compared(source: Bundle, folder: Path, bench: Bench) -> Comparison:
+    """The pictures of the folder's bundle against those that the float bundle drew."""
+    with load(folder, engine=bench.pipeline.engine, verify=False) as pipeline:
+        others = draw(pipeline, bench.requests)
+        return compare(side_of(source), side_of(pipeline.bundle), bench.references, others, bench.pipeline.engine)

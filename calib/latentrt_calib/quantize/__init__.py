@@ -1,0 +1,1 @@
+"""Quantization: which layers, by which scales."""

@@ -1,0 +1,89 @@
+"""The bias of a quantized layer: corrected, and counted in steps where the engine adds it up in int32."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from latentrt_calib.quantize.layers import bias_add, float_type, output_axis
+from latentrt_calib.quantize.plan import Plan
+from latentrt_export.graph.constants import add_constant, array_of, insert_constant, name_of, new_node, replace_input
+
+# A bias has to stay below this many steps, or the sum that it starts may leave int32.
+LARGEST_STEPS = 1 << 30
+
+
+def write_bias(graph: ir.Graph, node: ir.Node, plan: Plan, *, integer: bool) -> Plan:
+    """Adds the correction to the layer's bias, in place; returns the plan, with weights that suit the bias.
+
+    integer: whether to store a bias of float32 as int32, in steps of the input's scale times the weight's.
+    """
+    if node.op_type == "MatMul":
+        if plan.bias_delta is not None:
+            correct_product(graph, node, plan.bias_delta)
+        return plan
+    bias = corrected(node, plan)
+    if bias is not None and integer and float_type(node) == np.float32:
+        plan = with_room(node, plan, bias)
+        write_steps(graph, node, bias, np.float32(plan.input.scale) * plan.weight_scale)
+    elif bias is not None and plan.bias_delta is not None:
+        name = f"{name_of(node.outputs[0])}.bias"
+        put(graph, node, add_constant(graph, name, bias.astype(float_type(node))))
+    return plan
+
+
+def corrected(node: ir.Node, plan: Plan) -> NDArray[np.float32] | None:
+    """The bias of a Conv or Gemm with the correction added; None where there is neither."""
+    given = node.inputs[2] if len(node.inputs) > 2 else None
+    if given is None:
+        return plan.bias_delta
+    bias = array_of(given).astype(np.float32)
+    return bias if plan.bias_delta is None else bias + plan.bias_delta
+
+
+def with_room(node: ir.Node, plan: Plan, bias: NDArray[np.float32]) -> Plan:
+    """The plan with larger weight scales where a channel's weights are so small that its bias has too many steps."""
+    least = np.abs(bias) / (plan.input.scale * LARGEST_STEPS)
+    wider = np.maximum(plan.weight_scale, least).astype(np.float32)
+    sides = [-1 if axis == output_axis(node) else 1 for axis in range(plan.weight.ndim)]
+    values = np.rint(plan.weight * (plan.weight_scale / wider).reshape(sides)).astype(np.int8)
+    return replace(plan, weight=values, weight_scale=wider)
+
+
+def write_steps(graph: ir.Graph, node: ir.Node, bias: NDArray[np.float32], step: NDArray[np.float32]) -> None:
+    """Stores the bias as int32, exact to half a step, through a DequantizeLinear."""
+    name = f"{name_of(node.outputs[0])}.bias"
+    constants = [
+        add_constant(graph, f"{name}.quantized", np.rint(bias / step).astype(np.int32)),
+        add_constant(graph, f"{name}.scale", step),
+        add_constant(graph, f"{name}.zero", np.zeros(len(step), np.int32)),
+    ]
+    maker = new_node("DequantizeLinear", constants, name, node.outputs[0], axis=0)
+    put(graph, node, insert_constant(graph, node, maker, bias.shape))
+
+
+def put(graph: ir.Graph, node: ir.Node, bias: ir.Value) -> None:
+    """Has a Conv or Gemm read `bias`."""
+    if len(node.inputs) == 2:
+        node.resize_inputs(3)
+    replace_input(graph, node, 2, bias)
+
+
+def correct_product(graph: ir.Graph, node: ir.Node, delta: NDArray[np.float32]) -> None:
+    """Adds the correction to the bias that follows a MatMul, or puts one there."""
+    dtype, addition, output = float_type(node), bias_add(node), node.outputs[0]
+    name = f"{name_of(output)}.bias"
+    if addition is None:
+        addition = new_node("Add", [output, add_constant(graph, name, delta.astype(dtype))], f"{name}ed", output)
+        for reader, place in [use for use in output.uses() if use.node is not addition]:
+            reader.replace_input_with(place, addition.outputs[0])
+        graph.insert_after(node, addition)
+        return
+    [place] = [place for place, value in enumerate(addition.inputs) if value is not output]
+    before = addition.inputs[place]
+    assert before is not None
+    bias = array_of(before).astype(np.float32) + delta
+    replace_input(graph, addition, place, add_constant(graph, name, bias.astype(dtype)))

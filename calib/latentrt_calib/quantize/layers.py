@@ -1,0 +1,186 @@
+"""The layers of a graph that can be quantized: convolutions and matrix products with a fixed weight.
+
+A product of two activations, such as the two of attention, is no layer; it counts in `costs.total_macs` alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from latentrt_export.graph.constants import (
+    array_of,
+    dtype_of_constant,
+    initializer_of,
+    name_of,
+    nodes_reading,
+    shape_of_constant,
+)
+from latentrt_export.graph.costs import OPERATORS, Shapes, concrete_shapes, node_macs
+
+# The first and the last convolution carry the latents or the picture itself: little work, and all of the error. A VAE
+# decoder has two first ones.
+FLOAT_LAYERS = ("post_quant", "conv_in", "conv_out")
+# What the exporter adds to a parameter's name: how it is stored, and the shape it was turned to.
+STORED = re.compile(r"(\.\d+(x\d+)+)?(\.fp16)?$")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or linear layer.
+
+    name: its module's path. node: the node's name. input, output: the activations it reads and makes. weight: the
+    initialiser's name. macs: multiply-adds at the shapes asked for. halves: the channels of each half where it reads
+    the concatenation of two activations over channels, else (). residual: the activation that its output (bias added)
+    is added to, made before it; "" where there is none.
+    """
+
+    name: str
+    node: str
+    op: str
+    input: str
+    output: str
+    weight: str
+    macs: int
+    halves: tuple[int, ...]
+    residual: str
+
+
+def layers_of(model: ir.Model, shapes: Shapes) -> tuple[Layer, ...]:
+    """Returns the layers in graph order. Nodes without a name of their own get one, in place.
+
+    shapes: of every input of the graph; batch 1 gives multiply-adds an image. Raises ShapeError where one is missing.
+    """
+    nodes = layer_nodes(model.graph)
+    known = concrete_shapes(model, shapes)
+    order = {node: place for place, node in enumerate(model.graph)}
+    return tuple(
+        Layer(
+            name=name,
+            node=str(node.name),
+            op=node.op_type,
+            input=name_of(node.inputs[0]),
+            output=name_of(node.outputs[0]),
+            weight=name_of(initializer_of(node.inputs[1])),
+            macs=node_macs(node, known),
+            halves=halves_of(node, known),
+            residual=name_of(use[0].inputs[use[1]]) if (use := residual_use(node, order)) is not None else "",
+        )
+        for name, node in nodes.items()
+    )
+
+
+def default_float(layers: Sequence[Layer]) -> frozenset[str]:
+    """Returns the names of the layers that stay float by rule: the first and the last convolution."""
+    return frozenset(layer.name for layer in layers if layer.name.split(".")[-1] in FLOAT_LAYERS)
+
+
+def layer_nodes(graph: ir.Graph) -> dict[str, ir.Node]:
+    """Returns the node of every layer by the layer's name, in graph order; names the nodes that have no own name."""
+    nodes = [node for node in graph if is_layer(node)]
+    label_nodes(graph)
+    paths = module_paths([name_of(initializer_of(node.inputs[1])) for node in nodes])
+    seen: Counter[str] = Counter()
+    named = {}
+    for path, node in zip(paths, nodes, strict=True):
+        seen[path] += 1
+        named[path if seen[path] == 1 else f"{path}.{seen[path]}"] = node
+    return named
+
+
+def is_layer(node: ir.Node) -> bool:
+    """Whether the node multiplies an activation by a fixed weight."""
+    if node.domain or node.op_type not in OPERATORS or initializer_of(node.inputs[0]) is not None:
+        return False
+    weight = node.inputs[1]
+    return weight is not None and initializer_of(weight) is not None and len(shape_of_constant(weight)) in (2, 3, 4, 5)
+
+
+def label_nodes(graph: ir.Graph) -> None:
+    """Names the nodes that are nameless or share a name after their first output, which no two nodes share."""
+    seen = Counter(node.name for node in graph)
+    for node in graph:
+        if not node.name or seen[node.name] > 1:
+            node.name = name_of(node.outputs[0])
+
+
+def module_paths(weights: Sequence[str]) -> list[str]:
+    """The path of the module that each weight belongs to; the part before the first dot goes where all share it."""
+    paths = [STORED.sub("", weight).removesuffix(".weight") for weight in weights]
+    roots = {path.split(".")[0] for path in paths}
+    shared = len(paths) > 1 and len(roots) == 1 and all("." in path for path in paths)
+    return [path.split(".", 1)[1] for path in paths] if shared else paths
+
+
+def weight_of(node: ir.Node) -> NDArray[np.float32]:
+    """Returns the layer's weight as its node reads it: (out, in, *kernel), (in, out), or a Gemm's."""
+    assert node.inputs[1] is not None
+    return np.ascontiguousarray(array_of(node.inputs[1]), np.float32)
+
+
+def float_type(node: ir.Node) -> np.dtype[Any]:
+    """The type of float that the layer computes in."""
+    assert node.inputs[1] is not None
+    return dtype_of_constant(node.inputs[1]).numpy()
+
+
+def output_axis(node: ir.Node) -> int:
+    """The axis of the weight that runs over output channels."""
+    transposed = node.attributes.get_int("transB", 0) if node.op_type == "Gemm" else 0
+    return 0 if node.op_type == "Conv" or transposed else 1
+
+
+def halves_of(node: ir.Node, known: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """The channels of the two activations whose concatenation a convolution reads, else ()."""
+    concat = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if node.op_type != "Conv" or node.attributes.get_int("group", 1) != 1:
+        return ()
+    if concat is None or concat.op_type != "Concat" or len(concat.inputs) != 2:
+        return ()
+    rank = len(known[name_of(concat.outputs[0])])
+    if concat.attributes["axis"].as_int() % rank != 1:
+        return ()
+    return tuple(known[name_of(value)][1] for value in concat.inputs)
+
+
+def residual_use(node: ir.Node, order: Mapping[ir.Node, int]) -> tuple[ir.Node, int] | None:
+    """The Add, and the place in it, by which an activation of the same shape is added to the layer's output.
+
+    order: the place of each node in the graph. An activation that is made after the layer does not count: of two
+    layers that are added together, the later one has the other as its residual.
+    """
+    bias = bias_add(node)
+    output = bias.outputs[0] if bias is not None else node.outputs[0]
+    for reader, place in output.uses():
+        other = reader.inputs[1 - place] if reader.op_type == "Add" else None
+        if other is None or other is output or initializer_of(other) is not None or not alike(other, output):
+            continue
+        producer = other.producer()
+        if producer is None or order[producer] < order[node]:
+            return reader, 1 - place
+    return None
+
+
+def alike(one: ir.Value, other: ir.Value) -> bool:
+    """Whether two values that are added have the same shape: none is spread along a side of 1."""
+    if one.shape is None or other.shape is None or len(one.shape) != len(other.shape):
+        return False
+    pairs = list(zip(one.shape, other.shape, strict=True))
+    return all(a == b or not (isinstance(a, int) or isinstance(b, int)) for a, b in pairs)
+
+
+def bias_add(node: ir.Node) -> ir.Node | None:
+    """The Add that gives a matrix product its bias: the one reader of its output, with a vector as other operand."""
+    readers = list(nodes_reading(node.outputs[0]))
+    if node.op_type != "MatMul" or len(readers) != 1 or readers[0].op_type != "Add":
+        return None
+    others = [value for value in readers[0].inputs if value is not node.outputs[0]]
+    constant = len(others) == 1 and others[0] is not None and initializer_of(others[0]) is not None
+    return readers[0] if constant and others[0] is not None and len(shape_of_constant(others[0])) == 1 else None

@@ -1,0 +1,166 @@
+"""Q/DQ nodes: a float graph becomes one that says in itself what is computed in 8 bits, and with which scales.
+
+Where they go is a row of `plans.TARGETS`. An activation has one pair of nodes for each scale, whoever reads it; weights
+are int8 in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from latentrt_calib.quantize.bias import write_bias
+from latentrt_calib.quantize.layers import float_type, layer_nodes, output_axis, residual_use, weight_of
+from latentrt_calib.quantize.plan import TARGETS, Plan, Scale
+from latentrt_calib.quantize.ranges import Scheme
+from latentrt_calib.quantize.smooth import divide
+from latentrt_calib.quantize.weights import quantized
+from latentrt_export.graph.constants import (
+    add_constant,
+    insert_after,
+    insert_constant,
+    name_of,
+    new_node,
+    replace_input,
+)
+
+QUANTIZED_OPERATORS = (
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+    "QLinearConv",
+    "QLinearMatMul",
+    "ConvInteger",
+    "MatMulInteger",
+    "MatMulNBits",
+)
+# The first opset whose Q/DQ operators take float16.
+HALF_OPSET = 19
+
+
+class Pairs:
+    """The pairs of Q and DQ nodes written so far: one for a tensor and a scale, whoever reads it."""
+
+    def __init__(self, graph: ir.Graph, scheme: Scheme) -> None:
+        self.graph, self.scheme = graph, scheme
+        self.made: dict[tuple[ir.Value, Scale], ir.Value] = {}
+        self.written: dict[ir.Value, int] = {}
+
+    def of(self, value: ir.Value, scale: Scale, dtype: np.dtype[Any]) -> ir.Value:
+        """What is left of `value` in 8 bits at `scale`; the nodes are written where there are none yet."""
+        if (value, scale) not in self.made:
+            made = self.write(value, scale, dtype)
+            # What is read back can be stored at the same scale without another pair.
+            self.made[value, scale] = self.made[made, scale] = made
+        return self.made[value, scale]
+
+    def write(self, value: ir.Value, scale: Scale, dtype: np.dtype[Any]) -> ir.Value:
+        """Puts the two nodes behind the node that makes `value`; returns what they make."""
+        count = self.written[value] = self.written.get(value, 0) + 1
+        name = name_of(value) if count == 1 else f"{name_of(value)}.{count}"
+        step = add_constant(self.graph, f"{name}.scale", np.array(scale.scale, dtype))
+        zero = add_constant(self.graph, f"{name}.zero", np.array(scale.zero, self.scheme.dtype))
+        quantize = new_node("QuantizeLinear", [value, step, zero], f"{name}.quantized", value)
+        quantize.outputs[0].type = zero.type
+        dequantize = new_node("DequantizeLinear", [quantize.outputs[0], step, zero], f"{name}.dequantized", value)
+        insert_after(self.graph, value, quantize)
+        self.graph.insert_after(quantize, dequantize)
+        return dequantize.outputs[0]
+
+
+def is_quantized(model: ir.Model) -> bool:
+    """Returns whether anything in the graph is in 8 bits or less already, weights alone included."""
+    return any(node.op_type in QUANTIZED_OPERATORS for node in model.graph)
+
+
+def write(model: ir.Model, plans: Mapping[str, Plan], target: str) -> None:
+    """Quantizes the layers that have a plan, in place; their float weights leave the graph.
+
+    plans: by the layer's name, for `target`, a key of `plans.TARGETS`. Layers without one stay as they are. Raises
+    KeyError for a plan whose layer the graph does not have.
+    """
+    graph, rules = model.graph, TARGETS[target]
+    found, order = layer_nodes(graph), {node: place for place, node in enumerate(graph)}
+    if absent := plans.keys() - found.keys():
+        raise KeyError(f"no such layers in the graph: {', '.join(sorted(absent))}")
+    nodes = {name: node for name, node in found.items() if name in plans}
+    types = {name: float_type(node) for name, node in nodes.items()}
+    residuals = {name: residual_use(node, order) for name, node in nodes.items()} if rules.residuals else {}
+    raise_opset(model, nodes.values())
+    smooth(graph, nodes, plans)
+    pairs = Pairs(graph, rules.activations)
+    for name, node in nodes.items():
+        plan = write_bias(graph, node, plans[name], integer=node.op_type in rules.integer_bias)
+        write_weight(graph, node, plan.weight, plan.weight_scale)
+        if node.op_type in rules.outputs and plan.output is not None:
+            write_output(node, pairs, plan.output, types[name])
+        if (use := residuals.get(name)) is not None and plan.residual is not None:
+            write_input(*use, pairs, plan.residual, types[name])
+    # Last, so that a layer reads what the one before it has quantized.
+    for name, node in nodes.items():
+        write_input(node, 0, pairs, plans[name].input, types[name])
+
+
+def weight_only(model: ir.Model, names: Iterable[str]) -> None:
+    """Stores the weights of the layers of those names as int8, in place; they are turned to float where they are read.
+
+    A quarter of the bytes of float32. Nothing is computed in 8 bits, so activations lose nothing.
+    """
+    nodes = layer_nodes(model.graph)
+    chosen = [nodes[name] for name in names]
+    raise_opset(model, chosen)
+    for node in chosen:
+        write_weight(model.graph, node, *quantized(weight_of(node), output_axis(node), scale_dtype=float_type(node)))
+
+
+def raise_opset(model: ir.Model, nodes: Iterable[ir.Node]) -> None:
+    """Moves the graph to the opset that its quantized layers need; its other operators mean the same there."""
+    if any(float_type(node) == np.float16 for node in nodes):
+        model.opset_imports[""] = max(model.opset_imports[""], HALF_OPSET)
+
+
+def smooth(graph: ir.Graph, nodes: Mapping[str, ir.Node], plans: Mapping[str, Plan]) -> None:
+    """Divides the inputs of the layers that are to be smoothed, once for all that read one input and want the same."""
+    groups: dict[tuple[ir.Value | None, bytes], list[str]] = {}
+    for name, node in nodes.items():
+        factors = plans[name].smooth
+        if factors is not None:
+            groups.setdefault((node.inputs[0], factors.tobytes()), []).append(name)
+    for (value, _), names in groups.items():
+        factors = plans[names[0]].smooth
+        assert value is not None and factors is not None
+        divide(graph, value, [nodes[name] for name in names], factors)
+
+
+def write_weight(graph: ir.Graph, node: ir.Node, values: NDArray[np.int8], scale: NDArray[np.float32]) -> None:
+    """Has the node read its weight from int8 through a DequantizeLinear."""
+    before, dtype = node.inputs[1], float_type(node)
+    assert before is not None
+    name, axis = f"{name_of(node.outputs[0])}.weight", output_axis(node)
+    constants = [
+        add_constant(graph, f"{name}.quantized", values),
+        add_constant(graph, f"{name}.scale", scale.astype(dtype)),
+        add_constant(graph, f"{name}.zero", np.zeros(len(scale), np.int8)),
+    ]
+    maker = new_node("DequantizeLinear", constants, name, before, axis=axis)
+    replace_input(graph, node, 1, insert_constant(graph, node, maker, values.shape))
+
+
+def write_input(node: ir.Node, place: int, pairs: Pairs, scale: Scale, dtype: np.dtype[Any]) -> None:
+    """Has the node read at `place` what is left in 8 bits of what it reads there."""
+    value = node.inputs[place]
+    assert value is not None
+    node.replace_input_with(place, pairs.of(value, scale, dtype))
+
+
+def write_output(node: ir.Node, pairs: Pairs, scale: Scale, dtype: np.dtype[Any]) -> None:
+    """Has everything that reads the layer's output read it quantized; an output of the graph stays float."""
+    value = node.outputs[0]
+    readers = list(value.uses())
+    stored = pairs.of(value, scale, dtype)
+    for reader, place in readers:
+        reader.replace_input_with(place, stored)

@@ -1,0 +1,1 @@
+"""Recording: the denoiser's inputs in real runs."""

@@ -1,0 +1,50 @@
+"""Named arrays in one .npz file that appears whole, the same bytes for the same arrays."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from latentrt.storage.atomic import new_file
+from latentrt.tensors import Array
+
+# The earliest date that a zip file can state; NumPy's own writer states the current time.
+DATE = (1980, 1, 1, 0, 0, 0)
+
+
+def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Writes the arrays to `path` in the order given, uncompressed, for `numpy.load` to read; whole or not at all."""
+    with new_file(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy", DATE), "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.ascontiguousarray(array), allow_pickle=False)
+
+
+def load_arrays(path: Path, prefix: str = "") -> dict[str, Array]:
+    """Returns the arrays of a file whose names begin with `prefix`, by what follows it, each checked by its checksum.
+
+    Raises OSError where it cannot be read, ValueError where it is damaged.
+    """
+    arrays: dict[str, Array] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if name.startswith(prefix):
+                    with archive.open(name) as member:
+                        array = np.lib.format.read_array(member, allow_pickle=False)
+                    arrays[name.removeprefix(prefix).removesuffix(".npy")] = array
+    except zipfile.BadZipFile as error:
+        raise ValueError(str(error)) from error
+    return arrays
+
+
+def is_whole(path: Path) -> bool:
+    """Whether `path` is there and every array in it has its checksum."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (OSError, zipfile.BadZipFile):
+        return False

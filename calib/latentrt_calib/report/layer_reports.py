@@ -1,0 +1,37 @@
+"""What a report says of each layer: why it stays in float, and what its input is like over the timesteps."""
+
+from __future__ import annotations
+
+from latentrt_calib.observing.observations import Observations
+from latentrt_calib.quantize.layers import Layer
+from latentrt_calib.quantize.planning import Planned
+from latentrt_calib.report.report import Damage
+
+BY_RULE, OVER_BUDGET, WEIGHTS_ONLY = "first or last convolution", "over the budget", "weights only"
+
+
+def over_budget(alone: Damage) -> str:
+    """Why a layer stays float, and what it would cost: the PSNR when it, or the group it is in, alone is quantized."""
+    what = "quantized alone" if len(alone.layers) == 1 else f"the {len(alone.layers)} layers around it quantized alone"
+    return OVER_BUDGET if alone.psnr_db is None else f"{OVER_BUDGET}: {what}, pictures have {alone.psnr_db:.1f} dB"
+
+
+def ranges_of(
+    planned: Planned | None, seen: Observations, layer: Layer
+) -> tuple[tuple[float, float] | None, tuple[tuple[float, float] | None, ...], float | None]:
+    """The input range that is covered, the extremes by bucket, and SmoothQuant's alpha."""
+    if planned is None:
+        return None, (), None
+    return (planned.clip.low, planned.clip.high), bucket_ranges(seen, layer.input), planned.alpha
+
+
+def bucket_ranges(seen: Observations, value: str) -> tuple[tuple[float, float] | None, ...]:
+    """The extremes of an activation in each bucket of timesteps, highest first; None where no step fell into it."""
+    histograms = reversed(seen[value].histograms)
+    return tuple((one.low, one.high) if one.count else None for one in histograms)
+
+
+def bucket_ends(buckets: int, train_steps: int) -> tuple[tuple[float, float], ...]:
+    """The highest and the lowest timestep of each bucket, in the order of a run."""
+    width = train_steps / buckets
+    return tuple(((number + 1) * width - 1, number * width) for number in reversed(range(buckets)))

@@ -1,0 +1,218 @@
+"""The page's sections about a quantization: shares, layers, ranges over timesteps, sensitivity, ablations."""
+
+from __future__ import annotations
+
+from html import escape
+
+from latentrt.report import plots
+from latentrt.report.markup import decibels, folded, megabytes, paragraph, section, table
+from latentrt_calib.report.report import LayerReport, Report
+
+MOVING, SENSITIVE = 6, 20
+
+Ends = tuple[float, float]
+
+
+def quantized_tiles(report: Report) -> list[tuple[str, str, str]]:
+    """The figures of a quantization to see first."""
+    shares = (
+        "MACs in INT8",
+        f"{report.macs_int8_share_of_layers:.1%}",
+        f"of its layers; {report.macs_int8_share_of_all:.1%} of all",
+    )
+    return [shares, *map(byte_tile, report.components)]
+
+
+def byte_tile(report: Report) -> tuple[str, str, str]:
+    """What a component weighs."""
+    saved = 1 - report.bytes_after / max(1, report.bytes_before)
+    return f"Bytes of {report.component}", megabytes(report.bytes_after), f"{saved:.0%} less than before"
+
+
+def quantized_sections(report: Report) -> tuple[str, ...]:
+    """All sections that the report has figures for."""
+    return (
+        section("What each part is worth", ablations(report)),
+        section("Layers", layer_noise(report), layer_table(report)),
+        section("What stays in float", float_layers(report)),
+        section("Ranges over timesteps", ranges(report), moving(report)),
+        section("Which layers matter most", sensitivity(report)),
+        section("The VAE decoder", decoder(report)),
+        section("Settings", settings(report)),
+    )
+
+
+def ablations(report: Report) -> str:
+    """This quantization and other ways, on the same prompts."""
+    if not report.ablations:
+        return ""
+    loss = report.comparison.loss
+    own = ("this one", report.macs_int8_share_of_layers, loss.psnr_db, loss.worst_psnr_db, loss.ssim)
+    others = [(one.name, one.share, one.psnr_db, one.worst_psnr_db, one.ssim) for one in report.ablations]
+    rows = [
+        (name, f"{share:.1%}", decibels(mean), decibels(worst), f"{ssim:.4f}")
+        for name, share, mean, worst, ssim in (own, *others)
+    ]
+    heads = ("", "MACs in INT8", "PSNR, mean", "PSNR, worst", "SSIM")
+    return table(heads, rows, numbers=4, own=0)
+
+
+def layer_noise(report: Report) -> str:
+    """Signal to noise layer by layer."""
+    if not report.layers:
+        return ""
+    marks = [
+        None if layer.snr_db is None else plots.Mark(layer.snr_db, described(layer), "two" if layer.reason else "one")
+        for layer in report.layers
+    ]
+    kinds = [("INT8", "one"), ("float", "two"), ("no difference", "quiet")]
+    return (
+        paragraph(
+            "Signal to noise of each layer's output in the quantized graph, in the order of the graph. It holds what "
+            "the layer adds and what reaches it from those before."
+        )
+        + plots.columns(marks, "layers", "signal to noise in dB", [described(layer) for layer in report.layers])
+        + plots.legend(kinds)
+    )
+
+
+def described(layer: LayerReport) -> str:
+    """A layer in a line."""
+    kind = "INT8" if layer.reason is None else f"float, {layer.reason}"
+    return f"{layer.name} ({layer.op}, {kind}): {decibels(layer.snr_db)}"
+
+
+def layer_table(report: Report) -> str:
+    """Every layer's figures."""
+    if not report.layers:
+        return ""
+    rows = [
+        (
+            layer.name,
+            layer.op,
+            "int8" if layer.reason is None else "float",
+            f"{layer.macs / max(1, report.macs):.2%}",
+            decibels(layer.snr_db),
+            f"{layer.clip[0]:.3g} to {layer.clip[1]:.3g}" if layer.clip else "",
+            "" if layer.alpha is None else f"{layer.alpha:.2f}",
+        )
+        for layer in report.layers
+    ]
+    heads = ("layer", "", "computes in", "of all MACs", "signal to noise", "input range", "SmoothQuant's alpha")
+    return folded(f"All {len(rows)} layers in figures", table(heads, rows, numbers=4))
+
+
+def float_layers(report: Report) -> str:
+    """Which layers were not quantized, and why."""
+    if not report.float_layers:
+        return ""
+    rows = [(one.name, one.reason or "", f"{one.macs / max(1, report.macs):.2%}") for one in report.float_layers]
+    return table(("layer", "why", "of all MACs"), rows, numbers=1)
+
+
+def ranges(report: Report) -> str:
+    """How much of its range each layer's input uses, timestep by timestep, where steps were."""
+    layers = [layer for layer in report.layers if layer.ranges]
+    places = reached(report)
+    if not places:
+        return ""
+    rows, titles = [], []
+    for place in places:
+        ends = [layer.ranges[place] for layer in layers]
+        rows.append([reach(end) / (largest(layer) or 1) for layer, end in zip(layers, ends, strict=True)])
+        titles.append([f"{layer.name}: {written(end)}" for layer, end in zip(layers, ends, strict=True)])
+    names = [named(report, place) for place in places]
+    left_out = [named(report, place) for place in range(len(report.buckets)) if place not in places]
+    return (
+        paragraph(
+            "The largest value that reaches each layer, as a share of the largest at any timestep: a column a layer in "
+            "the order of the graph, a row a range of timesteps, the first of a run on top. Where a column is pale, a "
+            "range that is fixed for all timesteps is wider than need be."
+        )
+        + (paragraph(f"No step of the pictures fell into the timesteps {', '.join(left_out)}.") if left_out else "")
+        + plots.heat(rows, titles, "layers, in the order of the graph", names, "share of the largest value")
+    )
+
+
+def reached(report: Report) -> list[int]:
+    """The places of the ranges of timesteps that a step fell into."""
+    layers = [layer for layer in report.layers if layer.ranges]
+    return [place for place in range(len(report.buckets)) if any(layer.ranges[place] for layer in layers)]
+
+
+def named(report: Report, place: int) -> str:
+    """A range of timesteps, as "999 to 900"."""
+    high, low = report.buckets[place]
+    return f"{high:.0f} to {low:.0f}"
+
+
+def written(ends: Ends | None) -> str:
+    """A range of values in words."""
+    return "no value" if ends is None else f"{ends[0]:.3g} to {ends[1]:.3g}"
+
+
+def moving(report: Report) -> str:
+    """The layers whose range changes most on the way, each with its smallest and largest values."""
+    layers = [layer for layer in report.layers if sum(end is not None for end in layer.ranges) > 1]
+    chosen = sorted(layers, key=spread, reverse=True)[:MOVING]
+    drawn = "".join(f"<figure><h3>{escape(layer.name)}</h3>{band(report, layer)}</figure>" for layer in chosen)
+    if not drawn:
+        return ""
+    note = paragraph("The layers whose inputs change most on the way. Dashed: the range that INT8 covers.")
+    return f'{note}<div class="plots few">{drawn}</div>'
+
+
+def band(report: Report, layer: LayerReport) -> str:
+    """The values of a layer's input over the timesteps that steps were at."""
+    found = [(place, ends) for place, ends in enumerate(layer.ranges) if ends is not None]
+    names = [f"{report.buckets[place][0]:.0f}" for place, _ in found]
+    lows, highs = ([ends[side] for _, ends in found] for side in (0, 1))
+    return plots.band(lows, highs, layer.clip, names, "timesteps, from", "input")
+
+
+def reach(ends: Ends | None) -> float:
+    """How far from zero a range goes."""
+    return 0.0 if ends is None else max(abs(ends[0]), abs(ends[1]))
+
+
+def largest(layer: LayerReport) -> float:
+    """How far from zero the input goes at any timestep."""
+    return max(map(reach, layer.ranges))
+
+
+def spread(layer: LayerReport) -> float:
+    """How many times the smallest reach the largest is; 1 for an input that is always zero."""
+    least = min(reach(ends) for ends in layer.ranges if ends is not None)
+    return largest(layer) / least if least else 1.0
+
+
+def sensitivity(report: Report) -> str:
+    """The layers that cost most when they alone are quantized."""
+    rows = [
+        (", ".join(one.layers), "no difference" if one.psnr_db is None else f"{one.psnr_db:.1f} dB")
+        for one in report.most_sensitive
+    ]
+    if not rows:
+        return ""
+    heads = ("quantized alone", "PSNR of the pictures")
+    rest = (
+        folded(f"{len(rows) - SENSITIVE} more", table(heads, rows[SENSITIVE:], numbers=1)) if rows[SENSITIVE:] else ""
+    )
+    return table(heads, rows[:SENSITIVE], numbers=1) + rest
+
+
+def decoder(report: Report) -> str:
+    """What became of the VAE decoder, and its layers where it is quantized."""
+    gate = report.decoder
+    if gate is None:
+        return ""
+    own = gate.report
+    layers = f"{layer_noise(own)}{layer_table(own)}{float_layers(own)}" if own else ""
+    return paragraph(f"It {gate.said}.", "good" if own else "bad") + layers
+
+
+def settings(report: Report) -> str:
+    """What the quantization was asked for."""
+    own = {"precision": report.precision, "target": report.target}
+    rows = [(name, str(value)) for name, value in {**own, **report.settings}.items()]
+    return table(("", ""), rows, numbers=0)

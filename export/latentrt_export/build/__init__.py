@@ -1,0 +1,1 @@
+"""Plans for NVIDIA's GPUs, and graphs optimised for a processor."""

@@ -1,0 +1,106 @@
+"""Canonical graphs become graphs that ONNX Runtime maps into memory: attention fused, laid out, packed, held to a gate.
+
+Packed weights lie beside the graph, so that a session needs no copy of them: the system reads what is used, and may
+forget it again. Needs onnx-ir; what it writes does not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+from onnxruntime import GraphOptimizationLevel, InferenceSession
+
+from latentrt.storage.atomic import new_folder
+from latentrt.bundle.folder import Bundle, open_bundle, record_files
+from latentrt.engines.onnx.session import new_options, new_session
+from latentrt.engines.onnx.optimised import Optimised, folder_in, key_of, read, write_record
+from latentrt.engines.nvidia.plans import plan_store
+from latentrt.errors import FidelityError
+from latentrt_export.fidelity import loss, worst
+from latentrt_export.lower.tensorrt import GATES, Progress, probe_feeds, run
+from latentrt_export.lower.fused import as_fused
+from latentrt_export.lower.stripes import in_stripes
+from latentrt.bundle.manifest import Component, Fidelity
+from latentrt.pipeline.pipeline import folder_of
+from latentrt.tensors import Array
+
+# The components whose largest values are made a stripe at a time.
+STRIPED = ("vae_decoder",)
+
+
+@dataclass(frozen=True)
+class BuiltForCpu:
+    """An optimised graph that is there now. seconds: None if it was there."""
+
+    component: str
+    path: Path
+    bytes: int
+    psnr_db: float | None
+    seconds: float | None
+
+
+def build_cpu(source: str | Path, progress: Progress = lambda line: None) -> Iterator[BuiltForCpu]:
+    """Yields every component's optimised graph for this processor as it is there; what was there is left.
+
+    source: a bundle's folder or a built-in model's name. Raises BundleError, FidelityError for a graph that loses more
+    than its gate allows, OutputError where nothing can be written.
+    """
+    bundle = open_bundle(folder_of(source))
+    folder, known = plan_store(bundle.folder).writable(), dict[str, Array]()
+    for name in bundle.manifest.components:
+        path = folder_in(folder, name, key_of(bundle, name))
+        start, missing = time.perf_counter(), not path.is_dir()
+        if missing:
+            progress(f"{name}: optimising")
+            write(bundle, name, path, known)
+        found = read(path, verify=False)
+        seconds = time.perf_counter() - start if missing else None
+        size = sum(record.bytes for record in found.files.values())
+        yield BuiltForCpu(name, path, size, found.fidelity.psnr_db, seconds)
+
+
+def write(bundle: Bundle, name: str, path: Path, known: dict[str, Array]) -> None:
+    """Writes one component; what it is probed with is added to `known`, for those that come after it."""
+    component = bundle.manifest.components[name]
+    feeds = probe_feeds(bundle, name, known)
+    references = run(bundle.path(component.file), feeds)
+    known.update(feeds | references)
+    with new_folder(path) as folder:
+        optimise(bundle.path(component.file), folder, name)
+        lost = measure(folder / f"{name}.onnx", component, feeds, references)
+        files = [f"{name}.onnx", *sorted(file.name for file in folder.glob("*.bin"))]
+        write_record(folder, Optimised(name, key_of(bundle, name), lost, record_files(folder, files)))
+
+
+def optimise(graph: Path, folder: Path, name: str) -> None:
+    """Has ONNX Runtime write what it would run into `folder`: NAME.onnx, and its weights as NAME.bin."""
+    model = ir.load(graph)
+    as_fused(model)
+    if name in STRIPED:
+        in_stripes(model)
+    options = new_options()
+    options.graph_optimization_level = GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.optimized_model_filepath = str(folder / f"{name}.onnx")
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{name}.bin")
+    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
+    # Weights that lie beside the canonical graph are read from there.
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))
+    InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def measure(graph: Path, component: Component, feeds: dict[str, Array], references: dict[str, Array]) -> Fidelity:
+    """What the graph loses against the canonical one's answers. Raises FidelityError where that is over its gate."""
+    gate = GATES["fp32" if component.quantization is None else "int8"]
+    session = new_session(graph, optimised=True)
+    got = dict(zip(references, session.run(list(references), feeds), strict=True))
+    lost = worst([loss(got[name], reference, gate.words) for name, reference in references.items()])
+    if not gate.passes(lost):
+        raise FidelityError(
+            f"{graph.stem}: got PSNR {lost.psnr_db:.1f} dB against the canonical graph, expected {gate.words}"
+        )
+    return lost

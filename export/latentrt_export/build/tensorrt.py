@@ -1,0 +1,251 @@
+"""Plans for NVIDIA's GPUs: every component of a bundle is lowered if it is not yet, parsed, built, signed and kept.
+
+Needs TensorRT or TensorRT-RTX alone once the graphs are lowered: no onnx, no torch. So a workstation lowers, and a
+device builds. One plan for several GPUs, which TensorRT-RTX makes ahead of time, is kept under each GPU's name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from latentrt.bundle.folder import Bundle, open_bundle
+from latentrt.validate import side
+from latentrt.bench.diagnosis import memory
+from latentrt.engines.nvidia import lowered
+from latentrt.engines.nvidia.cuda import current_device, free_memory
+from latentrt.engines.nvidia.lowered import Attention, Source
+from latentrt.engines.nvidia.plans import STRIPPED, PlanKey, PlanStore, graph_digest, plan_store, remove
+from latentrt.errors import EngineError
+from latentrt_export.build.builders import Builder, check_attention, check_refit, gpus_of, open_builder
+from latentrt_export.build.plan import Progress, Settings, Task, write_plan
+from latentrt_export.build.profiles import Profile, profile_for, profiles_of
+from latentrt.pipeline.pipeline import folder_of
+
+MEMINFO = Path("/proc/meminfo")
+
+Lines = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to build.
+
+    target: "tensorrt" or "tensorrt-rtx". gpus: such as "sm86", all that the builder knows where there are none. sizes:
+    (width, height) in pixels, the bundle's default where there are none. batches: the rows of one call of the UNet.
+    memory_bytes: the most that building may use. settings: what is left to the builder where it is None.
+    """
+
+    target: str
+    gpus: tuple[str, ...] = ()
+    sizes: tuple[tuple[int, int], ...] = ()
+    batches: tuple[int, ...] = (1, 2)
+    attention: Attention = "decomposed"
+    memory_bytes: int | None = None
+    settings: Settings = Settings()
+
+
+@dataclass(frozen=True)
+class Built:
+    """A plan that is there now. floats: what it computes in where it is not INT8. seconds: None if it was there."""
+
+    component: str
+    floats: str
+    gpu: str
+    path: Path
+    bytes: int
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What all builds of a run share."""
+
+    bundle: Bundle
+    store: PlanStore
+    builder: Builder
+    gpus: tuple[str, ...]
+    settings: Settings
+
+    def key(self, source: Source, profiles: tuple[Profile, ...], gpu: str) -> PlanKey:
+        """What the plan of a lowered graph depends on."""
+        manifest, device = self.bundle.manifest, self.builder.device
+        component = manifest.components[source.lowered.component]
+        return PlanKey(
+            graph=graph_digest(manifest, component),
+            profiles=profiles,
+            flags=(source.flag, *self.settings.flags),
+            engine=self.builder.flavour.name,
+            version=self.builder.version,
+            gpu=device.name if device else "",
+            sm=gpu,
+        )
+
+
+def build(
+    source: str | Path,
+    options: Options,
+    lines: Lines = lambda line: None,
+    progress: Progress = lambda name, step, steps: None,
+) -> Iterator[Built]:
+    """Yields every component's plans as they are there; those that are there already are not built again.
+
+    source: a bundle's folder or a built-in model's name. Raises BundleError, EngineError for what cannot be built here,
+    RequestError for options that the builder does not take, OutputError where nothing can be written.
+    """
+    bundle = open_bundle(folder_of(source))
+    store, defaults, pixels = plan_store(bundle.folder), bundle.manifest.defaults, bundle.manifest.latents.pixels
+    sizes = options.sizes or ((defaults.width, defaults.height),)
+    for width, height in sizes:
+        side("width", width, pixels)
+        side("height", height, pixels)
+    sources = lowered_sources(bundle, store, options.attention, lines)
+    builder = open_builder(options.target)
+    if options.attention == "operator":
+        check_attention(builder)
+    if options.settings.refit or options.settings.stripped:
+        check_refit(builder)
+    bench = Bench(bundle, store, builder, gpus_of(builder, options.gpus), settings_of(builder, options))
+    for name, graph in sources.items():
+        check_memory(graph, options.memory_bytes)
+        yield from build_component(bench, graph, profiles_of(bundle, name, sizes, options.batches), lines, progress)
+
+
+def build_plan(engine: str, bundle: Bundle, component: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Builds the plan that takes inputs of `shapes` on the GPU of this machine; see `latentrt.engines.build_plan`."""
+    store, options = plan_store(bundle.folder), Options(engine)
+    source = lowered_sources(bundle, store, options.attention)[component]
+    builder = open_builder(engine)
+    check_memory(source, None)
+    gpus = gpus_of(builder, (current_device().sm,))
+    bench = Bench(bundle, store, builder, gpus, settings_of(builder, options))
+    for _ in build_component(bench, source, (profile_for(bundle, component, shapes),)):
+        pass
+
+
+def lower_only(source: str | Path, attention: Attention, lines: Lines = lambda line: None) -> list[Path]:
+    """Lowers what is not lowered yet, for a build elsewhere; returns the folders of all components."""
+    bundle = open_bundle(folder_of(source))
+    sources = lowered_sources(bundle, plan_store(bundle.folder), attention, lines)
+    return [source.folder for source in sources.values()]
+
+
+def lowered_sources(
+    bundle: Bundle, store: PlanStore, attention: Attention, lines: Lines = lambda line: None
+) -> dict[str, Source]:
+    """The lowered graph of every component, made where it is missing. Raises EngineError where that needs onnx-ir."""
+
+    def found() -> dict[str, Source]:
+        graphs = (lowered.find(bundle, store.folders, name, attention) for name in bundle.manifest.components)
+        return {graph.lowered.component: graph for graph in graphs if graph is not None}
+
+    sources = found()
+    if len(sources) < len(bundle.manifest.components):
+        try:
+            from latentrt_export.lower.tensorrt import lower
+        except ImportError as error:
+            raise EngineError(
+                f"{bundle.folder}: got graphs that are not lowered yet, which needs {error.name}: run `latentrt build "
+                "--lower-only` on a workstation with `pip install 'latentrt[cpu,export]'`, then copy the bundle here"
+            ) from error
+        lower(bundle, store.writable(), attention, lines)
+        sources = found()
+    return sources
+
+
+def settings_of(builder: Builder, options: Options) -> Settings:
+    """The settings with the memory that the options allow.
+
+    On a GPU that shares its memory with the system, builders would take three quarters of it, and every kernel all of
+    that: there it is half, and an eighth for a kernel.
+    """
+    settings, memory = options.settings, options.memory_bytes
+    if memory is not None:
+        return replace(settings, build_bytes=memory, workspace_bytes=memory // 2)
+    if builder.device is not None and builder.device.integrated:
+        _, total = free_memory()
+        return replace(settings, build_bytes=total // 2, workspace_bytes=total // 8)
+    return settings
+
+
+def check_memory(source: Source, allowed: int | None) -> None:
+    """Raises EngineError where not even the weights fit twice: as the builder reads them, and in the plan.
+
+    allowed: bytes, None for what the system has free.
+    """
+    needed = 2 * source.bytes
+    found = memory(MEMINFO)
+    free = allowed if allowed is not None else found["available_bytes"] if found else needed
+    if free < needed:
+        raise EngineError(
+            f"{source.lowered.component}: got {free / 1e9:.3g} GB of memory, expected at least {needed / 1e9:.3g} GB "
+            "for its plan; close other programs, give --memory with swap counted in, or build ahead of time on a "
+            "larger machine with --target tensorrt-rtx"
+        )
+
+
+def build_component(
+    bench: Bench,
+    source: Source,
+    profiles: tuple[Profile, ...],
+    lines: Lines = lambda line: None,
+    progress: Progress = lambda name, step, steps: None,
+) -> Iterator[Built]:
+    """Yields the plan of one component for each GPU; what is missing is built in one go and kept for each."""
+    name, store = source.lowered.component, bench.store
+    keys = {gpu: bench.key(source, profiles, gpu) for gpu in bench.gpus}
+    missing = [gpu for gpu, key in keys.items() if store.find(key) is None]
+    made: dict[str, float] = {}
+
+    def make(path: Path) -> None:
+        lines(f"{name}: building for {', '.join(missing)}")
+        start = time.perf_counter()
+        task = Task(name, source.graph, profiles, tuple(missing), bench.settings, timing_cache(bench))
+        write_plan(bench.builder, task, path, progress)
+        made.update(dict.fromkeys(missing, time.perf_counter() - start))
+
+    while missing and not made:  # another process may have built the first one: for which others, nobody knows
+        first = store.build(keys[missing[0]], make)
+        for gpu in missing[1:] if made else ():
+            store.build(keys[gpu], partial(link, first))
+        missing = missing[1:]
+    for gpu, key in keys.items():
+        path = store.find(key)
+        if path is None:
+            raise EngineError(f"{name}: the plan that was just built is gone; run the command again")
+        drop_superseded(store, key)
+        yield Built(name, source.lowered.floats, gpu, path, path.stat().st_size, made.get(gpu))
+
+
+def timing_cache(bench: Bench) -> Path:
+    """Where the builder keeps what it measured, for its version on this GPU."""
+    builder = bench.builder
+    gpu = "".join(letter if letter.isalnum() else "-" for letter in builder.device.name) if builder.device else "any"
+    return bench.store.writable() / f"timing-{builder.flavour.name}-{builder.version}-{gpu}.cache"
+
+
+def link(plan: Path, path: Path) -> None:
+    """Gives a plan a second name, where the file system can; else copies it."""
+    path.unlink(missing_ok=True)
+    with suppress(OSError):
+        os.link(plan, path)
+        return
+    shutil.copyfile(plan, path)
+
+
+def drop_superseded(store: PlanStore, key: PlanKey) -> None:
+    """Removes plans that differ in how they were built alone: the newest is what the user asked for.
+
+    A stripped plan and a whole one are for different ends, and stay beside each other.
+    """
+    for other in store.keys():
+        same_end = (STRIPPED in other.flags) == (STRIPPED in key.flags)
+        if other != key and same_end and replace(other, flags=key.flags) == key:
+            for folder in store.folders:
+                remove(folder / f"{other.digest}.plan")

@@ -1,0 +1,1 @@
+"""Checkpoints: found, read, matched with the modules that hold their weights."""

@@ -1,0 +1,83 @@
+"""The modules of every kind of component, from their configs: on torch's meta device, without memory for weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, T2IAdapter, UNet2DConditionModel
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
+
+from latentrt_export.checkpoint.layouts import Config
+
+
+def from_config(kind: Any) -> Callable[[Config], Any]:
+    """What builds a module of diffusers of that class."""
+
+    def build(config: Config) -> Any:
+        with torch.device("meta"):
+            return kind.from_config(dict(config))
+
+    return build
+
+
+def tiny_decoder(config: Config) -> AutoencoderTiny:
+    """The decoder alone."""
+    module: AutoencoderTiny = from_config(AutoencoderTiny)(config)
+    del module.encoder  # never used: no weights are wanted for it
+    return module
+
+
+def text_encoder(config: Config) -> CLIPTextModel:
+    """A text encoder."""
+    with torch.device("meta"):
+        module = CLIPTextModel(in_float32(CLIPTextConfig, config))
+    add_positions(module.embeddings)
+    return module
+
+
+def projected(config: Config) -> CLIPTextModelWithProjection:
+    """A text encoder that sums a prompt up besides."""
+    with torch.device("meta"):
+        module = CLIPTextModelWithProjection(in_float32(CLIPTextConfig, config))
+    add_positions(module.text_model.embeddings)
+    return module
+
+
+def image_encoder(config: Config) -> CLIPVisionModelWithProjection:
+    """What encodes images for IP-Adapters."""
+    with torch.device("meta"):
+        module = CLIPVisionModelWithProjection(in_float32(CLIPVisionConfig, config))
+    add_positions(module.vision_model.embeddings)
+    return module
+
+
+def in_float32(kind: Any, config: Config) -> Any:
+    """The config of one of transformers' modules, in float32. kind: its class."""
+    known = {key: value for key, value in config.items() if key != "torch_dtype"}
+    return kind.from_dict({**known, "dtype": "float32"})
+
+
+def add_positions(embeddings: Any) -> None:
+    """Gives one of CLIP's transformers the one buffer of all modules; it is never stored."""
+    count = embeddings.position_embedding.num_embeddings
+    embeddings.position_ids = torch.arange(count, device="cpu").expand((1, -1))
+
+
+BUILDERS: Mapping[str, Callable[[Config], Any]] = {
+    "unet": from_config(UNet2DConditionModel),
+    "vae": from_config(AutoencoderKL),
+    "tiny_decoder": tiny_decoder,
+    "text_encoder": text_encoder,
+    "text_encoder_2": projected,
+    "controlnet": from_config(ControlNetModel),
+    "t2i_adapter": from_config(T2IAdapter),
+    "image_encoder": image_encoder,
+}

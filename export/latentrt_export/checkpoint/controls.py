@@ -1,0 +1,107 @@
+"""ControlNets opened beside a checkpoint, each a folder or a single file, and held against the UNet that it steers."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from diffusers import ControlNetModel
+from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
+
+from latentrt.errors import CheckpointError, first_few
+from latentrt_export.checkpoint.builders import BUILDERS
+from latentrt_export.checkpoint.folder import folder_source
+from latentrt_export.checkpoint.layouts import Config
+from latentrt_export.checkpoint.load import Checkpoint, Component, matched
+from latentrt_export.checkpoint.match import Source
+from latentrt_export.checkpoint.named import Named
+from latentrt_export.checkpoint.paths import check_there
+from latentrt_export.checkpoint.stored import header, under
+from latentrt_export.networks.hoist import cross_attentions
+from latentrt_export.networks.residuals import layout_of
+
+KIND = "controlnet"
+FILE_PREFIX = "control_model."
+# What a ControlNet has to share with the UNet that it was trained beside.
+SHARED = (
+    "cross_attention_dim",
+    "addition_embed_type",
+    "addition_time_embed_dim",
+    "projection_class_embeddings_input_dim",
+)
+# What no published ControlNet but "shuffle" has, whose residuals are the means of their planes.
+USUAL: Mapping[str, Any] = {
+    "class_embed_type": None,
+    "encoder_hid_dim_type": None,
+    "resnet_time_scale_shift": "default",
+    "controlnet_conditioning_channel_order": "rgb",
+    "global_pool_conditions": False,
+}
+
+
+def with_controls(checkpoint: Checkpoint, controls: Sequence[Named]) -> Checkpoint:
+    """Returns the checkpoint with all of `controls` to steer its UNet.
+
+    Each is a folder of diffusers' ControlNetModel, or a .safetensors file in its layout or the original one, of which
+    the UNet's config is then taken to be the ControlNet's too. Raises CheckpointError for what is missing or damaged,
+    and for a ControlNet of another family or width.
+    """
+    return replace(checkpoint, controls={one.name: opened_control(one.path, checkpoint) for one in controls})
+
+
+def opened_control(path: Path, checkpoint: Checkpoint) -> Component:
+    """A ControlNet, held against the UNet that it is to steer and not read yet."""
+    check_there("ControlNet", path)
+    component = matched(KIND, folder_source(path, KIND) if path.is_dir() else file_source(path, checkpoint))
+    found = list(differences(component.config, checkpoint))
+    if found:
+        raise CheckpointError(
+            f"the ControlNet {path} does not fit {checkpoint.source} ({checkpoint.family.name}): {first_few(found)}. "
+            "It was made for another family or width; give one for this checkpoint"
+        )
+    return component
+
+
+def file_source(path: Path, checkpoint: Checkpoint) -> Source:
+    """What a single file has, which brings no config: it is read as what was trained beside the checkpoint's UNet."""
+    tensors = header(path)
+    place = f"{path}, read as one for {checkpoint.source} ({checkpoint.family.name}),"
+    config = {**config_beside(checkpoint.components["unet"].config), "in_channels": latent_channels(checkpoint)}
+    return Source(place, config, under(FILE_PREFIX, tensors) or tensors, converted)
+
+
+def config_beside(unet: Config) -> dict[str, Any]:
+    """The config of a ControlNet trained beside a UNet, as diffusers' ControlNetModel.from_unet has it."""
+    known = inspect.signature(ControlNetModel.__init__).parameters
+    return {key: value for key, value in unet.items() if key in known}
+
+
+def latent_channels(checkpoint: Checkpoint) -> int:
+    """What a ControlNet sees, also beside a UNet that sees more."""
+    return int(checkpoint.components["vae"].config.get("latent_channels", 4))
+
+
+def converted(tensors: dict[str, Any], config: Config) -> dict[str, Any]:
+    """The tensors of a single file under diffusers' names."""
+    return dict(convert_controlnet_checkpoint(tensors, config))
+
+
+def differences(config: Config, checkpoint: Checkpoint) -> Iterator[str]:
+    """Yields what keeps a ControlNet from steering a checkpoint's UNet."""
+    control, unet = BUILDERS[KIND](config), BUILDERS["unet"](checkpoint.components["unet"].config)
+    for key in SHARED:
+        if control.config[key] != unet.config[key]:
+            yield f"{key} is {control.config[key]}, expected {unet.config[key]}"
+    if control.config.in_channels != latent_channels(checkpoint):
+        yield f"in_channels is {control.config.in_channels}, expected {latent_channels(checkpoint)}"
+    if layout_of(control) != layout_of(unet):
+        levels = [(one.config.block_out_channels, one.config.layers_per_block) for one in (control, unet)]
+        yield f"block_out_channels and layers_per_block are {levels[0]}, expected {levels[1]}"
+    if not any(cross_attentions(control)):
+        yield "it has no cross-attention, expected some"
+    for key, usual in USUAL.items():
+        if control.config[key] != usual:
+            yield f"{key} is {control.config[key]!r}, expected {usual!r}"

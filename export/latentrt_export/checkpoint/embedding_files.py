@@ -1,0 +1,109 @@
+"""Files of textual inversion: which words they hold, and the vectors of each for every text encoder.
+
+Layouts: diffusers' (a tensor a word), AUTOMATIC1111's (`string_to_param`, `emb_params`), those of SDXL (`clip_l` and
+`clip_g`, by others `text_encoders_0` and `text_encoders_1`), and words bundled into a LoRA (`bundle_emb.WORD.…`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from latentrt.errors import CheckpointError, first_few
+from latentrt_export.checkpoint.families import Family
+from latentrt_export.checkpoint.layouts import Config
+from latentrt_export.checkpoint.paths import check_there
+from latentrt_export.checkpoint.stored import FLOATS, Stored, header
+
+BUNDLED = "bundle_emb."
+# The whole of a key, or what follows a word in it, that names a place and no word.
+KEY = re.compile(
+    r"(?:(?P<word>.+?)\.)??"
+    r"(?P<part>clip_[lgh]|text_encoders_[01]|emb_params(?:_out)?|string_to_param\.[^.]+|\*)"
+)
+# Whose each is where there are two text encoders; where there is one, it is all but the second's.
+FIRST, SECOND = ("clip_l", "text_encoders_0"), ("clip_g", "text_encoders_1")
+# What trainers note besides: the id of the placeholder, and vectors to put in place of what comes out of the encoder,
+# which no other program reads.
+BESIDES = re.compile(r"(^string_to_token\..*|(^|\.)emb_params_out)$")
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a file, None where the file has no name for it, and its vectors by text encoder.
+
+    key: of the tensor that is read first, for messages. left_out: what belongs to the word and is not read.
+    """
+
+    name: str | None
+    tensors: Mapping[str, Stored]
+    key: str
+    left_out: tuple[str, ...] = ()
+
+
+def words_in(file: Path, family: Family, configs: Mapping[str, Config]) -> list[Word]:
+    """Returns every word of a file. configs: of the components.
+
+    Raises CheckpointError for a file that is missing, damaged or none of textual inversion, or for another family.
+    """
+    check_there("embedding", file)
+    held = header(file)
+    bundled = {key.removeprefix(BUNDLED): stored for key, stored in held.items() if key.startswith(BUNDLED)}
+    words: dict[str | None, dict[str, Stored]] = defaultdict(dict)
+    for key, stored in (bundled or held).items():
+        if not key.startswith("string_to_token."):
+            word, part = parted(key)
+            words[word][part] = stored
+    if not words:
+        raise CheckpointError(refusal(file, [*held], family))
+    return [word_of(file, name, parts, family, configs) for name, parts in words.items()]
+
+
+def parted(key: str) -> tuple[str | None, str]:
+    """Returns the word that a key names, if any, and the place that it names besides, "" for none."""
+    match = KEY.fullmatch(key)
+    return (match["word"], match["part"]) if match else (key, "")
+
+
+def has_bundled(file: Path) -> bool:
+    """Whether a file, such as a LoRA, brings words of its own."""
+    return any(key.startswith(BUNDLED) for key in header(file))
+
+
+def word_of(
+    file: Path, name: str | None, parts: Mapping[str, Stored], family: Family, configs: Mapping[str, Config]
+) -> Word:
+    """Returns one word, its vectors found and of the right widths."""
+    read = {part: stored for part, stored in parts.items() if not BESIDES.search(part)}
+    if [*family.encoders] == ["text_encoder"]:
+        found = dict(zip(family.encoders, read.values(), strict=False)) if single(read) else {}
+    else:
+        places = {**dict.fromkeys(FIRST, "text_encoder"), **dict.fromkeys(SECOND, "text_encoder_2")}
+        found = {places[part]: stored for part, stored in read.items() if places.get(part) in family.encoders}
+    if not found or (len(found) < len(read) and len(family.encoders) > 1):
+        raise CheckpointError(refusal(file, [stored.key for stored in parts.values()], family))
+    for encoder, stored in found.items():
+        width = configs[encoder]["hidden_size"]
+        if stored.dtype not in FLOATS or len(stored.shape) not in (1, 2) or stored.shape[-1] != width:
+            raise CheckpointError(
+                f"{file}: {stored.key} is {stored.dtype} of shape {stored.shape}, expected floats whose last axis is "
+                f"{width}, the width of {encoder}; give an embedding for {family.name}"
+            )
+    left_out = tuple(stored.key for part, stored in parts.items() if part not in read)
+    return Word(name, found, next(iter(found.values())).key, left_out)
+
+
+def single(read: Mapping[str, Stored]) -> bool:
+    """Whether a word is one for a single text encoder."""
+    return len(read) == 1 and not any(part in SECOND for part in read)
+
+
+def refusal(file: Path, keys: list[str], family: Family) -> str:
+    """What to say of a file that holds something else."""
+    wanted = "one tensor a word" if [*family.encoders] == ["text_encoder"] else "clip_l and clip_g"
+    return (
+        f"{file} holds {first_few(sorted(keys)) or 'nothing'}, expected {wanted}; give an embedding for {family.name}"
+    )

@@ -1,0 +1,47 @@
+"""LoRA files fused into a checkpoint.
+
+A component adds the changes to its weights as it loads, before anything is split: cross-attention's keys and values and
+the time projections take theirs along to wherever they go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from latentrt.bundle.folder import sha256_of
+from latentrt.lora.files import Lora, changes_of
+from latentrt.lora.layers import found_file
+from latentrt_export.checkpoint.load import Checkpoint
+
+
+def with_loras(checkpoint: Checkpoint, loras: Sequence[Lora]) -> Checkpoint:
+    """Returns the checkpoint with all of `loras` to be added to its weights, in that order, when they are loaded.
+
+    Words that a file brings along are left to `latentrt_export.checkpoint.embeddings`.
+    Raises CheckpointError as `changes_of` does.
+    """
+    shapes = {
+        name: {key: stored.shape for key, stored in component.weights.items()}
+        for name, component in checkpoint.components.items()
+    }
+    changes = [one for lora in loras for one in changes_of(lora, shapes, checkpoint.source, checkpoint.family.name)]
+    components = {
+        name: replace(component, changes=tuple(one for one in changes if one.component == name))
+        for name, component in checkpoint.components.items()
+    }
+    return replace(checkpoint, components=components)
+
+
+def loras_provenance(loras: Sequence[Lora]) -> dict[str, str]:
+    """What a bundle says of the files that were fused into it, by their place."""
+    return {
+        f"lora {place}": f"{lora.file.name}, {said_of(lora)}, sha256 {sha256_of(found_file(lora.file))}"
+        for place, lora in enumerate(loras, 1)
+    }
+
+
+def said_of(lora: Lora) -> str:
+    """How much of a file is added; the text encoders' scale where it is another."""
+    text = lora.scale_of("text_encoder")
+    return f"scale {lora.scale:g}" + (f", text scale {text:g}" if text != lora.scale else "")

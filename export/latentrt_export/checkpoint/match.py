@@ -1,0 +1,145 @@
+"""A component's module held against what a checkpoint stores for it: every tensor found, of its shape, or an error."""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from latentrt.errors import CheckpointError, first_few
+from latentrt_export.checkpoint.builders import BUILDERS
+from latentrt_export.checkpoint.layouts import Config, Shape, Tensors
+from latentrt_export.checkpoint.stored import FLOATS, Stored, rows_of
+
+# What training and older versions left behind, and no module has.
+IGNORED = re.compile(r"(^|\.)(position_ids$|loss\.|model_ema\.)")
+# What each module makes itself, and need not be told of where it is left out.
+MADE = re.compile(r"(^|\.)position_ids$")
+# The part of a component whose every tensor takes part in what it computes: one too many there means another module,
+# such as one with further layers. A UNet and the networks that steer it are such parts whole: what is added to them,
+# by an IP-Adapter or another architecture, would change the picture. Beside the text tower of CLIP lie its vision tower
+# and projections, beside a VAE what it was trained with, which nothing here has a use for.
+TEXT_TOWER = re.compile(
+    r"^(?!.*\b(vision_model|visual)\.).*"
+    r"\b(embeddings\.|encoder\.layers\.|resblocks\.|final_layer_norm|ln_final|token_embedding|positional_embedding)"
+)
+ALL = re.compile("")
+BODIES: Mapping[str, re.Pattern[str]] = {
+    "vae": re.compile(r"\b(encoder|decoder|quant_conv|post_quant_conv)\."),
+    "text_encoder": TEXT_TOWER,
+    "text_encoder_2": TEXT_TOWER,
+    "image_encoder": re.compile(r"^(?!.*\btext_model\.).*\b(vision_model|visual_projection)\."),
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a checkpoint has for one component: its config, its tensors, and how their keys become the module's.
+
+    unread: what of the keys the module does not have, a pattern with the config's entries in braces.
+    """
+
+    place: str
+    config: Config
+    tensors: Mapping[str, Stored]
+    convert: Callable[[Tensors, Config], Tensors]
+    unread: str | None = None
+
+
+def located(name: str, source: Source) -> dict[str, Stored]:
+    """Returns where every tensor of the component's module is stored; raises with all that does not fit."""
+    wanted, stored = wanted_by(name, source), list(source.tensors.values())
+    # The conversions are given stand-ins without memory: each row is one number repeated, which no other row has.
+    firsts = list(itertools.accumulate((rows_of(tensor.shape) + 1 for tensor in stored), initial=0))
+    numbers = {tensor.key: stand_in(first, tensor.shape) for first, tensor in zip(firsts, stored, strict=False)}
+    try:
+        converted = {key: t for key, t in source.convert(numbers, source.config).items() if t is not None}
+    except KeyError as error:
+        raise CheckpointError(f"{source.place} lacks {error} of its {name}: fetch the checkpoint again") from error
+    # `text_model.` stands before a text encoder's keys in old files, and in modules that have a projection besides.
+    bare = {key.removeprefix("text_model."): t for key, t in converted.items()}
+    known = {key: bare.get(key.removeprefix("text_model.")) for key in wanted}
+    found = {key: original(t, stored, firsts) for key, t in known.items() if t is not None}
+    found_problems = problems(name, source, wanted, found)
+    if found_problems:
+        raise CheckpointError(
+            f"the {name} in {source.place} does not fit its config: {'; '.join(found_problems)}. Fetch the checkpoint "
+            "again; for a single file, give other widths by --configs DIR (configs= in Python), and a VAE that it does "
+            "not have by --vae PATH (vae=)"
+        )
+    return {key: replace(found[key], shape=shape) for key, shape in wanted.items()}
+
+
+def stand_in(first: int, shape: Shape) -> torch.Tensor:
+    """Returns a tensor of that shape without memory but for a number a row: `first`, and what follows it.
+
+    There is a number past the last row, where rows are that a conversion expects and the tensor does not have.
+    """
+    rows = torch.arange(first, first + rows_of(shape) + 1)[: rows_of(shape)]
+    return rows.reshape(len(rows), *[1] * (len(shape) - 1)).expand(shape) if shape else rows[0]
+
+
+def original(given: torch.Tensor, stored: Sequence[Stored], firsts: Sequence[int]) -> Stored:
+    """Returns the tensor, or the rows of one, that a stand-in has come to stand for, in the shape it has come to."""
+    number = int(given.as_strided((), ()))
+    place = bisect.bisect_right(firsts, number) - 1
+    turned = given.ndim == 2 and given.stride(0) == 0 != given.stride(1)
+    return replace(stored[place], row=number - firsts[place], turned=turned, shape=tuple(given.shape))
+
+
+def problems(name: str, source: Source, wanted: Mapping[str, Shape], found: Mapping[str, Stored]) -> list[str]:
+    """Returns one line a kind of problem; `found` has the shapes after conversion, the source those in the file."""
+    used = Counter[str]()
+    for tensor in found.values():
+        used[tensor.key] += math.prod(tensor.shape)
+    misfits = [
+        f"{tensor.key} (got {source.tensors[tensor.key].shape}, expected {wanted[key]})"
+        for key, tensor in found.items()
+        if tensor.shape != wanted[key] or used[tensor.key] != math.prod(source.tensors[tensor.key].shape)
+    ]
+    alien = [f"{tensor.key} ({tensor.dtype})" for tensor in found.values() if tensor.dtype not in FLOATS]
+    kinds = {
+        "missing": [key for key in wanted if key not in found],
+        "of another shape": misfits,
+        f"of a type other than {', '.join(FLOATS)}": alien,
+        "unexpected": unexpected(name, source, used),
+    }
+    return [f"{kind}: {first_few(keys)}" for kind, keys in kinds.items() if keys]
+
+
+def unexpected(name: str, source: Source, used: Mapping[str, int]) -> list[str]:
+    """Returns the keys that no one reads and that may not be left out."""
+    unread = source.unread and source.unread.format(**source.config)
+    body = BODIES.get(name, ALL)
+    return [
+        key
+        for key in source.tensors
+        if key not in used and not IGNORED.search(key) and not (unread and re.search(unread, key)) and body.search(key)
+    ]
+
+
+def left_out(keys: Iterable[str], used: Iterable[str]) -> list[str]:
+    """Returns what of `keys` is none of `used`, those of a kind as one: `model_ema.*`."""
+    known, read = set[str](), set(used)
+    for key in read:
+        known.update(itertools.accumulate(key.split("."), "{}.{}".format))
+    groups = defaultdict[str, list[str]](list)
+    for key in keys:
+        if key not in read and not MADE.search(key):
+            starts = itertools.accumulate(key.split("."), "{}.{}".format)
+            groups[next((start for start in starts if start not in known), key)].append(key)
+    return [held[0] if len(held) == 1 else f"{start}.*" for start, held in groups.items()]
+
+
+def wanted_by(name: str, source: Source) -> dict[str, Shape]:
+    """Returns the shape of each tensor that the component's module has."""
+    try:
+        return {key: tuple(tensor.shape) for key, tensor in BUILDERS[name](source.config).state_dict().items()}
+    except Exception as error:  # whatever diffusers or transformers raise for a config they cannot build
+        raise CheckpointError(f"the {name} of {source.place} cannot be built: {error}. Correct its config") from error

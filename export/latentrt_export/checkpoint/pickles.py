@@ -1,0 +1,150 @@
+"""Pickles: refused, because opening one can run code, or where that is asked for read by a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from latentrt.errors import CheckpointError
+from latentrt.storage.atomic import FULL
+from latentrt_export.checkpoint import unpickle
+from latentrt_export.checkpoint.weight_files import WeightFiles, chosen, found_in
+
+PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
+# The stems of weights in folders, of diffusers and transformers, and what they are called as pickles.
+PICKLED = {
+    "diffusion_pytorch_model": "diffusion_pytorch_model",
+    "model": "pytorch_model",
+    "pytorch_lora_weights": "pytorch_lora_weights",
+    "adapter_model": "adapter_model",
+}
+KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "OMP_NUM_THREADS")
+CODE = re.compile(r"GLOBAL (\S+)")
+
+
+def refusal(file: Path) -> str:
+    """What to say of a pickle that may not be opened."""
+    return (
+        f"{file} is a pickle, which can run code on loading: expected .safetensors. Add --allow-pickle, which reads "
+        "its tensors in a process of their own that runs no code of it, or convert it first:\n"
+        "  import safetensors.torch, torch\n"
+        f'  w = torch.load({str(file)!r}, map_location="cpu", weights_only=True); w = w.get("state_dict", w)\n'
+        "  w = {key: t.clone().contiguous() for key, t in w.items() if isinstance(t, torch.Tensor)}\n"
+        f"  safetensors.torch.save_file(w, {str(file.with_suffix('.safetensors'))!r})"
+    )
+
+
+def converted(path: Path, folder: Path, variant: str | None = None) -> Path:
+    """Returns what can be opened in place of `path`: itself, unless it is a pickle, or a folder of pickles alone.
+
+    folder: where a .safetensors file of the same stem is written, or a folder of the same name whose other contents
+    are links. variant: as in `load_checkpoint`. Raises CheckpointError for a pickle that holds anything but weights, or
+    that takes more memory or time than its size asks for.
+
+    >>> converted(Path("model.ckpt"), Path("scratch"))  # doctest: +SKIP
+    """
+    if path.is_dir():
+        return converted_folder(path, folder, variant)
+    if path.suffix.lower() not in PICKLES or not path.is_file():
+        return path
+    target = new_place(folder) / f"{path.stem}.safetensors"
+    convert({path: target})
+    return target
+
+
+def converted_folder(path: Path, folder: Path, variant: str | None) -> Path:
+    """As `converted`, of a folder: that of a component, or of a whole checkpoint."""
+    pickled = {inner: files for inner in (path, *components_in(path)) if (files := pickles_of(inner, variant))}
+    if not pickled:
+        return path
+    copy = new_place(folder) / path.name
+    wanted = dict[Path, Path]()
+    for inner in dict.fromkeys((path, *pickled)):
+        target = copy / inner.relative_to(path)
+        target.mkdir(parents=True)
+        for item in inner.iterdir():
+            if item not in pickled and item.suffix not in PICKLES:
+                (target / item.name).symlink_to(item.resolve())
+        for stem, weights in pickled.get(inner, {}).items():
+            wanted.update(targets_of(weights, target, stem))
+    convert(wanted)
+    return copy
+
+
+def components_in(path: Path) -> list[Path]:
+    """The folders of a checkpoint that have components; a safety checker is none, and is not read."""
+    names = ("unet", "vae", "text_encoder", "text_encoder_2", "image_encoder")
+    return [path / name for name in names if (path / name).is_dir() and (path / "model_index.json").is_file()]
+
+
+def pickles_of(folder: Path, variant: str | None) -> dict[str, WeightFiles]:
+    """The pickles to be read in a folder by the stem of what they become, of those that have no .safetensors."""
+    found = {}
+    for stem, pickled in PICKLED.items():
+        if not found_in(folder, stem) and (files := found_in(folder, pickled, "bin")):
+            found[stem] = chosen(folder, files, variant)
+    return found
+
+
+def targets_of(files: WeightFiles, target: Path, stem: str) -> dict[Path, Path]:
+    """What a component's pickles are to become in `target`: one file, or shards, whose index is written."""
+    if files.index is None:
+        return {files.shards[0]: target / f"{stem}.safetensors"}
+    names = {shard.name: f"{shard.stem}.safetensors" for shard in files.shards}
+    places: Mapping[str, str] = json.loads(files.index.read_text(encoding="utf-8"))["weight_map"]
+    index = {"weight_map": {key: names[place] for key, place in places.items()}}
+    (target / f"{stem}.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+    return {shard: target / names[shard.name] for shard in files.shards}
+
+
+def new_place(folder: Path) -> Path:
+    """A new folder in `folder`, for what is converted next."""
+    folder.mkdir(parents=True, exist_ok=True)
+    place = folder / str(len(list(folder.iterdir())))
+    place.mkdir()
+    return place
+
+
+def convert(targets: Mapping[Path, Path]) -> None:
+    """Has a process of its own write a .safetensors file from each pickle."""
+    sizes = [file.stat().st_size for file in targets]
+    environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
+    places = [f"{path.resolve()}" for pair in targets.items() for path in pair]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-W", "ignore", unpickle.__file__, *places],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=120 + sum(sizes) / 5_000_000,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise CheckpointError(
+            f"{next(iter(targets))} takes too long to read for its size: it is damaged or made to do so"
+        ) from error
+    if done.returncode != 0:
+        failed = next((file for file, target in targets.items() if not target.exists()), next(iter(targets)))
+        raise CheckpointError(f"{failed} cannot be read: {reason(done.stderr, done.returncode)}")
+
+
+def reason(said: str, status: int) -> str:
+    """Why a pickle could not be read, in a line."""
+    for code in FULL:
+        if os.strerror(code) in said:
+            raise OSError(code, os.strerror(code))  # of the disk that it is converted on
+    if "legacy .tar" in said:
+        return "it is of torch's first format (tar), which is not read safely; save it anew with torch.save"
+    if found := CODE.search(said):
+        return f"it is no file of weights alone: it names {found[1]}, which would be run. Nothing was; do not trust it"
+    if status < 0 or "allocate memory" in said or "MemoryError" in said:
+        return "it asks for more memory or time than its size: it is damaged or made to do so"
+    lines = [line for line in said.splitlines() if line.strip()]
+    last = next((line for line in lines if re.match(r"\w+(Error|Exception)?: ", line)), lines[-1] if lines else "")
+    return f"{last[:200] or f'status {status}'}; fetch it again"

@@ -1,0 +1,32 @@
+"""A VAE to use in place of a checkpoint's: a diffusers folder, or a file in the original layout or in diffusers'."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from latentrt.errors import CheckpointError
+from latentrt_export.checkpoint.folder import config_in, folder_source
+from latentrt_export.checkpoint.layouts import Config, vae_keys
+from latentrt_export.checkpoint.match import Source
+from latentrt_export.checkpoint.paths import check_there
+from latentrt_export.checkpoint.stored import header, under
+
+# What stands before the keys of a VAE in files that hold more, or once did.
+PREFIXES = ("first_stage_model.", "vae.", "model.first_stage_model.")
+
+
+def vae_source(path: Path, config: Config, variant: str | None) -> Source:
+    """Returns what `path` has for the VAE. config: that of the VAE in whose place it comes.
+
+    A file in diffusers' layout is read with the config.json beside it, where there is one. Raises CheckpointError.
+    """
+    check_there("VAE", path)
+    if path.is_dir():
+        return folder_source(path, "vae", variant)
+    tensors = header(path)
+    held = next((found for prefix in PREFIXES if (found := under(prefix, tensors))), tensors)
+    if not any(key.endswith(f"{part}.conv_in.weight") for key in held for part in ("encoder", "decoder")):
+        raise CheckpointError(f"{path} holds no VAE: expected encoder.conv_in.weight and the others of one")
+    if any(".mid_block." in key for key in held) and (path.parent / "config.json").is_file():
+        config = config_in(path.parent, "vae")
+    return Source(f"{path}", config, held, vae_keys)

@@ -1,0 +1,103 @@
+"""What a bundle needs on a device: the least time per step and per picture, the memory, and what binds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from latentrt.bundle.folder import Bundle
+from latentrt.request.settings import Settings, guided
+from latentrt.tensors import shape_of
+from latentrt_export.estimate.devices import Device
+from latentrt_export.estimate.roofline import PRECISIONS, Precision, PrecisionName, Roofline, roofline, weight_bytes
+from latentrt_export.graph.costs import Cost, cost_of
+
+# A CUDA context and the engine: what a user of an Orin Nano found (github.com/ace-step/ACE-Step-1.5/issues/1192).
+CONTEXT_BYTES = 500_000_000
+# Of shared memory, what the system keeps: of 8 GiB, some 5.2 GiB are free beside a desktop of some 0.8 GiB.
+SYSTEM_BYTES = 2_200_000_000
+
+# The one graph that `latentrt calibrate` quantizes; the others compute in FP16 beside it.
+QUANTIZED = "unet"
+
+
+@dataclass(frozen=True)
+class Call:
+    """A graph's cost at the sizes of a request, and how often that calls it.
+
+    always: the precision of a graph that has it in every bundle, such as SDXL's VAE.
+    """
+
+    cost: Cost
+    times: int
+    always: PrecisionName | None = None
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a device needs: seconds are lower bounds, bytes are estimates, none is measured.
+
+    step: one call of the UNet. seconds: a whole request. resident_bytes: all graphs loaded. least_bytes: one graph
+    loaded at a time. room_bytes: what the device has for them.
+    """
+
+    step: Roofline
+    seconds: float
+    weight_bytes: int
+    live_bytes: int
+    resident_bytes: int
+    least_bytes: int
+    room_bytes: int
+
+    @property
+    def fits(self) -> str:
+        """ "all at once", "one at a time", or "no"."""
+        if self.resident_bytes <= self.room_bytes:
+            return "all at once"
+        return "one at a time" if self.least_bytes <= self.room_bytes else "no"
+
+
+def calls_of(bundle: Bundle, settings: Settings) -> dict[str, Call]:
+    """Returns what a request calls, in that order. Weights are not read.
+
+    The UNet is called once a step, on the negative prompt too if any step is guided.
+    """
+    manifest = bundle.manifest
+    images, pixels = len(settings.seeds), manifest.latents.pixels
+    prompts = 2 if guided(settings, manifest) else 1
+    sides = {"height": settings.height // pixels, "width": settings.width // pixels, "n": settings.steps}
+    sides |= {"tokens": manifest.tokenizer.length, "images": 1}
+    texts = dict.fromkeys((*manifest.text.encoders, "cross_kv"), prompts)
+    batches = {**texts, "time_bias": 1, "unet": images * prompts, settings.decoder: 1}
+    times = {"unet": settings.steps, settings.decoder: images}
+    calls = {}
+    for name, batch in batches.items():
+        component = manifest.components[name]
+        shapes = {spec.name: shape_of(spec, {**sides, "batch": batch}) for spec in component.inputs}
+        calls[name] = Call(cost_of(ir.load(bundle.path(component.file)), shapes), times.get(name, 1))
+    return calls
+
+
+def estimate(calls: Mapping[str, Call], precision: PrecisionName, device: Device) -> Estimate:
+    """Returns the least that these calls need on a device; at "int8" the UNet alone is quantized, the rest is fp16."""
+    how = {name: precision_of(name, call, precision) for name, call in calls.items()}
+    bounds = {name: roofline(call.cost, how[name], device) for name, call in calls.items()}
+    weights = {name: weight_bytes(call.cost, how[name]) for name, call in calls.items()}
+    live = {name: call.cost.live * how[name].live_bytes for name, call in calls.items()}
+    return Estimate(
+        step=bounds["unet"],
+        seconds=sum(call.times * bounds[name].seconds for name, call in calls.items()),
+        weight_bytes=sum(weights.values()),
+        live_bytes=max(live.values()),
+        resident_bytes=CONTEXT_BYTES + sum(weights.values()) + max(live.values()),
+        least_bytes=CONTEXT_BYTES + max(weights[name] + live[name] for name in calls),
+        room_bytes=int(device.memory_gb * 1e9) - (SYSTEM_BYTES if device.shared else 0),
+    )
+
+
+def precision_of(name: str, call: Call, precision: PrecisionName) -> Precision:
+    """How a graph computes in a bundle of that precision."""
+    quantized_elsewhere = precision == "int8" and name != QUANTIZED
+    return PRECISIONS[call.always or ("fp16" if quantized_elsewhere else precision)]

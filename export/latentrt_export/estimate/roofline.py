@@ -1,0 +1,99 @@
+"""The least time that a device needs for a graph: each piece of work at the peak rate or at the peak bandwidth.
+
+A roofline (Williams, Waterman and Patterson, 2009) layer by layer. It is a lower bound for engines that run layers one
+after another, multiply densely and convolve directly: norms, additions and launches take no time, a tensor that fits
+the cache is never written to memory, and the part of the weights that fits stays there between calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from latentrt_export.estimate.devices import Device
+from latentrt_export.graph.costs import Cost, Work
+
+PrecisionName = Literal["fp32", "fp16", "int8"]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How layers compute: the device's field that has the rate, and the bytes of a weight and of an activation."""
+
+    field: str
+    weight_bytes: int
+    activation_bytes: int
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How a graph computes.
+
+    layers: those with fixed weights. products: attention. other_bytes: of biases, norms and tables. live_bytes: of an
+    activation that waits in memory.
+    """
+
+    layers: Rate
+    products: Rate
+    other_bytes: int
+    live_bytes: int
+
+
+FP32, FP16, INT8 = Rate("tf32", 4, 4), Rate("fp16", 2, 2), Rate("int8", 1, 1)
+
+# Attention stays in float in INT8 graphs, and so does what is added to a residual: live activations take two bytes.
+PRECISIONS: Mapping[PrecisionName, Precision] = {
+    "fp32": Precision(FP32, FP32, 4, 4),
+    "fp16": Precision(FP16, FP16, 2, 2),
+    "int8": Precision(INT8, FP16, 2, 2),
+}
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """The bound on one call. seconds: all of it. compute, memory: the part that multiplying, or moving, takes longest.
+
+    multiplying, moving: what each would take by itself.
+    """
+
+    seconds: float
+    compute: float
+    memory: float
+    multiplying: float
+    moving: float
+
+    @property
+    def binds(self) -> str:
+        """What most of the time goes to: compute or memory."""
+        return "compute" if self.compute >= self.memory else "memory"
+
+
+def roofline(cost: Cost, precision: Precision, device: Device) -> Roofline:
+    """Returns the bound for one call of a graph on a device."""
+    cache = device.cache_mb * 1e6
+    uncached = max(0.0, 1 - cache / max(1, cost.layer_weights * precision.layers.weight_bytes))
+    compute = memory = multiplying = moving = 0.0
+    for work, count in cost.work.items():
+        rate = precision.products if work.kind == "attention" else precision.layers
+        multiply = count * 2 * work.macs / (getattr(device, rate.field) * 1e12)
+        move = count * moved_bytes(work, rate, uncached, cache) / (device.bandwidth_gb * 1e9)
+        compute += multiply if multiply >= move else 0
+        memory += move if move > multiply else 0
+        multiplying, moving = multiplying + multiply, moving + move
+    return Roofline(compute + memory, compute, memory, multiplying, moving)
+
+
+def moved_bytes(work: Work, rate: Rate, uncached: float, cache: float) -> float:
+    """The bytes that a piece of work has to move between the chip and its memory.
+
+    uncached: the share of the weights that does not fit the cache. cache: bytes that a tensor may leave there.
+    """
+    tensors = (size * rate.activation_bytes for size in (*work.reads, work.writes))
+    return uncached * work.weights * rate.weight_bytes + sum(max(0.0, size - cache) for size in tensors)
+
+
+def weight_bytes(cost: Cost, precision: Precision) -> int:
+    """The bytes of all constants at a precision."""
+    layers = min(cost.layer_weights, cost.parameters)
+    return layers * precision.layers.weight_bytes + (cost.parameters - layers) * precision.other_bytes

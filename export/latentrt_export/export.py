@@ -1,0 +1,258 @@
+"""A checkpoint becomes a bundle: every component traced, saved, run and measured, then put in place at once."""
+
+from __future__ import annotations
+
+import gc
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+
+from latentrt.bundle.folder import record_files, save_manifest
+from latentrt.bundle.manifest import (
+    FORMAT,
+    Component,
+    Fidelity,
+    Latents,
+    Manifest,
+    Shown,
+    Text,
+    TokenizerSpec,
+    named_files,
+)
+from latentrt.bundle.tasks import tasks_of
+from latentrt.errors import CheckpointError
+from latentrt.prompt.tokenizer import Tokenizer
+from latentrt.sampling.schedule import NoiseSchedule
+from latentrt.storage.atomic import new_folder
+from latentrt_export.checkpoint.adapters import with_adapters
+from latentrt_export.checkpoint.controls import with_controls
+from latentrt_export.checkpoint.embeddings import bundled_in, with_embeddings, words_of
+from latentrt_export.checkpoint.families import shown_by_channels
+from latentrt_export.checkpoint.image_prompts import with_image_prompts
+from latentrt_export.checkpoint.layouts import Config
+from latentrt_export.checkpoint.load import Checkpoint, load_checkpoint
+from latentrt_export.checkpoint.lora import loras_provenance, with_loras
+from latentrt_export.checkpoint.markers import asked
+from latentrt_export.checkpoint.named import check_names
+from latentrt_export.checkpoint.scheduler import defaults_of, said_of, schedule_of
+from latentrt_export.checkpoint.tokenizer import clip_tokenizer, tokenizer_from_folder
+from latentrt_export.components.parts import parts_of
+from latentrt_export.components.tiny_decoder import open_tiny_decoder, tiny_part
+from latentrt_export.gate import gated
+from latentrt_export.graph.precision import PRECISIONS, FloatPrecision
+from latentrt_export.graph.save import save_graph
+from latentrt_export.graph.trace import trace
+from latentrt_export.networks.component import Part, pixels_of
+from latentrt_export.options import ExportOptions as ExportOptions
+from latentrt_export.options import without_pickles
+from latentrt_export.preview import fit_to_rgb
+
+TOKENIZER_FILE = "tokenizer/tokenizer.json"
+# Where pickles are converted, in the folder that becomes the bundle: what is on its disk goes with it if it fails.
+SCRATCH = ".pickles"
+WEIGHTS_SUFFIX = re.compile(r"\.safetensors$", re.IGNORECASE)
+
+Progress = Callable[[str], None]
+
+
+def export(source: Path, out: Path, options: ExportOptions, progress: Progress = lambda line: None) -> Manifest:
+    """Writes the bundle `out` from the checkpoint `source` and returns its manifest; `out` appears whole or not at all.
+
+    progress: called with a line for each piece of work begun. Raises CheckpointError for what cannot be read,
+    FidelityError for a component that lost more than its gate allows, OutputError when `out` is there already.
+    """
+    check_names(options.steering)
+    with new_folder(out) as folder:
+        scratch, pickled = folder / SCRATCH, dict[str, str]()
+        if options.allow_pickle:
+            source, options, pickled = without_pickles(source, options, scratch, progress)
+        found = opened(source, options, progress)
+        tiny = open_tiny_decoder(options.tiny_decoder) if options.tiny_decoder else None
+        checkpoint, tokenizer = found.checkpoint, found.tokenizer
+        (folder / TOKENIZER_FILE).parent.mkdir()
+        tokenizer.backend.save(str(folder / TOKENIZER_FILE), pretty=False)
+        components = {
+            part.name: write_component(part, folder, options.precision, progress) for part in parts_of(checkpoint)
+        }
+        if checkpoint.left_out:  # after the long lines of work, where it is seen
+            progress(f"left out, as nothing here reads it: {', '.join(checkpoint.left_out)}")
+        progress("preview")
+        latents, side_px = latents_of(checkpoint)
+        if tiny is not None:
+            part = tiny_part(tiny, (latents.channels, latents.pixels))
+            components[part.name] = write_component(part, folder, options.precision, progress)
+        manifest = manifest_of(found, options, components, (latents, side_px))
+        manifest = replace(manifest, provenance={**manifest.provenance, **pickled})
+        shutil.rmtree(scratch, ignore_errors=True)
+        files = record_files(folder, named_files(manifest))
+        manifest = replace(manifest, files=files)
+        save_manifest(folder, manifest)
+    return manifest
+
+
+def manifest_of(
+    found: Found, options: ExportOptions, components: Mapping[str, Component], drawn: tuple[Latents, int]
+) -> Manifest:
+    """What the bundle says of itself, but for its files. drawn: as `latents_of`."""
+    checkpoint, (latents, side_px) = found.checkpoint, drawn
+    return Manifest(
+        format=FORMAT,
+        name=options.name or WEIGHTS_SUFFIX.sub("", checkpoint.source),
+        family=checkpoint.family.name,
+        tasks=tasks_of(components),
+        components=components,
+        text=text_of(checkpoint, found.pads),
+        latents=latents,
+        schedule=found.schedule,
+        tokenizer=spec_of(found.tokenizer),
+        defaults=defaults_of(checkpoint.scheduler, side_px, steps=options.steps, guidance=options.guidance),
+        provenance=provenance(checkpoint)
+        | loras_provenance(options.loras)
+        | dict(found.words)
+        | {f"control {network.name}": network.path.name for network in options.steering},
+        files={},
+        size_ids=checkpoint.family.size_ids,
+        shown=shown_of(checkpoint),
+    )
+
+
+@dataclass(frozen=True)
+class Found:
+    """A checkpoint with all that is added to it, ready to be exported. words: what a bundle says of embeddings."""
+
+    checkpoint: Checkpoint
+    tokenizer: Tokenizer
+    pads: Mapping[str, int]
+    schedule: NoiseSchedule
+    words: Mapping[str, str]
+
+
+def opened(source: Path, options: ExportOptions, progress: Progress) -> Found:
+    """Returns the checkpoint with all that is asked for besides, no tensor read yet. Raises CheckpointError."""
+    declared = asked(options.prediction, options.zero_snr)
+    checkpoint = load_checkpoint(
+        source, configs=options.configs, vae=options.vae, variant=options.variant, asked=declared
+    )
+    schedule = schedule_of(checkpoint.scheduler)
+    for line in [*(f"{name}: {said}" for name, said in checkpoint.said.items()), *said_of(checkpoint.scheduler)]:
+        progress(line)
+    checkpoint = with_controls(with_loras(checkpoint, options.loras), options.controls)
+    checkpoint = with_adapters(checkpoint, options.adapters)
+    checkpoint = with_image_prompts(checkpoint, options.image_prompts, options.image_encoder)
+    tokenizer, pads = find_tokenizer(checkpoint, options)
+    worded = with_embeddings(checkpoint, tokenizer, (*options.embeddings, *bundled_in(options.loras)), progress)
+    return Found(worded.checkpoint, worded.tokenizer, pads, schedule, worded.provenance)
+
+
+def find_tokenizer(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Tokenizer, dict[str, int]]:
+    """The tokenizer that cuts prompts, and the token that fills the rows of each text encoder.
+
+    It is the one that the user names, else the checkpoint's, else CLIP's. Raises CheckpointError where its sizes do not
+    fit a text encoder, or a text encoder's own has another vocabulary.
+    """
+    family = checkpoint.family
+    named = {family.tokenizer: options.tokenizer} if options.tokenizer else {}
+    known = {name: tokenizer_from_folder(folder) for name, folder in {**checkpoint.tokenizers, **named}.items()}
+    tokenizer = known.get(family.tokenizer) or clip_tokenizer()
+    pads = {}
+    for name, encoder in family.encoders.items():
+        own = known.get(encoder.tokenizer, tokenizer)
+        if own.backend.get_vocab() != tokenizer.backend.get_vocab():
+            raise CheckpointError(
+                f"{encoder.tokenizer}: got another vocabulary than {family.tokenizer} has, expected it"
+            )
+        stock = encoder.pad if encoder.tokenizer not in known else None
+        pads[name] = own.pad if stock is None else stock
+        check_sizes(tokenizer, checkpoint.components[name].config)
+    first, *_ = pads
+    length = checkpoint.components[first].config["max_position_embeddings"]
+    return Tokenizer(tokenizer.backend, length, tokenizer.bos, tokenizer.eos, pads[first]), pads
+
+
+def spec_of(tokenizer: Tokenizer) -> TokenizerSpec:
+    """What the manifest says of the tokenizer."""
+    ids = tokenizer.bos, tokenizer.eos, tokenizer.pad
+    return TokenizerSpec(TOKENIZER_FILE, tokenizer.length, *ids, words_of(tokenizer))
+
+
+def check_sizes(tokenizer: Tokenizer, config: Config) -> None:
+    """Raises CheckpointError unless the text encoder of that config has room for what the tokenizer makes."""
+    words, length = config["vocab_size"], config["max_position_embeddings"]
+    known = tokenizer.backend.get_vocab_size()
+    if known > words or tokenizer.length > length:
+        raise CheckpointError(
+            f"tokenizer: got {known} words and prompts of {tokenizer.length} tokens, expected at most {words} and "
+            f"{length}, which is what the text encoder has; name another with --tokenizer DIR"
+        )
+
+
+def text_of(checkpoint: Checkpoint, pads: Mapping[str, int]) -> Text:
+    """How prompts are encoded; every encoder can be left after as many layers as the one that has the fewest."""
+    encoders = checkpoint.family.encoders
+    layers = min(
+        checkpoint.components[name].config["num_hidden_layers"] - encoder.skipped for name, encoder in encoders.items()
+    )
+    first, *_ = pads.values()
+    others = {name: pad for name, pad in pads.items() if pad != first}
+    unread = {name: encoder.skipped for name, encoder in encoders.items() if encoder.skipped and not encoder.pooled}
+    return Text(layers, tuple(encoders), others, checkpoint.zero_negative, unread)
+
+
+def write_component(part: Part, folder: Path, precision: FloatPrecision, progress: Progress) -> Component:
+    """Traces, saves and measures one component. Raises FidelityError when it is under its gate."""
+    precision = "fp32" if part.float32 else precision
+    recipe = PRECISIONS[precision]
+    inputs, outputs = [recipe.spec(spec) for spec in part.inputs], [recipe.spec(spec) for spec in part.outputs]
+    progress(f"{part.name}: tracing")
+    module = recipe.module(part.build())
+    model = recipe.graph(trace(module, inputs, outputs))
+    progress(f"{part.name}: writing")
+    data = save_graph(model, folder, part.name)
+    # The weights go before the engine takes its own: together they would be the peak. No later part uses them.
+    del model
+    module.to_empty(device="meta")
+    gc.collect()
+    component = Component(
+        file=f"{part.name}.onnx",
+        data=data,
+        precision=precision,
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+        fidelity=Fidelity(0.0, None, recipe.gate),
+    )
+    progress(f"{part.name}: comparing with the original")
+    return replace(component, fidelity=gated(part, component, folder, recipe))
+
+
+def shown_of(checkpoint: Checkpoint) -> tuple[Shown, ...]:
+    """What the UNet is shown besides noisy latents."""
+    configs = {name: component.config for name, component in checkpoint.components.items()}
+    return shown_by_channels(configs)[configs["unet"].get("in_channels", 4)]
+
+
+def latents_of(checkpoint: Checkpoint) -> tuple[Latents, int]:
+    """The latent space, and the side in pixels of the pictures that the UNet was trained on."""
+    vae = checkpoint.load_vae()
+    factor = pixels_of(vae.config)
+    latents = Latents(vae.config.latent_channels, factor, vae.config.scaling_factor, fit_to_rgb(vae))
+    return latents, side_of(checkpoint.components["unet"].config) * factor
+
+
+def side_of(unet: Config) -> int:
+    """The longer side of the latents that a UNet was trained on. Raises CheckpointError where that is not known."""
+    size = unet.get("sample_size")
+    sides = size if isinstance(size, (list, tuple)) and size else [size]
+    if not all(type(side) is int and side > 0 for side in sides):
+        raise CheckpointError(
+            f"the unet's config has sample_size {size!r}: expected the side of its latents, such as 64; correct it"
+        )
+    return int(max(sides))
+
+
+def provenance(checkpoint: Checkpoint) -> dict[str, str]:
+    """Where the bundle comes from and what made it."""
+    packages = ("latentrt", "torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxruntime")
+    return {"source": checkpoint.source, **checkpoint.said, **{name: version(name) for name in packages}}

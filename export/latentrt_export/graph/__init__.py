@@ -1,0 +1,1 @@
+"""ONNX graphs: traced, made canonical, measured, saved."""

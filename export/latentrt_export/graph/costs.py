@@ -1,0 +1,181 @@
+"""What a graph costs whatever runs it: the multiply-adds and the tensors of each convolution, product and attention.
+
+Only what no engine can avoid counts. Norms, activations, additions and views are taken to happen on the way of a
+layer's output; the scores of attention never leave the chip, as in FlashAttention (Dao et al., 2022), so its two
+products are one piece of work; a tensor that several layers read is read once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from latentrt.errors import ShapeError
+from latentrt_export.graph.constants import VIEWS, initializer_of, name_of, shape_of_constant
+from latentrt_export.graph.peak_memory import peak_elements
+from latentrt_export.graph.shapes import annotate_shapes
+
+Shapes = Mapping[str, Sequence[int]]
+Known = Mapping[str, tuple[int, ...]]
+
+OPERATORS = ("Conv", "MatMul", "Gemm")
+# What may stand between the two products of attention.
+BETWEEN_PRODUCTS = ("Softmax", "Add", "Mul", "Div", "Cast", "Where", "QuantizeLinear", "DequantizeLinear")
+# Constants with more elements than this are weights, which shape inference needs the shape of and nothing more.
+LARGEST_SHAPE = 64
+
+
+@dataclass(frozen=True)
+class Work:
+    """One layer, or one attention: what it multiplies, and the elements of the tensors that it reads and writes.
+
+    kind: conv, linear or attention. macs: multiply-adds. weights: elements of fixed weights. reads: elements of each
+    activation that nothing before it has read. writes: elements of its output.
+    """
+
+    kind: str
+    macs: int
+    weights: int
+    reads: tuple[int, ...]
+    writes: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one call of a graph costs at fixed shapes.
+
+    work: how often each piece of work occurs. parameters: elements of all constants that are weights, biases and
+    tables included. live: elements of the activations that have to be in memory at once.
+    """
+
+    work: Mapping[Work, int]
+    parameters: int
+    live: int
+
+    @property
+    def macs(self) -> int:
+        """All multiply-adds."""
+        return sum(one.macs * count for one, count in self.work.items())
+
+    @property
+    def layer_weights(self) -> int:
+        """Elements of the weights that layers multiply by, each as often as a layer reads it."""
+        return sum(one.weights * count for one, count in self.work.items())
+
+
+def cost_of(model: ir.Model, shapes: Shapes) -> Cost:
+    """Returns what one call costs for inputs of these shapes. Weights are not read.
+
+    Raises ShapeError for an input without a shape.
+    """
+    known = concrete_shapes(model, shapes)
+    constants = (shape_of_constant(value) for value in model.graph.initializers.values())
+    fused = {value for between in attentions_of(model.graph).values() for value in between}
+    return Cost(
+        work=Counter(works_of(model.graph, known)),
+        parameters=sum(size for shape in constants if (size := math.prod(shape)) > LARGEST_SHAPE),
+        live=peak_elements(model.graph, known, fused),
+    )
+
+
+def total_macs(model: ir.Model, shapes: Shapes) -> int:
+    """Returns the multiply-adds of every convolution and matrix product, attention's among them."""
+    known = concrete_shapes(model, shapes)
+    return sum(node_macs(node, known) for node in model.graph if node.op_type in OPERATORS)
+
+
+def concrete_shapes(model: ir.Model, shapes: Shapes) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of every value for inputs of the given shapes. The weights are neither read nor copied."""
+    missing = [name for value in model.graph.inputs if (name := name_of(value)) not in shapes]
+    if missing:
+        raise ShapeError(f"{model.graph.name}: got shapes of {sorted(shapes)}, expected {', '.join(missing)} as well")
+    known = {name: tuple(int(side) for side in shape) for name, shape in shapes.items()}
+    bare = model.clone()
+    for value in list(bare.graph.initializers.values()):
+        known[name_of(value)] = shape_of_constant(value)
+        if value.const_value is not None and value.const_value.size > LARGEST_SHAPE:
+            value.type = ir.TensorType(value.const_value.dtype)
+            del bare.graph.initializers[name_of(value)]
+            bare.graph.inputs.append(value)
+    for value in bare.graph.inputs:
+        value.shape = ir.Shape(known[name_of(value)])
+    for value in (*bare.graph.outputs, *(output for node in bare.graph for output in node.outputs)):
+        value.shape = None
+    annotate_shapes(bare)
+    for node in bare.graph:
+        known |= {name_of(value): value.shape.numpy() for value in node.outputs if value.shape is not None}
+    return known
+
+
+def node_macs(node: ir.Node, known: Known) -> int:
+    """The multiply-adds of one node: those of one output element, times the elements."""
+    first, second, output = (known[name_of(value)] for value in (*node.inputs[:2], node.outputs[0]))
+    if node.op_type == "Conv":
+        return math.prod(output) * math.prod(second[1:])
+    transposed = node.attributes.get_int("transA", 0) if node.op_type == "Gemm" else 0
+    return math.prod(output) * first[0 if transposed else -1]
+
+
+def works_of(graph: ir.Graph, known: Known) -> Iterator[Work]:
+    """The pieces of work in graph order."""
+    attentions = attentions_of(graph)
+    firsts = {scores.producer() for scores, *_ in attentions.values()}
+    seen: set[ir.Value] = set()
+    for node in graph:
+        if node.op_type not in OPERATORS or node in firsts:
+            continue
+        inner = attentions.get(node, ())
+        products = [node, *(value.producer() for value in inner[:1])]
+        operands = [value for product in products if product is not None for value in product.inputs[:2]]
+        tensors = [value for value in operands if value is not None and value not in inner]
+        weights = [value for value in tensors if is_fixed(value)]
+        sources = dict.fromkeys(before_resize(value) for value in tensors if not is_fixed(value))
+        yield Work(
+            kind="conv" if node.op_type == "Conv" else "linear" if weights else "attention",
+            macs=sum(node_macs(product, known) for product in products if product is not None),
+            weights=sum(elements(value, known) for value in weights),
+            reads=tuple(elements(value, known) for value in sources if value not in seen),
+            writes=elements(node.outputs[0], known),
+        )
+        seen.update(sources)
+
+
+def attentions_of(graph: ir.Graph) -> dict[ir.Node, list[ir.Value]]:
+    """The second product of every attention, and what lies between it and the first: the scores, ..., their softmax."""
+    found = {}
+    for node in graph:
+        value, between, normed = node.inputs[0] if node.op_type == "MatMul" else None, list[ir.Value](), False
+        while value is not None and (maker := value.producer()) is not None:
+            between.insert(0, value)
+            if maker.op_type == "MatMul" and normed:
+                found[node] = between
+            if maker.op_type not in BETWEEN_PRODUCTS:
+                break
+            normed |= maker.op_type == "Softmax"
+            value = maker.inputs[0]
+    return found
+
+
+def is_fixed(value: ir.Value) -> bool:
+    """Whether a value is a weight, however it is stored."""
+    maker = value.producer()
+    while maker is not None and maker.op_type in (*VIEWS, "DequantizeLinear"):
+        value = maker.inputs[0]  # type: ignore[assignment]  # each of them has one
+        maker = value.producer()
+    return initializer_of(value) is not None
+
+
+def before_resize(value: ir.Value) -> ir.Value:
+    """What a layer has to read for `value`: an enlarged tensor is no larger than what it was enlarged from."""
+    maker = value.producer()
+    enlarged = maker is not None and maker.op_type == "Resize"
+    return maker.inputs[0] if enlarged else value  # type: ignore[union-attr, return-value]
+
+
+def elements(value: ir.Value, known: Known) -> int:
+    """How many elements a value has."""
+    return math.prod(known[name_of(value)])

@@ -1,0 +1,60 @@
+"""How many elements a graph's activations need at once, in the order in which its nodes stand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+
+import onnx_ir as ir
+
+from latentrt_export.graph.constants import initializer_of, name_of
+
+# What an engine computes on the way of the value that it reads, or only looks at otherwise.
+IN_PASSING = (
+    "Cast Transpose Reshape Flatten Squeeze Unsqueeze Slice Split Identity Expand "
+    "Sigmoid Erf Tanh Gelu QuantizeLinear DequantizeLinear"
+).split()
+# What may not write over what it reads.
+OUT_OF_PLACE = ("Conv", "MatMul", "Gemm", "Resize", "Concat", "Gather")
+
+
+def peak_elements(graph: ir.Graph, known: Mapping[str, tuple[int, ...]], fused: Collection[ir.Value]) -> int:
+    """Returns the most elements that are live at once, inputs included and constants not.
+
+    A node's output takes the place of an input that nothing reads later, unless the node is a layer. known: the shape
+    of every value. fused: values that are never in memory.
+    """
+    homes = homes_of(graph)
+    last = {homes[value]: place for place, node in enumerate(graph) for value in node.inputs if value in homes}
+    last |= {homes[value]: len(graph) for value in graph.outputs}
+    sizes = {home: 0 if home in fused else math.prod(known[name_of(home)]) for home in last}
+    live = {value for value in graph.inputs if value in last}
+    peak = sum(sizes[home] for home in live)
+    for place, node in enumerate(graph):
+        made = {homes[value] for value in node.outputs if value in homes} & last.keys() - live
+        over = {home for home in live if last[home] == place}
+        needed = sum(sizes[home] for home in live | made)
+        if node.op_type not in OUT_OF_PLACE:
+            needed -= min(sum(sizes[home] for home in over), sum(sizes[home] for home in made))
+        peak = max(peak, needed)
+        live = (live | made) - over
+    return peak
+
+
+def homes_of(graph: ir.Graph) -> dict[ir.Value, ir.Value]:
+    """The value in whose memory each activation lies: itself, or what it is a view or a passing function of."""
+    homes = {value: value for value in graph.inputs}
+    for node in graph:
+        read = [homes[value] for value in node.inputs if value in homes]
+        passing = node.op_type in IN_PASSING or (len(read) == 1 and all_fixed_but_one(node))
+        for output in node.outputs:
+            if read:
+                homes[output] = read[0] if passing and node.op_type not in OUT_OF_PLACE else output
+    return homes
+
+
+def all_fixed_but_one(node: ir.Node) -> bool:
+    """Whether a node combines one activation with constants alone, element by element."""
+    return node.op_type in ("Add", "Sub", "Mul", "Div", "Pow") and any(
+        value is not None and initializer_of(value) is not None for value in node.inputs
+    )

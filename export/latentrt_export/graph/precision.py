@@ -1,0 +1,112 @@
+"""The precisions a bundle can have, and how a module and its graph are brought to each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import onnx_ir as ir
+import torch
+from onnx_ir.tensor_adapters import TorchTensor
+from torch import nn
+
+from latentrt.bundle.manifest import Fidelity
+from latentrt.errors import FidelityError
+from latentrt.tensors import TensorSpec
+from latentrt_export.graph.canonical import name_of
+
+# A timestep, a size or a thousandfold guidance needs more than fp16's 11 bits: these stay float32 in any graph.
+FLOAT32_INPUTS = ("timestep", "size_ids", "guidance")
+
+FloatPrecision = Literal["fp32", "fp16", "w16"]
+
+
+def float32_module(module: nn.Module) -> nn.Module:
+    """The module as it was loaded."""
+    return module
+
+
+def half_module(module: nn.Module) -> nn.Module:
+    """The module, in place, computing in fp16; values below fp16's range become zero, those above it infinite."""
+    return module.half()
+
+
+def unchanged(model: ir.Model) -> ir.Model:
+    """The graph as it was traced."""
+    return model
+
+
+def store_half(model: ir.Model) -> ir.Model:
+    """The graph, in place, with float32 weights stored as fp16 and cast back where they enter: half the bytes.
+
+    Raises FidelityError for a weight that fp16 cannot hold.
+    """
+    graph = model.graph
+    for value in list(graph.initializers.values()):
+        if not isinstance(value.const_value, TorchTensor) or value.dtype != ir.DataType.FLOAT:
+            continue
+        largest = float(value.const_value.raw.abs().max())
+        if not largest <= torch.finfo(torch.float16).max:
+            raise FidelityError(
+                f"{value.name}: got a weight of {largest:g}, expected at most 65504, which is all that fp16 holds; "
+                "export with --precision fp32"
+            )
+        stored = ir.Value(name=f"{value.name}.fp16", shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT16))
+        stored.const_value = TorchTensor(value.const_value.raw.half(), name=stored.name)
+        cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT.value}, name=f"{value.name}.cast")
+        cast.outputs[0].name, cast.outputs[0].shape, cast.outputs[0].dtype = (
+            f"{value.name}.fp32",
+            value.shape,
+            value.dtype,
+        )
+        value.replace_all_uses_with(cast.outputs[0])
+        del graph.initializers[name_of(value)]
+        graph.register_initializer(stored)
+        graph.insert_before(graph[0], cast)
+    return model
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a precision is reached, and the gate that its graphs must pass.
+
+    dtype: of the floats that go in and out. relative_error, psnr_db: the gate; either may be None.
+    """
+
+    module: Callable[[nn.Module], nn.Module]
+    graph: Callable[[ir.Model], ir.Model]
+    dtype: str
+    relative_error: float | None = None
+    psnr_db: float | None = None
+
+    @property
+    def gate(self) -> str:
+        """The gate in words."""
+        if self.relative_error is not None:
+            return f"relative error at most {self.relative_error:g}"
+        return f"PSNR at least {self.psnr_db:g} dB"
+
+    def passes(self, fidelity: Fidelity) -> bool:
+        """Whether what was lost is within the gate; NaN is not."""
+        if self.relative_error is not None:
+            return fidelity.relative_error <= self.relative_error
+        return fidelity.psnr_db is None or fidelity.psnr_db >= (self.psnr_db or 0)
+
+    def spec(self, spec: TensorSpec) -> TensorSpec:
+        """A float32 spec as this precision has it."""
+        fixed = spec.dtype != "float32" or spec.name in FLOAT32_INPUTS
+        return spec if fixed else replace(spec, dtype=self.dtype)
+
+
+PRECISIONS: dict[FloatPrecision, Recipe] = {
+    "fp32": Recipe(float32_module, unchanged, "float32", relative_error=1e-4),
+    "fp16": Recipe(half_module, unchanged, "float16", psnr_db=40.0),
+    "w16": Recipe(float32_module, store_half, "float32", psnr_db=40.0),
+}
+
+
+def cast_like(tensor: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
+    """`tensor` in the type that `spec` asks for."""
+    dtype: torch.dtype = getattr(torch, spec.dtype)
+    return tensor.to(dtype)

@@ -1,0 +1,1 @@
+"""Lowering: a canonical graph becomes one that NVIDIA's builders fuse."""

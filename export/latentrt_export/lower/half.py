@@ -1,0 +1,178 @@
+"""A graph that computes in float32 becomes one that computes in fp16, with every type written out.
+
+What goes in and out keeps its type, so that a component's specs hold for every target. Weights that are stored in half
+precision are read as they are. Engines accumulate norms, softmax and products in float32 whatever the type of their
+tensors, so those need no casts of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import CommonSubexpressionEliminationPass, LiftConstantsToInitializersPass
+
+from latentrt.errors import FidelityError
+from latentrt.tensors import Array
+from latentrt_export.graph.constants import add_constant, insert_after, name_of, new_node
+
+SINGLE, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
+LARGEST_HALF = float(np.finfo(np.float16).max)
+
+# A timestep near 1000 needs more bits than fp16 has: the sinusoid of it is computed in float32.
+FLOAT32_OPERATORS = ("Sin", "Cos")
+# Inputs whose type the standard fixes, by operator: what Resize multiplies the sides by.
+FLOAT32_PLACES = {"Resize": (2,)}
+# The first opset whose Q/DQ operators take float16.
+QUANTIZED_OPERATORS, QUANTIZED_OPSET = ("QuantizeLinear", "DequantizeLinear"), 19
+
+Use = tuple[ir.Node, int]  # a node, and which of its inputs
+
+
+def half(model: ir.Model) -> ir.Model:
+    """`model`, in place, computing in fp16; the types of its inputs and outputs stay.
+
+    Raises FidelityError for a constant that fp16 cannot hold.
+    """
+    graph = model.graph
+    LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    drop_stored_casts(graph)
+    kept = kept_nodes(graph) | upcast_nodes(graph)
+    outputs = {value: value.dtype for value in graph.outputs}
+    retype_nodes(graph, kept)
+    retype_constants(graph, kept)
+    cast_inputs(graph, kept)
+    cast_between(graph, kept)
+    cast_outputs(graph, outputs)
+    if any(node.op_type in QUANTIZED_OPERATORS for node in graph):
+        model.opset_imports[""] = max(model.opset_imports[""], QUANTIZED_OPSET)
+    CommonSubexpressionEliminationPass()(model)
+    return model
+
+
+def drop_stored_casts(graph: ir.Graph) -> None:
+    """Has nodes read weights that are stored in half precision without the cast to float32."""
+    for node in list(graph):
+        stored = node.inputs[0] if node.op_type == "Cast" else None
+        if stored is not None and stored.is_initializer() and node.outputs[0].dtype == SINGLE:
+            node.outputs[0].replace_all_uses_with(stored)
+            graph.remove(node, safe=True)
+
+
+def kept_nodes(graph: ir.Graph) -> set[ir.Node]:
+    """The nodes that stay float32: the operators that must, and all that they are computed from."""
+    kept: set[ir.Node] = set()
+    for node in reversed(graph):
+        must = node.op_type in FLOAT32_OPERATORS or any(
+            use.node in kept for value in node.outputs for use in value.uses()
+        )
+        if must and node.outputs[0].dtype == SINGLE:
+            kept.add(node)
+    return kept
+
+
+def upcast_nodes(graph: ir.Graph) -> set[ir.Node]:
+    """The nodes of an fp16 graph that compute in float32 nonetheless: what follows a cast up, to the cast back."""
+    found: set[ir.Node] = set()
+    for node in graph:
+        up = node.op_type == "Cast" and node.inputs[0] is not None and node.inputs[0].dtype == HALF
+        follows = any(value is not None and value.producer() in found for value in node.inputs)
+        if (up or follows) and node.outputs[0].dtype == SINGLE:
+            found.add(node)
+    return found
+
+
+def retype_nodes(graph: ir.Graph, kept: set[ir.Node]) -> None:
+    """Says of all float32 results but those of `kept` that they are fp16, and has casts and fills make that."""
+    for node in graph:
+        if node in kept:
+            continue
+        for value in node.outputs:
+            if value.dtype == SINGLE:
+                value.type = ir.TensorType(HALF)
+        if node.op_type == "Cast" and node.attributes["to"].as_int() == SINGLE:
+            node.attributes["to"] = ir.AttrInt64("to", HALF.value)
+        fill = node.attributes.get("value")
+        if node.op_type == "ConstantOfShape" and (fill is None or fill.as_tensor().dtype == SINGLE):
+            values = np.zeros(1) if fill is None else fill.as_tensor().numpy()
+            node.attributes["value"] = ir.AttrTensor("value", ir.tensor(values.astype(np.float16)))
+
+
+def retype_constants(graph: ir.Graph, kept: set[ir.Node]) -> None:
+    """Gives every reader of a constant the constant in the type that it computes in."""
+    for value in list(graph.initializers.values()):
+        array = value.const_value
+        if array is None or array.dtype not in (SINGLE, HALF):
+            continue
+        wrong = [use for use in value.uses() if wanted(use, kept) != array.dtype]
+        if not wrong:
+            continue
+        other = SINGLE if array.dtype == HALF else HALF
+        turned = add_constant(graph, f"{name_of(value)}.{other.name.lower()}", converted(value, other))
+        for reader, place in wrong:
+            reader.replace_input_with(place, turned)
+        if not value.uses():
+            del graph.initializers[name_of(value)]
+
+
+def wanted(use: Use, kept: set[ir.Node]) -> ir.DataType:
+    """The type of floats that a node reads at a place."""
+    node, place = use
+    return SINGLE if node in kept or place in FLOAT32_PLACES.get(node.op_type, ()) else HALF
+
+
+def converted(value: ir.Value, dtype: ir.DataType) -> Array:
+    """The constant's array in another float type. Raises FidelityError where it is out of fp16's range.
+
+    Scales of Q/DQ nodes that would vanish become the smallest fp16 instead: nothing may be divided by zero.
+    """
+    assert value.const_value is not None
+    array = value.const_value.numpy()
+    if dtype == HALF and np.isfinite(array).all() and (largest := float(np.abs(array).max(initial=0))) > LARGEST_HALF:
+        raise FidelityError(
+            f"{value.name}: got a constant of {largest:g}, expected at most 65504, which is all that fp16 holds; "
+            "export with --precision fp32"
+        )
+    turned: Array = array.astype(dtype.numpy())
+    is_scale = any(use.node.op_type in QUANTIZED_OPERATORS and use.idx == 1 for use in value.uses())
+    return np.maximum(turned, np.finfo(np.float16).smallest_subnormal) if dtype == HALF and is_scale else turned
+
+
+def cast_inputs(graph: ir.Graph, kept: set[ir.Node]) -> None:
+    """Puts a cast to fp16 between a float32 input of the graph and the nodes that compute in fp16."""
+    for value in graph.inputs:
+        if value.dtype == SINGLE:
+            cast(graph, value, HALF, [use for use in value.uses() if wanted(use, kept) == HALF])
+
+
+def cast_between(graph: ir.Graph, kept: set[ir.Node]) -> None:
+    """Puts a cast to fp16 where the part that stays float32 ends."""
+    for node in list(graph):
+        if node in kept:
+            for value in node.outputs:
+                cast(graph, value, HALF, [use for use in value.uses() if use.node not in kept])
+
+
+def cast_outputs(graph: ir.Graph, types: dict[ir.Value, ir.DataType | None]) -> None:
+    """Casts results back to the types that the graph's outputs had, under the names that they had."""
+    for place, value in enumerate(graph.outputs):
+        if types[value] == SINGLE and value.dtype == HALF:
+            name = name_of(value)
+            value.name = f"{name}.half"
+            node = new_node("Cast", [value], name, value, to=SINGLE.value)
+            node.name, node.outputs[0].type = f"{name}.cast", ir.TensorType(SINGLE)
+            graph.append(node)
+            graph.outputs[place] = node.outputs[0]
+
+
+def cast(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, uses: Iterable[Use]) -> None:
+    """Has `uses` read `value` through a cast, behind the node that makes it."""
+    uses = list(uses)
+    if not uses:
+        return
+    node = new_node("Cast", [value], f"{name_of(value)}.{dtype.name.lower()}", value, to=dtype.value)
+    node.outputs[0].type = ir.TensorType(dtype)
+    insert_after(graph, value, node)
+    for reader, place in uses:
+        reader.replace_input_with(place, node.outputs[0])

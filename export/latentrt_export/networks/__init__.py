@@ -1,0 +1,1 @@
+"""Networks as they are traced: split, with residuals and hoisted inputs."""

@@ -1,0 +1,163 @@
+"""What IP-Adapters make of an image, as one graph: CLIP's vision transformer, then keys and values for the UNet.
+
+They depend on no timestep, so they leave the UNet as those of a text do. How strongly an image works is in no graph, as
+softmax(q k) (s v) = s softmax(q k) v: whoever calls the UNet scales the values, all of which follow all keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import ImageProjection, IPAdapterPlusImageProjection
+from torch import Tensor, nn
+from transformers import CLIPVisionModelWithProjection
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from latentrt.bundle.manifest import IMAGE_ENCODER, IMAGE_KV
+from latentrt.tensors import TensorSpec
+from latentrt_export.networks.component import Part, Probe, generator
+from latentrt_export.networks.hoist import ExplicitAttention, cross_attentions, layer_output, stacked
+
+# The mean and the deviation of the colours that CLIP was trained on.
+SPREAD = (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
+Projection: TypeAlias = ImageProjection | IPAdapterPlusImageProjection
+# What stands before an adapter's name in that of a probe's features, which the undivided UNet takes.
+SEEN = "seen_"
+# How many patches those are of, where they are of patches; any number will do.
+PROBED_PATCHES = 5
+
+
+class ContextAttention(ExplicitAttention):
+    """Attention whose keys and values are projections of the context that it is called with."""
+
+    def key_values(self, attn: Attention, x: Tensor, context: Any) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields the keys and values of the context."""
+        yield attn.to_k(context), attn.to_v(context)
+
+
+class ImageKV(nn.Module):
+    """An IP-Adapter: features of an image -> (batch, tokens, K), the keys of every cross-attention, then all values.
+
+    Takes over the modules of `unet`, where it is the adapter at `place`. K and the order of layers are those of
+    `cross_kv`, so a layer's keys begin at half of where they do there.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, place: int) -> None:
+        super().__init__()
+        self.projection = unet.encoder_hid_proj.image_projection_layers[place]
+        processors = [attn.processor for attn in cross_attentions(unet)]
+        self.project = stacked([one.to_k_ip[place] for one in processors] + [one.to_v_ip[place] for one in processors])
+
+    @property
+    def pooled(self) -> bool:
+        """Whether it takes what the encoder says of the whole image; else the states of all its patches."""
+        return isinstance(self.projection, ImageProjection)
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens it makes of an image."""
+        return int(self.projection.num_image_text_embeds if self.pooled else self.projection.latents.shape[1])
+
+    @property
+    def width(self) -> int:
+        """How wide all keys and values of a token are."""
+        return int(self.project.out_features)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """The packed projections of `features`."""
+        return self.project(self.projection(features))
+
+
+class ImageEncoder(nn.Module):
+    """CLIP's vision transformer with IP-Adapters behind it.
+
+    image (batch, 3, side, side) in [0, 1], shown (batch), 1 for an image and 0 for none -> what each adapter makes of
+    it. Takes over the modules of `model` and of `adapters`.
+    """
+
+    def __init__(self, model: CLIPVisionModelWithProjection, adapters: Sequence[ImageKV]) -> None:
+        super().__init__()
+        vision, self.adapters = model.vision_model, nn.ModuleList(adapters)
+        for module in self.adapters.modules():
+            if isinstance(module, Attention):
+                module.set_processor(ContextAttention())
+        self.embeddings, self.before, layers = vision.embeddings, vision.pre_layrnorm, vision.encoder.layers
+        pooled = any(adapter.pooled for adapter in adapters)
+        self.but_one = len(layers) - 1  # patches are seen as they leave the last layer but one
+        self.layers = layers if pooled else layers[: self.but_one]
+        self.whole = nn.Sequential(vision.post_layernorm, model.visual_projection) if pooled else None
+
+    def forward(self, image: Tensor, shown: Tensor) -> tuple[Tensor, ...]:
+        """The packed keys and values, (batch, tokens, K) an adapter.
+
+        Without an image, an adapter of the whole image is given zeros for its features, one of patches those of a grey
+        one: of CLIP's mean.
+        """
+        # Constants and no buffers, which are weights, and may be stored in fp16.
+        mean, deviation = (image.new_tensor(numbers).reshape(3, 1, 1) for numbers in SPREAD)
+        states = [self.before(self.embedded((image - mean) / deviation * shown[:, None, None, None]))]
+        for layer in self.layers:
+            states.append(layer_output(layer, states[-1]))
+        whole = self.whole(states[-1][:, 0]) * shown[:, None] if self.whole is not None else None
+        return tuple(adapter(whole if adapter.pooled else states[self.but_one]) for adapter in self.adapters)
+
+    def embedded(self, pixels: Tensor) -> Tensor:
+        """The patches, each with its place, behind the embedding that the whole image is seen by."""
+        patches = self.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
+        places = self.embeddings.position_embedding.weight
+        first = F.pad(self.embeddings.class_embedding[None], (0, 0, 0, len(places) - 1))
+        return F.pad(patches, (0, 0, 1, 0)) + (places + first)
+
+
+def widths_of(projection: Projection) -> tuple[str, int, int]:
+    """How wide a projection's features and tokens are, after the name that the encoder's config has for the first."""
+    if isinstance(projection, ImageProjection):
+        return "projection_dim", projection.image_embeds.in_features, projection.norm.normalized_shape[0]
+    return "hidden_size", projection.proj_in.in_features, projection.norm_out.normalized_shape[0]
+
+
+def prompt_run(name: str, adapter: ImageKV, batch: int, images: int) -> dict[str, Tensor]:
+    """Random features of so many images a row, as an undivided UNet takes them, and the keys and values of them."""
+    _, width, _ = widths_of(adapter.projection)
+    patches = () if adapter.pooled else (PROBED_PATCHES,)
+    features = torch.randn(batch, images, *patches, width, generator=generator())
+    with torch.no_grad():
+        kv = adapter(features.flatten(0, 1)).reshape(batch, -1, adapter.width)
+    return {SEEN + name: features, IMAGE_KV + name: kv}
+
+
+def kv_specs(adapters: Mapping[str, ImageKV], images: str = "") -> tuple[TensorSpec, ...]:
+    """The keys and values of one image, or with "*images" of those that the UNet takes side by side."""
+    return tuple(
+        TensorSpec(IMAGE_KV + name, "float32", ("batch", f"{one.tokens}{images}" if images else one.tokens, one.width))
+        for name, one in adapters.items()
+    )
+
+
+def encoder_part(model: CLIPVisionModelWithProjection, adapters: Mapping[str, ImageKV]) -> Part:
+    """The image encoder as a part to export, probed with an image, with none and with both."""
+    side = model.config.image_size
+    image_spec = TensorSpec("image", "float32", ("batch", 3, side, side))
+    probes = tuple(encoder_probe(model, adapters, shown) for shown in ((1.0, 0.0), (1.0,)))
+    inputs, outputs = (image_spec, TensorSpec("shown", "float32", ("batch",))), kv_specs(adapters)
+    return Part(IMAGE_ENCODER, lambda: ImageEncoder(model, tuple(adapters.values())), inputs, outputs, probes)
+
+
+def encoder_probe(
+    model: CLIPVisionModelWithProjection, adapters: Mapping[str, ImageKV], shown: Sequence[float]
+) -> Probe:
+    """An image a row, and what the original makes of it: with none, as diffusers' `encode_image` has it."""
+    side = model.config.image_size
+    image = torch.rand(len(shown), 3, side, side, generator=generator())
+    mean, deviation = (torch.tensor(numbers).reshape(3, 1, 1) for numbers in SPREAD)
+    rows = torch.tensor(shown)
+    with torch.no_grad():
+        seen = model((image - mean) / deviation * rows[:, None, None, None], output_hidden_states=True)
+        pooled = seen.image_embeds * rows[:, None]
+        references = tuple(one(pooled if one.pooled else seen.hidden_states[-2]) for one in adapters.values())
+    return Probe({"image": image, "shown": rows}, references)

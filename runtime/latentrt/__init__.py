@@ -1,0 +1,71 @@
+"""latentrt: latent diffusion, exported once, run lean. See `load`.
+
+Names are imported when first used, so that the command line answers `--help` without NumPy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from latentrt.errors import (
+        BundleError,
+        CheckpointError,
+        EngineError,
+        FidelityError,
+        LatentError,
+        OutOfMemoryError,
+        OutputError,
+        RequestError,
+        ShapeError,
+    )
+    from latentrt.pipeline.pipeline import Pipeline, load
+    from latentrt.pipeline.result import Result, Step
+    from latentrt.pipeline.run import Run
+    from latentrt.request.controls import Control
+    from latentrt.request.denoising_range import handed_over
+    from latentrt.request.interpolation import between
+    from latentrt.request.request import Request
+
+__all__ = [
+    "BundleError",
+    "CheckpointError",
+    "Control",
+    "EngineError",
+    "FidelityError",
+    "LatentError",
+    "OutOfMemoryError",
+    "OutputError",
+    "Pipeline",
+    "Request",
+    "RequestError",
+    "Result",
+    "Run",
+    "ShapeError",
+    "Step",
+    "between",
+    "handed_over",
+    "load",
+]
+
+_HOMES = {
+    "latentrt.request.controls": ("Control",),
+    "latentrt.request.denoising_range": ("handed_over",),
+    "latentrt.request.interpolation": ("between",),
+    "latentrt.pipeline.pipeline": ("Pipeline", "load"),
+    "latentrt.request.request": ("Request",),
+    "latentrt.pipeline.result": ("Result", "Step"),
+    "latentrt.pipeline.run": ("Run",),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'latentrt' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME_OF.get(name, "latentrt.errors")), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,62 @@
+"""Sound as pictures: Riffusion's spectrograms, drawn from a sound and heard again, with NumPy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from latentrt.audio.griffin_lim import ITERATIONS, griffin_lim
+from latentrt.audio.loudness import levelled
+from latentrt.audio.mel import linear_from_mel, mel_from_linear
+from latentrt.audio.parameters import Parameters, exif_from_parameters
+from latentrt.audio.picture import amplitudes_from_picture, picture_from_amplitudes
+from latentrt.audio.stft import amplitudes
+from latentrt.sampling.noise.torch_cpu import TorchGenerator
+from latentrt.tensors import Array
+from latentrt.validate import whole
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MOST_ITERATIONS = 1000
+
+
+def picture_from_sound(samples: Array, parameters: Parameters) -> Image:
+    """The spectrogram of a sound: RGB, a row a band, a column every 10 ms, parameters in its EXIF.
+
+    samples: (samples, channels), in units of 16 bits. Two channels become their mean in a mono picture, and one becomes
+    both of a stereo picture.
+    """
+    channels = samples.T if parameters.stereo else samples.mean(axis=1, keepdims=True).T
+    bands = np.stack([mel_from_linear(amplitudes(channel, parameters.bins), parameters) for channel in channels])
+    picture = picture_from_amplitudes(np.repeat(bands, parameters.channels // len(bands), axis=0))
+    picture.getexif().update(exif_from_parameters(parameters, float(bands.max())))
+    return picture
+
+
+def sound_from_picture(
+    picture: Image,
+    parameters: Parameters,
+    *,
+    seed: int = 0,
+    iterations: int = ITERATIONS,
+    advance: Callable[[], None] = lambda: None,
+) -> Array:
+    """The sound of an RGB spectrogram: (441 * (columns - 1), channels) int16 at 44.1 kHz.
+
+    seed: of the first phases, as torch.manual_seed. advance: called after every iteration of every channel.
+    Raises RequestError for a picture that does not fit the parameters.
+    """
+    whole("iterations", iterations, 0, MOST_ITERATIONS)
+    channels = amplitudes_from_picture(picture, parameters)
+    generator = TorchGenerator(seed)
+    return levelled(
+        np.stack(
+            [
+                griffin_lim(linear_from_mel(bands, parameters), generator, iterations, advance=advance)
+                for bands in channels
+            ]
+        )
+    )

@@ -1,0 +1,86 @@
+"""A benchmark from its options to its report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+from latentrt.bench.asked import asked_of
+from latentrt.bench.machine import machine
+from latentrt.bench.measure import Instruments, Plan, measure
+from latentrt.bench.meters import find_meters
+from latentrt.bench.report import FORMAT, Report, subject_of
+from latentrt.bundle.folder import open_bundle
+from latentrt.device.nvml import open_nvml
+from latentrt.engines import choose, engine_kind
+from latentrt.errors import RequestError
+from latentrt.pipeline.pipeline import folder_of, load
+from latentrt.request.request import Request
+
+MOST = 100_000
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What is varied: every combination is a case, sizes outermost. None is the bundle's default."""
+
+    sizes: Sequence[tuple[int, int] | None] = (None,)
+    batches: Sequence[int] = (1,)
+    steps: Sequence[int | None] = (None,)
+
+    def cases(self, request: Request) -> list[Request]:
+        """The request in every combination."""
+        return [
+            replace(request, width=size and size[0], height=size and size[1], batch=batch, steps=steps)
+            for size, batch, steps in product(self.sizes, self.batches, self.steps)
+        ]
+
+
+def benchmark(
+    bundle: str | Path,
+    request: Request,
+    sweep: Sweep,
+    plan: Plan,
+    *,
+    engine: str = "cpu",
+    split_guidance: bool = False,
+    memory_budget: int | None = None,
+    advance: Callable[[], None] = lambda: None,
+) -> Report:
+    """Returns the report of a bundle's folder, or a built-in model's name, on this machine.
+
+    request: what all cases have in common; its seed is the first sample's. memory_budget: as in `latentrt.load`.
+    advance: called after every request. Raises RequestError for what cannot be generated and OutOfMemoryError for what
+    does not fit the budget, before anything is timed; BundleError or EngineError.
+    """
+    engine_kind(engine)
+    check(plan)
+    opened = open_bundle(folder_of(bundle), verify=False)
+    engine = choose(engine, opened, frugal=memory_budget is not None)
+    cases = sweep.cases(request)
+    opening = partial(load, bundle, engine=engine, split_guidance=split_guidance, memory_budget=memory_budget)
+    with opening(verify=False) as pipeline:
+        for case in cases:
+            asked_of(pipeline, case)
+
+    gpu = open_nvml()
+    instruments = Instruments(find_meters(gpu=gpu), gpu)
+    return Report(
+        format=FORMAT,
+        date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        subject=subject_of(opened),
+        engine=engine,
+        machine=machine(engine, gpu=gpu),
+        cases=tuple(measure(opening, opened, case, plan, instruments, advance) for case in cases),
+    )
+
+
+def check(plan: Plan) -> None:
+    """Raises RequestError for a plan without samples or without a request before them."""
+    for name, value in (("runs", plan.runs), ("warmups", plan.warmups)):
+        if not 1 <= value <= MOST:
+            raise RequestError(f"{name}: got {value}, expected 1 to {MOST}")

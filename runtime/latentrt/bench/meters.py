@@ -1,0 +1,76 @@
+"""Where machines count energy: RAPL's counters, a Jetson's power rails, NVIDIA's counter.
+
+All files are under a root, so that those of another machine read the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from latentrt.bench.energy import Counter, Meter, Rails
+from latentrt.device.jetson import text
+from latentrt.device.nvml import Nvml
+
+WHOLE = ("VIN", "VDD_IN", "POM_5V_IN")  # rails that carry all of a module's power, the carrier board's first
+
+
+def find_meters(root: Path = Path("/"), gpu: Nvml | None = None) -> list[Meter]:
+    """Returns every source that the machine has; whether it can be read shows when it is."""
+    return [*rapl(root), *jetson(root), *([gpu.meter()] if gpu else [])]
+
+
+def rapl(root: Path) -> Iterator[Meter]:
+    """Intel's and AMD's counters of the processor packages and, where there is one, of their memory."""
+    folders = sorted((root / "sys/class/powercap").glob("intel-rapl:*"))
+    named = [(folder, text(folder / "name").strip()) for folder in folders]
+    used = [(folder, name) for folder, name in named if name.startswith("package") or name == "dram"]
+    if used:
+        yield Counter(
+            "rapl",
+            tuple(name for _, name in used),
+            [number_reader(folder / "energy_uj") for folder, _ in used],
+            [int(text(folder / "max_energy_range_uj") or 0) or None for folder, _ in used],
+            1e-6,
+            0.001,
+        )
+
+
+def jetson(root: Path) -> Iterator[Meter]:
+    """The rails of a Jetson: the one that carries all where there is one, else their sum."""
+    rails = {
+        name: rail for folder in sorted((root / "sys/class/hwmon").glob("hwmon*")) for name, rail in rails_of(folder)
+    }
+    whole = next((name for name in WHOLE if name in rails), None)
+    chosen = [whole] if whole else [name for name in rails if not name.startswith("NC")]
+    if chosen:
+        source, _ = rails[chosen[0]]
+        yield Rails(source, tuple(chosen), lambda: sum(rails[name][1]() for name in chosen))
+
+
+def rails_of(folder: Path) -> Iterator[tuple[str, tuple[str, Callable[[], float]]]]:
+    """The rails of a monitoring chip: the name, the chip and what reads its watts."""
+    chip = text(folder / "name").strip()
+    if chip == "ina238":
+        yield "VIN", (chip, scaled(number_reader(folder / "power1_input"), 1e-6))
+    if chip != "ina3221":
+        return
+    for label in sorted(folder.glob("in[123]_label")):
+        channel = label.name[2]
+        volts, amperes = (number_reader(folder / f"{kind}{channel}_input") for kind in ("in", "curr"))
+        yield text(label).strip(), (chip, product(scaled(volts, 1e-3), scaled(amperes, 1e-3)))
+
+
+def scaled(read: Callable[[], float], factor: float) -> Callable[[], float]:
+    """What is read, in another unit."""
+    return lambda: read() * factor
+
+
+def product(one: Callable[[], float], other: Callable[[], float]) -> Callable[[], float]:
+    """The product of two readings."""
+    return lambda: one() * other()
+
+
+def number_reader(path: Path) -> Callable[[], int]:
+    """What reads the whole number in a file of the system."""
+    return lambda: int(path.read_text())

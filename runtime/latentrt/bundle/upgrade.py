@@ -1,0 +1,45 @@
+"""A bundle of an earlier version as this one writes it: its bundle.json gets its own hash."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from latentrt.bundle.folder import (
+    MANIFEST,
+    REMEDY,
+    Bundle,
+    check_files,
+    check_hashes,
+    open_bundle,
+    parsed,
+    read_manifest,
+)
+from latentrt.bundle.manifest import write
+from latentrt.bundle.manifest_hash import unix
+from latentrt.errors import BundleError, OutputError
+from latentrt.storage.atomic import new_file
+
+
+def upgrade(folder: Path, *, edited: bool = False) -> tuple[Bundle, bool]:
+    """Writes the bundle's manifest anew, once every file is as it says; returns the bundle, and whether it changed.
+
+    edited: whatever hash it has of itself. Raises BundleError for a damaged bundle, OutputError where it cannot be
+    written; then it stays as it was.
+    """
+    before = read_manifest(folder)
+    manifest = parsed(folder, unix(before), edited=edited)
+    check_files(folder, manifest)
+    check_hashes(folder, manifest)
+    try:
+        after = write(manifest).encode()
+    except UnicodeEncodeError as error:
+        raise BundleError(f"{folder / MANIFEST}: a text in it is not Unicode ({error}); {REMEDY}") from error
+    if after != before:
+        try:
+            with new_file(folder / MANIFEST) as temporary:
+                temporary.write_bytes(after)
+        except OSError as error:
+            raise OutputError(
+                f"{folder / MANIFEST}: cannot be written ({error.strerror or error}); copy the bundle first"
+            ) from error
+    return open_bundle(folder, verify=False), after != before

@@ -1,0 +1,111 @@
+"""Commands, one file each; each parses its options and calls one public function.
+
+stdout is data, stderr is progress and errors. The exit status is 0, 2 for wrong usage, 130 for Ctrl-C, else that of the
+error (see `latentrt.errors`). A command's module is imported when it is called, and imports nothing heavy at its top:
+`--help` has to answer at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+
+import click
+
+from latentrt.cli.output import echo, open_streams
+from latentrt.errors import LatentError, OutOfMemoryError
+from latentrt.version import VERSION
+
+INTERRUPTED = 130
+
+COMMANDS = {
+    "generate": "Generate pictures for a prompt.",
+    "audio": "Make a sound of a prompt or a spectrogram, or a spectrogram of a sound.",
+    "export": "Export a checkpoint to a bundle.",
+    "inspect": "Show what a bundle holds, or how a picture was made.",
+    "calibrate": "Quantize a bundle, with a measured loss.",
+    "build": "Build plans for NVIDIA's GPUs, or optimise for this processor.",
+    "compare": "Show how far two bundles' pictures are apart.",
+    "bench": "Time a bundle on this machine, phase by phase.",
+    "estimate": "Show what a bundle needs on a device, at least.",
+    "verify": "Check every byte of a bundle.",
+    "upgrade": "Renew the hash that a bundle's list has of itself.",
+    "doctor": "Show what is installed, and what is missing.",
+}
+
+
+# Commands that need a layer above this one live there; all others are a module here of their own name.
+ELSEWHERE = {
+    "export": "latentrt_export.cli",
+    "build": "latentrt_export.cli",
+    "estimate": "latentrt_export.cli",
+    "calibrate": "latentrt_calib.cli",
+    "compare": "latentrt_calib.cli",
+}
+
+
+class Commands(click.Group):
+    """A group that knows its commands by name and imports the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of use."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name; its module and its function have that name too."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(
+            importlib.import_module(f"{ELSEWHERE.get(cmd_name, 'latentrt.cli')}.{cmd_name}"), cmd_name
+        )
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the arguments name. Raises UsageError for none of them, with the one that looks like it."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            near = difflib.get_close_matches(args[0].lower(), COMMANDS, n=1)
+            ctx.fail(f"{error.message} Did you mean {near[0]!r}?" if near else error.message)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the table of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(VERSION, message="%(prog)s %(version)s")
+def cli() -> None:
+    """Latent diffusion, exported once and run lean: no torch at run time.
+
+    \b
+    latentrt generate "a red apple" --seed 7     a picture, with the built-in model
+    latentrt export CHECKPOINT OUT               a checkpoint becomes a bundle
+    latentrt doctor                              what is installed, what is missing
+    """
+
+
+def main() -> None:
+    """Runs the command line and exits with its status."""
+    open_streams()
+    try:
+        sys.exit(cli(standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except LatentError as error:
+        echo(f"error: {error}", err=True)
+        sys.exit(error.exit_status)
+    except MemoryError as error:  # Python's, NumPy's or Pillow's, outside a run
+        echo(
+            f"error: out of memory ({str(error) or 'no more is given'}); ask for less, or close other programs",
+            err=True,
+        )
+        sys.exit(OutOfMemoryError.exit_status)
+    except (KeyboardInterrupt, click.Abort):
+        echo("cancelled", err=True)
+        sys.exit(INTERRUPTED)

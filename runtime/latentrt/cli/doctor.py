@@ -1,0 +1,78 @@
+"""`latentrt doctor`: what this machine has, and what to install."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from latentrt.cli.output import as_json, echo, print_json
+
+
+@click.command()
+@as_json
+def doctor(as_json: bool) -> None:
+    """Show Python, engines, memory and built-in models, and what to install. Exits with 4 if no engine can be used."""
+    from latentrt.bench.diagnosis import diagnose
+
+    found = diagnose()
+    if as_json:
+        print_json(found)
+    else:
+        print_table(found)
+    if not any(engine["usable"] for engine in found["engines"].values()):
+        raise click.exceptions.Exit(4)
+
+
+def print_jetson(jetson: dict[str, Any]) -> None:
+    """Prints what a Jetson is, and what fits it."""
+    mode, blocks = jetson["power_mode"], jetson["free_blocks"]
+    echo(f"jetson      {jetson['model']}" + (f" ({jetson['module']})" if jetson["module"] else ""))
+    echo(f"jetpack     {jetson['jetpack'] or 'unknown'}, L4T {jetson['l4t'] or 'unknown'}")
+    echo(f"cuda        {jetson['cuda'] or 'not installed'}")
+    echo(f"tensorrt    {jetson['tensorrt'] or 'not installed'}")
+    if mode:
+        echo(f"power       mode {mode['id']}" + (f", {mode['name']}" if mode["name"] else ""))
+    if blocks:
+        echo(f"free block  {blocks['count']} of {blocks['bytes'] / 2**20:g} MB, the largest")
+    for area in jetson["swap"]:
+        kind = "compressed memory" if area["compressed"] else "disk"
+        echo(f"swap        {area['name']}: {area['bytes'] / 1e9:.1f} GB of {kind}")
+    for row in jetson["fits"]:
+        verdict = "fits" if row["fits"] else "does not fit"
+        echo(f"model       {row['model']} {row['precision']}: needs {row['needs_gb']:g} GB at least, {verdict}")
+
+
+def print_gpu(gpu: dict[str, Any]) -> None:
+    """Prints the GPUs and their driver, or what is missing."""
+    for name in gpu["gpus"]:
+        echo(f"gpu         {name}")
+    if gpu["cuda"]:
+        echo(f"driver      {gpu['driver'] or 'unknown version'}, CUDA {gpu['cuda']} at most")
+    if gpu["problem"]:
+        echo(f"gpu         none can be used: {gpu['problem']}")
+
+
+def print_table(found: dict[str, Any]) -> None:
+    """Prints the diagnosis, a line a fact."""
+    memory = found["memory"]
+    echo(f"latentrt    {found['latentrt']}")
+    echo(f"python      {found['python']} on {found['platform']}")
+    echo(f"cores       {found['cores']} usable")
+    if memory:
+        echo(f"memory      {memory['available_bytes'] / 1e9:.1f} of {memory['total_bytes'] / 1e9:.1f} GB free")
+    print_gpu(found["gpu"])
+    if found["jetson"]:
+        print_jetson(found["jetson"])
+    for name, engine in found["engines"].items():
+        there = [f"{engine['package']} {engine['version']}"] if engine["installed"] else []
+        wrong = [f"not usable, {engine['problem']}" if there else engine["problem"]] if engine["problem"] else []
+        echo(f"engine      {name}: {', '.join([*there, *wrong])}")
+    for choice in found["fastest"]:
+        measured = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in choice["seconds"].items())
+        echo(f"engine      cpu: {choice['engine']} for {choice['model']} ({measured} a picture)")
+    for name, version in found["packages"].items():
+        echo(f"package     {name}: {version or 'not installed'}")
+    echo(f"models      {', '.join(found['models']) or 'none'}")
+    for line in found["advice"]:
+        echo(f"advice      {line}")

@@ -1,0 +1,125 @@
+"""`latentrt inspect`: what a bundle holds, or how a picture was made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from latentrt.cli.output import as_json, echo, print_json
+
+if TYPE_CHECKING:
+    from latentrt.bundle.folder import Bundle
+    from latentrt.bundle.quantization import Quantization
+
+# Names that are pictures', also where there is no such file.
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".apng", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic")
+
+
+@click.command()
+@click.argument("path")
+@as_json
+def inspect(path: str, as_json: bool) -> None:
+    """Show what PATH holds: a bundle's folder, a built-in model's name, or a picture made by latentrt or another tool.
+
+    Of other tools' pictures (AUTOMATIC1111, Forge, SD.Next, ComfyUI, InvokeAI, NovelAI, Fooocus ...), the settings are
+    shown in latentrt's words where it has them.
+    """
+    if Path(path).is_file() or Path(path).suffix.lower() in ENDINGS:
+        inspect_picture(Path(path), as_json)
+        return
+    from latentrt.bundle.folder import open_bundle
+    from latentrt.pipeline.pipeline import folder_of
+
+    bundle = open_bundle(folder_of(path), verify=False)
+    if as_json:
+        print_json({"sha256": bundle.sha256, **asdict(bundle.manifest)})
+    else:
+        echo("\n".join(lines_of(bundle)))
+
+
+def inspect_picture(path: Path, as_json: bool) -> None:
+    """Prints how a picture was made. Raises RequestError for a file that does not say."""
+    from latentrt.pipeline.metadata import own_record
+    from latentrt.recipes import read_recipe
+    from latentrt.recipes.texts import read_texts
+
+    own = own_record(path, read_texts(path))
+    if own:
+        print_json(own) if as_json else show(own)
+        return
+    recipe = read_recipe(path)
+    if as_json:
+        print_json(recipe.record())
+        return
+    show({"made by": recipe.tool, **recipe.settings})
+    if recipe.other:
+        echo("")
+        echo("not in latentrt's words:")
+        show(recipe.other)
+
+
+def show(record: Mapping[str, Any]) -> None:
+    """Prints what a picture says, a line an entry; what it says nothing of is left out."""
+    said = {key: words(value) for key, value in record.items() if value not in (None, "", [], {})}
+    width = max(map(len, said), default=0)
+    for key, value in said.items():
+        first, *lines = value.split("\n")
+        echo("\n".join([f"{key:{width}} {first}", *(f"{'':{width}} {line}" for line in lines)]))
+
+
+def words(value: Any) -> str:
+    """A value for people: what is inside an object or a list with commas between."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {words(one)}" for key, one in value.items() if one is not None)
+    if isinstance(value, list):
+        return (
+            "; ".join(map(words, value))
+            if any(isinstance(one, dict) for one in value)
+            else ", ".join(map(words, value))
+        )
+    return str(value)
+
+
+def lines_of(bundle: Bundle) -> Iterator[str]:
+    """A bundle on one screen."""
+    manifest = bundle.manifest
+    schedule, defaults = manifest.schedule, manifest.defaults
+    snr = ", zero terminal SNR" if schedule.zero_terminal_snr else ""
+    yield f"{manifest.name}  {manifest.family}  {', '.join(manifest.tasks)}  {bundle.sha256[:10]}"
+    yield f"{schedule.prediction}, {schedule.beta_schedule}, {schedule.spacing} spacing{snr}"
+    yield (
+        f"{defaults.sampler}, {defaults.sigmas} sigmas, {defaults.steps} steps, guidance {defaults.guidance:g}, "
+        f"{defaults.width}x{defaults.height}"
+    )
+    for name, component in manifest.components.items():
+        size = sum(manifest.files[file].bytes for file in (component.file, *component.data))
+        psnr = component.fidelity.psnr_db
+        loss, when = "exact" if psnr is None else f"{psnr:.1f} dB", " in float" if component.quantization else ""
+        yield ""
+        yield f"{name}  {component.precision}  {size / 1e6:.1f} MB  {loss}{when}"
+        if component.quantization is not None:
+            yield from quantization_lines(component.quantization)
+        for arrow, specs in (("<-", component.inputs), ("->", component.outputs)):
+            yield from (f"  {arrow} {spec}" for spec in specs)
+
+
+def quantization_lines(quantized: Quantization) -> Iterator[str]:
+    """What is quantized, and what that costs."""
+    kept = sum(layer.reason is not None for layer in quantized.layers)
+    loss = quantized.loss
+    yield (
+        f"  for {quantized.target}: {quantized.share_of_layers:.1%} of its layers' MACs in INT8, "
+        f"{quantized.share_of_graph:.1%} of all; {kept} of {len(quantized.layers)} layers in float; "
+        f"before {quantized.bytes_before / 1e6:.1f} MB"
+    )
+    if loss.psnr_db is None or loss.worst_psnr_db is None:
+        yield f"  pictures: none of {loss.pictures} differs"
+    else:
+        yield (
+            f"  pictures: PSNR {loss.psnr_db:.1f} dB, worst {loss.worst_psnr_db:.1f}; SSIM {loss.ssim:.4f}, worst "
+            f"{loss.worst_ssim:.4f}; {loss.pictures} pictures, {len(loss.latents_error)} steps"
+        )

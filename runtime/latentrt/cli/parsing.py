@@ -1,0 +1,98 @@
+"""How options are written: sizes, lists of numbers, curves, images that steer a picture."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from latentrt.request.controls import Control
+
+
+def size_of(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    """The two numbers of "768x512"."""
+    if value is None:
+        return None
+    width, _, height = value.lower().partition("x")
+    if not (width.isascii() and width.isdecimal() and height.isascii() and height.isdecimal()):
+        raise click.BadParameter(f"got {value!r}, expected a width and a height such as 768x512")
+    return int(width), int(height)
+
+
+def seed_of(_context: click.Context, _option: click.Parameter, value: int) -> int:
+    """A seed, one drawn at random for -1."""
+    return secrets.randbits(32) if value == -1 else value
+
+
+def numbers_of(
+    _context: click.Context, _option: click.Parameter, value: str | None
+) -> float | tuple[float, ...] | None:
+    """The number or the numbers of "7.5" or "0.3,3"."""
+    if value is None:
+        return None
+    try:
+        numbers = tuple(float(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"got {value!r}, expected numbers with commas between them") from None
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
+def sigmas_of(context: click.Context, option: click.Parameter, value: str | None) -> str | tuple[float, ...] | None:
+    """A curve's name, or the numbers of "14.6,7,3,1"."""
+    if value is None or not any(character.isdigit() for character in value.partition(",")[0]):
+        return value
+    numbers = numbers_of(context, option, value)
+    return numbers if isinstance(numbers, tuple) or numbers is None else (numbers,)
+
+
+def pixels_of(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
+    """The whole numbers of "0,0,64,0"."""
+    try:
+        return None if value is None else tuple(int(part) for part in value.split(","))
+    except ValueError:
+        raise click.BadParameter(f"got {value!r}, expected whole numbers with commas between them") from None
+
+
+def controls_of(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> tuple[Control, ...]:
+    """The controls of "canny=edges.png:0.8:0:0.5" and such."""
+    return tuple(control_of(value) for value in values)
+
+
+def control_of(value: str) -> Control:
+    """One control, of NAME=IMG, NAME=IMG:SCALE or NAME=IMG:SCALE:START:END. Raises BadParameter for what is none.
+
+    The name of an image may have colons: of the ways to read it, the one whose file exists is meant, the longest name
+    first; where none does, as many numbers as there are at its end are the control's.
+    """
+    from latentrt.request.controls import Control
+
+    name, _, rest = value.partition("=")
+    readings = [
+        (image, found) for image, found in (ended(rest, count) for count in (0, 1, 3)) if image and found is not None
+    ]
+    existing = [reading for reading in readings if Path(reading[0]).is_file()]
+    image, numbers = (existing or readings[::-1] or [("", [])])[0]
+    if not name or not image or (not existing and suffixed(image)):
+        raise click.BadParameter(
+            f"got {value!r}, expected NAME=IMG, NAME=IMG:SCALE or NAME=IMG:SCALE:START:END, such as canny=edges.png:0.8"
+        )
+    return Control(name, image, *numbers)
+
+
+def ended(text: str, count: int) -> tuple[str, list[float] | None]:
+    """A text without the numbers at its end, and these; None where it does not end in so many after colons."""
+    first, *parts = text.rsplit(":", count)
+    try:
+        numbers = [float(part) for part in parts]
+    except ValueError:
+        return first, None
+    return first, numbers if len(numbers) == count else None
+
+
+def suffixed(image: str) -> bool:
+    """Whether what should be a file's name goes on after a colon behind a suffix, as "edges.png:strong" does."""
+    before, colon, _ = image.rpartition(":")
+    return bool(colon) and "." in Path(before).name

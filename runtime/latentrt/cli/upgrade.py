@@ -1,0 +1,23 @@
+"""`latentrt upgrade`: a bundle of an earlier version as this one writes it."""
+
+from __future__ import annotations
+
+import click
+
+from latentrt.cli.output import as_json, echo, print_json
+
+
+@click.command()
+@click.argument("bundle")
+@click.option("--edited", is_flag=True, help="Take bundle.json as it is now, changed by hand.")
+@as_json
+def upgrade(bundle: str, edited: bool, as_json: bool) -> None:
+    """Check every file of BUNDLE, and give its bundle.json the hash of itself by which damage to it is found."""
+    from latentrt.bundle.upgrade import upgrade as upgrade_bundle
+    from latentrt.pipeline.pipeline import folder_of
+
+    opened, changed = upgrade_bundle(folder_of(bundle), edited=edited)
+    if as_json:
+        print_json({"bundle": str(opened.folder), "sha256": opened.sha256, "changed": changed})
+    else:
+        echo(f"{opened.folder}: {'upgraded' if changed else 'was as this version writes it'}")

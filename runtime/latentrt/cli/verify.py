@@ -1,0 +1,24 @@
+"""`latentrt verify`: is every byte of a bundle what it was when it was exported?"""
+
+from __future__ import annotations
+
+import click
+
+from latentrt.cli.output import as_json, echo, print_json
+
+
+@click.command()
+@click.argument("bundle")
+@as_json
+def verify(bundle: str, as_json: bool) -> None:
+    """Check every file of BUNDLE, a folder or a built-in model's name, against its recorded size and hash."""
+    from latentrt.bundle.folder import open_bundle
+    from latentrt.pipeline.pipeline import folder_of
+
+    opened = open_bundle(folder_of(bundle))
+    files = opened.manifest.files
+    size = sum(record.bytes for record in files.values())
+    if as_json:
+        print_json({"bundle": str(opened.folder), "sha256": opened.sha256, "files": len(files), "bytes": size})
+    else:
+        echo(f"{opened.folder}: {len(files)} files, {size / 1e6:.1f} MB, all as exported")

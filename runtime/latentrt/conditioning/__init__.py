@@ -1,0 +1,1 @@
+"""Conditioning: what the denoiser is given besides the sample."""

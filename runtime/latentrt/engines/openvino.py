@@ -1,0 +1,163 @@
+"""OpenVINO on a CPU, x86-64 or ARM: compiled for the shapes of the first call, and kept for the next process."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from latentrt.bundle.folder import Bundle
+from latentrt.bundle.manifest import Component
+from latentrt.device.cpu import processor
+from latentrt.engines import failure, lacks_memory, telemetry
+from latentrt.engines.nvidia.plans import graph_digest
+from latentrt.engines.onnx.session import one_line, usable_cores
+from latentrt.engines.openvino_cache import kept
+from latentrt.storage.user_dirs import user_cache
+from latentrt.tensors import Array, check, side_of, split_axis
+
+if TYPE_CHECKING:
+    from latentrt.engines import Engine
+
+log = logging.getLogger(__name__)
+
+# What OpenVINO calls a processor's own half type, by what it says that the processor can do; the first one wins.
+HALVES = {"BF16": "bf16", "FP16": "f16"}
+# A timestep near 1000 has more bits than either: what is computed of it stays float32.
+FLOAT32_INPUT = "timestep"
+# Compiling float weights takes hardly longer than reading back what was compiled: larger ones are not kept twice.
+LARGEST_CACHED_BYTES = 1 << 30
+
+
+def open_engines(bundle: Bundle, variant: str, *, frugal: bool = False) -> dict[str, Engine]:
+    """An engine for each component of the bundle; see `latentrt.engines.open_engines`."""
+    return {name: engine_of(bundle, name) for name in bundle.manifest.components}
+
+
+def open_engine(name: str, component: Component, folder: Path, variant: str) -> OpenVinoEngine:
+    """The engine of one component of the bundle in `folder`; see `latentrt.engines.open_engine`."""
+    return OpenVinoEngine(name, component, folder / component.file)
+
+
+def engine_of(bundle: Bundle, name: str) -> OpenVinoEngine:
+    """The engine of one component, which keeps what it compiles under the hash of the graph."""
+    component = bundle.manifest.components[name]
+    files = (component.file, *component.data)
+    small = sum(bundle.manifest.files[file].bytes for file in files) <= LARGEST_CACHED_BYTES
+    cache = user_cache("openvino") / graph_digest(bundle.manifest, component)[:16] if small else None
+    return OpenVinoEngine(name, component, bundle.path(component.file), cache)
+
+
+class OpenVinoEngine:
+    """One graph. An axis has the size of the first call until a call brings another, then it is free.
+
+    Fixed shapes are faster by a quarter or more, and one compiled graph at a time is one copy of the weights. Calls of
+    one graph wait for each other: a request holds the inputs and outputs of one, and OpenVINO is told to give one call
+    all cores.
+    """
+
+    def __init__(self, name: str, component: Component, path: Path, cache: Path | None = None) -> None:
+        self.name, self.component, self.path, self.cache = name, component, path, cache
+        self.lock = threading.RLock()  # of all that follows, for the length of a call
+        self.model: Any = None
+        self.request: Any = None
+        self.fixed: dict[str, int] | None = None
+
+    def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Every output by name. Raises ShapeError for feeds that do not fit, EngineError if the run fails."""
+        sizes = check(self.component.inputs, feeds, self.name)
+        with self.lock:
+            self.load()
+            try:
+                self.fit(sizes)
+                found = self.request.infer(dict(feeds), share_inputs=True)
+                return {spec.name: found[spec.name] for spec in self.component.outputs}
+            except Exception as error:  # OpenVINO raises RuntimeError, and KeyError for an output that is not there
+                raise failure(f"{self.name}: OpenVINO failed with {sizes}: {one_line(error)}", error) from error
+
+    def load(self) -> None:
+        """Reads the graph; it is compiled by the first call, for that. Raises EngineError if OpenVINO refuses it."""
+        with self.lock:
+            if self.model is None:
+                try:
+                    self.model = core().read_model(self.path)
+                except Exception as error:  # RuntimeError, of several modules
+                    raise failure(
+                        f"{self.path}: OpenVINO cannot load it: {one_line(error)}; check it with `latentrt verify`",
+                        error,
+                    ) from error
+
+    def unload(self) -> None:
+        """Drops the graph and what was compiled of it, once a call in another thread is done."""
+        with self.lock:
+            self.model = self.request = self.fixed = None
+
+    def close(self) -> None:
+        """The same as `unload`: nothing else is held, and a later call would load again."""
+        self.unload()
+
+    def fit(self, sizes: Mapping[str, int]) -> None:
+        """Compiles the graph, unless what is compiled takes calls of these sizes."""
+        before = dict(sizes) if self.fixed is None else self.fixed
+        fixed = {symbol: size for symbol, size in before.items() if sizes[symbol] == size}
+        if fixed != self.fixed:
+            self.request = self.fixed = None  # before another one is made: its weights are as large
+            shapes = {spec.name: [side(axis, fixed) for axis in spec.shape] for spec in self.component.inputs}
+            self.model.reshape(shapes)
+            self.request = self.compiled(shapes).create_infer_request()
+            self.fixed = fixed
+
+    def compiled(self, shapes: Mapping[str, list[int]]) -> Any:
+        """The graph, compiled for these shapes or read back from where it is kept."""
+        settings = self.settings()
+        if self.cache is None:
+            return core().compile_model(self.model, "CPU", settings)
+        key = json.dumps([shapes, settings, telemetry.openvino().get_version(), processor()], sort_keys=True)
+        folder = self.cache / hashlib.sha256(key.encode()).hexdigest()[:16]
+        try:
+            with kept(folder) as place:
+                return core().compile_model(self.model, "CPU", {**settings, **place})
+        except Exception as error:  # RuntimeError: of the graph, or of a place that OpenVINO cannot read or write
+            if lacks_memory(error):
+                raise
+            log.warning("%s: OpenVINO cannot keep it in %s: %s", self.name, folder, one_line(error))
+            return core().compile_model(self.model, "CPU", settings)
+
+    def settings(self) -> dict[str, Any]:
+        """What OpenVINO is told. A component that was exported in fp32 stays so; others may compute in half."""
+        timed = any(spec.name == FLOAT32_INPUT for spec in self.component.inputs)
+        precision = "f32" if timed or self.component.precision == "fp32" else half()
+        return {
+            "INFERENCE_NUM_THREADS": usable_cores(),
+            "INFERENCE_PRECISION_HINT": precision,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+
+
+def side(axis: int | str, fixed: Mapping[str, int]) -> int:
+    """An axis as OpenVINO wants it: its size, -1 where it is free."""
+    known = isinstance(axis, int) or split_axis(axis)[1] in fixed
+    return side_of(axis, fixed) if known else -1
+
+
+def core() -> Any:
+    """OpenVINO itself, one for the process. Raises EngineError if it cannot be imported."""
+    with telemetry.importing:
+        return new_core()
+
+
+@functools.cache
+def new_core() -> Any:
+    """OpenVINO started, which is slow."""
+    return telemetry.openvino().Core()
+
+
+def half() -> str:
+    """The half type that this processor computes in by itself, float32 where it has none."""
+    able = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return next((name for capability, name in HALVES.items() if capability in able), "f32")

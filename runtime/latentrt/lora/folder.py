@@ -1,0 +1,71 @@
+"""A folder of LoRA files, and which of them a name in a prompt stands for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from latentrt.errors import LatentError, first_few
+from latentrt.storage.safetensors import open_tensors
+
+ENDING = ".safetensors"
+ALIAS = "ss_output_name"  # what trainers called the file; AUTOMATIC1111 writes that into prompts
+
+
+def find(folder: Path, name: str) -> Path:
+    """Returns the file that a name stands for: NAME.safetensors in the folder, or in any folder inside it.
+
+    A name may say folders ("styles/ink"; "./ink" is the folder's own file), and the ending. Capitals matter where
+    files differ by them alone. Where no file is called so, one whose header says that it was trained under that name
+    is meant. Raises LookupError, with what was expected, for no such file and for several.
+    """
+    if not folder.is_dir():
+        raise LookupError(f"expected it in {folder}, which is no folder")
+    files = sorted(files_in(folder))
+    exact = name.replace("\\", "/").startswith("./")
+    wanted = stripped(PurePosixPath(name.replace("\\", "/"))).parts
+    names = {file: stripped(PurePosixPath(file.relative_to(folder).as_posix())).parts for file in files}
+    folded = tuple(map(str.casefold, wanted))
+    tries = (
+        [file for file, parts in names.items() if ends(parts, wanted, exact=exact)],
+        [file for file, parts in names.items() if ends(tuple(map(str.casefold, parts)), folded, exact=exact)],
+    )
+    found = next((files for files in tries if files), None) or [file for file in files if alias_of(file) == name]
+    if len(found) > 1:
+        inside = [str(file.relative_to(folder)) for file in found]
+        raise LookupError(f"expected one file, got {first_few(inside)}; name its folder too, ./ for that of all")
+    if not found:
+        known = first_few([file.stem for file in files]) or "no LoRA at all"
+        raise LookupError(f"expected {name}{ENDING} in {folder}, which has {known}")
+    return found[0]
+
+
+def files_in(folder: Path) -> Iterator[Path]:
+    """All LoRA files in a folder and those inside it; each folder once, where links run in circles."""
+    seen = set()
+    for path, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(path)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (Path(path, name) for name in names if name.lower().endswith(ENDING))
+
+
+def stripped(path: PurePosixPath) -> PurePosixPath:
+    """A name without the ending."""
+    return path.with_suffix("") if path.name.lower().endswith(ENDING) else path
+
+
+def ends(parts: tuple[str, ...], wanted: tuple[str, ...], *, exact: bool) -> bool:
+    """Whether a file's name and folders end as is wanted, or are that."""
+    return parts == wanted if exact else bool(wanted) and parts[-len(wanted) :] == wanted
+
+
+def alias_of(file: Path) -> object:
+    """The name under which a file was trained; None where it does not say, or cannot be read."""
+    try:
+        return open_tensors(file).notes.get(ALIAS)
+    except (LatentError, OSError):
+        return None

@@ -1,0 +1,65 @@
+"""The LoRA files that a request's prompts name, and how much of each is added for its pictures."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from latentrt.errors import RequestError
+from latentrt.lora.folder import find
+from latentrt.prompt.errors import refuse
+from latentrt.prompt.tags import Tag, tags_of
+from latentrt.request.settings import Settings
+
+FOLDER = "LATENTRT_LORAS"  # of the environment: the folder where none is given
+
+Scales = dict[Path, tuple[float, float]]
+
+
+def scales_in(settings: Settings, folder: str | Path | None) -> Scales:
+    """Returns the UNet's and the text encoders' scale of each file named in the prompt, and in what it is blended with.
+
+    A file that is named twice is added twice. Where prompts are blended, so are the scales. Files of which nothing is
+    left are left out. Raises RequestError, pointing at the tag, for one that is malformed or names no file.
+    """
+    if settings.syntax == "plain":
+        return {}
+    share = settings.blend_strength if settings.blend is not None else 0.0
+    found: Scales = {}
+    for text, part, where in ((settings.prompt, 1 - share, ""), (settings.blend or "", share, "blend: ")):
+        try:
+            for tag in tags_of(text, settings.lora_tags, strict=settings.syntax == "strict"):
+                found = added_up(found, {file_of(tag, text, folder): (part * tag.unet, part * tag.text)})
+        except RequestError as error:
+            raise RequestError(f"{where}{error}") from error
+    return {file: scales for file, scales in found.items() if scales != (0, 0)}
+
+
+def added_up(scales: Scales, more: Scales) -> Scales:
+    """The sums of the scales of each file."""
+    found = dict(scales)
+    for file, (unet, text) in more.items():
+        before = found.get(file, (0.0, 0.0))
+        found[file] = before[0] + unet, before[1] + text
+    return found
+
+
+def version_of(file: str | Path) -> tuple[int, int] | None:
+    """When a file was changed, and its size; None for one that is gone."""
+    try:
+        status = os.stat(file)
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+def file_of(tag: Tag, text: str, folder: str | Path | None) -> Path:
+    """The file that a tag names."""
+    where = folder or os.environ.get(FOLDER)
+    if not where:
+        refuse(text, tag.index, f"got the LoRA {tag.name!r}, expected a folder of LoRA files; name it with --lora-dir "
+               f"(load(..., lora_dir=) in Python) or {FOLDER}")  # fmt: skip
+    try:
+        return find(Path(where), tag.name)
+    except LookupError as error:
+        refuse(text, tag.index, f"got the LoRA {tag.name!r}, {error.args[0]}")

@@ -1,0 +1,226 @@
+"""What a run needs of memory, and how it is made to fit a budget: decided from the manifest alone, before it starts.
+
+Networks were measured (docs/cpu.md): activations grow with the number of latents and with the channels, of which a
+UNet's time biases and the square root of a VAE's weights tell. The reckoning is meant to be a little too high.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from latentrt.bundle.manifest import ADAPTER, CONTROL, HINT, IMAGE_ENCODER, Component, Manifest, Precision
+from latentrt.bundle.tasks import TINY_DECODER
+from latentrt.engines import Engine
+from latentrt.errors import EngineError, OutOfMemoryError
+from latentrt.request.settings import Settings, guided
+from latentrt.tensors import shape_of
+
+# Python, NumPy, the engine's code.
+BASE_BYTES = 150_000_000
+# Activations: of a UNet, a row, latent and channel of its time biases; of a VAE, a latent and root of its weights, less
+# where it decodes in stripes.
+UNET_BYTES, VAE_BYTES, STRIPED_BYTES = 5.2, 50.0, 25.0
+# Attention's scores are held for all heads at once, where they are: of 8, at the widest level.
+SCORE_BYTES = 4 * 8
+FLOAT_BYTES = 4
+# Of a T2I-Adapter, as many as are held at once of the size of what it makes.
+ADAPTER_TENSORS = 4
+WEIGHT_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "w16": 2, "int8": 1, "w8": 1}
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """What an engine makes of a graph. weights: bytes in memory for one in the file. scores: whether it holds them.
+
+    striped: whether it decodes a stripe at a time.
+    """
+
+    weights: Mapping[Precision, float]
+    scores: bool
+    striped: bool = False
+
+
+FOOTPRINTS = {
+    "onnxruntime": Footprint({"fp32": 1.1, "fp16": 5.5, "w16": 5.5, "int8": 2.3, "w8": 5.0}, scores=True),
+    "optimised": Footprint({"fp32": 1.1, "fp16": 4.3, "w16": 4.3, "int8": 0.95, "w8": 5.0}, scores=False, striped=True),
+    # Weights that take the place of a graph's are held beside what is packed of them; all of them may be exchanged.
+    "exchanged": Footprint({"fp32": 2.5, "fp16": 7.0, "w16": 7.0, "int8": 2.3, "w8": 5.0}, scores=True),
+    "openvino": Footprint({"fp32": 2.0, "fp16": 8.0, "w16": 8.0, "int8": 3.4, "w8": 8.0}, scores=False),
+}
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a run asks for: images, the prompts of one step, and the picture's sides in latents.
+
+    encodes: whether it starts from an image. window: the side of what the UNet sees at a time, 0 for all. decoder: the
+    component that makes the picture. steering: the components that are called for the images that steer it.
+    """
+
+    images: int
+    prompts: int
+    height: int
+    width: int
+    encodes: bool = False
+    window: int = 0
+    decoder: str = "vae_decoder"
+    steering: frozenset[str] = frozenset()
+
+    def uses(self, name: str) -> bool:
+        """Whether it calls a component."""
+        if name.startswith((CONTROL, HINT, ADAPTER, IMAGE_ENCODER)):
+            return name in self.steering
+        unused = {"vae_decoder"} - {self.decoder} | (set() if self.encodes else {"vae_encoder"})
+        return name not in unused
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a run keeps to its budget.
+
+    keep: whether components stay loaded; else each goes when it is done. split: one UNet call a prompt. peak_bytes: the
+    most that is reckoned to be needed.
+    """
+
+    keep: bool
+    split: bool
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The bytes that a run may need, and what each component's engine makes of its graph."""
+
+    bytes: int
+    footprints: Mapping[str, Footprint]
+
+    def plan(self, manifest: Manifest, demand: Demand) -> Plan:
+        """How a run keeps to it; see `plan`."""
+        return plan(manifest, demand, self.footprints, self.bytes)
+
+
+def demand_of(settings: Settings, prompts: int, manifest: Manifest) -> Demand:
+    """What a run of these settings asks for. prompts: those between ANDs."""
+    pixels = manifest.latents.pixels
+    rows, columns = settings.height // pixels, settings.width // pixels
+    window, works = (settings.window or 0) // pixels, guided(settings, manifest)
+    prompts += works + (works and (settings.image_guidance or 1) > 1)
+    encodes = settings.source is not None or "masked_image" in manifest.shown
+    steering = {name for control in settings.controls for name in (control.component, CONTROL + control.name)}
+    return Demand(len(settings.seeds), prompts, rows, columns, encodes, window, settings.decoder, frozenset(steering))
+
+
+def smaller(engine: str, engines: Mapping[str, Engine], manifest: Manifest, demand: Demand) -> str:
+    """What to ask for in place of a run for which there was too little memory."""
+    if engine not in FOOTPRINTS:
+        return "ask for fewer or smaller images"
+    footprints = footprints_of(engine, engines)
+    least = min(one.peak_bytes for one in candidates(manifest, demand, footprints))
+    return f"in half of the memory, {remedy(manifest, demand, footprints, least // 2)}"
+
+
+def footprints_of(name: str, engines: Mapping[str, Engine]) -> dict[str, Footprint]:
+    """What the engines of that name make of each graph. Raises EngineError for one whose memory is not known."""
+    if name not in FOOTPRINTS:
+        raise EngineError(
+            f"memory budget: got the engine {name}, expected onnxruntime or openvino; leave the budget out, or use "
+            "--engine cpu"
+        )
+    return {part: FOOTPRINTS[kind_of(one, name)] for part, one in engines.items()}
+
+
+def kind_of(engine: Engine, name: str) -> str:
+    """What an engine makes of a graph: that was optimised for this processor, with other weights, or as all by name."""
+    if getattr(engine, "optimised", False):
+        return "optimised"
+    return "exchanged" if getattr(engine, "weights", None) else name
+
+
+def plan(manifest: Manifest, demand: Demand, footprints: Mapping[str, Footprint], budget: int) -> Plan:
+    """Returns the first plan that fits into `budget` bytes of those that cost the least time.
+
+    footprints: by component. Raises OutOfMemoryError that says what is needed, and what would fit.
+    """
+    plans = list(candidates(manifest, demand, footprints))
+    for one in plans:
+        if one.peak_bytes <= budget:
+            return one
+    least = min(one.peak_bytes for one in plans)
+    raise OutOfMemoryError(
+        f"memory budget: got {budget / 1e9:.2f} GB, expected at least {least / 1e9:.2f} GB for {described(demand)}; "
+        f"{remedy(manifest, demand, footprints, budget)}"
+    )
+
+
+def candidates(manifest: Manifest, demand: Demand, footprints: Mapping[str, Footprint]) -> Iterator[Plan]:
+    """Every plan, those that cost the least time first: a second call a step is cheaper than loading for each run."""
+    used = {name: one for name, one in manifest.components.items() if demand.uses(name)}
+    weights = {name: file_bytes(manifest, one) * footprints[name].weights[one.precision] for name, one in used.items()}
+    for keep, split in itertools.product((True, False), (False, True)):
+        asked = replace(demand, prompts=1) if split else demand
+        live = {name: live_bytes(manifest, name, asked, footprints[name]) for name in used}
+        loop = sum(weight for name, weight in weights.items() if in_loop(name))  # these stay loaded from step to step
+        apart = {name: loop if in_loop(name) else weight for name, weight in weights.items()}
+        loaded = {name: sum(weights.values()) if keep else apart[name] for name in used}
+        yield Plan(keep, split, round(BASE_BYTES + max(loaded[name] + live[name] for name in used)))
+
+
+def in_loop(name: str) -> bool:
+    """Whether a component is called at every step."""
+    return name == "unet" or name.startswith(CONTROL)
+
+
+def live_bytes(manifest: Manifest, name: str, demand: Demand, footprint: Footprint) -> float:
+    """The activations of one call of a component."""
+    component, latents = manifest.components[name], demand.height * demand.width
+    if in_loop(name):
+        latents = math.prod(min(side, demand.window or side) for side in (demand.height, demand.width))
+        rows = demand.prompts * demand.images
+        scores = SCORE_BYTES * rows * latents**2 if footprint.scores else 0
+        return UNET_BYTES * rows * latents * time_bias_width(manifest) + scores
+    if name.startswith(("vae_", HINT)) or name == TINY_DECODER:
+        scores = FLOAT_BYTES * latents**2 if footprint.scores and name.startswith("vae_") else 0
+        each = STRIPED_BYTES if footprint.striped and name == "vae_decoder" else VAE_BYTES
+        return each * latents * math.sqrt(file_bytes(manifest, component) / WEIGHT_BYTES[component.precision]) + scores
+    if name.startswith(ADAPTER):
+        sizes = {"batch": 1, "height": demand.height, "width": demand.width}
+        return ADAPTER_TENSORS * FLOAT_BYTES * sum(math.prod(shape_of(spec, sizes)) for spec in component.outputs)
+    return 0
+
+
+def time_bias_width(manifest: Manifest) -> int:
+    """The channels of all ResNets of the UNet, and of the control networks beside it."""
+    (spec,) = manifest.components["time_bias"].outputs
+    width = spec.shape[-1]
+    return width if isinstance(width, int) else 0
+
+
+def file_bytes(manifest: Manifest, component: Component) -> int:
+    """The bytes of a component's graph and weights."""
+    return sum(manifest.files[file].bytes for file in (component.file, *component.data))
+
+
+def described(demand: Demand) -> str:
+    """The demand in words."""
+    images = "an image" if demand.images == 1 else f"{demand.images} images"
+    return f"{images} of {demand.width}x{demand.height} latents"
+
+
+def remedy(manifest: Manifest, demand: Demand, footprints: Mapping[str, Footprint], budget: int) -> str:
+    """What would fit: fewer images, else a smaller picture, else another bundle."""
+
+    def fits(asked: Demand) -> bool:
+        return any(one.peak_bytes <= budget for one in candidates(manifest, asked, footprints))
+
+    pixels = manifest.latents.pixels
+    fewer = [count for count in range(demand.images - 1, 0, -1) if fits(replace(demand, images=count))]
+    if fewer:
+        return f"--batch {fewer[0]} fits"
+    for eighths in range(7, 0, -1):
+        width, height = (max(1, side * eighths // 8) for side in (demand.width, demand.height))
+        if fits(replace(demand, images=1, width=width, height=height)):
+            return f"--batch 1 --size {width * pixels}x{height * pixels} fits"
+    return "no size fits: use `latentrt build --target cpu`, or an INT8 bundle, which `latentrt calibrate` makes"

@@ -1,0 +1,158 @@
+"""What a picture says of its making: the text that AUTOMATIC1111's tools read, and one JSON object with all of it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from latentrt.errors import RequestError
+from latentrt.pipeline.result import Result
+from latentrt.recipes.texts import read_texts
+from latentrt.request.denoising_range import Handover
+from latentrt.request.settings import Settings, with_seed
+from latentrt.sampling.samplers import SAMPLERS
+from latentrt.sampling.samplers.names import curve_label, label
+from latentrt.version import VERSION
+
+PARAMETERS, LATENTRT = "parameters", "latentrt"
+RNG = {"cpu": "CPU", "cuda": "NV"}
+HIRES_NAMES = {"latent": "Latent", "lanczos": "Lanczos"}
+
+
+def picture_text(result: Result, image: int) -> dict[str, str]:
+    """The texts for one image of a result: "parameters" for people and other tools, "latentrt" for this one.
+
+    All of the second but version, bundle, loras and engine are fields of `Request`, and make the same image again; in
+    place of the image that a run started from stands what tells it from others.
+    """
+    settings = plain(with_seed(result.settings, image))
+    [seed], variations, options = (settings.pop(key) for key in ("seeds", "variation_seeds", "options"))
+    record = {
+        "version": VERSION,
+        "bundle": {"name": result.bundle, "sha256": result.sha256},
+        **({"loras": [lora.record() for lora in result.loras]} if result.loras else {}),
+        "engine": result.engine,
+        **settings,
+        "seed": seed,
+        "variation_seed": variations[0] if variations else None,
+        **options,
+    }
+    return {PARAMETERS: infotext(record), LATENTRT: json.dumps(record, ensure_ascii=False, allow_nan=False)}
+
+
+def plain(settings: Settings) -> dict[str, Any]:
+    """The settings as JSON can hold them; an interval of guidance that has no end ends at None."""
+    record = asdict(replace(settings, source=None, controls=(), handover=Handover(), hires=None, grown=None))
+    for name in ("source", "controls", "guess", "handover", "hires", "grown"):
+        del record[name]
+    if record["guidance_interval"]:
+        low, high = record["guidance_interval"]
+        record["guidance_interval"] = low, (high if math.isfinite(high) else None)
+    hires = settings.hires.record() if settings.hires else {}
+    controls = [control.record() for control in settings.controls]
+    steered = {"controls": controls, "guess": settings.guess} if controls else {}
+    source = settings.source.record() if settings.source else {}
+    return record | hires | settings.handover.record() | source | steered
+
+
+def infotext(record: dict[str, Any]) -> str:
+    """AUTOMATIC1111's layout: the prompt, the negative prompt, then a line of settings under the names it has for them.
+
+    What is at its default is left out as there. The source of noise never is: without it, that tool takes its own
+    default, torch on a GPU. "CFG Rescale" is its extension's; its number fields leave lists alone.
+    """
+    settings = {
+        "Steps": record["steps"],
+        "Sampler": label(record["sampler"]),
+        "Schedule type": curve_label(record["sigmas"])
+        if isinstance(record["sigmas"], str)
+        else listed(record["sigmas"]),
+        "CFG scale": listed(record["guidance"]),
+        "Seed": record["seed"],
+        "Size": f"{record['width']}x{record['height']}",
+        "Model hash": record["bundle"]["sha256"][:10],
+        "Model": record["bundle"]["name"],
+        "LoRA": ", ".join(f"{one['file']} {scales(one)} {one['sha256'][:10]}" for one in record.get("loras", ()))
+        or None,
+        "Variation seed": record["variation_seed"],
+        "Variation seed strength": record["variation_strength"] or None,
+        "Denoising strength": record.get("strength", record.get("hires_strength")),
+        "Hires upscale": record.get("hires"),
+        "Hires steps": record.get("hires_steps"),
+        "Hires upscaler": HIRES_NAMES.get(record.get("hires_upscaler", "")),
+        "Clip skip": record["clip_skip"] if record["clip_skip"] > 1 else None,
+        "RNG": RNG[record["noise"]],
+        "Eta DDIM" if record["sampler"] == "ddim" else "Eta": changed_eta(record),
+        "Image CFG scale": record.get("image_guidance"),
+        "CFG Rescale": record["guidance_rescale"] or None,
+        "Tiling": True if record["seamless"] == "xy" else None,
+        "Mask blur": record.get("mask_blur") or None,
+        **inpaint_area(record),
+        "Version": f"latentrt {record['version']}",
+    }
+    lines = [record["prompt"]]
+    if record["negative"]:
+        lines.append(f"Negative prompt: {record['negative']}")
+    known = (f"{key}: {quoted(str(value))}" for key, value in settings.items() if value is not None)
+    return "\n".join([*lines, ", ".join(known)])
+
+
+def scales(lora: dict[str, Any]) -> str:
+    """How much of a LoRA was added: to the UNet, and to the text encoders where that differs."""
+    return ":".join(f"{lora[key]:g}" for key in ("scale", "text_scale") if key in lora)
+
+
+def inpaint_area(record: dict[str, Any]) -> dict[str, Any]:
+    """What that tool says where only the masked part was painted."""
+    padding = record.get("mask_padding")
+    return {} if padding is None else {"Inpaint area": "Only masked", "Masked area padding": padding}
+
+
+def listed(value: Any) -> Any:
+    """A list of numbers with commas between them; anything else as it is."""
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else value
+
+
+def changed_eta(record: dict[str, Any]) -> float | None:
+    """The sampler's eta where it is not the default."""
+    option = SAMPLERS[record["sampler"]].options.get("eta")
+    eta: float | None = record.get("eta")
+    return None if option is None or eta == option.default else eta
+
+
+def quoted(value: str) -> str:
+    """`value`, in JSON quotes where it holds what separates settings."""
+    return json.dumps(value, ensure_ascii=False) if any(mark in value for mark in ',:\n"') else value
+
+
+def read_png(path: Path) -> dict[str, Any]:
+    """What a picture says of its making: the JSON object of this package, or {"parameters": text} of another tool's.
+
+    PNG's chunks, or EXIF of a JPEG or a WebP. Raises RequestError when the file is no picture or says nothing;
+    `latentrt.recipes.read_recipe` knows other tools' ways to say it.
+    """
+    texts = read_texts(path)
+    record = own_record(path, texts)
+    if record is not None:
+        return record
+    if PARAMETERS in texts:
+        return {PARAMETERS: texts[PARAMETERS]}
+    raise RequestError(f"{path}: holds no generation data; images saved with --no-metadata have none")
+
+
+def own_record(path: Path, texts: Mapping[str, str]) -> dict[str, Any] | None:
+    """The JSON object of this package among a picture's texts; None where there is none.
+
+    Raises RequestError for one that is damaged.
+    """
+    note = texts.get("MakerNote", "")
+    noted = note.removeprefix(f"{LATENTRT}\0") if note.startswith(f"{LATENTRT}\0") else "null"
+    try:
+        record = json.loads(texts.get(LATENTRT, noted))
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"{path}: its {LATENTRT!r} text is not valid JSON ({error})") from error
+    return record if isinstance(record, dict) else None

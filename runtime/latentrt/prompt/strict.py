@@ -1,0 +1,143 @@
+r"""Strictness: what A1111 would take as text, or refuse without a word, is an error that points at the character.
+
+Its language has no errors: a bracket left open quietly weighs the rest of the prompt, and an edit with a slip in it is
+encoded colons and all. A colon or a bar that cannot be meant as more than text is none: "(re:zero)" is right.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from latentrt.prompt.attention import WEIGHT
+from latentrt.prompt.composition import AND
+from latentrt.prompt.editing import WHEN
+from latentrt.prompt.errors import refuse
+from latentrt.prompt.number import number
+
+_MARK = re.compile(r"\\.|(?P<mark>[\\\[\]():|])")
+_DIGITS = re.compile(r"\s*[+-]?\.*\d[.\d]*\s*")
+_CLOSER = {"(": ")", "[": "]"}
+_OPENER = {")": "(", "]": "["}
+
+
+@dataclass
+class _Open:
+    """A bracket that is not closed yet: where it and the colons and bars of its level stand.
+
+    text: the first pair inside it that can only be text, which keeps it from being an edit.
+    """
+
+    start: int
+    marks: list[int] = field(default_factory=list)
+    text: int | None = None
+
+
+def check(text: str, *, compose: bool = True) -> None:
+    r"""Raises RequestError, pointing at a character, for what is malformed. `weighted` refuses nothing that passes.
+
+    Malformed are brackets that are left open, closed twice or crossed; a weight or a `when` that is no finite number;
+    an edit with a colon too many, or bars and colons together; and, with `compose`, an AND inside brackets. Also what
+    turns an edit into text from a distance: in its brackets a pair that is text, or anywhere a `|` outside of `[a|b]`.
+    """
+    start = 0
+    for word in AND.finditer(text) if compose else ():
+        opened = _check(text, start, word.start())
+        if opened:
+            what = f"AND inside {_named(text, opened[-1])}"
+            _refuse(text, word.start(), what, "that bracket closed before it", "close it, write `and` for the word")
+        start = word.end()
+    opened = _check(text, start, len(text))
+    if opened:
+        place = opened[-1].start
+        what = f"{text[place]!r} that is never closed"
+        _refuse(text, place, what, f"{_CLOSER[text[place]]!r} after it", f"close it, write {_plain(text[place])}")
+
+
+def _check(text: str, start: int, stop: int) -> list[_Open]:
+    """Checks one prompt of a composition; the brackets that are open at its end."""
+    opened: list[_Open] = []
+    edited = False
+    stray: int | None = None
+    for found in _MARK.finditer(text, start, stop):
+        mark, index = found["mark"], found.start()
+        if mark in ("(", "["):
+            opened.append(_Open(index))
+        elif mark in (")", "]"):
+            edited |= _closed(text, opened, index)
+        elif opened and (mark == ":" or (mark == "|" and text[opened[-1].start] == "[")):
+            opened[-1].marks.append(index)
+        elif mark in ("|", "\\") and stray is None:
+            stray = index
+    if edited and stray is not None:
+        what = f"{text[stray]!r}, which makes all editing in this prompt plain text"
+        expected = "it inside [a|b] only" if text[stray] == "|" else "a character to escape after it"
+        _refuse(text, stray, what, expected, rf"write \{text[stray]} for a plain one")
+    return opened
+
+
+def _closed(text: str, opened: list[_Open], stop: int) -> bool:
+    """Whether the bracket that ends at `stop` is an edit; takes it off `opened`."""
+    closer = text[stop]
+    if not opened:
+        what = f"{closer!r} that was never opened"
+        _refuse(text, stop, what, f"{_OPENER[closer]!r} before it", f"open it, write {_plain(closer)}")
+    bracket = opened.pop()
+    if _CLOSER[text[bracket.start]] != closer:
+        what = f"{closer!r} inside {_named(text, bracket)}"
+        expected = f"{_CLOSER[text[bracket.start]]!r} to close that first"
+        _refuse(text, stop, what, expected, f"close it, write {_plain(closer)}")
+    is_edit, is_text = (_square if closer == "]" else _round)(text, bracket, stop)
+    inner = bracket.start if is_text else bracket.text
+    if is_edit and bracket.text is not None:
+        what = f"brackets that can only be text, which makes the edit of character {bracket.start + 1} text too"
+        expected = "[from:to:when], [a|b], (text) or (text:weight)"
+        _refuse(text, bracket.text, what, expected, r"write \: for a plain colon")
+    if opened and opened[-1].text is None:
+        opened[-1].text = inner
+    return is_edit
+
+
+def _round(text: str, bracket: _Open, stop: int) -> tuple[bool, bool]:
+    """Whether the pair is an edit, which round brackets never are, and whether an edit around it would be text."""
+    colon = text.rfind(":", bracket.start, stop)  # an escaped one too: to emphasis, a backslash escapes no colon
+    weight = WEIGHT.fullmatch(text, colon, stop + 1) if colon >= 0 else None
+    if weight and number(weight["weight"]) is None:
+        what = f"the weight {weight['weight'][:40]!r}"
+        _refuse(text, weight.start("weight"), what, "a finite number such as 1.2", f"correct it, write {_plain(')')}")
+    return False, len(bracket.marks) > 1
+
+
+def _square(text: str, bracket: _Open, stop: int) -> tuple[bool, bool]:
+    """Whether the pair is an edit, and whether an edit around it would be text."""
+    marks = bracket.marks
+    bars = [index for index in marks if text[index] == "|"]
+    if not marks or len(bars) == len(marks):
+        return bool(bars), False
+    if bars:
+        odd = next(index for index in marks if text[index] != text[marks[0]])
+        what = f"{text[odd]!r} in brackets that also have {text[marks[0]]!r}"
+        _refuse(text, odd, what, "[from:to:when] or [a|b]", rf"write \{text[odd]} for a plain one")
+    if len(marks) > 2:
+        _refuse(text, marks[2], "a third ':' in square brackets", "[from:to:when]", r"write \: for a plain colon")
+    last = text[marks[-1] + 1 : stop]
+    when = WHEN.fullmatch(last)
+    if when and number(when["when"]) is not None:
+        return True, False
+    if len(marks) == 2 or when or _DIGITS.fullmatch(last):
+        place = marks[-1] + 1 + len(last) - len(last.lstrip())
+        what = f"{last.strip()[:40]!r} as the step of an edit" if last.strip() else "no step of an edit"
+        expected = "[from:to:when] with a finite number such as 10 or 0.5"
+        _refuse(text, place, what, expected, r"write \: for a plain colon")
+    return False, True
+
+
+def _named(text: str, bracket: _Open) -> str:
+    return f"the {text[bracket.start]!r} of character {bracket.start + 1}"
+
+
+def _plain(bracket: str) -> str:
+    return rf"\{bracket} for a plain bracket"
+
+
+def _refuse(text: str, index: int, found: str, expected: str, remedy: str) -> NoReturn:
+    refuse(text, index, f"got {found}, expected {expected}; {remedy}, or use --syntax lenient")

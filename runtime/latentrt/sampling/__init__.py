@@ -1,0 +1,1 @@
+"""Sampling: noise schedules, curves, samplers, guidance, random numbers. NumPy alone."""

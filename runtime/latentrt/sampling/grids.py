@@ -1,0 +1,193 @@
+"""The grids of noise levels that samplers walk down, each laid out as the sampler's reference implementation does.
+
+Images are comparable only where the levels are, so the references' peculiarities are kept and named here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+
+from latentrt.errors import RequestError
+from latentrt.sampling.curves import Sigmas, Span, drawn
+from latentrt.sampling.schedule import (
+    Floats,
+    NoiseSchedule,
+    Spacing,
+    flow_sigmas,
+    flow_times,
+    sigma_table,
+    spread,
+    timestep_at,
+)
+
+# How many steps LCM and TCD are distilled at, of which inference takes some: diffusers' original_inference_steps.
+DISTILLED_STEPS = 50
+
+
+def cut(times: Floats) -> Floats:
+    """Whole timesteps, cut off and not rounded; the highest is cut too, as float32 makes it 998.99997 in diffusers."""
+    return np.floor(times - 1e-4).clip(0)
+
+
+Rounding = Mapping[Sigmas, Callable[[Floats], Floats]]
+# diffusers' solvers keep timesteps as whole numbers; some curves are rounded first, others cut.
+DPM_ROUNDING: Rounding = {"karras": np.round, "exponential": cut, "beta": cut}
+KDPM_ROUNDING: Rounding = {"karras": np.round}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One run's noise levels: step i calls the model at `timesteps[i]` and goes from `sigmas[i]` to `lowers[i]`.
+
+    table: sigma at every training timestep, rising. start: the factor on unit-variance noise that gives the initial
+    latents. laid: how many steps were laid out, before any were cut off the front.
+    """
+
+    timesteps: Floats
+    sigmas: Floats
+    lowers: Floats
+    table: Floats
+    start: float = 1.0
+    laid: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "laid", self.laid or len(self.sigmas))
+
+    def after(self, skipped: int, end: int | None = None) -> Grid:
+        """The grid without its first steps, for a run that starts from a noised image, and without those from `end`."""
+        part = slice(skipped, end)
+        return replace(self, timesteps=self.timesteps[part], sigmas=self.sigmas[part], lowers=self.lowers[part])
+
+
+def spaced(schedule: NoiseSchedule, steps: int, spacing: Spacing, *, extra: int = 0) -> Floats:
+    """`steps` timesteps from high to low; Lin et al. (2023), table 2, as diffusers 0.42.1 computes them.
+
+    extra: how many more points the grid is laid out for, dropped from its low end (DPM-Solver lays out one more).
+    """
+    last, points = schedule.train_steps, steps + extra
+    if spacing == "linspace":
+        times = np.linspace(0, last - 1, points)[::-1][:steps]
+    elif spacing == "leading":
+        times = (np.arange(points, dtype=np.float64) * max(1, last // points))[::-1][:steps] + schedule.steps_offset
+    else:
+        times = np.round(last - np.arange(steps) * (last / steps)) - 1
+    return times.clip(0, last - 1)
+
+
+def ddim_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: Sigmas, *, clamped: bool = False) -> Grid:
+    """DDIM's grid: whole timesteps, each step going down by train_steps // steps whatever the spacing.
+
+    With "linspace", and where `steps` does not divide `train_steps`, a step therefore ends a little beside where the
+    next one starts. diffusers 0.42.1 does the same, and images are only comparable if we do.
+    """
+    if sigmas != "normal":
+        return dpm_grid(schedule, steps, spacing, sigmas)
+    table = sigma_table(schedule, clamped=clamped)
+    times = np.round(spaced(schedule, steps, spacing))
+    previous = times.astype(np.int64) - schedule.train_steps // steps
+    last = 0.0 if schedule.last_alpha == "one" else table[0]
+    return Grid(times, table[times.astype(np.int64)], np.where(previous >= 0, table[previous], last), table)
+
+
+def ddpm_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: Sigmas) -> Grid:
+    """DDPM's grid: whole timesteps, every step ending where the next one starts and the last at zero."""
+    if sigmas != "normal":
+        return dpm_grid(schedule, steps, spacing, sigmas)
+    table = sigma_table(schedule, clamped=False)
+    times = np.round(spaced(schedule, steps, spacing))
+    levels = table[times.astype(np.int64)]
+    return Grid(times, levels, np.append(levels[1:], 0.0), table)
+
+
+def sigma_grid(
+    schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: Sigmas, *, rounding: Rounding | None = None
+) -> Grid:
+    """The grid of Euler's method and its kin: timesteps need not be whole, sigmas are interpolated, the last is zero.
+
+    As diffusers 0.42.1's EulerDiscreteScheduler, which draws Karras, exponential and beta levels between the ends of
+    the spaced ones, and starts from noise times s, not 1, unless spacing is leading.
+    """
+    table = sigma_table(schedule, clamped=True)
+    times = spaced(schedule, steps, spacing)
+    levels = np.interp(times, np.arange(len(table)), table)
+    if sigmas != "normal":
+        levels = drawn(sigmas, Span(levels[0], levels[-1], table), steps)
+        times = (rounding or {}).get(sigmas, np.asarray)(timestep_at(levels, table))
+    start = 1.0 if spacing == "leading" else spread(levels[0])
+    return Grid(times, levels, np.append(levels[1:], 0.0), table, start)
+
+
+kdpm_grid = partial(sigma_grid, rounding=KDPM_ROUNDING)
+
+
+def dpm_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: Sigmas) -> Grid:
+    """DPM-Solver's grid: whole timesteps of a layout with one more point, the last step ending at zero.
+
+    As diffusers 0.42.1's DPMSolverMultistepScheduler, whose Karras, exponential and beta levels span the whole table.
+    """
+    table = sigma_table(schedule, clamped=True)
+    if sigmas == "normal":
+        times = np.round(spaced(schedule, steps, spacing, extra=1))
+        levels = table[times.astype(np.int64)]
+    else:
+        levels = drawn(sigmas, Span(table[-1], table[0], table), steps)
+        times = DPM_ROUNDING.get(sigmas, np.asarray)(timestep_at(levels, table))
+    return Grid(times, levels, np.append(levels[1:], 0.0), table)
+
+
+def deis_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: Sigmas) -> Grid:
+    """DPM-Solver's grid, but ending at the table's lowest level, never at zero.
+
+    As diffusers 0.42.1's DEISMultistepScheduler: under Karras, exponential and beta levels, which reach the lowest by
+    themselves, the last step has no height. (So has the only step there, which leaves the noise as it is; not here.)
+    """
+    return above_zero(dpm_grid(schedule, steps, spacing, sigmas))
+
+
+def lcm_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: Sigmas) -> Grid:
+    """The grid of consistency models: evenly chosen of the timesteps they are distilled at; spacing has no say.
+
+    As diffusers 0.42.1's LCMScheduler. Raises RequestError for more steps than those.
+    """
+    if sigmas != "normal":
+        return dpm_grid(schedule, steps, spacing, sigmas)
+    known = min(DISTILLED_STEPS, schedule.train_steps)
+    if steps > known:
+        raise RequestError(f"steps: got {steps}, expected at most {known}, the steps that LCM and TCD are distilled at")
+    table = sigma_table(schedule, clamped=False)
+    distilled = np.arange(known, 0, -1) * (schedule.train_steps // known) - 1
+    times = distilled[np.floor(np.linspace(0, known, steps, endpoint=False)).astype(np.int64)]
+    levels = table[times]
+    return Grid(times.astype(np.float64), levels, np.append(levels[1:], 0.0), table)
+
+
+def tcd_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: Sigmas) -> Grid:
+    """LCM's grid, but ending at the lowest level of the table, as diffusers 0.42.1's TCDScheduler."""
+    return above_zero(lcm_grid(schedule, steps, spacing, sigmas))
+
+
+def above_zero(grid: Grid) -> Grid:
+    """The grid with its last step ending at the table's lowest level instead of zero; not moving if it is there."""
+    lowest, last = grid.table[0], grid.sigmas[-1]
+    end = lowest if last > lowest * (1 + 1e-6) else last  # curves reach the lowest level but for rounding
+    return replace(grid, lowers=np.append(grid.lowers[:-1], end))
+
+
+def flow_grid(schedule: NoiseSchedule, steps: int, _spacing: Spacing, sigmas: Sigmas) -> Grid:
+    """The grid of flow models: even steps of time, shifted; curves and lists are of the noise's share t, up to 1.
+
+    As diffusers 0.42.1's FlowMatchEulerDiscreteScheduler with shift 1.
+    """
+    whole = np.arange(1, schedule.train_steps + 1) / schedule.train_steps
+    table = flow_times(schedule, whole)
+    shares = flow_times(schedule, np.linspace(1, whole[0], steps))
+    if sigmas != "normal":
+        shares = drawn(sigmas, Span(shares[0], shares[-1], table), steps)
+    if shares[0] > 1:
+        raise RequestError(f"sigmas: got {sigmas}, expected levels up to 1 for a flow model, for example normal")
+    levels = flow_sigmas(shares)
+    return Grid(shares * schedule.train_steps, levels, np.append(levels[1:], 0.0), flow_sigmas(table))

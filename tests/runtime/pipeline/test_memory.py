@@ -1,0 +1,408 @@
+"""Memory: plans are reckoned from the manifest, fit what was measured, and runs keep to them."""
+
+import itertools
+import pkgutil
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import latentrt
+from latentrt.bundle.manifest import FileRecord
+from latentrt.cli import main
+from latentrt.engines import failure
+from latentrt.errors import EngineError, OutOfMemoryError
+from latentrt.pipeline.memory import FOOTPRINTS, Budget, Demand, Plan, candidates, footprints_of, plan
+from tests.runtime.fake import SMALL, named, pipeline_of
+
+GB = 1_000_000_000
+# Bytes of Stable Diffusion 1.5's files in fp32.
+SD15 = {
+    "text_encoder": 492_000_000,
+    "cross_kv": 77_000_000,
+    "time_bias": 111_000_000,
+    "unet": 3_250_000_000,
+    "vae_decoder": 198_000_000,
+    "vae_encoder": 137_000_000,
+}
+
+
+def sd15(manifest, precision="fp32"):
+    """The built-in manifest with Stable Diffusion 1.5's sizes; the UNet in `precision`."""
+    sizes = {**SD15, "unet": 817_000_000} if precision == "int8" else SD15
+    components = {name: replace(one, precision="fp32") for name, one in manifest.components.items()}
+    components["unet"] = replace(components["unet"], precision=precision)
+    (spec,) = components["time_bias"].outputs
+    components["time_bias"] = replace(components["time_bias"], outputs=(replace(spec, shape=("n", 20160)),))
+    files = {**manifest.files, **{f"{name}.onnx": FileRecord(size, "") for name, size in sizes.items()}}
+    return replace(manifest, components=components, files=files)
+
+
+def feet(manifest, name):
+    return dict.fromkeys(manifest.components, FOOTPRINTS[name])
+
+
+MEASURED = {
+    ("optimised", "int8", 2): 1.76,
+    ("optimised", "int8", 1): 1.34,  # the UNet; the decoder took 1.02
+    ("optimised", "fp32", 2): 4.04,
+    ("onnxruntime", "int8", 2): 3.84,
+    ("onnxruntime", "fp32", 2): 5.32,
+    ("openvino", "int8", 2): 3.58,
+    ("openvino", "int8", 1): 2.51,
+    ("openvino", "fp32", 2): 6.85,
+}
+
+
+@pytest.mark.parametrize(("engine", "precision", "prompts"), MEASURED)
+def test_what_is_reckoned_is_a_little_over_what_was_measured(bundle, engine, precision, prompts):
+    manifest = sd15(bundle.manifest, precision)
+    (one,) = (
+        one
+        for one in candidates(manifest, Demand(1, prompts, 64, 64), feet(manifest, engine))
+        if not one.keep and not one.split
+    )
+    assert 0.99 < one.peak_bytes / GB / MEASURED[engine, precision, prompts] < 1.4
+
+
+def test_a_fast_picture_needs_no_room_for_the_vae_s_decoder(bundle):
+    manifest, feet_of = sd15(bundle.manifest, "int8"), feet(bundle.manifest, "onnxruntime")
+    usual, fast = (Demand(1, 1, 64, 64, decoder=name) for name in ("vae_decoder", "tiny_decoder"))
+    peaks = [next(candidates(manifest, demand, feet_of)).peak_bytes for demand in (usual, fast)]
+    assert peaks[0] - peaks[1] >= SD15["vae_decoder"]
+
+
+CASES = list(
+    itertools.product(FOOTPRINTS, ("fp32", "int8"), (1, 5), (1, 2), ((64, 64), (96, 64), (16, 24)), (False, True))
+)
+BUDGETS = [0.2, 0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 20, 60, 400]
+
+
+@pytest.mark.parametrize(("engine", "precision", "images", "prompts", "sides", "encodes"), CASES)
+def test_every_plan_fits_and_more_memory_never_costs_time(bundle, engine, precision, images, prompts, sides, encodes):
+    manifest, demand = sd15(bundle.manifest, precision), Demand(images, prompts, *sides, encodes)
+    footprints, order = feet(manifest, engine), [(True, False), (True, True), (False, False), (False, True)]
+    places = []
+    for budget in (round(gb * GB) for gb in BUDGETS):
+        try:
+            found = plan(manifest, demand, footprints, budget)
+        except OutOfMemoryError as error:
+            places.append(len(order))
+            check_advice(str(error), manifest, demand, footprints, budget)
+        else:
+            assert found.peak_bytes <= budget
+            places.append(order.index((found.keep, found.split)))
+    assert places == sorted(places, reverse=True) and places[0] == len(order) and places[-1] == 0
+
+
+def check_advice(message, manifest, demand, footprints, budget):
+    """What an error says that fits does fit, and what it says that is needed is."""
+    needed = float(re.search(r"expected at least ([\d.]+) GB", message)[1])
+    assert plan(manifest, demand, footprints, round((needed + 0.01) * GB)).peak_bytes <= (needed + 0.01) * GB
+    if "no size fits" in message:
+        return
+    images = int(re.search(r"--batch (\d+)", message)[1])
+    size = re.search(r"--size (\d+)x(\d+)", message)
+    width, height = (int(side) // 8 for side in size.groups()) if size else (demand.width, demand.height)
+    smaller = replace(demand, images=images, width=width, height=height)
+    assert smaller != demand and plan(manifest, smaller, footprints, budget).peak_bytes <= budget
+
+
+@pytest.fixture
+def unloads(monkeypatch):
+    noted = []
+    monkeypatch.setattr("tests.runtime.fake.FakeEngine.unload", lambda engine: noted.append(engine.name))
+    return noted
+
+
+@pytest.mark.parametrize(("keep", "split"), [(True, False), (True, True), (False, False), (False, True)])
+def test_runs_keep_to_their_plan_and_draw_the_same(bundle, calls, unloads, keep, split, monkeypatch):
+    monkeypatch.setattr("latentrt.pipeline.memory.plan", lambda *_: Plan(keep, split, 0))
+    asked = {"steps": 2, "batch": 2, "seed": 0, "guidance": 3.0, **SMALL}
+    expected = pipeline_of(bundle, []).generate("a tree", **asked)
+    pipeline = pipeline_of(bundle, calls)
+    pipeline.budget = Budget(0, {})
+    got = pipeline.generate("a tree", **asked)
+    assert got.images == expected.images
+    assert [len(feeds["sample"]) for feeds in named(calls, "unet")] == ([2] * 4 if split else [4] * 2)
+    assert unloads.count("unet") == (0 if keep else 4)
+
+
+def test_windows_need_less_of_the_unet(bundle):
+    manifest = sd15(bundle.manifest)
+    whole, windowed = (
+        next(candidates(manifest, Demand(1, 2, 128, 256, window=window), feet(manifest, "onnxruntime"))).peak_bytes
+        for window in (0, 64)
+    )
+    assert windowed < whole / 2
+
+
+def test_control_networks_count_where_they_are_used(bundle):
+    manifest, size = sd15(bundle.manifest), 1_450_000_000
+    extra = {f"{part}_canny": replace(manifest.components["unet"], file=f"{part}.onnx") for part in ("control", "hint")}
+    files = {"control.onnx": FileRecord(size, ""), "hint.onnx": FileRecord(4_000_000, "")}
+    manifest = replace(manifest, components={**manifest.components, **extra}, files={**manifest.files, **files})
+    plain, steered = (
+        [
+            one.peak_bytes
+            for one in candidates(manifest, Demand(1, 2, 64, 64, steering=names), feet(manifest, "openvino"))
+        ]
+        for names in (frozenset(), frozenset(extra))
+    )
+    # Beside the UNet at every step, whether or not the other components stay.
+    assert all(1.9 * size < more - less < 2.1 * size for less, more in zip(plain, steered, strict=True))
+
+
+def test_more_than_the_budget_is_refused_before_anything_runs(bundle, calls):
+    pipeline = pipeline_of(bundle, calls)
+    pipeline.budget = Budget(1000, feet(bundle.manifest, "onnxruntime"))
+    with pytest.raises(
+        OutOfMemoryError, match=r"memory budget: got 0\.00 GB, expected at least 0\.\d\d GB for an image"
+    ):
+        pipeline.steps(latentrt.Request("a tree"))
+    assert not calls
+
+
+def limited(pipeline, component, rows):
+    """The pipeline with one engine that has memory for so many rows only."""
+    engine = pipeline.engines[component]
+
+    def call(feeds):
+        if len(next(iter(feeds.values()))) > rows:
+            raise OutOfMemoryError(f"{component}: no memory")
+        return engine(feeds)
+
+    stand_in = type("Limited", (), {"__call__": lambda self, feeds: call(feeds), "unload": lambda self: None})()
+    return pipeline.with_engines({component: stand_in})
+
+
+def test_without_memory_for_all_prompts_there_is_one_a_call(bundle, calls, caplog):
+    asked = {"steps": 3, "seed": 0, "guidance": 3.0, **SMALL}
+    expected = pipeline_of(bundle, []).generate("a tree", **asked)
+    got = limited(pipeline_of(bundle, calls), "unet", 1).generate("a tree", **asked)
+    assert got.images == expected.images and len(named(calls, "unet")) == 6
+    assert caplog.text.count("too little memory for 2 prompts") == 1
+
+
+def test_without_memory_for_one_the_error_says_what_would_fit(bundle, calls):
+    with pytest.raises(OutOfMemoryError, match="unet: no memory; ask for fewer or smaller images"):
+        limited(pipeline_of(bundle, calls), "unet", 0).generate("a tree", steps=1, **SMALL)
+    pipeline = limited(pipeline_of(bundle, calls), "unet", 0)
+    pipeline.engine = "onnxruntime"
+    with pytest.raises(
+        OutOfMemoryError, match=r"unet: no memory; in half of the memory, --batch 1 --size \d+x\d+ fits"
+    ):
+        pipeline.generate("a tree", steps=1, width=1024, height=1024)
+
+
+def test_decoding_is_tried_again_with_all_else_unloaded(bundle, calls, unloads):
+    pipeline, failed = pipeline_of(bundle, calls), []
+    engine = pipeline.engines["vae_decoder"]
+    answer = engine.answer
+
+    def paint(latents):
+        if not failed:
+            failed.append(1)
+            raise OutOfMemoryError("no memory")
+        return answer(latents)
+
+    engine.answer = paint
+    assert pipeline.generate("a tree", steps=1, seed=0, **SMALL).images and "unet" in unloads
+
+
+# Where NumPy or Pillow may find no memory in a run, outside any engine.
+SHORT_OF_MEMORY = {
+    "noise": "latentrt.sampling.noise.source.Draws.initial",
+    "feeds": "latentrt.pipeline.denoiser.Denoiser.cross_kv",
+    "an image": "latentrt.request.init_image.Source.pixels",
+    "encoding": "latentrt.pipeline.run.drawn",
+    "guidance": "latentrt.pipeline.denoiser.guided",
+    "pixels": "latentrt.pipeline.run.to_images",
+    "a preview's size": "latentrt.pipeline.run.decoded",
+}
+
+
+@pytest.mark.parametrize("place", SHORT_OF_MEMORY)
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "lasting"])
+def test_where_numpy_finds_no_memory_there_is_one_more_try(bundle, unloads, monkeypatch, place, lasting):
+    asked = {"steps": 3, "seed": 0, "guidance": 3.0, "init": Image.new("RGB", (24, 16)), "strength": 0.9}
+    expected = pipeline_of(bundle, []).generate("a tree", **asked)
+    module, _, name = SHORT_OF_MEMORY[place].rpartition(".")
+    failing = 2 if place in ("feeds", "guidance") else 1  # also after a step was given
+    real, tries = pkgutil.resolve_name(SHORT_OF_MEMORY[place]), []
+
+    def short(*arguments, **options):
+        tries.append(1)
+        if lasting or len(tries) == failing:
+            raise MemoryError("Unable to allocate 12.0 GiB")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(pkgutil.resolve_name(module), name, short)
+    pipeline, steps = pipeline_of(bundle, []), []
+    run = pipeline.steps(latentrt.Request("a tree", **asked))
+    if not lasting:
+        steps = [step.index for step in run]
+        assert steps == list(range(run.total)) and run.result.images == expected.images
+        return
+    with pytest.raises(OutOfMemoryError, match="Unable to allocate 12.0 GiB; ask for fewer or smaller images$"):
+        steps.extend(step.index for step in run)
+    assert unloads and steps == sorted(set(steps))
+
+
+def test_a_second_pass_without_memory_is_tried_once_more_and_advised_once(bundle, monkeypatch):
+    def short(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("latentrt.pipeline.denoiser.guided", short)
+    with pytest.raises(OutOfMemoryError, match="^out of memory; ask for fewer or smaller images$"):
+        pipeline_of(bundle, []).generate("a tree", steps=2, guidance=3.0, hires=2.0, **SMALL)
+
+
+def test_an_image_that_does_not_fit_into_memory(fake, monkeypatch):
+    def short(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("latentrt.pipeline.pipeline.settle", short)
+    with pytest.raises(OutOfMemoryError, match="^out of memory; ask for"):
+        fake.steps(latentrt.Request("a tree"))
+
+
+def test_the_command_line_says_so_of_what_is_no_run(monkeypatch, capsys):
+    def short(*_):
+        raise MemoryError("Unable to allocate 12.0 GiB")
+
+    monkeypatch.setattr("latentrt.pipeline.metadata.picture_text", short)
+    monkeypatch.setattr("sys.argv", ["latentrt", "generate", "x", "--steps", "1", "--size", "8x8"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 4 and "error: out of memory (Unable to allocate 12.0 GiB)" in capsys.readouterr().err
+
+
+def budgeted(pipeline, keep):
+    """The pipeline with a budget whose plans are all the same."""
+    pipeline.budget = type("Same", (), {"plan": lambda *_: Plan(keep, False, 0)})()
+    return pipeline
+
+
+@pytest.mark.parametrize(("keep", "freed"), [(True, 0), (False, 2)])
+def test_runs_under_a_budget_free_what_the_one_before_left(bundle, unloads, keep, freed):
+    """Two runs of one pipeline, a step each in turn: parts that do not stay are not there for both."""
+    pipeline = budgeted(pipeline_of(bundle, []), keep)
+    asked = latentrt.Request("a tree", steps=2, seed=0, **SMALL)
+    alone = [step.latents for step in pipeline.steps(asked)]
+    one, two = pipeline.steps(asked), pipeline.steps(asked)
+    next(one), next(two)
+    unloads.clear()
+    steps = [next(one), next(two)]
+    assert unloads.count("unet") == freed
+    assert all(np.array_equal(step.latents, alone[1]) for step in steps)
+
+
+def test_a_run_of_another_pipeline_frees_that_of_the_one_before(bundle, unloads):
+    one, two = (budgeted(pipeline_of(bundle, []), True) for _ in range(2))
+    for pipeline in (one, two, one):
+        unloads.clear()
+        pipeline.generate("a tree", steps=1, **SMALL)
+    assert unloads.count("unet") == 1
+
+
+def test_runs_under_a_budget_do_not_run_at_once(bundle):
+    pipeline, inside, most = budgeted(pipeline_of(bundle, []), True), [], []
+    engine = pipeline.engines["unet"]
+    answer = engine.answer
+
+    def slow(**feeds):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.005)
+        inside.pop()
+        return answer(**feeds)
+
+    engine.answer = slow
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda seed: pipeline.generate("a tree", steps=3, seed=seed, **SMALL), range(4)))
+    assert max(most) == 1 and len(most) == 12
+
+
+def test_engines_of_gpus_have_no_budget():
+    with pytest.raises(EngineError, match="memory budget: got the engine cuda, expected onnxruntime or openvino"):
+        footprints_of("cuda", {})
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MemoryError(), OutOfMemoryError),
+        (RuntimeError("std::bad_alloc"), OutOfMemoryError),
+        (RuntimeError("Failed to allocate memory for requested buffer of size 9"), OutOfMemoryError),
+        (
+            RuntimeError("Check 'ptr' failed at cpu_memory.cpp:257: Failed to allocate 189038592 bytes of memory"),
+            OutOfMemoryError,
+        ),
+        (RuntimeError("Convolution node with name 'conv1' can't alloc"), OutOfMemoryError),
+        (RuntimeError("no such node"), EngineError),
+    ],
+)
+def test_engines_say_when_memory_is_what_they_lack(error, kind):
+    assert type(failure("unet: it failed", error)) is kind
+
+
+def run(code, *arguments):
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+PEAK = """
+import re, latentrt
+pipe = latentrt.load("emoji", engine="onnxruntime", verify=False, memory_budget={budget})
+pipe.generate("a red apple", steps=1, seed=0, width=512, height=512)
+print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
+"""
+
+
+def test_a_process_stays_within_its_budget():
+    free, held = (int(run(PEAK.format(budget=budget))) * 1024 for budget in (None, 900_000_000))
+    assert held <= 900_000_000 and held < free
+
+
+NUMPY_LIMITED = """
+import re, resource, sys, numpy as np, latentrt
+pipe = latentrt.load("emoji", engine=sys.argv[1], verify=False)
+pipe.generate("x", steps=1, seed=0, width=8, height=8)
+size = int(re.search(r"VmSize:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (size + 100_000_000,) * 2)
+try:
+    pipe.generate("x", steps=1, seed=0, width=16384, height=16384)
+except latentrt.OutOfMemoryError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+def test_a_real_lack_of_memory_in_a_run(engine, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert re.search(r"; in half of the memory, --batch 1 --size \d+x\d+ fits$", run(NUMPY_LIMITED, engine))
+
+
+LIMITED = """
+import re, resource, numpy as np, latentrt
+engine = latentrt.load("emoji", engine="onnxruntime", verify=False).engines["vae_decoder"]
+engine({"latents": np.zeros((1, 4, 8, 8), np.float32)})
+size = int(re.search(r"VmSize:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (size + 100_000_000,) * 2)
+try:
+    engine({"latents": np.zeros((1, 4, 128, 128), np.float32)})
+except latentrt.OutOfMemoryError as error:
+    print(error)
+"""
+
+
+def test_a_real_lack_of_memory_is_an_error_of_its_own():
+    assert run(LIMITED).startswith("vae_decoder: ONNX Runtime failed with {'batch': 1, 'height': 128, 'width': 128}")
