@@ -32,9 +32,10 @@ lock:  ## Resolve the newest versions that the ranges allow, for every Python, i
 	build/lock/bin/uv -q pip compile constraints.in --universal --python-version 3.10 --upgrade --no-header \
 		--no-annotate --no-emit-package latentrt --excludes build/lock/excludes.txt -o constraints.txt
 
-check: $(VENV)/.dev  ## Check style and formatting.
+check: $(VENV)/.dev  ## Check style, formatting, and who imports whom.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 
 types: $(VENV)/.dev  ## Type-check the three packages, in the checkout.
 	$(BIN)/python -m mypy -p latentrt -p latentrt_export -p latentrt_calib

@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import latentrt
+from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import MANIFEST, open_bundle
-from latentrt.pipeline.pipeline import folder_of
 
 CUTS = 0.25
 

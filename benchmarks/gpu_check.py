@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 
 import latentrt
+from latentrt.bundle.catalog import folder_of
 from latentrt.engines import Engine
 from latentrt.engines.nvidia.cuda import call, current_device, free_memory
-from latentrt.pipeline.pipeline import Pipeline, folder_of
+from latentrt.pipeline.pipeline import Pipeline
 from latentrt_calib.evaluate.metrics import psnr_db
 from latentrt_export.build.tensorrt import Options, build
 from latentrt_export.fidelity import loss

@@ -19,10 +19,10 @@ import numpy as np
 from onnxruntime import GraphOptimizationLevel, InferenceSession
 
 from benchmarks.machine import machine, one_line
+from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import Bundle, open_bundle
 from latentrt.engines import open_engines
 from latentrt.engines.onnx.session import new_options
-from latentrt.pipeline.pipeline import folder_of
 from latentrt.tensors import Array, shape_of
 
 # An operator's kind and the seconds that it took.

@@ -22,13 +22,14 @@ from unittest import mock
 import numpy as np
 
 from benchmarks.machine import machine, one_line, spread_of
+from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import open_bundle
 from latentrt.bundle.manifest import Component, Manifest
 from latentrt.pipeline import pipeline as pipelines
-from latentrt.pipeline.pipeline import MODELS, Pipeline, load_tokenizer
-from latentrt.request.request import NoiseName, Request
+from latentrt.pipeline.pipeline import Pipeline, load_tokenizer
+from latentrt.request.request import Request
 from latentrt.request.settings import Settings, settle
-from latentrt.sampling.noise.source import Draws
+from latentrt.sampling.noise.source import NoiseName, NoiseSource
 from latentrt.sampling.samplers import SAMPLERS
 from latentrt.sampling.schedule import NoiseSchedule
 from latentrt.sampling.step import Noise
@@ -91,20 +92,20 @@ class StubEngine:
         """Nothing to close."""
 
 
-class ReadyDraws(Draws):
+class ReadyNoise(NoiseSource):
     """Noise that stands ready: the same for every draw."""
 
     def __init__(self, settings: Settings, shape: tuple[int, int, int]) -> None:
-        super().__init__(settings, shape)
-        self.ready = Draws.white(self, 0.0, 0.0)
+        super().__init__(settings.noise_spec, shape)
+        self.ready = NoiseSource.normal(self, 0.0, 0.0)
 
-    def white(self, _sigma: float, _lower: float) -> Array:
+    def normal(self, _sigma: float, _sigma_next: float) -> Array:
         """The normals that stand ready."""
         return self.ready
 
-    def path(self, _grid: object) -> Noise:
+    def brownian(self, _grid: object) -> Noise:
         """The same normals along any path."""
-        return self.white
+        return self.normal
 
 
 def manifest_of(manifest: Manifest, dtype: str) -> Manifest:
@@ -160,7 +161,7 @@ def step_times(pipeline: Pipeline, request: Request) -> list[float]:
     """Milliseconds of each step of one run, the first with all that comes before it, without the engines' own."""
     engines = [engine for engine in pipeline.engines.values() if isinstance(engine, StubEngine)]
     times = []
-    with mock.patch.object(pipelines, "Draws", ReadyDraws):
+    with mock.patch.object(pipelines, "NoiseSource", ReadyNoise):
         before, start = sum(engine.seconds for engine in engines), time.perf_counter()
         run = pipeline.steps(request)
         while len(times) < run.settings.steps:
@@ -186,7 +187,7 @@ def measured_noise(manifest: Manifest, case: NoiseCase, runs: int) -> dict[str, 
     grid = SAMPLERS["dpmpp_2m_sde"].grid(SCHEDULE, settings.steps, settings.spacing, settings.sigmas)
     side, times = SIDE_PX // manifest.latents.pixels, []
     for _ in range(runs):
-        draws = Draws(settings, (manifest.latents.channels, side, side))
+        draws = NoiseSource(settings.noise_spec, (manifest.latents.channels, side, side))
         noise = draws.white if case.kind == "white" else draws.path(grid)
         for sigma, lower in zip(grid.sigmas[:-1].tolist(), grid.lowers[:-1].tolist(), strict=True):
             start = time.perf_counter()

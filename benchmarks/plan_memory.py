@@ -18,8 +18,8 @@ from typing import Any
 
 import onnx_ir as ir
 
+from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import open_bundle
-from latentrt.pipeline.pipeline import folder_of
 from latentrt.tensors import TensorSpec, shape_of
 from latentrt_export.graph.costs import cost_of
 from latentrt_export.lower.half import half

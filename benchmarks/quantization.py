@@ -33,8 +33,9 @@ from benchmarks.unhoisted import write_unhoisted
 from latentrt.bundle.folder import sha256_of
 from latentrt.bundle.manifest import Component
 from latentrt.bundle.quantization import PictureLoss
+from latentrt.device.cores import usable_cores
 from latentrt.engines import Engine
-from latentrt.engines.onnx.session import OnnxRuntimeEngine, usable_cores
+from latentrt.engines.onnx.session import OnnxRuntimeEngine
 from latentrt.pipeline.pipeline import Pipeline, load
 from latentrt.prompt.file import read_prompts
 from latentrt.storage.atomic import new_file, new_folder

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from benchmarks import gpu_check
+from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import open_bundle
 from latentrt.engines import open_engines
 from latentrt.engines.nvidia import engine
 from latentrt.errors import EngineError
-from latentrt.pipeline.pipeline import MODELS
 from tests.runtime.engines import standin
 from tests.runtime.engines.standin_plans import VERSION, build
 

@@ -27,7 +27,7 @@ from latentrt_calib.evaluate.candidate import Bench, Graph
 from latentrt_calib.evaluate.compare import compare, mean_psnr_db, side_of
 from latentrt_calib.evaluate.generate import requests_of
 from latentrt_calib.evaluate.noise import noise_of
-from latentrt_calib.evaluate.sensitivity import damage_of, fewest_float, groups_of, in_order
+from latentrt_calib.evaluate.sensitivity import Damage, damage_of, fewest_float, groups_of, in_order
 from latentrt_calib.observing.observations import Observations
 from latentrt_calib.observing.observe import Observing, observe
 from latentrt_calib.publish import Gated, Written, publish
@@ -38,7 +38,7 @@ from latentrt_calib.recording.prompts import for_images
 from latentrt_calib.recording.record import DECODER, UNET, Progress, Recording, record
 from latentrt_calib.recording.workspace import claim
 from latentrt_calib.report.layer_reports import BY_RULE, WEIGHTS_ONLY, bucket_ends, over_budget, ranges_of
-from latentrt_calib.report.report import Damage, LayerReport, Report
+from latentrt_calib.report.report import LayerReport, Report
 from latentrt_export.graph.save import save_graph
 
 SETTINGS = "calibration.json"

@@ -14,8 +14,9 @@ from latentrt.pipeline.pipeline import load
 from latentrt_calib.evaluate.candidate import Bench, Graph
 from latentrt_calib.evaluate.compare import Comparison, Side, compare, side_of
 from latentrt_calib.evaluate.generate import draw
+from latentrt_calib.evaluate.sensitivity import Damage
 from latentrt_calib.report.page import save_page
-from latentrt_calib.report.report import Damage, GateReport, LayerReport, Report, figures
+from latentrt_calib.report.report import GateReport, LayerReport, Report, figures
 from latentrt_export.graph.costs import total_macs
 
 # Beside the bundle's own files, and none of them: they state the manifest's hash.

@@ -32,7 +32,6 @@ from latentrt_export.checkpoint.controls import with_controls
 from latentrt_export.checkpoint.embeddings import bundled_in, with_embeddings, words_of
 from latentrt_export.checkpoint.families import shown_by_channels
 from latentrt_export.checkpoint.image_prompts import with_image_prompts
-from latentrt_export.checkpoint.layouts import Config
 from latentrt_export.checkpoint.load import Checkpoint, load_checkpoint
 from latentrt_export.checkpoint.lora import loras_provenance, with_loras
 from latentrt_export.checkpoint.markers import asked
@@ -45,7 +44,7 @@ from latentrt_export.gate import gated
 from latentrt_export.graph.precision import PRECISIONS, FloatPrecision
 from latentrt_export.graph.save import save_graph
 from latentrt_export.graph.trace import trace
-from latentrt_export.networks.component import Part, pixels_of
+from latentrt_export.networks.component import Config, Part, pixels_of
 from latentrt_export.options import ExportOptions as ExportOptions
 from latentrt_export.options import without_pickles
 from latentrt_export.preview import fit_to_rgb

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
         ShapeError,
     )
     from latentrt.pipeline.pipeline import Pipeline, load
+    from latentrt.pipeline.refine import handed_over
     from latentrt.pipeline.result import Result, Step
     from latentrt.pipeline.run import Run
-    from latentrt.request.controls import Control
-    from latentrt.request.denoising_range import handed_over
+    from latentrt.request.control import Control
     from latentrt.request.interpolation import between
     from latentrt.request.request import Request
 
@@ -50,8 +50,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "latentrt.request.controls": ("Control",),
-    "latentrt.request.denoising_range": ("handed_over",),
+    "latentrt.request.control": ("Control",),
+    "latentrt.pipeline.refine": ("handed_over",),
     "latentrt.request.interpolation": ("between",),
     "latentrt.pipeline.pipeline": ("Pipeline", "load"),
     "latentrt.request.request": ("Request",),

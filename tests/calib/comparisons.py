@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import open_bundle
-from latentrt.pipeline.pipeline import MODELS
 from latentrt.request.request import Request
 from latentrt.request.settings import settle
 from latentrt_calib.evaluate.compare import Part, Side, compare

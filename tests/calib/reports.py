@@ -1,6 +1,7 @@
 """A report made of numbers alone."""
 
-from latentrt_calib.report.report import Ablation, Damage, LayerReport, Report
+from latentrt_calib.evaluate.sensitivity import Damage
+from latentrt_calib.report.report import Ablation, LayerReport, Report
 from tests.calib.comparisons import comparison
 
 RANGES = ((-1.0, 2.0), (-3.0, 1.0), (-0.5, 0.5))

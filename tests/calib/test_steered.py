@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 import latentrt
+from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import open_bundle
-from latentrt.pipeline.pipeline import folder_of
-from latentrt.request.controls import Control
+from latentrt.request.control import Control
 from latentrt_calib.calibrate import calibrate
 from latentrt_export.components.parts import unet_parts
 from latentrt_export.components.steering import Steering

@@ -21,7 +21,7 @@ from diffusers import (
 
 import latentrt
 from latentrt.pipeline.pipeline import Pipeline
-from latentrt.request.controls import Control
+from latentrt.request.control import Control
 from latentrt.request.request import Request
 from latentrt_export.checkpoint.named import Named
 from latentrt_export.checkpoint.scheduler import sampler_of, schedule_of

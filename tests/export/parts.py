@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
+from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import open_bundle, record_files, save_manifest
 from latentrt.bundle.manifest import Component, Fidelity, named_files
-from latentrt.pipeline.pipeline import folder_of
 from latentrt.tensors import TensorSpec
 
 

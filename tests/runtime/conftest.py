@@ -1,9 +1,9 @@
 import pytest
 
 import latentrt
+from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import open_bundle
 from latentrt.engines import open_engines
-from latentrt.pipeline.pipeline import MODELS
 from tests.runtime.engines import standin
 from tests.runtime.engines.standin_plans import VERSION
 from tests.runtime.fake import moved_clock, pipeline_of

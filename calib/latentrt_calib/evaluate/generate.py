@@ -16,6 +16,7 @@ from latentrt.request.settings import Settings, settle
 from latentrt.tensors import Array
 from latentrt_calib.evaluate.metrics import WINDOW
 from latentrt_calib.recording.prompts import for_images
+from latentrt_calib.recording.record import check_requests
 
 Advance = Callable[[], None]
 
@@ -53,15 +54,6 @@ def requests_of(
     made: dict[str, Any] = {**{name: getattr(chosen, name) for name in CHOSEN}, **chosen.options}
     pairs = zip(for_images(prompts, images), chosen.seeds, strict=True)
     return tuple(replace(asked, prompt=prompt, seed=seed, **made) for prompt, seed in pairs)
-
-
-def check_requests(pipeline: Pipeline, requests: Sequence[Request]) -> None:
-    """Raises RequestError for the first request that cannot be generated, before any is, and says which it is."""
-    for place, request in enumerate(requests, 1):
-        try:
-            pipeline.steps(request)
-        except RequestError as error:
-            raise RequestError(f"prompt {place}, {request.prompt!r}: {error}") from error
 
 
 def draw(pipeline: Pipeline, requests: Sequence[Request], advance: Advance = lambda: None) -> Iterator[Drawing]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from latentrt.errors import FidelityError
@@ -18,7 +18,8 @@ from latentrt.storage.atomic import new_file
 from latentrt.storage.json_codec import parse
 from latentrt_calib.quantize.layers import Layer
 from latentrt_calib.recording.record import Progress
-from latentrt_calib.report.report import Damage
+
+pass
 
 MOST_GROUPS = 96  # above, layers are measured together with their neighbours
 
@@ -110,3 +111,11 @@ def write_lines(path: Path, damage: Sequence[Damage]) -> None:
     """Writes the entries, whole or not at all."""
     with new_file(path) as temporary:
         temporary.write_text("".join(json.dumps(asdict(one)) + "\n" for one in damage))
+
+
+@dataclass(frozen=True)
+class Damage:
+    """What the final pictures keep, PSNR in dB, when only these layers are quantized; None when nothing differed."""
+
+    layers: tuple[str, ...]
+    psnr_db: float | None

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnxruntime import InferenceSession
 
 from latentrt.bundle.folder import sha256_of
-from latentrt.engines.onnx.session import one_line
+from latentrt.engines.artifacts import one_line
 from latentrt.errors import EngineError
 from latentrt.tensors import Array
 from latentrt_export.graph.session import frugal_session

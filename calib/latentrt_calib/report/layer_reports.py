@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from latentrt_calib.evaluate.sensitivity import Damage
 from latentrt_calib.observing.observations import Observations
 from latentrt_calib.quantize.layers import Layer
 from latentrt_calib.quantize.planning import Planned
-from latentrt_calib.report.report import Damage
 
 BY_RULE, OVER_BUDGET, WEIGHTS_ONLY = "first or last convolution", "over the budget", "weights only"
 

@@ -10,6 +10,7 @@ from typing import Any
 from latentrt.bundle.manifest import Precision
 from latentrt.bundle.quantization import LayerLoss, Quantization
 from latentrt_calib.evaluate.compare import Comparison, document
+from latentrt_calib.evaluate.sensitivity import Damage
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,6 @@ class LayerReport:
     clip: tuple[float, float] | None = None
     ranges: tuple[tuple[float, float] | None, ...] = ()
     alpha: float | None = None
-
-
-@dataclass(frozen=True)
-class Damage:
-    """What the final pictures keep, PSNR in dB, when only these layers are quantized; None when nothing differed."""
-
-    layers: tuple[str, ...]
-    psnr_db: float | None
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from latentrt_export.lower.tensorrt import GATES, Progress, probe_feeds, run
 from latentrt_export.lower.fused import as_fused
 from latentrt_export.lower.stripes import in_stripes
 from latentrt.bundle.manifest import Component, Fidelity
-from latentrt.pipeline.pipeline import folder_of
+from latentrt.bundle.catalog import folder_of
 from latentrt.tensors import Array
 
 # The components whose largest values are made a stripe at a time.

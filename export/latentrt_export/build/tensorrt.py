@@ -17,16 +17,17 @@ from pathlib import Path
 
 from latentrt.bundle.folder import Bundle, open_bundle
 from latentrt.validate import side
-from latentrt.bench.diagnosis import memory
+from latentrt.device.meminfo import memory
 from latentrt.engines.nvidia import lowered
 from latentrt.engines.nvidia.cuda import current_device, free_memory
 from latentrt.engines.nvidia.lowered import Attention, Source
-from latentrt.engines.nvidia.plans import STRIPPED, PlanKey, PlanStore, graph_digest, plan_store, remove
+from latentrt.engines.nvidia.plans import STRIPPED, PlanKey, PlanStore, plan_store, remove
+from latentrt.engines.artifacts import graph_digest
 from latentrt.errors import EngineError
 from latentrt_export.build.builders import Builder, check_attention, check_refit, gpus_of, open_builder
 from latentrt_export.build.plan import Progress, Settings, Task, write_plan
 from latentrt_export.build.profiles import Profile, profile_for, profiles_of
-from latentrt.pipeline.pipeline import folder_of
+from latentrt.bundle.catalog import folder_of
 
 MEMINFO = Path("/proc/meminfo")
 

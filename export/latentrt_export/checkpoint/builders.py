@@ -15,7 +15,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from latentrt_export.checkpoint.layouts import Config
+from latentrt_export.networks.component import Config
 
 
 def from_config(kind: Any) -> Callable[[Config], Any]:

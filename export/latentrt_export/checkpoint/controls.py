@@ -14,12 +14,12 @@ from diffusers.loaders.single_file_utils import convert_controlnet_checkpoint
 from latentrt.errors import CheckpointError, first_few
 from latentrt_export.checkpoint.builders import BUILDERS
 from latentrt_export.checkpoint.folder import folder_source
-from latentrt_export.checkpoint.layouts import Config
 from latentrt_export.checkpoint.load import Checkpoint, Component, matched
 from latentrt_export.checkpoint.match import Source
 from latentrt_export.checkpoint.named import Named
 from latentrt_export.checkpoint.paths import check_there
 from latentrt_export.checkpoint.stored import header, under
+from latentrt_export.networks.component import Config
 from latentrt_export.networks.hoist import cross_attentions
 from latentrt_export.networks.residuals import layout_of
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from latentrt.errors import CheckpointError, first_few
 from latentrt_export.checkpoint.families import Family
-from latentrt_export.checkpoint.layouts import Config
 from latentrt_export.checkpoint.paths import check_there
 from latentrt_export.checkpoint.stored import FLOATS, Stored, header
+from latentrt_export.networks.component import Config
 
 BUNDLED = "bundle_emb."
 # The whole of a key, or what follows a word in it, that names a place and no word.

@@ -12,9 +12,10 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
 from latentrt.bundle.manifest import Shown, SizeId
 from latentrt.errors import CheckpointError, first_few
-from latentrt_export.checkpoint.layouts import Config, Shape, Tensors, open_clip_keys, text_keys, vae_keys
+from latentrt_export.checkpoint.layouts import Shape, Tensors, open_clip_keys, text_keys, vae_keys
 from latentrt_export.checkpoint.paths import CONFIGS as CONFIGS
 from latentrt_export.checkpoint.pipelines import STABLE_PIPELINES, XL_PIPELINES
+from latentrt_export.networks.component import Config
 
 Configs = Mapping[str, Config]
 

@@ -14,11 +14,12 @@ from latentrt.bundle.manifest import IMAGE_ENCODER
 from latentrt.errors import CheckpointError, first_few
 from latentrt_export.checkpoint.builders import BUILDERS
 from latentrt_export.checkpoint.folder import folder_source
-from latentrt_export.checkpoint.layouts import Config, Shape
+from latentrt_export.checkpoint.layouts import Shape
 from latentrt_export.checkpoint.load import Checkpoint, matched
 from latentrt_export.checkpoint.named import Named
 from latentrt_export.checkpoint.paths import check_there
 from latentrt_export.checkpoint.stored import FLOATS, Stored, header, read, under
+from latentrt_export.networks.component import Config
 from latentrt_export.networks.hoist import cross_attentions
 from latentrt_export.networks.image_encoder import ImageKV, Projection, widths_of
 

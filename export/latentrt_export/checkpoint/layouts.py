@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
 from torch import Tensor
 
-Config = Mapping[str, Any]
+from latentrt_export.networks.component import Config
+
 Tensors = dict[str, Tensor]
 Shape = tuple[int, ...]
 

@@ -20,7 +20,6 @@ from latentrt_export.checkpoint import families
 from latentrt_export.checkpoint.builders import BUILDERS
 from latentrt_export.checkpoint.families import Family
 from latentrt_export.checkpoint.folder import name_of, open_folder
-from latentrt_export.checkpoint.layouts import Config
 from latentrt_export.checkpoint.markers import Declared
 from latentrt_export.checkpoint.match import Source, left_out, located
 from latentrt_export.checkpoint.opened import Opened
@@ -28,6 +27,7 @@ from latentrt_export.checkpoint.paths import check_there
 from latentrt_export.checkpoint.single_file import open_file
 from latentrt_export.checkpoint.stored import Stored, read
 from latentrt_export.checkpoint.vae_file import vae_source
+from latentrt_export.networks.component import Config
 
 
 @dataclass(frozen=True)

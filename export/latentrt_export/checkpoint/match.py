@@ -14,8 +14,9 @@ import torch
 
 from latentrt.errors import CheckpointError, first_few
 from latentrt_export.checkpoint.builders import BUILDERS
-from latentrt_export.checkpoint.layouts import Config, Shape, Tensors
+from latentrt_export.checkpoint.layouts import Shape, Tensors
 from latentrt_export.checkpoint.stored import FLOATS, Stored, rows_of
+from latentrt_export.networks.component import Config
 
 # What training and older versions left behind, and no module has.
 IGNORED = re.compile(r"(^|\.)(position_ids$|loss\.|model_ema\.)")

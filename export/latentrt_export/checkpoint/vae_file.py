@@ -6,10 +6,11 @@ from pathlib import Path
 
 from latentrt.errors import CheckpointError
 from latentrt_export.checkpoint.folder import config_in, folder_source
-from latentrt_export.checkpoint.layouts import Config, vae_keys
+from latentrt_export.checkpoint.layouts import vae_keys
 from latentrt_export.checkpoint.match import Source
 from latentrt_export.checkpoint.paths import check_there
 from latentrt_export.checkpoint.stored import header, under
+from latentrt_export.networks.component import Config
 
 # What stands before the keys of a VAE in files that hold more, or once did.
 PREFIXES = ("first_stage_model.", "vae.", "model.first_stage_model.")

@@ -42,8 +42,9 @@ def estimate(
     with extra_of("estimate"):
         from latentrt_export.estimate.devices import DEVICES
         from latentrt_export.estimate.estimate import calls_of
+    from latentrt.bundle.catalog import folder_of
     from latentrt.bundle.folder import open_bundle
-    from latentrt.pipeline.pipeline import check_complete, folder_of
+    from latentrt.pipeline.pipeline import check_complete
     from latentrt.request.request import Request
     from latentrt.request.settings import settle
 

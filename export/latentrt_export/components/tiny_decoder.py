@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from latentrt.errors import CheckpointError
 from latentrt.tensors import TensorSpec
 from latentrt_export.checkpoint.folder import folder_source
-from latentrt_export.checkpoint.layouts import Config, Tensors
+from latentrt_export.checkpoint.layouts import Tensors
 from latentrt_export.checkpoint.load import Component, matched
 from latentrt_export.checkpoint.match import Source
 from latentrt_export.checkpoint.paths import check_there
 from latentrt_export.checkpoint.stored import header
-from latentrt_export.networks.component import PROBES, Part, Probe, generator
+from latentrt_export.networks.component import PROBES, Config, Part, Probe, generator
 
 NAME = "tiny_decoder"
 # The layers of a single file are those of diffusers after one more, which clamps and has no weights.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
 
-from latentrt.engines.onnx.session import usable_cores
+from latentrt.device.cores import usable_cores
 
 
 def frugal_session(graph: Path | bytes, *, weights: Path | None = None, arena: bool = True) -> InferenceSession:

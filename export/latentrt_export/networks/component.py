@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor, nn
 
 from latentrt.tensors import TensorSpec
-from latentrt_export.checkpoint.layouts import Config
+
+pass
 
 # The names that diffusers' networks have for what they add to the time embedding.
 ADDED_NAMES = {"pooled": "text_embeds", "size_ids": "time_ids"}
@@ -74,3 +76,6 @@ def generator() -> torch.Generator:
 def pixels_of(vae: Config) -> int:
     """Pixels a side that one latent covers: every level but the last halves the picture."""
     return int(2 ** (len(vae["block_out_channels"]) - 1))
+
+
+Config = Mapping[str, Any]

@@ -14,11 +14,12 @@ from latentrt.bench.machine import machine
 from latentrt.bench.measure import Instruments, Plan, measure
 from latentrt.bench.meters import find_meters
 from latentrt.bench.report import FORMAT, Report, subject_of
+from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import open_bundle
 from latentrt.device.nvml import open_nvml
 from latentrt.engines import choose, engine_kind
 from latentrt.errors import RequestError
-from latentrt.pipeline.pipeline import folder_of, load
+from latentrt.pipeline.pipeline import load
 from latentrt.request.request import Request
 
 MOST = 100_000

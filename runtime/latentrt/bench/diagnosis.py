@@ -8,19 +8,19 @@ from importlib.metadata import PackageNotFoundError, packages_distributions, ver
 from pathlib import Path
 from typing import Any
 
+from latentrt.bundle.catalog import built_in
+from latentrt.device.cores import usable_cores
 from latentrt.device.jetson import Jetson, fits, read_jetson
 from latentrt.device.jetson import advice as jetson_advice
+from latentrt.device.meminfo import MEMINFO, memory
 from latentrt.device.nvidia import Nvidia, read_nvidia
 from latentrt.engines import ENGINES, EngineKind
 from latentrt.engines.autoselect import remembered
-from latentrt.engines.onnx.session import usable_cores
-from latentrt.pipeline.pipeline import built_in
 
 RUNNING = ("numpy", "tokenizers", "pillow")
 # Packages of the same files: whichever is installed last overwrites the other's.
 BESIDE = ("onnxruntime", "onnxruntime-gpu")
 EXPORTING = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnx-ir")
-MEMINFO = Path("/proc/meminfo")
 
 
 def diagnose(root: Path = Path("/")) -> dict[str, Any]:
@@ -107,16 +107,6 @@ def installed(package: str) -> str | None:
         return version(package)
     except PackageNotFoundError:
         return None
-
-
-def memory(meminfo: Path) -> dict[str, int] | None:
-    """Total and available bytes."""
-    try:
-        entries = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        total, available = (int(entries[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
-    except (OSError, ValueError, KeyError):
-        return None
-    return {"total_bytes": total, "available_bytes": available}
 
 
 def advice(engines: dict[str, dict[str, Any]], packages: dict[str, str | None]) -> list[str]:

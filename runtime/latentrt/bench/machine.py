@@ -7,12 +7,13 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-from latentrt.bench.diagnosis import installed, memory, package_of
+from latentrt.bench.diagnosis import installed, package_of
 from latentrt.bench.system import HERE, number
+from latentrt.device.cores import usable_cores
 from latentrt.device.cpu import processor
 from latentrt.device.jetson import Jetson, read_jetson, text
+from latentrt.device.meminfo import memory
 from latentrt.device.nvml import Nvml
-from latentrt.engines.onnx.session import usable_cores
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,18 @@ from latentrt.bench.energy import Counter, Meter, Rails
 from latentrt.device.jetson import text
 from latentrt.device.nvml import Nvml
 
+NVML_PERIOD_S = 0.1  # the counter has a new figure every 20 to 100 ms
 WHOLE = ("VIN", "VDD_IN", "POM_5V_IN")  # rails that carry all of a module's power, the carrier board's first
 
 
 def find_meters(root: Path = Path("/"), gpu: Nvml | None = None) -> list[Meter]:
     """Returns every source that the machine has; whether it can be read shows when it is."""
-    return [*rapl(root), *jetson(root), *([gpu.meter()] if gpu else [])]
+    return [*rapl(root), *jetson(root), *([nvml(gpu)] if gpu else [])]
+
+
+def nvml(gpu: Nvml) -> Meter:
+    """An NVIDIA GPU's counter."""
+    return Counter("nvml", (gpu.name,), [gpu.millijoules], [None], 1e-3, NVML_PERIOD_S)
 
 
 def rapl(root: Path) -> Iterator[Meter]:

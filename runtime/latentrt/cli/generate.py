@@ -145,7 +145,7 @@ def generate(
     """Generate pictures for PROMPT. What is not given is the bundle's default."""
     from latentrt.images.pillow import save_animation
     from latentrt.pipeline.pipeline import load
-    from latentrt.request.denoising_range import handed_over
+    from latentrt.pipeline.refine import handed_over
     from latentrt.request.request import RANDOM
 
     animated = check_out(out, frames=options["frames"] is not None)

@@ -31,8 +31,8 @@ def inspect(path: str, as_json: bool) -> None:
     if Path(path).is_file() or Path(path).suffix.lower() in ENDINGS:
         inspect_picture(Path(path), as_json)
         return
+    from latentrt.bundle.catalog import folder_of
     from latentrt.bundle.folder import open_bundle
-    from latentrt.pipeline.pipeline import folder_of
 
     bundle = open_bundle(folder_of(path), verify=False)
     if as_json:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from latentrt.request.controls import Control
+    from latentrt.request.control import Control
 
 
 def size_of(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[int, int] | None:
@@ -67,7 +67,7 @@ def control_of(value: str) -> Control:
     The name of an image may have colons: of the ways to read it, the one whose file exists is meant, the longest name
     first; where none does, as many numbers as there are at its end are the control's.
     """
-    from latentrt.request.controls import Control
+    from latentrt.request.control import Control
 
     name, _, rest = value.partition("=")
     readings = [

@@ -18,8 +18,8 @@ def bundle_argument(name: str) -> Callable[[Any], Any]:
 
 def there(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
     """The value, where a bundle is there."""
+    from latentrt.bundle.catalog import folder_of
     from latentrt.bundle.folder import MANIFEST, open_bundle
-    from latentrt.pipeline.pipeline import folder_of
 
     folder = folder_of(value)
     if not (folder / MANIFEST).is_file():

@@ -13,8 +13,8 @@ from latentrt.cli.output import as_json, echo, print_json
 @as_json
 def upgrade(bundle: str, edited: bool, as_json: bool) -> None:
     """Check every file of BUNDLE, and give its bundle.json the hash of itself by which damage to it is found."""
+    from latentrt.bundle.catalog import folder_of
     from latentrt.bundle.upgrade import upgrade as upgrade_bundle
-    from latentrt.pipeline.pipeline import folder_of
 
     opened, changed = upgrade_bundle(folder_of(bundle), edited=edited)
     if as_json:

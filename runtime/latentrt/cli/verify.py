@@ -12,8 +12,8 @@ from latentrt.cli.output import as_json, echo, print_json
 @as_json
 def verify(bundle: str, as_json: bool) -> None:
     """Check every file of BUNDLE, a folder or a built-in model's name, against its recorded size and hash."""
+    from latentrt.bundle.catalog import folder_of
     from latentrt.bundle.folder import open_bundle
-    from latentrt.pipeline.pipeline import folder_of
 
     opened = open_bundle(folder_of(bundle))
     files = opened.manifest.files

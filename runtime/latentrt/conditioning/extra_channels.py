@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from latentrt.bundle.manifest import Latents, Shown
-from latentrt.request.init_image import drawn
 from latentrt.request.settings import Settings
+from latentrt.sampling.start_latents import drawn
 from latentrt.tensors import Array
 
 Encode = Callable[[Array], tuple[Array, Array]]

@@ -6,11 +6,8 @@ import ctypes
 from ctypes import byref, c_char, c_uint, c_ulonglong, c_void_p
 from typing import Any
 
-from latentrt.bench.energy import Counter
-
 LIBRARY = "libnvidia-ml.so.1"
 SM_CLOCK = 1  # NVML_CLOCK_SM
-PERIOD_S = 0.1  # the counter has a new figure every 20 to 100 ms
 # NVML_CLOCKS_EVENT_REASON_*: slowed down by power brake, heat (both kinds) or the power limit.
 SLOWED = {0x04: "power limit", 0x08: "hardware slowdown", 0x20: "heat", 0x40: "heat", 0x80: "power brake"}
 
@@ -86,10 +83,6 @@ class Nvml:
     def millijoules(self) -> int:
         """Its energy since the driver was loaded."""
         return self.number("nvmlDeviceGetTotalEnergyConsumption", kind=c_ulonglong)
-
-    def meter(self) -> Counter:
-        """Its energy as a meter."""
-        return Counter("nvml", (self.name,), [self.millijoules], [None], 1e-3, PERIOD_S)
 
 
 def open_nvml() -> Nvml | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from latentrt.bundle.folder import check_size, confined, sha256_of
-from latentrt.bundle.manifest import FileRecord
+from latentrt.bundle.manifest import Component, FileRecord, Manifest
 from latentrt.errors import BundleError
 from latentrt.storage.json_codec import TypedError, parse
 
@@ -39,3 +40,14 @@ def read_record(kind: type[D], record: Path, *, verify: bool = True) -> D:
     except (OSError, TypedError, ValueError, RecursionError, BundleError) as error:
         raise BundleError(f"{folder}: damaged ({error}); remove this folder and run `latentrt build` again") from error
     return derived
+
+
+def graph_digest(manifest: Manifest, component: Component) -> str:
+    """SHA-256, in hexadecimal, that stands for a component's graph and weights: of what the manifest says of them."""
+    files = (component.file, *component.data)
+    return hashlib.sha256("\n".join(manifest.files[file].sha256 for file in files).encode()).hexdigest()
+
+
+def one_line(error: Exception) -> str:
+    """The error's message without the line breaks that some versions of ONNX Runtime put into it."""
+    return " ".join(str(error).split())

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from latentrt.bundle.folder import Bundle
+from latentrt.device.cores import usable_cores
 from latentrt.device.cpu import processor
 from latentrt.engines import ENGINES, Engine, default_engines, open_engines
-from latentrt.engines.nvidia.plans import graph_digest
+from latentrt.engines.artifacts import graph_digest
 from latentrt.engines.onnx import optimised
-from latentrt.engines.onnx.session import usable_cores
 from latentrt.errors import EngineError
 from latentrt.storage.atomic import new_file
 from latentrt.storage.json_codec import TypedError, parse

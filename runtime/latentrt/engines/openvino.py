@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from latentrt.bundle.folder import Bundle
 from latentrt.bundle.manifest import Component
+from latentrt.device.cores import usable_cores
 from latentrt.device.cpu import processor
 from latentrt.engines import failure, lacks_memory, telemetry
-from latentrt.engines.nvidia.plans import graph_digest
-from latentrt.engines.onnx.session import one_line, usable_cores
+from latentrt.engines.artifacts import graph_digest, one_line
 from latentrt.engines.openvino_cache import kept
 from latentrt.storage.user_dirs import user_cache
 from latentrt.tensors import Array, check, side_of, split_axis

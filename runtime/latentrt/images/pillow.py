@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -178,3 +178,6 @@ def write_image(image: Image, path: Path, **options: Any) -> None:
     """Writes a picture whole or not at all. Raises OutputError when it cannot be written there."""
     with output_file(path) as temporary:
         image.save(temporary, **options)
+
+
+Fit = Literal["stretch", "crop"]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import MANIFEST, REMEDY, Bundle, open_bundle
 from latentrt.bundle.tasks import FROM_AN_IMAGE, TEXT_TO_IMAGE, TINY_DECODER
 from latentrt.engines import CPU, Engine, choose, engine_kind, open_changed, open_engines
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
     from latentrt.request.settings import Settings
 
 log = logging.getLogger(__name__)
-
-MODELS = Path(__file__).parents[1] / "models"
 
 
 def load(
@@ -79,18 +78,6 @@ def load(
     return pipeline.with_loras(loras) if loras else pipeline
 
 
-def folder_of(bundle: str | Path) -> Path:
-    """The folder of a bundle given by its path or a built-in model's name. Raises BundleError if there is neither."""
-    if isinstance(bundle, str) and bundle in built_in():
-        return MODELS / bundle
-    if not Path(bundle).exists():
-        raise BundleError(
-            f"{bundle}: got neither a folder nor the name of a built-in model ({', '.join(built_in())}); "
-            "make a bundle with `latentrt export`"
-        )
-    return Path(bundle)
-
-
 def check_complete(bundle: Bundle) -> None:
     """Raises BundleError unless the bundle can do text to image with the defaults that it states."""
     where = bundle.folder / MANIFEST
@@ -102,11 +89,6 @@ def check_complete(bundle: Bundle) -> None:
         settle(Request(""), bundle.manifest)
     except RequestError as error:
         raise BundleError(f"{where}: its defaults cannot be run: {error}; {REMEDY}") from error
-
-
-def built_in() -> list[str]:
-    """The names of the models that ship with the package."""
-    return sorted(path.name for path in MODELS.iterdir() if (path / "bundle.json").is_file())
 
 
 def load_tokenizer(bundle: Bundle) -> Tokenizer:

@@ -27,14 +27,15 @@ from latentrt.pipeline.result import Result, Step
 from latentrt.pipeline.timings import Timings
 from latentrt.pipeline.turns import TURNS
 from latentrt.prompt import Prompt, read
-from latentrt.request.hires import Grown, bilinear
-from latentrt.request.init_image import drawn, restore, started
+from latentrt.request.hires import Grown
 from latentrt.request.settings import Settings
 from latentrt.sampling.guidance import Guidance
 from latentrt.sampling.inpainting import painted
-from latentrt.sampling.noise.source import Draws
+from latentrt.sampling.noise.source import NoiseSource
 from latentrt.sampling.prediction import PREDICTIONS
+from latentrt.sampling.resize import bilinear
 from latentrt.sampling.samplers import SAMPLERS
+from latentrt.sampling.start_latents import drawn, restore, started
 from latentrt.sampling.step import Denoise, Walk
 from latentrt.sampling.tiling import decoded, laid, windowed
 from latentrt.tensors import Array
@@ -209,20 +210,22 @@ class Run:
         """The sampler on its way, from the noise of the settings, or from their image and that noise."""
         settings, space = self.settings, self._pipeline.bundle.manifest.latents
         shown = self._pipeline.bundle.manifest.shown
-        draws = Draws(settings, (space.channels, settings.height // space.pixels, settings.width // space.pixels))
+        draws = NoiseSource(
+            settings.noise_spec, (space.channels, settings.height // space.pixels, settings.width // space.pixels)
+        )
         mask = settings.source.masked(settings.width, settings.height, space.pixels) if settings.source else None
         alone = not settings.skipped and (mask is not None or bool(shown))
         mask = None if "mask" in shown else mask  # such a UNet paints the rest as it is by itself
         clean = None if alone and mask is None else self._clean(draws)
         handed = settings.handover.latents
         initial = draws.initial() if handed is None else handed
-        denoiser.shown = shown_of(shown, settings, space, self._encode, lambda: draws.white(0.0, 0.0))
+        denoiser.shown = shown_of(shown, settings, space, self._encode, lambda: draws.normal(0.0, 0.0))
         x = started(self._grid, initial, clean, alone=alone) if handed is None else initial
         sampler: Callable[..., Walk] = self._sampler
         if mask is not None and clean is not None:
             sampler = painted(sampler, partial(restore, mask, clean, initial))
         # The path of the whole grid, so that its noise is the same at any strength.
-        noise = draws.path(self._laid) if SAMPLERS[settings.sampler].noise == "path" else draws.white
+        noise = draws.brownian(self._laid) if SAMPLERS[settings.sampler].noise == "brownian" else draws.normal
         return sampler(self._seeing(denoiser, space.pixels), x, self._grid, noise)
 
     def _seeing(self, denoiser: Denoiser, pixels: int) -> Denoise:
@@ -234,7 +237,7 @@ class Run:
         rows, columns, window, stride = (side // pixels for side in sides)
         return windowed(denoiser, laid(rows, columns, window, stride, settings.seamless))
 
-    def _clean(self, draws: Draws) -> Array | None:
+    def _clean(self, draws: NoiseSource) -> Array | None:
         """The latents of the image that the run starts from, one an image of the batch."""
         settings = self.settings
         if settings.grown is not None:
@@ -244,7 +247,7 @@ class Run:
         with self._timings.phase("image"):
             pixels = settings.source.pixels(settings.width, settings.height)
         mean, deviation = self._encode(pixels)
-        noise = draws.white(0.0, 0.0) if settings.source.posterior == "sample" else None
+        noise = draws.normal(0.0, 0.0) if settings.source.posterior == "sample" else None
         return drawn(mean, deviation, noise, len(settings.seeds))
 
     def _encode(self, pixels: Array) -> tuple[Array, Array]:

@@ -8,35 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentrt.bundle.manifest import Manifest
 from latentrt.errors import RequestError
 from latentrt.images.load import open_image
 from latentrt.images.pillow import digest, resized, squared
+from latentrt.request.control import Control
 from latentrt.validate import number, shown, text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from latentrt.request.init_image import Source
-
-
-@dataclass(frozen=True)
-class Control:
-    """An image that steers the picture through one of the bundle's ControlNets, T2I-Adapters or IP-Adapters.
-
-    name: the network's. image: what it was trained to see, edges or depths for example, or its file; brought to the
-    picture's size. For an IP-Adapter any image, cut to a square. scale: how strongly. start, end: the share of the
-    steps at which it begins and ends, 0 to 1.
-    """
-
-    name: str
-    image: str | Path | Image = field(repr=False)
-    scale: float = 1.0
-    start: float = 0.0
-    end: float = 1.0
 
 
 @dataclass(frozen=True)

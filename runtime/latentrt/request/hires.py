@@ -10,12 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, get_args
 
-import numpy as np
-
 from latentrt.bundle.manifest import Manifest
 from latentrt.errors import RequestError
 from latentrt.request.init_image import skipped
-from latentrt.request.request import Request, Upscaler
+from latentrt.request.request import Request
+from latentrt.sampling.resize import Upscaler
 from latentrt.tensors import Array
 from latentrt.validate import choice, number, shown, whole
 
@@ -81,17 +80,3 @@ def hires_of(request: Request, manifest: Manifest, steps: int) -> Hires | None:
             raise RequestError(f"hires_steps: got {hires.steps} with {name} for each of {steps}; leave it out")
     skipped(hires.steps, hires.strength, "hires_strength")
     return hires
-
-
-def bilinear(latents: Array, rows: int, columns: int) -> Array:
-    """Latents at another size, as torch's `interpolate` with mode "bilinear" makes them: corners not aligned."""
-    down, across = (weights(*sides) for sides in zip(latents.shape[-2:], (rows, columns), strict=True))
-    grown: Array = (down @ latents @ across.T).astype(np.float32)
-    return grown
-
-
-def weights(given: int, wanted: int) -> Array:
-    """How much of each given place every wanted one has, (wanted, given) float32."""
-    places = np.clip((np.arange(wanted) + 0.5) * given / wanted - 0.5, 0, given - 1)
-    found: Array = np.maximum(0, 1 - np.abs(places[:, np.newaxis] - np.arange(given)))
-    return found.astype(np.float32)

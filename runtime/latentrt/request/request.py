@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from latentrt.images.pillow import Fit
 from latentrt.prompt import Order, Syntax
-from latentrt.request.controls import Control
+from latentrt.request.control import Control
 from latentrt.sampling.curves import SigmasName
+from latentrt.sampling.noise.source import NoiseName
+from latentrt.sampling.resize import Upscaler
 from latentrt.sampling.schedule import Spacing
+from latentrt.sampling.start_latents import Posterior
+from latentrt.sampling.tiling import Seamless
 from latentrt.tensors import Array
 from latentrt.validate import plain
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-NoiseName = Literal["cpu", "cuda"]
-Fit = Literal["stretch", "crop"]
-Posterior = Literal["mean", "sample"]
-Seamless = Literal["x", "y", "xy"]
-Upscaler = Literal["latent", "lanczos"]
 
 RANDOM = -1  # a seed that stands for one drawn at random, as in AUTOMATIC1111
 # Fields that may hold images or arrays; all others hold what JSON has.

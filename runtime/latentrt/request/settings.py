@@ -16,15 +16,17 @@ from latentrt.request.controls import Settled, controls_of
 from latentrt.request.denoising_range import Handover, handover_of
 from latentrt.request.hires import Grown, Hires, hires_of
 from latentrt.request.init_image import Source, cut, source_of
-from latentrt.request.request import RANDOM, NoiseName, Request, Seamless
+from latentrt.request.request import RANDOM, Request
 from latentrt.request.sigmas import curve_asked, sigmas_of, steps_of
 from latentrt.request.size_conditioning import scores_of, sizes_of
+from latentrt.request.tiling import windows_of
 from latentrt.sampling.curves import Sigmas
 from latentrt.sampling.guidance import EVERYWHERE
+from latentrt.sampling.noise.source import NoiseName, NoiseSpec
 from latentrt.sampling.samplers import SAMPLERS, Option, Value
 from latentrt.sampling.samplers.names import Named, sampler_named
 from latentrt.sampling.schedule import Spacing
-from latentrt.sampling.tiling import windows_of
+from latentrt.sampling.tiling import Seamless
 from latentrt.validate import choice, flag, number, shown, side, text, whole
 
 SPACINGS: tuple[Spacing, ...] = get_args(Spacing)
@@ -82,6 +84,11 @@ class Settings:
     fast_decode: bool = False
     hires: Hires | None = None
     grown: Grown | None = None
+
+    @property
+    def noise_spec(self) -> NoiseSpec:
+        """Which random numbers the run uses."""
+        return NoiseSpec(self.noise, self.seeds, self.variation_seeds, self.variation_strength)
 
     @property
     def decoder(self) -> str:

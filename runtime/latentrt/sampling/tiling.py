@@ -9,38 +9,16 @@ no sampler has to know.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
-from latentrt.bundle.manifest import Manifest
-from latentrt.errors import RequestError
-from latentrt.request.request import Request, Seamless
 from latentrt.sampling.step import Denoise
 from latentrt.tensors import Array
-from latentrt.validate import choice, shown, side
 
-SEAMLESS: tuple[Seamless, ...] = ("x", "y", "xy")
-OVERLAP = 4  # windows over each place, along an axis, unless a stride is given
 WRAPPED = 8  # latents of the other side that the decoder is shown beyond an edge, as in diffusers
 
 Window = tuple[Array, Array]  # the rows and the columns that it shows
-
-
-def windows_of(request: Request, manifest: Manifest) -> dict[str, Any]:
-    """The sides of windows and how far one is from the next, pixels, and where edges meet; None for no windows."""
-    seamless = None if request.seamless is None else choice("seamless", request.seamless, SEAMLESS)
-    if request.window is None and seamless is None:
-        if request.stride is not None:
-            raise RequestError(f"stride: got {shown(request.stride)} without window; give the side of windows too")
-        return {"window": None, "stride": None, "seamless": None}
-    pixels, own = manifest.latents.pixels, min(manifest.defaults.width, manifest.defaults.height)
-    window = side("window", own if request.window is None else request.window, pixels)
-    apart = window // OVERLAP // pixels * pixels or pixels
-    stride = side("stride", apart if request.stride is None else request.stride, pixels)
-    if stride > window:
-        raise RequestError(f"stride: got {stride}, expected at most {window}, the side of a window; more leaves gaps")
-    return {"window": window, "stride": stride, "seamless": seamless}
 
 
 def laid(rows: int, columns: int, window: int, stride: int, seamless: Seamless | None) -> list[Window]:
@@ -86,3 +64,6 @@ def decoded(decode: Callable[[Array], Array], latents: Array, pixels: int, seaml
     height, width = (side * pixels for side in latents.shape[-2:])
     top, left = down * pixels, across * pixels
     return decode(wrapped)[..., top : top + height, left : left + width]
+
+
+Seamless = Literal["x", "y", "xy"]

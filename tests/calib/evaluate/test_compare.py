@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from latentrt import BundleError, FidelityError, RequestError
+from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import open_bundle
-from latentrt.pipeline.pipeline import MODELS
 from latentrt.prompt.file import read_prompts
 from latentrt_calib.evaluate.compare import EVALUATION, Gates, check_gates, compare, compare_bundles, document, side_of
 from latentrt_calib.recording.prompts import SHIPPED

@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from latentrt import RequestError
+from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import open_bundle
-from latentrt.pipeline.pipeline import MODELS
 from latentrt.request.request import Request
 from latentrt.request.settings import settle
 from latentrt_calib.evaluate.generate import draw, requests_of

@@ -5,9 +5,8 @@ import random
 import pytest
 
 from latentrt.errors import FidelityError
-from latentrt_calib.evaluate.sensitivity import fewest_float, groups_of, in_order
+from latentrt_calib.evaluate.sensitivity import Damage, fewest_float, groups_of, in_order
 from latentrt_calib.quantize.layers import Layer
-from latentrt_calib.report.report import Damage
 
 
 def layer(name, macs=100):

@@ -9,8 +9,8 @@ import pytest
 
 import latentrt
 from latentrt import EngineError, OutputError
+from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import open_bundle
-from latentrt.pipeline.pipeline import MODELS
 from latentrt_calib.observing.histogram import Histogram, merged
 from latentrt_calib.observing.observe import Observing, bucket_of, observe
 from latentrt_calib.observing.session import grouped, source_of

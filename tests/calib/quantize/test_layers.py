@@ -4,9 +4,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import open_bundle
 from latentrt.errors import ShapeError
-from latentrt.pipeline.pipeline import folder_of
 from latentrt_calib.quantize.layers import default_float, layer_nodes, layers_of, output_axis, weight_of
 from latentrt_export.graph.costs import total_macs
 from tests.calib import toy

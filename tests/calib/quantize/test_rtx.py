@@ -4,10 +4,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import open_bundle
 from latentrt.engines.nvidia.plans import Shapes
 from latentrt.errors import EngineError
-from latentrt.pipeline.pipeline import folder_of
 from latentrt_calib.quantize import qdq
 from latentrt_calib.quantize.layers import layers_of
 from latentrt_calib.quantize.split_concat import split

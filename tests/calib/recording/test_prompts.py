@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from latentrt import RequestError
+from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import open_bundle
-from latentrt.pipeline.pipeline import MODELS, load_tokenizer
+from latentrt.pipeline.pipeline import load_tokenizer
 from latentrt.prompt import read
 from latentrt.prompt.file import read_prompts
 from latentrt_calib.recording.prompts import SHIPPED, for_images

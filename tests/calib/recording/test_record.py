@@ -8,8 +8,8 @@ import pytest
 
 import latentrt
 from latentrt import EngineError, OutputError, Request, RequestError
+from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import open_bundle
-from latentrt.pipeline.pipeline import MODELS
 from latentrt_calib.recording.record import open_recording, record
 from tests.runtime.fake import named, pipeline_of
 

@@ -2,7 +2,7 @@
 
 from latentrt.bundle.folder import open_bundle
 from latentrt_export.build.tensorrt import Options, build
-from latentrt.pipeline.pipeline import folder_of
+from latentrt.bundle.catalog import folder_of
 from tests.sweep import sweep
 
 GPUS = ("sm86", "sm89", "sm120")

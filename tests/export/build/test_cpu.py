@@ -21,7 +21,7 @@ from latentrt.errors import BundleError, FidelityError
 from latentrt_export.build import cpu as build_cpu
 from latentrt_export.lower.tensorrt import Gate
 from latentrt_export.lower.fused import as_fused
-from latentrt.pipeline.pipeline import MODELS
+from latentrt.bundle.catalog import MODELS
 from tests.runtime.fake import psnr
 
 ASKED = {"steps": 2, "seed": 0, "width": 96, "height": 64, "batch": 2}

@@ -4,7 +4,7 @@ import pytest
 
 from latentrt.bundle.folder import open_bundle
 from latentrt_export.build.profiles import MOST_PROMPTS, profile_for, profiles_of
-from latentrt.pipeline.pipeline import folder_of
+from latentrt.bundle.catalog import folder_of
 from latentrt.tensors import split_axis
 
 BUNDLE = open_bundle(folder_of("emoji"), verify=False)

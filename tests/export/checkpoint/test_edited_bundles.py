@@ -2,9 +2,9 @@
 
 import pytest
 
+from latentrt.bundle.catalog import MODELS
 from latentrt.cli import main
 from latentrt.errors import BundleError
-from latentrt.pipeline.pipeline import MODELS
 
 
 @pytest.mark.parametrize(

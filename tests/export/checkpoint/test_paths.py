@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from latentrt.bundle.catalog import MODELS
 from latentrt.errors import CheckpointError, OutputError
-from latentrt.pipeline.pipeline import MODELS
 from latentrt_calib import calibrate as calibration
 from latentrt_calib.quantize.planning import Recipe
 from latentrt_export.checkpoint.paths import KINDS, check_configs, check_there

@@ -15,8 +15,8 @@ import pytest
 from transformers import CLIPTokenizer
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from latentrt.bundle.catalog import MODELS
 from latentrt.errors import CheckpointError
-from latentrt.pipeline.pipeline import MODELS
 from latentrt.prompt.tokenizer import BOS, EOS, Tokenizer
 from latentrt_export.checkpoint.tokenizer import clip_tokenizer, tokenizer_from_folder
 

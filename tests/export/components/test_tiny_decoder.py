@@ -11,13 +11,13 @@ from diffusers import AutoencoderTiny
 from safetensors.torch import save_file
 
 import latentrt
+from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import open_bundle
 from latentrt.engines.nvidia import lowered
 from latentrt.engines.onnx import optimised
 from latentrt.errors import CheckpointError, RequestError
 from latentrt.images.pillow import to_images
 from latentrt.pipeline.metadata import read_png
-from latentrt.pipeline.pipeline import folder_of
 from latentrt.request.request import Request
 from latentrt_export.build import cpu
 from latentrt_export.components.tiny_decoder import open_tiny_decoder, tiny_part

@@ -10,10 +10,10 @@ from benchmarks import estimates
 from benchmarks.costs import load_costs, load_entries
 from benchmarks.count_costs import entries_of, modules
 from benchmarks.published import PUBLISHED
+from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import open_bundle
 from latentrt.cli import main
 from latentrt.device.jetson import FOOTPRINTS_GB
-from latentrt.pipeline.pipeline import folder_of
 from latentrt.request.request import Request
 from latentrt.request.settings import settle
 from latentrt_export.estimate.devices import DEVICES

@@ -5,10 +5,10 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from latentrt.bundle.catalog import MODELS
 from latentrt.engines.onnx.initializers import beside as outside
 from latentrt.engines.onnx.initializers import initializers_of, with_weights
 from latentrt.errors import BundleError
-from latentrt.pipeline.pipeline import MODELS
 
 GRAPH = MODELS / "emoji" / "unet.onnx"
 

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 from onnxruntime import InferenceSession, SessionOptions
 
-from latentrt.pipeline.pipeline import MODELS
+from latentrt.bundle.catalog import MODELS
 from latentrt_export.fidelity import loss
 from latentrt_export.lower.stripes import in_stripes
 

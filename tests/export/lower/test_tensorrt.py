@@ -9,12 +9,12 @@ import onnx_ir as ir
 import onnxruntime
 import pytest
 
+from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import open_bundle
 from latentrt.bundle.manifest import Fidelity
 from latentrt.bundle.quantization import Quantization
 from latentrt.engines.nvidia import lowered
 from latentrt.errors import BundleError, FidelityError
-from latentrt.pipeline.pipeline import folder_of
 from latentrt_export.graph.emulation import emulated
 from latentrt_export.lower.attention import as_operator
 from latentrt_export.lower.half import half

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from latentrt.request.hires import bilinear
+from latentrt.sampling.resize import bilinear
 from tests.export.hires_pairs import CASES, UPSCALERS, built_in_pair, two_passes
 from tests.export.samplers import MARKS
 

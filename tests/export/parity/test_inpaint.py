@@ -16,8 +16,8 @@ from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_inpai
 from PIL import Image
 
 import latentrt
+from latentrt.images.mask import region
 from latentrt.images.pillow import filled, to_pixels
-from latentrt.sampling.inpainting import region
 from tests.export import builtin
 from tests.export.image_pairs import ONLY_WHOLE, PART, WHOLE, ImagePair, asked, mask, picture, report
 from tests.export.samplers import MARKS, NEGATIVE, PROMPT, SCHEDULERS, diffusers_pipeline, psnr, turns

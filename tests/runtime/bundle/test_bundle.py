@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 import latentrt
+from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import LARGEST_MANIFEST_BYTES, open_bundle, record_files, save_manifest
 from latentrt.bundle.manifest import read
 from latentrt.bundle.manifest_hash import sealed
 from latentrt.engines.onnx import session as cpu
 from latentrt.errors import BundleError, LatentError
-from latentrt.pipeline.pipeline import MODELS
 
 EMOJI = MODELS / "emoji"
 FILES = tuple(read((EMOJI / "bundle.json").read_bytes()).files)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.manifest import FORMAT, Manifest, named_files, read, write
-from latentrt.pipeline.pipeline import MODELS
 from latentrt.storage.json_codec import TypedError
 
 EMOJI = MODELS / "emoji" / "bundle.json"

@@ -9,12 +9,12 @@ from dataclasses import replace
 import pytest
 
 import latentrt
+from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import open_bundle, record_files, save_manifest
 from latentrt.bundle.manifest_hash import END, check
 from latentrt.bundle.upgrade import upgrade
 from latentrt.cli import main
 from latentrt.errors import BundleError, LatentError, OutputError
-from latentrt.pipeline.pipeline import MODELS
 
 CONTENT = (MODELS / "emoji" / "bundle.json").read_bytes()
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from latentrt.cli import main
 from latentrt.cli.parsing import control_of
-from latentrt.request.controls import Control
+from latentrt.request.control import Control
 from latentrt.request.request import Request
 from tests.runtime.fake import named, pipeline_of
 

@@ -10,7 +10,7 @@ from latentrt.bundle.folder import Bundle
 from latentrt.errors import RequestError
 from latentrt.pipeline.metadata import plain
 from latentrt.pipeline.pipeline import Pipeline
-from latentrt.request.controls import Control
+from latentrt.request.control import Control
 from latentrt.request.interpolation import between
 from latentrt.request.request import Request
 from latentrt.request.settings import settle

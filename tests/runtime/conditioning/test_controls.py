@@ -7,7 +7,8 @@ import pytest
 from latentrt.bundle.manifest import Component, Fidelity
 from latentrt.cli.parsing import control_of
 from latentrt.conditioning.control import Steering
-from latentrt.request.controls import Control, Settled
+from latentrt.request.control import Control
+from latentrt.request.controls import Settled
 from latentrt.tensors import TensorSpec
 
 SAMPLE = TensorSpec("sample", "float32", ("batch", 4, "height", "width"))

@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import open_bundle
 from latentrt.engines import openvino as ov
-from latentrt.pipeline.pipeline import MODELS
 
 FEEDS = {"context": np.linspace(-1, 1, 32 * 256, dtype=np.float32).reshape(1, 32, 256)}
 

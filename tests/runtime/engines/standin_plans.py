@@ -5,8 +5,9 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
+from latentrt.engines.artifacts import graph_digest
 from latentrt.engines.nvidia.lowered import digest_of, flag_of
-from latentrt.engines.nvidia.plans import STRIPPED, PlanKey, Shapes, graph_digest, plan_store
+from latentrt.engines.nvidia.plans import STRIPPED, PlanKey, Shapes, plan_store
 from latentrt.tensors import shape_of
 
 VERSION = "10.3.0"

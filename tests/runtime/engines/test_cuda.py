@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 
 import latentrt
+from latentrt.bundle.catalog import MODELS
 from latentrt.engines import ENGINES, EngineKind
 from latentrt.engines.nvidia import cuda
 from latentrt.engines.onnx.session import (
@@ -20,7 +21,6 @@ from latentrt.engines.onnx.session import (
     new_session,
 )
 from latentrt.errors import EngineError
-from latentrt.pipeline.pipeline import MODELS
 from tests.runtime.engines import standin
 
 GRAPH = MODELS / "emoji/time_bias.onnx"

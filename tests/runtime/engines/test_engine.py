@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 import latentrt
+from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.manifest import Component, read
 from latentrt.engines import ENGINES, engine_kind, open_engine
 from latentrt.engines.onnx import session as cpu
 from latentrt.errors import EngineError, ShapeError
-from latentrt.pipeline.pipeline import MODELS
 from latentrt.tensors import Array
 
 EMOJI = MODELS / "emoji"

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 import latentrt
+from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import Bundle, open_bundle
 from latentrt.device.cpu import CPUINFO
 from latentrt.engines import open_engine
 from latentrt.engines import openvino as ov
 from latentrt.errors import EngineError, ShapeError
-from latentrt.pipeline.pipeline import MODELS
 from tests.runtime.fake import psnr
 
 EMOJI = MODELS / "emoji"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from latentrt.engines.nvidia.plans import PlanStore, Shapes, graph_digest, record_of
+from latentrt.engines.artifacts import graph_digest
+from latentrt.engines.nvidia.plans import PlanStore, Shapes, record_of
 from latentrt.engines.nvidia.secret import secret_path, user_secret
 from latentrt.errors import EngineError, OutputError
 from tests.runtime.engines.plans import KEY, PLAN, make

@@ -16,10 +16,10 @@ from PIL import Image, ImageCms, ImageOps
 from latentrt.bundle.folder import Bundle
 from latentrt.errors import RequestError
 from latentrt.images.load import open_image
-from latentrt.request.controls import Control
+from latentrt.images.mask import Mask
+from latentrt.request.control import Control
 from latentrt.request.request import Request
 from latentrt.request.settings import Settings, settle
-from latentrt.sampling.inpainting import Mask
 
 RAMP = Image.fromarray(np.arange(24 * 16, dtype=np.uint16).reshape(16, 24).astype(np.uint8))
 COLOURS = Image.merge("RGB", (RAMP, ImageOps.flip(RAMP), ImageOps.mirror(RAMP)))

@@ -218,7 +218,7 @@ def test_decoding_is_tried_again_with_all_else_unloaded(bundle, calls, unloads):
 
 # Where NumPy or Pillow may find no memory in a run, outside any engine.
 SHORT_OF_MEMORY = {
-    "noise": "latentrt.sampling.noise.source.Draws.initial",
+    "noise": "latentrt.sampling.noise.source.NoiseSource.initial",
     "feeds": "latentrt.pipeline.denoiser.Denoiser.cross_kv",
     "an image": "latentrt.request.init_image.Source.pixels",
     "encoding": "latentrt.pipeline.run.drawn",

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 import latentrt
+from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import open_bundle
 from latentrt.engines import autoselect
 from latentrt.engines import openvino as ov
 from latentrt.engines.onnx import session as ort
-from latentrt.pipeline.pipeline import MODELS
 from tests.runtime.pipeline.crowd import asked, drawn, together
 
 THREADS = 8

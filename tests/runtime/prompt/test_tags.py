@@ -17,9 +17,9 @@ from latentrt.errors import RequestError
 from latentrt.lora.folder import find
 from latentrt.lora.tagged import FOLDER
 from latentrt.pipeline.pipeline import Pipeline
+from latentrt.pipeline.refine import handed_over
 from latentrt.prompt import Tag, read, tags_of, untagged
 from latentrt.prompt.tags import Order
-from latentrt.request.denoising_range import handed_over
 from latentrt.request.interpolation import between
 from latentrt.request.request import Request
 from latentrt.request.settings import settle

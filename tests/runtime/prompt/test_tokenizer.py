@@ -6,8 +6,8 @@ import pytest
 import tokenizers
 from tokenizers import AddedToken
 
+from latentrt.bundle.catalog import MODELS
 from latentrt.errors import BundleError, RequestError
-from latentrt.pipeline.pipeline import MODELS
 from latentrt.prompt.tokenizer import BOS, EOS, Tokenizer, backend_from_vocabulary
 
 EMOJI = MODELS / "emoji" / "tokenizer" / "tokenizer.json"

@@ -11,7 +11,7 @@ from PIL import Image
 
 from latentrt.errors import RequestError
 from latentrt.pipeline.pipeline import Pipeline
-from latentrt.request.denoising_range import BASES, BOTH, FOLLOWERS, handed_over
+from latentrt.pipeline.refine import BASES, BOTH, FOLLOWERS, handed_over
 from latentrt.request.request import Request
 
 SMALL = {"width": 16, "height": 24, "seed": 3, "steps": 10, "sampler": "euler", "batch": 2}

@@ -9,10 +9,10 @@ from latentrt.bundle.folder import Bundle
 from latentrt.errors import RequestError
 from latentrt.pipeline.metadata import read_png
 from latentrt.pipeline.pipeline import Pipeline
-from latentrt.request.hires import bilinear
 from latentrt.request.request import Request
 from latentrt.request.settings import settle
 from latentrt.sampling.noise.torch_cpu import TorchGenerator
+from latentrt.sampling.resize import bilinear
 from tests.runtime.fake import named
 
 ASKED: dict[str, Any] = {"seed": 0, "steps": 4, "width": 32, "height": 24, "hires": 1.5}

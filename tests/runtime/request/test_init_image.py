@@ -15,7 +15,7 @@ from latentrt.errors import RequestError
 from latentrt.images.pillow import to_pixels
 from latentrt.pipeline.metadata import read_png
 from latentrt.pipeline.pipeline import Pipeline
-from latentrt.request.controls import Control
+from latentrt.request.control import Control
 from latentrt.request.request import Request
 from latentrt.request.settings import Settings, settle
 from latentrt.sampling.noise.torch_cpu import TorchGenerator

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.manifest import Manifest, TensorSpec, read
 from latentrt.errors import RequestError
-from latentrt.pipeline.pipeline import MODELS
 from latentrt.request.request import Request
 from latentrt.request.settings import LARGEST_SEED, NOISES, Settings, guided, settle, with_seed
 from latentrt.request.sigmas import SIGMAS

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.manifest import Manifest, SizeId, Text, read, write
 from latentrt.conditioning.time_embedding import size_ids
 from latentrt.errors import RequestError
-from latentrt.pipeline.pipeline import MODELS
 from latentrt.request.request import Request
 from latentrt.request.settings import settle
 from latentrt.storage.json_codec import TypedError

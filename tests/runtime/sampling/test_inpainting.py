@@ -7,11 +7,11 @@ from PIL import Image
 
 from latentrt.bundle.folder import Bundle
 from latentrt.errors import RequestError
+from latentrt.images.mask import region
 from latentrt.pipeline.metadata import read_png
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.request import Request
 from latentrt.request.settings import settle
-from latentrt.sampling.inpainting import region
 from latentrt.sampling.samplers import SAMPLERS
 from tests.runtime.fake import named
 

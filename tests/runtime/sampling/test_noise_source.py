@@ -8,7 +8,7 @@ import pytest
 from latentrt.request.request import Request
 from latentrt.request.settings import settle
 from latentrt.sampling.noise.brownian import BrownianTree
-from latentrt.sampling.noise.source import Draws
+from latentrt.sampling.noise.source import NoiseSource
 from latentrt.sampling.noise.torch_cpu import TorchGenerator, randn
 from latentrt.sampling.noise.torch_cuda import PhiloxGenerator
 from latentrt.sampling.noise.variation import varied
@@ -18,11 +18,11 @@ from tests.runtime.fake import SMALL, latents_of, named, pipeline_of, psnr
 
 SHAPE = (4, 2, 3)
 STOCHASTIC = [name for name, sampler in SAMPLERS.items() if "eta" in sampler.options] + ["ddpm", "lcm", "tcd"]
-BROWNIAN = [name for name, sampler in SAMPLERS.items() if sampler.noise == "path"]
+BROWNIAN = [name for name, sampler in SAMPLERS.items() if sampler.noise == "brownian"]
 
 
 def draws(bundle, **options):
-    return Draws(settle(Request("a", **options), bundle.manifest), SHAPE)
+    return NoiseSource(settle(Request("a", **options), bundle.manifest).noise_spec, SHAPE)
 
 
 def grid(bundle, sampler, steps, sigmas="karras"):
@@ -45,10 +45,10 @@ def test_each_image_starts_from_the_noise_of_its_own_seed(fake, calls, seed):
 @pytest.mark.parametrize("noise", ["cpu", "cuda"])
 def test_the_second_draw_goes_on_in_each_stream(bundle, noise):
     together = draws(bundle, seed=5, batch=3, noise=noise)
-    drawn = [together.initial(), together.white(2.0, 1.0), together.white(1.0, 0.5)]
+    drawn = [together.initial(), together.normal(2.0, 1.0), together.normal(1.0, 0.5)]
     for k in range(3):
         alone = draws(bundle, seed=5 + k, noise=noise)
-        for many, one in zip(drawn, [alone.initial(), alone.white(2.0, 1.0), alone.white(1.0, 0.5)], strict=True):
+        for many, one in zip(drawn, [alone.initial(), alone.normal(2.0, 1.0), alone.normal(1.0, 0.5)], strict=True):
             np.testing.assert_array_equal(many[k : k + 1], one)
     assert len({array.tobytes() for array in drawn}) == 3
 
@@ -57,7 +57,7 @@ def test_noise_of_a_gpu_is_another_stream(bundle):
     generator = PhiloxGenerator(7)
     gpu = draws(bundle, seed=7, noise="cuda")
     np.testing.assert_array_equal(gpu.initial()[0], generator.randn(SHAPE))
-    np.testing.assert_array_equal(gpu.white(2.0, 1.0)[0], generator.randn(SHAPE))
+    np.testing.assert_array_equal(gpu.normal(2.0, 1.0)[0], generator.randn(SHAPE))
     assert not np.allclose(draws(bundle, seed=7).initial(), draws(bundle, seed=7, noise="cuda").initial(), atol=0.1)
 
 
@@ -74,11 +74,11 @@ def test_a_variation_turns_one_seed_s_noise_towards_the_others(bundle, strength)
     np.testing.assert_array_equal(together.initial(), expected)
     if strength == 1:
         np.testing.assert_array_equal(expected, np.stack([randn(SHAPE, 100 + k) for k in range(3)]))
-    later = together.white(2.0, 1.0)  # what is drawn on the way is the seed's own
+    later = together.normal(2.0, 1.0)  # what is drawn on the way is the seed's own
     np.testing.assert_array_equal(later[0], later[2])
     plain = draws(bundle, seed=5)
     plain.initial()
-    np.testing.assert_array_equal(later[:1], plain.white(2.0, 1.0))
+    np.testing.assert_array_equal(later[:1], plain.normal(2.0, 1.0))
 
 
 def test_a_variation_of_no_strength_is_none(bundle):
@@ -97,10 +97,10 @@ def test_a_variation_of_a_gpu_s_noise(bundle):
 def test_a_path_is_the_same_whatever_the_batch(bundle, sampler, noise):
     levels = grid(bundle, sampler, 3)
     steps = list(zip(levels.sigmas[:-1].tolist(), levels.sigmas[1:].tolist(), strict=True))
-    together = draws(bundle, seed=5, batch=3, noise=noise, sampler=sampler).path(levels)
+    together = draws(bundle, seed=5, batch=3, noise=noise, sampler=sampler).brownian(levels)
     drawn = [together(*step) for step in steps]
     for k in range(3):
-        alone = draws(bundle, seed=5 + k, noise=noise, sampler=sampler).path(levels)
+        alone = draws(bundle, seed=5 + k, noise=noise, sampler=sampler).brownian(levels)
         for step, many in zip(steps, drawn, strict=True):
             np.testing.assert_array_equal(many[k : k + 1], alone(*step))
     assert len({array.tobytes() for array in drawn}) == len(steps)
@@ -111,7 +111,7 @@ def test_a_path_runs_from_the_highest_level_to_the_lowest_above_zero(bundle, noi
     levels = grid(bundle, "dpmpp_2m_sde", 3)
     high, low = levels.sigmas[0], levels.sigmas[-1]
     expected = BrownianTree(7, SHAPE, low, high, generator)(high, low)
-    np.testing.assert_array_equal(draws(bundle, seed=7, noise=noise).path(levels)(high, low)[0], expected)
+    np.testing.assert_array_equal(draws(bundle, seed=7, noise=noise).brownian(levels)(high, low)[0], expected)
 
 
 def test_a_brownian_sampler_follows_the_path(fake, calls):
@@ -133,14 +133,16 @@ def test_a_grid_says_how_strong_the_noise_is_at_first(fake, calls, sampler, spac
 def test_a_path_is_the_same_for_twice_the_steps(bundle):
     """Increments over halves of a step add up to the step's, weighed by the root of their heights."""
     levels = grid(bundle, "dpmpp_2m_sde", 4)
-    path = draws(bundle, seed=3).path(levels)
+    path = draws(bundle, seed=3).brownian(levels)
     high, middle, low = levels.sigmas[0], levels.sigmas[1], levels.sigmas[2]
     halves = (high - middle) ** 0.5 * path(high, middle) + (middle - low) ** 0.5 * path(middle, low)
     np.testing.assert_allclose(halves, (high - low) ** 0.5 * path(high, low), rtol=1e-3, atol=1e-3)
 
 
 def test_a_path_s_noise_is_of_unit_variance(bundle):
-    noise = Draws(settle(Request("a", seed=0), bundle.manifest), (4, 32, 32)).path(grid(bundle, "dpmpp_sde", 2))
+    noise = NoiseSource(settle(Request("a", seed=0), bundle.manifest).noise_spec, (4, 32, 32)).brownian(
+        grid(bundle, "dpmpp_sde", 2)
+    )
     levels = grid(bundle, "dpmpp_sde", 2).sigmas
     assert noise(levels[0], levels[1]).std() == pytest.approx(1, abs=0.05)
 

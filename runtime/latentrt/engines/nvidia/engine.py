@@ -10,10 +10,11 @@ from pathlib import Path
 from latentrt.bundle.folder import Bundle, open_bundle
 from latentrt.bundle.manifest import Component
 from latentrt.engines import build_plan
+from latentrt.engines.artifacts import graph_digest
 from latentrt.engines.nvidia.bindings import FLAVOURS
 from latentrt.engines.nvidia.execution import Gpu, Plan, Profile, Sizes
 from latentrt.engines.nvidia.lowered import is_current, source_of
-from latentrt.engines.nvidia.plans import STRIPPED, PlanKey, PlanStore, graph_digest, plan_store
+from latentrt.engines.nvidia.plans import STRIPPED, PlanKey, PlanStore, plan_store
 from latentrt.errors import EngineError, LatentError
 from latentrt.tensors import Array, check
 

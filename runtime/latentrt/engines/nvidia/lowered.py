@@ -16,8 +16,8 @@ from typing import Literal, get_args
 
 from latentrt.bundle.folder import Bundle
 from latentrt.bundle.manifest import Fidelity, FileRecord
-from latentrt.engines.artifacts import read_record
-from latentrt.engines.nvidia.plans import PlanKey, graph_digest
+from latentrt.engines.artifacts import graph_digest, read_record
+from latentrt.engines.nvidia.plans import PlanKey
 
 RECORD = "lowered.json"
 # Raised with every change of what lowering makes of a graph: plans and graphs of other versions are not used.

@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from latentrt.bundle.manifest import Component, Manifest
 from latentrt.engines.nvidia.secret import user_secret
 from latentrt.errors import OutputError
 from latentrt.storage.atomic import output_file
@@ -168,12 +167,6 @@ def plan_store(bundle: Path) -> PlanStore:
     cache = user_cache("plans")
     built_in = bundle.resolve().is_relative_to(MODELS.resolve())
     return PlanStore(cache) if built_in else PlanStore(bundle / "targets", cache)
-
-
-def graph_digest(manifest: Manifest, component: Component) -> str:
-    """SHA-256, in hexadecimal, that stands for a component's graph and weights: of what the manifest says of them."""
-    files = (component.file, *component.data)
-    return hashlib.sha256("\n".join(manifest.files[file].sha256 for file in files).encode()).hexdigest()
 
 
 def canonical(key: PlanKey) -> bytes:

@@ -17,8 +17,8 @@ from latentrt.bundle.folder import Bundle
 from latentrt.bundle.manifest import Fidelity, FileRecord
 from latentrt.device.cpu import processor
 from latentrt.engines import telemetry
-from latentrt.engines.artifacts import read_record
-from latentrt.engines.nvidia.plans import graph_digest, plan_store
+from latentrt.engines.artifacts import graph_digest, read_record
+from latentrt.engines.nvidia.plans import plan_store
 
 RECORD = "optimised.json"
 # Raised with every change of what is made of a graph before ONNX Runtime gets it.

@@ -6,7 +6,6 @@ On a GPU, a session that would compute on the CPU after all is an error: it woul
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 import threading
 from collections.abc import Iterable, Mapping
@@ -16,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from latentrt.bundle.folder import Bundle
 from latentrt.bundle.manifest import Component
+from latentrt.device.cores import usable_cores
 from latentrt.engines import ENGINES, Weights, failure, telemetry
+from latentrt.engines.artifacts import one_line
 from latentrt.engines.onnx.initializers import beside, with_weights
 from latentrt.engines.onnx.optimised import graph_of
 from latentrt.errors import EngineError
@@ -261,23 +262,3 @@ def check_assigned(path: Path, session: InferenceSession) -> None:
             f"{path}: ONNX Runtime would run {', '.join(found)} on the CPU, for which its NVIDIA providers have no "
             "kernel of this type; export with --precision fp32 or fp16, or use --engine cpu or tensorrt"
         )
-
-
-def one_line(error: Exception) -> str:
-    """The error's message without the line breaks that some versions of ONNX Runtime put into it."""
-    return " ".join(str(error).split())
-
-
-def usable_cores() -> int:
-    """The cores that this process may use, which in a container are fewer than the machine has."""
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(affinity, quota()))
-
-
-def quota() -> int:
-    """The cores that the control group allows, rounded up; a large number where none is set."""
-    try:
-        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return -(-int(limit) // int(period))
-    except (OSError, ValueError):
-        return 1 << 16

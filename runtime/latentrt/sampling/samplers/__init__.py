@@ -44,14 +44,14 @@ class Option:
 class Sampler:
     """A walk and the grid that its reference implementation lays out for it.
 
-    noise: "white" is drawn afresh each time, "path" follows one Brownian path through the levels. flow: whether it is
-    for models that predict a flow, and only for those.
+    noise: "normal" is drawn afresh each time, "brownian" follows one Brownian path through the levels. flow: whether it
+    is for models that predict a flow, and only for those.
     """
 
     walk: Callable[..., Walk]
     grid: Callable[[NoiseSchedule, int, Spacing, Sigmas], Grid]
     options: Mapping[str, Option] = field(default_factory=dict)
-    noise: Literal["white", "path"] = "white"
+    noise: Literal["normal", "brownian"] = "normal"
     flow: bool = False
 
 
@@ -76,9 +76,9 @@ SAMPLERS: dict[str, Sampler] = {
         dpm_grid,
         {"order": Option(2, choices=(1, 2, 3)), "solver": MIDPOINT_OR_HEUN},
     ),
-    "dpmpp_sde": Sampler(dpmpp_sde, sigma_grid, FULL_ETA, "path"),
-    "dpmpp_2m_sde": Sampler(partial(dpmpp, order=2), dpm_grid, {**FULL_ETA, "solver": MIDPOINT_OR_HEUN}, "path"),
-    "dpmpp_3m_sde": Sampler(partial(dpmpp, order=3, solver="heun"), dpm_grid, FULL_ETA, "path"),
+    "dpmpp_sde": Sampler(dpmpp_sde, sigma_grid, FULL_ETA, "brownian"),
+    "dpmpp_2m_sde": Sampler(partial(dpmpp, order=2), dpm_grid, {**FULL_ETA, "solver": MIDPOINT_OR_HEUN}, "brownian"),
+    "dpmpp_3m_sde": Sampler(partial(dpmpp, order=3, solver="heun"), dpm_grid, FULL_ETA, "brownian"),
     "unipc": Sampler(
         unipc, dpm_grid, {"order": Option(2, choices=(1, 2, 3)), "solver": Option("bh2", choices=("bh1", "bh2"))}
     ),

@@ -1,0 +1,88 @@
+"""The mask of an inpainting run: which pixels are painted anew, and how the result is put back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from latentrt.images.pillow import digest, resized
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+WHITE = 128  # the least of 255 that is repainted
+
+
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Mask:
+    """What is repainted of an image; see `Request`. image: grey, of the image's size, blurred already.
+
+    given: whether there is more to it than what the image was extended by.
+    """
+
+    image: Image = field(repr=False)
+    blur: float = 0.0
+    padding: int | None = None
+    overlay: bool = False
+    given: bool = True
+
+    def region(self, width: int, height: int) -> Box | None:
+        """The part of the image that is generated at that size, where it is not the whole: left, top, right, bottom."""
+        return None if self.padding is None else region(self.image, width / height, self.padding)
+
+    def pasted(self, framed: Callable[[Image, int, int], Image], init: Image, image: Image) -> Image:
+        """A generated image, put into the image that it is to replace a part of; outside the mask, that is exact.
+
+        framed: how that image was brought to this one's size.
+        """
+        from PIL import Image as images
+
+        box = self.region(*image.size)
+        if box is None and not self.overlay:
+            return image
+        if box is None:
+            return images.composite(image, framed(init, *image.size), framed(self.image, *image.size))
+        left, top, right, bottom = box
+        base = init.copy()
+        base.paste(resized(image, right - left, bottom - top, "crop"), (left, top))
+        return images.composite(base, init, self.image)
+
+    def record(self) -> dict[str, Any]:
+        """What a picture says of it, as JSON can hold it."""
+        return {
+            **({"mask": digest(self.image)} if self.given else {}),
+            "mask_blur": self.blur,
+            "mask_padding": self.padding,
+            "overlay": self.overlay,
+        }
+
+
+def region(mask: Image, ratio: float, padding: int) -> Box:
+    """The box around all that is not black, `padding` pixels wider, grown to a ratio of width to height if it can.
+
+    As diffusers 0.42.1's VaeImageProcessor.get_crop_region, which is AUTOMATIC1111's.
+    """
+    left, top, right, bottom = mask.getbbox() or (0, 0, *mask.size)
+    left, top = max(left - padding, 0), max(top - padding, 0)
+    right, bottom = min(right + padding, mask.width), min(bottom + padding, mask.height)
+    width, height = right - left, bottom - top
+    if width / height > ratio:
+        top, bottom = grown(top, bottom, int(width / ratio - height), mask.height)
+    else:
+        left, right = grown(left, right, int(height * ratio - width), mask.width)
+    return left, top, right, bottom
+
+
+def grown(low: int, high: int, more: int, limit: int) -> tuple[int, int]:
+    """The interval, longer by `more`, between 0 and `limit`: shifted where it would leave, cut where it is longer."""
+    low, high = low - more // 2, high + more - more // 2
+    if high >= limit:
+        low, high = low - (high - limit), limit
+    if low < 0:
+        low, high = 0, high - low
+    return low, min(high, limit)
