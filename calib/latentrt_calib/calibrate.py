@@ -19,8 +19,9 @@ import onnx_ir as ir
 from latentrt.bundle.folder import Bundle
 from latentrt.bundle.manifest import Manifest, Precision
 from latentrt.errors import BundleError
-from latentrt.pipeline.pipeline import Pipeline, load
-from latentrt.request.settings import settle
+from latentrt.pipeline.load import load
+from latentrt.pipeline.pipeline import Pipeline
+from latentrt.request.settings import resolve
 from latentrt.storage.atomic import filling, put_in_place, refuse_existing
 from latentrt.tensors import TensorSpec, shape_of
 from latentrt_calib.evaluate.candidate import Bench, Graph
@@ -334,10 +335,10 @@ def decisive(work: Work, precision: str) -> dict[str, object]:
 
 def settings_of(options: Options, bench: Bench) -> dict[str, str | int | float]:
     """The options as a report states them."""
-    recipe, asked = options.recipe, settle(bench.requests[0], bench.pipeline.bundle.manifest)
+    recipe, asked = options.recipe, resolve(bench.requests[0], bench.pipeline.bundle.manifest)
     gate = {} if options.vae_gate_db is None else {"VAE decoder's gate in dB": options.vae_gate_db}
     return {
-        "sampler": asked.sampler,
+        "sampler": asked.schedule.sampler,
         "steps": asked.steps,
         "calibration images": options.images,
         "calibration prompts": len(set(for_images(options.calibration, options.images))),

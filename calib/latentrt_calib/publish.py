@@ -10,7 +10,7 @@ from pathlib import Path
 
 from latentrt.bundle.folder import Bundle, open_bundle, record_files, save_manifest
 from latentrt.bundle.manifest import Component, Manifest, Precision, named_files
-from latentrt.pipeline.pipeline import load
+from latentrt.pipeline.load import load
 from latentrt_calib.evaluate.candidate import Bench, Graph
 from latentrt_calib.evaluate.compare import Comparison, Side, compare, side_of
 from latentrt_calib.evaluate.damage import Damage

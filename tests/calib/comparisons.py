@@ -5,7 +5,7 @@ import numpy as np
 from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import open_bundle
 from latentrt.request.request import Request
-from latentrt.request.settings import settle
+from latentrt.request.settings import resolve
 from latentrt_calib.evaluate.compare import Part, Side, compare
 from latentrt_calib.evaluate.generate import Drawing
 from tests.calib.pictures import picture
@@ -17,7 +17,7 @@ OTHER = Side("model", "b" * 64, 18_000_000, {"unet": Part("int8", 8_000_000), "v
 
 def drawing(prompt, off=0, *, seed=0, steps=3, size=(16, 24)):
     """A drawing whose every pixel is `off` too bright, and whose latents are off by `off` percent, times the step."""
-    settings = settle(Request(prompt, seed=seed, steps=steps), MANIFEST)
+    settings = resolve(Request(prompt, seed=seed, steps=steps), MANIFEST)
     latents = np.stack([np.ones((4, 2, 3)) * (1 + off / 100 * step) for step in range(1, steps + 1)])
     return Drawing(settings, (picture(size) // 2 + off).astype(np.uint8), latents.astype(np.float32))
 

@@ -18,8 +18,7 @@ from latentrt.bundle.folder import Bundle
 from latentrt.bundle.manifest import Precision
 from latentrt.bundle.quantization import PictureLoss
 from latentrt.errors import BundleError, FidelityError
-from latentrt.pipeline.metadata import plain
-from latentrt.pipeline.pipeline import load
+from latentrt.pipeline.load import load
 from latentrt.request.settings import Settings
 from latentrt.tensors import Array
 from latentrt_calib.evaluate.generate import Advance, Drawing, draw, requests_of
@@ -178,7 +177,7 @@ def pair_of(reference: Drawing, other: Drawing) -> Pair:
     """How alike two drawings of one request are."""
     ratio = psnr_db(other.image, reference.image)
     return Pair(
-        prompt=reference.settings.prompt,
+        prompt=reference.settings.text.prompt,
         seed=reference.settings.seeds[0],
         psnr_db=None if ratio == math.inf else ratio,
         ssim=ssim(other.image, reference.image),
@@ -204,7 +203,7 @@ def likeness(pair: Pair) -> float:
 
 def common_settings(settings: Settings) -> dict[str, Any]:
     """The settings that do not differ from picture to picture, as JSON can hold them."""
-    return {name: value for name, value in plain(settings).items() if name not in ("prompt", "seeds")}
+    return {name: value for name, value in settings.record().items() if name not in ("prompt", "seeds")}
 
 
 def side_of(bundle: Bundle) -> Side:
