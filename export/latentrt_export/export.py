@@ -40,7 +40,7 @@ from latentrt_export.checkpoint.scheduler import defaults_of, said_of, schedule_
 from latentrt_export.checkpoint.tokenizer import clip_tokenizer, tokenizer_from_folder
 from latentrt_export.components.parts import parts_of
 from latentrt_export.components.tiny_decoder import open_tiny_decoder, tiny_part
-from latentrt_export.gate import gated
+from latentrt_export.gate import check_gate
 from latentrt_export.graph.precision import PRECISIONS, FloatPrecision
 from latentrt_export.graph.save import save_graph
 from latentrt_export.graph.trace import trace
@@ -223,7 +223,7 @@ def write_component(part: Part, folder: Path, precision: FloatPrecision, progres
         fidelity=Fidelity(0.0, None, recipe.gate),
     )
     progress(f"{part.name}: comparing with the original")
-    return replace(component, fidelity=gated(part, component, folder, recipe))
+    return replace(component, fidelity=check_gate(part, component, folder, recipe))
 
 
 def shown_of(checkpoint: Checkpoint) -> tuple[Shown, ...]:

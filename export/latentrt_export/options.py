@@ -10,7 +10,7 @@ from latentrt.bundle.folder import sha256_of
 from latentrt.lora.files import Lora
 from latentrt_export.checkpoint.embeddings import Embedding
 from latentrt_export.checkpoint.markers import Prediction
-from latentrt_export.checkpoint.named import Named
+from latentrt_export.checkpoint.named import NamedNetwork
 from latentrt_export.checkpoint.pickles import converted
 from latentrt_export.graph.precision import FloatPrecision
 
@@ -38,9 +38,9 @@ class ExportOptions:
     loras: tuple[Lora, ...] = ()
     tiny_decoder: Path | None = None
     embeddings: tuple[Embedding, ...] = ()
-    controls: tuple[Named, ...] = ()
-    adapters: tuple[Named, ...] = ()
-    image_prompts: tuple[Named, ...] = ()
+    controls: tuple[NamedNetwork, ...] = ()
+    adapters: tuple[NamedNetwork, ...] = ()
+    image_prompts: tuple[NamedNetwork, ...] = ()
     image_encoder: Path | None = None
     prediction: Prediction | None = None
     zero_snr: bool | None = None
@@ -48,7 +48,7 @@ class ExportOptions:
     allow_pickle: bool = False
 
     @property
-    def steering(self) -> tuple[Named, ...]:
+    def steering(self) -> tuple[NamedNetwork, ...]:
         """All by which images are to steer the UNet."""
         return (*self.controls, *self.adapters, *self.image_prompts)
 
@@ -71,7 +71,7 @@ def without_pickles(
             read[f"pickle {len(read) + 1}"] = f"{path.name}{digest}"
         return found
 
-    def opened_all(networks: tuple[Named, ...]) -> tuple[Named, ...]:
+    def opened_all(networks: tuple[NamedNetwork, ...]) -> tuple[NamedNetwork, ...]:
         return tuple(replace(one, path=opened(one.path)) for one in networks)
 
     chosen = replace(

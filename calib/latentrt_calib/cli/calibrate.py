@@ -82,14 +82,14 @@ def calibrate(
     refuse_existing(out)
     with extra_of("calibrate"):
         from latentrt.prompt.file import read_prompts
-        from latentrt_calib.calibrate import Options
+        from latentrt_calib.calibrate import CalibrationOptions
         from latentrt_calib.calibrate import calibrate as write_bundle
         from latentrt_calib.evaluate.compare import EVALUATION
         from latentrt_calib.quantize.planning import Recipe
         from latentrt_calib.recording.prompts import SHIPPED
         from latentrt_calib.report.report import figures
 
-    asked = Options(
+    asked = CalibrationOptions(
         read_prompts(prompts or SHIPPED), read_prompts(evaluation or EVALUATION), Recipe(target=target), **options
     )
     report = write_bundle(bundle, out, precision, asked, progress=lambda line: echo(line, err=True))

@@ -12,8 +12,8 @@ from latentrt_export.checkpoint import families
 from latentrt_export.checkpoint.families import Family
 from latentrt_export.checkpoint.layouts import folder_keys
 from latentrt_export.checkpoint.markers import Declared, overruled
-from latentrt_export.checkpoint.match import Source
-from latentrt_export.checkpoint.opened import Opened
+from latentrt_export.checkpoint.match import ComponentSource
+from latentrt_export.checkpoint.opened import OpenedCheckpoint
 from latentrt_export.checkpoint.pickles import PICKLES
 from latentrt_export.checkpoint.stored import header
 from latentrt_export.checkpoint.weight_files import chosen, found_in, read_json
@@ -30,7 +30,7 @@ TEXT_DEFAULTS = {
 TOWERS: Mapping[str, str] = {"text_encoder": "text", "text_encoder_2": "text", "image_encoder": "vision"}
 
 
-def open_folder(path: Path, configs: Path | None, variant: str | None, asked: Declared) -> Opened:
+def open_folder(path: Path, configs: Path | None, variant: str | None, asked: Declared) -> OpenedCheckpoint:
     """Returns what is found in a diffusers folder. asked: what overrules its scheduler_config.json."""
     if configs is not None:
         raise CheckpointError(
@@ -51,7 +51,9 @@ def open_folder(path: Path, configs: Path | None, variant: str | None, asked: De
         raise CheckpointError(f"--variant {variant}: no component in {path} has files of that variant; leave it out")
     sources = {name: folder_source(path / name, name, variant) for name in family.slots}
     scheduler, said = overruled(read_json(path / "scheduler" / "scheduler_config.json"), asked)
-    return Opened(family, sources, scheduler, tokenizers, index.get(ZERO_NEGATIVE, family.zero_negative), said)
+    return OpenedCheckpoint(
+        family, sources, scheduler, tokenizers, index.get(ZERO_NEGATIVE, family.zero_negative), said
+    )
 
 
 def differences(path: Path, index: Mapping[str, Any], family: Family) -> list[str]:
@@ -67,7 +69,7 @@ def differences(path: Path, index: Mapping[str, Any], family: Family) -> list[st
     return families.config_differences(family, {name: config_in(path / name, name) for name in family.slots})
 
 
-def folder_source(folder: Path, name: str, variant: str | None = None) -> Source:
+def folder_source(folder: Path, name: str, variant: str | None = None) -> ComponentSource:
     """Returns what a diffusers folder has for the component of that name. Raises CheckpointError for what it lacks."""
     config = config_in(folder, name)
     found = found_in(folder, stem_of(name))
@@ -75,7 +77,7 @@ def folder_source(folder: Path, name: str, variant: str | None = None) -> Source
         raise CheckpointError(no_weights(folder, stem_of(name)))
     files = chosen(folder, found, variant).shards
     tensors = {key: stored for file in files for key, stored in header(file).items()}
-    return Source(f"{folder}", config, tensors, folder_keys)
+    return ComponentSource(f"{folder}", config, tensors, folder_keys)
 
 
 def stem_of(name: str) -> str:

@@ -11,14 +11,14 @@ from latentrt_export.checkpoint.families import Configs, Family
 from latentrt_export.checkpoint.folder import name_of
 from latentrt_export.checkpoint.layouts import Shape
 from latentrt_export.checkpoint.markers import MARKERS, Declared, declared_by, overruled
-from latentrt_export.checkpoint.match import Source
-from latentrt_export.checkpoint.opened import Opened
+from latentrt_export.checkpoint.match import ComponentSource
+from latentrt_export.checkpoint.opened import OpenedCheckpoint
 from latentrt_export.checkpoint.paths import check_configs
 from latentrt_export.checkpoint.stored import header, notes, under
 from latentrt_export.checkpoint.weight_files import read_json
 
 
-def open_file(path: Path, configs: Path | None, asked: Declared) -> Opened:
+def open_file(path: Path, configs: Path | None, asked: Declared) -> OpenedCheckpoint:
     """Returns what is found in a single file. asked: what overrules what the file declares, and its configs."""
     if configs is not None:
         check_configs(configs)
@@ -38,13 +38,15 @@ def open_file(path: Path, configs: Path | None, asked: Declared) -> Opened:
     family = families.recognise(name_of(path), differences, look=families.likeness(shapes), stranger=stranger)
     known = configs_in(configs_folder(family, configs, shapes, declared), family, shapes)
     sources = {
-        name: Source(f"{path} ({slot.prefix}*)", known[name], under(slot.prefix, tensors), slot.convert, slot.unread)
+        name: ComponentSource(
+            f"{path} ({slot.prefix}*)", known[name], under(slot.prefix, tensors), slot.convert, slot.unread
+        )
         for name, slot in family.slots.items()
     }
     scheduler, said = overruled(known["scheduler"], declared)
     held = {key for source in sources.values() for key in source.tensors}
     others = tuple(key for key in tensors if key not in held and key not in MARKERS)
-    return Opened(family, sources, scheduler, {}, family.zero_negative, said, others)
+    return OpenedCheckpoint(family, sources, scheduler, {}, family.zero_negative, said, others)
 
 
 def configs_folder(family: Family, configs: Path | None, shapes: Mapping[str, Shape], declared: Declared) -> Path:

@@ -16,7 +16,7 @@ from latentrt.cli.paths import bundle_argument
 
 if TYPE_CHECKING:
     from latentrt.engines.nvidia.lowered import Attention
-    from latentrt_export.build.tensorrt import Built
+    from latentrt_export.build.tensorrt import BuiltPlan
 
 GB = 1_000_000_000
 LARGEST_LEVEL = 5
@@ -115,8 +115,8 @@ def build(
         build_for_cpu(context, bundle, as_json)
         return
     with extra_of("build"):
-        from latentrt_export.build.plan import Settings
-        from latentrt_export.build.tensorrt import Options
+        from latentrt_export.build.plan import BuilderSettings
+        from latentrt_export.build.tensorrt import BuildOptions
         from latentrt_export.build.tensorrt import build as build_bundle
         from latentrt_export.build.tensorrt import lower_only as lower_bundle
 
@@ -124,9 +124,9 @@ def build(
         folders = lower_bundle(bundle, attention, lines=note)
         show_folders([str(folder) for folder in folders], as_json)
         return
-    settings = Settings(**{name: options.pop(name) for name in ("level", "refit", "stripped")})
+    settings = BuilderSettings(**{name: options.pop(name) for name in ("level", "refit", "stripped")})
     limit = None if memory is None else int(memory * GB)
-    asked = Options(target, attention=attention, memory_bytes=limit, settings=settings, **options)
+    asked = BuildOptions(target, attention=attention, memory_bytes=limit, settings=settings, **options)
     plans = []
     with phases() as progress:
         for built in build_bundle(bundle, asked, note, progress):
@@ -168,7 +168,7 @@ def show_folders(folders: list[str], as_json: bool) -> None:
         echo("\n".join(folders))
 
 
-def line_of(built: Built) -> str:
+def line_of(built: BuiltPlan) -> str:
     """A plan in a line."""
     took = "was there" if built.seconds is None else f"{built.seconds:.1f} s"
     return (

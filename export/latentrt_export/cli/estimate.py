@@ -73,7 +73,7 @@ def report(calls: dict[str, Call], devices: dict[str, Device]) -> dict[str, Any]
             "calls": call.times,
             "macs": call.cost.macs,
             "parameters": call.cost.parameters,
-            "live_elements": call.cost.live,
+            "live_elements": call.cost.activation_elements,
             "work": [{"count": count, **asdict(work)} for work, count in call.cost.work.items()],
         }
         for name, call in calls.items()
@@ -83,8 +83,9 @@ def report(calls: dict[str, Call], devices: dict[str, Device]) -> dict[str, Any]
         for precision in PRECISIONS:
             found = estimate(calls, precision, device)
             step = {**asdict(found.step), "binds": found.step.binds}
-            row = {"device": name, "precision": precision, **asdict(found), "step": step, "fits": found.fits}
-            estimates.append(row)
+            figures = asdict(found)
+            figures["live_bytes"] = figures.pop("activation_bytes")  # the key that it has had from the start
+            estimates.append({"device": name, "precision": precision, **figures, "step": step, "fits": found.fits})
     return {"graphs": graphs, "devices": {name: asdict(one) for name, one in devices.items()}, "estimates": estimates}
 
 

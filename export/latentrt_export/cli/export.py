@@ -145,7 +145,7 @@ def export(
     )
     with extra_of("export"):
         from latentrt_export.checkpoint.embeddings import Embedding
-        from latentrt_export.checkpoint.named import Named
+        from latentrt_export.checkpoint.named import NamedNetwork
         from latentrt_export.export import ExportOptions
         from latentrt_export.export import export as write_bundle
 
@@ -153,9 +153,9 @@ def export(
         **options,
         loras=tuple(loras),
         embeddings=tuple(Embedding(file, token) for file, token in embeddings),
-        controls=tuple(Named(name, path) for name, path in controls),
-        adapters=tuple(Named(name, path) for name, path in adapters),
-        image_prompts=tuple(Named(name, path) for name, path in image_prompts),
+        controls=tuple(NamedNetwork(name, path) for name, path in controls),
+        adapters=tuple(NamedNetwork(name, path) for name, path in adapters),
+        image_prompts=tuple(NamedNetwork(name, path) for name, path in image_prompts),
     )
     manifest = write_bundle(checkpoint, out, chosen, progress=lambda line: echo(line, err=True))
     losses = {name: asdict(component.fidelity) for name, component in manifest.components.items()}

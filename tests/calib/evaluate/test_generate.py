@@ -11,7 +11,7 @@ from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import open_bundle
 from latentrt.request.request import Request
 from latentrt.request.settings import settle
-from latentrt_calib.evaluate.generate import draw, requests_of
+from latentrt_calib.evaluate.generate import generate_samples, requests_of
 from tests.runtime.fake import SMALL, latents_of, named, pipeline_of
 
 BUNDLE = open_bundle(MODELS / "emoji", verify=False)
@@ -75,7 +75,7 @@ def test_what_cannot_be_drawn_or_compared_is_refused(options, said):
 def test_a_drawing_is_the_picture_and_the_latents_after_every_step(size, steps):
     pipeline, pictures = pipeline_of(BUNDLE, []), []
     asked = requests_of(("a cat", "a dog"), BUNDLE, images=2, steps=steps, **size)
-    drawn = tuple(draw(pipeline, asked, lambda: pictures.append(1)))
+    drawn = tuple(generate_samples(pipeline, asked, lambda: pictures.append(1)))
     assert len(pictures) == 2
     for request, drawing in zip(asked, drawn, strict=True):
         assert drawing.settings.prompt == request.prompt
@@ -96,5 +96,5 @@ def test_a_prompt_that_is_malformed_is_found_before_anything_is_drawn():
     calls = []
     asked = requests_of(("a cat", "a (dog"), BUNDLE, images=2, steps=1, **SMALL)
     with pytest.raises(RequestError, match="never closed"):
-        next(draw(pipeline_of(BUNDLE, calls), asked))
+        next(generate_samples(pipeline_of(BUNDLE, calls), asked))
     assert not named(calls, "unet")
