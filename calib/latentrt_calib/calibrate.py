@@ -25,9 +25,10 @@ from latentrt.storage.atomic import filling, put_in_place, refuse_existing
 from latentrt.tensors import TensorSpec, shape_of
 from latentrt_calib.evaluate.candidate import Evaluator, FloatGraph
 from latentrt_calib.evaluate.compare import bundle_summary, compare, mean_psnr_db
+from latentrt_calib.evaluate.damage import Damage
 from latentrt_calib.evaluate.generate import requests_of
 from latentrt_calib.evaluate.noise import noise_of
-from latentrt_calib.evaluate.sensitivity import Damage, damage_of, fewest_float, groups_of, in_order
+from latentrt_calib.evaluate.sensitivity import damage_of, fewest_float, groups_of, in_order
 from latentrt_calib.observing.observations import Observations
 from latentrt_calib.observing.observe import ObservationSettings, observe
 from latentrt_calib.publish import DecoderGate, WrittenComponent, publish

@@ -13,8 +13,8 @@ from latentrt.bundle.manifest import Component, Manifest, Precision, named_files
 from latentrt.pipeline.pipeline import load
 from latentrt_calib.evaluate.candidate import Evaluator, FloatGraph
 from latentrt_calib.evaluate.compare import BundleSummary, Comparison, bundle_summary, compare
+from latentrt_calib.evaluate.damage import Damage
 from latentrt_calib.evaluate.generate import generate_samples
-from latentrt_calib.evaluate.sensitivity import Damage
 from latentrt_calib.report.page import save_page
 from latentrt_calib.report.report import GateReport, LayerReport, Report, figures
 from latentrt_export.graph.costs import total_macs

@@ -24,7 +24,7 @@ from latentrt.request.settings import Settings
 from latentrt.tensors import Array
 from latentrt_calib.evaluate.generate import Advance, Sample, generate_samples, requests_of
 from latentrt_calib.evaluate.metrics import psnr_db, relative_error, ssim
-from latentrt_calib.recording.record import check_requests
+from latentrt_calib.recording.requests import check_requests
 
 EVALUATION = Path(__file__).parent / "evaluation.txt"
 SHOWN_WORST, SHOWN_FIRST = 3, 3

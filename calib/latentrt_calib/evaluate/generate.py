@@ -16,7 +16,7 @@ from latentrt.request.settings import Settings, settle
 from latentrt.tensors import Array
 from latentrt_calib.evaluate.metrics import WINDOW
 from latentrt_calib.recording.prompts import for_images
-from latentrt_calib.recording.record import check_requests
+from latentrt_calib.recording.requests import check_requests
 
 Advance = Callable[[], None]
 

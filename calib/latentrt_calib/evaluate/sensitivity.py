@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from latentrt.errors import FidelityError
 from latentrt.storage.atomic import new_file
 from latentrt.storage.json_codec import parse
+from latentrt_calib.evaluate.damage import Damage
 from latentrt_calib.quantize.layers import Layer
 from latentrt_calib.recording.record import Progress
 
@@ -111,11 +112,3 @@ def save_damage(path: Path, damage: Sequence[Damage]) -> None:
     """Writes the entries, whole or not at all."""
     with new_file(path) as temporary:
         temporary.write_text("".join(json.dumps(asdict(one)) + "\n" for one in damage))
-
-
-@dataclass(frozen=True)
-class Damage:
-    """What the final pictures keep, PSNR in dB, when only these layers are quantized; None when nothing differed."""
-
-    layers: tuple[str, ...]
-    psnr_db: float | None

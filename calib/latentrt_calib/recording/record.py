@@ -24,6 +24,7 @@ from latentrt.request.settings import settle
 from latentrt.storage.json_codec import TypedError, parse
 from latentrt.tensors import Array
 from latentrt_calib.recording.archive import is_whole, load_arrays, save_arrays
+from latentrt_calib.recording.requests import check_requests
 from latentrt_calib.recording.workspace import open_workspace
 
 FORMAT = 2
@@ -268,12 +269,3 @@ def image_path(folder: Path, image: int) -> Path:
 def array_name(place: int) -> str:
     """The name under which a file has its array of that number."""
     return f"array_{place:04d}"
-
-
-def check_requests(pipeline: Pipeline, requests: Sequence[Request]) -> None:
-    """Raises RequestError for the first request that cannot be generated, before any is, and says which it is."""
-    for place, request in enumerate(requests, 1):
-        try:
-            pipeline.steps(request)
-        except RequestError as error:
-            raise RequestError(f"prompt {place}, {request.prompt!r}: {error}") from error

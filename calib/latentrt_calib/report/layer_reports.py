@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from latentrt_calib.evaluate.sensitivity import Damage
+from latentrt_calib.evaluate.damage import Damage
 from latentrt_calib.observing.observations import Observations
 from latentrt_calib.quantize.layers import Layer
 from latentrt_calib.quantize.planning import PlannedLayer
