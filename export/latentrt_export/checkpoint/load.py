@@ -16,7 +16,6 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from latentrt.errors import CheckpointError
 from latentrt.lora.change import Change
-from latentrt_export.checkpoint import families
 from latentrt_export.checkpoint.builders import BUILDERS
 from latentrt_export.checkpoint.families import Family
 from latentrt_export.checkpoint.folder import name_of, open_folder
@@ -24,6 +23,7 @@ from latentrt_export.checkpoint.markers import Declared
 from latentrt_export.checkpoint.match import ComponentSource, left_out, located
 from latentrt_export.checkpoint.opened import OpenedCheckpoint
 from latentrt_export.checkpoint.paths import check_there
+from latentrt_export.checkpoint.recognition import config_differences
 from latentrt_export.checkpoint.single_file import open_file
 from latentrt_export.checkpoint.stored import Stored, read_tensors
 from latentrt_export.checkpoint.vae_file import vae_source
@@ -139,7 +139,7 @@ def with_vae(opened: OpenedCheckpoint, vae: Path, variant: str | None) -> dict[s
     """Returns what a checkpoint has for each component, with another VAE. Raises CheckpointError for one unlike it."""
     source = vae_source(vae, opened.sources["vae"].config, variant)
     sources = {**opened.sources, "vae": source}
-    differences = families.config_differences(opened.family, {name: one.config for name, one in sources.items()})
+    differences = config_differences(opened.family, {name: one.config for name, one in sources.items()})
     if differences:
         raise CheckpointError(
             f"--vae {vae} (vae= in Python) does not fit: {'; '.join(differences)}. Give a VAE of this family"

@@ -23,8 +23,9 @@ from latentrt.lora.weights import changed_weights
 from latentrt_export.build.cpu import build_cpu
 from latentrt_export.build.tensorrt import BuildOptions, build
 from latentrt_export.checkpoint.builders import BUILDERS
-from latentrt_export.checkpoint.families import CONFIGS, FAMILIES, config_differences
+from latentrt_export.checkpoint.families import CONFIGS, FAMILIES
 from latentrt_export.checkpoint.load import load_checkpoint
+from latentrt_export.checkpoint.recognition import config_differences
 from latentrt_export.components.parts import unet_parts, vae_parts
 from latentrt_export.components.steering import Steering
 from latentrt_export.export import write_component

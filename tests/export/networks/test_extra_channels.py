@@ -18,9 +18,10 @@ from latentrt.engines import open_engines
 from latentrt.errors import BundleError, CheckpointError
 from latentrt_calib.calibrate import check_alone
 from latentrt_export.build.tensorrt import BuildOptions, build
-from latentrt_export.checkpoint.families import FAMILIES, FIRST_LAYER
+from latentrt_export.checkpoint.families import FAMILIES
 from latentrt_export.checkpoint.load import load_checkpoint
 from latentrt_export.checkpoint.markers import Declared
+from latentrt_export.checkpoint.recognition import FIRST_LAYER
 from latentrt_export.checkpoint.single_file import configs_folder, configs_in
 from latentrt_export.components.parts import unet_parts
 from latentrt_export.export import shown_of, write_component
