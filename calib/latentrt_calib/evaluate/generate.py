@@ -25,7 +25,7 @@ CHOSEN = ("steps", "guidance", "width", "height", "sampler", "sigmas", "spacing"
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Sample:
     """A picture and the way to it. image: (height, width, 3) uint8. latents: (steps, channels, rows, columns)."""
 
     settings: Settings
@@ -56,7 +56,9 @@ def requests_of(
     return tuple(replace(asked, prompt=prompt, seed=seed, **made) for prompt, seed in pairs)
 
 
-def draw(pipeline: Pipeline, requests: Sequence[Request], advance: Advance = lambda: None) -> Iterator[Drawing]:
+def generate_samples(
+    pipeline: Pipeline, requests: Sequence[Request], advance: Advance = lambda: None
+) -> Iterator[Sample]:
     """Every request's picture, one at a time; advance is called after each.
 
     Raises RequestError for what cannot be generated, before the first.
@@ -66,4 +68,4 @@ def draw(pipeline: Pipeline, requests: Sequence[Request], advance: Advance = lam
         run = pipeline.steps(request)
         latents = [step.latents[0] for step in run]
         advance()
-        yield Drawing(run.settings, np.asarray(run.result.images[0]), np.stack(latents))
+        yield Sample(run.settings, np.asarray(run.result.images[0]), np.stack(latents))
