@@ -17,7 +17,7 @@ from latentrt.bench.report import FORMAT, Report, subject_of
 from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import open_bundle
 from latentrt.device.nvml import open_nvml
-from latentrt.engines import choose, engine_kind
+from latentrt.engines import AUTO, choose, engine_kind
 from latentrt.errors import RequestError
 from latentrt.pipeline.pipeline import load
 from latentrt.request.request import Request
@@ -47,7 +47,7 @@ def benchmark(
     sweep: Sweep,
     plan: Plan,
     *,
-    engine: str = "cpu",
+    engine: str = AUTO,
     split_guidance: bool = False,
     memory_budget: int | None = None,
     advance: Callable[[], None] = lambda: None,

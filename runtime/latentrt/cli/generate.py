@@ -117,7 +117,7 @@ if TYPE_CHECKING:
     help="Whose order <lora:NAME:A:B> has: a1111 (text encoder, UNet) or comfyui (UNet, text encoder).",
 )
 @click.option("--batch", type=int, default=1, show_default=True, help="How many images.")
-@click.option("--engine", default="cpu", metavar="NAME", show_default=True, help="What runs the graphs.")
+@click.option("--engine", default="auto", metavar="NAME", show_default=True, help="What runs the graphs.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),

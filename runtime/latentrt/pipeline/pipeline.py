@@ -16,7 +16,7 @@ import numpy as np
 from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import MANIFEST, REMEDY, Bundle, open_bundle
 from latentrt.bundle.tasks import FROM_AN_IMAGE, TEXT_TO_IMAGE, TINY_DECODER
-from latentrt.engines import CPU, Engine, choose, engine_kind, open_changed, open_engines
+from latentrt.engines import AUTO, Engine, choose, engine_kind, open_changed, open_engines
 from latentrt.errors import BundleError, EngineError, OutOfMemoryError, RequestError
 from latentrt.pipeline.memory import Budget, footprints_of
 from latentrt.pipeline.result import Result
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 def load(
     bundle: str | Path,
     *,
-    engine: str = "cpu",
+    engine: str = AUTO,
     verify: bool = True,
     split_guidance: bool = False,
     memory_budget: int | None = None,
@@ -47,14 +47,15 @@ def load(
 ) -> Pipeline:
     """Returns a pipeline for a bundle's folder, or for a built-in model by name ("emoji").
 
-    engine: what runs the graphs; its package must be installed. "cpu" is the fastest of those for a CPU: measured when
-    a model is first loaded with several of them installed. verify: hash every file first, so that damage is found
+    engine: a name in `latentrt.engines.ENGINES`, whose package must be installed; "cpu" is ONNX Runtime. "auto" is the
+    fastest installed engine for a CPU, measured once per model where several are installed, or the one that the
+    environment's LATENTRT_ENGINE names. verify: hash every file first, so that damage is found
     before an engine reads it; graphs are read when first used, so leave the folder alone while the pipeline lives.
     split_guidance: call the UNet once for each prompt of a step, not once for all, which takes less memory and longer.
     memory_budget: the bytes that the whole process may need, on a CPU; runs are made to fit, or refused before they
     start; those of several threads wait for each other. lora_dir: the folder of the LoRA files that prompts name,
     `<lora:NAME:0.8>`; the environment's LATENTRT_LORAS where none is given. loras: LoRA files and their scales for
-    every prompt, as `Pipeline.with_loras` takes them. With either, "cpu" draws with ONNX Runtime. A pipeline may be
+    every prompt, as `Pipeline.with_loras` takes them. With either, "auto" is ONNX Runtime. A pipeline may be
     used from several threads. Raises BundleError or EngineError, and CheckpointError for LoRA files.
     """
     engine_kind(engine)
@@ -64,7 +65,7 @@ def load(
     name = choose(engine, opened, frugal=frugal, exchanges=bool(loras))
     engines = open_engines(name, opened, frugal=frugal)
     budget = None if memory_budget is None else Budget(memory_budget, footprints_of(name, engines))
-    tokenizer, chosen = load_tokenizer(opened), engine == CPU
+    tokenizer, chosen = load_tokenizer(opened), engine == AUTO
     pipeline = Pipeline(
         opened,
         tokenizer,
@@ -146,9 +147,9 @@ class Pipeline:
 
         loras: the scale of each file, such as {"style.safetensors": 0.8}, or two, (0.8, 0.5): the UNet's and the text
         encoders'. Components that none of them changes are shared; the others are loaded anew when first called, from
-        the canonical graph; of "cpu" by ONNX Runtime, all of them, whichever engine is the fastest. Where memory is
-        short, `unload` what has run before. Raises CheckpointError for a file that cannot be read or does not fit the
-        bundle, EngineError for an engine or a bundle that cannot take any.
+        the canonical graph. With the engine "auto", ONNX Runtime runs all components, even if another engine is faster.
+        Where memory is short, `unload` what has run before. Raises CheckpointError for a file that cannot be read or
+        does not fit the bundle, EngineError for an engine or a bundle that cannot take any.
 
         >>> pipe.with_loras({"style.safetensors": 0.8}).generate("a red apple")  # doctest: +SKIP
         """
@@ -169,7 +170,7 @@ class Pipeline:
         """A copy on an engine that takes other weights, unless the user named one that does not."""
         other, frugal = copy(self), self.budget is not None
         if self.chosen:
-            other.engine = choose(CPU, self.bundle, frugal=frugal, exchanges=True)
+            other.engine = choose(AUTO, self.bundle, frugal=frugal, exchanges=True)
         if other.engine != self.engine:
             self.exchanging = self.exchanging or open_engines(other.engine, self.bundle, frugal=frugal)
             other.unchanged = other.engines = self.exchanging
