@@ -16,7 +16,7 @@ from latentrt.bench.report import FORMAT, Report, subject_of
 from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import open_bundle
 from latentrt.device.nvml import open_nvml
-from latentrt.engines import choose, engine_kind
+from latentrt.engines import AUTO, choose, engine_kind
 from latentrt.errors import RequestError
 from latentrt.pipeline.load import load
 from latentrt.pipeline.prepare import prepare
@@ -47,7 +47,7 @@ def benchmark(
     sweep: Sweep,
     plan: Plan,
     *,
-    engine: str = "cpu",
+    engine: str = AUTO,
     split_guidance: bool = False,
     memory_budget: int | None = None,
     advance: Callable[[], None] = lambda: None,

@@ -134,38 +134,41 @@ ENGINES = {
 }
 
 
-# "cpu" is whichever of these is installed, and the fastest where several are; or what the user's variable names.
-CPU, CPU_ENGINES = "cpu", ("onnxruntime", "openvino")
+# "auto" is the fastest installed engine for a CPU, or the engine that LATENTRT_ENGINE names. "cpu" is ONNX Runtime.
+AUTO, CPU_ENGINES = "auto", ("onnxruntime", "openvino")
+ALIASES = {"cpu": "onnxruntime"}
+NAMES = (AUTO, *ALIASES, *ENGINES)
 VARIABLE = "LATENTRT_ENGINE"
 
 
-def default_engines() -> tuple[str, ...]:
-    """The engines that "cpu" may stand for, the first one preferred. Raises EngineError for a wrong variable."""
+def auto_engines() -> tuple[str, ...]:
+    """Engines that "auto" may stand for, in order of preference. Raises EngineError for a wrong LATENTRT_ENGINE."""
     named = os.environ.get(VARIABLE, "")
-    if named in ("", CPU):
+    if named in ("", AUTO):
         return CPU_ENGINES
-    if named not in ENGINES:
-        raise EngineError(f"{VARIABLE}: got {named!r}, expected one of {', '.join((CPU, *ENGINES))}")
-    return (named,)
+    if named not in NAMES:
+        raise EngineError(f"{VARIABLE}: got {named!r}, expected one of {', '.join(NAMES)}")
+    return (ALIASES.get(named, named),)
 
 
 def choose(name: str, bundle: Bundle, *, frugal: bool = False, exchanges: bool = False) -> str:
-    """Returns the engine that `name` stands for with this bundle: others than "cpu" for themselves.
+    """Returns the engine in `ENGINES` that `name` stands for with this bundle.
 
-    "cpu" is the one that the variable LATENTRT_ENGINE names, else the fastest of those that are installed.
+    "cpu" is ONNX Runtime. "auto" is the engine that LATENTRT_ENGINE names, else the fastest installed engine for a CPU;
+    where several are installed, they are measured once. All other names stand for themselves.
 
-    frugal: it is the first that is installed, which needs the least memory; measuring others would need theirs.
-    exchanges: it is one that takes other weights than a graph's, where one is installed, whatever is the fastest.
-    Raises EngineError if what it needs is not installed.
+    frugal: "auto" is the first installed engine, which needs the least memory; measuring the others would need theirs.
+    exchanges: "auto" is an engine that can replace a graph's weights, if one is installed, even a slower one.
+    Raises EngineError if the engine's package is not installed.
     """
     engine_kind(name)
-    if name != CPU:
-        return name
+    if name != AUTO:
+        return ALIASES.get(name, name)
     able = [one for one in CPU_ENGINES if ENGINES[one].exchanges and ENGINES[one].installed]
     if exchanges and able:
         return able[0]
     if frugal:
-        return next(one for one in default_engines() if ENGINES[one].installed)
+        return next(one for one in auto_engines() if ENGINES[one].installed)
     fastest: str = importlib.import_module("latentrt.engines.autoselect").fastest(bundle)
     return fastest
 
@@ -237,13 +240,13 @@ def lacks_memory(error: Exception) -> bool:
 
 
 def engine_kind(name: str) -> EngineKind:
-    """The installed engine of that name, the first that is for "cpu".
+    """The engine of that name, if its package is installed; for "auto", the first that is.
 
-    Raises EngineError that says what there is, or what to install.
+    Raises EngineError that lists the known names, or says what to install.
     """
-    if name not in (CPU, *ENGINES):
-        raise EngineError(f"engine: got {name!r}, expected one of {', '.join((CPU, *ENGINES))}")
-    kinds = [ENGINES[one] for one in (default_engines() if name == CPU else (name,))]
+    if name not in NAMES:
+        raise EngineError(f"engine: got {name!r}, expected one of {', '.join(NAMES)}")
+    kinds = [ENGINES[one] for one in (auto_engines() if name == AUTO else (ALIASES.get(name, name),))]
     kind = next((one for one in kinds if one.installed), kinds[0])
     if not kind.installed:
         raise EngineError(f"engine {name!r} needs {kind.needs}: {kind.install}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import MANIFEST, REMEDY, Bundle, open_bundle
 from latentrt.bundle.tasks import FROM_AN_IMAGE, TEXT_TO_IMAGE
-from latentrt.engines import CPU, choose, engine_kind, open_engines
+from latentrt.engines import AUTO, choose, engine_kind, open_engines
 from latentrt.errors import BundleError, RequestError
 from latentrt.pipeline.memory import Budget, footprints_of
 from latentrt.pipeline.pipeline import Pipeline
@@ -20,7 +20,7 @@ from latentrt.request.settings import resolve
 def load(
     bundle: str | Path,
     *,
-    engine: str = "cpu",
+    engine: str = AUTO,
     verify: bool = True,
     split_guidance: bool = False,
     memory_budget: int | None = None,
@@ -29,14 +29,15 @@ def load(
 ) -> Pipeline:
     """Returns a pipeline for a bundle's folder, or for a built-in model by name ("emoji").
 
-    engine: what runs the graphs; its package must be installed. "cpu" is the fastest of those for a CPU: measured when
-    a model is first loaded with several of them installed. verify: hash every file first, so that damage is found
-    before an engine reads it; graphs are read when first used, so leave the folder alone while the pipeline lives.
+    engine: a name in `latentrt.engines.ENGINES`, whose package must be installed, or "cpu", which is ONNX Runtime, or
+    "auto": the fastest installed engine for a CPU, measured once per model where several are installed; the variable
+    LATENTRT_ENGINE names another. verify: hash every file first, so that damage is found before an engine reads it;
+    graphs are read when first used, so leave the folder alone while the pipeline lives.
     split_guidance: call the UNet once for each prompt of a step, not once for all, which takes less memory and longer.
     memory_budget: the bytes that the whole process may need, on a CPU; runs are made to fit, or refused before they
     start; those of several threads wait for each other. lora_dir: the folder of the LoRA files that prompts name,
     `<lora:NAME:0.8>`; the environment's LATENTRT_LORAS where none is given. loras: LoRA files and their scales for
-    every prompt, as `Pipeline.with_loras` takes them. With either, "cpu" draws with ONNX Runtime. A pipeline may be
+    every prompt, as `Pipeline.with_loras` takes them. With either, "auto" is ONNX Runtime. A pipeline may be
     used from several threads. Raises BundleError or EngineError, and CheckpointError for LoRA files.
     """
     engine_kind(engine)
@@ -46,7 +47,7 @@ def load(
     name = choose(engine, opened, frugal=frugal, exchanges=bool(loras))
     engines = open_engines(name, opened, frugal=frugal)
     budget = None if memory_budget is None else Budget(memory_budget, footprints_of(name, engines))
-    tokenizer, chosen = load_tokenizer(opened), engine == CPU
+    tokenizer, chosen = load_tokenizer(opened), engine == AUTO
     pipeline = Pipeline(
         opened,
         tokenizer,

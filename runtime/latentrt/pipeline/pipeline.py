@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from latentrt.bundle.folder import Bundle
-from latentrt.engines import CPU, Engine, choose, open_changed, open_engines
+from latentrt.engines import AUTO, Engine, choose, open_changed, open_engines
 from latentrt.errors import OutOfMemoryError
 from latentrt.pipeline.components import Components
 from latentrt.pipeline.memory import Budget, footprints_of
@@ -71,9 +71,9 @@ class Pipeline(Components):
 
         loras: the scale of each file, such as {"style.safetensors": 0.8}, or two, (0.8, 0.5): the UNet's and the text
         encoders'. Components that none of them changes are shared; the others are loaded anew when first called, from
-        the canonical graph; of "cpu" by ONNX Runtime, all of them, whichever engine is the fastest. Where memory is
-        short, `unload` what has run before. Raises CheckpointError for a file that cannot be read or does not fit the
-        bundle, EngineError for an engine or a bundle that cannot take any.
+        the canonical graph. With the engine "auto", ONNX Runtime runs all components, even if another engine is faster.
+        Where memory is short, `unload` what has run before. Raises CheckpointError for a file that cannot be read or
+        does not fit the bundle, EngineError for an engine or a bundle that cannot take any.
 
         >>> pipe.with_loras({"style.safetensors": 0.8}).generate("a red apple")  # doctest: +SKIP
         """
@@ -94,7 +94,7 @@ class Pipeline(Components):
         """A copy on an engine that takes other weights, unless the user named one that does not."""
         other, frugal = copy(self), self.budget is not None
         if self.chosen:
-            other.engine = choose(CPU, self.bundle, frugal=frugal, exchanges=True)
+            other.engine = choose(AUTO, self.bundle, frugal=frugal, exchanges=True)
         if other.engine != self.engine:
             self.exchanging = self.exchanging or open_engines(other.engine, self.bundle, frugal=frugal)
             other.unchanged = other.engines = self.exchanging

@@ -98,7 +98,7 @@ def test_a_budget_reckons_with_the_weights_beside_those_of_the_graph(pair):
 
 
 @pytest.mark.parametrize("named", [False, True], ids=["measured", "by the variable"])
-def test_cpu_takes_them_whichever_engine_is_the_fastest(pair, named, monkeypatch):
+def test_auto_takes_them_whichever_engine_is_the_fastest(pair, named, monkeypatch):
     if named:
         monkeypatch.setenv("LATENTRT_ENGINE", "openvino")
     else:

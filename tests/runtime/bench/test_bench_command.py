@@ -120,7 +120,7 @@ def test_compare_refuses_what_is_not_valid_and_shows_it_when_forced(here, capsys
         (("emoji", "--steps", "4,0"), 2, "steps: got 0"),
         (("emoji", "--out", "a.png"), 7, "expected one of .json"),
         (("emoji", "--out", "no/a.json"), 7, "mkdir -p no"),
-        (("emoji", "--engine", "magic"), 4, "expected one of cpu"),
+        (("emoji", "--engine", "magic"), 4, "expected one of auto, cpu"),
         (("emoji", "--memory-budget", "0"), 2, "not in the range"),
         (("emoji", "--memory-budget", "0.001"), 4, "memory budget: got 0.00 GB, expected at least"),
         (("emoji", "--memory-budget", "0.5", "--size", "64x64,2048x2048"), 4, "fits"),

@@ -158,9 +158,9 @@ def test_a_run_that_fails_names_the_component_and_the_sizes() -> None:
 
 @pytest.mark.parametrize("name", ["gpu", "", "CPU"])
 def test_an_unknown_engine(name: str) -> None:
-    with pytest.raises(EngineError, match=f"engine: got {name!r}, expected one of cpu"):
+    with pytest.raises(EngineError, match=f"engine: got {name!r}, expected one of auto, cpu"):
         latentrt.load("emoji", engine=name)
-    with pytest.raises(EngineError, match=f"engine: got {name!r}, expected one of cpu"):
+    with pytest.raises(EngineError, match=f"engine: got {name!r}, expected one of auto, cpu"):
         open_engine(name, "time_bias", COMPONENTS["time_bias"], EMOJI)
 
 

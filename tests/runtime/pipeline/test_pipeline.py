@@ -138,7 +138,7 @@ def test_a_bundle_that_lacks_a_component_is_refused(bundle, absent):
 
 @pytest.mark.parametrize("engine", ["gpu", ""])
 def test_an_unknown_engine_is_refused(engine):
-    with pytest.raises(EngineError, match="expected one of cpu"):
+    with pytest.raises(EngineError, match="expected one of auto, cpu"):
         latentrt.load("emoji", engine=engine)
 
 
