@@ -36,7 +36,8 @@ from latentrt.bundle.quantization import PictureLoss
 from latentrt.device.cores import usable_cores
 from latentrt.engines import Engine
 from latentrt.engines.onnx.session import OnnxRuntimeEngine
-from latentrt.pipeline.pipeline import Pipeline, load
+from latentrt.pipeline.load import load
+from latentrt.pipeline.pipeline import Pipeline
 from latentrt.prompt.file import read_prompts
 from latentrt.storage.atomic import new_file, new_folder
 from latentrt.storage.json_codec import parse

@@ -20,8 +20,9 @@ import onnx_ir as ir
 from latentrt.bundle.folder import Bundle
 from latentrt.bundle.manifest import Manifest, Precision
 from latentrt.errors import BundleError
-from latentrt.pipeline.pipeline import Pipeline, load
-from latentrt.request.settings import settle
+from latentrt.pipeline.load import load
+from latentrt.pipeline.pipeline import Pipeline
+from latentrt.request.settings import resolve
 from latentrt.storage.atomic import filling, put_in_place, refuse_existing
 from latentrt.tensors import TensorSpec, shape_of
 from latentrt_calib.evaluate.candidate import Evaluator, FloatGraph
@@ -339,10 +340,10 @@ def fingerprint(context: Context, precision: str) -> dict[str, object]:
 
 def report_settings(options: CalibrationOptions, evaluator: Evaluator) -> dict[str, str | int | float]:
     """The options as the report states them."""
-    recipe, asked = options.recipe, settle(evaluator.requests[0], evaluator.pipeline.bundle.manifest)
+    recipe, asked = options.recipe, resolve(evaluator.requests[0], evaluator.pipeline.bundle.manifest)
     gate = {} if options.vae_gate_db is None else {"VAE decoder's gate in dB": options.vae_gate_db}
     return {
-        "sampler": asked.sampler,
+        "sampler": asked.schedule.sampler,
         "steps": asked.steps,
         "calibration images": options.images,
         "calibration prompts": len(set(for_images(options.calibration, options.images))),

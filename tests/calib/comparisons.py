@@ -5,7 +5,7 @@ import numpy as np
 from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import open_bundle
 from latentrt.request.request import Request
-from latentrt.request.settings import settle
+from latentrt.request.settings import resolve
 from latentrt_calib.evaluate.compare import BundleSummary, ComponentSize, compare
 from latentrt_calib.evaluate.generate import Sample
 from tests.calib.pictures import picture
@@ -27,7 +27,7 @@ OTHER = BundleSummary(
 
 def drawing(prompt, off=0, *, seed=0, steps=3, size=(16, 24)):
     """A drawing whose every pixel is `off` too bright, and whose latents are off by `off` percent, times the step."""
-    settings = settle(Request(prompt, seed=seed, steps=steps), MANIFEST)
+    settings = resolve(Request(prompt, seed=seed, steps=steps), MANIFEST)
     latents = np.stack([np.ones((4, 2, 3)) * (1 + off / 100 * step) for step in range(1, steps + 1)])
     return Sample(settings, (picture(size) // 2 + off).astype(np.uint8), latents.astype(np.float32))
 

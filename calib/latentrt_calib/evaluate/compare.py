@@ -18,8 +18,7 @@ from latentrt.bundle.folder import Bundle
 from latentrt.bundle.manifest import Precision
 from latentrt.bundle.quantization import PictureLoss
 from latentrt.errors import BundleError, FidelityError
-from latentrt.pipeline.metadata import plain
-from latentrt.pipeline.pipeline import load
+from latentrt.pipeline.load import load
 from latentrt.request.settings import Settings
 from latentrt.tensors import Array
 from latentrt_calib.evaluate.generate import Advance, Sample, generate_samples, requests_of
@@ -188,7 +187,7 @@ def pair_of(reference: Sample, other: Sample) -> Pair:
     """Similarity of two samples of one request."""
     ratio = psnr_db(other.image, reference.image)
     return Pair(
-        prompt=reference.settings.prompt,
+        prompt=reference.settings.text.prompt,
         seed=reference.settings.seeds[0],
         psnr_db=None if ratio == math.inf else ratio,
         ssim=ssim(other.image, reference.image),
@@ -214,7 +213,7 @@ def likeness(pair: Pair) -> float:
 
 def common_settings(settings: Settings) -> dict[str, Any]:
     """The settings that all pictures share, as JSON."""
-    return {name: value for name, value in plain(settings).items() if name not in ("prompt", "seeds")}
+    return {name: value for name, value in settings.record().items() if name not in ("prompt", "seeds")}
 
 
 def bundle_summary(bundle: Bundle) -> BundleSummary:

@@ -12,7 +12,7 @@ from latentrt.bundle.folder import Bundle
 from latentrt.errors import RequestError
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.request import Request
-from latentrt.request.settings import Settings, settle
+from latentrt.request.settings import Settings, resolve
 from latentrt.tensors import Array
 from latentrt_calib.evaluate.metrics import WINDOW
 from latentrt_calib.recording.prompts import for_images
@@ -46,12 +46,12 @@ def requests_of(
     if images < 1:
         raise RequestError(f"images: got {images}, expected at least 1")
     asked = Request("", **options)
-    chosen = settle(replace(asked, seed=seed, batch=images), bundle.manifest)
+    chosen = resolve(replace(asked, seed=seed, batch=images), bundle.manifest)
     if min(chosen.width, chosen.height) < WINDOW:
         raise RequestError(
             f"size: got {chosen.width}x{chosen.height}, expected at least {WINDOW} pixels a side to compare pictures"
         )
-    made: dict[str, Any] = {**{name: getattr(chosen, name) for name in CHOSEN}, **chosen.options}
+    made: dict[str, Any] = {**{name: chosen.record()[name] for name in CHOSEN}, **chosen.schedule.options}
     pairs = zip(for_images(prompts, images), chosen.seeds, strict=True)
     return tuple(replace(asked, prompt=prompt, seed=seed, **made) for prompt, seed in pairs)
 

@@ -20,7 +20,7 @@ from latentrt.engines import Engine
 from latentrt.errors import OutputError, RequestError
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.request import Request
-from latentrt.request.settings import settle
+from latentrt.request.settings import resolve
 from latentrt.storage.json_codec import TypedError, parse
 from latentrt.tensors import Array
 from latentrt_calib.recording.archive import is_whole, load_arrays, save_arrays
@@ -157,7 +157,7 @@ def open_recording(folder: Path) -> Recording:
 def recording_settings(pipeline: Pipeline, requests: Sequence[Request]) -> RecordingSettings:
     """The settings of a recording of `requests`, which differ in prompts and seeds only."""
     manifest = pipeline.bundle.manifest
-    settled = settle(requests[0], manifest)
+    settled = resolve(requests[0], manifest)
     return RecordingSettings(
         format=FORMAT,
         latentrt=version("latentrt"),
@@ -166,7 +166,7 @@ def recording_settings(pipeline: Pipeline, requests: Sequence[Request]) -> Recor
         split_guidance=pipeline.split_guidance,
         prompts=tuple(request.prompt for request in requests),
         seed0=settled.seeds[0],
-        sampler=settled.sampler,
+        sampler=settled.schedule.sampler,
         steps=settled.steps,
         train_steps=manifest.schedule.train_steps,
     )

@@ -52,16 +52,16 @@ def estimate(
         from latentrt_export.estimate.estimate import calls_of
     from latentrt.bundle.catalog import folder_of
     from latentrt.bundle.folder import open_bundle
-    from latentrt.pipeline.pipeline import check_complete
+    from latentrt.pipeline.load import check_complete
     from latentrt.request.request import Request
-    from latentrt.request.settings import settle
+    from latentrt.request.settings import resolve
 
     if unknown := set(names) - DEVICES.keys():
         raise RequestError(f"device: got {', '.join(sorted(unknown))}, expected of {', '.join(DEVICES)}")
     opened = open_bundle(folder_of(bundle), verify=False)
     check_complete(opened)
     width, height = size or (None, None)
-    settings = settle(Request("", width=width, height=height, **request), opened.manifest)
+    settings = resolve(Request("", width=width, height=height, **request), opened.manifest)
     calls = calls_of(opened, settings)
     devices = {name: DEVICES[name] for name in names or DEVICES}
     if as_json:

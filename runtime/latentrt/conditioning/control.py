@@ -14,7 +14,7 @@ from latentrt.conditioning.controlnet import ControlNetwork
 from latentrt.conditioning.ip_adapter import ImagePrompt, scaled, side_by_side
 from latentrt.conditioning.t2i_adapter import Adapter
 from latentrt.conditioning.text import Call
-from latentrt.request.controls import Settled
+from latentrt.request.controls import ResolvedControl
 from latentrt.sampling.guidance import sum_of
 from latentrt.sampling.tiling import Window
 from latentrt.tensors import Array, TensorSpec, read_only, shape_of, split_axis
@@ -47,14 +47,14 @@ class Steering:
     first: int = 0
     steps: int = 1
     guess: bool = False
-    seen: list[tuple[Settled, Steerer]] = field(default_factory=list)
+    seen: list[tuple[ResolvedControl, Steerer]] = field(default_factory=list)
     kept: dict[tuple[str, tuple[int, ...]], Array] = field(default_factory=dict)
 
-    def see(self, control: Settled, image: Array) -> None:
+    def see(self, control: ResolvedControl, image: Array) -> None:
         """Has a control's network see its image, (1, channels, height, width) in [0, 1]; that goes for all steps."""
         self.seen.append((control, self.steerer(control, image)))
 
-    def steerer(self, control: Settled, image: Array) -> Steerer:
+    def steerer(self, control: ResolvedControl, image: Array) -> Steerer:
         """A control at work, after its component has seen the image."""
         if control.component == IMAGE_ENCODER:
             name, shown = IMAGE_KV + control.name, np.array([1, 0], image.dtype)

@@ -12,7 +12,7 @@ import numpy as np
 
 from latentrt.bundle.manifest import CONTROL, Component
 from latentrt.conditioning.text import Call
-from latentrt.request.controls import Settled
+from latentrt.request.controls import ResolvedControl
 from latentrt.sampling.tiling import Window
 from latentrt.tensors import Array, read_only
 
@@ -26,7 +26,7 @@ class ControlNetwork:
 
     call: Call
     components: Mapping[str, Component]
-    control: Settled
+    control: ResolvedControl
     hint: Array
     guess: bool = False
     kept: dict[int, Array] = field(default_factory=dict)

@@ -35,7 +35,7 @@ def shown_of(names: Sequence[Shown], settings: Settings, space: Latents, encode:
 def mask(settings: Settings, space: Latents, _encode: Encode, _draw: Draw) -> Array:
     """1 where latents are painted, 0 where not."""
     width, height = settings.width, settings.height
-    painted = settings.source.masked(width, height, space.pixels) if settings.source else None
+    painted = settings.init_image.latent_mask(width, height, space.pixels) if settings.init_image else None
     if painted is None:
         painted = np.ones((1, 1, height // space.pixels, width // space.pixels), bool)
     return painted.astype(np.float32)
@@ -43,8 +43,8 @@ def mask(settings: Settings, space: Latents, _encode: Encode, _draw: Draw) -> Ar
 
 def masked_image(settings: Settings, _space: Latents, encode: Encode, draw: Draw) -> Array:
     """The latents of the image, grey where it is painted."""
-    source, size = settings.source, (settings.width, settings.height)
-    white = source.white(*size) if source else None
+    source, size = settings.init_image, (settings.width, settings.height)
+    white = source.pixel_mask(*size) if source else None
     if source is None or white is None:
         pixels = np.zeros((1, 3, settings.height, settings.width), np.float32)
     else:
@@ -56,10 +56,10 @@ def masked_image(settings: Settings, _space: Latents, encode: Encode, draw: Draw
 
 def image(settings: Settings, space: Latents, encode: Encode, _draw: Draw) -> Array:
     """The mean of the image's latents, not brought to unit variance."""
-    if settings.source is None:
+    if settings.init_image is None:
         rows, columns = settings.height // space.pixels, settings.width // space.pixels
         return np.zeros((1, space.channels, rows, columns), np.float32)
-    mean, _ = encode(settings.source.pixels(settings.width, settings.height))
+    mean, _ = encode(settings.init_image.pixels(settings.width, settings.height))
     return mean / np.float32(space.scaling)
 
 

@@ -60,11 +60,12 @@ def added(manifest: Manifest, settings: Settings, conditioning: Conditioning) ->
 
 def size_ids(names: Sequence[SizeId], settings: Settings, *, negative: bool = False) -> Array:
     """What the picture is to look made for: (1, ids) float32. negative: whether it is the negative prompt's."""
-    score = settings.negative_aesthetic_score if negative else settings.aesthetic_score
+    spec = settings.size_conditioning
+    score = spec.negative_aesthetic_score if negative else spec.aesthetic_score
     pairs = {
-        ("original_width", "original_height"): settings.original_size,
-        ("crop_left", "crop_top"): settings.crop,
-        ("target_width", "target_height"): settings.target_size,
+        ("original_width", "original_height"): spec.original_size,
+        ("crop_left", "crop_top"): spec.crop,
+        ("target_width", "target_height"): spec.target_size,
         ("aesthetic_score",): (score,),
     }
     known = {name: value for pair, values in pairs.items() for name, value in zip(pair, values or (), strict=False)}

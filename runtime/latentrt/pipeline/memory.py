@@ -106,10 +106,10 @@ def demand_of(settings: Settings, prompts: int, manifest: Manifest) -> Demand:
     """What a run of these settings asks for. prompts: those between ANDs."""
     pixels = manifest.latents.pixels
     rows, columns = settings.height // pixels, settings.width // pixels
-    window, works = (settings.window or 0) // pixels, guided(settings, manifest)
-    prompts += works + (works and (settings.image_guidance or 1) > 1)
-    encodes = settings.source is not None or "masked_image" in manifest.shown
-    steering = {name for control in settings.controls for name in (control.component, CONTROL + control.name)}
+    window, works = (settings.tiling.window or 0) // pixels, guided(settings, manifest)
+    prompts += works + (works and (settings.guidance.image or 1) > 1)
+    encodes = settings.init_image is not None or "masked_image" in manifest.shown
+    steering = {name for control in settings.controls.images for name in (control.component, CONTROL + control.name)}
     return Demand(len(settings.seeds), prompts, rows, columns, encodes, window, settings.decoder, frozenset(steering))
 
 

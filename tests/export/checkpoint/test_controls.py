@@ -3,7 +3,6 @@
 On small random models whose last convolutions are random too: those of a new ControlNet are zeros, and show nothing.
 """
 
-import json
 import math
 import shutil
 from dataclasses import replace
@@ -15,7 +14,6 @@ from diffusers import StableDiffusionControlNetImg2ImgPipeline, UNet2DConditionM
 
 import latentrt
 from latentrt.errors import CheckpointError, RequestError
-from latentrt.pipeline.metadata import picture_text
 from latentrt.request.request import Request
 from latentrt_export.build.cpu import build_cpu
 from latentrt_export.checkpoint.controls import with_controls
@@ -81,7 +79,7 @@ def test_the_picture_has_the_images_size_and_says_what_steered_it(sd1):
     control = latentrt.Control("canny", noise(75, 60), 0.5)
     result = sd1.ours.generate(PROMPT, seed=0, steps=1, controls=[control])
     assert result.images[0].size == (72, 56)
-    [record] = json.loads(picture_text(result, 0)["latentrt"])["controls"]
+    [record] = result.settings.record()["controls"]
     assert record.pop("image")["size"] == [75, 60]
     assert record == {"name": "canny", "scale": 0.5, "start": 0.0, "end": 1.0}
 

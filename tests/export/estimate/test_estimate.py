@@ -15,7 +15,7 @@ from latentrt.bundle.folder import open_bundle
 from latentrt.cli import main
 from latentrt.device.jetson import FOOTPRINTS_GB
 from latentrt.request.request import Request
-from latentrt.request.settings import settle
+from latentrt.request.settings import resolve
 from latentrt_export.estimate.devices import DEVICES
 from latentrt_export.estimate.estimate import CONTEXT_BYTES, SYSTEM_BYTES, Call, calls_of, estimate
 from latentrt_export.estimate.roofline import PRECISIONS, roofline, weight_bytes
@@ -146,7 +146,7 @@ def test_what_fits(memory_gb, fits):
 
 def test_a_request_decides_what_is_called(emoji):
     def calls(**options):
-        return calls_of(emoji, settle(Request("", **options), emoji.manifest))
+        return calls_of(emoji, resolve(Request("", **options), emoji.manifest))
 
     guided, alone = calls(steps=7, batch=2), calls(steps=7, batch=2, guidance=1.0)
     assert {name: call.times for name, call in guided.items()} == {

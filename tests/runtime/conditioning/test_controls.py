@@ -8,7 +8,7 @@ from latentrt.bundle.manifest import Component, Fidelity
 from latentrt.cli.parsing import control_of
 from latentrt.conditioning.control import Steering
 from latentrt.request.control import Control
-from latentrt.request.controls import Settled
+from latentrt.request.controls import ResolvedControl
 from latentrt.tensors import TensorSpec
 
 SAMPLE = TensorSpec("sample", "float32", ("batch", 4, "height", "width"))
@@ -70,11 +70,11 @@ def feeds(rows):
 
 
 def control(*numbers):
-    return Settled("edges", None, *numbers, component="hint_edges")
+    return ResolvedControl("edges", None, *numbers, component="hint_edges")
 
 
 def adapter(*numbers):
-    return Settled("sketch", None, *numbers, component="adapter_sketch")
+    return ResolvedControl("sketch", None, *numbers, component="adapter_sketch")
 
 
 def test_nothing_at_work_is_zeros_made_once(calls):

@@ -8,7 +8,7 @@ import pytest
 from latentrt.bundle.manifest import IMAGE_ENCODER, Component, Fidelity
 from latentrt.conditioning.control import Steering
 from latentrt.pipeline.memory import Demand
-from latentrt.request.controls import Settled
+from latentrt.request.controls import ResolvedControl
 from latentrt.tensors import TensorSpec
 
 SAMPLE = TensorSpec("sample", "float32", ("batch", 4, "height", "width"))
@@ -44,7 +44,7 @@ def prompted(*controls, steps=1):
 
 
 def prompt(name, *numbers):
-    return Settled(name, None, *numbers, component=IMAGE_ENCODER, side=6)
+    return ResolvedControl(name, None, *numbers, component=IMAGE_ENCODER, side=6)
 
 
 def test_values_are_scaled_and_negative_prompts_are_shown_nothing():

@@ -1,4 +1,4 @@
-"""The sizes that SDXL is told, and what a manifest says of text encoders."""
+"""The size conditioning of SDXL, and what a manifest says of text encoders."""
 
 import json
 from dataclasses import replace
@@ -13,7 +13,7 @@ from latentrt.bundle.manifest import Manifest, SizeId, Text, read, write
 from latentrt.conditioning.time_embedding import size_ids
 from latentrt.errors import RequestError
 from latentrt.request.request import Request
-from latentrt.request.settings import settle
+from latentrt.request.settings import resolve
 from latentrt.storage.json_codec import TypedError
 
 BUILT_IN = read((MODELS / "emoji" / "bundle.json").read_bytes())
@@ -25,7 +25,7 @@ def told(*names: SizeId) -> Manifest:
 
 
 def ids(manifest: Manifest, **options: Any) -> list[float]:
-    found = size_ids(manifest.size_ids, settle(Request("a cat", **options), manifest))
+    found = size_ids(manifest.size_ids, resolve(Request("a cat", **options), manifest))
     assert found.dtype == np.float32
     return found[0].tolist()
 
@@ -39,11 +39,11 @@ def test_a_picture_made_from_another_is_as_large() -> None:
 
 
 def test_scores_differ_between_the_prompts() -> None:
-    settings = settle(Request("a cat", aesthetic_score=7.5), told(SCORE))
+    settings = resolve(Request("a cat", aesthetic_score=7.5), told(SCORE))
     assert size_ids((SCORE,), settings).tolist() == [[7.5]]
     assert size_ids((SCORE,), settings, negative=True).tolist() == [[2.5]]
     with pytest.raises(RequestError, match="negative_aesthetic_score: got -1, expected a number from 0 to 100"):
-        settle(Request("a cat", negative_aesthetic_score=-1), told(SCORE))
+        resolve(Request("a cat", negative_aesthetic_score=-1), told(SCORE))
 
 
 def test_each_size_has_its_place() -> None:
@@ -64,14 +64,14 @@ def test_each_size_has_its_place() -> None:
 )
 def test_sizes_that_are_none(options: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        settle(Request("a cat", **options), told(*SIZES))
+        resolve(Request("a cat", **options), told(*SIZES))
 
 
 @pytest.mark.parametrize("name", ["original_size", "crop", "target_size"])
 def test_a_model_that_is_told_nothing(name: str) -> None:
-    with pytest.raises(RequestError, match=f"{name}: .* but sd1 models are not told it; leave it out"):
-        settle(Request("a cat", **{name: (64, 64)}), BUILT_IN)
-    assert getattr(settle(Request("a cat"), BUILT_IN), name) is None
+    with pytest.raises(RequestError, match=f"{name}: .* but sd1 models do not take it; leave it out"):
+        resolve(Request("a cat", **{name: (64, 64)}), BUILT_IN)
+    assert getattr(resolve(Request("a cat"), BUILT_IN), name) is None
 
 
 def test_a_manifest_says_only_what_differs() -> None:
