@@ -1,6 +1,17 @@
 """Checkpoints: recognised, read, and matched with the torch modules of their weights; files that are added to them."""
 
 __all__ = [
-    *("adapters", "builders", "controls", "embeddings", "families", "image_prompts", "layouts", "load", "lora"),
+    *(
+        "adapters",
+        "builders",
+        "controls",
+        "embeddings",
+        "families",
+        "folder",
+        "image_prompts",
+        "layouts",
+        "load",
+        "lora",
+    ),
     *("markers", "match", "named", "paths", "pickles", "recognition", "scheduler", "stored", "tokenizer"),
 ]
