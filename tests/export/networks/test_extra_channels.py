@@ -16,7 +16,7 @@ from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl
 
 from latentrt.engines import open_engines
 from latentrt.errors import BundleError, CheckpointError
-from latentrt_calib.calibrate import check_alone
+from latentrt_calib.calibrate import check_latents_only
 from latentrt_export.build.tensorrt import BuildOptions, build
 from latentrt_export.checkpoint.families import FAMILIES
 from latentrt_export.checkpoint.load import load_checkpoint
@@ -165,5 +165,5 @@ def test_graphs_compute_the_same_and_build_with_tensorrt_rtx(folders, pairs, tmp
 
 
 def test_bundles_of_these_are_not_calibrated_by_prompts(pairs):
-    with pytest.raises(BundleError, match="is shown mask and masked image besides latents, expected one that is shown"):
-        check_alone(pairs("inpaint").ours.bundle)
+    with pytest.raises(BundleError, match=r"\(mask and masked image\), expected one that takes latents"):
+        check_latents_only(pairs("inpaint").ours.bundle)
