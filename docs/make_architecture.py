@@ -6,6 +6,7 @@ WIDTH, HEIGHT = 980, 400
 BOX = '<rect x="{x}" y="{y}" width="{w}" height="{h}" rx="8" fill="{fill}" stroke="#4a5568"/>'
 TEXT = '<text x="{x}" y="{y}" font-size="{size}" text-anchor="middle" fill="#1a202c">{text}</text>'
 LINE = '<line x1="{0}" y1="{1}" x2="{2}" y2="{3}" stroke="#4a5568" stroke-width="1.6"/>'
+HEADING = '<text x="{x}" y="{y}" font-size="16" font-weight="bold" fill="#1a202c">{text}</text>'
 ARROW = '<line x1="{0}" y1="{1}" x2="{2}" y2="{3}" stroke="#4a5568" stroke-width="1.6" marker-end="url(#head)"/>'
 EXPORT, CALIB, FILE, RUNTIME = "#dbeafe", "#ede9fe", "#fef3c7", "#dcfce7"
 
@@ -49,7 +50,8 @@ def drawing() -> str:
         'orient="auto"><path d="M0 0L10 5L0 10z" fill="#4a5568"/></marker></defs>'
     )
     titles = "".join(
-        f'<text x="{x}" y="{y}" font-size="16" font-weight="bold" fill="#1a202c">{text}</text>' for x, y, text in HEADINGS
+        f'<text x="{x}" y="{y}" font-size="16" font-weight="bold" fill="#1a202c">{text}</text>'
+        for x, y, text in HEADINGS
     )
     body = "".join(box(*one) for one in BOXES) + "".join(LINE.format(*one) for one in BUS)
     body += "".join(ARROW.format(*one) for one in ARROWS)
