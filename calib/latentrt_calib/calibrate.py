@@ -124,7 +124,7 @@ def calibrate(
 
 def check_alone(bundle: Bundle) -> None:
     """Raises BundleError where the UNet is shown more than latents, of whose range prompts alone tell nothing."""
-    shown = bundle.manifest.shown
+    shown = bundle.manifest.extra_channels
     if shown:
         names = " and ".join(name.replace("_", " ") for name in shown)
         raise BundleError(
@@ -313,13 +313,7 @@ def choose(work: Work, bench: Bench, made: Draft) -> tuple[frozenset[str], tuple
 
 def shapes_of(manifest: Manifest, specs: Sequence[TensorSpec]) -> dict[str, tuple[int, ...]]:
     """The shapes of a component's inputs for one picture of the default size."""
-    sizes = {
-        "batch": 1,
-        "height": manifest.defaults.height // manifest.latents.pixels,
-        "width": manifest.defaults.width // manifest.latents.pixels,
-        "tokens": manifest.tokenizer.length,
-        "images": 1,
-    }
+    sizes = manifest.sizes()
     return {spec.name: shape_of(spec, sizes) for spec in specs}
 
 

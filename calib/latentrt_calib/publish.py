@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latentrt.bundle.folder import Bundle, open_bundle, record_files, save_manifest
-from latentrt.bundle.manifest import Component, Manifest, Precision, named_files
+from latentrt.bundle.manifest import Component, Manifest, Precision
+from latentrt.bundle.manifest_json import named_files
 from latentrt.pipeline.pipeline import load
 from latentrt_calib.evaluate.candidate import Bench, Graph
 from latentrt_calib.evaluate.compare import Comparison, Side, compare, side_of

@@ -10,7 +10,7 @@ from typing import Any
 
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 
-from latentrt.bundle.manifest import Shown, SizeId
+from latentrt.bundle.sources import ExtraChannelsName, SizeId
 from latentrt.errors import CheckpointError, first_few
 from latentrt_export.checkpoint.layouts import Shape, Tensors, open_clip_keys, text_keys, vae_keys
 from latentrt_export.checkpoint.paths import CONFIGS as CONFIGS
@@ -87,7 +87,7 @@ ADDED_WIDTH = "projection_class_embeddings_input_dim"
 # Where a single file keeps the convolution whose second axis is the channels that the UNet takes.
 FIRST_LAYER = "model.diffusion_model.input_blocks.0.0.weight"
 # What the UNet may be shown besides noisy latents, its channels in this order.
-SHOWN: tuple[tuple[Shown, ...], ...] = ((), ("mask", "masked_image"), ("image",))
+SHOWN: tuple[tuple[ExtraChannelsName, ...], ...] = ((), ("mask", "masked_image"), ("image",))
 STABLE_MARK = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 UNET_SLOT = Slot("model.diffusion_model.", convert_ldm_unet_checkpoint)
 VAE_SLOT = Slot("first_stage_model.", vae_keys)
@@ -273,7 +273,7 @@ def sizes_that_fit(family: Family, configs: Configs) -> Iterator[tuple[str, Any,
             yield f"unet {ADDED_WIDTH}", unet.get(ADDED_WIDTH), pooled + sizes
 
 
-def shown_by_channels(configs: Configs) -> dict[int, tuple[Shown, ...]]:
+def shown_by_channels(configs: Configs) -> dict[int, tuple[ExtraChannelsName, ...]]:
     """Returns what UNets of these latents may be shown besides them, by how many channels they take in all."""
     latents = configs["vae"].get("latent_channels", 4)
     return {latents + sum(1 if name == "mask" else latents for name in names): names for names in SHOWN}

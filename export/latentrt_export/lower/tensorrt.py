@@ -30,7 +30,7 @@ from latentrt_export.lower.half import half
 # The targets that `latentrt calibrate` may have written a graph for.
 QUANTIZED_FOR = ("tensorrt", "any")
 # What a lowered graph is run at: (batch, height, width) in latents.
-PROBE = {"batch": 2, "height": 16, "width": 24, "images": 1}
+PROBE = {"batch": 2, "height": 16, "width": 24}
 
 Progress = Callable[[str], None]
 Arrays = Mapping[str, Array]
@@ -147,7 +147,7 @@ def run(graph: Path, feeds: Arrays, opened: Callable[[Path], InferenceSession] =
 def probe_feeds(bundle: Bundle, name: str, known: Arrays) -> dict[str, Array]:
     """Inputs to run a component on: what an earlier component made where it made one of that name, else random."""
     random = np.random.default_rng(0)
-    sizes = PROBE | {"tokens": bundle.manifest.tokenizer.length, "n": PROBE["batch"]}
+    sizes = bundle.manifest.sizes(n=PROBE["batch"]) | PROBE
     feeds = {}
     for spec in bundle.manifest.components[name].inputs:
         shape = shape_of(spec, sizes)
@@ -163,7 +163,7 @@ def drawn(bundle: Bundle, spec: TensorSpec, shape: tuple[int, ...], random: np.r
     highest = {"input_ids": manifest.tokenizer.eos, "clip_skip": manifest.text.layers}
     if spec.dtype == "int64":
         return random.integers(1, highest.get(spec.name, 1) + 1, shape)
-    if spec.name in ("timestep", "size_ids"):  # sizes are as large
+    if spec.name in ("timestep", "size_ids"):  # sizes have the same range
         return random.uniform(0, manifest.schedule.train_steps - 1, shape).astype(spec.dtype)
     scale = 1 / manifest.latents.scaling if spec.name == "latents" else 1.0
     return (random.standard_normal(shape) * scale).astype(spec.dtype)

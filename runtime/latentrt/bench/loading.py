@@ -27,7 +27,7 @@ def load(opening: Open, request: Request) -> tuple[Pipeline, Asked, dict[str, fl
         pipeline = opening()
     asked = asked_of(pipeline, request)
     for name, engine in pipeline.engines.items():
-        if asked.demand.uses(name):
+        if asked.demand.uses(name, pipeline.bundle.manifest.components[name].role):
             with spent.phase(name):
                 engine.load()
             if not asked.keeps:

@@ -14,8 +14,8 @@ from latentrt.bundle.folder import (
     parsed,
     read_manifest,
 )
-from latentrt.bundle.manifest import write
 from latentrt.bundle.manifest_hash import unix
+from latentrt.bundle.manifest_json import write
 from latentrt.errors import BundleError, OutputError
 from latentrt.storage.atomic import new_file
 

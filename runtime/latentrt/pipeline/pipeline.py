@@ -16,6 +16,7 @@ import numpy as np
 from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import MANIFEST, REMEDY, Bundle, open_bundle
 from latentrt.bundle.tasks import FROM_AN_IMAGE, TEXT_TO_IMAGE, TINY_DECODER
+from latentrt.conditioning.request_values import check_request_values
 from latentrt.engines import CPU, Engine, choose, engine_kind, open_changed, open_engines
 from latentrt.errors import BundleError, EngineError, OutOfMemoryError, RequestError
 from latentrt.pipeline.memory import Budget, footprints_of
@@ -81,8 +82,9 @@ def load(
 def check_complete(bundle: Bundle) -> None:
     """Raises BundleError unless the bundle can do text to image with the defaults that it states."""
     where = bundle.folder / MANIFEST
-    needed = FROM_AN_IMAGE if bundle.manifest.shown else TEXT_TO_IMAGE
+    needed = FROM_AN_IMAGE if bundle.manifest.extra_channels else TEXT_TO_IMAGE
     missing = {*needed, *bundle.manifest.text.encoders} - bundle.manifest.components.keys()
+    check_request_values(bundle.manifest, where)
     if missing:
         raise BundleError(f"{where}: got no {', '.join(sorted(missing))}, which text to image needs; {REMEDY}")
     try:
@@ -241,8 +243,8 @@ class Pipeline:
         """
         feeds: list[dict[str, Array]] = [{"sample": latents[i : i + 1]} for i in range(len(latents))]
         if decoder != TINY_DECODER:
-            scaling = self.bundle.manifest.latents.scaling
-            feeds = [{"latents": one["sample"] / scaling} for one in feeds]
+            space = self.bundle.manifest.latents
+            feeds = [{"latents": space.for_vae(one["sample"])} for one in feeds]
         pixels = np.concatenate([self._decoded(decoder, one) for one in feeds])
         if not np.isfinite(pixels).all():
             raise EngineError(f"{decoder}: got pixels that are not finite; export with --precision fp32 or w16")
@@ -266,8 +268,8 @@ class Pipeline:
         mean, log_variance = (outputs[name].astype(np.float32) for name in ("mean", "log_variance"))
         if not np.isfinite(mean).all():
             raise EngineError("vae_encoder: got latents that are not finite; export with --precision fp32 or w16")
-        scaling = np.float32(self.bundle.manifest.latents.scaling)
-        return mean * scaling, np.exp(np.clip(log_variance, -30, 20) / 2) * scaling
+        space = self.bundle.manifest.latents
+        return space.from_vae(mean), np.exp(np.clip(log_variance, -30, 20) / 2) * np.float32(space.scaling)
 
     def call(self, component: str, **feeds: Array) -> dict[str, Array]:
         """Runs one component on `feeds`, each brought to the float type that its graph declares."""

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from latentrt.bundle.tasks import TINY_DECODER
-from latentrt.conditioning.control import Steering
-from latentrt.conditioning.extra_channels import shown_of
-from latentrt.conditioning.prompt_blend import blended, check_blend
-from latentrt.conditioning.text import Conditioning, encode, nothing
-from latentrt.conditioning.time_embedding import added, time_bias
+from latentrt.conditioning.control import ControlSet
+from latentrt.conditioning.extra_channels import ChannelMaker, extra_channels_of
+from latentrt.conditioning.inputs import InputMaker, denoiser_inputs
+from latentrt.conditioning.prompt_blend import check_blend
+from latentrt.conditioning.prompts import conditioning_of, with_zero_negative
+from latentrt.conditioning.text import encode
 from latentrt.errors import OutOfMemoryError, RequestError
 from latentrt.images.pillow import resized, to_images, to_pixels, to_shares
 from latentrt.pipeline.denoiser import Denoiser, timesteps_of_calls
@@ -182,7 +183,7 @@ class Run:
         space = self._pipeline.bundle.manifest.latents
         with self._timings.phase(self.settings.decoder):
             decode = partial(self._pipeline.decode, decoder=self.settings.decoder)
-            pixels = decoded(decode, latents, space.pixels, self.settings.seamless)
+            pixels = decoded(decode, latents, space.factor, self.settings.seamless)
         self._unload()
         with self._timings.phase("image"):
             return to_images(pixels)
@@ -209,24 +210,25 @@ class Run:
     def _walk(self, denoiser: Denoiser) -> Walk:
         """The sampler on its way, from the noise of the settings, or from their image and that noise."""
         settings, space = self.settings, self._pipeline.bundle.manifest.latents
-        shown = self._pipeline.bundle.manifest.shown
+        extra = self._pipeline.bundle.manifest.extra_channels
         draws = NoiseSource(
-            settings.noise_spec, (space.channels, settings.height // space.pixels, settings.width // space.pixels)
+            settings.noise_spec, (space.channels, settings.height // space.factor, settings.width // space.factor)
         )
-        mask = settings.source.masked(settings.width, settings.height, space.pixels) if settings.source else None
-        alone = not settings.skipped and (mask is not None or bool(shown))
-        mask = None if "mask" in shown else mask  # such a UNet paints the rest as it is by itself
+        mask = settings.source.masked(settings.width, settings.height, space.factor) if settings.source else None
+        alone = not settings.skipped and (mask is not None or bool(extra))
+        mask = None if "mask" in extra else mask  # such a UNet paints the rest as it is by itself
         clean = None if alone and mask is None else self._clean(draws)
         handed = settings.handover.latents
         initial = draws.initial() if handed is None else handed
-        denoiser.shown = shown_of(shown, settings, space, self._encode, lambda: draws.normal(0.0, 0.0))
+        maker = ChannelMaker(settings, space, self._encode, lambda: draws.normal(0.0, 0.0))
+        denoiser.extra_channels = extra_channels_of(extra, maker)
         x = started(self._grid, initial, clean, alone=alone) if handed is None else initial
         sampler: Callable[..., Walk] = self._sampler
         if mask is not None and clean is not None:
             sampler = painted(sampler, partial(restore, mask, clean, initial))
         # The path of the whole grid, so that its noise is the same at any strength.
         noise = draws.brownian(self._laid) if SAMPLERS[settings.sampler].noise == "brownian" else draws.normal
-        return sampler(self._seeing(denoiser, space.pixels), x, self._grid, noise)
+        return sampler(self._seeing(denoiser, space.factor), x, self._grid, noise)
 
     def _seeing(self, denoiser: Denoiser, pixels: int) -> Denoise:
         """The denoiser, through windows where they are asked for. pixels: a side of one latent."""
@@ -266,34 +268,31 @@ class Run:
         zero = not alone and manifest.text.zero_negative and not settings.negative
         prompts = [self._positive] if alone or zero else [self._negative, self._positive]
         prompts += [self._blend] if self._blend else []
-        texts = encode(self._call, manifest.text, prompts, settings.clip_skip)
-        positive = self._positive
-        if self._blend:
-            positive, mixed = blended(positive, self._blend, texts, settings.blend_strength)
-            texts |= mixed
-        conditioning = Conditioning(self._negative, positive, texts, nothing(texts) if zero else None)
-        sample, *_ = (spec for spec in manifest.components["unet"].inputs if spec.name == "sample")
+        texts = encode(self._call, manifest, prompts, settings.clip_skip)
+        blend = (self._blend, settings.blend_strength) if self._blend else None
+        negative = None if alone or zero else self._negative
+        conditioning = conditioning_of(texts, self._positive, negative, blend)
+        if zero:
+            conditioning = with_zero_negative(conditioning, settings.steps)
         return Denoiser(
             self._call,
-            conditioning,
+            manifest,
+            denoiser_inputs(manifest, InputMaker(self._call, conditioning, settings, times)),
             guidance,
             PREDICTIONS[manifest.schedule.prediction],
-            time_bias(self._call, times, added(manifest, settings, conditioning)),
             pipeline.split_guidance or (self._plan is not None and self._plan.split),
-            sample.dtype,
-            steering=self._steering() if manifest.controls else None,
+            controls=self._controls() if manifest.controls else None,
         )
 
-    def _steering(self) -> Steering:
-        """What the settings' images have the UNet take; each network has seen its own."""
+    def _controls(self) -> ControlSet:
+        """The settings' control images; each network was called with its own."""
         settings, steps = self.settings, len(self._laid.sigmas) - self._first
-        components = self._pipeline.bundle.manifest.components
-        steering = Steering(self._call, components, self._first, steps, settings.guess)
+        controls = ControlSet(self._call, self._pipeline.bundle.manifest, self._first, steps, settings.guess)
         for control in settings.controls:
             with self._timings.phase("image"):
                 image = to_shares(control.framed(settings.width, settings.height, settings.source))
-            steering.see(control, image)
-        return steering
+            controls.attach(control, image)
+        return controls
 
 
 class TwoPasses(Run):
@@ -325,7 +324,7 @@ class TwoPasses(Run):
         settings, space = self.settings, self._pipeline.bundle.manifest.latents
         assert settings.hires is not None
         hires, old = settings.hires, (settings.width, settings.height)
-        width, height = hires.size(*old, space.pixels)
+        width, height = hires.size(*old, space.factor)
         sizes = {name: (width, height) for name in ("original_size", "target_size") if getattr(settings, name) == old}
         changes: dict[str, Any] = {"width": width, "height": height, "steps": hires.steps, **sizes}
         return replace(settings, hires=None, grown=Grown(hires.strength, latents), **changes)
@@ -336,7 +335,7 @@ class TwoPasses(Run):
         width, height = settings.width, settings.height
         if self.settings.hires and self.settings.hires.upscaler == "latent":
             with self._timings.phase("sampler"):
-                return bilinear(latents, height // space.pixels, width // space.pixels)
+                return bilinear(latents, height // space.factor, width // space.factor)
         pictures = self._pictures(latents)
         with self._timings.phase("image"):
             pixels = [to_pixels(resized(picture, width, height)) for picture in pictures]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from latentrt.bundle.manifest import Manifest
+from latentrt.bundle.sources import Role
 from latentrt.errors import RequestError
 from latentrt.images.load import open_image
 from latentrt.images.pillow import digest, resized, squared
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
 class Settled(Control):
     """A control with every choice checked against the bundle.
 
-    image: in the mode that its network sees, of any size. component: what sees it. side: of the square, in pixels, that
-    it sees; None where that is the picture's size.
+    image: in the mode that its network takes, of any size. component, role: those of the network that takes it. side:
+    of the square, in pixels, that it takes; None where that is the picture's size.
     """
 
     image: Image = field(repr=False)
     component: str = field(kw_only=True)
+    role: Role = field(kw_only=True)
     side: int | None = field(default=None, kw_only=True)
 
     def works(self, step: int, steps: int) -> bool:
@@ -77,4 +79,5 @@ def settled(control: Control, manifest: Manifest) -> Settled:
     [shape] = (spec.shape for spec in manifest.components[component].inputs if spec.name == "image")
     image = open_image(where, control.image, "L" if shape[1] == 1 else "RGB")
     side = shape[-1] if isinstance(shape[-1], int) else None
-    return Settled(name, image, scale, start, end, component=component, side=side)
+    role = manifest.components[component].role
+    return Settled(name, image, scale, start, end, component=component, role=role, side=side)

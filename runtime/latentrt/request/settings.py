@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
-from latentrt.bundle.manifest import HINT, Manifest
+from latentrt.bundle.manifest import Manifest
 from latentrt.bundle.tasks import TINY_DECODER
 from latentrt.errors import RequestError
 from latentrt.prompt import ORDERS, SYNTAXES, Order, Syntax
@@ -119,7 +119,7 @@ def guided(settings: Settings, manifest: Manifest) -> bool:
 
 def settle(request: Request, manifest: Manifest) -> Settings:
     """Returns `request` with the defaults filled in. Raises RequestError for what cannot be generated."""
-    defaults, pixels = manifest.defaults, manifest.latents.pixels
+    defaults, pixels = manifest.defaults, manifest.latents.factor
     named = sampler_named(chosen(request.sampler, defaults.sampler))
     sampler = named.sampler
     check_family(sampler, manifest)
@@ -177,7 +177,7 @@ def settle(request: Request, manifest: Manifest) -> Settings:
 def size_of(request: Request, manifest: Manifest, own: tuple[str, tuple[int, int]] | None) -> tuple[int, int]:
     """The picture's width and height: those asked for, else those of `own`, of which it names the image, cut to
     multiples, else the bundle's."""
-    defaults, pixels = manifest.defaults, manifest.latents.pixels
+    defaults, pixels = manifest.defaults, manifest.latents.factor
     asked, usual = (request.width, request.height), (defaults.width, defaults.height)
     if own is not None and None in asked:
         usual = cut(own[0], own[1], pixels, asked)
@@ -201,7 +201,7 @@ def own_size(
 
 def check_controls(settings: Settings) -> None:
     """Raises RequestError for images that cannot steer what is asked for besides."""
-    if settings.guess and not any(control.component.startswith(HINT) for control in settings.controls):
+    if settings.guess and not any(control.role == "controlnet_hint" for control in settings.controls):
         raise RequestError("guess: got it without a ControlNet; give an image for one too")
     source = settings.source
     if source is None or source.mask is None or source.mask.padding is None:
@@ -269,7 +269,7 @@ def interval_of(asked: Any) -> tuple[float, float] | None:
 def image_guidance_of(request: Request, manifest: Manifest) -> float | None:
     """How much of an image that the UNet is shown guides; None where it is shown none."""
     asked = request.image_guidance
-    if "image" not in manifest.shown:
+    if "image" not in manifest.extra_channels:
         if asked is not None:
             raise RequestError(f"image_guidance: got {shown(asked)}, but {manifest.name} edits no images; leave it out")
         return None

@@ -20,7 +20,9 @@ def sizes_of(request: Request, manifest: Manifest, size: tuple[int, int]) -> dic
     """The sizes that the model is told, each of two numbers; none for one that is told nothing. size: the picture's."""
     usual = {"original_size": (size, 1), "crop": ((0, 0), 0), "target_size": (size, 1)}
     asked = {name: getattr(request, name) for name in usual}
-    known = {name for name in usual if any(told.startswith(name.removesuffix("size")) for told in manifest.size_ids)}
+    known = {
+        name for name in usual if any(told.startswith(name.removesuffix("size")) for told in manifest.request_values)
+    }
     for name, value in asked.items():
         if value is not None and name not in known:
             raise untold(name, value, manifest)
@@ -34,7 +36,7 @@ def sizes_of(request: Request, manifest: Manifest, size: tuple[int, int]) -> dic
 def scores_of(request: Request, manifest: Manifest) -> dict[str, Any]:
     """How well liked pictures are to look, for models that are told."""
     asked = {name: getattr(request, name) for name in SCORES}
-    if "aesthetic_score" in manifest.size_ids:
+    if "aesthetic_score" in manifest.request_values:
         return {
             name: number(name, usual if asked[name] is None else asked[name], 0, LARGEST_SCORE)
             for name, usual in SCORES.items()
