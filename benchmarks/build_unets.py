@@ -21,7 +21,7 @@ from benchmarks.export_sd15 import ROOT, run_measured
 from benchmarks.machine import machine, one_line
 from latentrt.engines.nvidia.plans import Shapes
 from latentrt_export.build.builders import open_builder
-from latentrt_export.build.plan import Settings, Task, write_plan
+from latentrt_export.build.plan import BuilderSettings, BuildTask, write_plan
 
 TARGET, ACTIVATION_SCALE = "tensorrt-rtx", 0.05
 # What sets SDXL's UNet apart from Stable Diffusion 1.5's: stabilityai/stable-diffusion-xl-base-1.0, unet/config.json.
@@ -112,7 +112,7 @@ def build(case: Case, folder: Path, gpu: str) -> None:
     """Builds the plan; run as a process of its own, so that its memory can be measured."""
     kv, bias = map(int, (folder / "widths").read_text().split())
     profile = tuple(Shapes(name, shape, shape, shape) for name, shape in shapes(case, kv, bias).items())
-    task = Task("unet", folder / "unet.onnx", (profile,), (gpu,), Settings(), folder / "timing.cache")
+    task = BuildTask("unet", folder / "unet.onnx", (profile,), (gpu,), BuilderSettings(), folder / "timing.cache")
     write_plan(open_builder(TARGET), task, folder / f"{gpu}.plan")
 
 

@@ -7,7 +7,7 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from latentrt_export.graph.costs import Cost, Work
+from latentrt_export.graph.costs import Cost, LayerWork
 
 FILE = Path(__file__).parent / "costs.json"
 
@@ -26,7 +26,8 @@ def load_entries() -> dict[str, dict[str, Any]]:
 def read(entry: dict[str, Any]) -> Cost:
     """Returns the cost that an entry holds."""
     work = {
-        Work(kind, macs, weights, tuple(reads), writes): n for n, kind, macs, weights, reads, writes in entry["work"]
+        LayerWork(kind, macs, weights, tuple(reads), writes): n
+        for n, kind, macs, weights, reads, writes in entry["work"]
     }
     return Cost(work, entry["parameters"], entry["live"])
 
@@ -34,7 +35,7 @@ def read(entry: dict[str, Any]) -> Cost:
 def write(cost: Cost) -> dict[str, Any]:
     """Returns the entry that `read` turns back into the cost: work in the order of the graph, each kind once."""
     work = [[count, *astuple(one)] for one, count in cost.work.items()]
-    return {"macs": cost.macs, "parameters": cost.parameters, "live": cost.live, "work": work}
+    return {"macs": cost.macs, "parameters": cost.parameters, "live": cost.activation_elements, "work": work}
 
 
 def save_entries(entries: dict[str, dict[str, Any]]) -> None:

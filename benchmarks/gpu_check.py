@@ -30,7 +30,7 @@ from latentrt.engines import Engine
 from latentrt.engines.nvidia.cuda import call, current_device, free_memory
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt_calib.evaluate.metrics import psnr_db
-from latentrt_export.build.tensorrt import Options, build
+from latentrt_export.build.tensorrt import BuildOptions, build
 from latentrt_export.fidelity import loss
 
 Feeds = Mapping[str, np.ndarray]
@@ -188,7 +188,7 @@ def feed_encoder(recorders: Mapping[str, Recorder]) -> None:
 def built(bundle: str, engine: str, size: tuple[int, int] | None) -> dict[str, Any]:
     """Seconds and bytes of every component's plan."""
     gpus = (current_device().sm,) if engine == "tensorrt-rtx" else ()
-    options = Options(engine, gpus=gpus, sizes=(size,) if size else ())
+    options = BuildOptions(engine, gpus=gpus, sizes=(size,) if size else ())
     plans = build(bundle, options, lines=lambda line: print(f"    {line}", file=sys.stderr, flush=True))
     return {plan.component: {"floats": plan.floats, "bytes": plan.bytes, "build_s": plan.seconds} for plan in plans}
 

@@ -26,9 +26,10 @@ from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import open_bundle
 from latentrt.bundle.manifest import Component, Manifest
 from latentrt.pipeline import pipeline as pipelines
-from latentrt.pipeline.pipeline import Pipeline, load_tokenizer
+from latentrt.pipeline.load import load_tokenizer
+from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.request import Request
-from latentrt.request.settings import Settings, settle
+from latentrt.request.settings import Settings, resolve
 from latentrt.sampling.noise.source import NoiseName, NoiseSource
 from latentrt.sampling.samplers import SAMPLERS
 from latentrt.sampling.schedule import NoiseSchedule
@@ -96,7 +97,7 @@ class ReadyNoise(NoiseSource):
     """Noise that stands ready: the same for every draw."""
 
     def __init__(self, settings: Settings, shape: tuple[int, int, int]) -> None:
-        super().__init__(settings.noise_spec, shape)
+        super().__init__(settings.noise, shape)
         self.ready = NoiseSource.normal(self, 0.0, 0.0)
 
     def normal(self, _sigma: float, _sigma_next: float) -> Array:
@@ -183,11 +184,11 @@ def measured_steps(pipeline: Pipeline, case: Case, runs: int) -> dict[str, objec
 
 def measured_noise(manifest: Manifest, case: NoiseCase, runs: int) -> dict[str, object]:
     """The spread of one kind of noise over all draws of `runs` runs; of a path, the first draw plants the tree."""
-    settings = settle(request_of(case, "dpmpp_2m_sde", case.generator), manifest)
-    grid = SAMPLERS["dpmpp_2m_sde"].grid(SCHEDULE, settings.steps, settings.spacing, settings.sigmas)
+    settings = resolve(request_of(case, "dpmpp_2m_sde", case.generator), manifest)
+    grid = SAMPLERS["dpmpp_2m_sde"].grid(SCHEDULE, settings.steps, settings.schedule.spacing, settings.schedule.sigmas)
     side, times = SIDE_PX // manifest.latents.factor, []
     for _ in range(runs):
-        draws = NoiseSource(settings.noise_spec, (manifest.latents.channels, side, side))
+        draws = NoiseSource(settings.noise, (manifest.latents.channels, side, side))
         noise = draws.white if case.kind == "white" else draws.path(grid)
         for sigma, lower in zip(grid.sigmas[:-1].tolist(), grid.lowers[:-1].tolist(), strict=True):
             start = time.perf_counter()

@@ -95,7 +95,7 @@ def main() -> None:
     print("| graph | estimate MB | planned MB | estimate / planned |\n|---|---:|---:|---:|")
     for source in (built_in, *([sd15] if asked.sd15 else [])):
         for name, model, shapes in source():
-            estimate = 2 * cost_of(model, shapes).live
+            estimate = 2 * cost_of(model, shapes).activation_elements
             planned = planned_bytes(half(model), shapes)
             print(f"| {name} | {estimate / 1e6:.1f} | {planned / 1e6:.1f} | {estimate / planned:.2f} |", flush=True)
 

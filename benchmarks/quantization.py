@@ -36,14 +36,24 @@ from latentrt.bundle.quantization import PictureLoss
 from latentrt.device.cores import usable_cores
 from latentrt.engines import Engine
 from latentrt.engines.onnx.session import OnnxRuntimeEngine
-from latentrt.pipeline.pipeline import Pipeline, load
+from latentrt.pipeline.load import load
+from latentrt.pipeline.pipeline import Pipeline
 from latentrt.prompt.file import read_prompts
 from latentrt.storage.atomic import new_file, new_folder
 from latentrt.storage.json_codec import parse
-from latentrt_calib.calibrate import EVALUATION_SEED, UNET, Options, Work, choose, draft, recorded, shapes_of
-from latentrt_calib.evaluate.candidate import Bench
-from latentrt_calib.evaluate.compare import EVALUATION, compare, side_of
-from latentrt_calib.evaluate.generate import draw, requests_of
+from latentrt_calib.calibrate import (
+    EVALUATION_SEED,
+    UNET,
+    CalibrationOptions,
+    Context,
+    choose_float_layers,
+    plan_all_layers,
+    recorded,
+    shapes_of,
+)
+from latentrt_calib.evaluate.candidate import Evaluator
+from latentrt_calib.evaluate.compare import EVALUATION, bundle_summary, compare
+from latentrt_calib.evaluate.generate import generate_samples, requests_of
 from latentrt_calib.evaluate.metrics import snr_db
 from latentrt_calib.quantize.layers import layers_of
 from latentrt_calib.quantize.planning import Recipe, candidates
@@ -98,36 +108,36 @@ class Setup:
     """A pipeline to quantize, what to calibrate and to judge it on, and a folder for work."""
 
     pipeline: Pipeline
-    options: Options
+    options: CalibrationOptions
     folder: Path
 
-    def work(self, recipe: Recipe) -> Work:
+    def work(self, recipe: Recipe) -> Context:
         """What the stages of calibration share; each form of the graph has a folder of its own."""
         folder = self.folder / f"{recipe.target}{'-split' if recipe.split else ''}"
-        return Work(self.pipeline, replace(self.options, recipe=recipe), folder, say)
+        return Context(self.pipeline, replace(self.options, recipe=recipe), folder, say)
 
     @cached_property
     def recording(self) -> Recording:
         """The calibration prompts' trajectories, which every row is calibrated on."""
-        return recorded(Work(self.pipeline, self.options, self.folder, say))
+        return recorded(Context(self.pipeline, self.options, self.folder, say))
 
     @cached_property
-    def bench(self) -> Bench:
+    def bench(self) -> Evaluator:
         """The evaluation prompts, drawn in float."""
         return self.drawn(self.options.evaluations)
 
     @cached_property
-    def judges(self) -> Bench:
+    def judges(self) -> Evaluator:
         """The first of them, which a budget is held on."""
         return self.drawn(min(JUDGES, self.options.evaluations))
 
-    def drawn(self, images: int) -> Bench:
+    def drawn(self, images: int) -> Evaluator:
         """The first evaluation prompts, drawn in float."""
         options, bundle = self.options, self.pipeline.bundle
         seed = EVALUATION_SEED + options.seed
         asked = requests_of(options.evaluation, bundle, images=images, seed=seed, steps=options.steps)
         say(f"drawing {images} pictures in float")
-        return Bench(self.pipeline, asked, self.folder)
+        return Evaluator(self.pipeline, asked, self.folder)
 
     @property
     def component(self) -> Component:
@@ -150,11 +160,11 @@ class Ours:
     def __call__(self, setup: Setup) -> ir.Model:
         """The quantized graph."""
         work = setup.work(self.recipe)
-        made = draft(work, setup.recording)
+        made = plan_all_layers(work, setup.recording)
         kept: frozenset[str] = frozenset()
         if self.budget_db is not None:
             options = replace(work.options, budget_db=self.budget_db)
-            kept, _ = choose(replace(work, options=options), setup.judges, made)
+            kept, _ = choose_float_layers(replace(work, options=options), setup.judges, made)
         plans = {name: one.plan for name, one in made.planned.items() if name not in kept}
         return made.graph.quantized(plans, self.recipe.target)
 
@@ -227,9 +237,9 @@ def measured(row: Row, setup: Setup, reference: Setup, known: Mapping[str, Measu
 
 def judged(setup: Setup, reference: Setup, engine: Engine) -> tuple[PictureLoss, float, float, float]:
     """What pictures lose with that UNet, its signal to noise in dB, milliseconds of a call, and of the reference's."""
-    requests, side = reference.bench.requests, side_of(reference.pipeline.bundle)
+    requests, side = reference.bench.requests, bundle_summary(reference.pipeline.bundle)
     say(f"drawing {len(requests)} pictures")
-    drawn = draw(setup.pipeline.with_engines({UNET: engine}), requests)
+    drawn = generate_samples(setup.pipeline.with_engines({UNET: engine}), requests)
     loss = compare(side, side, reference.bench.references, drawn).loss
     snr, ms, float_ms = timed((engine, setup.recording), (reference.pipeline.engines[UNET], reference.recording))
     return loss, snr, ms, float_ms
@@ -363,7 +373,7 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Measures the rows asked for, prints the table after each, keeps it as json if told where."""
     given = arguments()
-    options = Options(
+    options = CalibrationOptions(
         read_prompts(given.calibration),
         read_prompts(given.evaluation),
         images=given.images,

@@ -19,24 +19,26 @@ import onnx_ir as ir
 from latentrt.bundle.folder import Bundle
 from latentrt.bundle.manifest import Manifest, Precision
 from latentrt.errors import BundleError
-from latentrt.pipeline.pipeline import Pipeline, load
-from latentrt.request.settings import settle
+from latentrt.pipeline.load import load
+from latentrt.pipeline.pipeline import Pipeline
+from latentrt.request.settings import resolve
 from latentrt.storage.atomic import filling, put_in_place, refuse_existing
 from latentrt.tensors import TensorSpec, shape_of
-from latentrt_calib.evaluate.candidate import Bench, Graph
-from latentrt_calib.evaluate.compare import compare, mean_psnr_db, side_of
+from latentrt_calib.evaluate.candidate import Evaluator, FloatGraph
+from latentrt_calib.evaluate.compare import bundle_summary, compare, mean_psnr_db
+from latentrt_calib.evaluate.damage import Damage
 from latentrt_calib.evaluate.generate import requests_of
 from latentrt_calib.evaluate.noise import noise_of
-from latentrt_calib.evaluate.sensitivity import Damage, damage_of, fewest_float, groups_of, in_order
+from latentrt_calib.evaluate.sensitivity import damage_of, fewest_float, groups_of, in_order
 from latentrt_calib.observing.observations import Observations
-from latentrt_calib.observing.observe import Observing, observe
-from latentrt_calib.publish import Gated, Written, publish
+from latentrt_calib.observing.observe import ObservationSettings, observe
+from latentrt_calib.publish import DecoderGate, WrittenComponent, publish
 from latentrt_calib.quantize.layers import Layer, layers_of
-from latentrt_calib.quantize.planning import Planned, Recipe, candidates, observed_values, plan
+from latentrt_calib.quantize.planning import PlannedLayer, Recipe, candidates, observed_values, plan_layers
 from latentrt_calib.quantize.qdq import is_quantized, weight_only
 from latentrt_calib.recording.prompts import for_images
 from latentrt_calib.recording.record import DECODER, UNET, Progress, Recording, record
-from latentrt_calib.recording.workspace import claim
+from latentrt_calib.recording.workspace import open_workspace
 from latentrt_calib.report.layer_reports import BY_RULE, WEIGHTS_ONLY, bucket_ends, over_budget, ranges_of
 from latentrt_calib.report.report import LayerReport, Report
 from latentrt_export.graph.save import save_graph
@@ -46,11 +48,11 @@ ANY = "any"  # target of a graph that every engine takes as it is
 INDECISIVE = ("budget_db", "sensitivity", "vae_gate_db")
 # Evaluation draws with other seeds than calibration.
 EVALUATION_SEED = 1_000_000
-OBSERVING = {UNET: Observing(), DECODER: Observing(buckets=1)}  # the decoder knows no timesteps
+OBSERVING = {UNET: ObservationSettings(), DECODER: ObservationSettings(buckets=1)}  # the decoder knows no timesteps
 
 
 @dataclass(frozen=True)
-class Options:
+class CalibrationOptions:
     """What to quantize for, and on what to judge it.
 
     calibration, evaluation: prompts. images, steps, sampler, seed: of the recording. evaluations: the pictures that the
@@ -75,23 +77,23 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Work:
+class Context:
     """What all the stages share: the float pipeline, the options, a folder for what may be taken up again."""
 
     pipeline: Pipeline
-    options: Options
+    options: CalibrationOptions
     folder: Path
     progress: Progress
 
-    def graph(self, name: str = UNET, *, split: bool) -> Graph:
+    def graph(self, name: str = UNET, *, split: bool) -> FloatGraph:
         """A component's float graph, its work counted for one picture of the bundle's default size."""
         bundle = self.pipeline.bundle
         component = bundle.manifest.components[name]
-        return Graph(name, bundle.path(component.file), shapes_of(bundle.manifest, component.inputs), split)
+        return FloatGraph(name, bundle.path(component.file), shapes_of(bundle.manifest, component.inputs), split)
 
 
 def calibrate(
-    source: str | Path, out: Path, precision: str, options: Options, progress: Progress = lambda line: None
+    source: str | Path, out: Path, precision: str, options: CalibrationOptions, progress: Progress = lambda line: None
 ) -> Report:
     """Writes the quantized bundle `out`, with a page of its report in it, and returns the report.
 
@@ -104,21 +106,21 @@ def calibrate(
     with load(source, engine="onnxruntime") as pipeline:
         check_alone(pipeline.bundle)
         check_float(pipeline, (UNET,) if options.vae_gate_db is None else (UNET, DECODER))
-        work = Work(pipeline, options, out.parent / f".{out.name}.calibration", progress)
-        with filling(work.folder, out):
-            claim(work.folder, SETTINGS, decisive(work, precision))
+        context = Context(pipeline, options, out.parent / f".{out.name}.calibration", progress)
+        with filling(context.folder, out):
+            open_workspace(context.folder, SETTINGS, fingerprint(context, precision))
             # Not beside `out`, where a run that is killed would leave it for ever.
-            folder = work.folder / "bundle"
+            folder = context.folder / "bundle"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            bench = bench_of(work)
+            evaluator = evaluator_of(context)
             quantize = PRECISIONS[precision]
-            unet = quantize(work, bench, UNET).write(folder)
-            decoder = gated(work, bench, quantize, folder)
+            unet = quantize(context, evaluator, UNET).write(folder)
+            decoder = decoder_gate(context, evaluator, quantize, folder)
             progress("comparing with the float bundle")
-            report = publish(pipeline.bundle, folder, unet, decoder, bench, settings_of(options, bench))
+            report = publish(pipeline.bundle, folder, unet, decoder, evaluator, report_settings(options, evaluator))
     put_in_place(folder, out)
-    shutil.rmtree(work.folder)
+    shutil.rmtree(context.folder)
     return report
 
 
@@ -146,38 +148,38 @@ def check_float(pipeline: Pipeline, names: Sequence[str]) -> None:
 
 
 @dataclass(frozen=True)
-class Draft:
+class QuantizationDraft:
     """A plan for every layer that can be quantized, before any goes back to float.
 
     layers: all of the graph's. able: those with a plan. seen: what their activations were like over the recording.
     """
 
     recording: Recording
-    graph: Graph
+    graph: FloatGraph
     layers: tuple[Layer, ...]
     able: tuple[Layer, ...]
     seen: Observations
-    planned: Mapping[str, Planned]
+    planned: Mapping[str, PlannedLayer]
 
 
-def draft(work: Work, recording: Recording) -> Draft:
+def plan_all_layers(context: Context, recording: Recording) -> QuantizationDraft:
     """Returns the plans for the recording's component; what is observed is kept in the work folder."""
-    recipe, component = work.options.recipe, recording.component
-    graph = work.graph(component, split=recipe.split)
+    recipe, component = context.options.recipe, recording.component
+    graph = context.graph(component, split=recipe.split)
     model = graph.model()
     layers = layers_of(model, graph.shapes)
     able = candidates(layers)
-    values, folder = observed_values(able, recipe.target), work.folder / "observed" / component
-    seen = observe(model, values, recording, folder, OBSERVING[component], work.progress)
-    work.progress("planning")
-    return Draft(recording, graph, layers, able, seen, plan(model, able, seen, recipe))
+    values, folder = observed_values(able, recipe.target), context.folder / "observed" / component
+    seen = observe(model, values, recording, folder, OBSERVING[component], context.progress)
+    context.progress("planning")
+    return QuantizationDraft(recording, graph, layers, able, seen, plan_layers(model, able, seen, recipe))
 
 
 @dataclass(frozen=True)
 class Candidate:
     """A component's quantized graph before it is written. layers: measures what the report says of each layer."""
 
-    graph: Graph
+    graph: FloatGraph
     model: ir.Model
     precision: Precision
     target: str
@@ -185,32 +187,32 @@ class Candidate:
     buckets: tuple[tuple[float, float], ...] = ()
     damage: tuple[Damage, ...] = ()
 
-    def write(self, folder: Path) -> Written:
+    def write(self, folder: Path) -> WrittenComponent:
         """Writes the graph to the folder of a bundle."""
         data = save_graph(self.model, folder, self.graph.component)
-        return Written(self.graph, data, self.precision, self.target, self.layers(), self.buckets, self.damage)
+        return WrittenComponent(self.graph, data, self.precision, self.target, self.layers(), self.buckets, self.damage)
 
 
-def in_int8(work: Work, bench: Bench, component: str) -> Candidate:
+def in_int8(context: Context, evaluator: Evaluator, component: str) -> Candidate:
     """The component with weights and activations quantized, of all layers but those that the UNet's budget keeps."""
-    target = work.options.recipe.target
-    made = draft(work, recorded(work).of(component))
-    kept, damage = choose(work, bench, made) if component == UNET else (frozenset(), ())
-    model = made.graph.quantized({name: one.plan for name, one in made.planned.items() if name not in kept}, target)
-    layers = partial(int8_layers, work, made, model, kept, damage)
-    buckets = bucket_ends(OBSERVING[component].buckets, made.recording.settings.train_steps)
-    return Candidate(made.graph, model, "int8", target, layers, buckets, damage)
+    target = context.options.recipe.target
+    draft = plan_all_layers(context, recorded(context).of(component))
+    kept, damage = choose_float_layers(context, evaluator, draft) if component == UNET else (frozenset(), ())
+    model = draft.graph.quantized({name: one.plan for name, one in draft.planned.items() if name not in kept}, target)
+    layers = partial(int8_layers, context, draft, model, kept, damage)
+    buckets = bucket_ends(OBSERVING[component].buckets, draft.recording.settings.train_steps)
+    return Candidate(draft.graph, model, "int8", target, layers, buckets, damage)
 
 
 def int8_layers(
-    work: Work, made: Draft, model: ir.Model, kept: frozenset[str], damage: Sequence[Damage]
+    context: Context, draft: QuantizationDraft, model: ir.Model, kept: frozenset[str], damage: Sequence[Damage]
 ) -> tuple[LayerReport, ...]:
     """What the report says of the layers of the quantized `model`, `kept` of which the budget keeps in float."""
-    work.pipeline.close()  # measuring noise takes two graphs at once
-    work.progress("measuring each layer's noise")
-    noise = noise_of(made.graph.model(), model, made.layers, made.recording, work.folder / "noise")
+    context.pipeline.close()  # measuring noise takes two graphs at once
+    context.progress("measuring each layer's noise")
+    noise = noise_of(draft.graph.model(), model, draft.layers, draft.recording, context.folder / "noise")
     alone = {name: one for one in damage for name in one.layers}
-    reasons = {layer.name: over_budget(alone[layer.name]) if layer.name in kept else None for layer in made.able}
+    reasons = {layer.name: over_budget(alone[layer.name]) if layer.name in kept else None for layer in draft.able}
     return tuple(
         LayerReport(
             layer.name,
@@ -218,15 +220,15 @@ def int8_layers(
             layer.macs,
             reasons.get(layer.name, BY_RULE),
             noise[layer.name],
-            *ranges_of(made.planned.get(layer.name), made.seen, layer),
+            *ranges_of(draft.planned.get(layer.name), draft.seen, layer),
         )
-        for layer in made.layers
+        for layer in draft.layers
     )
 
 
-def in_w8(work: Work, _bench: Bench, component: str) -> Candidate:
+def in_w8(context: Context, _bench: Evaluator, component: str) -> Candidate:
     """The component with weights in 8 bits; everything is computed in float."""
-    graph = work.graph(component, split=False)
+    graph = context.graph(component, split=False)
     model = graph.model()
     layers = layers_of(model, graph.shapes)
     names = {layer.name for layer in candidates(layers)}
@@ -238,76 +240,78 @@ def in_w8(work: Work, _bench: Bench, component: str) -> Candidate:
     return Candidate(graph, model, "w8", ANY, lambda: reports)
 
 
-Quantize = Callable[[Work, Bench, str], Candidate]
+Quantize = Callable[[Context, Evaluator, str], Candidate]
 PRECISIONS: Mapping[str, Quantize] = {"int8": in_int8, "w8": in_w8}
 
 
-def gated(work: Work, bench: Bench, quantize: Quantize, folder: Path) -> Gated | None:
+def decoder_gate(context: Context, evaluator: Evaluator, quantize: Quantize, folder: Path) -> DecoderGate | None:
     """Quantizes the VAE decoder and writes it, if pictures that it decodes pass its gate; None where it has none."""
-    gate_db = work.options.vae_gate_db
+    gate_db = context.options.vae_gate_db
     if gate_db is None:
         return None
-    candidate, side = quantize(work, bench, DECODER), side_of(work.pipeline.bundle)
-    comparison = compare(side, side, bench.references, bench.decoded(candidate.model), work.pipeline.engine)
+    candidate, side = quantize(context, evaluator, DECODER), bundle_summary(context.pipeline.bundle)
+    comparison = compare(side, side, evaluator.references, evaluator.decoded(candidate.model), context.pipeline.engine)
     reached = comparison.loss.psnr_db
-    work.progress(
+    context.progress(
         f"the VAE decoder in 8 bits: {math.inf if reached is None else reached:.2f} dB, asked for {gate_db:g}"
     )
     holds = reached is None or reached >= gate_db
-    return Gated(gate_db, comparison, candidate.write(folder) if holds else None)
+    return DecoderGate(gate_db, comparison, candidate.write(folder) if holds else None)
 
 
-def recorded(work: Work) -> Recording:
+def recorded(context: Context) -> Recording:
     """The recording of the calibration prompts. The pipeline's graphs leave the memory, for the one to observe."""
-    options = work.options
+    options = context.options
     recording = record(
-        work.pipeline,
+        context.pipeline,
         for_images(options.calibration, options.images),
         steps=options.steps,
         sampler=options.sampler,
         seed0=options.seed,
-        folder=work.folder / "recording",
-        progress=work.progress,
+        folder=context.folder / "recording",
+        progress=context.progress,
     )
-    work.pipeline.close()
+    context.pipeline.close()
     return recording
 
 
-def bench_of(work: Work) -> Bench:
+def evaluator_of(context: Context) -> Evaluator:
     """The pictures that quantized graphs are judged on, drawn in float."""
-    options = work.options
+    options = context.options
     requests = requests_of(
         options.evaluation,
-        work.pipeline.bundle,
+        context.pipeline.bundle,
         images=options.evaluations,
         seed=EVALUATION_SEED + options.seed,
         steps=options.steps,
         sampler=options.sampler,
     )
-    work.progress(f"drawing {options.evaluations} pictures in float")
-    return Bench(work.pipeline, requests, work.folder)
+    context.progress(f"drawing {options.evaluations} pictures in float")
+    return Evaluator(context.pipeline, requests, context.folder)
 
 
-def choose(work: Work, bench: Bench, made: Draft) -> tuple[frozenset[str], tuple[Damage, ...]]:
+def choose_float_layers(
+    context: Context, evaluator: Evaluator, draft: QuantizationDraft
+) -> tuple[frozenset[str], tuple[Damage, ...]]:
     """The layers that must stay float for the budget, and each one's own damage where it was measured."""
-    options, target, layers = work.options, work.options.recipe.target, made.able
+    options, target, layers = context.options, context.options.recipe.target, draft.able
 
     def measure(chosen: Sequence[Layer], images: int | None = None) -> float:
-        model = made.graph.quantized({layer.name: made.planned[layer.name].plan for layer in chosen}, target)
-        reached = mean_psnr_db(bench.pairs(UNET, model, images))
+        model = draft.graph.quantized({layer.name: draft.planned[layer.name].plan for layer in chosen}, target)
+        reached = mean_psnr_db(evaluator.pairs(UNET, model, images))
         return math.inf if reached is None else reached
 
     whole = measure(layers)
-    work.progress(f"all {len(layers)} layers in 8 bits: {whole:.2f} dB, asked for {options.budget_db:g}")
+    context.progress(f"all {len(layers)} layers in 8 bits: {whole:.2f} dB, asked for {options.budget_db:g}")
     if whole >= options.budget_db and not options.sensitivity:
         return frozenset(), ()
     groups = groups_of(layers)
-    known = work.folder / "sensitivity.jsonl"
-    damage = damage_of(groups, partial(measure, images=options.probes), known, work.progress)
+    known = context.folder / "sensitivity.jsonl"
+    damage = damage_of(groups, partial(measure, images=options.probes), known, context.progress)
     if whole >= options.budget_db:
         return frozenset(), damage
     ordered = in_order(groups, damage)
-    count, _ = fewest_float(ordered, options.budget_db, measure, work.progress)
+    count, _ = fewest_float(ordered, options.budget_db, measure, context.progress)
     return frozenset(layer.name for group in ordered[:count] for layer in group), damage
 
 
@@ -317,20 +321,20 @@ def shapes_of(manifest: Manifest, specs: Sequence[TensorSpec]) -> dict[str, tupl
     return {spec.name: shape_of(spec, sizes) for spec in specs}
 
 
-def decisive(work: Work, precision: str) -> dict[str, object]:
+def fingerprint(context: Context, precision: str) -> dict[str, object]:
     """All that decides what is measured on the way, as JSON has it; a budget decides only what is made of that."""
-    options = {name: value for name, value in asdict(work.options).items() if name not in INDECISIVE}
+    options = {name: value for name, value in asdict(context.options).items() if name not in INDECISIVE}
     versions = {name: version(name) for name in ("latentrt", "numpy", "onnx-ir")}
-    known = {"bundle": work.pipeline.bundle.sha256, "precision": precision, **versions, **options}
+    known = {"bundle": context.pipeline.bundle.sha256, "precision": precision, **versions, **options}
     return dict(json.loads(json.dumps(known)))
 
 
-def settings_of(options: Options, bench: Bench) -> dict[str, str | int | float]:
+def report_settings(options: CalibrationOptions, evaluator: Evaluator) -> dict[str, str | int | float]:
     """The options as a report states them."""
-    recipe, asked = options.recipe, settle(bench.requests[0], bench.pipeline.bundle.manifest)
+    recipe, asked = options.recipe, resolve(evaluator.requests[0], evaluator.pipeline.bundle.manifest)
     gate = {} if options.vae_gate_db is None else {"VAE decoder's gate in dB": options.vae_gate_db}
     return {
-        "sampler": asked.sampler,
+        "sampler": asked.schedule.sampler,
         "steps": asked.steps,
         "calibration images": options.images,
         "calibration prompts": len(set(for_images(options.calibration, options.images))),

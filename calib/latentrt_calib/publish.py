@@ -11,11 +11,11 @@ from pathlib import Path
 from latentrt.bundle.folder import Bundle, open_bundle, record_files, save_manifest
 from latentrt.bundle.manifest import Component, Manifest, Precision
 from latentrt.bundle.manifest_json import named_files
-from latentrt.pipeline.pipeline import load
-from latentrt_calib.evaluate.candidate import Bench, Graph
-from latentrt_calib.evaluate.compare import Comparison, Side, compare, side_of
-from latentrt_calib.evaluate.generate import draw
-from latentrt_calib.evaluate.sensitivity import Damage
+from latentrt.pipeline.load import load
+from latentrt_calib.evaluate.candidate import Evaluator, FloatGraph
+from latentrt_calib.evaluate.compare import BundleSummary, Comparison, bundle_summary, compare
+from latentrt_calib.evaluate.damage import Damage
+from latentrt_calib.evaluate.generate import generate_samples
 from latentrt_calib.report.page import save_page
 from latentrt_calib.report.report import GateReport, LayerReport, Report, figures
 from latentrt_export.graph.costs import total_macs
@@ -25,10 +25,10 @@ PAGE, FIGURES = "report.html", "report.json"
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenComponent:
     """A quantized graph in its file, and what the report says of it. data: its external files. target: whose form."""
 
-    graph: Graph
+    graph: FloatGraph
     data: tuple[str, ...]
     precision: Precision
     target: str
@@ -38,20 +38,20 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Gated:
+class DecoderGate:
     """A component with a gate of its own: the mean PSNR asked for, how its pictures compare, None if it stays float."""
 
     gate_db: float
     comparison: Comparison
-    written: Written | None
+    written: WrittenComponent | None
 
 
 def publish(
     source: Bundle,
     folder: Path,
-    unet: Written,
-    decoder: Gated | None,
-    bench: Bench,
+    unet: WrittenComponent,
+    decoder: DecoderGate | None,
+    evaluator: Evaluator,
     settings: Mapping[str, str | int | float],
 ) -> Report:
     """Makes a whole bundle of the folder that holds the quantized graphs; returns its report."""
@@ -61,20 +61,20 @@ def publish(
     copy_others(source, folder, [part.graph.component for part in parts])
     plain = replace(plain, files=record_files(folder, named_files(plain)))
     save_manifest(folder, plain)
-    report = report_of(manifest, plain, unet, compared(source, folder, bench), settings)
+    report = report_of(manifest, plain, unet, compared(source, folder, evaluator), settings)
     if decoder:
         own = report_of(manifest, plain, decoder.written, decoder.comparison, settings) if decoder.written else None
         report = replace(report, decoder=GateReport(decoder.gate_db, decoder.comparison.loss.psnr_db, own))
     measured = {one.component: one.quantization for one in report.components}
     changed = {name: replace(plain.components[name], quantization=measured[name]) for name in measured}
     save_manifest(folder, with_components(plain, changed))
-    final = against(report, side_of(open_bundle(folder, verify=False)))
+    final = against(report, bundle_summary(open_bundle(folder, verify=False)))
     save_page(folder / PAGE, final)
     (folder / FIGURES).write_text(json.dumps(figures(final), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return final
 
 
-def component_of(manifest: Manifest, part: Written) -> Component:
+def component_of(manifest: Manifest, part: WrittenComponent) -> Component:
     """What the manifest is to say of a quantized graph, before anything is measured."""
     name = part.graph.component
     return replace(manifest.components[name], file=f"{name}.onnx", data=part.data, precision=part.precision)
@@ -96,7 +96,11 @@ def copy_others(source: Bundle, folder: Path, names: Sequence[str]) -> None:
 
 
 def report_of(
-    before: Manifest, after: Manifest, part: Written, comparison: Comparison, settings: Mapping[str, str | int | float]
+    before: Manifest,
+    after: Manifest,
+    part: WrittenComponent,
+    comparison: Comparison,
+    settings: Mapping[str, str | int | float],
 ) -> Report:
     """The report of a component. before, after: the manifests of the float bundle and of the one that has the part."""
     name = part.graph.component
@@ -121,7 +125,7 @@ def bytes_of(manifest: Manifest, name: str) -> int:
     return sum(manifest.files[file].bytes for file in (component.file, *component.data))
 
 
-def against(report: Report, other: Side) -> Report:
+def against(report: Report, other: BundleSummary) -> Report:
     """The report with the quantized bundle's final hash and bytes."""
     decoder = report.decoder
     if decoder and decoder.report:
@@ -129,8 +133,14 @@ def against(report: Report, other: Side) -> Report:
     return replace(report, comparison=replace(report.comparison, other=other), decoder=decoder)
 
 
-def compared(source: Bundle, folder: Path, bench: Bench) -> Comparison:
+def compared(source: Bundle, folder: Path, evaluator: Evaluator) -> Comparison:
     """The pictures of the folder's bundle against those that the float bundle drew."""
-    with load(folder, engine=bench.pipeline.engine, verify=False) as pipeline:
-        others = draw(pipeline, bench.requests)
-        return compare(side_of(source), side_of(pipeline.bundle), bench.references, others, bench.pipeline.engine)
+    with load(folder, engine=evaluator.pipeline.engine, verify=False) as pipeline:
+        others = generate_samples(pipeline, evaluator.requests)
+        return compare(
+            bundle_summary(source),
+            bundle_summary(pipeline.bundle),
+            evaluator.references,
+            others,
+            evaluator.pipeline.engine,
+        )

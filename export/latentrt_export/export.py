@@ -26,25 +26,22 @@ from latentrt.errors import CheckpointError
 from latentrt.prompt.tokenizer import Tokenizer
 from latentrt.sampling.schedule import NoiseSchedule
 from latentrt.storage.atomic import new_folder
-from latentrt_export.checkpoint.adapters import with_adapters
-from latentrt_export.checkpoint.controls import with_controls
 from latentrt_export.checkpoint.embeddings import bundled_in, with_embeddings, words_of
-from latentrt_export.checkpoint.image_prompts import with_image_prompts
 from latentrt_export.checkpoint.load import Checkpoint, load_checkpoint
-from latentrt_export.checkpoint.lora import loras_provenance, with_loras
+from latentrt_export.checkpoint.lora import loras_provenance
 from latentrt_export.checkpoint.markers import asked
 from latentrt_export.checkpoint.named import check_names
 from latentrt_export.checkpoint.scheduler import defaults_of, said_of, schedule_of
 from latentrt_export.checkpoint.tokenizer import clip_tokenizer, tokenizer_from_folder
 from latentrt_export.components.parts import parts_of
 from latentrt_export.components.tiny_decoder import open_tiny_decoder, tiny_part
-from latentrt_export.gate import gated
+from latentrt_export.gate import check_gate
 from latentrt_export.graph.precision import PRECISIONS, FloatPrecision
 from latentrt_export.graph.save import save_graph
 from latentrt_export.graph.trace import trace
 from latentrt_export.networks.component import Config, Part, pixels_of
 from latentrt_export.options import ExportOptions as ExportOptions
-from latentrt_export.options import without_pickles
+from latentrt_export.options import with_networks, without_pickles
 from latentrt_export.preview import fit_to_rgb
 
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
@@ -134,9 +131,7 @@ def opened(source: Path, options: ExportOptions, progress: Progress) -> Found:
     schedule = schedule_of(checkpoint.scheduler)
     for line in [*(f"{name}: {said}" for name, said in checkpoint.said.items()), *said_of(checkpoint.scheduler)]:
         progress(line)
-    checkpoint = with_controls(with_loras(checkpoint, options.loras), options.controls)
-    checkpoint = with_adapters(checkpoint, options.adapters)
-    checkpoint = with_image_prompts(checkpoint, options.image_prompts, options.image_encoder)
+    checkpoint = with_networks(checkpoint, options)
     tokenizer, pads = find_tokenizer(checkpoint, options)
     worded = with_embeddings(checkpoint, tokenizer, (*options.embeddings, *bundled_in(options.loras)), progress)
     return Found(worded.checkpoint, worded.tokenizer, pads, schedule, worded.provenance)
@@ -222,7 +217,7 @@ def write_component(part: Part, folder: Path, precision: FloatPrecision, progres
         controls=part.controls,
     )
     progress(f"{part.name}: comparing with the original")
-    return replace(component, fidelity=gated(part, component, folder, recipe))
+    return replace(component, fidelity=check_gate(part, component, folder, recipe))
 
 
 def latents_of(checkpoint: Checkpoint) -> tuple[Latents, int]:

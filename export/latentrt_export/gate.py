@@ -28,7 +28,7 @@ def measure(part: Part, component: Component, folder: Path) -> list[Fidelity]:
     return losses
 
 
-def gated(part: Part, component: Component, folder: Path, recipe: Recipe) -> Fidelity:
+def check_gate(part: Part, component: Component, folder: Path, recipe: Recipe) -> Fidelity:
     """What the component lost at worst. Raises FidelityError when that is more than the precision's gate allows."""
     lost = worst(measure(part, component, folder))
     if not recipe.passes(lost):

@@ -1,4 +1,4 @@
-"""What an export is asked for besides the checkpoint, and how that is opened where it is a pickle."""
+"""Options of an export: the files that are added to a checkpoint, the order of adding them, and pickles among them."""
 
 from __future__ import annotations
 
@@ -8,24 +8,29 @@ from pathlib import Path
 
 from latentrt.bundle.folder import sha256_of
 from latentrt.lora.files import Lora
+from latentrt_export.checkpoint.adapters import with_adapters
+from latentrt_export.checkpoint.controls import with_controls
 from latentrt_export.checkpoint.embeddings import Embedding
+from latentrt_export.checkpoint.image_prompts import with_image_prompts
+from latentrt_export.checkpoint.load import Checkpoint
+from latentrt_export.checkpoint.lora import with_loras
 from latentrt_export.checkpoint.markers import Prediction
-from latentrt_export.checkpoint.named import Named
+from latentrt_export.checkpoint.named import NamedNetwork
 from latentrt_export.checkpoint.pickles import converted
 from latentrt_export.graph.precision import FloatPrecision
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What the checkpoint does not say: the bundle's precision, name and defaults, and where to find what is missing.
+    """Options of an export.
 
-    tokenizer: a tokenizer folder to use in place of the checkpoint's. vae, configs: as in `load_checkpoint`. loras:
-    the files to fuse, as in `with_loras`. tiny_decoder: one to add, as in `open_tiny_decoder`. embeddings: the files
-    whose words are added, as in `with_embeddings`. controls, adapters: the networks by which images are to steer the
-    UNet, as in `with_controls` and `with_adapters`. image_prompts, image_encoder: the IP-Adapters by which images are
-    to prompt it, as in `with_image_prompts`. prediction, zero_snr: what the UNet predicts, and whether its last
-    timestep is noise alone, in place of what the checkpoint says. variant: as in `load_checkpoint`. allow_pickle:
-    whether pickles are read, as in `converted`.
+    precision, name, steps, guidance: the bundle's precision, name and default steps and guidance. tokenizer: folder of
+    a tokenizer in place of the checkpoint's. vae, configs, variant: as in `load_checkpoint`. loras: LoRAs to fuse, as
+    in `with_loras`. tiny_decoder: a TAESD to add, as in `open_tiny_decoder`. embeddings: textual inversions, as in
+    `with_embeddings`. controls, adapters: ControlNets and T2I-Adapters, as in `with_controls` and `with_adapters`.
+    image_prompts, image_encoder: IP-Adapters and their image encoder, as in `with_image_prompts`. prediction, zero_snr:
+    prediction type and zero terminal SNR, in place of what the checkpoint says. allow_pickle: read pickles, as
+    `converted` does.
     """
 
     precision: FloatPrecision = "fp32"
@@ -38,9 +43,9 @@ class ExportOptions:
     loras: tuple[Lora, ...] = ()
     tiny_decoder: Path | None = None
     embeddings: tuple[Embedding, ...] = ()
-    controls: tuple[Named, ...] = ()
-    adapters: tuple[Named, ...] = ()
-    image_prompts: tuple[Named, ...] = ()
+    controls: tuple[NamedNetwork, ...] = ()
+    adapters: tuple[NamedNetwork, ...] = ()
+    image_prompts: tuple[NamedNetwork, ...] = ()
     image_encoder: Path | None = None
     prediction: Prediction | None = None
     zero_snr: bool | None = None
@@ -48,18 +53,35 @@ class ExportOptions:
     allow_pickle: bool = False
 
     @property
-    def steering(self) -> tuple[Named, ...]:
-        """All by which images are to steer the UNet."""
+    def steering(self) -> tuple[NamedNetwork, ...]:
+        """All networks by which images steer the UNet."""
         return (*self.controls, *self.adapters, *self.image_prompts)
+
+
+def with_networks(checkpoint: Checkpoint, options: ExportOptions) -> Checkpoint:
+    """Returns the checkpoint with all files of the options but the embeddings added, in the order that they need.
+
+    1. LoRAs, which are matched with the checkpoint's own components and weights only.
+    2. ControlNets and T2I-Adapters, which are compared with the UNet's config.
+    3. IP-Adapters, whose image encoder becomes one more component.
+    4. Embeddings, which the caller adds last by `with_embeddings`: they need the tokenizer, and they lengthen the
+       table of tokens that LoRAs are matched with.
+
+    Raises CheckpointError for a file that does not fit the checkpoint.
+    """
+    checkpoint = with_loras(checkpoint, options.loras)
+    checkpoint = with_controls(checkpoint, options.controls)
+    checkpoint = with_adapters(checkpoint, options.adapters)
+    return with_image_prompts(checkpoint, options.image_prompts, options.image_encoder)
 
 
 def without_pickles(
     source: Path, options: ExportOptions, scratch: Path, progress: Callable[[str], None]
 ) -> tuple[Path, ExportOptions, dict[str, str]]:
-    """Returns the checkpoint and the options with every pickle converted, and what a bundle says of those that were.
+    """Returns the checkpoint's path and the options with every pickle converted, and provenance of those pickles.
 
-    scratch: the folder that they are converted into; nothing of it is needed once the export is done. Raises
-    CheckpointError as `converted` does.
+    scratch: folder for the converted files, which may be removed after the export. Raises CheckpointError as
+    `converted` does.
     """
     read = dict[str, str]()
 
@@ -71,7 +93,7 @@ def without_pickles(
             read[f"pickle {len(read) + 1}"] = f"{path.name}{digest}"
         return found
 
-    def opened_all(networks: tuple[Named, ...]) -> tuple[Named, ...]:
+    def opened_all(networks: tuple[NamedNetwork, ...]) -> tuple[NamedNetwork, ...]:
         return tuple(replace(one, path=opened(one.path)) for one in networks)
 
     chosen = replace(

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
         RequestError,
         ShapeError,
     )
-    from latentrt.pipeline.pipeline import Pipeline, load
+    from latentrt.pipeline.load import load
+    from latentrt.pipeline.pipeline import Pipeline
     from latentrt.pipeline.refine import handed_over
     from latentrt.pipeline.result import Result, Step
     from latentrt.pipeline.run import Run
@@ -53,7 +54,8 @@ _HOMES = {
     "latentrt.request.control": ("Control",),
     "latentrt.pipeline.refine": ("handed_over",),
     "latentrt.request.interpolation": ("between",),
-    "latentrt.pipeline.pipeline": ("Pipeline", "load"),
+    "latentrt.pipeline.load": ("load",),
+    "latentrt.pipeline.pipeline": ("Pipeline",),
     "latentrt.request.request": ("Request",),
     "latentrt.pipeline.result": ("Result", "Step"),
     "latentrt.pipeline.run": ("Run",),

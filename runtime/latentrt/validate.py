@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 from latentrt.errors import RequestError
 
@@ -30,6 +30,16 @@ def shown(value: Any) -> str:
     except ValueError:  # a whole number of thousands of digits
         return "a number that is too long to show"
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
+def or_default(value: Any, default: Any) -> Any:
+    """`value`, or the default for None."""
+    return default if value is None else value
+
+
+def is_list(value: Any) -> TypeGuard[Sequence[Any]]:
+    """True for a list, a tuple or another sequence, but not for text."""
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def side(name: str, pixels: int, multiple: int) -> int:

@@ -1,6 +1,6 @@
 """A report made of numbers alone."""
 
-from latentrt_calib.evaluate.sensitivity import Damage
+from latentrt_calib.evaluate.damage import Damage
 from latentrt_calib.report.report import Ablation, LayerReport, Report
 from tests.calib.comparisons import comparison
 

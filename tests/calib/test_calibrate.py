@@ -22,7 +22,7 @@ from latentrt_calib.calibrate import calibrate
 from latentrt_calib.evaluate import sensitivity
 from latentrt_calib.quantize.planning import Recipe
 from latentrt_calib.report.layer_reports import BY_RULE, OVER_BUDGET
-from latentrt_export.build.tensorrt import Options as Build
+from latentrt_export.build.tensorrt import BuildOptions as Build
 from latentrt_export.build.tensorrt import build
 from tests.calib.small import OPTIONS, digests
 from tests.export.parts import written

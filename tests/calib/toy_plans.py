@@ -2,16 +2,16 @@
 
 from latentrt_calib.quantize import qdq
 from latentrt_calib.quantize.layers import default_float, float_type, layer_nodes, layers_of, output_axis, weight_of
-from latentrt_calib.quantize.plan import TARGETS, Plan, Scale
+from latentrt_calib.quantize.plan import TARGETS, LayerPlan, Scale
 from latentrt_calib.quantize.ranges import Range, scale_and_zero
-from latentrt_calib.quantize.split_concat import split
+from latentrt_calib.quantize.split_concat import split_concatenations
 from latentrt_calib.quantize.weights import quantized
 from tests.calib import toy
 
 
 def split_toy(precision="fp32"):
     model = toy.build(precision)
-    split(model, layers_of(model, toy.SHAPES))
+    split_concatenations(model, layers_of(model, toy.SHAPES))
     return model, layers_of(model, toy.SHAPES)
 
 
@@ -42,12 +42,14 @@ def plans_of(model, layers, target, inputs, folder):
                 scale_dtype=float_type(node),
                 largest=TARGETS[target].largest_weight,
             )
-            plans[layer.name] = Plan(scales[layer.input], *weight, scales[layer.output], scales.get(layer.residual))
+            plans[layer.name] = LayerPlan(
+                scales[layer.input], *weight, scales[layer.output], scales.get(layer.residual)
+            )
     return plans
 
 
 def written(target, precision, folder, change=lambda plans: plans):
     model, layers = split_toy(precision)
     plans = change(plans_of(model, layers, target, toy.feeds(precision, batch=32), folder))
-    qdq.write(model, plans, target)
+    qdq.write_qdq(model, plans, target)
     return model, plans

@@ -10,7 +10,7 @@ from diffusers import MultiAdapter, StableDiffusionAdapterPipeline, StableDiffus
 
 import latentrt
 from latentrt.request.request import Request
-from latentrt_export.checkpoint.named import Named
+from latentrt_export.checkpoint.named import NamedNetwork
 from latentrt_export.export import ExportOptions, export
 from tests.export.adapters import build_adapter
 from tests.export.controls import noise, saved_controlnet
@@ -32,7 +32,7 @@ class Pair:
         self.adapters = {name: build_adapter(name) for name in ADAPTERS}
         for name, network in self.adapters.items():
             network.save_pretrained(folder / name)
-        controls, adapters = ([Named(name, folder / name) for name in names] for names in (("canny",), ADAPTERS))
+        controls, adapters = ([NamedNetwork(name, folder / name) for name in names] for names in (("canny",), ADAPTERS))
         options = ExportOptions(precision="w16", controls=tuple(controls), adapters=tuple(adapters))
         export(folder / "checkpoint", folder / "bundle", options)
         self.ours = latentrt.load(folder / "bundle", engine="onnxruntime")

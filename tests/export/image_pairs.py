@@ -9,7 +9,7 @@ from diffusers.image_processor import VaeImageProcessor
 from PIL import Image, ImageDraw
 
 from latentrt.request.request import Request
-from latentrt.request.settings import settle
+from latentrt.request.settings import resolve
 from tests.export.samplers import NEGATIVE, ONE_IMAGE, PROMPT, Pair, psnr
 
 LEAST_DB = 45.0
@@ -26,7 +26,7 @@ class ImagePair(Pair):
 
     def losses(self, request):
         """Returns the PSNR of the final latents and of the pixels for one request."""
-        settings = settle(request, self.ours.bundle.manifest)
+        settings = resolve(request, self.ours.bundle.manifest)
         self.theirs.scheduler.noise_sampler_seed = settings.seeds[0]
         run = self.ours.steps(request)
         *_, last = itertools.islice(run, run.total)
@@ -38,7 +38,7 @@ class ImagePair(Pair):
             strength=request.strength,
             negative_prompt=request.negative,
             num_inference_steps=settings.steps,
-            guidance_scale=settings.guidance,
+            guidance_scale=settings.guidance.scale,
             eta=settings.options.get("gamma", 0.0),
             num_images_per_prompt=request.batch,
             generator=[torch.Generator().manual_seed(seed) for seed in settings.seeds],

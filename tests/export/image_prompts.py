@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from latentrt_export.checkpoint.named import Named
+from latentrt_export.checkpoint.named import NamedNetwork
 from latentrt_export.networks.hoist import cross_attentions
 from tests.export.tiny import seeded
 
@@ -29,11 +29,11 @@ PROMPTS = {"style": False, "face": True}
 HIDDEN, HEADS, QUERIES = 40, 1, 6
 
 
-def saved_prompts(unet: UNet2DConditionModel, folder: Path) -> tuple[Named, ...]:
+def saved_prompts(unet: UNet2DConditionModel, folder: Path) -> tuple[NamedNetwork, ...]:
     """Writes an encoder and an IP-Adapter of each kind into a folder, and returns these, which ask for it."""
     saved_encoder(folder / "image_encoder")
     files = {name: folder / f"{name}.safetensors" for name in PROMPTS}
-    return tuple(Named(name, saved_adapter(unet, file, plus=PROMPTS[name])) for name, file in files.items())
+    return tuple(NamedNetwork(name, saved_adapter(unet, file, plus=PROMPTS[name])) for name, file in files.items())
 
 
 def saved_encoder(folder: Path, **changes: int) -> CLIPVisionModelWithProjection:

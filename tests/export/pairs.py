@@ -23,7 +23,7 @@ import latentrt
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.control import Control
 from latentrt.request.request import Request
-from latentrt_export.checkpoint.named import Named
+from latentrt_export.checkpoint.named import NamedNetwork
 from latentrt_export.checkpoint.scheduler import sampler_of, schedule_of
 from latentrt_export.export import ExportOptions, export
 from tests.export.adapters import build_adapter
@@ -100,11 +100,14 @@ def steered_pair(name: str, folder: Path, opened: Callable[..., Pipeline] = expo
     """The same with a ControlNet, "canny", beside the UNet, and SDXL with a T2I-Adapter, "sketch", and IP-Adapters."""
     unet = module_of("unet", TINY[name].configs["unet"])
     saved_controlnet(unet, folder / "canny")
-    others: dict[str, tuple[Named, ...]] = {}
+    others: dict[str, tuple[NamedNetwork, ...]] = {}
     if name == "sdxl":
         build_adapter("xl").save_pretrained(folder / "sketch")
-        others = {"adapters": (Named("sketch", folder / "sketch"),), "image_prompts": saved_prompts(unet, folder)}
-    return opened_pair(name, folder, opened, controls=(Named("canny", folder / "canny"),), **others)
+        others = {
+            "adapters": (NamedNetwork("sketch", folder / "sketch"),),
+            "image_prompts": saved_prompts(unet, folder),
+        }
+    return opened_pair(name, folder, opened, controls=(NamedNetwork("canny", folder / "canny"),), **others)
 
 
 def steered(pair: Pair) -> tuple[float, float]:

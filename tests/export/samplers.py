@@ -13,7 +13,7 @@ from diffusers import StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
 from latentrt.pipeline.pipeline import Pipeline
-from latentrt.request.settings import settle
+from latentrt.request.settings import resolve
 from tests.export import tiny
 
 MARKS = [
@@ -72,7 +72,7 @@ class Pair:
 
     def losses(self, request):
         """Returns the PSNR of the final latents and of the pixels for one request."""
-        settings = settle(request, self.ours.bundle.manifest)
+        settings = resolve(request, self.ours.bundle.manifest)
         self.theirs.scheduler.noise_sampler_seed = settings.seeds[0]  # which only the Brownian one looks at
         *_, last = itertools.islice(self.ours.steps(request), settings.steps)
         kept = []
@@ -85,7 +85,7 @@ class Pair:
             request.prompt,
             negative_prompt=request.negative,
             num_inference_steps=settings.steps,
-            guidance_scale=settings.guidance,
+            guidance_scale=settings.guidance.scale,
             eta=settings.options.get("gamma", 0.0),  # what its step of TCD calls eta; others that have it leave it at 0
             num_images_per_prompt=request.batch,
             width=settings.width,

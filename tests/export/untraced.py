@@ -11,7 +11,8 @@ import torch
 
 from latentrt.bundle.folder import open_bundle
 from latentrt.bundle.manifest import Component, Fidelity
-from latentrt.pipeline.pipeline import Pipeline, load_tokenizer
+from latentrt.pipeline.load import load_tokenizer
+from latentrt.pipeline.pipeline import Pipeline
 from latentrt.tensors import check
 from latentrt_export import export
 from latentrt_export.export import ExportOptions

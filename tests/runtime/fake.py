@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 
 from latentrt.pipeline import timings
-from latentrt.pipeline.pipeline import Pipeline, load_tokenizer
+from latentrt.pipeline.load import load_tokenizer
+from latentrt.pipeline.pipeline import Pipeline
 from latentrt.tensors import check
 
 SMALL = {"width": 24, "height": 16}

@@ -17,11 +17,11 @@ from latentrt.images.pillow import to_images
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.request import Request
 from latentrt_calib.evaluate.compare import Pair, pair_of
-from latentrt_calib.evaluate.generate import Drawing, draw
+from latentrt_calib.evaluate.generate import Sample, generate_samples
 from latentrt_calib.quantize.layers import Layer, layers_of
-from latentrt_calib.quantize.plan import Plan
-from latentrt_calib.quantize.qdq import write
-from latentrt_calib.quantize.split_concat import split
+from latentrt_calib.quantize.plan import LayerPlan
+from latentrt_calib.quantize.qdq import write_qdq
+from latentrt_calib.quantize.split_concat import split_concatenations
 from latentrt_calib.recording.record import DECODER
 from latentrt_export.graph.costs import Shapes
 from latentrt_export.graph.save import save_graph
@@ -30,7 +30,7 @@ SCRATCH = "trial"
 
 
 @dataclass(frozen=True)
-class Graph:
+class FloatGraph:
     """A component's float graph in a file, and whether skip connections are split when it is read. shapes: of feeds."""
 
     component: str
@@ -47,30 +47,30 @@ class Graph:
         """Returns the graph anew; large weights stay in the file."""
         model = ir.load(self.path)
         if self.split:
-            split(model, self.halved)
+            split_concatenations(model, self.halved)
         return model
 
-    def quantized(self, plans: Mapping[str, Plan], target: str) -> ir.Model:
+    def quantized(self, plans: Mapping[str, LayerPlan], target: str) -> ir.Model:
         """Returns the graph with these layers quantized."""
         model = self.model()
-        write(model, plans, target)
+        write_qdq(model, plans, target)
         return model
 
 
-class Bench:
+class Evaluator:
     """Requests, what the float pipeline draws for them, and a folder to put candidates in."""
 
     def __init__(self, pipeline: Pipeline, requests: Sequence[Request], folder: Path) -> None:
         self.pipeline, self.requests, self.folder = pipeline, requests, folder
-        self.references: list[Drawing] = list(draw(pipeline, requests))
+        self.references: list[Sample] = list(generate_samples(pipeline, requests))
 
     def pairs(self, component: str, model: ir.Model, count: int | None = None) -> list[Pair]:
         """Returns how far the first `count` pictures are off when `model` stands in the component's place."""
         with self.candidate(component, model) as candidate:
-            drawn = draw(candidate, self.requests[:count])
+            drawn = generate_samples(candidate, self.requests[:count])
             return [pair_of(one, two) for one, two in zip(self.references[:count], drawn, strict=True)]
 
-    def decoded(self, model: ir.Model) -> list[Drawing]:
+    def decoded(self, model: ir.Model) -> list[Sample]:
         """Returns the float pipeline's drawings with pictures that `model` decodes from the same latents."""
         with self.candidate(DECODER, model) as candidate:
             images = [to_images(candidate.decode(one.latents[-1:]))[0] for one in self.references]

@@ -18,20 +18,19 @@ from latentrt.bundle.folder import Bundle
 from latentrt.bundle.manifest import Precision
 from latentrt.bundle.quantization import PictureLoss
 from latentrt.errors import BundleError, FidelityError
-from latentrt.pipeline.metadata import plain
-from latentrt.pipeline.pipeline import load
+from latentrt.pipeline.load import load
 from latentrt.request.settings import Settings
 from latentrt.tensors import Array
-from latentrt_calib.evaluate.generate import Advance, Drawing, draw, requests_of
+from latentrt_calib.evaluate.generate import Advance, Sample, generate_samples, requests_of
 from latentrt_calib.evaluate.metrics import psnr_db, relative_error, ssim
-from latentrt_calib.recording.record import check_requests
+from latentrt_calib.recording.requests import check_requests
 
 EVALUATION = Path(__file__).parent / "evaluation.txt"
 SHOWN_WORST, SHOWN_FIRST = 3, 3
 
 
 @dataclass(frozen=True)
-class Part:
+class ComponentSize:
     """A component's precision, and the bytes of its graph and weights."""
 
     precision: Precision
@@ -39,13 +38,13 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Side:
+class BundleSummary:
     """One of two bundles. sha256: its manifest's. bytes: of all its files."""
 
     name: str
     sha256: str
     bytes: int
-    parts: Mapping[str, Part]
+    parts: Mapping[str, ComponentSize]
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Sample:
+class PicturePair:
     """Two pictures to look at, (height, width, 3) uint8 each. pair: their place among the pairs."""
 
     pair: int
@@ -78,12 +77,12 @@ class Comparison:
     settings: what all requests have in common. samples: the least alike first, then the first that were asked for.
     """
 
-    reference: Side
-    other: Side
+    reference: BundleSummary
+    other: BundleSummary
     engine: str
     settings: Mapping[str, Any]
     pairs: tuple[Pair, ...]
-    samples: tuple[Sample, ...] = field(repr=False, compare=False)
+    samples: tuple[PicturePair, ...] = field(repr=False, compare=False)
 
     @property
     def loss(self) -> PictureLoss:
@@ -139,9 +138,15 @@ def compare_bundles(
         asked = requests_of(prompts, first.bundle, images=images, seed=seed, **options)
         check_comparable(first.bundle, second.bundle)
         check_requests(second, asked)
-        drawn = tuple(draw(first, asked, advance))
+        drawn = tuple(generate_samples(first, asked, advance))
         first.close()
-        return compare(side_of(first.bundle), side_of(second.bundle), drawn, draw(second, asked, advance), engine)
+        return compare(
+            bundle_summary(first.bundle),
+            bundle_summary(second.bundle),
+            drawn,
+            generate_samples(second, asked, advance),
+            engine,
+        )
 
 
 def check_comparable(reference: Bundle, other: Bundle) -> None:
@@ -156,17 +161,21 @@ def check_comparable(reference: Bundle, other: Bundle) -> None:
 
 
 def compare(
-    reference: Side, other: Side, references: Iterable[Drawing], others: Iterable[Drawing], engine: str = "onnxruntime"
+    reference: BundleSummary,
+    other: BundleSummary,
+    references: Iterable[Sample],
+    others: Iterable[Sample],
+    engine: str = "onnxruntime",
 ) -> Comparison:
     """Returns the comparison of two bundles' drawings of the same requests, in the same order and at least one."""
     pairs: list[Pair] = []
-    worst: list[Sample] = []
-    first: list[Sample] = []
+    worst: list[PicturePair] = []
+    first: list[PicturePair] = []
     settings: Mapping[str, Any] = {}
     for index, (one, two) in enumerate(zip(references, others, strict=True)):
         settings = settings or common_settings(one.settings)
         pairs.append(pair_of(one, two))
-        sample = Sample(index, one.image, two.image)
+        sample = PicturePair(index, one.image, two.image)
         if len(first) < SHOWN_FIRST:
             first.append(sample)
         worst = sorted([*worst, sample], key=lambda sample: likeness(pairs[sample.pair]))[:SHOWN_WORST]
@@ -174,11 +183,11 @@ def compare(
     return Comparison(reference, other, engine, settings, tuple(pairs), tuple(shown.values()))
 
 
-def pair_of(reference: Drawing, other: Drawing) -> Pair:
+def pair_of(reference: Sample, other: Sample) -> Pair:
     """How alike two drawings of one request are."""
     ratio = psnr_db(other.image, reference.image)
     return Pair(
-        prompt=reference.settings.prompt,
+        prompt=reference.settings.text.prompt,
         seed=reference.settings.seeds[0],
         psnr_db=None if ratio == math.inf else ratio,
         ssim=ssim(other.image, reference.image),
@@ -204,17 +213,19 @@ def likeness(pair: Pair) -> float:
 
 def common_settings(settings: Settings) -> dict[str, Any]:
     """The settings that do not differ from picture to picture, as JSON can hold them."""
-    return {name: value for name, value in plain(settings).items() if name not in ("prompt", "seeds")}
+    return {name: value for name, value in settings.record().items() if name not in ("prompt", "seeds")}
 
 
-def side_of(bundle: Bundle) -> Side:
+def bundle_summary(bundle: Bundle) -> BundleSummary:
     """What a comparison says of a bundle."""
     manifest = bundle.manifest
     parts = {
-        name: Part(component.precision, sum(manifest.files[file].bytes for file in (component.file, *component.data)))
+        name: ComponentSize(
+            component.precision, sum(manifest.files[file].bytes for file in (component.file, *component.data))
+        )
         for name, component in manifest.components.items()
     }
-    return Side(manifest.name, bundle.sha256, sum(record.bytes for record in manifest.files.values()), parts)
+    return BundleSummary(manifest.name, bundle.sha256, sum(record.bytes for record in manifest.files.values()), parts)
 
 
 def document(comparison: Comparison) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from latentrt.bundle.folder import Bundle
 from latentrt.errors import RequestError
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.request import Request
-from latentrt.request.settings import Settings, settle
+from latentrt.request.settings import Settings, resolve
 from latentrt.tensors import Array
 from latentrt_calib.evaluate.metrics import WINDOW
 from latentrt_calib.recording.prompts import for_images
-from latentrt_calib.recording.record import check_requests
+from latentrt_calib.recording.requests import check_requests
 
 Advance = Callable[[], None]
 
@@ -25,7 +25,7 @@ CHOSEN = ("steps", "guidance", "width", "height", "sampler", "sigmas", "spacing"
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Sample:
     """A picture and the way to it. image: (height, width, 3) uint8. latents: (steps, channels, rows, columns)."""
 
     settings: Settings
@@ -46,17 +46,19 @@ def requests_of(
     if images < 1:
         raise RequestError(f"images: got {images}, expected at least 1")
     asked = Request("", **options)
-    chosen = settle(replace(asked, seed=seed, batch=images), bundle.manifest)
+    chosen = resolve(replace(asked, seed=seed, batch=images), bundle.manifest)
     if min(chosen.width, chosen.height) < WINDOW:
         raise RequestError(
             f"size: got {chosen.width}x{chosen.height}, expected at least {WINDOW} pixels a side to compare pictures"
         )
-    made: dict[str, Any] = {**{name: getattr(chosen, name) for name in CHOSEN}, **chosen.options}
+    made: dict[str, Any] = {**{name: chosen.record()[name] for name in CHOSEN}, **chosen.schedule.options}
     pairs = zip(for_images(prompts, images), chosen.seeds, strict=True)
     return tuple(replace(asked, prompt=prompt, seed=seed, **made) for prompt, seed in pairs)
 
 
-def draw(pipeline: Pipeline, requests: Sequence[Request], advance: Advance = lambda: None) -> Iterator[Drawing]:
+def generate_samples(
+    pipeline: Pipeline, requests: Sequence[Request], advance: Advance = lambda: None
+) -> Iterator[Sample]:
     """Every request's picture, one at a time; advance is called after each.
 
     Raises RequestError for what cannot be generated, before the first.
@@ -66,4 +68,4 @@ def draw(pipeline: Pipeline, requests: Sequence[Request], advance: Advance = lam
         run = pipeline.steps(request)
         latents = [step.latents[0] for step in run]
         advance()
-        yield Drawing(run.settings, np.asarray(run.result.images[0]), np.stack(latents))
+        yield Sample(run.settings, np.asarray(run.result.images[0]), np.stack(latents))

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from latentrt.tensors import Array
 from latentrt_calib.evaluate.metrics import snr_db
-from latentrt_calib.observing.session import Source, run, source_of
+from latentrt_calib.observing.session import InstrumentedGraph, instrumented, run_graph
 from latentrt_calib.quantize.layers import Layer
 from latentrt_calib.recording.record import Recording
 
@@ -29,7 +29,7 @@ def noise_of(
     calls = list(recording.calls(0))
     feeds = [call.feeds for call in calls[:: max(1, len(calls) // CALLS)][:CALLS]]
     try:
-        sources = source_of(reference, scratch / "reference"), source_of(quantized, scratch / "quantized")
+        sources = instrumented(reference, scratch / "reference"), instrumented(quantized, scratch / "quantized")
         found: dict[str, float | None] = {}
         for some in batches(layers):
             outputs = [layer.output for layer in some]
@@ -46,7 +46,7 @@ def batches(layers: Sequence[Layer]) -> Iterator[Sequence[Layer]]:
 
 
 def noise_in(
-    sources: tuple[Source, Source], outputs: Sequence[str], feeds: Sequence[Mapping[str, Array]]
+    sources: tuple[InstrumentedGraph, InstrumentedGraph], outputs: Sequence[str], feeds: Sequence[Mapping[str, Array]]
 ) -> dict[str, float | None]:
     """The mean ratio in dB of each output over the feeds; None where it never differs.
 
@@ -55,7 +55,7 @@ def noise_in(
     reference, quantized = (source.session(outputs) for source in sources)
     ratios: dict[str, list[float]] = {output: [] for output in outputs}
     for each in feeds:
-        expected, got = run(reference, outputs, each), run(quantized, outputs, each)
+        expected, got = run_graph(reference, outputs, each), run_graph(quantized, outputs, each)
         for output in outputs:
             ratios[output].append(snr_db(got[output], expected[output]))
     finite = {output: [one for one in some if math.isfinite(one)] for output, some in ratios.items()}

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from latentrt.errors import FidelityError
 from latentrt.storage.atomic import new_file
 from latentrt.storage.json_codec import parse
+from latentrt_calib.evaluate.damage import Damage
 from latentrt_calib.quantize.layers import Layer
 from latentrt_calib.recording.record import Progress
 
@@ -43,7 +44,7 @@ def damage_of(
     groups: Sequence[tuple[Layer, ...]], measure: Measure, path: Path, progress: Progress
 ) -> tuple[Damage, ...]:
     """Returns what each group costs when it alone is quantized; what the file at `path` knows is not measured again."""
-    known = {one.layers: one.psnr_db for one in read_lines(path)}
+    known = {one.layers: one.psnr_db for one in load_damage(path)}
     found: list[Damage] = []
     for number, group in enumerate(groups):
         names = tuple(layer.name for layer in group)
@@ -53,7 +54,7 @@ def damage_of(
             known[names] = None if math.isinf(reached) else reached
         found.append(Damage(names, known[names]))
         if number % 8 == 7 or number + 1 == len(groups):
-            write_lines(path, found)
+            save_damage(path, found)
     return tuple(found)
 
 
@@ -101,21 +102,13 @@ def fewest_float(
     return high, reached[high]
 
 
-def read_lines(path: Path) -> list[Damage]:
+def load_damage(path: Path) -> list[Damage]:
     """The entries of a file, one a line; none where there is no file."""
     lines = path.read_text().splitlines() if path.is_file() else []
     return [parse(Damage, json.loads(line)) for line in lines]
 
 
-def write_lines(path: Path, damage: Sequence[Damage]) -> None:
+def save_damage(path: Path, damage: Sequence[Damage]) -> None:
     """Writes the entries, whole or not at all."""
     with new_file(path) as temporary:
         temporary.write_text("".join(json.dumps(asdict(one)) + "\n" for one in damage))
-
-
-@dataclass(frozen=True)
-class Damage:
-    """What the final pictures keep, PSNR in dB, when only these layers are quantized; None when nothing differed."""
-
-    layers: tuple[str, ...]
-    psnr_db: float | None

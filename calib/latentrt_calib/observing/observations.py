@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from latentrt.tensors import Array
 from latentrt_calib.observing.histogram import Histogram, merged
-from latentrt_calib.observing.statistics import Watch, watch_of
+from latentrt_calib.observing.statistics import ChannelStatistics, statistics_from_arrays
 from latentrt_calib.recording.archive import load_arrays, save_arrays
 
 DONE = "images"
@@ -77,16 +77,20 @@ class Observations(Mapping[str, Observed]):
     def _read(self, number: int, place: int, value: str) -> Observed:
         path, prefix = group_path(self.folder, number), prefix_of(place)
         arrays = whole_group(path, path.stat().st_mtime_ns)
-        watch = watch_of({name[len(prefix) :]: arrays[name] for name in arrays if name.startswith(prefix)}, limit=0)
-        means = watch.sums / np.maximum(watch.counts, 1)[:, np.newaxis]
-        return Observed(value, tuple(watch.histograms), watch.absmax, means, watch.counts, watch.rows)
+        statistics = statistics_from_arrays(
+            {name[len(prefix) :]: arrays[name] for name in arrays if name.startswith(prefix)}, limit=0
+        )
+        means = statistics.sums / np.maximum(statistics.counts, 1)[:, np.newaxis]
+        return Observed(
+            value, tuple(statistics.histograms), statistics.absmax, means, statistics.counts, statistics.rows
+        )
 
 
-def save_group(path: Path, done: int, group: Sequence[str], watches: Mapping[str, Watch]) -> None:
+def save_group(path: Path, done: int, group: Sequence[str], statistics: Mapping[str, ChannelStatistics]) -> None:
     """Writes what the values of `group` were like over the first `done` images; whole or not at all."""
     arrays: dict[str, Array] = {DONE: np.array([done])}
     for place, value in enumerate(group):
-        arrays |= {prefix_of(place) + name: array for name, array in watches[value].arrays().items()}
+        arrays |= {prefix_of(place) + name: array for name, array in statistics[value].arrays().items()}
     save_arrays(path, arrays)
 
 
@@ -96,10 +100,12 @@ def whole_group(path: Path, _changed: int) -> dict[str, Array]:
     return load_arrays(path)
 
 
-def load_group(path: Path, group: Sequence[str], limit: int) -> tuple[int, dict[str, Watch]]:
+def load_group(path: Path, group: Sequence[str], limit: int) -> tuple[int, dict[str, ChannelStatistics]]:
     """Returns what `save_group` wrote. limit: of the rows that a watch keeps."""
-    watches = {value: watch_of(load_arrays(path, prefix_of(place)), limit) for place, value in enumerate(group)}
-    return load_arrays(path, DONE)[""].item(), watches
+    statistics = {
+        value: statistics_from_arrays(load_arrays(path, prefix_of(place)), limit) for place, value in enumerate(group)
+    }
+    return load_arrays(path, DONE)[""].item(), statistics
 
 
 def prefix_of(place: int) -> str:

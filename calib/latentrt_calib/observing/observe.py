@@ -23,18 +23,18 @@ from onnxruntime import __version__ as onnxruntime_version
 from latentrt.errors import EngineError
 from latentrt.tensors import Array
 from latentrt_calib.observing.observations import Observations, group_path, load_group, save_group
-from latentrt_calib.observing.session import Source, grouped, run, source_of
-from latentrt_calib.observing.statistics import Watch, channel_axis
+from latentrt_calib.observing.session import InstrumentedGraph, groups_within, instrumented, run_graph
+from latentrt_calib.observing.statistics import ChannelStatistics, channel_axis
 from latentrt_calib.recording.archive import is_whole
 from latentrt_calib.recording.record import Call, Progress, Recording
-from latentrt_calib.recording.workspace import claim
+from latentrt_calib.recording.workspace import open_workspace
 
 FORMAT = 1
 SETTINGS, SCRATCH = "observations.json", ".weights"
 
 
 @dataclass(frozen=True)
-class Observing:
+class ObservationSettings:
     """How to observe. buckets: equal parts of the timesteps. group_bytes: of values in memory at a time, in float32.
 
     rows: how many vectors over the channels to keep of each value that has not four axes. seed: for their choice.
@@ -48,7 +48,7 @@ class Observing:
     save_after_s: float = 60.0
 
 
-DEFAULT = Observing()
+DEFAULT = ObservationSettings()
 
 
 def observe(
@@ -56,7 +56,7 @@ def observe(
     values: Sequence[str],
     recording: Recording,
     folder: Path,
-    how: Observing = DEFAULT,
+    settings: ObservationSettings = DEFAULT,
     progress: Progress = lambda line: None,
 ) -> Observations:
     """Returns what the named values of `model` are over all calls of `recording`; the work is kept in `folder`.
@@ -68,22 +68,24 @@ def observe(
     """
     wanted = list(dict.fromkeys(values))
     try:
-        source = source_of(model, folder / SCRATCH)
+        source = instrumented(model, folder / SCRATCH)
         if unknown := source.unknown(wanted):
             raise ValueError(f"values: the graph has no {', '.join(unknown)}")
-        claim(folder, SETTINGS, settings_of(source, wanted, recording, how), scratch=SCRATCH)
-        groups = grouped(source.shapes(wanted, largest(recording)), how.group_bytes)
+        open_workspace(folder, SETTINGS, observation_settings(source, wanted, recording, settings), scratch=SCRATCH)
+        groups = groups_within(source.shapes(wanted, largest_feeds(recording)), settings.group_bytes)
         for number, group in enumerate(groups):
             title = f"observing {recording.component} part {number + 1} of {len(groups)}"
-            Pass(source, group, recording, how, group_path(folder, number)).finish(title, progress)
+            ObservationPass(source, group, recording, settings, group_path(folder, number)).finish(title, progress)
     finally:
         shutil.rmtree(folder / SCRATCH, ignore_errors=True)
     return Observations(folder, tuple(map(tuple, groups)))
 
 
-def settings_of(source: Source, values: Sequence[str], recording: Recording, how: Observing) -> dict[str, object]:
+def observation_settings(
+    source: InstrumentedGraph, values: Sequence[str], recording: Recording, settings: ObservationSettings
+) -> dict[str, object]:
     """What decides the observations; time that a stop may lose does not."""
-    decisive = {key: value for key, value in asdict(how).items() if key != "save_after_s"}
+    decisive = {key: value for key, value in asdict(settings).items() if key != "save_after_s"}
     packages = {"latentrt": version("latentrt"), "onnxruntime": onnxruntime_version}
     hashes = {"model": source.sha256(), "recording": recording.sha256}
     return {"format": FORMAT, **packages, **hashes, "values": list(values), **decisive}
@@ -94,27 +96,34 @@ def bucket_of(timestep: float, train_steps: int, buckets: int) -> int:
     return min(int(timestep * buckets / train_steps), buckets - 1)
 
 
-def largest(recording: Recording) -> Mapping[str, Array]:
+def largest_feeds(recording: Recording) -> Mapping[str, Array]:
     """The feeds of the first image's largest call."""
     return max((call.feeds for call in recording.calls(0)), key=lambda feeds: sum(feed.size for feed in feeds.values()))
 
 
-def draws_of(*seeds: int) -> Callable[[int], NDArray[np.uint64]]:
+def random_keys_of(*seeds: int) -> Callable[[int], NDArray[np.uint64]]:
     """Returns what gives random numbers: the same whenever it is asked, in whatever group and for whatever value."""
 
     @cache
-    def draw(count: int) -> NDArray[np.uint64]:
+    def random_keys(count: int) -> NDArray[np.uint64]:
         return np.asarray(np.random.PCG64(np.random.SeedSequence(seeds)).random_raw(count), np.uint64)
 
-    return draw
+    return random_keys
 
 
-class Pass:
+class ObservationPass:
     """One pass over a recording for a group of values, taken up where the file at `path` says that it stopped."""
 
-    def __init__(self, source: Source, values: Sequence[str], recording: Recording, how: Observing, path: Path) -> None:
-        self.source, self.values, self.recording, self.how, self.path = source, values, recording, how, path
-        self.done, self.watches = load_group(path, values, how.rows) if is_whole(path) else (0, {})
+    def __init__(
+        self,
+        source: InstrumentedGraph,
+        values: Sequence[str],
+        recording: Recording,
+        settings: ObservationSettings,
+        path: Path,
+    ) -> None:
+        self.source, self.values, self.recording, self.settings, self.path = source, values, recording, settings, path
+        self.done, self.statistics = load_group(path, values, settings.rows) if is_whole(path) else (0, {})
 
     def finish(self, title: str, progress: Progress) -> None:
         """Goes through the images that are left."""
@@ -126,20 +135,22 @@ class Pass:
             for number, call in enumerate(self.recording.calls(image)):
                 self._add(session, call, number)
             last = image + 1 == self.recording.images
-            if last or time.monotonic() - saved >= self.how.save_after_s:
-                save_group(self.path, image + 1, self.values, self.watches)
+            if last or time.monotonic() - saved >= self.settings.save_after_s:
+                save_group(self.path, image + 1, self.values, self.statistics)
                 saved = time.monotonic()
 
     def _add(self, session: InferenceSession, call: Call, number: int) -> None:
         """Takes in one call, which is the image's `number`-th."""
-        how = self.how
-        draw = draws_of(how.seed, call.image, number)
-        bucket = bucket_of(call.timestep, self.recording.settings.train_steps, how.buckets)
-        for value, found in run(session, self.values, call.feeds).items():
-            if value not in self.watches:
-                self.watches[value] = Watch(how.buckets, found.shape[channel_axis(found.ndim)], how.rows)
+        settings = self.settings
+        random_keys = random_keys_of(settings.seed, call.image, number)
+        bucket = bucket_of(call.timestep, self.recording.settings.train_steps, settings.buckets)
+        for value, found in run_graph(session, self.values, call.feeds).items():
+            if value not in self.statistics:
+                self.statistics[value] = ChannelStatistics(
+                    settings.buckets, found.shape[channel_axis(found.ndim)], settings.rows
+                )
             try:
-                self.watches[value].add(found, bucket, draw)
+                self.statistics[value].add(found, bucket, random_keys)
             except ValueError as error:
                 raise EngineError(
                     f"{value}: got a value that is not finite in image {call.image + 1}, step {call.step + 1}; "

@@ -20,7 +20,7 @@ from latentrt.bundle.folder import sha256_of
 from latentrt.engines.artifacts import one_line
 from latentrt.errors import EngineError
 from latentrt.tensors import Array
-from latentrt_export.graph.session import frugal_session
+from latentrt_export.graph.session import low_memory_session
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -32,7 +32,7 @@ FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
-class Source:
+class InstrumentedGraph:
     """A graph without its large weights. weights: the folder that the locations of these are relative to, if any."""
 
     proto: ModelProto
@@ -74,13 +74,13 @@ class Source:
             graph.node.add(op_type="Shape", input=[value], output=[value + SHAPE])
         try:
             names = [value + SHAPE for value in values]
-            found = run(self.session(names), names, feeds)
+            found = run_graph(self.session(names), names, feeds)
         finally:
             del graph.node[before:]
         return {value: tuple(found[value + SHAPE].tolist()) for value in values}
 
 
-def source_of(model: ir.Model | Path, scratch: Path) -> Source:
+def instrumented(model: ir.Model | Path, scratch: Path) -> InstrumentedGraph:
     """Returns the graph of a file or a model, ready to be tapped.
 
     scratch: a folder that need not exist, to which the weights are written where they are not in one folder already and
@@ -96,18 +96,18 @@ def source_of(model: ir.Model | Path, scratch: Path) -> Source:
         ir.save(loaded, scratch / "graph.onnx", external_data="graph.onnx.data")
         loaded, folders = ir.load(scratch / "graph.onnx"), {scratch}
     inputs = frozenset(value.name for value in loaded.graph.inputs if value.name is not None)
-    return Source(ir.to_proto(loaded), next(iter(folders), None), inputs)
+    return InstrumentedGraph(ir.to_proto(loaded), next(iter(folders), None), inputs)
 
 
 def new_session(graph: bytes, weights: Path | None) -> InferenceSession:
     """A session that leaves weights where they are mapped and gives memory back between runs."""
     try:
-        return frugal_session(graph, weights=weights, arena=False)
+        return low_memory_session(graph, weights=weights, arena=False)
     except Exception as error:  # ONNX Runtime's own errors share no base but Exception
         raise EngineError(f"ONNX Runtime cannot load the graph to observe: {one_line(error)}") from error
 
 
-def run(session: InferenceSession, values: Sequence[str], feeds: Mapping[str, Array]) -> dict[str, Array]:
+def run_graph(session: InferenceSession, values: Sequence[str], feeds: Mapping[str, Array]) -> dict[str, Array]:
     """The values named, each an output of the session or one of `feeds`. Raises EngineError if the run fails."""
     computed = [value for value in values if value not in feeds]
     try:
@@ -117,7 +117,7 @@ def run(session: InferenceSession, values: Sequence[str], feeds: Mapping[str, Ar
     return dict(zip(computed, outputs, strict=True)) | {value: feeds[value] for value in values if value in feeds}
 
 
-def grouped(shapes: Mapping[str, tuple[int, ...]], group_bytes: int) -> list[list[str]]:
+def groups_within(shapes: Mapping[str, tuple[int, ...]], group_bytes: int) -> list[list[str]]:
     """Returns the values in groups, in order, each of at most `group_bytes` in float32 or of one value."""
     groups: list[list[str]] = []
     room = 0

@@ -16,7 +16,7 @@ def channel_axis(dimensions: int) -> int:
     return 1 if dimensions == 4 else dimensions - 1
 
 
-class Watch:
+class ChannelStatistics:
     """Statistics of one value by bucket of timesteps, and a sample of its rows over all of them.
 
     histograms: one a bucket. absmax, sums: (buckets, channels) float32 and float64. counts: (buckets,) int64, values a
@@ -34,7 +34,7 @@ class Watch:
         self.keys: NDArray[np.uint64] = np.zeros(0, np.uint64)
         self.rows: NDArray[np.float32] = np.zeros((0, channels), np.float32)
 
-    def add(self, values: Array, bucket: int, draw: Callable[[int], NDArray[np.uint64]]) -> None:
+    def add(self, values: Array, bucket: int, random_keys: Callable[[int], NDArray[np.uint64]]) -> None:
         """Takes in what the value was in one call. Raises ValueError, and takes in nothing, when it is not finite.
 
         draw: gives so many random numbers for this call, the same whenever it is added.
@@ -42,16 +42,16 @@ class Watch:
         values = np.ascontiguousarray(values, np.float32)
         channels = channel_axis(values.ndim)
         # Pixels are one long axis, which reduces faster than two short ones.
-        spread = values.reshape(*values.shape[: channels + 1], -1) if values.ndim == 4 else values
-        others = tuple(axis for axis in range(spread.ndim) if axis != channels)
-        low, high = spread.min(others), spread.max(others)
+        flattened = values.reshape(*values.shape[: channels + 1], -1) if values.ndim == 4 else values
+        others = tuple(axis for axis in range(flattened.ndim) if axis != channels)
+        low, high = flattened.min(others), flattened.max(others)
         self.histograms[bucket].add(values, (float(low.min()), float(high.max())))
         np.maximum(self.absmax[bucket], np.maximum(high, -low), out=self.absmax[bucket])
-        self.sums[bucket] += spread.sum(others, dtype=np.float64)
+        self.sums[bucket] += flattened.sum(others, dtype=np.float64)
         self.counts[bucket] += values.size // values.shape[channels]
         if values.ndim != 4:
             rows = values.reshape(-1, values.shape[-1])
-            self._sample(rows, draw(len(rows)))
+            self._sample(rows, random_keys(len(rows)))
 
     def _sample(self, rows: NDArray[np.float32], keys: NDArray[np.uint64]) -> None:
         """Keeps the rows with the smallest keys of those kept and `rows`: a uniform sample, whatever the order."""
@@ -81,13 +81,13 @@ class Watch:
         }
 
 
-def watch_of(arrays: Mapping[str, Array], limit: int) -> Watch:
+def statistics_from_arrays(arrays: Mapping[str, Array], limit: int) -> ChannelStatistics:
     """Returns the Watch whose `arrays()` these are."""
-    watch = Watch(len(arrays["bins"]), arrays["absmax"].shape[1], limit)
-    parts = zip(watch.histograms, arrays["bins"], arrays["exponents"], arrays["extremes"], strict=True)
+    statistics = ChannelStatistics(len(arrays["bins"]), arrays["absmax"].shape[1], limit)
+    parts = zip(statistics.histograms, arrays["bins"], arrays["exponents"], arrays["extremes"], strict=True)
     for histogram, bins, exponent, (low, high) in parts:
         histogram.counts, histogram.exponent = bins.reshape(BINS), int(exponent)
         histogram.low, histogram.high = float(low), float(high)
-    watch.absmax, watch.sums, watch.counts = arrays["absmax"], arrays["sums"], arrays["counts"]
-    watch.keys, watch.rows = arrays["keys"], arrays["rows"]
-    return watch
+    statistics.absmax, statistics.sums, statistics.counts = arrays["absmax"], arrays["sums"], arrays["counts"]
+    statistics.keys, statistics.rows = arrays["keys"], arrays["rows"]
+    return statistics

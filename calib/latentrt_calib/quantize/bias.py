@@ -9,14 +9,14 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from latentrt_calib.quantize.layers import bias_add, float_type, output_axis
-from latentrt_calib.quantize.plan import Plan
+from latentrt_calib.quantize.plan import LayerPlan
 from latentrt_export.graph.constants import add_constant, array_of, insert_constant, name_of, new_node, replace_input
 
 # A bias has to stay below this many steps, or the sum that it starts may leave int32.
 LARGEST_STEPS = 1 << 30
 
 
-def write_bias(graph: ir.Graph, node: ir.Node, plan: Plan, *, integer: bool) -> Plan:
+def write_bias(graph: ir.Graph, node: ir.Node, plan: LayerPlan, *, integer: bool) -> LayerPlan:
     """Adds the correction to the layer's bias, in place; returns the plan, with weights that suit the bias.
 
     integer: whether to store a bias of float32 as int32, in steps of the input's scale times the weight's.
@@ -35,7 +35,7 @@ def write_bias(graph: ir.Graph, node: ir.Node, plan: Plan, *, integer: bool) -> 
     return plan
 
 
-def corrected(node: ir.Node, plan: Plan) -> NDArray[np.float32] | None:
+def corrected(node: ir.Node, plan: LayerPlan) -> NDArray[np.float32] | None:
     """The bias of a Conv or Gemm with the correction added; None where there is neither."""
     given = node.inputs[2] if len(node.inputs) > 2 else None
     if given is None:
@@ -44,7 +44,7 @@ def corrected(node: ir.Node, plan: Plan) -> NDArray[np.float32] | None:
     return bias if plan.bias_delta is None else bias + plan.bias_delta
 
 
-def with_room(node: ir.Node, plan: Plan, bias: NDArray[np.float32]) -> Plan:
+def with_room(node: ir.Node, plan: LayerPlan, bias: NDArray[np.float32]) -> LayerPlan:
     """The plan with larger weight scales where a channel's weights are so small that its bias has too many steps."""
     least = np.abs(bias) / (plan.input.scale * LARGEST_STEPS)
     wider = np.maximum(plan.weight_scale, least).astype(np.float32)

@@ -25,7 +25,7 @@ class Scale:
 
 
 @dataclass(frozen=True)
-class Plan:
+class LayerPlan:
     """What one layer is to become.
 
     input, output, residual: the scales of what it reads, what it makes, and what that is added to (`Layer.residual`);

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from latentrt_calib.observing.histogram import Histogram
 from latentrt_calib.observing.observations import Observations, Observed
 from latentrt_calib.quantize.layers import Layer, default_float, float_type, layer_nodes, output_axis, weight_of
-from latentrt_calib.quantize.plan import TARGETS, Plan, Scale, Target
+from latentrt_calib.quantize.plan import TARGETS, LayerPlan, Scale, Target
 from latentrt_calib.quantize.ranges import Range, minmax, mse, scale_and_zero
 from latentrt_calib.quantize.smooth import Smoothing, absorber, search
 from latentrt_calib.quantize.weights import SHRINKS, bias_correction, quantized
@@ -39,10 +39,10 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedLayer:
     """A layer's plan and what the report says of it. clip: the input range. alpha: of SmoothQuant, None without."""
 
-    plan: Plan
+    plan: LayerPlan
     clip: Range
     alpha: float | None
 
@@ -66,10 +66,12 @@ def observed_values(layers: Iterable[Layer], target: str) -> list[str]:
     return list(dict.fromkeys(values))
 
 
-def plan(model: ir.Model, layers: Sequence[Layer], observations: Observations, recipe: Recipe) -> dict[str, Planned]:
+def plan_layers(
+    model: ir.Model, layers: Sequence[Layer], observations: Observations, recipe: Recipe
+) -> dict[str, PlannedLayer]:
     """Returns a plan for each of `layers`, which are the model's; the model is only read."""
     nodes = layer_nodes(model.graph)
-    planned: dict[str, Planned] = {}
+    planned: dict[str, PlannedLayer] = {}
     for value, readers in readers_of(layers).items():
         seen = observations[value]
         smoothing = smoothing_of([nodes[layer.name] for layer in readers], seen, recipe)
@@ -79,7 +81,7 @@ def plan(model: ir.Model, layers: Sequence[Layer], observations: Observations, r
             others = {name: scale_of(observations, wanted, recipe) for name, wanted in ranges.items()}
             factors = None if smoothing is None else smoothing.scales
             made = layer_plan(nodes[layer.name], seen, factors, scale, recipe, others)
-            planned[layer.name] = Planned(made, clip, None if smoothing is None else smoothing.alpha)
+            planned[layer.name] = PlannedLayer(made, clip, None if smoothing is None else smoothing.alpha)
     return {layer.name: planned[layer.name] for layer in layers}
 
 
@@ -141,7 +143,7 @@ def layer_plan(
     scale: Scale,
     recipe: Recipe,
     others: Mapping[str, Scale | None],
-) -> Plan:
+) -> LayerPlan:
     """The plan of one layer, for an input of the given scale that was divided by `factors`."""
     axis, weight = output_axis(node), weight_of(node)
     mean = seen.channel_mean
@@ -153,4 +155,4 @@ def layer_plan(
         weight, axis, shrinks=shrinks, scale_dtype=float_type(node), largest=recipe.rules.largest_weight
     )
     delta = bias_correction(weight, values, steps, mean, axis) if recipe.correct else None
-    return Plan(scale, values, steps, bias_delta=delta, smooth=factors, **others)
+    return LayerPlan(scale, values, steps, bias_delta=delta, smooth=factors, **others)

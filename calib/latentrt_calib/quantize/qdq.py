@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from latentrt_calib.quantize.bias import write_bias
 from latentrt_calib.quantize.layers import float_type, layer_nodes, output_axis, residual_use, weight_of
-from latentrt_calib.quantize.plan import TARGETS, Plan, Scale
+from latentrt_calib.quantize.plan import TARGETS, LayerPlan, Scale
 from latentrt_calib.quantize.ranges import Scheme
 from latentrt_calib.quantize.smooth import divide
 from latentrt_calib.quantize.weights import quantized
@@ -42,7 +42,7 @@ QUANTIZED_OPERATORS = (
 HALF_OPSET = 19
 
 
-class Pairs:
+class QdqPairs:
     """The pairs of Q and DQ nodes written so far: one for a tensor and a scale, whoever reads it."""
 
     def __init__(self, graph: ir.Graph, scheme: Scheme) -> None:
@@ -77,7 +77,7 @@ def is_quantized(model: ir.Model) -> bool:
     return any(node.op_type in QUANTIZED_OPERATORS for node in model.graph)
 
 
-def write(model: ir.Model, plans: Mapping[str, Plan], target: str) -> None:
+def write_qdq(model: ir.Model, plans: Mapping[str, LayerPlan], target: str) -> None:
     """Quantizes the layers that have a plan, in place; their float weights leave the graph.
 
     plans: by the layer's name, for `target`, a key of `plans.TARGETS`. Layers without one stay as they are. Raises
@@ -92,7 +92,7 @@ def write(model: ir.Model, plans: Mapping[str, Plan], target: str) -> None:
     residuals = {name: residual_use(node, order) for name, node in nodes.items()} if rules.residuals else {}
     raise_opset(model, nodes.values())
     smooth(graph, nodes, plans)
-    pairs = Pairs(graph, rules.activations)
+    pairs = QdqPairs(graph, rules.activations)
     for name, node in nodes.items():
         plan = write_bias(graph, node, plans[name], integer=node.op_type in rules.integer_bias)
         write_weight(graph, node, plan.weight, plan.weight_scale)
@@ -123,7 +123,7 @@ def raise_opset(model: ir.Model, nodes: Iterable[ir.Node]) -> None:
         model.opset_imports[""] = max(model.opset_imports[""], HALF_OPSET)
 
 
-def smooth(graph: ir.Graph, nodes: Mapping[str, ir.Node], plans: Mapping[str, Plan]) -> None:
+def smooth(graph: ir.Graph, nodes: Mapping[str, ir.Node], plans: Mapping[str, LayerPlan]) -> None:
     """Divides the inputs of the layers that are to be smoothed, once for all that read one input and want the same."""
     groups: dict[tuple[ir.Value | None, bytes], list[str]] = {}
     for name, node in nodes.items():
@@ -150,14 +150,14 @@ def write_weight(graph: ir.Graph, node: ir.Node, values: NDArray[np.int8], scale
     replace_input(graph, node, 1, insert_constant(graph, node, maker, values.shape))
 
 
-def write_input(node: ir.Node, place: int, pairs: Pairs, scale: Scale, dtype: np.dtype[Any]) -> None:
+def write_input(node: ir.Node, place: int, pairs: QdqPairs, scale: Scale, dtype: np.dtype[Any]) -> None:
     """Has the node read at `place` what is left in 8 bits of what it reads there."""
     value = node.inputs[place]
     assert value is not None
     node.replace_input_with(place, pairs.of(value, scale, dtype))
 
 
-def write_output(node: ir.Node, pairs: Pairs, scale: Scale, dtype: np.dtype[Any]) -> None:
+def write_output(node: ir.Node, pairs: QdqPairs, scale: Scale, dtype: np.dtype[Any]) -> None:
     """Has everything that reads the layer's output read it quantized; an output of the graph stays float."""
     value = node.outputs[0]
     readers = list(value.uses())

@@ -27,7 +27,7 @@ from latentrt_export.graph.constants import (
 HALVES = ("first", "second")
 
 
-def split(model: ir.Model, layers: Iterable[Layer]) -> tuple[str, ...]:
+def split_concatenations(model: ir.Model, layers: Iterable[Layer]) -> tuple[str, ...]:
     """Splits the layers, in place; returns the names of their halves, `NAME.first` and `NAME.second`.
 
     layers: of this graph, as `layers_of` found them; those without halves are left alone. The weights of the halves are

@@ -20,11 +20,12 @@ from latentrt.engines import Engine
 from latentrt.errors import OutputError, RequestError
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.request import Request
-from latentrt.request.settings import settle
+from latentrt.request.settings import resolve
 from latentrt.storage.json_codec import TypedError, parse
 from latentrt.tensors import Array
 from latentrt_calib.recording.archive import is_whole, load_arrays, save_arrays
-from latentrt_calib.recording.workspace import claim
+from latentrt_calib.recording.requests import check_requests
+from latentrt_calib.recording.workspace import open_workspace
 
 FORMAT = 2
 SETTINGS = "recording.json"
@@ -129,13 +130,13 @@ def record(
         raise RequestError("prompts: got none, expected at least one")
     requests = [Request(text, steps=steps, sampler=sampler, seed=seed0 + i) for i, text in enumerate(prompts)]
     check_requests(pipeline, requests)
-    recording = Recording(folder, settings_of(pipeline, requests))
-    claim(folder, SETTINGS, asdict(recording.settings))
+    recording = Recording(folder, recording_settings(pipeline, requests))
+    open_workspace(folder, SETTINGS, asdict(recording.settings))
     for image, request in enumerate(requests):
         path = image_path(folder, image)
         if not is_whole(path):
             progress(f"recording image {image + 1} of {len(requests)}: {request.prompt}")
-            save_arrays(path, run(pipeline, request))
+            save_arrays(path, recorded_run(pipeline, request))
     return recording
 
 
@@ -152,10 +153,10 @@ def open_recording(folder: Path) -> Recording:
         raise OutputError(f"{path}: {reason}; expected a recording; make one with `latentrt calibrate`") from error
 
 
-def settings_of(pipeline: Pipeline, requests: Sequence[Request]) -> RecordingSettings:
+def recording_settings(pipeline: Pipeline, requests: Sequence[Request]) -> RecordingSettings:
     """What decides the recording of `requests`, whose first stands for all but the prompts and seeds."""
     manifest = pipeline.bundle.manifest
-    settled = settle(requests[0], manifest)
+    settled = resolve(requests[0], manifest)
     return RecordingSettings(
         format=FORMAT,
         latentrt=version("latentrt"),
@@ -164,37 +165,39 @@ def settings_of(pipeline: Pipeline, requests: Sequence[Request]) -> RecordingSet
         split_guidance=pipeline.split_guidance,
         prompts=tuple(request.prompt for request in requests),
         seed0=settled.seeds[0],
-        sampler=settled.sampler,
+        sampler=settled.schedule.sampler,
         steps=settled.steps,
         train_steps=manifest.schedule.train_steps,
     )
 
 
-def run(pipeline: Pipeline, request: Request) -> dict[str, Array]:
+def recorded_run(pipeline: Pipeline, request: Request) -> dict[str, Array]:
     """The arrays of an image's file, from one run up to its last latents: they are not decoded."""
     manifest = pipeline.bundle.manifest
     inputs = {spec.name: spec for name in (UNET, DECODER) for spec in manifest.components[name].inputs}
-    notes = Notes(inputs["time_bias"].dtype)
-    taps = {"time_bias": notes.time_bias, UNET: notes.unet}
-    tapped = pipeline.with_engines({name: Tap(pipeline.engines[name], note) for name, note in taps.items()})
-    steps = tapped.steps(request)
+    recorder = FeedRecorder(inputs["time_bias"].dtype)
+    taps = {"time_bias": recorder.time_bias, UNET: recorder.unet}
+    instrumented = pipeline.with_engines(
+        {name: RecordingEngine(pipeline.engines[name], on_call) for name, on_call in taps.items()}
+    )
+    steps = instrumented.steps(request)
     for step in islice(steps, steps.settings.steps):
-        notes.step = step.index + 1
+        recorder.step = step.index + 1
     latents = step.latents / manifest.latents.scaling  # as Pipeline.decode has it
-    notes.call(DECODER, 0.0, {"latents": latents.astype(inputs["latents"].dtype, copy=False)})
-    return notes.arrays()
+    recorder.call(DECODER, 0.0, {"latents": latents.astype(inputs["latents"].dtype, copy=False)})
+    return recorder.arrays()
 
 
-class Tap:
+class RecordingEngine:
     """An engine that shows to `note` what goes into another and what comes out."""
 
-    def __init__(self, engine: Engine, note: Callable[[Mapping[str, Array], Mapping[str, Array]], None]) -> None:
-        self.engine, self.note = engine, note
+    def __init__(self, engine: Engine, on_call: Callable[[Mapping[str, Array], Mapping[str, Array]], None]) -> None:
+        self.engine, self.on_call = engine, on_call
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """What the other engine returns."""
         outputs = self.engine(feeds)
-        self.note(feeds, outputs)
+        self.on_call(feeds, outputs)
         return outputs
 
     def load(self) -> None:
@@ -210,7 +213,7 @@ class Tap:
         self.engine.close()
 
 
-class Notes:
+class FeedRecorder:
     """What is seen of one run. dtype: of the UNet's time bias. step: the one that the run is in."""
 
     def __init__(self, dtype: str) -> None:
@@ -266,12 +269,3 @@ def image_path(folder: Path, image: int) -> Path:
 def array_name(place: int) -> str:
     """The name under which a file has its array of that number."""
     return f"array_{place:04d}"
-
-
-def check_requests(pipeline: Pipeline, requests: Sequence[Request]) -> None:
-    """Raises RequestError for the first request that cannot be generated, before any is, and says which it is."""
-    for place, request in enumerate(requests, 1):
-        try:
-            pipeline.steps(request)
-        except RequestError as error:
-            raise RequestError(f"prompt {place}, {request.prompt!r}: {error}") from error

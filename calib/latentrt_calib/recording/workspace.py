@@ -14,7 +14,7 @@ from latentrt.storage.atomic import cannot_write, new_file
 HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{16}\.(json|npz)")
 
 
-def claim(folder: Path, file: str, settings: Any, *, scratch: str | None = None) -> None:
+def open_workspace(folder: Path, file: str, settings: Any, *, scratch: str | None = None) -> None:
     """Makes `folder` for work with `settings`, which are noted in `file` there, or takes up such work again.
 
     settings: an object as JSON has it. scratch: what may be in a new folder. What a killed run left half-written is

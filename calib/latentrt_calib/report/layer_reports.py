@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from latentrt_calib.evaluate.sensitivity import Damage
+from latentrt_calib.evaluate.damage import Damage
 from latentrt_calib.observing.observations import Observations
 from latentrt_calib.quantize.layers import Layer
-from latentrt_calib.quantize.planning import Planned
+from latentrt_calib.quantize.planning import PlannedLayer
 
 BY_RULE, OVER_BUDGET, WEIGHTS_ONLY = "first or last convolution", "over the budget", "weights only"
 
@@ -17,7 +17,7 @@ def over_budget(alone: Damage) -> str:
 
 
 def ranges_of(
-    planned: Planned | None, seen: Observations, layer: Layer
+    planned: PlannedLayer | None, seen: Observations, layer: Layer
 ) -> tuple[tuple[float, float] | None, tuple[tuple[float, float] | None, ...], float | None]:
     """The input range that is covered, the extremes by bucket, and SmoothQuant's alpha."""
     if planned is None:

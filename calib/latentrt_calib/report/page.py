@@ -23,7 +23,7 @@ from latentrt.report.markup import (
     tiles,
 )
 from latentrt.storage.atomic import write_text
-from latentrt_calib.evaluate.compare import Comparison, Gates, Pair, Sample, Side, likeness, missed_gates
+from latentrt_calib.evaluate.compare import BundleSummary, Comparison, Gates, Pair, PicturePair, likeness, missed_gates
 from latentrt_calib.report.report import Report
 from latentrt_calib.report.sections import quantized_sections, quantized_tiles
 
@@ -58,7 +58,7 @@ def page_of(subject: Comparison | Report, gates: Gates = NO_GATES) -> str:
     return html(title, content)
 
 
-def described(side: Side) -> str:
+def described(side: BundleSummary) -> str:
     """A bundle's name and the precision of its UNet."""
     return f"{side.name} {side.parts['unet'].precision}"
 
@@ -109,7 +109,7 @@ def samples(comparison: Comparison) -> str:
     return f'<div class="{style}">{drawn}</div>' if drawn else ""
 
 
-def shown(comparison: Comparison, sample: Sample) -> str:
+def shown(comparison: Comparison, sample: PicturePair) -> str:
     """Both pictures of a request and their difference."""
     pair = comparison.pairs[sample.pair]
     rank = sum(likeness(other) < likeness(pair) for other in comparison.pairs)

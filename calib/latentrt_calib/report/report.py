@@ -10,7 +10,7 @@ from typing import Any
 from latentrt.bundle.manifest import Precision
 from latentrt.bundle.quantization import LayerLoss, Quantization
 from latentrt_calib.evaluate.compare import Comparison, document
-from latentrt_calib.evaluate.sensitivity import Damage
+from latentrt_calib.evaluate.damage import Damage
 
 
 @dataclass(frozen=True)

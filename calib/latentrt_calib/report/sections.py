@@ -120,9 +120,9 @@ def ranges(report: Report) -> str:
     for place in places:
         ends = [layer.ranges[place] for layer in layers]
         rows.append([reach(end) / (largest(layer) or 1) for layer, end in zip(layers, ends, strict=True)])
-        titles.append([f"{layer.name}: {written(end)}" for layer, end in zip(layers, ends, strict=True)])
-    names = [named(report, place) for place in places]
-    left_out = [named(report, place) for place in range(len(report.buckets)) if place not in places]
+        titles.append([f"{layer.name}: {range_text(end)}" for layer, end in zip(layers, ends, strict=True)])
+    names = [bucket_label(report, place) for place in places]
+    left_out = [bucket_label(report, place) for place in range(len(report.buckets)) if place not in places]
     return (
         paragraph(
             "The largest value that reaches each layer, as a share of the largest at any timestep: a column a layer in "
@@ -140,13 +140,13 @@ def reached(report: Report) -> list[int]:
     return [place for place in range(len(report.buckets)) if any(layer.ranges[place] for layer in layers)]
 
 
-def named(report: Report, place: int) -> str:
+def bucket_label(report: Report, place: int) -> str:
     """A range of timesteps, as "999 to 900"."""
     high, low = report.buckets[place]
     return f"{high:.0f} to {low:.0f}"
 
 
-def written(ends: Ends | None) -> str:
+def range_text(ends: Ends | None) -> str:
     """A range of values in words."""
     return "no value" if ends is None else f"{ends[0]:.3g} to {ends[1]:.3g}"
 
@@ -154,7 +154,7 @@ def written(ends: Ends | None) -> str:
 def moving(report: Report) -> str:
     """The layers whose range changes most on the way, each with its smallest and largest values."""
     layers = [layer for layer in report.layers if sum(end is not None for end in layer.ranges) > 1]
-    chosen = sorted(layers, key=spread, reverse=True)[:MOVING]
+    chosen = sorted(layers, key=range_ratio, reverse=True)[:MOVING]
     drawn = "".join(f"<figure><h3>{escape(layer.name)}</h3>{band(report, layer)}</figure>" for layer in chosen)
     if not drawn:
         return ""
@@ -180,7 +180,7 @@ def largest(layer: LayerReport) -> float:
     return max(map(reach, layer.ranges))
 
 
-def spread(layer: LayerReport) -> float:
+def range_ratio(layer: LayerReport) -> float:
     """How many times the smallest reach the largest is; 1 for an input that is always zero."""
     least = min(reach(ends) for ends in layer.ranges if ends is not None)
     return largest(layer) / least if least else 1.0

@@ -25,7 +25,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
-class Settings:
+class BuilderSettings:
     """How to build.
 
     level: the optimisation level, 0 to 5, None for the builder's own. workspace_bytes: the most that a kernel may use
@@ -48,18 +48,18 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Task:
+class BuildTask:
     """A graph to build a plan of. name: the component's, for messages. gpus: for a builder ahead of time."""
 
     name: str
     graph: Path
     profiles: tuple[Profile, ...]
     gpus: tuple[str, ...]
-    settings: Settings
+    settings: BuilderSettings
     timing_cache: Path
 
 
-def write_plan(builder: Builder, task: Task, path: Path, progress: Progress = lambda name, step, steps: None) -> None:
+def write_plan(builder: Builder, task: BuildTask, path: Path, progress: Progress = lambda name, step, steps: None) -> None:
     """Writes the plan to `path`, which the caller puts in place.
 
     Raises EngineError with the parser's or the builder's own words, KeyboardInterrupt when Ctrl-C was pressed.
@@ -86,7 +86,7 @@ def write_plan(builder: Builder, task: Task, path: Path, progress: Progress = la
             temporary.write_bytes(config.get_timing_cache().serialize())
 
 
-def parse(builder: Builder, task: Task, network: Any, lines: Lines) -> Any:
+def parse(builder: Builder, task: BuildTask, network: Any, lines: Lines) -> Any:
     """Fills the network from the file; returns the parser. Raises EngineError that names every node it refuses."""
     parser = builder.trt.OnnxParser(network, lines.logger)
     if parser.parse_from_file(str(task.graph)):
@@ -101,7 +101,7 @@ def parse(builder: Builder, task: Task, network: Any, lines: Lines) -> Any:
     )
 
 
-def configure(builder: Builder, task: Task, maker: Any) -> Any:
+def configure(builder: Builder, task: BuildTask, maker: Any) -> Any:
     """The builder's configuration for the task."""
     trt, settings, config = builder.trt, task.settings, maker.create_builder_config()
     pools = {
@@ -128,7 +128,7 @@ def configure(builder: Builder, task: Task, maker: Any) -> Any:
     return config
 
 
-def add_profile(builder: Builder, task: Task, maker: Any, config: Any, shapes: Profile) -> None:
+def add_profile(builder: Builder, task: BuildTask, maker: Any, config: Any, shapes: Profile) -> None:
     """Adds an optimisation profile. Raises EngineError when it is refused."""
     profile = maker.create_optimization_profile()
     for own in shapes:
@@ -137,7 +137,7 @@ def add_profile(builder: Builder, task: Task, maker: Any, config: Any, shapes: P
         raise EngineError(f"{task.name}: {builder.label} refuses the shapes {shapes}; choose another --size or --batch")
 
 
-def load_timing_cache(builder: Builder, task: Task, config: Any) -> Any:
+def load_timing_cache(builder: Builder, task: BuildTask, config: Any) -> Any:
     """Gives the configuration what earlier builds on this GPU measured; one that cannot be read is begun anew."""
     if not builder.differences.timing_cache:
         return None

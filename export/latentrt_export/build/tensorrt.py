@@ -25,7 +25,7 @@ from latentrt.engines.nvidia.plans import STRIPPED, PlanKey, PlanStore, plan_sto
 from latentrt.engines.artifacts import graph_digest
 from latentrt.errors import EngineError
 from latentrt_export.build.builders import Builder, check_attention, check_refit, gpus_of, open_builder
-from latentrt_export.build.plan import Progress, Settings, Task, write_plan
+from latentrt_export.build.plan import Progress, BuilderSettings, BuildTask, write_plan
 from latentrt_export.build.profiles import Profile, profile_for, profiles_of
 from latentrt.bundle.catalog import folder_of
 
@@ -35,7 +35,7 @@ Lines = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Options:
+class BuildOptions:
     """What to build.
 
     target: "tensorrt" or "tensorrt-rtx". gpus: such as "sm86", all that the builder knows where there are none. sizes:
@@ -49,11 +49,11 @@ class Options:
     batches: tuple[int, ...] = (1, 2)
     attention: Attention = "decomposed"
     memory_bytes: int | None = None
-    settings: Settings = Settings()
+    settings: BuilderSettings = BuilderSettings()
 
 
 @dataclass(frozen=True)
-class Built:
+class BuiltPlan:
     """A plan that is there now. floats: what it computes in where it is not INT8. seconds: None if it was there."""
 
     component: str
@@ -65,14 +65,14 @@ class Built:
 
 
 @dataclass(frozen=True)
-class Bench:
+class BuildContext:
     """What all builds of a run share."""
 
     bundle: Bundle
     store: PlanStore
     builder: Builder
     gpus: tuple[str, ...]
-    settings: Settings
+    settings: BuilderSettings
 
     def key(self, source: Source, profiles: tuple[Profile, ...], gpu: str) -> PlanKey:
         """What the plan of a lowered graph depends on."""
@@ -91,10 +91,10 @@ class Bench:
 
 def build(
     source: str | Path,
-    options: Options,
+    options: BuildOptions,
     lines: Lines = lambda line: None,
     progress: Progress = lambda name, step, steps: None,
-) -> Iterator[Built]:
+) -> Iterator[BuiltPlan]:
     """Yields every component's plans as they are there; those that are there already are not built again.
 
     source: a bundle's folder or a built-in model's name. Raises BundleError, EngineError for what cannot be built here,
@@ -112,21 +112,21 @@ def build(
         check_attention(builder)
     if options.settings.refit or options.settings.stripped:
         check_refit(builder)
-    bench = Bench(bundle, store, builder, gpus_of(builder, options.gpus), settings_of(builder, options))
+    context = BuildContext(bundle, store, builder, gpus_of(builder, options.gpus), settings_of(builder, options))
     for name, graph in sources.items():
         check_memory(graph, options.memory_bytes)
-        yield from build_component(bench, graph, profiles_of(bundle, name, sizes, options.batches), lines, progress)
+        yield from build_component(context, graph, profiles_of(bundle, name, sizes, options.batches), lines, progress)
 
 
 def build_plan(engine: str, bundle: Bundle, component: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Builds the plan that takes inputs of `shapes` on the GPU of this machine; see `latentrt.engines.build_plan`."""
-    store, options = plan_store(bundle.folder), Options(engine)
+    store, options = plan_store(bundle.folder), BuildOptions(engine)
     source = lowered_sources(bundle, store, options.attention)[component]
     builder = open_builder(engine)
     check_memory(source, None)
     gpus = gpus_of(builder, (current_device().sm,))
-    bench = Bench(bundle, store, builder, gpus, settings_of(builder, options))
-    for _ in build_component(bench, source, (profile_for(bundle, component, shapes),)):
+    context = BuildContext(bundle, store, builder, gpus, settings_of(builder, options))
+    for _ in build_component(context, source, (profile_for(bundle, component, shapes),)):
         pass
 
 
@@ -160,7 +160,7 @@ def lowered_sources(
     return sources
 
 
-def settings_of(builder: Builder, options: Options) -> Settings:
+def settings_of(builder: Builder, options: BuildOptions) -> BuilderSettings:
     """The settings with the memory that the options allow.
 
     On a GPU that shares its memory with the system, builders would take three quarters of it, and every kernel all of
@@ -192,23 +192,23 @@ def check_memory(source: Source, allowed: int | None) -> None:
 
 
 def build_component(
-    bench: Bench,
+    context: BuildContext,
     source: Source,
     profiles: tuple[Profile, ...],
     lines: Lines = lambda line: None,
     progress: Progress = lambda name, step, steps: None,
-) -> Iterator[Built]:
+) -> Iterator[BuiltPlan]:
     """Yields the plan of one component for each GPU; what is missing is built in one go and kept for each."""
-    name, store = source.lowered.component, bench.store
-    keys = {gpu: bench.key(source, profiles, gpu) for gpu in bench.gpus}
+    name, store = source.lowered.component, context.store
+    keys = {gpu: context.key(source, profiles, gpu) for gpu in context.gpus}
     missing = [gpu for gpu, key in keys.items() if store.find(key) is None]
     made: dict[str, float] = {}
 
     def make(path: Path) -> None:
         lines(f"{name}: building for {', '.join(missing)}")
         start = time.perf_counter()
-        task = Task(name, source.graph, profiles, tuple(missing), bench.settings, timing_cache(bench))
-        write_plan(bench.builder, task, path, progress)
+        task = BuildTask(name, source.graph, profiles, tuple(missing), context.settings, timing_cache(context))
+        write_plan(context.builder, task, path, progress)
         made.update(dict.fromkeys(missing, time.perf_counter() - start))
 
     while missing and not made:  # another process may have built the first one: for which others, nobody knows
@@ -221,14 +221,14 @@ def build_component(
         if path is None:
             raise EngineError(f"{name}: the plan that was just built is gone; run the command again")
         drop_superseded(store, key)
-        yield Built(name, source.lowered.floats, gpu, path, path.stat().st_size, made.get(gpu))
+        yield BuiltPlan(name, source.lowered.floats, gpu, path, path.stat().st_size, made.get(gpu))
 
 
-def timing_cache(bench: Bench) -> Path:
+def timing_cache(context: BuildContext) -> Path:
     """Where the builder keeps what it measured, for its version on this GPU."""
-    builder = bench.builder
+    builder = context.builder
     gpu = "".join(letter if letter.isalnum() else "-" for letter in builder.device.name) if builder.device else "any"
-    return bench.store.writable() / f"timing-{builder.flavour.name}-{builder.version}-{gpu}.cache"
+    return context.store.writable() / f"timing-{builder.flavour.name}-{builder.version}-{gpu}.cache"
 
 
 def link(plan: Path, path: Path) -> None:

@@ -10,7 +10,7 @@ from latentrt.errors import CheckpointError
 from latentrt_export.checkpoint.builders import BUILDERS
 from latentrt_export.checkpoint.folder import folder_source
 from latentrt_export.checkpoint.load import Checkpoint, Component, matched
-from latentrt_export.checkpoint.named import Named
+from latentrt_export.checkpoint.named import NamedNetwork
 from latentrt_export.checkpoint.paths import check_there
 from latentrt_export.networks.adapter_network import features_of, places_of
 from latentrt_export.networks.component import pixels_of
@@ -18,7 +18,7 @@ from latentrt_export.networks.component import pixels_of
 KIND = "t2i_adapter"
 
 
-def with_adapters(checkpoint: Checkpoint, adapters: Sequence[Named]) -> Checkpoint:
+def with_adapters(checkpoint: Checkpoint, adapters: Sequence[NamedNetwork]) -> Checkpoint:
     """Returns the checkpoint with all of `adapters` to steer its UNet, each a folder of diffusers' T2IAdapter.
 
     Raises CheckpointError for what is missing or damaged, and for an adapter of another family or width.

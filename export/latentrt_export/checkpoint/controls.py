@@ -15,8 +15,8 @@ from latentrt.errors import CheckpointError, first_few
 from latentrt_export.checkpoint.builders import BUILDERS
 from latentrt_export.checkpoint.folder import folder_source
 from latentrt_export.checkpoint.load import Checkpoint, Component, matched
-from latentrt_export.checkpoint.match import Source
-from latentrt_export.checkpoint.named import Named
+from latentrt_export.checkpoint.match import ComponentSource
+from latentrt_export.checkpoint.named import NamedNetwork
 from latentrt_export.checkpoint.paths import check_there
 from latentrt_export.checkpoint.stored import header, under
 from latentrt_export.networks.component import Config
@@ -42,7 +42,7 @@ USUAL: Mapping[str, Any] = {
 }
 
 
-def with_controls(checkpoint: Checkpoint, controls: Sequence[Named]) -> Checkpoint:
+def with_controls(checkpoint: Checkpoint, controls: Sequence[NamedNetwork]) -> Checkpoint:
     """Returns the checkpoint with all of `controls` to steer its UNet.
 
     Each is a folder of diffusers' ControlNetModel, or a .safetensors file in its layout or the original one, of which
@@ -65,12 +65,12 @@ def opened_control(path: Path, checkpoint: Checkpoint) -> Component:
     return component
 
 
-def file_source(path: Path, checkpoint: Checkpoint) -> Source:
+def file_source(path: Path, checkpoint: Checkpoint) -> ComponentSource:
     """What a single file has, which brings no config: it is read as what was trained beside the checkpoint's UNet."""
     tensors = header(path)
     place = f"{path}, read as one for {checkpoint.source} ({checkpoint.family.name}),"
     config = {**config_beside(checkpoint.components["unet"].config), "in_channels": latent_channels(checkpoint)}
-    return Source(place, config, under(FILE_PREFIX, tensors) or tensors, converted)
+    return ComponentSource(place, config, under(FILE_PREFIX, tensors) or tensors, converted)
 
 
 def config_beside(unet: Config) -> dict[str, Any]:

@@ -8,29 +8,25 @@ from pathlib import Path
 from typing import Any
 
 from latentrt.errors import CheckpointError
-from latentrt_export.checkpoint import families
-from latentrt_export.checkpoint.families import Family
+from latentrt_export.checkpoint.config_defaults import TEXT_DEFAULTS
+from latentrt_export.checkpoint.families import COMPONENTS, Family
 from latentrt_export.checkpoint.layouts import folder_keys
 from latentrt_export.checkpoint.markers import Declared, overruled
-from latentrt_export.checkpoint.match import Source
-from latentrt_export.checkpoint.opened import Opened
+from latentrt_export.checkpoint.match import ComponentSource
+from latentrt_export.checkpoint.opened import OpenedCheckpoint
 from latentrt_export.checkpoint.pickles import PICKLES
+from latentrt_export.checkpoint.recognition import config_differences, pipeline_names, recognise
 from latentrt_export.checkpoint.stored import header
 from latentrt_export.checkpoint.weight_files import chosen, found_in, read_json
 
 STEMS = dict.fromkeys(("unet", "vae", "controlnet", "t2i_adapter"), "diffusion_pytorch_model")  # else "model"
 # The entry of model_index.json that says whether no negative prompt means zeros.
 ZERO_NEGATIVE = "force_zeros_for_empty_prompt"
-# What transformers 5.23's CLIPTextConfig means by leaving these out.
-TEXT_DEFAULTS = {
-    **{"vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "projection_dim": 512},
-    **{"num_hidden_layers": 12, "num_attention_heads": 8, "max_position_embeddings": 77},
-}
 # Where a folder that was saved from the whole of CLIP has the config of the tower that is meant, by component.
 TOWERS: Mapping[str, str] = {"text_encoder": "text", "text_encoder_2": "text", "image_encoder": "vision"}
 
 
-def open_folder(path: Path, configs: Path | None, variant: str | None, asked: Declared) -> Opened:
+def open_folder(path: Path, configs: Path | None, variant: str | None, asked: Declared) -> OpenedCheckpoint:
     """Returns what is found in a diffusers folder. asked: what overrules its scheduler_config.json."""
     if configs is not None:
         raise CheckpointError(
@@ -42,7 +38,7 @@ def open_folder(path: Path, configs: Path | None, variant: str | None, asked: De
             f"{path} {state}: expected a diffusers folder (model_index.json, unet, vae, …). Give that"
         )
     index = read_json(path / "model_index.json")
-    family = families.recognise(name_of(path), lambda family: differences(path, index, family))
+    family = recognise(name_of(path), lambda family: differences(path, index, family))
     tokenizers = {encoder.tokenizer: path / encoder.tokenizer for encoder in family.encoders.values()}
     for name, folder in tokenizers.items():
         if not folder.is_dir():
@@ -51,23 +47,25 @@ def open_folder(path: Path, configs: Path | None, variant: str | None, asked: De
         raise CheckpointError(f"--variant {variant}: no component in {path} has files of that variant; leave it out")
     sources = {name: folder_source(path / name, name, variant) for name in family.slots}
     scheduler, said = overruled(read_json(path / "scheduler" / "scheduler_config.json"), asked)
-    return Opened(family, sources, scheduler, tokenizers, index.get(ZERO_NEGATIVE, family.zero_negative), said)
+    return OpenedCheckpoint(
+        family, sources, scheduler, tokenizers, index.get(ZERO_NEGATIVE, family.zero_negative), said
+    )
 
 
 def differences(path: Path, index: Mapping[str, Any], family: Family) -> list[str]:
     """Returns what speaks against a family in a folder whose model_index.json is `index`."""
     got = index.get("_class_name")
     if got not in family.pipelines:
-        return [f"_class_name in its model_index.json is {got!r}, expected {families.pipeline_names(family)}"]
-    listed = [name for name in families.PARTS if isinstance(part := index.get(name), list) and any(part)]
+        return [f"_class_name in its model_index.json is {got!r}, expected {pipeline_names(family)}"]
+    listed = [name for name in COMPONENTS if isinstance(part := index.get(name), list) and any(part)]
     if set(listed) != family.slots.keys():
         return [f"its model_index.json names {', '.join(listed)}, expected {', '.join(family.slots)}"]
     if index.get("is_cosxl_edit"):  # whose images are latents of unit variance, and whose schedule is EDM's
         return ["is_cosxl_edit in its model_index.json is true, expected false"]
-    return families.config_differences(family, {name: config_in(path / name, name) for name in family.slots})
+    return config_differences(family, {name: config_in(path / name, name) for name in family.slots})
 
 
-def folder_source(folder: Path, name: str, variant: str | None = None) -> Source:
+def folder_source(folder: Path, name: str, variant: str | None = None) -> ComponentSource:
     """Returns what a diffusers folder has for the component of that name. Raises CheckpointError for what it lacks."""
     config = config_in(folder, name)
     found = found_in(folder, stem_of(name))
@@ -75,7 +73,7 @@ def folder_source(folder: Path, name: str, variant: str | None = None) -> Source
         raise CheckpointError(no_weights(folder, stem_of(name)))
     files = chosen(folder, found, variant).shards
     tensors = {key: stored for file in files for key, stored in header(file).items()}
-    return Source(f"{folder}", config, tensors, folder_keys)
+    return ComponentSource(f"{folder}", config, tensors, folder_keys)
 
 
 def stem_of(name: str) -> str:

@@ -15,9 +15,9 @@ from latentrt_export.checkpoint.builders import BUILDERS
 from latentrt_export.checkpoint.folder import folder_source
 from latentrt_export.checkpoint.layouts import Shape
 from latentrt_export.checkpoint.load import Checkpoint, matched
-from latentrt_export.checkpoint.named import Named
+from latentrt_export.checkpoint.named import NamedNetwork
 from latentrt_export.checkpoint.paths import check_there
-from latentrt_export.checkpoint.stored import FLOATS, Stored, header, read, under
+from latentrt_export.checkpoint.stored import FLOATS, Stored, header, read_tensors, under
 from latentrt_export.networks.component import Config
 from latentrt_export.networks.hoist import cross_attentions
 from latentrt_export.networks.image_encoder import IMAGE_ENCODER, ImageKV, Projection, widths_of
@@ -27,7 +27,9 @@ PROJECTION, ATTENTION = "image_proj.", "ip_adapter."
 KINDS = ("proj.weight", "latents")
 
 
-def with_image_prompts(checkpoint: Checkpoint, adapters: Sequence[Named], encoder: Path | None = None) -> Checkpoint:
+def with_image_prompts(
+    checkpoint: Checkpoint, adapters: Sequence[NamedNetwork], encoder: Path | None = None
+) -> Checkpoint:
     """Returns the checkpoint with all of `adapters` to prompt its UNet, and what encodes their images.
 
     Each is a .safetensors file of IP-Adapter or IP-Adapter Plus. encoder: a folder of transformers'
@@ -109,7 +111,7 @@ def projection_of(unet: UNet2DConditionModel, tensors: Mapping[str, Stored]) -> 
 def add_image_prompts(unet: UNet2DConditionModel, adapters: Mapping[str, Mapping[str, Stored]]) -> dict[str, ImageKV]:
     """Adds IP-Adapters to a UNet, in place, as diffusers 0.42.1's `load_ip_adapter` does; returns them by name."""
     if adapters:
-        unet._load_ip_adapter_weights([state_of(read(tensors)) for tensors in adapters.values()])
+        unet._load_ip_adapter_weights([state_of(read_tensors(tensors)) for tensors in adapters.values()])
         unet.requires_grad_(False).eval()
     return {name: ImageKV(unet, place) for place, name in enumerate(adapters)}
 

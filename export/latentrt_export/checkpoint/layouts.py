@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from diffusers.loaders.single_file_utils import convert_ldm_vae_checkpoint
+from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 from torch import Tensor
 
 from latentrt_export.networks.component import Config
@@ -15,6 +15,11 @@ Shape = tuple[int, ...]
 # Where single files keep the text encoder that is CLIP's own, and the one that is open_clip's.
 CLIP_PREFIX = r"cond_stage_model\.transformer\.|conditioner\.embedders\.0\.transformer\."
 OPEN_CLIP_PREFIX = re.compile(r"^(cond_stage_model|conditioner\.embedders\.\d)\.model\.")
+
+
+def unet_keys(tensors: Tensors, config: Config) -> Tensors:
+    """Returns the tensors of a UNet in the original layout under UNet2DConditionModel's names."""
+    return dict(convert_ldm_unet_checkpoint(tensors, config))
 
 
 def text_keys(tensors: Tensors, config: Config) -> Tensors:

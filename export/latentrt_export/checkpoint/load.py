@@ -16,16 +16,16 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from latentrt.errors import CheckpointError
 from latentrt.lora.change import Change
-from latentrt_export.checkpoint import families
 from latentrt_export.checkpoint.builders import BUILDERS
 from latentrt_export.checkpoint.families import Family
 from latentrt_export.checkpoint.folder import name_of, open_folder
 from latentrt_export.checkpoint.markers import Declared
-from latentrt_export.checkpoint.match import Source, left_out, located
-from latentrt_export.checkpoint.opened import Opened
+from latentrt_export.checkpoint.match import ComponentSource, left_out, located
+from latentrt_export.checkpoint.opened import OpenedCheckpoint
 from latentrt_export.checkpoint.paths import check_there
+from latentrt_export.checkpoint.recognition import config_differences
 from latentrt_export.checkpoint.single_file import open_file
-from latentrt_export.checkpoint.stored import Stored, read
+from latentrt_export.checkpoint.stored import Stored, read_tensors
 from latentrt_export.checkpoint.vae_file import vae_source
 from latentrt_export.networks.component import Config
 
@@ -46,11 +46,11 @@ class Component:
     def load(self) -> Any:
         """Returns a new module, its weights in float32, in eval mode and without gradients."""
         module = BUILDERS[self.name](self.config)
-        tensors = read(self.weights)
+        tensors = read_tensors(self.weights)
         for one in self.changes:
             tensors[one.weight] = torch.from_numpy(one.apply(tensors[one.weight].numpy()))
         for name, rows in self.appended.items():
-            more = read({f"{place}": stored for place, stored in enumerate(rows)})
+            more = read_tensors({f"{place}": stored for place, stored in enumerate(rows)})
             width = tensors[name].shape[1]
             tensors[name] = torch.cat([tensors[name], *(more[f"{i}"].reshape(-1, width) for i in range(len(rows)))])
         module.load_state_dict(tensors, assign=True)
@@ -135,11 +135,11 @@ def load_checkpoint(
     )
 
 
-def with_vae(opened: Opened, vae: Path, variant: str | None) -> dict[str, Source]:
+def with_vae(opened: OpenedCheckpoint, vae: Path, variant: str | None) -> dict[str, ComponentSource]:
     """Returns what a checkpoint has for each component, with another VAE. Raises CheckpointError for one unlike it."""
     source = vae_source(vae, opened.sources["vae"].config, variant)
     sources = {**opened.sources, "vae": source}
-    differences = families.config_differences(opened.family, {name: one.config for name, one in sources.items()})
+    differences = config_differences(opened.family, {name: one.config for name, one in sources.items()})
     if differences:
         raise CheckpointError(
             f"--vae {vae} (vae= in Python) does not fit: {'; '.join(differences)}. Give a VAE of this family"
@@ -147,12 +147,14 @@ def with_vae(opened: Opened, vae: Path, variant: str | None) -> dict[str, Source
     return sources
 
 
-def matched(name: str, source: Source) -> Component:
+def matched(name: str, source: ComponentSource) -> Component:
     """Returns the component with every tensor of its module found in the source; raises with all that does not fit."""
     return Component(name, source.config, located(name, source))
 
 
-def unread(opened: Opened, sources: Mapping[str, Source], components: Mapping[str, Component]) -> tuple[str, ...]:
+def unread(
+    opened: OpenedCheckpoint, sources: Mapping[str, ComponentSource], components: Mapping[str, Component]
+) -> tuple[str, ...]:
     """Returns what a checkpoint holds and no component reads, each kind once."""
     keys = [key for source in sources.values() for key in source.tensors]
     used = [stored.key for component in components.values() for stored in component.weights.values()]

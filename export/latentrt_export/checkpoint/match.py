@@ -40,7 +40,7 @@ BODIES: Mapping[str, re.Pattern[str]] = {
 
 
 @dataclass(frozen=True)
-class Source:
+class ComponentSource:
     """What a checkpoint has for one component: its config, its tensors, and how their keys become the module's.
 
     unread: what of the keys the module does not have, a pattern with the config's entries in braces.
@@ -53,7 +53,7 @@ class Source:
     unread: str | None = None
 
 
-def located(name: str, source: Source) -> dict[str, Stored]:
+def located(name: str, source: ComponentSource) -> dict[str, Stored]:
     """Returns where every tensor of the component's module is stored; raises with all that does not fit."""
     wanted, stored = wanted_by(name, source), list(source.tensors.values())
     # The conversions are given stand-ins without memory: each row is one number repeated, which no other row has.
@@ -94,7 +94,7 @@ def original(given: torch.Tensor, stored: Sequence[Stored], firsts: Sequence[int
     return replace(stored[place], row=number - firsts[place], turned=turned, shape=tuple(given.shape))
 
 
-def problems(name: str, source: Source, wanted: Mapping[str, Shape], found: Mapping[str, Stored]) -> list[str]:
+def problems(name: str, source: ComponentSource, wanted: Mapping[str, Shape], found: Mapping[str, Stored]) -> list[str]:
     """Returns one line a kind of problem; `found` has the shapes after conversion, the source those in the file."""
     used = Counter[str]()
     for tensor in found.values():
@@ -114,7 +114,7 @@ def problems(name: str, source: Source, wanted: Mapping[str, Shape], found: Mapp
     return [f"{kind}: {first_few(keys)}" for kind, keys in kinds.items() if keys]
 
 
-def unexpected(name: str, source: Source, used: Mapping[str, int]) -> list[str]:
+def unexpected(name: str, source: ComponentSource, used: Mapping[str, int]) -> list[str]:
     """Returns the keys that no one reads and that may not be left out."""
     unread = source.unread and source.unread.format(**source.config)
     body = BODIES.get(name, ALL)
@@ -138,7 +138,7 @@ def left_out(keys: Iterable[str], used: Iterable[str]) -> list[str]:
     return [held[0] if len(held) == 1 else f"{start}.*" for start, held in groups.items()]
 
 
-def wanted_by(name: str, source: Source) -> dict[str, Shape]:
+def wanted_by(name: str, source: ComponentSource) -> dict[str, Shape]:
     """Returns the shape of each tensor that the component's module has."""
     try:
         return {key: tuple(tensor.shape) for key, tensor in BUILDERS[name](source.config).state_dict().items()}

@@ -13,14 +13,14 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedNetwork:
     """What images steer the UNet by: where it is, and the name that requests will call it by."""
 
     name: str
     path: Path
 
 
-def check_names(networks: Iterable[Named]) -> None:
+def check_names(networks: Iterable[NamedNetwork]) -> None:
     """Raises CheckpointError for a name that is none, or that two networks have, of whatever kind they are."""
     names = set[str]()
     for network in networks:

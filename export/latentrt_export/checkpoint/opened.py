@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from latentrt_export.checkpoint.families import Family
-from latentrt_export.checkpoint.match import Source
+from latentrt_export.checkpoint.match import ComponentSource
 
 
 @dataclass(frozen=True)
-class Opened:
+class OpenedCheckpoint:
     """A checkpoint's family, what it has for each component, and its settings.
 
     tokenizers: its tokenizer folders by their names. zero_negative: whether no negative prompt means zeros. said: what
@@ -20,7 +20,7 @@ class Opened:
     """
 
     family: Family
-    sources: Mapping[str, Source]
+    sources: Mapping[str, ComponentSource]
     scheduler: dict[str, Any]
     tokenizers: Mapping[str, Path]
     zero_negative: bool

@@ -6,19 +6,27 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from latentrt.errors import first_few
-from latentrt_export.checkpoint import families
-from latentrt_export.checkpoint.families import Configs, Family
+from latentrt_export.checkpoint.families import Family
 from latentrt_export.checkpoint.folder import name_of
 from latentrt_export.checkpoint.layouts import Shape
 from latentrt_export.checkpoint.markers import MARKERS, Declared, declared_by, overruled
-from latentrt_export.checkpoint.match import Source
-from latentrt_export.checkpoint.opened import Opened
-from latentrt_export.checkpoint.paths import check_configs
+from latentrt_export.checkpoint.match import ComponentSource
+from latentrt_export.checkpoint.opened import OpenedCheckpoint
+from latentrt_export.checkpoint.paths import CONFIGS, check_configs
+from latentrt_export.checkpoint.recognition import (
+    FIRST_LAYER,
+    Configs,
+    config_differences,
+    likeness,
+    other_kind_of,
+    recognise,
+    shape_differences,
+)
 from latentrt_export.checkpoint.stored import header, notes, under
 from latentrt_export.checkpoint.weight_files import read_json
 
 
-def open_file(path: Path, configs: Path | None, asked: Declared) -> Opened:
+def open_file(path: Path, configs: Path | None, asked: Declared) -> OpenedCheckpoint:
     """Returns what is found in a single file. asked: what overrules what the file declares, and its configs."""
     if configs is not None:
         check_configs(configs)
@@ -32,26 +40,30 @@ def open_file(path: Path, configs: Path | None, asked: Declared) -> Opened:
         if absent:
             return [f"{folder} has no {first_few(absent)}"]
         known = configs_in(folder, family, shapes)
-        return families.config_differences(family, known) + families.shape_differences(family, shapes, known)
+        return config_differences(family, known) + shape_differences(family, shapes, known)
 
-    stranger = families.stranger_in(shapes)
-    family = families.recognise(name_of(path), differences, look=families.likeness(shapes), stranger=stranger)
+    other_kind = other_kind_of(shapes)
+    family = recognise(name_of(path), differences, look=likeness(shapes), other_kind=other_kind)
     known = configs_in(configs_folder(family, configs, shapes, declared), family, shapes)
     sources = {
-        name: Source(f"{path} ({slot.prefix}*)", known[name], under(slot.prefix, tensors), slot.convert, slot.unread)
+        name: ComponentSource(
+            f"{path} ({slot.prefix}*)", known[name], under(slot.prefix, tensors), slot.convert, slot.unread
+        )
         for name, slot in family.slots.items()
     }
     scheduler, said = overruled(known["scheduler"], declared)
     held = {key for source in sources.values() for key in source.tensors}
     others = tuple(key for key in tensors if key not in held and key not in MARKERS)
-    return Opened(family, sources, scheduler, {}, family.zero_negative, said, others)
+    return OpenedCheckpoint(family, sources, scheduler, {}, family.zero_negative, said, others)
 
 
 def configs_folder(family: Family, configs: Path | None, shapes: Mapping[str, Shape], declared: Declared) -> Path:
     """Returns the folder of the configs that a file is read with."""
-    stock = family.others.get(channels_of(shapes) or 0) or family.by_prediction.get(declared.prediction or "")
+    stock = family.configs_by_channels.get(channels_of(shapes) or 0) or family.configs_by_prediction.get(
+        declared.prediction or ""
+    )
     folder = configs or stock or family.configs
-    return folder if folder.is_dir() else families.CONFIGS / folder
+    return folder if folder.is_dir() else CONFIGS / folder
 
 
 def configs_in(folder: Path, family: Family, shapes: Mapping[str, Shape]) -> Configs:
@@ -67,5 +79,5 @@ def configs_in(folder: Path, family: Family, shapes: Mapping[str, Shape]) -> Con
 
 def channels_of(shapes: Mapping[str, Shape]) -> int | None:
     """Returns how many channels the UNet of a single file takes, None where that cannot be told."""
-    shape = shapes.get(families.FIRST_LAYER, ())
+    shape = shapes.get(FIRST_LAYER, ())
     return shape[1] if len(shape) == 4 else None

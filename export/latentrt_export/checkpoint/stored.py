@@ -80,7 +80,7 @@ def unreadable(file: Path, error: Exception) -> str:
     return f"is damaged or incomplete ({error}): expected .safetensors, fetch it again"
 
 
-def read(weights: Mapping[str, Stored]) -> Tensors:
+def read_tensors(weights: Mapping[str, Stored]) -> Tensors:
     """Returns copies of the tensors in float32. Raises CheckpointError for a file that has changed."""
     by_file = sorted(weights.items(), key=lambda item: item[1].file)
     ends = itertools.accumulate(4 * math.prod(stored.shape) for _, stored in by_file)

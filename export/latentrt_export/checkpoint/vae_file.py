@@ -7,7 +7,7 @@ from pathlib import Path
 from latentrt.errors import CheckpointError
 from latentrt_export.checkpoint.folder import config_in, folder_source
 from latentrt_export.checkpoint.layouts import vae_keys
-from latentrt_export.checkpoint.match import Source
+from latentrt_export.checkpoint.match import ComponentSource
 from latentrt_export.checkpoint.paths import check_there
 from latentrt_export.checkpoint.stored import header, under
 from latentrt_export.networks.component import Config
@@ -16,7 +16,7 @@ from latentrt_export.networks.component import Config
 PREFIXES = ("first_stage_model.", "vae.", "model.first_stage_model.")
 
 
-def vae_source(path: Path, config: Config, variant: str | None) -> Source:
+def vae_source(path: Path, config: Config, variant: str | None) -> ComponentSource:
     """Returns what `path` has for the VAE. config: that of the VAE in whose place it comes.
 
     A file in diffusers' layout is read with the config.json beside it, where there is one. Raises CheckpointError.
@@ -30,4 +30,4 @@ def vae_source(path: Path, config: Config, variant: str | None) -> Source:
         raise CheckpointError(f"{path} holds no VAE: expected encoder.conv_in.weight and the others of one")
     if any(".mid_block." in key for key in held) and (path.parent / "config.json").is_file():
         config = config_in(path.parent, "vae")
-    return Source(f"{path}", config, held, vae_keys)
+    return ComponentSource(f"{path}", config, held, vae_keys)

@@ -1,4 +1,4 @@
-"""`latentrt estimate`: the least time and memory that a bundle needs on a device, without the device."""
+"""`latentrt estimate`: lower bounds of time and estimates of memory of a bundle on devices that are not here."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 @click.command()
 @bundle_argument("bundle")
-@click.option("--device", "names", multiple=True, metavar="NAME", help="orin-nano, rtx4090 ...; may be repeated. [all]")
-@click.option("--size", callback=size_of, metavar="WxH", help="Width and height in pixels.  [default: the bundle's]")
-@click.option("--steps", type=int, help="How many denoising steps.  [default: the bundle's]")
-@click.option("--guidance", type=float, metavar="G", help="1 is none, and half the work.  [default: the bundle's]")
-@click.option("--batch", type=int, default=1, show_default=True, help="How many images.")
+@click.option(
+    "--device", "names", multiple=True, metavar="NAME", help="Device, see the list above; repeatable.  [default: all]"
+)
+@click.option("--size", callback=size_of, metavar="WxH", help="Picture size in pixels.  [default: the bundle's]")
+@click.option("--steps", type=int, help="Denoising steps.  [default: the bundle's]")
+@click.option("--guidance", type=float, metavar="G", help="Guidance scale; 1 halves the work.  [default: the bundle's]")
+@click.option("--batch", type=int, default=1, show_default=True, help="Pictures per request.")
 @as_json
 def estimate(
     bundle: str,
@@ -33,27 +35,33 @@ def estimate(
     as_json: bool,
     **request: Any,
 ) -> None:
-    """Estimate what BUNDLE, a folder or a built-in model's name, needs on a device, at each precision.
+    """Estimate time and memory of BUNDLE, a bundle's folder or the name of a built-in model, without the device.
 
-    Counts the multiply-adds and bytes of every layer in the graphs and divides them by what the device can do at most:
-    a lower bound, not a prediction; docs/estimate.md has it beside what others measured. Needs
-    `pip install 'latentrt[export]'`.
+    \b
+    Jetson:  orin-nano, orin-nano-15w, orin-nx, agx-orin, thor
+    GPUs:    rtx4090, rtx5090, rtx6000-ada, l40s, a100, h100, h200
+
+    \b
+    latentrt estimate my-bundle --device orin-nano --size 512x512 --steps 20
+
+    Times are lower bounds, at fp32, fp16 and int8: the multiply-adds and bytes of every layer, divided by the device's
+    peak rates. Real engines took 2 to 4 times as long (docs/estimate.md). Needs `pip install 'latentrt[cpu,export]'`.
     """
     with extra_of("estimate"):
         from latentrt_export.estimate.devices import DEVICES
         from latentrt_export.estimate.estimate import calls_of
     from latentrt.bundle.catalog import folder_of
     from latentrt.bundle.folder import open_bundle
-    from latentrt.pipeline.pipeline import check_complete
+    from latentrt.pipeline.load import check_complete
     from latentrt.request.request import Request
-    from latentrt.request.settings import settle
+    from latentrt.request.settings import resolve
 
     if unknown := set(names) - DEVICES.keys():
         raise RequestError(f"device: got {', '.join(sorted(unknown))}, expected of {', '.join(DEVICES)}")
     opened = open_bundle(folder_of(bundle), verify=False)
     check_complete(opened)
     width, height = size or (None, None)
-    settings = settle(Request("", width=width, height=height, **request), opened.manifest)
+    settings = resolve(Request("", width=width, height=height, **request), opened.manifest)
     calls = calls_of(opened, settings)
     devices = {name: DEVICES[name] for name in names or DEVICES}
     if as_json:
@@ -64,7 +72,7 @@ def estimate(
 
 
 def report(calls: dict[str, Call], devices: dict[str, Device]) -> dict[str, Any]:
-    """All of it as JSON can hold it. Seconds and bytes."""
+    """The estimates as JSON: seconds and bytes."""
     from latentrt_export.estimate.estimate import estimate
     from latentrt_export.estimate.roofline import PRECISIONS
 
@@ -73,7 +81,7 @@ def report(calls: dict[str, Call], devices: dict[str, Device]) -> dict[str, Any]
             "calls": call.times,
             "macs": call.cost.macs,
             "parameters": call.cost.parameters,
-            "live_elements": call.cost.live,
+            "live_elements": call.cost.activation_elements,
             "work": [{"count": count, **asdict(work)} for work, count in call.cost.work.items()],
         }
         for name, call in calls.items()
@@ -83,13 +91,14 @@ def report(calls: dict[str, Call], devices: dict[str, Device]) -> dict[str, Any]
         for precision in PRECISIONS:
             found = estimate(calls, precision, device)
             step = {**asdict(found.step), "binds": found.step.binds}
-            row = {"device": name, "precision": precision, **asdict(found), "step": step, "fits": found.fits}
-            estimates.append(row)
+            figures = asdict(found)
+            figures["live_bytes"] = figures.pop("activation_bytes")  # the key that it has had from the start
+            estimates.append({"device": name, "precision": precision, **figures, "step": step, "fits": found.fits})
     return {"graphs": graphs, "devices": {name: asdict(one) for name, one in devices.items()}, "estimates": estimates}
 
 
 def graph_lines(calls: dict[str, Call]) -> Iterator[str]:
-    """What each graph computes and reads, by kind of layer."""
+    """Lines with the work of each graph, by kind of layer."""
     yield ""
     yield f"{'graph':14}{'calls':>6}{'layers':>12}{'number':>8}{'GMAC':>10}{'weights M':>11}{'activations M':>15}"
     for name, call in calls.items():
@@ -107,13 +116,13 @@ def graph_lines(calls: dict[str, Call]) -> Iterator[str]:
 
 
 def device_lines(calls: dict[str, Call], devices: dict[str, Device]) -> Iterator[str]:
-    """A line a device and precision."""
+    """One line per device and precision."""
     from latentrt_export.estimate.estimate import estimate
     from latentrt_export.estimate.roofline import PRECISIONS
 
     yield ""
     yield (
-        f"{'device':14}{'precision':10}{'ms a step':>10}{'bound by':>10}{'s a run':>10}{'weights GB':>11}"
+        f"{'device':14}{'precision':10}{'ms/step':>10}{'bound by':>10}{'s/run':>10}{'weights GB':>11}"
         f"{'needs GB':>10}{'has GB':>8}  fits"
     )
     for name, device in devices.items():

@@ -20,8 +20,9 @@ from latentrt.bundle.sources import (
     text_source,
 )
 from latentrt.tensors import TensorSpec
-from latentrt_export.checkpoint.families import Encoder, shown_by_channels
+from latentrt_export.checkpoint.families import Encoder
 from latentrt_export.checkpoint.load import Checkpoint
+from latentrt_export.checkpoint.recognition import shown_by_channels
 from latentrt_export.components.steering import Steering
 from latentrt_export.networks.adapter_network import feature_specs
 from latentrt_export.networks.component import (

@@ -17,7 +17,7 @@ from latentrt.tensors import TensorSpec
 from latentrt_export.checkpoint.folder import folder_source
 from latentrt_export.checkpoint.layouts import Tensors
 from latentrt_export.checkpoint.load import Component, matched
-from latentrt_export.checkpoint.match import Source
+from latentrt_export.checkpoint.match import ComponentSource
 from latentrt_export.checkpoint.paths import check_there
 from latentrt_export.checkpoint.stored import header
 from latentrt_export.networks.component import PROBES, Config, Part, Probe, generator
@@ -53,13 +53,13 @@ def open_tiny_decoder(path: Path) -> Component:
         kind = source.config.get("_class_name")
         if kind != "AutoencoderTiny":
             raise CheckpointError(f"{path}: got a {kind}, expected an AutoencoderTiny, such as madebyollin/taesd")
-        return matched(NAME, Source(source.place, source.config, source.tensors, in_folder, r"^encoder\."))
+        return matched(NAME, ComponentSource(source.place, source.config, source.tensors, in_folder, r"^encoder\."))
     tensors = header(path)
     if FIRST not in tensors or len(tensors[FIRST].shape) != 4:
         raise CheckpointError(
             f"{path}: got no {FIRST}, expected the layout of taesd_decoder.safetensors; give a diffusers folder instead"
         )
-    return matched(NAME, Source(f"{path}", {"latent_channels": tensors[FIRST].shape[1]}, tensors, in_file))
+    return matched(NAME, ComponentSource(f"{path}", {"latent_channels": tensors[FIRST].shape[1]}, tensors, in_file))
 
 
 def in_folder(tensors: Tensors, config: Config) -> Tensors:

@@ -47,7 +47,7 @@ class Estimate:
     step: Roofline
     seconds: float
     weight_bytes: int
-    live_bytes: int
+    activation_bytes: int
     resident_bytes: int
     least_bytes: int
     room_bytes: int
@@ -85,14 +85,14 @@ def estimate(calls: Mapping[str, Call], precision: PrecisionName, device: Device
     how = {name: precision_of(name, call, precision) for name, call in calls.items()}
     bounds = {name: roofline(call.cost, how[name], device) for name, call in calls.items()}
     weights = {name: weight_bytes(call.cost, how[name]) for name, call in calls.items()}
-    live = {name: call.cost.live * how[name].live_bytes for name, call in calls.items()}
+    activations = {name: call.cost.activation_elements * how[name].activation_bytes for name, call in calls.items()}
     return Estimate(
         step=bounds["unet"],
         seconds=sum(call.times * bounds[name].seconds for name, call in calls.items()),
         weight_bytes=sum(weights.values()),
-        live_bytes=max(live.values()),
-        resident_bytes=CONTEXT_BYTES + sum(weights.values()) + max(live.values()),
-        least_bytes=CONTEXT_BYTES + max(weights[name] + live[name] for name in calls),
+        activation_bytes=max(activations.values()),
+        resident_bytes=CONTEXT_BYTES + sum(weights.values()) + max(activations.values()),
+        least_bytes=CONTEXT_BYTES + max(weights[name] + activations[name] for name in calls),
         room_bytes=int(device.memory_gb * 1e9) - (SYSTEM_BYTES if device.shared else 0),
     )
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from latentrt_export.estimate.devices import Device
-from latentrt_export.graph.costs import Cost, Work
+from latentrt_export.graph.costs import Cost, LayerWork
 
 PrecisionName = Literal["fp32", "fp16", "int8"]
 
@@ -37,7 +37,7 @@ class Precision:
     layers: Rate
     products: Rate
     other_bytes: int
-    live_bytes: int
+    activation_bytes: int
 
 
 FP32, FP16, INT8 = Rate("tf32", 4, 4), Rate("fp16", 2, 2), Rate("int8", 1, 1)
@@ -84,7 +84,7 @@ def roofline(cost: Cost, precision: Precision, device: Device) -> Roofline:
     return Roofline(compute + memory, compute, memory, multiplying, moving)
 
 
-def moved_bytes(work: Work, rate: Rate, uncached: float, cache: float) -> float:
+def moved_bytes(work: LayerWork, rate: Rate, uncached: float, cache: float) -> float:
     """The bytes that a piece of work has to move between the chip and its memory.
 
     uncached: the share of the weights that does not fit the cache. cache: bytes that a tensor may leave there.

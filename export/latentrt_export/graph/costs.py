@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from latentrt.errors import ShapeError
 from latentrt_export.graph.constants import VIEWS, initializer_of, name_of, shape_of_constant
-from latentrt_export.graph.peak_memory import peak_elements
+from latentrt_export.graph.peak_memory import peak_activation_elements
 from latentrt_export.graph.shapes import annotate_shapes
 
 Shapes = Mapping[str, Sequence[int]]
@@ -30,7 +30,7 @@ LARGEST_SHAPE = 64
 
 
 @dataclass(frozen=True)
-class Work:
+class LayerWork:
     """One layer, or one attention: what it multiplies, and the elements of the tensors that it reads and writes.
 
     kind: conv, linear or attention. macs: multiply-adds. weights: elements of fixed weights. reads: elements of each
@@ -52,9 +52,9 @@ class Cost:
     tables included. live: elements of the activations that have to be in memory at once.
     """
 
-    work: Mapping[Work, int]
+    work: Mapping[LayerWork, int]
     parameters: int
-    live: int
+    activation_elements: int
 
     @property
     def macs(self) -> int:
@@ -76,9 +76,9 @@ def cost_of(model: ir.Model, shapes: Shapes) -> Cost:
     constants = (shape_of_constant(value) for value in model.graph.initializers.values())
     fused = {value for between in attentions_of(model.graph).values() for value in between}
     return Cost(
-        work=Counter(works_of(model.graph, known)),
+        work=Counter(layer_works(model.graph, known)),
         parameters=sum(size for shape in constants if (size := math.prod(shape)) > LARGEST_SHAPE),
-        live=peak_elements(model.graph, known, fused),
+        activation_elements=peak_activation_elements(model.graph, known, fused),
     )
 
 
@@ -94,19 +94,19 @@ def concrete_shapes(model: ir.Model, shapes: Shapes) -> dict[str, tuple[int, ...
     if missing:
         raise ShapeError(f"{model.graph.name}: got shapes of {sorted(shapes)}, expected {', '.join(missing)} as well")
     known = {name: tuple(int(side) for side in shape) for name, shape in shapes.items()}
-    bare = model.clone()
-    for value in list(bare.graph.initializers.values()):
+    unsized = model.clone()
+    for value in list(unsized.graph.initializers.values()):
         known[name_of(value)] = shape_of_constant(value)
         if value.const_value is not None and value.const_value.size > LARGEST_SHAPE:
             value.type = ir.TensorType(value.const_value.dtype)
-            del bare.graph.initializers[name_of(value)]
-            bare.graph.inputs.append(value)
-    for value in bare.graph.inputs:
+            del unsized.graph.initializers[name_of(value)]
+            unsized.graph.inputs.append(value)
+    for value in unsized.graph.inputs:
         value.shape = ir.Shape(known[name_of(value)])
-    for value in (*bare.graph.outputs, *(output for node in bare.graph for output in node.outputs)):
+    for value in (*unsized.graph.outputs, *(output for node in unsized.graph for output in node.outputs)):
         value.shape = None
-    annotate_shapes(bare)
-    for node in bare.graph:
+    annotate_shapes(unsized)
+    for node in unsized.graph:
         known |= {name_of(value): value.shape.numpy() for value in node.outputs if value.shape is not None}
     return known
 
@@ -120,7 +120,7 @@ def node_macs(node: ir.Node, known: Known) -> int:
     return math.prod(output) * first[0 if transposed else -1]
 
 
-def works_of(graph: ir.Graph, known: Known) -> Iterator[Work]:
+def layer_works(graph: ir.Graph, known: Known) -> Iterator[LayerWork]:
     """The pieces of work in graph order."""
     attentions = attentions_of(graph)
     firsts = {scores.producer() for scores, *_ in attentions.values()}
@@ -134,7 +134,7 @@ def works_of(graph: ir.Graph, known: Known) -> Iterator[Work]:
         tensors = [value for value in operands if value is not None and value not in inner]
         weights = [value for value in tensors if is_fixed(value)]
         sources = dict.fromkeys(before_resize(value) for value in tensors if not is_fixed(value))
-        yield Work(
+        yield LayerWork(
             kind="conv" if node.op_type == "Conv" else "linear" if weights else "attention",
             macs=sum(node_macs(product, known) for product in products if product is not None),
             weights=sum(elements(value, known) for value in weights),

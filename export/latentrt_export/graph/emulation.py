@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnxruntime import InferenceSession
 
 from latentrt_export.graph.constants import name_of, new_node
-from latentrt_export.graph.session import frugal_session
+from latentrt_export.graph.session import low_memory_session
 
 SINGLE, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
@@ -20,7 +20,7 @@ SINGLE, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 def emulated_session(graph: Path) -> InferenceSession:
     """The session of a graph in a file that computes in fp16 what it has in fp16; its weights stay where they are."""
     model = emulated(ir.load(graph))
-    return frugal_session(ir.to_proto(model).SerializeToString(), weights=graph.parent)
+    return low_memory_session(ir.to_proto(model).SerializeToString(), weights=graph.parent)
 
 
 def emulated(model: ir.Model) -> ir.Model:

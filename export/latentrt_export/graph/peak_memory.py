@@ -18,7 +18,7 @@ IN_PASSING = (
 OUT_OF_PLACE = ("Conv", "MatMul", "Gemm", "Resize", "Concat", "Gather")
 
 
-def peak_elements(graph: ir.Graph, known: Mapping[str, tuple[int, ...]], fused: Collection[ir.Value]) -> int:
+def peak_activation_elements(graph: ir.Graph, known: Mapping[str, tuple[int, ...]], fused: Collection[ir.Value]) -> int:
     """Returns the most elements that are live at once, inputs included and constants not.
 
     A node's output takes the place of an input that nothing reads later, unless the node is a layer. known: the shape

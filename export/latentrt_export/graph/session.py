@@ -12,7 +12,7 @@ from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
 from latentrt.device.cores import usable_cores
 
 
-def frugal_session(graph: Path | bytes, *, weights: Path | None = None, arena: bool = True) -> InferenceSession:
+def low_memory_session(graph: Path | bytes, *, weights: Path | None = None, arena: bool = True) -> InferenceSession:
     """Returns the session of a graph in a file or in memory.
 
     weights: the folder that the external data of a graph in memory is in. arena: whether memory is kept between runs.

@@ -20,7 +20,7 @@ def annotate_shapes(model: ir.Model) -> ir.Model:
     The weights have to be inputs still: the graph is copied as a protobuf message, which ends at 2 GB.
     """
     inference = SymbolicShapeInference(int_max=2**31 - 1, auto_merge=False, guess_output_rank=False, verbose=0)
-    inference._preprocess(parts_named(ir.to_proto(model), inference))
+    inference._preprocess(symbols_named(ir.to_proto(model), inference))
     if not inference._infer_impl():
         raise ValueError("got a graph with shapes that cannot be inferred, expected them in terms of the inputs'")
     inference._update_output_from_vi()
@@ -31,7 +31,7 @@ def annotate_shapes(model: ir.Model) -> ir.Model:
     return model
 
 
-def parts_named(proto: onnx.ModelProto, inference: SymbolicShapeInference) -> onnx.ModelProto:
+def symbols_named(proto: onnx.ModelProto, inference: SymbolicShapeInference) -> onnx.ModelProto:
     """The graph, in place, its inputs' axes such as "height/4" called what the inference calls them further down.
 
     Merged with themselves, so that the inference takes them for what they are made of, not for symbols of their own.

@@ -23,7 +23,7 @@ from latentrt.tensors import Array, TensorSpec, shape_of
 from latentrt_export.fidelity import loss, worst
 from latentrt_export.graph.emulation import emulated_session
 from latentrt_export.graph.save import save_graph
-from latentrt_export.graph.session import frugal_session
+from latentrt_export.graph.session import low_memory_session
 from latentrt_export.lower.attention import as_operator
 from latentrt_export.lower.half import half
 
@@ -137,7 +137,9 @@ def measure(graph: Path, feeds: Arrays, references: Arrays, gate: Gate) -> Fidel
     return lost
 
 
-def run(graph: Path, feeds: Arrays, opened: Callable[[Path], InferenceSession] = frugal_session) -> dict[str, Array]:
+def run(
+    graph: Path, feeds: Arrays, opened: Callable[[Path], InferenceSession] = low_memory_session
+) -> dict[str, Array]:
     """Every output of a graph by name, on a CPU, in the session that `opened` gives."""
     session = opened(graph)
     names = [output.name for output in session.get_outputs()]

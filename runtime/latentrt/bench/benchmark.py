@@ -9,7 +9,6 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-from latentrt.bench.asked import asked_of
 from latentrt.bench.machine import machine
 from latentrt.bench.measure import Instruments, Plan, measure
 from latentrt.bench.meters import find_meters
@@ -19,7 +18,8 @@ from latentrt.bundle.folder import open_bundle
 from latentrt.device.nvml import open_nvml
 from latentrt.engines import choose, engine_kind
 from latentrt.errors import RequestError
-from latentrt.pipeline.pipeline import load
+from latentrt.pipeline.load import load
+from latentrt.pipeline.prepare import prepare
 from latentrt.request.request import Request
 
 MOST = 100_000
@@ -66,7 +66,7 @@ def benchmark(
     opening = partial(load, bundle, engine=engine, split_guidance=split_guidance, memory_budget=memory_budget)
     with opening(verify=False) as pipeline:
         for case in cases:
-            asked_of(pipeline, case)
+            prepare(pipeline, case)
 
     gpu = open_nvml()
     instruments = Instruments(find_meters(gpu=gpu), gpu)

@@ -6,9 +6,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from latentrt.bench.asked import Asked, asked_of
 from latentrt.bundle.folder import Bundle
 from latentrt.pipeline.pipeline import Pipeline
+from latentrt.pipeline.prepare import Prepared, prepare
 from latentrt.pipeline.timings import Timings
 from latentrt.request.request import Request
 
@@ -17,22 +17,22 @@ Open = Callable[[], Pipeline]
 BUNDLE = "bundle"
 
 
-def load(opening: Open, request: Request) -> tuple[Pipeline, Asked, dict[str, float]]:
-    """Returns a pipeline with the graphs loaded that the request uses, what it asks, and the seconds of each part.
+def load(opening: Open, request: Request) -> tuple[Pipeline, Prepared, dict[str, float]]:
+    """Returns a pipeline with the graphs that the request uses loaded, the prepared run, and the seconds of each part.
 
     Where a memory budget has components take turns, each is unloaded again.
     """
     spent = Timings()
     with spent.phase(BUNDLE):
         pipeline = opening()
-    asked = asked_of(pipeline, request)
+    prepared = prepare(pipeline, request)
     for name, engine in pipeline.engines.items():
-        if asked.demand.uses(name, pipeline.bundle.manifest.components[name].role):
+        if prepared.demand.uses(name, pipeline.bundle.manifest.components[name].role):
             with spent.phase(name):
                 engine.load()
-            if not asked.keeps:
+            if not prepared.keeps:
                 engine.unload()
-    return pipeline, asked, spent.seconds
+    return pipeline, prepared, spent.seconds
 
 
 def load_again(opening: Open, request: Request, times: int) -> dict[str, tuple[float, ...]]:
@@ -46,7 +46,7 @@ def load_again(opening: Open, request: Request, times: int) -> dict[str, tuple[f
 
 
 def empty_disk_cache(bundle: Bundle) -> bool:
-    """Asks the system to forget a bundle's files, so that they come from the disk. False where it cannot be asked.
+    """Asks the system to forget a bundle's files, so that they come from the disk. False where it cannot be prepared.
 
     Pages that another process has mapped stay.
     """

@@ -16,6 +16,7 @@ from latentrt.bench import memory
 from latentrt.bench.audit import BLOCK, BLOCKS, audited
 from latentrt.bench.energy import Energy, Meter, idle_watts, metered
 from latentrt.bench.loading import Open, empty_disk_cache, load, load_again
+from latentrt.bench.preflight import report_settings
 from latentrt.bench.report import Case, Loading, Sample, statistics_of
 from latentrt.bench.sample import numbered, sampled
 from latentrt.bench.system import Conditions, conditions, look
@@ -76,8 +77,8 @@ def measure(
     idle = idle_watts(instruments.meters)
     restarted, before, gpu_before = memory.restart_peak(), memory.resident(), instruments.gpu_bytes
     emptied = empty_disk_cache(bundle)
-    pipeline, asked, cold = load(opening, request)
-    loaded, reckoned = memory.resident(), asked.plan.peak_bytes if asked.plan else None
+    pipeline, prepared, cold = load(opening, request)
+    loaded, reckoned = memory.resident(), prepared.plan.peak_bytes if prepared.plan else None
     with pipeline:
         first = warm_up(pipeline, request, plan, advance)
         samples, spent, around = timed(pipeline, request, plan, instruments, advance)
@@ -85,14 +86,14 @@ def measure(
         audit = audited(pipeline, opening, request, samples, advance) if plan.audit else None
     filled = None if gpu_before is None or gpu_after is None else gpu_after - gpu_before
     case = Case(
-        settings=asked.settings,
+        settings=report_settings(pipeline, prepared),
         warmups=plan.warmups,
         loading=Loading(emptied, cold, load_again(opening, request, WARM_LOADS)),
         first=first,
         samples=samples,
         statistics=statistics_of(samples),
         memory=memory.Memory(before, loaded, peak, filled, reckoned),
-        energy=tuple(shared(*pair, plan.runs * asked.settings.batch) for pair in zip(spent, idle, strict=True)),
+        energy=tuple(shared(*pair, plan.runs * prepared.demand.images) for pair in zip(spent, idle, strict=True)),
         conditions=around,
         audit=audit,
         reasons=(),

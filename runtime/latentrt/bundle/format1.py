@@ -100,7 +100,6 @@ class Manifest1:
 def manifest_of(document: Any) -> Manifest:
     """Returns the manifest of a document of format 1. Raises TypedError that names the place where it is none."""
     old = parse(Manifest1, document)
-    latents = old.latents
     return Manifest(
         format=FORMAT,
         name=old.name,
@@ -108,7 +107,7 @@ def manifest_of(document: Any) -> Manifest:
         tasks=old.tasks,
         components={name: component_of(name, component, old) for name, component in old.components.items()},
         text=old.text,
-        latents=Latents(latents.channels, latents.pixels, latents.scaling, latents.to_rgb),
+        latents=Latents(old.latents.channels, old.latents.pixels, old.latents.scaling, old.latents.to_rgb),
         schedule=old.schedule,
         tokenizer=old.tokenizer,
         defaults=old.defaults,

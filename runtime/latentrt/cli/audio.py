@@ -136,7 +136,7 @@ def painted(
     from latentrt.audio.parameters import Parameters
     from latentrt.audio.picture import check_columns, joined
     from latentrt.cli.generate import finished
-    from latentrt.pipeline.pipeline import load
+    from latentrt.pipeline.load import load
 
     parameters = chosen(Parameters(), **options)
     wanted = clips_of(prompt, parameters.bands, **painting)

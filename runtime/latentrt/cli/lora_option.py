@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from latentrt.lora.files import Lora
 
 
-def lora_option(help: str) -> Callable[[Any], Any]:
+def lora_option(help: str, cls: type[click.Option] = click.Option) -> Callable[[Any], Any]:
     """The option --lora, whose values the command gets as `loras`."""
     return click.option(
         "--lora",
         "loras",
+        cls=cls,
         callback=loras_of,
         multiple=True,
         metavar="FILE[:SCALE[:TEXT]]",

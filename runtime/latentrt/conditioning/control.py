@@ -11,7 +11,7 @@ import numpy as np
 from latentrt.bundle.manifest import Manifest
 from latentrt.conditioning.control_kinds import CONTROL_KINDS, MADE_BY, ActiveControl, Attachment, Feeds
 from latentrt.conditioning.text import Call
-from latentrt.request.controls import Settled
+from latentrt.request.controls import ResolvedControl
 from latentrt.sampling.tiling import Window
 from latentrt.tensors import Array, TensorSpec, read_only, shape_of, split_axis
 
@@ -28,10 +28,10 @@ class ControlSet:
     first: int = 0
     steps: int = 1
     guess: bool = False
-    active: list[tuple[Settled, ActiveControl]] = field(default_factory=list)
+    active: list[tuple[ResolvedControl, ActiveControl]] = field(default_factory=list)
     cache: dict[tuple[str, tuple[int, ...]], Array] = field(default_factory=dict)
 
-    def attach(self, control: Settled, image: Array) -> None:
+    def attach(self, control: ResolvedControl, image: Array) -> None:
         """Calls a control's network with its image, (1, channels, height, width) in [0, 1]; once for all steps."""
         role = self.manifest.components[control.component].role
         kind = CONTROL_KINDS[MADE_BY.get(role, role)]

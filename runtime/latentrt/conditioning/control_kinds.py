@@ -14,7 +14,7 @@ from latentrt.conditioning.controlnet import ActiveControlNet
 from latentrt.conditioning.ip_adapter import ActiveImagePrompt, concatenated, scaled
 from latentrt.conditioning.t2i_adapter import ActiveT2IAdapter, latents_per_feature
 from latentrt.conditioning.text import Call
-from latentrt.request.controls import Settled
+from latentrt.request.controls import ResolvedControl
 from latentrt.sampling.guidance import sum_of
 from latentrt.sampling.tiling import Window
 from latentrt.tensors import Array
@@ -39,7 +39,7 @@ class Attachment:
 
     call: Call
     manifest: Manifest
-    control: Settled
+    control: ResolvedControl
     image: Array
     guess: bool = False
 

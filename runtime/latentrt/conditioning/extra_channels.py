@@ -49,7 +49,7 @@ def mask(maker: ChannelMaker) -> Array:
     """1 where latents are painted, 0 elsewhere."""
     settings, factor = maker.settings, maker.space.factor
     width, height = settings.width, settings.height
-    painted = settings.source.masked(width, height, factor) if settings.source else None
+    painted = settings.init_image.latent_mask(width, height, factor) if settings.init_image else None
     if painted is None:
         painted = np.ones((1, 1, height // factor, width // factor), bool)
     return painted.astype(np.float32)
@@ -58,8 +58,8 @@ def mask(maker: ChannelMaker) -> Array:
 def masked_image(maker: ChannelMaker) -> Array:
     """The latents of the image, grey where it is painted."""
     settings = maker.settings
-    source, size = settings.source, (settings.width, settings.height)
-    white = source.white(*size) if source else None
+    source, size = settings.init_image, (settings.width, settings.height)
+    white = source.pixel_mask(*size) if source else None
     if source is None or white is None:
         pixels = np.zeros((1, 3, settings.height, settings.width), np.float32)
     else:
@@ -72,10 +72,10 @@ def masked_image(maker: ChannelMaker) -> Array:
 def image(maker: ChannelMaker) -> Array:
     """The mean of the image's latents as the VAE has them, not of unit variance."""
     settings, space = maker.settings, maker.space
-    if settings.source is None:
+    if settings.init_image is None:
         rows, columns = settings.height // space.factor, settings.width // space.factor
         return np.zeros((1, space.channels, rows, columns), np.float32)
-    mean, _ = maker.encode(settings.source.pixels(settings.width, settings.height))
+    mean, _ = maker.encode(settings.init_image.pixels(settings.width, settings.height))
     return space.for_vae(mean)
 
 

@@ -18,12 +18,13 @@ RequestValue = Callable[[Settings, bool], float]
 
 def part_of(field: str, place: int) -> RequestValue:
     """One number of a pair of the settings."""
-    return lambda settings, _negative: getattr(settings, field)[place]
+    return lambda settings, _negative: getattr(settings.size_conditioning, field)[place]
 
 
 def aesthetic_score(settings: Settings, negative: bool) -> float:
     """The score that the picture is to look rated with; the negative prompt has its own."""
-    score = settings.negative_aesthetic_score if negative else settings.aesthetic_score
+    spec = settings.size_conditioning
+    score = spec.negative_aesthetic_score if negative else spec.aesthetic_score
     return 0.0 if score is None else score
 
 

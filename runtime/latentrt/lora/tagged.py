@@ -22,13 +22,14 @@ def scales_in(settings: Settings, folder: str | Path | None) -> Scales:
     A file that is named twice is added twice. Where prompts are blended, so are the scales. Files of which nothing is
     left are left out. Raises RequestError, pointing at the tag, for one that is malformed or names no file.
     """
-    if settings.syntax == "plain":
+    spec = settings.text
+    if spec.syntax == "plain":
         return {}
-    share = settings.blend_strength if settings.blend is not None else 0.0
+    share = spec.blend_strength if spec.blend is not None else 0.0
     found: Scales = {}
-    for text, part, where in ((settings.prompt, 1 - share, ""), (settings.blend or "", share, "blend: ")):
+    for text, part, where in ((spec.prompt, 1 - share, ""), (spec.blend or "", share, "blend: ")):
         try:
-            for tag in tags_of(text, settings.lora_tags, strict=settings.syntax == "strict"):
+            for tag in tags_of(text, spec.lora_tags, strict=spec.syntax == "strict"):
                 found = added_up(found, {file_of(tag, text, folder): (part * tag.unet, part * tag.text)})
         except RequestError as error:
             raise RequestError(f"{where}{error}") from error

@@ -106,10 +106,10 @@ def demand_of(settings: Settings, prompts: int, manifest: Manifest) -> Demand:
     """What a run of these settings asks for. prompts: those between ANDs."""
     pixels = manifest.latents.factor
     rows, columns = settings.height // pixels, settings.width // pixels
-    window, works = (settings.window or 0) // pixels, guided(settings, manifest)
-    prompts += works + (works and (settings.image_guidance or 1) > 1)
-    encodes = settings.source is not None or "masked_image" in manifest.extra_channels
-    steering = frozenset[str]().union(*(manifest.networks_of(control.name) for control in settings.controls))
+    window, works = (settings.tiling.window or 0) // pixels, guided(settings, manifest)
+    prompts += works + (works and (settings.guidance.image or 1) > 1)
+    encodes = settings.init_image is not None or "masked_image" in manifest.extra_channels
+    steering = frozenset[str]().union(*(manifest.networks_of(control.name) for control in settings.controls.images))
     return Demand(len(settings.seeds), prompts, rows, columns, encodes, window, settings.decoder, steering)
 
 

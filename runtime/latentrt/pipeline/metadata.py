@@ -3,60 +3,55 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from latentrt.errors import RequestError
-from latentrt.pipeline.result import Result
 from latentrt.recipes.texts import read_texts
-from latentrt.request.denoising_range import Handover
-from latentrt.request.settings import Settings, with_seed
+from latentrt.request.settings import Settings
 from latentrt.sampling.samplers import SAMPLERS
 from latentrt.sampling.samplers.names import curve_label, label
 from latentrt.version import VERSION
+
+if TYPE_CHECKING:
+    from latentrt.lora.weights import Applied
 
 PARAMETERS, LATENTRT = "parameters", "latentrt"
 RNG = {"cpu": "CPU", "cuda": "NV"}
 HIRES_NAMES = {"latent": "Latent", "lanczos": "Lanczos"}
 
 
-def picture_text(result: Result, image: int) -> dict[str, str]:
-    """The texts for one image of a result: "parameters" for people and other tools, "latentrt" for this one.
+@dataclass(frozen=True)
+class Provenance:
+    """The engine, the bundle's name and hash, and the LoRA files that made a picture."""
+
+    engine: str
+    bundle: str
+    sha256: str
+    loras: tuple[Applied, ...] = ()
+
+
+def picture_text(settings: Settings, image: int, provenance: Provenance) -> dict[str, str]:
+    """The texts for one image of a batch: "parameters" for people and other tools, "latentrt" for this one.
 
     All of the second but version, bundle, loras and engine are fields of `Request`, and make the same image again; in
     place of the image that a run started from stands what tells it from others.
     """
-    settings = plain(with_seed(result.settings, image))
-    [seed], variations, options = (settings.pop(key) for key in ("seeds", "variation_seeds", "options"))
+    fields = settings.of_image(image).record()
+    [seed], variations, options = (fields.pop(key) for key in ("seeds", "variation_seeds", "options"))
     record = {
         "version": VERSION,
-        "bundle": {"name": result.bundle, "sha256": result.sha256},
-        **({"loras": [lora.record() for lora in result.loras]} if result.loras else {}),
-        "engine": result.engine,
-        **settings,
+        "bundle": {"name": provenance.bundle, "sha256": provenance.sha256},
+        **({"loras": [lora.record() for lora in provenance.loras]} if provenance.loras else {}),
+        "engine": provenance.engine,
+        **fields,
         "seed": seed,
         "variation_seed": variations[0] if variations else None,
         **options,
     }
     return {PARAMETERS: infotext(record), LATENTRT: json.dumps(record, ensure_ascii=False, allow_nan=False)}
-
-
-def plain(settings: Settings) -> dict[str, Any]:
-    """The settings as JSON can hold them; an interval of guidance that has no end ends at None."""
-    record = asdict(replace(settings, source=None, controls=(), handover=Handover(), hires=None, grown=None))
-    for name in ("source", "controls", "guess", "handover", "hires", "grown"):
-        del record[name]
-    if record["guidance_interval"]:
-        low, high = record["guidance_interval"]
-        record["guidance_interval"] = low, (high if math.isfinite(high) else None)
-    hires = settings.hires.record() if settings.hires else {}
-    controls = [control.record() for control in settings.controls]
-    steered = {"controls": controls, "guess": settings.guess} if controls else {}
-    source = settings.source.record() if settings.source else {}
-    return record | hires | settings.handover.record() | source | steered
 
 
 def infotext(record: dict[str, Any]) -> str:

@@ -76,7 +76,8 @@ class Result:
         The name's ending says the format: PNG (also without one), JPEG of quality 95, or lossless WebP. Raises
         RequestError for another ending, OutputError when it cannot be written there.
         """
-        from latentrt.pipeline.metadata import LATENTRT, picture_text
+        from latentrt.pipeline.metadata import LATENTRT, Provenance, picture_text
 
-        text = picture_text(self, image) if metadata else {}
+        provenance = Provenance(self.engine, self.bundle, self.sha256, self.loras)
+        text = picture_text(self.settings, image, provenance) if metadata else {}
         save_picture(self.images[image], Path(path), text, f"{LATENTRT}\0{text.get(LATENTRT)}".encode())

@@ -16,16 +16,18 @@ from latentrt.errors import RequestError
 from latentrt.images.load import open_image
 from latentrt.images.pillow import digest, resized, squared
 from latentrt.request.control import Control
+from latentrt.request.request import Request
+from latentrt.request.rows import checked
 from latentrt.validate import number, shown, text
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from latentrt.request.init_image import Source
+    from latentrt.request.init_image import InitImage
 
 
 @dataclass(frozen=True)
-class Settled(Control):
+class ResolvedControl(Control):
     """A control with every choice checked against the bundle.
 
     image: in the mode that its network takes, of any size. component, role: those of the network that takes it. side:
@@ -41,12 +43,12 @@ class Settled(Control):
         """Whether it has a say in a step."""
         return self.scale != 0 and step / steps >= self.start and (step + 1) / steps <= self.end
 
-    def framed(self, width: int, height: int, source: Source | None) -> Image:
+    def fit_to(self, width: int, height: int, init_image: InitImage | None) -> Image:
         """The image as it is seen: at the picture's size as the image that the run starts from is brought there, if
         there is one, or a square."""
         if self.side is not None:
             return squared(self.image, self.side)
-        return source.framed(self.image, width, height) if source else resized(self.image, width, height)
+        return init_image.fit_to(self.image, width, height) if init_image else resized(self.image, width, height)
 
     def record(self) -> dict[str, Any]:
         """What a picture says of it, as JSON can hold it; of the image, what tells it from others."""
@@ -54,14 +56,42 @@ class Settled(Control):
         return {"name": self.name, **shares, "image": digest(self.image)}
 
 
-def controls_of(asked: Sequence[Control], manifest: Manifest) -> tuple[Settled, ...]:
-    """The controls, their images opened. Raises RequestError for what cannot be."""
-    if not isinstance(asked, Sequence) or not all(isinstance(one, Control) for one in asked):
-        raise RequestError(f"controls: got {shown(asked)}, expected a list of latentrt.Control")
-    return tuple(settled(control, manifest) for control in asked)
+@dataclass(frozen=True)
+class ControlsSpec:
+    """The images that steer a picture. guess: ControlNets leave the negative prompt alone."""
+
+    images: tuple[ResolvedControl, ...] = ()
+    guess: bool = False
+
+    def record(self) -> dict[str, Any]:
+        """The fields of the request that make this again; images by their hash. Nothing without controls."""
+        return {"controls": [one.record() for one in self.images], "guess": self.guess} if self.images else {}
 
 
-def settled(control: Control, manifest: Manifest) -> Settled:
+def resolve_controls(request: Request, manifest: Manifest) -> ControlsSpec:
+    """The request's controls, their images opened. Raises RequestError."""
+    controls, guess = request.controls, checked(request, "guess")
+    if not isinstance(controls, Sequence) or not all(isinstance(one, Control) for one in controls):
+        raise RequestError(f"controls: got {shown(controls)}, expected a list of latentrt.Control")
+    images = tuple(resolve_control(control, manifest) for control in controls)
+    if guess and not any(control.role == "controlnet_hint" for control in images):
+        raise RequestError("guess: got it without a ControlNet; give an image for one too")
+    return ControlsSpec(images, guess)
+
+
+def check_padding(controls: ControlsSpec, init_image: InitImage | None) -> None:
+    """Raises RequestError for controls that cannot be cut with the init image, where only its mask is generated."""
+    if init_image is None or init_image.mask is None or init_image.mask.padding is None:
+        return
+    for control in controls.images:
+        if control.side is None and control.image.size != init_image.image.size:
+            sizes = ["x".join(map(str, one.size)) for one in (control.image, init_image.image)]
+            raise RequestError(
+                f"control {control.name}: got {sizes[0]} pixels, expected {sizes[1]}, the init's, with mask_padding"
+            )
+
+
+def resolve_control(control: Control, manifest: Manifest) -> ResolvedControl:
     """The control with its image opened. Raises RequestError for what cannot be."""
     name = text("controls", control.name)
     if name not in manifest.controls:
@@ -80,4 +110,4 @@ def settled(control: Control, manifest: Manifest) -> Settled:
     image = open_image(where, control.image, "L" if shape[1] == 1 else "RGB")
     side = shape[-1] if isinstance(shape[-1], int) else None
     role = manifest.components[component].role
-    return Settled(name, image, scale, start, end, component=component, role=role, side=side)
+    return ResolvedControl(name, image, scale, start, end, component=component, role=role, side=side)

@@ -1,15 +1,14 @@
-"""The image that a run starts from: brought to size, made latents, and noised to the level of the first step.
+"""The init image: brought to size, and the steps that a run takes from it.
 
 A run of strength 0.75 takes the last three quarters of its steps: the grid starts later, samplers know nothing of it.
-Which steps those are, how the image is resized and how its latents are noised is as in diffusers 0.42.1's
+The steps taken, the resizing of the image and the noise on its latents are those of diffusers 0.42.1's
 StableDiffusionImg2ImgPipeline.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,32 +17,21 @@ from latentrt.errors import RequestError
 from latentrt.images.load import open_image
 from latentrt.images.mask import WHITE, Mask
 from latentrt.images.pillow import Fit, digest, extended, filled, resized, to_pixels
-from latentrt.request.request import Request
+from latentrt.request.request import LARGEST_PIXELS, Request
+from latentrt.request.rows import checked, refuse_without
 from latentrt.sampling.start_latents import Posterior
 from latentrt.tensors import Array
-from latentrt.validate import choice, flag, number, shown, whole
+from latentrt.validate import is_list, shown, whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-FITS: tuple[Fit, ...] = get_args(Fit)
-POSTERIORS: tuple[Posterior, ...] = get_args(Posterior)
 STRENGTH = 0.8
-DEFAULTS: dict[str, object] = {
-    "strength": None,
-    "fit": "stretch",
-    "posterior": "mean",
-    "mask": None,
-    "extend": None,
-    "image_guidance": None,
-}
-MASK_DEFAULTS: dict[str, object] = {"mask_blur": 0.0, "mask_padding": None, "overlay": False}
-LARGEST_BLUR = LARGEST_PADDING = LARGEST_EXTENSION = 4096
 
 
 @dataclass(frozen=True)
-class Source:
-    """The image, RGB and extended already, and how a run starts from it; see `Request`."""
+class InitImage:
+    """The image to start from, RGB and extended already; see `Request` for the rest."""
 
     image: Image = field(repr=False)
     strength: float = STRENGTH
@@ -53,104 +41,89 @@ class Source:
     extend: tuple[int, ...] | None = None
 
     @property
-    def whole(self) -> bool:
-        """Whether all of the image is painted, and the picture has its size; not where a part of it is."""
+    def is_whole(self) -> bool:
+        """True where all of the image is generated, at its size; False for the surroundings of a mask alone."""
         return self.mask is None or self.mask.padding is None
 
     def skipped(self, steps: int) -> int:
         """How many of the steps are not taken. Raises RequestError where none would be left."""
-        return skipped(steps, self.strength)
+        return skipped_steps(steps, self.strength)
 
     def pixels(self, width: int, height: int) -> Array:
         """The image at that size: (1, 3, height, width) float32 in [-1, 1]."""
-        return to_pixels(self.framed(self.image, width, height))
+        return to_pixels(self.fit_to(self.image, width, height))
 
-    def white(self, width: int, height: int) -> Array | None:
-        """Which pixels are painted at that size, (1, 1, height, width) bool; None where all are."""
+    def pixel_mask(self, width: int, height: int) -> Array | None:
+        """The pixels that are generated anew at that size, (1, 1, height, width) bool; None for all."""
         if self.mask is None:
             return None
-        white: Array = np.asarray(self.framed(self.mask.image, width, height)) >= WHITE
+        white: Array = np.asarray(self.fit_to(self.mask.image, width, height)) >= WHITE
         return white[np.newaxis, np.newaxis]
 
-    def masked(self, width: int, height: int, pixels: int) -> Array | None:
-        """Which latents are painted, (1, 1, rows, columns) bool; None where all are. pixels: a side of one latent.
+    def latent_mask(self, width: int, height: int, pixels: int) -> Array | None:
+        """The latents that are generated anew, (1, 1, rows, columns) bool; None for all. pixels: per latent and side.
 
         That is decided at the first pixel of each, as in diffusers.
         """
-        white = self.white(width, height)
+        white = self.pixel_mask(width, height)
         return None if white is None else white[..., ::pixels, ::pixels]
 
-    def framed(self, image: Image, width: int, height: int) -> Image:
+    def fit_to(self, image: Image, width: int, height: int) -> Image:
         """The image, or the part of it that is painted, at that size."""
         box = self.mask.region(width, height) if self.mask else None
         return filled(image.crop(box), width, height) if box else resized(image, width, height, self.fit)
 
-    def finished(self, image: Image) -> Image:
+    def paste_back(self, image: Image) -> Image:
         """The picture from what was generated."""
-        return self.mask.pasted(self.framed, self.image, image) if self.mask else image
+        return self.mask.pasted(self.fit_to, self.image, image) if self.mask else image
 
-    def given(self) -> Image:
+    def original(self) -> Image:
         """The image as it was before it was extended."""
         left, top, right, bottom = self.extend or (0, 0, 0, 0)
         return self.image.crop((left, top, self.image.width - right, self.image.height - bottom))
 
     def record(self) -> dict[str, Any]:
-        """What a picture says of how it was started, as JSON can hold it; of the image, what tells it from others."""
+        """The fields of the request that make this again; images by their hash."""
         return {
             "strength": self.strength,
             "fit": self.fit,
             "posterior": self.posterior,
-            "init": digest(self.given()),
+            "init": digest(self.original()),
             **({"extend": self.extend} if self.extend else {}),
             **(self.mask.record() if self.mask else {}),
         }
 
 
-def cut(
-    name: str, size: tuple[int, int], multiple: int, asked: tuple[int | None, int | None] = (None, None)
-) -> tuple[int, int]:
-    """An image's sides, cut down to multiples. Raises RequestError, which begins with `name`, for less than one.
-
-    asked: the sides that are given, for which the image may be of any.
-    """
-    width, height = (own - own % multiple for own in size)
-    if any(given is None and not left for given, left in zip(asked, (width, height), strict=True)):
-        got = "x".join(map(str, size))
-        raise RequestError(f"{name}: got an image of {got} pixels, expected at least {multiple}x{multiple}, or a size")
-    return width, height
-
-
-def source_of(request: Request, manifest: Manifest) -> Source | None:
-    """The image that the request starts from, opened, or None. Raises RequestError for what cannot be."""
+def resolve_init_image(request: Request, manifest: Manifest) -> InitImage | None:
+    """The request's init image, opened, or None. Raises RequestError."""
     if request.init is None:
-        refuse_without("init", DEFAULTS | MASK_DEFAULTS, request)
+        refuse_without("init", request)
         return None
     if "vae_encoder" not in manifest.components:
         raise RequestError(f"init: {manifest.name} has no vae_encoder; export it anew with `latentrt export`")
     # A UNet that is shown the image needs no more of it to start from.
     usual = 1.0 if manifest.extra_channels else STRENGTH
-    strength = usual if request.strength is None else request.strength
     image, extend = open_image("init", request.init), extend_of(request)
-    return Source(
+    return InitImage(
         extended(image, extend) if extend else image,
-        number("strength", strength, 0, 1),
-        choice("fit", request.fit, FITS),
-        choice("posterior", request.posterior, POSTERIORS),
+        checked(request, "strength", usual),
+        checked(request, "fit"),
+        checked(request, "posterior"),
         mask_of(request, image, extend),
         extend,
     )
 
 
 def extend_of(request: Request) -> tuple[int, ...] | None:
-    """How far the image is extended at its four sides. Raises RequestError for what is no such numbers."""
-    asked = request.extend
-    if asked is None:
+    """Pixels that extend the image at its four sides. Raises RequestError for anything but four numbers."""
+    sides = request.extend
+    if sides is None:
         return None
-    if isinstance(asked, str) or not isinstance(asked, Sequence) or len(asked) != 4 or not any(asked):
+    if not is_list(sides) or len(sides) != 4 or not any(sides):
         raise RequestError(
-            f"extend: got {shown(asked)}, expected pixels at the left, top, right and bottom, not all zero"
+            f"extend: got {shown(sides)}, expected pixels at the left, top, right and bottom, not all zero"
         )
-    return tuple(whole("extend", pixels, 0, LARGEST_EXTENSION) for pixels in asked)
+    return tuple(whole("extend", pixels, 0, LARGEST_PIXELS) for pixels in sides)
 
 
 def mask_of(request: Request, init: Image, extend: tuple[int, ...] | None) -> Mask | None:
@@ -159,11 +132,10 @@ def mask_of(request: Request, init: Image, extend: tuple[int, ...] | None) -> Ma
     from PIL.ImageFilter import GaussianBlur
 
     if request.mask is None and extend is None:
-        refuse_without("mask", MASK_DEFAULTS, request)
+        refuse_without("mask", request)
         return None
-    blur = number("mask_blur", request.mask_blur, 0, LARGEST_BLUR)
-    padding = request.mask_padding
-    padding = None if padding is None else whole("mask_padding", padding, 0, LARGEST_PADDING)
+    blur = checked(request, "mask_blur")
+    padding = None if request.mask_padding is None else checked(request, "mask_padding")
     image = images.new("L", init.size) if request.mask is None else open_image("mask", request.mask, "L")
     if image.size != init.size:
         sizes = ["x".join(map(str, one.size)) for one in (image, init)]
@@ -172,18 +144,10 @@ def mask_of(request: Request, init: Image, extend: tuple[int, ...] | None) -> Ma
     blurred = image.filter(GaussianBlur(blur)) if blur else image
     if np.asarray(blurred).max() < WHITE:
         raise RequestError("mask: got nothing white in it, expected white where the image is to be painted anew")
-    return Mask(blurred, blur, padding, flag("overlay", request.overlay), request.mask is not None)
+    return Mask(blurred, blur, padding, checked(request, "overlay"), request.mask is not None)
 
 
-def refuse_without(needed: str, defaults: Mapping[str, object], request: Request) -> None:
-    """Raises RequestError where one of `defaults` is not at its own, though the image that it is for was not given."""
-    for name, default in defaults.items():
-        got = getattr(request, name)
-        if got is not default and (default is None or got != default):  # an image may be an array, equal to nothing
-            raise RequestError(f"{name}: got {shown(got)} without {needed}; give that image too")
-
-
-def skipped(steps: int, strength: float, name: str = "strength") -> int:
+def skipped_steps(steps: int, strength: float, name: str = "strength") -> int:
     """How many of the steps are not taken, those at the front. Raises RequestError where none would be left."""
     taken = min(int(steps * strength), steps)
     if not taken:

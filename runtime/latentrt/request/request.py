@@ -1,148 +1,350 @@
-"""What a run is asked for."""
+"""The request: everything that a picture can be asked for, a row per field."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latentrt.images.pillow import Fit
-from latentrt.prompt import Order, Syntax
-from latentrt.request.control import Control
-from latentrt.sampling.curves import SigmasName
-from latentrt.sampling.noise.source import NoiseName
-from latentrt.sampling.resize import Upscaler
-from latentrt.sampling.schedule import Spacing
-from latentrt.sampling.start_latents import Posterior
-from latentrt.sampling.tiling import Seamless
-from latentrt.tensors import Array
+from latentrt.request.rows import Choice, Flag, Number, Other, Text, Whole, row, row_of
 from latentrt.validate import plain
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from latentrt.images.pillow import Fit
+    from latentrt.prompt import Order, Syntax
+    from latentrt.request.control import Control
+    from latentrt.sampling.curves import SigmasName
+    from latentrt.sampling.noise.source import NoiseName
+    from latentrt.sampling.resize import Upscaler
+    from latentrt.sampling.schedule import Spacing
+    from latentrt.sampling.start_latents import Posterior
+    from latentrt.sampling.tiling import Seamless
+    from latentrt.tensors import Array
 
 RANDOM = -1  # a seed that stands for one drawn at random, as in AUTOMATIC1111
-# Fields that may hold images or arrays; all others hold what JSON has.
-AS_GIVEN = ("init", "mask", "controls", "latents")
+LARGEST_BATCH, LARGEST_SEED, LARGEST_PIXELS, LARGEST_SCALE = 4096, 2**64 - 1, 4096, 16
+SHARE, LEVEL = Number(0, 1), Number(0, math.inf)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to generate. None means the bundle's or the sampler's default; for `seed`, one drawn at
-    random, as -1 does. Numbers and lists may be NumPy's.
+    """A picture, or a batch of them, as it is asked for. None means the default of the bundle or of the sampler.
 
-    prompt: in AUTOMATIC1111's language, see `syntax` and docs/prompts.md; its LoRA tags name files of the pipeline's
-    `lora_dir`. lora_tags: whose order two numbers of a tag have, "a1111" (text encoder, UNet) or "comfyui" (UNet, text
-    encoder). guidance: classifier-free guidance, one for
-    all steps or one a step; at 1 and below the negative prompt is not used. seed: of the first image; image k has
-    seed + k. width, height: pixels. sigmas: a curve's name, or the noise levels themselves, falling. spacing: how
-    timesteps are laid out over the training schedule.
+    Numbers and lists may be NumPy's. Each field's row says its range and unit; docs/options.md has all in a table, and
+    `latentrt generate --help` the same as options. Longer notes:
 
-    guidance_rescale: 0 to 1, Lin et al. (2023). guidance_interval: the sigmas between which guidance works, the lowest
-    first; None for the highest is no end. image_guidance: how closely a model that edits images (InstructPix2Pix) keeps
-    to init, 1 and above (default 1.5); at 1 its share is what it is without; works where guidance does.
-    clip_skip: 1 takes the text encoder's last layer, 2 the one before. noise: whose normals a seed stands for, those of
-    torch on a "cpu" or on a "cuda" GPU. variation_seed: turns the noise of `seed` towards that of another by
-    variation_strength, 0 to 1; every image then has `seed`, and image k variation_seed + k.
-
-    blend: another prompt, towards which what the UNet is told is mixed by blend_strength, 0 to 1.
-
-    init: an image to start from, or its file; width and height are then its own, cut to multiples of 8. strength: the
-    share of the steps that is taken, the last ones, above 0 and up to 1 (default 0.8; 1 where the UNet is shown the
-    image besides). fit: how an image of other sides is brought to width and height. posterior: which latents the
-    encoder's answer stands for, its mean, or a draw from the image's noise ahead of all others, as diffusers does.
-
-    mask: an image of init's size, or its file; only what is white in it is painted anew. mask_blur: how far its edges
-    are softened, pixels. mask_padding: paint just the part of the image around what is white, so many pixels wider, at
-    width and height, the bundle's own unless given, and put it back. overlay: put what is not masked back exactly.
-    extend: how many pixels are painted beyond init's left, top, right and bottom, with or without a mask inside.
-
-    hires: how much larger a second pass makes the picture, 1 to 16, from image to image. hires_steps: its steps, by
-    default as many, of which it takes the last hires_strength, above 0 and up to 1 (default 0.5). hires_upscaler:
-    "latent", between latents, or "lanczos", between the pixels of a picture that is decoded for it.
-
-    controls: images that steer the picture through the bundle's ControlNets, T2I-Adapters and IP-Adapters: `Control`.
-    Width and height are those of the first one for one of the former two, cut to multiples of 8, where there is no
-    init. guess: ControlNets without a say in the negative prompt's half, and less at high resolution: for prompts that
-    say little.
-
-    window, stride: the model sees the picture through square windows of so many pixels, so many apart (by default a
-    quarter), for sizes that it was not trained at. seamless: the edges that meet, so that the picture repeats from left
-    to right ("x"), from top to bottom or both ways; by windows too, of the bundle's own size unless given.
-
-    original_size, target_size: (width, height) in pixels, and crop: (left, top), for models that were told how their
-    pictures had been cut (SDXL): the sizes of the picture that this is to look like, by default those of this one, and
-    what is missing at its left and top, by default nothing.
-
-    aesthetic_score, negative_aesthetic_score: how well liked the picture is to look, and the negative prompt's, on a
-    scale to 10, for models that were told (SDXL's refiner): 6 and 2.5 by default.
-
-    start, end: the part of the way from noise to picture that is gone, 0 to 1, for models that share it. latents: those
-    with which the run that ended at `start` ended (`Run.latents`), (batch, channels, rows, columns).
-
-    fast_decode: have the bundle's tiny decoder draw the picture, in less time and memory, in place of the VAE's.
-
-    eta, gamma, order, solver: for the samplers that have them; see docs/samplers.md.
+    prompt: in AUTOMATIC1111's language; see `syntax` and docs/prompts.md. LoRA tags name files of the pipeline's
+    `lora_dir`. guidance: classifier-free guidance (Ho and Salimans 2022), one number, or one per step; at 1 and below
+    the negative prompt is not used. guidance_rescale: Lin et al. (2023). guidance_interval: the sigmas between which
+    guidance works (Kynkaanniemi et al. 2024), the lowest first; None for the highest is no end.
+    seed: of the first image; image k has seed + k. With variation_strength every image has `seed`, and image k the
+    variation seed variation_seed + k. posterior: the VAE encoder returns a mean and a variance; "mean" takes the mean,
+    "sample" draws from them, as diffusers does. noise: the generator that a seed belongs to.
+    init: width and height are then those of the image, cut to multiples of 8, unless given. strength: the share of the
+    steps that is taken, the last ones. mask_padding: only the part of the image around the mask is generated, at width
+    and height, and put back. extend: pixels beyond the left, top, right and bottom side, with or without a mask inside.
+    hires: a second pass, image to image from the upscaled first one.
+    controls: width and height are those of the first ControlNet's or T2I-Adapter's image, where there is no init.
+    window, stride: MultiDiffusion (Bar-Tal et al. 2023) for sizes that the model was not trained at. seamless: by
+    windows too.
+    original_size, crop, target_size: SDXL's size conditioning (Podell et al. 2023), in pixels, (width, height) and
+    (left, top). start, end: the range of the schedule that this run denoises; diffusers' denoising_start and
+    denoising_end. latents: those that the run before ended with (`Run.latents`), (batch, channels, rows, columns).
     """
 
-    prompt: str
-    negative: str = ""
-    steps: int | None = None
-    guidance: float | Sequence[float] | None = None
-    seed: int | None = None
-    width: int | None = None
-    height: int | None = None
-    sampler: str | None = None
-    sigmas: SigmasName | Sequence[float] | None = None
-    spacing: Spacing | None = None
-    batch: int = 1
-    syntax: Syntax = "strict"
-    lora_tags: Order = "a1111"
-    guidance_rescale: float = 0.0
-    guidance_interval: tuple[float, float | None] | None = None
-    image_guidance: float | None = None
-    clip_skip: int = 1
-    noise: NoiseName = "cpu"
-    variation_seed: int | None = None
-    variation_strength: float = 0.0
-    blend: str | None = None
-    blend_strength: float = 0.0
-    init: str | Path | Image | None = None
-    strength: float | None = None
-    fit: Fit = "stretch"
-    posterior: Posterior = "mean"
-    mask: str | Path | Image | None = None
-    mask_blur: float = 0.0
-    mask_padding: int | None = None
-    overlay: bool = False
-    extend: Sequence[int] | None = None
-    hires: float | None = None
-    hires_steps: int | None = None
-    hires_strength: float | None = None
-    hires_upscaler: Upscaler = "latent"
-    controls: Sequence[Control] = ()
-    guess: bool = False
-    window: int | None = None
-    stride: int | None = None
-    seamless: Seamless | None = None
-    original_size: tuple[int, int] | None = None
-    crop: tuple[int, int] | None = None
-    target_size: tuple[int, int] | None = None
-    aesthetic_score: float | None = None
-    negative_aesthetic_score: float | None = None
-    start: float = 0.0
-    end: float = 1.0
-    latents: Array | None = None
-    fast_decode: bool = False
-    eta: float | None = None
-    gamma: float | None = None
-    order: int | None = None
-    solver: str | None = None
+    prompt: str = row(..., "Text of the picture.", "prompt", Text(), option=None)
+    negative: str = row("", "Negative prompt: content to avoid.", "prompt", Text(), metavar="TEXT")
+    steps: int | None = row(None, "Denoising steps.", "sampling", Whole(1), usual="the bundle's")
+    guidance: float | Sequence[float] | None = row(
+        None,
+        "Guidance scale; 1 is off. A list has one per step.",
+        "sampling",
+        Number(),
+        metavar="G[,G...]",
+        parse="numbers",
+        usual="the bundle's",
+    )
+    seed: int | None = row(
+        None, "Seed of the first image; image k has SEED + k.", "sampling", Whole(0, LARGEST_SEED), usual="random"
+    )
+    width: int | None = row(None, "Width in pixels, a multiple of 8.", "size", Whole(1), option=None, part="base")
+    height: int | None = row(None, "Height in pixels, a multiple of 8.", "size", Whole(1), option=None, part="base")
+    sampler: str | None = row(
+        None,
+        "Sampler: euler, ddim, 'DPM++ 2M Karras' ...; see docs/samplers.md.",
+        "sampling",
+        Text(),
+        metavar="NAME",
+        usual="the bundle's",
+    )
+    sigmas: SigmasName | Sequence[float] | None = row(
+        None,
+        "Noise levels: a curve such as karras, or falling numbers.",
+        "sampling",
+        Other(),
+        metavar="NAME|LIST",
+        parse="sigmas",
+        usual="the bundle's",
+    )
+    spacing: Spacing | None = row(
+        None,
+        "Timestep spacing: leading, trailing or linspace.",
+        "sampling",
+        Choice(("leading", "trailing", "linspace")),
+        metavar="NAME",
+        usual="the bundle's",
+    )
+    batch: int = row(1, "Images per prompt.", "output", Whole(1, LARGEST_BATCH))
+    syntax: Syntax = row(
+        "strict",
+        "Prompt syntax: strict, lenient (as AUTOMATIC1111) or plain text.",
+        "prompt",
+        Choice(("strict", "lenient", "plain")),
+        metavar="NAME",
+    )
+    lora_tags: Order = row(
+        "a1111",
+        "Order in <lora:NAME:A:B>: a1111 (text, UNet) or comfyui.",
+        "prompt",
+        Choice(("a1111", "comfyui")),
+        metavar="NAME",
+    )
+    guidance_rescale: float = row(
+        0.0, "Guidance rescale against overexposure, 0 to 1.", "sampling", SHARE, metavar="PHI"
+    )
+    guidance_interval: tuple[float, float | None] | None = row(
+        None, "Sigmas between which guidance works.", "sampling", LEVEL, metavar="LO,HI", parse="numbers", usual="all"
+    )
+    image_guidance: float | None = row(
+        None,
+        "InstructPix2Pix: image guidance scale, 1 and above.",
+        "images",
+        Number(1),
+        metavar="S",
+        usual="1.5",
+        only_with="init",
+        part="base",
+    )
+    clip_skip: int = row(1, "Text encoder layer, from the last: 1 is the last.", "prompt", Whole(1))
+    noise: NoiseName = row(
+        "cpu",
+        "Random generator to imitate: torch on cpu, or on cuda.",
+        "sampling",
+        Choice(("cpu", "cuda")),
+        metavar="NAME",
+    )
+    variation_seed: int | None = row(
+        None, "Second seed, towards which the noise turns.", "sampling", Whole(0, LARGEST_SEED)
+    )
+    variation_strength: float = row(0.0, "Turn towards --variation-seed, 0 to 1.", "sampling", SHARE, metavar="F")
+    blend: str | None = row(None, "Second prompt, mixed into the first.", "prompt", Text(), metavar="TEXT")
+    blend_strength: float = row(0.0, "Share of --blend in the mix, 0 to 1.", "prompt", SHARE, metavar="F")
+    init: str | Path | Image | None = row(
+        None,
+        "Image to start from (image to image); sets the size.",
+        "images",
+        Other(),
+        metavar="IMG",
+        part="base",
+        as_given=True,
+    )
+    strength: float | None = row(
+        None,
+        "Share of the steps taken from --init, 0 to 1.",
+        "images",
+        SHARE,
+        metavar="F",
+        usual="0.8",
+        only_with="init",
+        part="base",
+    )
+    fit: Fit = row(
+        "stretch",
+        "Fit of --init to --size: stretch or crop.",
+        "images",
+        Choice(("stretch", "crop")),
+        metavar="NAME",
+        only_with="init",
+        part="base",
+    )
+    posterior: Posterior = row(
+        "mean",
+        "Encoding of --init: mean (repeatable) or sample (as diffusers).",
+        "images",
+        Choice(("mean", "sample")),
+        metavar="NAME",
+        only_with="init",
+        part="base",
+    )
+    mask: str | Path | Image | None = row(
+        None,
+        "Mask of --init's size; white is generated anew (inpainting).",
+        "images",
+        Other(),
+        metavar="IMG",
+        only_with="init",
+        part="base",
+        as_given=True,
+    )
+    mask_blur: float = row(
+        0.0,
+        "Blur of the mask's edges, pixels, 0 to 4096.",
+        "images",
+        Number(0, LARGEST_PIXELS),
+        metavar="PX",
+        only_with="mask",
+        part="base",
+    )
+    mask_padding: int | None = row(
+        None,
+        "Generate only the mask's surroundings: pixels around it, 0 to 4096.",
+        "images",
+        Whole(0, LARGEST_PIXELS),
+        metavar="PX",
+        only_with="mask",
+        part="base",
+    )
+    overlay: bool = row(
+        False, "Copy the pixels outside the mask back unchanged.", "images", Flag(), only_with="mask", part="base"
+    )
+    extend: Sequence[int] | None = row(
+        None,
+        "Outpainting: pixels added at the left, top, right, bottom.",
+        "images",
+        Whole(0, LARGEST_PIXELS),
+        metavar="L,T,R,B",
+        parse="pixels",
+        only_with="init",
+        part="base",
+    )
+    hires: float | None = row(
+        None,
+        "Second pass at a size X times larger, 1 to 16.",
+        "size",
+        Number(1, LARGEST_SCALE),
+        metavar="X",
+        part="base",
+    )
+    hires_steps: int | None = row(
+        None,
+        "Steps of the second pass.",
+        "size",
+        Whole(1),
+        metavar="N",
+        usual="same as --steps",
+        only_with="hires",
+        part="base",
+    )
+    hires_strength: float | None = row(
+        None,
+        "Share of --hires-steps taken, 0 to 1.",
+        "size",
+        SHARE,
+        metavar="F",
+        usual="0.5",
+        only_with="hires",
+        part="base",
+    )
+    hires_upscaler: Upscaler = row(
+        "latent",
+        "Upscaling before the second pass: latent or lanczos.",
+        "size",
+        Choice(("latent", "lanczos")),
+        metavar="NAME",
+        only_with="hires",
+        part="base",
+    )
+    controls: Sequence[Control] = row(
+        (),
+        "Image for a ControlNet, T2I- or IP-Adapter; repeatable.",
+        "control",
+        Other(),
+        option="control",
+        metavar="NAME=IMG[:SCALE[:START:END]]",
+        parse="controls",
+        part="base",
+        as_given=True,
+    )
+    guess: bool = row(False, "ControlNet guess mode, for prompts that say little.", "control", Flag(), part="base")
+    window: int | None = row(
+        None, "Tile size in pixels, for sizes beyond the model's training.", "size", Whole(1), metavar="PX", usual="off"
+    )
+    stride: int | None = row(
+        None, "Distance between tiles in pixels.", "size", Whole(1), metavar="PX", usual="a quarter of a tile"
+    )
+    seamless: Seamless | None = row(
+        None,
+        "Edges that meet, for repeating pictures: x, y or xy.",
+        "size",
+        Choice(("x", "y", "xy")),
+        metavar="AXES",
+        usual="none",
+    )
+    original_size: tuple[int, int] | None = row(
+        None,
+        "SDXL: original size, a conditioning input.",
+        "size",
+        Whole(1, 1 << 16),
+        metavar="WxH",
+        parse="size",
+        usual="the size",
+    )
+    crop: tuple[int, int] | None = row(
+        None,
+        "SDXL: crop offset (left x top), a conditioning input.",
+        "size",
+        Whole(0, 1 << 16),
+        metavar="XxY",
+        parse="size",
+        usual="0x0",
+    )
+    target_size: tuple[int, int] | None = row(
+        None,
+        "SDXL: size after cropping, a conditioning input.",
+        "size",
+        Whole(1, 1 << 16),
+        metavar="WxH",
+        parse="size",
+        usual="the size",
+        part="base",
+    )
+    aesthetic_score: float | None = row(
+        None,
+        "SDXL refiner: aesthetic score of the picture, 0 to 10.",
+        "prompt",
+        Number(0, 100),
+        usual="6",
+        part="refiner",
+    )
+    negative_aesthetic_score: float | None = row(
+        None,
+        "SDXL refiner: aesthetic score of the negative prompt, 0 to 10.",
+        "prompt",
+        Number(0, 100),
+        usual="2.5",
+        part="refiner",
+    )
+    start: float = row(0.0, "Start of the denoising range, 0 to 1.", "python", SHARE, option=None, part="base")
+    end: float = row(1.0, "End of the denoising range, 0 to 1.", "python", SHARE, option=None, part="refiner")
+    latents: Array | None = row(
+        None, "Latents to go on from at `start`.", "python", Other(), option=None, part="refiner", as_given=True
+    )
+    fast_decode: bool = row(
+        False, "Decode with the bundle's tiny decoder: faster, less exact.", "output", Flag(), part="refiner"
+    )
+    eta: float | None = row(None, "Noise added by ancestral, SDE and DDIM samplers, 0 to 1.", "sampling", Other())
+    gamma: float | None = row(None, "Noise added by the tcd sampler, 0 to 1.", "sampling", Other())
+    order: int | None = row(None, "Order of lms, dpmpp_2m, unipc or deis.", "sampling", Other())
+    solver: str | None = row(
+        None, "Solver: midpoint or heun; bh1 or bh2 for unipc.", "sampling", Other(), metavar="NAME"
+    )
 
     def __post_init__(self) -> None:
         """Turns numbers and lists of NumPy's into Python's, so that requests compare and go into JSON."""
         for field in fields(self):
-            if field.name not in AS_GIVEN:
+            if not row_of(field).as_given:
                 object.__setattr__(self, field.name, plain(getattr(self, field.name)))

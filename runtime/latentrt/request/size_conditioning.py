@@ -1,60 +1,62 @@
-"""What some models are told of a picture besides the prompt: how it was cut from a larger one, how well liked it is."""
+"""Size conditioning of SDXL, and the aesthetic score of its refiner: inputs of the model besides the prompt."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from latentrt.bundle.manifest import Manifest
 from latentrt.errors import RequestError
 from latentrt.request.request import Request
-from latentrt.validate import number, shown, whole
+from latentrt.request.rows import checked
+from latentrt.validate import is_list, shown, whole
 
 LARGEST_SIDE = 1 << 16
-LARGEST_SCORE = 100
 # As in diffusers 0.42.1's StableDiffusionXLImg2ImgPipeline.
 SCORES = {"aesthetic_score": 6.0, "negative_aesthetic_score": 2.5}
+SIZES = ("original_size", "crop", "target_size")
 
 
-def sizes_of(request: Request, manifest: Manifest, size: tuple[int, int]) -> dict[str, Any]:
-    """The sizes that the model is told, each of two numbers; none for one that is told nothing. size: the picture's."""
-    usual = {"original_size": (size, 1), "crop": ((0, 0), 0), "target_size": (size, 1)}
-    asked = {name: getattr(request, name) for name in usual}
-    known = {
-        name for name in usual if any(told.startswith(name.removesuffix("size")) for told in manifest.request_values)
-    }
-    for name, value in asked.items():
-        if value is not None and name not in known:
-            raise untold(name, value, manifest)
-    return {
-        name: pair(name, default if asked[name] is None else asked[name], low)
-        for name, (default, low) in usual.items()
-        if name in known
-    }
+@dataclass(frozen=True)
+class SizeConditioning:
+    """Sizes are (width, height) in pixels, crop is (left, top); None for what the model does not take."""
+
+    original_size: tuple[int, int] | None = None
+    crop: tuple[int, int] | None = None
+    target_size: tuple[int, int] | None = None
+    aesthetic_score: float | None = None
+    negative_aesthetic_score: float | None = None
+
+    def record(self) -> dict[str, Any]:
+        """The fields of the request that make this again."""
+        return dict(vars(self))
 
 
-def scores_of(request: Request, manifest: Manifest) -> dict[str, Any]:
-    """How well liked pictures are to look, for models that are told."""
-    asked = {name: getattr(request, name) for name in SCORES}
-    if "aesthetic_score" in manifest.request_values:
-        return {
-            name: number(name, usual if asked[name] is None else asked[name], 0, LARGEST_SCORE)
-            for name, usual in SCORES.items()
-        }
-    for name, value in asked.items():
-        if value is not None:
-            raise untold(name, value, manifest)
-    return {}
+def resolve_size_conditioning(request: Request, manifest: Manifest, size: tuple[int, int]) -> SizeConditioning:
+    """The inputs that the model takes, by default those of the picture's size. Raises RequestError for all others."""
+    usual: dict[str, Any] = {"original_size": size, "crop": (0, 0), "target_size": size, **SCORES}
+    taken = {name for name in usual if takes(manifest, name)}
+    for name in usual:
+        if getattr(request, name) is not None and name not in taken:
+            got = shown(getattr(request, name))
+            raise RequestError(f"{name}: got {got}, but {manifest.family} models do not take it; leave it out")
+    sizes: dict[str, Any] = {name: pair(request, name, usual[name]) for name in SIZES if name in taken}
+    scores = {name: checked(request, name, usual[name]) for name in SCORES if name in taken}
+    return SizeConditioning(**sizes, **scores)
 
 
-def untold(name: str, value: Any, manifest: Manifest) -> RequestError:
-    """The error for what the model is not told."""
-    return RequestError(f"{name}: got {shown(value)}, but {manifest.family} models are not told it; leave it out")
+def takes(manifest: Manifest, name: str) -> bool:
+    """Whether the model has an input for a field."""
+    if name in SCORES:
+        return "aesthetic_score" in manifest.request_values
+    return any(one.startswith(name.removesuffix("size")) for one in manifest.request_values)
 
 
-def pair(name: str, asked: Any, lowest: int) -> tuple[int, int]:
+def pair(request: Request, name: str, default: tuple[int, int]) -> tuple[int, int]:
     """Two whole numbers."""
-    if isinstance(asked, str) or not isinstance(asked, Sequence) or len(asked) != 2:
-        raise RequestError(f"{name}: got {shown(asked)}, expected two whole numbers, for example (1024, 1024)")
-    first, second = (whole(name, number, lowest, LARGEST_SIDE) for number in asked)
+    value = getattr(request, name)
+    value = default if value is None else value
+    if not is_list(value) or len(value) != 2:
+        raise RequestError(f"{name}: got {shown(value)}, expected two whole numbers, for example (1024, 1024)")
+    first, second = (whole(name, one, 0 if name == "crop" else 1, LARGEST_SIDE) for one in value)
     return first, second

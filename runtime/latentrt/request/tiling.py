@@ -1,32 +1,47 @@
-"""The sides and the stride of tiles, and which edges of the picture meet."""
+"""Tiles for sizes that a model was not trained at, and pictures whose edges meet."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from latentrt.bundle.manifest import Manifest
 from latentrt.errors import RequestError
 from latentrt.request.request import Request
+from latentrt.request.rows import checked
 from latentrt.sampling.tiling import Seamless
-from latentrt.validate import choice, shown, side
+from latentrt.validate import shown, side
 
-SEAMLESS: tuple[Seamless, ...] = ("x", "y", "xy")
-
-
-OVERLAP = 4  # windows over each place, along an axis, unless a stride is given
+OVERLAP = 4  # tiles over each place, along an axis, unless a stride is given
 
 
-def windows_of(request: Request, manifest: Manifest) -> dict[str, Any]:
-    """The sides of windows and how far one is from the next, pixels, and where edges meet; None for no windows."""
-    seamless = None if request.seamless is None else choice("seamless", request.seamless, SEAMLESS)
+@dataclass(frozen=True)
+class Tiling:
+    """The side of a tile and the distance from one to the next, in pixels; None where the model sees all at once.
+
+    seamless: the edges that meet.
+    """
+
+    window: int | None = None
+    stride: int | None = None
+    seamless: Seamless | None = None
+
+    def record(self) -> dict[str, Any]:
+        """The fields of the request that make this again."""
+        return dict(vars(self))
+
+
+def resolve_tiling(request: Request, manifest: Manifest) -> Tiling:
+    """The request's tiles; of the bundle's own size where only edges are to meet. Raises RequestError."""
+    seamless = None if request.seamless is None else checked(request, "seamless")
     if request.window is None and seamless is None:
         if request.stride is not None:
-            raise RequestError(f"stride: got {shown(request.stride)} without window; give the side of windows too")
-        return {"window": None, "stride": None, "seamless": None}
+            raise RequestError(f"stride: got {shown(request.stride)} without window; give the side of tiles too")
+        return Tiling()
     pixels, own = manifest.latents.factor, min(manifest.defaults.width, manifest.defaults.height)
     window = side("window", own if request.window is None else request.window, pixels)
     apart = window // OVERLAP // pixels * pixels or pixels
     stride = side("stride", apart if request.stride is None else request.stride, pixels)
     if stride > window:
-        raise RequestError(f"stride: got {stride}, expected at most {window}, the side of a window; more leaves gaps")
-    return {"window": window, "stride": stride, "seamless": seamless}
+        raise RequestError(f"stride: got {stride}, expected at most {window}, the side of a tile; more leaves gaps")
+    return Tiling(window, stride, seamless)

@@ -12,7 +12,15 @@ from latentrt import BundleError, FidelityError, RequestError
 from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import open_bundle
 from latentrt.prompt.file import read_prompts
-from latentrt_calib.evaluate.compare import EVALUATION, Gates, check_gates, compare, compare_bundles, document, side_of
+from latentrt_calib.evaluate.compare import (
+    EVALUATION,
+    Gates,
+    bundle_summary,
+    check_gates,
+    compare,
+    compare_bundles,
+    document,
+)
 from latentrt_calib.recording.prompts import SHIPPED
 from tests.calib.comparisons import OTHER, REFERENCE, comparison, drawing
 from tests.runtime.fake import SMALL, named, pipeline_of
@@ -157,7 +165,7 @@ def test_what_only_the_second_bundle_cannot_do_is_found_before_the_first_begins(
 
 
 def test_a_side_counts_the_bytes_on_disk():
-    side = side_of(BUNDLE)
+    side = bundle_summary(BUNDLE)
     assert side.bytes == sum(
         path.stat().st_size for path in BUNDLE.folder.rglob("*") if path.name != "bundle.json" and path.is_file()
     )

@@ -10,8 +10,8 @@ from latentrt import RequestError
 from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import open_bundle
 from latentrt.request.request import Request
-from latentrt.request.settings import settle
-from latentrt_calib.evaluate.generate import draw, requests_of
+from latentrt.request.settings import resolve
+from latentrt_calib.evaluate.generate import generate_samples, requests_of
 from tests.runtime.fake import SMALL, latents_of, named, pipeline_of
 
 BUNDLE = open_bundle(MODELS / "emoji", verify=False)
@@ -19,21 +19,19 @@ BUNDLE = open_bundle(MODELS / "emoji", verify=False)
 
 def test_a_request_takes_the_defaults_of_the_bundle_that_it_is_made_for():
     other = replace(BUNDLE.manifest, defaults=replace(BUNDLE.manifest.defaults, steps=3, guidance=9.0, width=64))
-    asked, again = requests_of(("a cat", "a dog"), BUNDLE, images=2)
-    assert replace(settle(asked, other), options={}) == replace(settle(asked, BUNDLE.manifest), options={})
-    assert settle(asked, BUNDLE.manifest) == replace(
-        settle(replace(asked, prompt="a dog", seed=1), BUNDLE.manifest), prompt="a cat", seeds=(0,)
-    )
-    assert (again.prompt, again.seed) == ("a dog", 1)
+    first, second = requests_of(("a cat", "a dog"), BUNDLE, images=2)
+    assert resolve(first, other).record() == resolve(first, BUNDLE.manifest).record()
+    again = resolve(replace(second, prompt="a cat", seed=0), BUNDLE.manifest)
+    assert resolve(first, BUNDLE.manifest).record() == again.record()
 
 
 def test_options_are_kept():
     options = {"steps": 5, "sampler": "euler_a", "eta": 0.5, "guidance_interval": (0.3, None), "negative": "blue"}
     (asked,) = requests_of(("a cat",), BUNDLE, images=1, seed=7, **SMALL, **options)
-    settings = settle(asked, BUNDLE.manifest)
+    settings = resolve(asked, BUNDLE.manifest)
     assert (settings.steps, settings.sampler, settings.options, settings.seeds) == (5, "euler_a", {"eta": 0.5}, (7,))
     assert (settings.negative, settings.width, settings.height) == ("blue", SMALL["width"], SMALL["height"])
-    assert settings.guidance_interval == (0.3, float("inf"))
+    assert settings.guidance.interval == (0.3, float("inf"))
 
 
 def test_no_option_is_dropped():
@@ -43,8 +41,8 @@ def test_no_option_is_dropped():
         **{"sampler": "DPM++ 2M Karras", "solver": "heun"},
     }
     (asked,) = requests_of(("a cat",), BUNDLE, images=1, seed=7, steps=3, **SMALL, **options)
-    expected = settle(Request("a cat", seed=7, steps=3, **SMALL, **options), BUNDLE.manifest)
-    assert settle(asked, BUNDLE.manifest) == expected
+    expected = resolve(Request("a cat", seed=7, steps=3, **SMALL, **options), BUNDLE.manifest)
+    assert resolve(asked, BUNDLE.manifest) == expected
     photo = Image.new("RGB", (32, 24), "white")
     (from_image,) = requests_of(("a cat",), BUNDLE, images=1, init=photo, strength=0.5, overlay=True, mask=photo)
     assert (from_image.init, from_image.strength, from_image.overlay, from_image.mask) == (photo, 0.5, True, photo)
@@ -75,7 +73,7 @@ def test_what_cannot_be_drawn_or_compared_is_refused(options, said):
 def test_a_drawing_is_the_picture_and_the_latents_after_every_step(size, steps):
     pipeline, pictures = pipeline_of(BUNDLE, []), []
     asked = requests_of(("a cat", "a dog"), BUNDLE, images=2, steps=steps, **size)
-    drawn = tuple(draw(pipeline, asked, lambda: pictures.append(1)))
+    drawn = tuple(generate_samples(pipeline, asked, lambda: pictures.append(1)))
     assert len(pictures) == 2
     for request, drawing in zip(asked, drawn, strict=True):
         assert drawing.settings.prompt == request.prompt
@@ -96,5 +94,5 @@ def test_a_prompt_that_is_malformed_is_found_before_anything_is_drawn():
     calls = []
     asked = requests_of(("a cat", "a (dog"), BUNDLE, images=2, steps=1, **SMALL)
     with pytest.raises(RequestError, match="never closed"):
-        next(draw(pipeline_of(BUNDLE, calls), asked))
+        next(generate_samples(pipeline_of(BUNDLE, calls), asked))
     assert not named(calls, "unet")

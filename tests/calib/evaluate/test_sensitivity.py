@@ -5,7 +5,8 @@ import random
 import pytest
 
 from latentrt.errors import FidelityError
-from latentrt_calib.evaluate.sensitivity import Damage, fewest_float, groups_of, in_order
+from latentrt_calib.evaluate.damage import Damage
+from latentrt_calib.evaluate.sensitivity import fewest_float, groups_of, in_order
 from latentrt_calib.quantize.layers import Layer
 
 

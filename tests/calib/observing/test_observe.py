@@ -12,14 +12,14 @@ from latentrt import EngineError, OutputError
 from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import open_bundle
 from latentrt_calib.observing.histogram import Histogram, merged
-from latentrt_calib.observing.observe import Observing, bucket_of, observe
-from latentrt_calib.observing.session import grouped, source_of
+from latentrt_calib.observing.observe import ObservationSettings, bucket_of, observe
+from latentrt_calib.observing.session import groups_within, instrumented
 from latentrt_calib.recording.record import record
 from tests.runtime.fake import pipeline_of
 
 BUNDLE = open_bundle(MODELS / "emoji", verify=False)
 INPUTS = BUNDLE.manifest.components["unet"].inputs
-HOW = Observing(buckets=4, rows=16, save_after_s=0)
+HOW = ObservationSettings(buckets=4, rows=16, save_after_s=0)
 VALUES = ("sample", "conv", "relu", "keys", "prediction", "cross_kv")
 
 
@@ -119,9 +119,9 @@ def test_groups_do_not_matter(tmp_path, recording):
 
 def test_groups_hold_what_fits_in_order():
     shapes = {"a": (2, 3), "b": (4,), "c": (100,), "d": (1,), "e": (9,), "f": ()}
-    assert grouped(shapes, 40) == [["a", "b"], ["c"], ["d", "e"], ["f"]]
-    assert grouped(shapes, 10_000) == [list(shapes)]
-    assert grouped({}, 40) == []
+    assert groups_within(shapes, 40) == [["a", "b"], ["c"], ["d", "e"], ["f"]]
+    assert groups_within(shapes, 10_000) == [list(shapes)]
+    assert groups_within({}, 40) == []
 
 
 @pytest.mark.parametrize(("group_bytes", "stops"), [(1, (4, 9, 17)), (1 << 30, (0, 1, 2))])
@@ -208,7 +208,7 @@ def test_a_changed_graph_with_large_weights_is_written_for_a_while(tmp_path, rec
             other = ir.load(tmp_path / name / "unet.onnx").graph.initializers[name].const_value
             model.graph.initializers[name].const_value = other
     scratch = tmp_path / "scratch"
-    assert source_of(model, scratch).weights == scratch
+    assert instrumented(model, scratch).weights == scratch
     found = observe(model, VALUES, recording, tmp_path / "large", HOW)
     assert set(files_of(tmp_path / "large")) == set(files_of(tmp_path / "small"))
     for name in VALUES:
@@ -251,7 +251,7 @@ def test_the_built_in_unet_is_observed_as_onnxruntime_runs_it(tmp_path):
     inputs = [node.inputs[0] for node in tapped.graph if node.op_type in ("Conv", "MatMul", "Gemm")]
     inputs = {value.name: value for value in inputs if value.producer()}
     chosen = list(inputs)[5::29]
-    found = observe(path, chosen, recording, tmp_path / "observations", Observing(buckets=2, rows=8))
+    found = observe(path, chosen, recording, tmp_path / "observations", ObservationSettings(buckets=2, rows=8))
     tapped.graph.outputs.extend(inputs[name] for name in chosen)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL

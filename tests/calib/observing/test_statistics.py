@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from latentrt_calib.observing.histogram import Histogram
-from latentrt_calib.observing.observe import draws_of
-from latentrt_calib.observing.statistics import Watch, watch_of
+from latentrt_calib.observing.observe import random_keys_of
+from latentrt_calib.observing.statistics import ChannelStatistics, statistics_from_arrays
 
 RNG = np.random.default_rng(0)
 SHAPES = {"image": (2, 5, 4, 3), "tokens": (2, 9, 5), "rows": (6, 5)}
@@ -17,9 +17,9 @@ def parts_of(shape, calls=12):
 
 
 def watched(parts, buckets=3, limit=20, order=None):
-    watch = Watch(buckets, 5, limit)
+    watch = ChannelStatistics(buckets, 5, limit)
     for call in range(len(parts)) if order is None else order:
-        watch.add(parts[call], call % buckets, draws_of(0, 0, call))
+        watch.add(parts[call], call % buckets, random_keys_of(0, 0, call))
     return watch
 
 
@@ -64,9 +64,9 @@ def test_every_row_has_the_same_chance():
     seen = np.zeros(100)
     parts = np.arange(500, dtype=np.float32).reshape(5, 20, 5)
     for seed in range(200):
-        watch = Watch(1, 5, 25)
+        watch = ChannelStatistics(1, 5, 25)
         for call, part in enumerate(parts):
-            watch.add(part, 0, draws_of(seed, 0, call))
+            watch.add(part, 0, random_keys_of(seed, 0, call))
         seen[(watch.rows[:, 0] / 5).astype(int)] += 1
     # 200 draws with a chance of a quarter: 50, with a standard deviation of 6.1; of the mean of 20, about 1.4.
     assert seen.sum() == 200 * 25 and np.abs(seen - 50).max() < 5 * 6.1
@@ -77,9 +77,9 @@ def test_every_row_has_the_same_chance():
 def test_what_was_put_away_goes_on_as_if_it_had_not_been(shape):
     parts = parts_of(shape)
     whole, half = watched(parts), watched(parts, order=range(5))
-    half = watch_of(half.arrays(), 20)
+    half = statistics_from_arrays(half.arrays(), 20)
     for call in range(5, len(parts)):
-        half.add(parts[call], call % 3, draws_of(0, 0, call))
+        half.add(parts[call], call % 3, random_keys_of(0, 0, call))
     assert same(half, whole)
 
 
@@ -103,5 +103,5 @@ def test_what_is_not_finite_is_taken_in_not_at_all(wrong):
     bad = parts[0].copy()
     bad[1, 3, 2] = wrong
     with pytest.raises(ValueError, match="not finite"):
-        watch.add(bad, 0, draws_of(0, 0, 2))
+        watch.add(bad, 0, random_keys_of(0, 0, 2))
     assert same(watch, watched(parts))

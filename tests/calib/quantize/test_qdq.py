@@ -10,7 +10,7 @@ import pytest
 
 from latentrt_calib.quantize import qdq
 from latentrt_calib.quantize.layers import layer_nodes, layers_of, output_axis, weight_of
-from latentrt_calib.quantize.plan import TARGETS, Plan, Scale
+from latentrt_calib.quantize.plan import TARGETS, LayerPlan, Scale
 from latentrt_calib.quantize.weights import bias_correction, dequantized, quantized
 from tests.calib import toy
 from tests.calib.toy_plans import plans_of, split_toy, written
@@ -43,7 +43,7 @@ def test_a_convolution_computes_what_its_plan_says(target, tmp_path):
     plans = plans_of(model, layers, target, toy.feeds(batch=32), tmp_path)
     plan = replace(plans["block.conv2"], bias_delta=np.linspace(-1, 1, toy.CHANNELS).astype(np.float32))
     bias = layer_nodes(model.graph)["block.conv2"].inputs[2].const_value.numpy() + plan.bias_delta
-    qdq.write(model, {"block.conv2": plan}, target)
+    qdq.write_qdq(model, {"block.conv2": plan}, target)
     scheme = TARGETS[target].activations
     made = toy.run(model, toy.feeds(), tmp_path, extra=["block.two.swish", "block.conv2", "block.out", "conv_in"])[0]
     x, weight = fake(made["block.two.swish"], plan.input, scheme), dequantized(plan.weight, plan.weight_scale, 0)
@@ -66,7 +66,7 @@ def test_a_product_computes_what_its_plan_says(name, corrected, tmp_path):
     layer = next(layer for layer in layers if layer.name == name)
     delta = np.linspace(-1, 1, toy.CHANNELS).astype(np.float32)
     bias = next((v.const_value.numpy() for v in model.graph.initializers.values() if v.name == f"net.{name}.bias"), 0)
-    qdq.write(model, {name: replace(plan, bias_delta=delta) if corrected else plan}, "cpu")
+    qdq.write_qdq(model, {name: replace(plan, bias_delta=delta) if corrected else plan}, "cpu")
     names = {value.name for node in model.graph for value in node.outputs}
     output = next((end for end in (f"{name}.biased",) if end in names), name)
     made = toy.run(model, toy.feeds(), tmp_path, extra=[layer.input, output])[0]
@@ -164,7 +164,7 @@ def test_weights_that_stay_are_not_copied(tmp_path):
     model = ir.load(tmp_path / "toy.onnx")
     layers = layers_of(model, toy.SHAPES)
     plans = plans_of(toy.build(), layers, "cpu", toy.feeds(batch=32), tmp_path)
-    qdq.write(model, {"block.conv1": plans["block.conv1"]}, "cpu")
+    qdq.write_qdq(model, {"block.conv1": plans["block.conv1"]}, "cpu")
     external = [n for n, v in model.graph.initializers.items() if isinstance(v.const_value, ir.ExternalTensor)]
     assert "net.conv_out.weight" in external and "net.block.conv1.weight" not in external
 
@@ -178,12 +178,12 @@ def test_smoothed_layers_share_one_division(tmp_path):
     smoothed = {}
     for name in names:
         weight = quantized(weight_of(nodes[name]) * factors[:, None], 1, largest=64)
-        smoothed[name] = Plan(Scale(0.05, 128), *weight, smooth=factors)
+        smoothed[name] = LayerPlan(Scale(0.05, 128), *weight, smooth=factors)
     expected = toy.run(model, toy.feeds(), tmp_path)[0]["conv_out"]
     whole, partly = model.clone(), model.clone()
-    qdq.write(whole, smoothed, "cpu")
+    qdq.write_qdq(whole, smoothed, "cpu")
     assert not [node for node in whole.graph if node.name.endswith(".smoothed")]
-    qdq.write(partly, smoothed | {"attn.to_v": plans["attn.to_v"]}, "cpu")
+    qdq.write_qdq(partly, smoothed | {"attn.to_v": plans["attn.to_v"]}, "cpu")
     assert len([node for node in partly.graph if node.name.endswith(".smoothed")]) == 1
     for quantized_model in (whole, partly):
         got = toy.run(quantized_model, toy.feeds(), tmp_path)[0]["conv_out"]
@@ -195,7 +195,7 @@ def test_a_bias_far_larger_than_its_weights_is_kept(tmp_path):
     plan = plans_of(model, layers, "cpu", toy.feeds(batch=32), tmp_path)["block.conv1"]
     plan.weight_scale[0] = 1e-12
     bias = layer_nodes(model.graph)["block.conv1"].inputs[2].const_value.numpy()
-    qdq.write(model, {"block.conv1": plan}, "cpu")
+    qdq.write_qdq(model, {"block.conv1": plan}, "cpu")
     made = {value.name: value.const_value.numpy() for value in model.graph.initializers.values()}
     steps, scale = made["block.conv1.bias.quantized"], made["block.conv1.bias.scale"]
     np.testing.assert_allclose(steps * scale, bias, atol=float(scale[1:].max()) / 2)
@@ -210,12 +210,12 @@ def test_bias_correction_moves_the_mean_output_back(tmp_path):
     inputs["time"] += 3
     exact = toy.run(model, inputs, tmp_path, extra=[layer.output])[0][layer.output]
     values, scale = quantized(weight_of(node), 0, largest=7)
-    plan = Plan(Scale(0.05), values, scale)
+    plan = LayerPlan(Scale(0.05), values, scale)
     delta = bias_correction(weight_of(node), values, scale, inputs["time"].mean(0))
     errors = {}
     for change in (None, delta):
         copy = model.clone()
-        qdq.write(copy, {"block.time": replace(plan, bias_delta=change)}, "tensorrt")
+        qdq.write_qdq(copy, {"block.time": replace(plan, bias_delta=change)}, "tensorrt")
         got = toy.run(copy, inputs, tmp_path, extra=[layer.output])[0][layer.output]
         errors[change is None] = np.abs((got - exact).mean(0)).max()
     assert errors[False] < errors[True] / 10

@@ -10,9 +10,9 @@ from latentrt.engines.nvidia.plans import Shapes
 from latentrt.errors import EngineError
 from latentrt_calib.quantize import qdq
 from latentrt_calib.quantize.layers import layers_of
-from latentrt_calib.quantize.split_concat import split
+from latentrt_calib.quantize.split_concat import split_concatenations
 from latentrt_export.build.builders import open_builder
-from latentrt_export.build.plan import Settings, Task, write_plan
+from latentrt_export.build.plan import BuilderSettings, BuildTask, write_plan
 from tests.calib import toy
 from tests.calib.toy_plans import plans_of, written
 from tests.sweep import sweep
@@ -22,7 +22,7 @@ def build(path, shapes, gpu):
     """The plan's size in bytes. Raises EngineError with what the parser or the builder says."""
     profile = tuple(Shapes(name, shape, shape, shape) for name, shape in shapes.items())
     plan = path.with_suffix(".plan")
-    task = Task(path.stem, path, (profile,), (gpu,), Settings(), path.with_suffix(".cache"))
+    task = BuildTask(path.stem, path, (profile,), (gpu,), BuilderSettings(), path.with_suffix(".cache"))
     write_plan(open_builder("tensorrt-rtx"), task, plan)
     return plan.stat().st_size
 
@@ -52,10 +52,10 @@ def test_the_built_in_model_builds(name, tmp_path):
     sides["tokens"] = bundle.manifest.tokenizer.length
     shapes = {spec.name: tuple(sides.get(side, side) for side in spec.shape) for spec in component.inputs}
     model = ir.load(bundle.path(component.file))
-    split(model, layers_of(model, shapes))
+    split_concatenations(model, layers_of(model, shapes))
     layers = layers_of(model, shapes)
     random = np.random.default_rng(0)
     feeds = {name: random.standard_normal(shape).astype("float32") for name, shape in shapes.items()}
-    qdq.write(model, plans_of(model, layers, "tensorrt", feeds, tmp_path), "tensorrt")
+    qdq.write_qdq(model, plans_of(model, layers, "tensorrt", feeds, tmp_path), "tensorrt")
     ir.save(model, tmp_path / "graph.onnx")
     assert build(tmp_path / "graph.onnx", shapes, "sm86") > (tmp_path / "graph.onnx").stat().st_size / 2

@@ -8,7 +8,7 @@ import pytest
 from latentrt import RequestError
 from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import open_bundle
-from latentrt.pipeline.pipeline import load_tokenizer
+from latentrt.pipeline.load import load_tokenizer
 from latentrt.prompt import read
 from latentrt.prompt.file import read_prompts
 from latentrt_calib.recording.prompts import SHIPPED, for_images

@@ -1,7 +1,7 @@
 """The whole built-in model becomes plans by NVIDIA's own builder, in fp16; in INT8 in tests/calib/quantize/test_rtx.py."""
 
 from latentrt.bundle.folder import open_bundle
-from latentrt_export.build.tensorrt import Options, build
+from latentrt_export.build.tensorrt import BuildOptions, build
 from latentrt.bundle.catalog import folder_of
 from tests.sweep import sweep
 
@@ -12,7 +12,7 @@ GPUS = ("sm86", "sm89", "sm120")
 def test_every_component_builds_in_fp16(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    plans = list(build("emoji", Options("tensorrt-rtx", GPUS, batches=(2,))))
+    plans = list(build("emoji", BuildOptions("tensorrt-rtx", GPUS, batches=(2,))))
     bundle = open_bundle(folder_of("emoji"), verify=False)
     components = bundle.manifest.components
     assert [(one.component, one.gpu) for one in plans] == [(name, gpu) for name in components for gpu in GPUS]

@@ -19,12 +19,12 @@ from latentrt.engines.nvidia.plans import STRIPPED, Shapes, plan_store
 from latentrt.errors import EngineError, RequestError
 from latentrt_export.build import tensorrt as module
 from latentrt_export.build import builders
-from latentrt_export.build.tensorrt import Options, build, build_plan, lower_only
+from latentrt_export.build.tensorrt import BuildOptions, build, build_plan, lower_only
 from latentrt_export.build.builders import open_builder
-from latentrt_export.build.plan import Settings, Task, configure, reason, write_plan
+from latentrt_export.build.plan import BuilderSettings, BuildTask, configure, reason, write_plan
 from tests.export.parts import constant, graph_of, node, of_graph, some_of_the_built_in, spec_of, value
 
-RTX = Options("tensorrt-rtx")
+RTX = BuildOptions("tensorrt-rtx")
 GPUS = ("sm86", "sm89", "sm120")
 
 
@@ -43,14 +43,14 @@ def options(*gpus, **changes):
     return replace(RTX, gpus=gpus or GPUS, **changes)
 
 
-DEFAULTS = Settings()
+DEFAULTS = BuilderSettings()
 
 
 def task(tmp_path, model, shapes, *gpus, settings=DEFAULTS, name="part"):
     """A graph made in a test, ready to build. shapes: of its inputs."""
     ir.save(model, tmp_path / "part.onnx")
     profile = tuple(Shapes(one, shape, shape, shape) for one, shape in shapes.items())
-    return Task(name, tmp_path / "part.onnx", (profile,), gpus or ("sm86",), settings, tmp_path / "timing.cache")
+    return BuildTask(name, tmp_path / "part.onnx", (profile,), gpus or ("sm86",), settings, tmp_path / "timing.cache")
 
 
 def product(op_type="Relu", domain=""):
@@ -96,7 +96,7 @@ def test_a_plan_that_was_changed_is_built_again(bundle):
 
 def test_plans_built_with_other_settings_take_the_place_of_the_old(bundle):
     first = {one.path for one in build(bundle.folder, options("sm86"))}
-    second = {one.path for one in build(bundle.folder, options("sm86", settings=Settings(level=1)))}
+    second = {one.path for one in build(bundle.folder, options("sm86", settings=BuilderSettings(level=1)))}
     assert not first & second and not any(path.exists() for path in first)
     assert {key.flags[1:] for key in plan_store(bundle.folder).keys()} == {("level=1",)}
 
@@ -127,7 +127,7 @@ def test_several_sizes_are_profiles_of_one_plan(tmp_path):
 def test_every_option_reaches_the_builder(tmp_path):
     """Read back from the real configuration, not from what was meant."""
     builder = open_builder("tensorrt-rtx")
-    settings = Settings(level=1, workspace_bytes=1 << 20, build_bytes=1 << 28, refit=True, stripped=True)
+    settings = BuilderSettings(level=1, workspace_bytes=1 << 20, build_bytes=1 << 28, refit=True, stripped=True)
     trt = builder.trt
     maker = trt.Builder(trt.Logger(trt.Logger.ERROR))
     config = configure(builder, task(tmp_path, product(), {"x": (2, 8)}, "sm86", "sm120", settings=settings), maker)
@@ -138,11 +138,11 @@ def test_every_option_reaches_the_builder(tmp_path):
     assert not config.get_flag(trt.BuilderFlag.REFIT_IDENTICAL), "it excludes REFIT"
     assert [config.get_compute_capability(i).name for i in range(config.num_compute_capabilities)] == ["SM86", "SM120"]
     assert config.num_optimization_profiles == 1
-    alone = configure(builder, task(tmp_path, product(), {"x": (2, 8)}, settings=Settings(stripped=True)), maker)
+    alone = configure(builder, task(tmp_path, product(), {"x": (2, 8)}, settings=BuilderSettings(stripped=True)), maker)
     assert alone.get_flag(trt.BuilderFlag.REFIT_IDENTICAL) and not alone.get_flag(trt.BuilderFlag.REFIT)
 
 
-@pytest.mark.parametrize("settings", [Settings(refit=True), Settings(stripped=True)])
+@pytest.mark.parametrize("settings", [BuilderSettings(refit=True), BuilderSettings(stripped=True)])
 def test_plans_to_be_refitted_are_refused_where_the_builder_would_fail(bundle, settings):
     with pytest.raises(EngineError, match="--refit, --stripped: tensorrt-rtx .* only where there is a GPU"):
         list(build(bundle.folder, options("sm86", settings=settings)))
@@ -150,7 +150,7 @@ def test_plans_to_be_refitted_are_refused_where_the_builder_would_fail(bundle, s
 
 def test_a_stripped_plan_says_so_in_its_key(bundle):
     """Building one does not replace the whole one."""
-    assert STRIPPED in Settings(stripped=True).flags and STRIPPED not in Settings(refit=True).flags
+    assert STRIPPED in BuilderSettings(stripped=True).flags and STRIPPED not in BuilderSettings(refit=True).flags
     list(build(bundle.folder, options("sm86")))
     store = plan_store(bundle.folder)
     whole = store.keys()[0]
@@ -276,7 +276,7 @@ def test_with_no_gpu_tensorrt_says_where_to_build(bundle, monkeypatch):
     trt = open_builder("tensorrt-rtx").trt  # the same classes; TensorRT itself needs a GPU to be installed
     monkeypatch.setattr(builders, "import_bindings", lambda flavour: trt)
     with pytest.raises(EngineError, match="built on the GPU that is to run them.*copy the bundle to the device"):
-        list(build(bundle.folder, Options("tensorrt")))
+        list(build(bundle.folder, BuildOptions("tensorrt")))
     assert len(list((bundle.folder / "targets" / "lowered").iterdir())) == 2, "what can be done here was done"
 
 
@@ -284,14 +284,14 @@ def test_with_no_gpu_tensorrt_says_where_to_build(bundle, monkeypatch):
 def test_with_no_tensorrt_the_error_says_what_to_install(bundle, monkeypatch, target):
     monkeypatch.setitem(FLAVOURS, target, replace(FLAVOURS[target], modules=("no_such_module",)))
     with pytest.raises(EngineError, match=f"{target}: got none of no_such_module installed.*pip install"):
-        list(build(bundle.folder, Options(target)))
+        list(build(bundle.folder, BuildOptions(target)))
 
 
 def test_a_runtime_alone_cannot_build(bundle, monkeypatch):
     lean = pytest.importorskip("tensorrt_lean_bindings", reason="pip install --no-deps tensorrt-lean-cu13-bindings")
     monkeypatch.setitem(FLAVOURS, "tensorrt", replace(FLAVOURS["tensorrt"], modules=(lean.__name__,)))
     with pytest.raises(EngineError, match="got tensorrt_lean_bindings, which runs plans and builds none"):
-        list(build(bundle.folder, Options("tensorrt")))
+        list(build(bundle.folder, BuildOptions("tensorrt")))
 
 
 def test_a_wrong_version_is_refused(bundle, monkeypatch):
@@ -321,12 +321,12 @@ def test_shared_memory_is_taken_in_part(monkeypatch):
     device = Device("Orin", "sm87", True)
     builder = replace(open_builder("tensorrt-rtx"), device=device)
     monkeypatch.setattr(module, "free_memory", lambda: (5 << 30, 8 << 30))
-    settings = module.settings_of(builder, Options("tensorrt"))
+    settings = module.settings_of(builder, BuildOptions("tensorrt"))
     assert (settings.build_bytes, settings.workspace_bytes) == (4 << 30, 1 << 30)
-    given = module.settings_of(builder, Options("tensorrt", memory_bytes=2 << 30))
+    given = module.settings_of(builder, BuildOptions("tensorrt", memory_bytes=2 << 30))
     assert (given.build_bytes, given.workspace_bytes) == (2 << 30, 1 << 30)
     card = replace(builder, device=replace(device, integrated=False))
-    assert module.settings_of(card, Options("tensorrt")) == Settings()
+    assert module.settings_of(card, BuildOptions("tensorrt")) == BuilderSettings()
 
 
 @pytest.mark.parametrize(

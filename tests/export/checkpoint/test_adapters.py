@@ -12,7 +12,7 @@ from latentrt.errors import CheckpointError
 from latentrt.tensors import TensorSpec, shape_of
 from latentrt_export.checkpoint.adapters import with_adapters
 from latentrt_export.checkpoint.load import load_checkpoint
-from latentrt_export.checkpoint.named import Named, check_names
+from latentrt_export.checkpoint.named import NamedNetwork, check_names
 from latentrt_export.graph.trace import trace
 from latentrt_export.networks.adapter_network import AdapterNetwork, feature_specs, features_of, places_of
 from latentrt_export.networks.hoist import CrossKV, HoistedUNet
@@ -102,6 +102,6 @@ def test_adapters_that_do_not_fit_and_names_that_two_have(tmp_path):
         (tmp_path / "checkpoint" / "unet", "does not fit its config"),
     ):
         with pytest.raises(CheckpointError, match=message):
-            with_adapters(checkpoint, [Named("depth", path)])
+            with_adapters(checkpoint, [NamedNetwork("depth", path)])
     with pytest.raises(CheckpointError, match="got the name 'depth'"):
-        check_names([Named("depth", tmp_path / "one"), Named("depth", tmp_path / "other")])
+        check_names([NamedNetwork("depth", tmp_path / "one"), NamedNetwork("depth", tmp_path / "other")])

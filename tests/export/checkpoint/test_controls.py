@@ -3,7 +3,6 @@
 On small random models whose last convolutions are random too: those of a new ControlNet are zeros, and show nothing.
 """
 
-import json
 import math
 import shutil
 from dataclasses import replace
@@ -15,12 +14,11 @@ from diffusers import StableDiffusionControlNetImg2ImgPipeline, UNet2DConditionM
 
 import latentrt
 from latentrt.errors import CheckpointError, RequestError
-from latentrt.pipeline.metadata import picture_text
 from latentrt.request.request import Request
 from latentrt_export.build.cpu import build_cpu
 from latentrt_export.checkpoint.controls import with_controls
 from latentrt_export.checkpoint.load import load_checkpoint
-from latentrt_export.checkpoint.named import Named, check_names
+from latentrt_export.checkpoint.named import NamedNetwork, check_names
 from tests.export import compvis
 from tests.export.control_pairs import ADAPTER_CASES, CANNY, CASES, DEPTH, EDGES, PROMPT, SIZE, Pair
 from tests.export.controls import build_controlnet, noise
@@ -81,7 +79,7 @@ def test_the_picture_has_the_images_size_and_says_what_steered_it(sd1):
     control = latentrt.Control("canny", noise(75, 60), 0.5)
     result = sd1.ours.generate(PROMPT, seed=0, steps=1, controls=[control])
     assert result.images[0].size == (72, 56)
-    [record] = json.loads(picture_text(result, 0)["latentrt"])["controls"]
+    [record] = result.settings.record()["controls"]
     assert record.pop("image")["size"] == [75, 60]
     assert record == {"name": "canny", "scale": 0.5, "start": 0.0, "end": 1.0}
 
@@ -130,7 +128,7 @@ def test_single_file_holds_the_same_tensors(sd1, tmp_path, prefix):
     tensors, file = compvis.control_tensors(network), tmp_path / "canny.safetensors"
     compvis.save_file({prefix + key.removeprefix("control_model."): t for key, t in tensors.items()}, file)
     checkpoint = load_checkpoint(sd1.folder / "checkpoint")
-    got = with_controls(checkpoint, [Named("canny", file)]).controls["canny"].load().state_dict()
+    got = with_controls(checkpoint, [NamedNetwork("canny", file)]).controls["canny"].load().state_dict()
     expected = network.state_dict()
     assert got.keys() == expected.keys()
     assert all(torch.equal(got[key], expected[key]) for key in expected)
@@ -167,16 +165,16 @@ XL = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "project
 def test_networks_that_do_not_fit(sd1, tmp_path, changes, message):
     checkpoint = load_checkpoint(sd1.folder / "checkpoint")
     with pytest.raises(CheckpointError, match=message):
-        with_controls(checkpoint, [Named("canny", misfit(tmp_path / "network", **changes))])
+        with_controls(checkpoint, [NamedNetwork("canny", misfit(tmp_path / "network", **changes))])
 
 
 def test_networks_that_are_none_and_names_that_are_none(sd1, tmp_path):
     checkpoint = load_checkpoint(sd1.folder / "checkpoint")
     with pytest.raises(CheckpointError, match="no ControlNet at"):
-        with_controls(checkpoint, [Named("canny", tmp_path / "nothing")])
+        with_controls(checkpoint, [NamedNetwork("canny", tmp_path / "nothing")])
     for names in (("Canny edges",), ("../canny",), ("canny", "canny")):
         with pytest.raises(CheckpointError, match="got the name"):
-            check_names([Named(name, sd1.folder / "canny") for name in names])
+            check_names([NamedNetwork(name, sd1.folder / "canny") for name in names])
 
 
 def test_graphs_are_optimised_for_the_cpu_and_draw_the_same(sd1, tmp_path):

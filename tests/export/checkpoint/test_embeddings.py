@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from latentrt.bundle.folder import sha256_of
 from latentrt.errors import CheckpointError
 from latentrt.lora.files import Lora
-from latentrt.pipeline.pipeline import load_tokenizer
+from latentrt.pipeline.load import load_tokenizer
 from latentrt_export import export
 from latentrt_export.checkpoint.embeddings import Embedding, words_of
 from latentrt_export.cli.export import export as command

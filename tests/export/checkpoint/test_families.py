@@ -21,10 +21,11 @@ from latentrt.lora.files import Lora
 from latentrt.lora.places import places_of, unread_of
 from latentrt.lora.weights import changed_weights
 from latentrt_export.build.cpu import build_cpu
-from latentrt_export.build.tensorrt import Options, build
+from latentrt_export.build.tensorrt import BuildOptions, build
 from latentrt_export.checkpoint.builders import BUILDERS
-from latentrt_export.checkpoint.families import CONFIGS, FAMILIES, config_differences
+from latentrt_export.checkpoint.families import CONFIGS, FAMILIES
 from latentrt_export.checkpoint.load import load_checkpoint
+from latentrt_export.checkpoint.recognition import config_differences
 from latentrt_export.components.parts import unet_parts, vae_parts
 from latentrt_export.components.steering import Steering
 from latentrt_export.export import write_component
@@ -100,7 +101,7 @@ def test_components_build_with_tensorrt_rtx(pairs, tmp_path, monkeypatch):
     source = pairs("sdxl").ours.bundle
     known = {name: source.manifest.components[name] for name in XL_COMPONENTS} | {"guided": guided}
     bundle = written(tmp_path / "bundle", source, known)
-    options = Options("tensorrt-rtx", ("sm86",), sizes=((SIZE["width"], SIZE["height"]),), batches=(2,))
+    options = BuildOptions("tensorrt-rtx", ("sm86",), sizes=((SIZE["width"], SIZE["height"]),), batches=(2,))
     plans = list(build(bundle.folder, options))
     assert [plan.component for plan in plans] == list(known)
     for plan in plans:

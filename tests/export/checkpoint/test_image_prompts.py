@@ -17,7 +17,7 @@ from latentrt.images.pillow import squared
 from latentrt.request.request import Request
 from latentrt_export.checkpoint.image_prompts import with_image_prompts
 from latentrt_export.checkpoint.load import load_checkpoint
-from latentrt_export.checkpoint.named import Named
+from latentrt_export.checkpoint.named import NamedNetwork
 from tests.export.controls import noise
 from tests.export.image_prompt_pairs import CASES, FACE, STYLE, losses, prompted_pair
 from tests.export.image_prompts import ENCODER, saved_encoder
@@ -113,7 +113,7 @@ def test_files_that_do_not_fit(pair, tmp_path, name, change, message):
     folder = pair.folder
     file = misfit(tmp_path / "file.safetensors", folder / f"{name}.safetensors", change)
     with pytest.raises(CheckpointError, match=message):
-        with_image_prompts(load_checkpoint(folder / "checkpoint"), [Named(name, file)], folder / "image_encoder")
+        with_image_prompts(load_checkpoint(folder / "checkpoint"), [NamedNetwork(name, file)], folder / "image_encoder")
 
 
 def test_encoders_that_do_not_fit_and_what_is_missing(pair, tmp_path):
@@ -134,4 +134,4 @@ def test_encoders_that_do_not_fit_and_what_is_missing(pair, tmp_path):
         (tmp_path / "style.bin", folder / "image_encoder", "is a pickle"),
     ):
         with pytest.raises(CheckpointError, match=message):
-            with_image_prompts(checkpoint, [Named("style", file)], encoder)
+            with_image_prompts(checkpoint, [NamedNetwork("style", file)], encoder)

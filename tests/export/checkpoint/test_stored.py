@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from latentrt.errors import CheckpointError
-from latentrt_export.checkpoint.stored import header, read
+from latentrt_export.checkpoint.stored import header, read_tensors
 
 WEIGHT = 0.3 * torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 EIGHT = torch.float8_e4m3fn
@@ -18,7 +18,7 @@ EIGHT = torch.float8_e4m3fn
 )
 def test_floats_of_every_kind_become_float32(tmp_path, dtype):
     save_file({"a.weight": WEIGHT.to(dtype)}, tmp_path / "a.SAFETENSORS")
-    found = read(header(tmp_path / "a.SAFETENSORS"))
+    found = read_tensors(header(tmp_path / "a.SAFETENSORS"))
     assert found["a.weight"].dtype == torch.float32
     assert torch.equal(found["a.weight"], WEIGHT.to(dtype).float())
 
@@ -30,7 +30,7 @@ def test_scaled_fp8_is_multiplied(tmp_path, name, shape):
     scale = torch.rand(shape, generator=torch.Generator().manual_seed(1)) + 0.5
     other = {"scaled_fp8": torch.zeros(2, dtype=EIGHT), "a.scale_input": torch.ones(()), "a.input_scale": torch.ones(1)}
     save_file({"a.weight": WEIGHT.to(EIGHT), name: scale, "a.bias": torch.ones(6), **other}, tmp_path / "a.safetensors")
-    found = read(header(tmp_path / "a.safetensors"))
+    found = read_tensors(header(tmp_path / "a.safetensors"))
     assert found.keys() == {"a.weight", "a.bias"}
     rows = scale.reshape(-1, 1) if scale.numel() > 1 else scale.reshape(())
     torch.testing.assert_close(found["a.weight"], WEIGHT.to(EIGHT).float() * rows, rtol=0, atol=0)
@@ -74,7 +74,9 @@ def test_a_weight_of_many_rows_is_scaled_before_rows_are_taken(tmp_path):
     scale = torch.arange(1.0, 7.0)
     save_file({"a.weight": WEIGHT.to(EIGHT), "a.scale_weight": scale}, tmp_path / "a.safetensors")
     stored = header(tmp_path / "a.safetensors")["a.weight"]
-    found = read({"rows": replace(stored, row=2, shape=(3, 4)), "turned": replace(stored, turned=True, shape=(4, 6))})
+    found = read_tensors(
+        {"rows": replace(stored, row=2, shape=(3, 4)), "turned": replace(stored, turned=True, shape=(4, 6))}
+    )
     whole = WEIGHT.to(EIGHT).float() * scale[:, None]
     assert torch.equal(found["rows"], whole[2:5])
     assert torch.equal(found["turned"], whole.T)

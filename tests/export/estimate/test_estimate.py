@@ -15,11 +15,11 @@ from latentrt.bundle.folder import open_bundle
 from latentrt.cli import main
 from latentrt.device.jetson import FOOTPRINTS_GB
 from latentrt.request.request import Request
-from latentrt.request.settings import settle
+from latentrt.request.settings import resolve
 from latentrt_export.estimate.devices import DEVICES
 from latentrt_export.estimate.estimate import CONTEXT_BYTES, SYSTEM_BYTES, Call, calls_of, estimate
 from latentrt_export.estimate.roofline import PRECISIONS, roofline, weight_bytes
-from latentrt_export.graph.costs import LARGEST_SHAPE, Cost, Work
+from latentrt_export.graph.costs import LARGEST_SHAPE, Cost, LayerWork
 
 # Parameters that diffusers and transformers count; SDXL's without its add_embedding, which is not traced.
 ORIGINALS = {
@@ -84,7 +84,7 @@ def test_counting_again_gives_what_is_kept():
     [("fp32", 4e-6, "memory"), ("fp16", 2e-6, "memory"), ("int8", 1e-6, "memory")],
 )
 def test_a_layer_that_moves_more_than_it_multiplies(precision, seconds, binds):
-    found = roofline(cost(Work("linear", 1000, 90_000, (6_000,), 4_000)), PRECISIONS[precision], PLAIN)
+    found = roofline(cost(LayerWork("linear", 1000, 90_000, (6_000,), 4_000)), PRECISIONS[precision], PLAIN)
     assert (found.seconds, found.binds) == (pytest.approx(seconds), binds)
     assert found.moving == pytest.approx(seconds) and found.multiplying < seconds
 
@@ -94,19 +94,19 @@ def test_a_layer_that_moves_more_than_it_multiplies(precision, seconds, binds):
     [("conv", "fp32", 4e-6), ("conv", "fp16", 2e-6), ("conv", "int8", 1e-6), ("attention", "int8", 2e-6)],
 )
 def test_a_layer_that_multiplies_more_than_it_moves(kind, precision, seconds):
-    found = roofline(cost(Work(kind, 1_000_000, 10, (10,), 10)), PRECISIONS[precision], PLAIN)
+    found = roofline(cost(LayerWork(kind, 1_000_000, 10, (10,), 10)), PRECISIONS[precision], PLAIN)
     assert (found.seconds, found.binds) == (pytest.approx(seconds), "compute")
 
 
 def test_layers_follow_one_another():
-    one, other = Work("linear", 1000, 90_000, (6_000,), 4_000), Work("conv", 1_000_000, 10, (10,), 10)
+    one, other = LayerWork("linear", 1000, 90_000, (6_000,), 4_000), LayerWork("conv", 1_000_000, 10, (10,), 10)
     found = roofline(Cost({one: 3, other: 2}, 0, 0), PRECISIONS["fp16"], PLAIN)
     assert found.seconds == pytest.approx(3 * 2e-6 + 2 * 2e-6)
     assert (found.memory, found.compute) == (pytest.approx(6e-6), pytest.approx(4e-6))
 
 
 def test_what_fits_the_cache_is_not_moved():
-    work = Work("linear", 1, 100_000, (50_000,), 1_000)
+    work = LayerWork("linear", 1, 100_000, (50_000,), 1_000)
     half = replace(PLAIN, cache_mb=0.1)  # half of the weights, all of the tensors
     assert roofline(cost(work), PRECISIONS["fp16"], half).seconds == pytest.approx(100_000 / 100e9)
     assert roofline(cost(work), PRECISIONS["fp16"], replace(PLAIN, cache_mb=1.0)).seconds < 1e-10
@@ -124,12 +124,12 @@ def test_devices_are_dense_and_sourced(name):
 
 
 def test_memory_is_weights_activations_and_the_context():
-    unet = Call(cost(Work("conv", 1, 800, (), 1), parameters=1000, live=50), 20)
+    unet = Call(cost(LayerWork("conv", 1, 800, (), 1), parameters=1000, live=50), 20)
     vae = Call(cost(parameters=100, live=4000), 1, "fp32")
     assert weight_bytes(unet.cost, PRECISIONS["int8"]) == 800 + 2 * 200
     found = estimate({"unet": unet, "vae_decoder": vae}, "int8", PLAIN)
     assert found.weight_bytes == 1200 + 400
-    assert found.live_bytes == 16_000
+    assert found.activation_bytes == 16_000
     assert found.resident_bytes == CONTEXT_BYTES + 1600 + 16_000
     assert found.least_bytes == CONTEXT_BYTES + 400 + 16_000
     assert found.room_bytes == 10e9
@@ -146,7 +146,7 @@ def test_what_fits(memory_gb, fits):
 
 def test_a_request_decides_what_is_called(emoji):
     def calls(**options):
-        return calls_of(emoji, settle(Request("", **options), emoji.manifest))
+        return calls_of(emoji, resolve(Request("", **options), emoji.manifest))
 
     guided, alone = calls(steps=7, batch=2), calls(steps=7, batch=2, guidance=1.0)
     assert {name: call.times for name, call in guided.items()} == {

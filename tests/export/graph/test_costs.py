@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from latentrt.errors import ShapeError
 from latentrt.tensors import TensorSpec
-from latentrt_export.graph.costs import Work, cost_of, total_macs
+from latentrt_export.graph.costs import LayerWork, cost_of, total_macs
 from latentrt_export.graph.trace import trace
 from latentrt_export.networks.hoist import HoistedUNet, VaeDecoder
 from tests.export import builtin, tiny
@@ -70,7 +70,7 @@ def graph_of(text):
     return ir.from_proto(onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["": 18]> {text}'))
 
 
-def works_of(text, **shapes):
+def layer_works(text, **shapes):
     return list(cost_of(graph_of(text), shapes).work.elements())
 
 
@@ -90,16 +90,16 @@ g (float[b,t,8] x, float[b,u,8] context) => (float[b,t,8] y)
 
 
 def test_attention_is_one_piece_and_its_scores_are_not_moved():
-    assert works_of(ATTENTION, x=(2, 5, 8), context=(2, 3, 8)) == [
-        Work("linear", 2 * 5 * 64, 64, (2 * 5 * 8,), 2 * 5 * 8),
-        Work("linear", 2 * 3 * 64, 64, (2 * 3 * 8,), 2 * 3 * 8),
-        Work("linear", 2 * 3 * 64, 64, (), 2 * 3 * 8),  # the second reader of the context
-        Work("attention", 2 * (2 * 5 * 3 * 8), 0, (2 * 3 * 8, 2 * 5 * 8, 2 * 3 * 8), 2 * 5 * 8),
+    assert layer_works(ATTENTION, x=(2, 5, 8), context=(2, 3, 8)) == [
+        LayerWork("linear", 2 * 5 * 64, 64, (2 * 5 * 8,), 2 * 5 * 8),
+        LayerWork("linear", 2 * 3 * 64, 64, (2 * 3 * 8,), 2 * 3 * 8),
+        LayerWork("linear", 2 * 3 * 64, 64, (), 2 * 3 * 8),  # the second reader of the context
+        LayerWork("attention", 2 * (2 * 5 * 3 * 8), 0, (2 * 3 * 8, 2 * 5 * 8, 2 * 3 * 8), 2 * 5 * 8),
     ]
 
 
 def test_what_is_enlarged_is_read_before_it_is():
-    (work,) = works_of(
+    (work,) = layer_works(
         """
         g (float[b,2,h,w] x) => (float[b,1,h2,w2] y)
         <float[1,2,1,1] k = {1, 2}, float[4] scales = {1, 1, 2, 2}> {
@@ -109,7 +109,7 @@ def test_what_is_enlarged_is_read_before_it_is():
         """,
         x=(1, 2, 3, 4),
     )
-    assert work == Work("conv", 2 * 6 * 8, 2, (2 * 3 * 4,), 6 * 8)
+    assert work == LayerWork("conv", 2 * 6 * 8, 2, (2 * 3 * 4,), 6 * 8)
 
 
 def test_a_weight_stays_one_in_eight_bits():
@@ -122,7 +122,7 @@ def test_a_weight_stays_one_in_eight_bits():
             y = Conv (read, kernel)
         }
     """
-    assert works_of(quantized, x=(1, 2, 3, 4)) == [Work("conv", 2 * 12, 2, (24,), 12)]
+    assert layer_works(quantized, x=(1, 2, 3, 4)) == [LayerWork("conv", 2 * 12, 2, (24,), 12)]
 
 
 @pytest.mark.parametrize(
@@ -142,12 +142,15 @@ def test_activations_that_live_at_once(body, peak):
     )
     text = head.replace("{K}", "{" + ", ".join("1" * 16) + "}").replace("{W}", "{" + ", ".join("1" * 32) + "}")
     text = text.replace("float h", "float half")
-    assert cost_of(graph_of(f"{text} {{ {body} }}"), {"x": (1, 4, 3, 4)}).live == peak
+    assert cost_of(graph_of(f"{text} {{ {body} }}"), {"x": (1, 4, 3, 4)}).activation_elements == peak
 
 
 def test_scores_are_never_alive():
     # Most lives when the values are made: the query, the context, its keys and them; with scores it would be later.
-    assert cost_of(graph_of(ATTENTION), {"x": (1, 9, 8), "context": (1, 100, 8)}).live == 9 * 8 + 3 * 100 * 8
+    assert (
+        cost_of(graph_of(ATTENTION), {"x": (1, 9, 8), "context": (1, 100, 8)}).activation_elements
+        == 9 * 8 + 3 * 100 * 8
+    )
 
 
 def test_a_missing_shape_is_named():

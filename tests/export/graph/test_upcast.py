@@ -6,7 +6,7 @@ import torch
 
 from latentrt.engines.nvidia.plans import Shapes
 from latentrt_export.build.builders import open_builder
-from latentrt_export.build.plan import Settings, Task, write_plan
+from latentrt_export.build.plan import BuilderSettings, BuildTask, write_plan
 from latentrt_export.components.parts import unet_parts
 from latentrt_export.graph.precision import PRECISIONS
 from latentrt_export.graph.trace import trace
@@ -68,6 +68,6 @@ def plan_of(model, folder):
     sides = {"batch": 2, "height": 7, "width": 10, "tokens": 32}
     shapes = {value.name: [sides.get(str(axis), axis) for axis in value.shape] for value in model.graph.inputs}
     profile = tuple(Shapes(name, *[tuple(shape)] * 3) for name, shape in shapes.items())
-    task = Task("unet", folder / "unet.onnx", (profile,), ("sm86",), Settings(), folder / "timing.cache")
+    task = BuildTask("unet", folder / "unet.onnx", (profile,), ("sm86",), BuilderSettings(), folder / "timing.cache")
     write_plan(open_builder("tensorrt-rtx"), task, folder / "unet.plan")
     return folder / "unet.plan"

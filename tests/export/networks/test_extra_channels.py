@@ -17,10 +17,11 @@ from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl
 from latentrt.engines import open_engines
 from latentrt.errors import BundleError, CheckpointError
 from latentrt_calib.calibrate import check_alone
-from latentrt_export.build.tensorrt import Options, build
-from latentrt_export.checkpoint.families import FAMILIES, FIRST_LAYER
+from latentrt_export.build.tensorrt import BuildOptions, build
+from latentrt_export.checkpoint.families import FAMILIES
 from latentrt_export.checkpoint.load import load_checkpoint
 from latentrt_export.checkpoint.markers import Declared
+from latentrt_export.checkpoint.recognition import FIRST_LAYER
 from latentrt_export.checkpoint.single_file import configs_folder, configs_in
 from latentrt_export.components.parts import extra_channels, unet_parts
 from latentrt_export.export import write_component
@@ -156,7 +157,7 @@ def test_graphs_compute_the_same_and_build_with_tensorrt_rtx(folders, pairs, tmp
     options = {"steps": 2, "seed": 0, "guidance": 5.0, "init": picture(SIZE), "mask": mask(SIZE)}
     got, expected = (np.asarray(one.generate("a", **options).images[0]) for one in (drawing, whole))
     assert np.abs(got.astype(int) - expected).max() <= 1
-    plans = list(build(folder, Options("tensorrt-rtx", ("sm86",), sizes=(SIZE,), batches=(2,))))
+    plans = list(build(folder, BuildOptions("tensorrt-rtx", ("sm86",), sizes=(SIZE,), batches=(2,))))
     assert [plan.component for plan in plans] == [*parts]
     for plan in plans:
         assert plan.floats == "fp16"

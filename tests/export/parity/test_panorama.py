@@ -14,7 +14,7 @@ from diffusers import StableDiffusionPanoramaPipeline
 
 import latentrt
 from latentrt.request.request import Request
-from latentrt.request.settings import settle
+from latentrt.request.settings import resolve
 from latentrt.sampling.tiling import decoded
 from tests.export import builtin
 from tests.export.samplers import MARKS, NEGATIVE, PROMPT, Pair, diffusers_pipeline, psnr
@@ -42,7 +42,7 @@ def test_panorama(pair, sampler, seamless):
     set_up = pair.with_schedule(sampler, "v_prediction", "trailing", "normal")
     height = 128 if seamless else 160
     request = Request(PROMPT, NEGATIVE, 2, 4.0, 5, 160, height, sampler, window=128, stride=32, seamless=seamless)
-    settings = settle(request, set_up.ours.bundle.manifest)
+    settings = resolve(request, set_up.ours.bundle.manifest)
     *_, last = itertools.islice(set_up.ours.steps(request), settings.steps)
     kept = []
     images = set_up.theirs(

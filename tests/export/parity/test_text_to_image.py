@@ -15,7 +15,7 @@ import torch
 
 import latentrt
 from latentrt.request.request import Request
-from latentrt.request.settings import settle
+from latentrt.request.settings import resolve
 from latentrt.sampling.noise.source import NoiseSource
 from latentrt_export.export import ExportOptions, export
 from tests.export import builtin, tiny
@@ -95,7 +95,7 @@ def test_larger_in_both_sides_than_it_was_trained_on(trained):
 @pytest.mark.parametrize("seed", [0, 7, 2**32 + 1])
 def test_noise_is_what_a_torch_generator_draws_for_each_image(trained, seed):
     request = Request(PROMPT, seed=seed, width=120, height=136, batch=3)
-    noise = NoiseSource(settle(request, trained.ours.bundle.manifest).noise_spec, (4, 17, 15)).initial()
+    noise = NoiseSource(resolve(request, trained.ours.bundle.manifest).noise, (4, 17, 15)).initial()
     drawn = [torch.randn(1, 4, 17, 15, generator=torch.Generator().manual_seed(seed + k)) for k in range(3)]
     assert_same(noise, torch.cat(drawn).numpy())
 

@@ -33,7 +33,7 @@ def here(tmp_path, monkeypatch, bundle, calls):
     monkeypatch.chdir(tmp_path)
     fake = partial(pipeline_of, bundle, calls)
     monkeypatch.setattr(
-        "latentrt.pipeline.pipeline.load", lambda _bundle, engine, memory_budget, lora_dir, **options: fake(**options)
+        "latentrt.pipeline.load.load", lambda _bundle, engine, memory_budget, lora_dir, **options: fake(**options)
     )
 
     def main_of(*arguments):
@@ -266,7 +266,7 @@ BAD = [
     ("--guidance strong", "expected numbers with commas between them"),
     ("--guidance 7, --steps 2", "expected numbers with commas between them"),
     ("--guidance nan", "expected a finite number"),
-    ("--guidance 7,1 --steps 3", "expected one a step, or one for all"),
+    ("--guidance 7,1 --steps 3", "expected one per step, or one for all"),
     ("--guidance-interval 3,0.3", "expected the lower sigma first"),
     ("--guidance-interval 3", "expected two sigmas, for example (0.3, 3.0)"),
     ("--guidance-rescale 2", "expected a number from 0 to 1"),
@@ -292,7 +292,7 @@ BAD = [
     ("--frames 3 --out x.bmp", "expected a name that ends in .png or .jpg or .jpeg or .webp or .gif or .apng"),
     ("--frames 3 --batch 2", "batch: got 2 with frames, expected 1"),
     ("--out x.gif", "expected a name that ends in .png"),
-    ("--strength 0.5", "without init; give that image too"),
+    ("--strength 0.5", "without init; give init too"),
     (f"--seed {2**64 - 1} --batch 2", f"to {2**64 - 2}"),
 ]
 
@@ -383,8 +383,8 @@ def test_the_help_of_generate_has_every_field_of_a_request(tmp_path):
 def test_ctrl_c_ends_with_130_and_no_file(tmp_path):
     interrupt = (
         "import latentrt.request.request as r, latentrt.cli as c\n"
-        "def settle(*_): raise KeyboardInterrupt\n"
-        "import latentrt.pipeline.pipeline as p; p.settle = settle; c.main()"
+        "def resolve(*_): raise KeyboardInterrupt\n"
+        "import latentrt.pipeline.pipeline as p; p.resolve = resolve; c.main()"
     )
     command = [sys.executable, "-c", interrupt, "generate", "x", "--out", "x.png"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)

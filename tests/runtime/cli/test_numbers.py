@@ -8,12 +8,11 @@ import pytest
 
 from latentrt.bundle.folder import Bundle
 from latentrt.errors import RequestError
-from latentrt.pipeline.metadata import plain
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.control import Control
 from latentrt.request.interpolation import between
 from latentrt.request.request import Request
-from latentrt.request.settings import settle
+from latentrt.request.settings import resolve
 from latentrt.validate import flag, number, shown, whole
 
 PLAIN: dict[str, Any] = {
@@ -46,10 +45,10 @@ TYPES: dict[str, Any] = {
 @pytest.mark.parametrize("kind", TYPES)
 def test_numpy_s_numbers_are_numbers(bundle: Bundle, kind: str) -> None:
     given = {name: TYPES[kind](value) for name, value in PLAIN.items()}
-    settings = settle(Request(np.str_("a"), **given), bundle.manifest)
-    assert settings == settle(Request("a", **PLAIN), bundle.manifest)
-    assert json.loads(json.dumps(plain(settings))) == json.loads(
-        json.dumps(plain(settle(Request("a", **PLAIN), bundle.manifest)))
+    settings = resolve(Request(np.str_("a"), **given), bundle.manifest)
+    assert settings == resolve(Request("a", **PLAIN), bundle.manifest)
+    assert json.loads(json.dumps(settings.record())) == json.loads(
+        json.dumps(resolve(Request("a", **PLAIN), bundle.manifest).record())
     )
 
 
@@ -70,10 +69,10 @@ def test_floats(value: Any) -> None:
 def test_what_is_no_number_is_still_none(bundle: Bundle) -> None:
     for wrong in (np.bool_(True), np.float32(5), np.array([5]), np.array("5"), np.complex64(1)):
         with pytest.raises(RequestError, match="steps: got .*, expected a whole number"):
-            settle(Request("a", steps=wrong), bundle.manifest)
+            resolve(Request("a", steps=wrong), bundle.manifest)
     assert flag("overlay", Request("a", overlay=np.bool_(True)).overlay) is True
     with pytest.raises(RequestError, match="guidance: got nan, expected a finite number"):
-        settle(Request("a", guidance=np.float32("nan")), bundle.manifest)
+        resolve(Request("a", guidance=np.float32("nan")), bundle.manifest)
 
 
 @pytest.mark.parametrize("field", ["seed", "prompt", "guidance", "sigmas", "init", "mask", "size", "extend", "latents"])
@@ -81,7 +80,7 @@ def test_what_is_no_number_is_still_none(bundle: Bundle) -> None:
 def test_no_message_has_a_whole_array(bundle: Bundle, field: str, array: Any) -> None:
     given: dict[str, Any] = {"prompt": "a", field: array} if field != "size" else {"prompt": "a", "width": array}
     with pytest.raises(RequestError) as caught:
-        settle(Request(**given), bundle.manifest)
+        resolve(Request(**given), bundle.manifest)
     assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
 
 

@@ -9,7 +9,7 @@ from latentrt.bundle.sources import control_source, latents_source
 from latentrt.cli.parsing import control_of
 from latentrt.conditioning.control import ControlSet
 from latentrt.request.control import Control
-from latentrt.request.controls import Settled
+from latentrt.request.controls import ResolvedControl
 from latentrt.tensors import TensorSpec
 
 SAMPLE = TensorSpec("sample", "float32", ("batch", 4, "height", "width"))
@@ -82,11 +82,11 @@ def feeds(rows):
 
 
 def control(*numbers):
-    return Settled("edges", None, *numbers, component="hint_edges", role="controlnet_hint")
+    return ResolvedControl("edges", None, *numbers, component="hint_edges", role="controlnet_hint")
 
 
 def adapter(*numbers):
-    return Settled("sketch", None, *numbers, component="adapter_sketch", role="t2i_adapter")
+    return ResolvedControl("sketch", None, *numbers, component="adapter_sketch", role="t2i_adapter")
 
 
 def test_nothing_at_work_is_zeros_made_once(calls):

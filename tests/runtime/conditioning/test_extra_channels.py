@@ -13,11 +13,12 @@ from latentrt.bundle.folder import Bundle
 from latentrt.bundle.sources import ExtraChannelsName, extra_channels_of, latents_source
 from latentrt.errors import BundleError, RequestError
 from latentrt.images.pillow import to_pixels
+from latentrt.pipeline.load import check_complete, load_tokenizer
 from latentrt.pipeline.memory import demand_of
 from latentrt.pipeline.metadata import read_png
-from latentrt.pipeline.pipeline import Pipeline, check_complete, load_tokenizer
+from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.request import Request
-from latentrt.request.settings import settle
+from latentrt.request.settings import resolve
 from latentrt.sampling.noise.torch_cpu import TorchGenerator
 from latentrt.sampling.prediction import PREDICTIONS
 from tests.runtime.fake import ANSWERS, FakeEngine, named, predict
@@ -170,7 +171,7 @@ def test_a_picture_says_how_its_image_guided(showing: Showing, tmp_path: Path) -
 
 REFUSED: list[tuple[tuple[ExtraChannelsName, ...], dict[str, Any], str]] = [
     ((), {"init": INIT, "image_guidance": 2.0}, "image_guidance: got 2.0, but emoji edits no images; leave it out"),
-    (EDITING, {"image_guidance": 2.0}, "image_guidance: got 2.0 without init; give that image too"),
+    (EDITING, {"image_guidance": 2.0}, "image_guidance: got 2.0 without init; give init too"),
     (EDITING, {"init": INIT, "image_guidance": 0.5}, "image_guidance: got 0.5, expected a number of at least 1"),
 ]
 
@@ -178,7 +179,7 @@ REFUSED: list[tuple[tuple[ExtraChannelsName, ...], dict[str, Any], str]] = [
 @pytest.mark.parametrize(("shown", "options", "said"), REFUSED, ids=[said for *_, said in REFUSED])
 def test_what_is_refused(bundle: Bundle, shown: Any, options: dict[str, Any], said: str) -> None:
     with pytest.raises(RequestError) as caught:
-        settle(Request("a", **options), widened(bundle, shown).manifest)
+        resolve(Request("a", **options), widened(bundle, shown).manifest)
     assert said in str(caught.value)
 
 

@@ -9,7 +9,7 @@ from latentrt.bundle.manifest import Component, Fidelity, Manifest
 from latentrt.bundle.sources import control_source, latents_source
 from latentrt.conditioning.control import ControlSet
 from latentrt.pipeline.memory import Demand
-from latentrt.request.controls import Settled
+from latentrt.request.controls import ResolvedControl
 from latentrt.tensors import TensorSpec
 
 SAMPLE = TensorSpec("sample", "float32", ("batch", 4, "height", "width"))
@@ -52,7 +52,7 @@ def prompted(*controls, steps=1):
 
 
 def prompt(name, *numbers):
-    return Settled(name, None, *numbers, component=IMAGE_ENCODER, role="image_encoder", side=6)
+    return ResolvedControl(name, None, *numbers, component=IMAGE_ENCODER, role="image_encoder", side=6)
 
 
 def test_values_are_scaled_and_negative_prompts_are_shown_nothing():

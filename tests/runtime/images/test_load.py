@@ -19,7 +19,7 @@ from latentrt.images.load import open_image
 from latentrt.images.mask import Mask
 from latentrt.request.control import Control
 from latentrt.request.request import Request
-from latentrt.request.settings import Settings, settle
+from latentrt.request.settings import Settings, resolve
 
 RAMP = Image.fromarray(np.arange(24 * 16, dtype=np.uint16).reshape(16, 24).astype(np.uint8))
 COLOURS = Image.merge("RGB", (RAMP, ImageOps.flip(RAMP), ImageOps.mirror(RAMP)))
@@ -186,7 +186,7 @@ def test_what_is_no_image_is_told_briefly(source: Any) -> None:
 
 
 def settled(bundle: Bundle, **options: Any) -> Settings:
-    return settle(Request("a", **options), bundle.manifest)
+    return resolve(Request("a", **options), bundle.manifest)
 
 
 @pytest.mark.parametrize(("width", "height"), [(7, 300), (300, 7), (1, 1), (1, 300)])
@@ -194,8 +194,8 @@ def settled(bundle: Bundle, **options: Any) -> Settings:
 def test_small_images_with_a_size_are_resized(bundle: Bundle, width: int, height: int, fit: str) -> None:
     image = COLOURS.resize((width, height))
     settings = settled(bundle, init=image, width=128, height=64, fit=fit)
-    assert (settings.width, settings.height) == (128, 64) and settings.source is not None
-    found = settings.source.framed(settings.source.image, 128, 64)
+    assert (settings.width, settings.height) == (128, 64) and settings.init_image is not None
+    found = settings.init_image.fit_to(settings.init_image.image, 128, 64)
     assert found.size == (128, 64)
     if fit == "stretch":
         assert pixels(found) == pixels(image.resize((128, 64), Image.Resampling.LANCZOS))
@@ -212,8 +212,8 @@ def test_only_the_side_that_is_not_given_must_be_large_enough(bundle: Bundle) ->
 def test_masks_of_small_images(bundle: Bundle) -> None:
     image, mask = COLOURS.resize((1, 300)), Image.new("1", (1, 300), 1)
     settings = settled(bundle, init=image, mask=mask, mask_padding=4, width=64, height=64)
-    assert settings.source is not None and isinstance(settings.source.mask, Mask)
-    assert settings.source.framed(settings.source.image, 64, 64).size == (64, 64)
+    assert settings.init_image is not None and isinstance(settings.init_image.mask, Mask)
+    assert settings.init_image.fit_to(settings.init_image.image, 64, 64).size == (64, 64)
 
 
 def test_controls_of_any_size_with_a_size(bundle: Bundle) -> None:

@@ -225,11 +225,11 @@ def test_decoding_is_tried_again_with_all_else_unloaded(bundle, calls, unloads):
 SHORT_OF_MEMORY = {
     "noise": "latentrt.sampling.noise.source.NoiseSource.initial",
     "feeds": "latentrt.conditioning.inputs.DenoiserInputs.constant",
-    "an image": "latentrt.request.init_image.Source.pixels",
-    "encoding": "latentrt.pipeline.run.drawn",
+    "an image": "latentrt.request.init_image.InitImage.pixels",
+    "encoding": "latentrt.pipeline.stages.drawn",
     "guidance": "latentrt.pipeline.denoiser.guided",
-    "pixels": "latentrt.pipeline.run.to_images",
-    "a preview's size": "latentrt.pipeline.run.decoded",
+    "pixels": "latentrt.pipeline.stages.to_images",
+    "a preview's size": "latentrt.pipeline.stages.decoded",
 }
 
 
@@ -273,7 +273,7 @@ def test_an_image_that_does_not_fit_into_memory(fake, monkeypatch):
     def short(*_):
         raise MemoryError
 
-    monkeypatch.setattr("latentrt.pipeline.pipeline.settle", short)
+    monkeypatch.setattr("latentrt.pipeline.pipeline.resolve", short)
     with pytest.raises(OutOfMemoryError, match="^out of memory; ask for"):
         fake.steps(latentrt.Request("a tree"))
 

@@ -4,7 +4,6 @@ import random
 import struct
 import warnings
 import zlib
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,9 +19,10 @@ from latentrt.pipeline.metadata import read_png
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.pipeline.result import Result
 from latentrt.request.request import Request
-from latentrt.request.settings import Settings, settle, with_seed
+from latentrt.request.settings import resolve
+from tests.runtime.flat import flat
 
-SETTINGS = Settings(
+SETTINGS = flat(
     prompt="a red apple",
     negative="blue",
     steps=5,
@@ -37,8 +37,8 @@ SETTINGS = Settings(
 )
 
 
-def result(prompt: str = SETTINGS.prompt, *, bundle: str = "emoji", **changed: Any) -> Result:
-    settings = replace(SETTINGS, prompt=prompt, **changed)
+def result(prompt: str = "a red apple", *, bundle: str = "emoji", **changed: Any) -> Result:
+    settings = flat(SETTINGS, prompt=prompt, **changed)
     images = tuple(Image.new("RGB", (16, 8), colour) for colour in ("red", "blue"))
     return Result(images, settings, {}, "cpu", bundle, "0123456789abcdef" * 4)
 
@@ -201,13 +201,13 @@ ASKED: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("asked", ASKED, ids=str)
 def test_every_setting_comes_back_the_same(png: Path, bundle: Bundle, asked: dict[str, Any]) -> None:
-    settings = settle(Request("a (red:1.2) apple", **{"seed": 7, "batch": 2, **asked}), bundle.manifest)
+    settings = resolve(Request("a (red:1.2) apple", **{"seed": 7, "batch": 2, **asked}), bundle.manifest)
     images = tuple(Image.new("RGB", (8, 8)) for _ in settings.seeds)
     made = Result(images, settings, {}, "cpu", "emoji", bundle.sha256)
     for image in range(len(images)):
         made.save(png, image)
-        again = settle(Request(**fields_of(read_png(png))), bundle.manifest)
-        assert again == with_seed(settings, image)
+        again = resolve(Request(**fields_of(read_png(png))), bundle.manifest)
+        assert again == settings.of_image(image)
 
 
 @pytest.mark.parametrize("interval", [(0.3, math.inf), (0.0, 3.0)])

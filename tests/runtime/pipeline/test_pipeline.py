@@ -8,7 +8,7 @@ import pytest
 import latentrt
 from latentrt.bundle.tasks import TEXT_TO_IMAGE
 from latentrt.errors import BundleError, EngineError, RequestError
-from latentrt.pipeline.pipeline import check_complete
+from latentrt.pipeline.load import check_complete
 from latentrt.request.request import Request
 from tests.runtime.fake import ANSWERS, named
 

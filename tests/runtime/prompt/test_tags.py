@@ -22,7 +22,7 @@ from latentrt.prompt import Tag, read, tags_of, untagged
 from latentrt.prompt.tags import Order
 from latentrt.request.interpolation import between
 from latentrt.request.request import Request
-from latentrt.request.settings import settle
+from latentrt.request.settings import resolve
 
 SMALL: dict[str, Any] = {"steps": 2, "seed": 3, "width": 32, "height": 24}
 
@@ -149,7 +149,7 @@ def test_negative_prompts_have_none(emoji: Pipeline) -> None:
     with pytest.raises(RequestError, match="negative prompt: character 3: got a tag in a negative prompt"):
         emoji.steps(Request("a", negative="b <lora:ink:1>", **SMALL))
     lenient = emoji.steps(Request("a", negative="b <lora:ink:1>", syntax="lenient", guidance=3, **SMALL))
-    assert list(lenient._negative.chunks) == ["b <lora:ink:1>"]
+    assert list(lenient._prepared.prompts.negative.chunks) == ["b <lora:ink:1>"]
 
 
 def test_lenient_and_plain_prompts(fake: Pipeline) -> None:
@@ -157,7 +157,7 @@ def test_lenient_and_plain_prompts(fake: Pipeline) -> None:
     read_as = {}
     for syntax, text in (("plain", "a <lora:ink:1> b"), ("lenient", "a <lora:ink b"), ("lenient", "a <fog:x> b")):
         run = fake.steps(Request(text, syntax=syntax, **SMALL))  # type: ignore[arg-type]
-        read_as[syntax, text] = next(iter(run._positive.chunks))
+        read_as[syntax, text] = next(iter(run._prepared.prompts.positive.chunks))
     assert list(read_as.values()) == ["a <lora:ink:1> b", "a <lora:ink b", "a  b"]
 
 
@@ -223,7 +223,9 @@ def test_threads_with_other_tags_get_their_own_pipelines(emoji: Pipeline, monkey
     """However often they are interrupted: what one has loaded is not what another has put in its place."""
     monkeypatch.setattr(Pipeline, "with_loras", lambda _self, scales: [*scales.values()])
     monkeypatch.setattr(emoji, "_tagged", None)
-    settings = [settle(Request(f"an apple<lora:ink:{number}>"), emoji.bundle.manifest) for number in (1, 1, 1, 2, 2, 2)]
+    settings = [
+        resolve(Request(f"an apple<lora:ink:{number}>"), emoji.bundle.manifest) for number in (1, 1, 1, 2, 2, 2)
+    ]
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
@@ -250,7 +252,7 @@ def test_blends_mix_scales(emoji: Pipeline, loras: Path) -> None:
     by_hand = emoji.with_loras(files).steps(replace(request, prompt="a", blend="b"))
     assert emoji.steps(request).latents().tobytes() == by_hand.latents().tobytes()
     ends = between(Request("a<lora:ink:0.8>", **SMALL), Request("b<lora:ink:0.8>", **SMALL), 3)
-    assert [emoji.steps(frame)._pipeline.loras[0].scale for frame in ends] == pytest.approx([0.8] * 3)
+    assert [emoji.steps(frame)._components.loras[0].scale for frame in ends] == pytest.approx([0.8] * 3)
 
 
 def test_the_picture_says_which_files_and_the_prompt_as_typed(emoji: Pipeline, tmp_path: Path) -> None:

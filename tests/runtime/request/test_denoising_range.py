@@ -11,8 +11,9 @@ from PIL import Image
 
 from latentrt.errors import RequestError
 from latentrt.pipeline.pipeline import Pipeline
-from latentrt.pipeline.refine import BASES, BOTH, FOLLOWERS, handed_over
+from latentrt.pipeline.refine import handed_over
 from latentrt.request.request import Request
+from latentrt.request.rows import parts_of
 
 SMALL = {"width": 16, "height": 24, "seed": 3, "steps": 10, "sampler": "euler", "batch": 2}
 LATENTS = np.zeros((2, 4, 3, 2), np.float32)
@@ -43,7 +44,7 @@ def test_size_is_that_of_the_latents(fake: Pipeline) -> None:
         ({"latents": "x"}, "latents: got str, expected an array"),
         ({"latents": LATENTS[..., :1]}, "latents: got those of"),
         ({"start": 0.51, "end": 0.52, "latents": LATENTS}, "with 10 steps, which leaves none"),
-        ({"aesthetic_score": 5.0}, "aesthetic_score: got 5.0, but sd1 models are not told it"),
+        ({"aesthetic_score": 5.0}, "aesthetic_score: got 5.0, but sd1 models do not take it"),
     ],
 )
 def test_parts_that_are_none(fake: Pipeline, options: dict[str, Any], message: str) -> None:
@@ -52,8 +53,10 @@ def test_parts_that_are_none(fake: Pipeline, options: dict[str, Any], message: s
 
 
 def test_every_field_of_a_request_is_one_model_s_or_both_s() -> None:
-    lists = [*BASES, *FOLLOWERS, *BOTH]
-    assert sorted(lists) == sorted(field.name for field in fields(Request))
+    base, refiner, both = (parts_of(Request, part) for part in ("base", "refiner", "both"))
+    assert sorted([*base, *refiner, *both]) == sorted(field.name for field in fields(Request))
+    assert {"width", "init", "controls", "hires", "start"} <= set(base)
+    assert set(refiner) == {"aesthetic_score", "negative_aesthetic_score", "fast_decode", "latents", "end"}
 
 
 def test_what_is_left_for_another_model(fake: Pipeline) -> None:

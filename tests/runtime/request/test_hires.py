@@ -10,7 +10,7 @@ from latentrt.errors import RequestError
 from latentrt.pipeline.metadata import read_png
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.request import Request
-from latentrt.request.settings import settle
+from latentrt.request.settings import resolve
 from latentrt.sampling.noise.torch_cpu import TorchGenerator
 from latentrt.sampling.resize import bilinear
 from tests.runtime.fake import named
@@ -65,7 +65,7 @@ def test_a_picture_says_how_it_was_made_larger(fake: Pipeline, tmp_path: Path) -
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"hires_steps": 3}, "hires_steps: got 3 without hires; say how much larger"),
+    ({"hires_steps": 3}, "hires_steps: got 3 without hires; give hires too"),
     ({"hires_upscaler": "lanczos"}, "hires_upscaler: got 'lanczos' without hires"),
     ({"hires": 0.5}, "hires: got 0.5, expected a number from 1 to 16"),
     ({"hires": 2.0, "hires_strength": 1.5}, "hires_strength: got 1.5, expected a number from 0 to 1"),
@@ -87,5 +87,5 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("options", "said"), REFUSED, ids=[said for _, said in REFUSED])
 def test_what_is_refused(bundle: Bundle, options: dict[str, Any], said: str) -> None:
     with pytest.raises(RequestError) as caught:
-        settle(Request("a", **options), bundle.manifest)
+        resolve(Request("a", **options), bundle.manifest)
     assert said in str(caught.value)

@@ -17,7 +17,7 @@ from latentrt.pipeline.metadata import read_png
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.control import Control
 from latentrt.request.request import Request
-from latentrt.request.settings import Settings, settle
+from latentrt.request.settings import Settings, resolve
 from latentrt.sampling.noise.torch_cpu import TorchGenerator
 from tests.runtime.fake import named
 
@@ -25,7 +25,7 @@ RED = Image.new("RGB", (24, 16), "red")
 
 
 def settled(bundle: Bundle, **options: Any) -> Settings:
-    return settle(Request("a red apple", **options), bundle.manifest)
+    return resolve(Request("a red apple", **options), bundle.manifest)
 
 
 def refusal(bundle: Bundle, **options: Any) -> str:
@@ -92,7 +92,7 @@ def test_an_image_is_the_same_alone_and_in_a_batch(emoji: Pipeline, posterior: A
 def test_a_file_is_as_good_as_an_image(bundle: Bundle, tmp_path: Path, suffix: str) -> None:
     RED.save(tmp_path / f"red.{suffix}")
     for path in (tmp_path / f"red.{suffix}", str(tmp_path / f"red.{suffix}")):
-        source = settled(bundle, init=path).source
+        source = settled(bundle, init=path).init_image
         assert source is not None
         assert np.abs(np.asarray(source.image, int) - np.asarray(RED, int)).max() <= 2
 
@@ -107,7 +107,7 @@ def test_a_photo_is_turned_as_its_camera_says(bundle: Bundle, tmp_path: Path) ->
 
 @pytest.mark.parametrize("mode", ["L", "P", "RGBA", "LA", "1", "CMYK"])
 def test_every_mode_of_8_bits_is_taken(bundle: Bundle, mode: str) -> None:
-    source = settled(bundle, init=RED.convert("L").convert(mode) if mode == "LA" else RED.convert(mode)).source
+    source = settled(bundle, init=RED.convert("L").convert(mode) if mode == "LA" else RED.convert(mode)).init_image
     assert source is not None and source.image.mode == "RGB"
 
 
@@ -154,7 +154,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"init": RED, "strength": 0.3, "steps": 3}, "which leaves none of them; expected at least 0.333"),
     ({"init": RED, "strength": 1.1}, "strength: got 1.1, expected a number from 0 to 1"),
     ({"init": RED, "strength": -0.1}, "strength: got -0.1, expected a number from 0 to 1"),
-    ({"strength": 0.5}, "strength: got 0.5 without init; give that image too"),
+    ({"strength": 0.5}, "strength: got 0.5 without init; give init too"),
     ({"fit": "crop"}, "fit: got 'crop' without init"),
     ({"posterior": "sample"}, "posterior: got 'sample' without init"),
     ({"init": RED, "fit": "pad"}, "fit: got 'pad', expected one of stretch, crop"),

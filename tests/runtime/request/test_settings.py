@@ -9,10 +9,11 @@ from latentrt.bundle.manifest import Manifest
 from latentrt.bundle.manifest_json import read
 from latentrt.bundle.sources import GUIDANCE, request_source
 from latentrt.errors import RequestError
-from latentrt.request.request import Request
-from latentrt.request.settings import LARGEST_SEED, NOISES, Settings, guided, settle, with_seed
-from latentrt.request.sigmas import SIGMAS
+from latentrt.request.request import LARGEST_SEED, Request
+from latentrt.request.schedule import SIGMAS
+from latentrt.request.settings import Settings, guided, resolve
 from latentrt.sampling.samplers import SAMPLERS
+from tests.runtime.flat import flat
 
 WITH_ETA = "ddim, euler_a, dpm2_a, dpmpp_2s_a, dpmpp_sde, dpmpp_2m_sde, dpmpp_3m_sde"
 DIFFUSION = [name for name, sampler in SAMPLERS.items() if not sampler.flow]
@@ -24,7 +25,7 @@ def manifest() -> Manifest:
 
 
 def settled(manifest: Manifest, **options: Any) -> Settings:
-    return settle(Request("a red apple", **options), manifest)
+    return resolve(Request("a red apple", **options), manifest)
 
 
 def refusal(manifest: Manifest, **options: Any) -> str:
@@ -34,7 +35,7 @@ def refusal(manifest: Manifest, **options: Any) -> str:
 
 
 def test_every_default_is_the_bundle_s(manifest: Manifest) -> None:
-    assert settled(manifest, seed=7) == Settings(
+    assert settled(manifest, seed=7) == flat(
         prompt="a red apple",
         negative="",
         steps=20,
@@ -52,7 +53,7 @@ def test_every_default_is_the_bundle_s(manifest: Manifest) -> None:
 def test_another_bundle_has_other_defaults(manifest: Manifest) -> None:
     defaults = replace(manifest.defaults, sampler="euler", sigmas="karras", steps=3, guidance=1.5, width=64, height=96)
     settings = settled(replace(manifest, defaults=defaults, schedule=replace(manifest.schedule, spacing="leading")))
-    assert (settings.sampler, settings.sigmas, settings.steps, settings.guidance) == ("euler", "karras", 3, 1.5)
+    assert (settings.sampler, settings.sigmas, settings.steps, settings.guidance.scale) == ("euler", "karras", 3, 1.5)
     assert (settings.width, settings.height, settings.spacing) == (64, 96, "leading")
 
 
@@ -76,7 +77,7 @@ def test_every_choice_is_kept(manifest: Manifest) -> None:
     settings = settled(manifest, seed=5, batch=3, variation_seed=7, order=3, solver="heun", **chosen)
     options: dict[str, Any] = {"order": 3, "solver": "heun"}
     seeds: dict[str, Any] = {"seeds": (5, 5, 5), "variation_seeds": (7, 8, 9)}
-    assert settings == Settings(prompt="a red apple", options=options, **seeds, **chosen)
+    assert settings == flat(prompt="a red apple", options=options, **seeds, **chosen)
 
 
 def flow(manifest: Manifest) -> Manifest:
@@ -117,7 +118,7 @@ def test_a_model_that_is_told_the_guidance_is_not_guided_besides(manifest, guida
     settings = settled(manifest, guidance=guidance, steps=2)
     assert guided(settings, manifest) is expected
     assert not guided(settings, replace(manifest, components={**manifest.components, **told}))
-    assert settled(manifest, guidance=(7, 1.5), sigmas=(3.0, 1.0)).guidance == (7.0, 1.5)
+    assert settled(manifest, guidance=(7, 1.5), sigmas=(3.0, 1.0)).guidance.scale == (7.0, 1.5)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +132,7 @@ def test_a_model_that_is_told_the_guidance_is_not_guided_besides(manifest, guida
     ],
 )
 def test_the_interval_of_guidance(manifest: Manifest, asked: Any, kept: tuple[float, float]) -> None:
-    assert settled(manifest, guidance_interval=asked).interval == kept
+    assert settled(manifest, guidance_interval=asked).guidance.sigmas == kept
 
 
 def test_a_variation_keeps_one_seed(manifest: Manifest) -> None:
@@ -158,7 +159,7 @@ def test_a_sampler_takes_its_own_options_and_no_others(manifest: Manifest, name:
 
 
 def test_a_whole_guidance_becomes_a_float(manifest: Manifest) -> None:
-    assert type(settled(manifest, guidance=3).guidance) is float
+    assert type(settled(manifest, guidance=3).guidance.scale) is float
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -204,7 +205,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"guidance": 10**400}, "guidance: got 1000"),
     ({"guidance": True}, "guidance: got True, "),
     ({"guidance": {7.0}}, "guidance: got {7.0}, "),
-    ({"guidance": (7, 1), "steps": 3}, "guidance: got 2 numbers for 3 steps, expected one a step, or one for all"),
+    ({"guidance": (7, 1), "steps": 3}, "guidance: got 2 numbers for 3 steps, expected one per step, or one for all"),
     ({"guidance": (), "steps": 3}, "guidance: got 0 numbers for 3 steps"),
     ({"guidance": (7, 1), "sigmas": (5.0, 2.0, 1.0)}, "guidance: got 2 numbers for 3 steps"),
     ({"guidance": (7, math.nan), "steps": 2}, "guidance: got nan, expected a finite number"),
@@ -234,7 +235,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"clip_skip": 0}, "clip_skip: got 0, expected a whole number from 1 to 3"),
     ({"clip_skip": 4}, "clip_skip: got 4, expected a whole number from 1 to 3"),
     ({"clip_skip": 1.0}, "clip_skip: got 1.0, "),
-    ({"noise": "gpu"}, f"noise: got 'gpu', expected one of {', '.join(NOISES)}"),
+    ({"noise": "gpu"}, f"noise: got 'gpu', expected one of {'cpu, cuda'}"),
     ({"syntax": "loose"}, "syntax: got 'loose', expected one of strict, lenient, plain"),
     ({"variation_strength": 0.5}, "variation_strength: got 0.5 without a variation_seed; give one"),
     ({"variation_strength": 1.5, "variation_seed": 1}, "variation_strength: got 1.5, expected a number from 0 to 1"),
@@ -262,12 +263,12 @@ def test_what_cannot_be_generated_is_refused(manifest: Manifest, options: dict[s
 @pytest.mark.parametrize("prompt", [None, 5, b"a red apple", ["a red apple"]])
 def test_a_prompt_is_text(manifest: Manifest, prompt: Any) -> None:
     with pytest.raises(RequestError, match="^prompt: got "):
-        settle(Request(prompt), manifest)
+        resolve(Request(prompt), manifest)
 
 
 @pytest.mark.parametrize("prompt", ["", " ", "x" * 100_000, "\u732b \U0001f34e", "a\nb\0c"])
 def test_any_text_is_a_prompt(manifest: Manifest, prompt: str) -> None:
-    assert settle(Request(prompt, negative=prompt), manifest).prompt == prompt
+    assert resolve(Request(prompt, negative=prompt), manifest).prompt == prompt
 
 
 def test_the_largest_seed(manifest: Manifest) -> None:
@@ -284,10 +285,10 @@ def test_without_a_seed_one_is_drawn(manifest: Manifest) -> None:
 
 def test_the_settings_of_one_image_of_a_batch(manifest: Manifest) -> None:
     settings = settled(manifest, seed=7, batch=3)
-    assert with_seed(settings, 2) == with_seed(settings, -1) == settled(manifest, seed=9)
+    assert settings.of_image(2) == settings.of_image(-1) == settled(manifest, seed=9)
 
 
 def test_the_settings_of_one_variation(manifest: Manifest) -> None:
     settings = settled(manifest, seed=7, batch=3, variation_seed=1, variation_strength=0.5)
     one = settled(manifest, seed=7, variation_seed=3, variation_strength=0.5)
-    assert with_seed(settings, 2) == with_seed(settings, -1) == one
+    assert settings.of_image(2) == settings.of_image(-1) == one

@@ -1,4 +1,4 @@
-"""The sizes that SDXL is told, and what a manifest says of text encoders."""
+"""The size conditioning of SDXL, and what a manifest says of text encoders."""
 
 import json
 from dataclasses import replace
@@ -15,7 +15,7 @@ from latentrt.bundle.sources import SizeId, component_source, request_source
 from latentrt.conditioning.request_values import check_request_values, request_input
 from latentrt.errors import BundleError, RequestError
 from latentrt.request.request import Request
-from latentrt.request.settings import settle
+from latentrt.request.settings import resolve
 from latentrt.storage.json_codec import TypedError
 from latentrt.tensors import TensorSpec
 
@@ -40,7 +40,7 @@ def spec_of(names: tuple[str, ...]) -> TensorSpec:
 
 def ids(manifest: Manifest, **options: Any) -> list[float]:
     names = manifest.request_values
-    found = request_input(spec_of(names), names, settle(Request("a cat", **options), manifest))
+    found = request_input(spec_of(names), names, resolve(Request("a cat", **options), manifest))
     assert found.dtype == np.float32
     return found[0].tolist()
 
@@ -54,12 +54,12 @@ def test_a_picture_made_from_another_is_as_large() -> None:
 
 
 def test_scores_differ_between_the_prompts() -> None:
-    settings = settle(Request("a cat", aesthetic_score=7.5), told(SCORE))
+    settings = resolve(Request("a cat", aesthetic_score=7.5), told(SCORE))
     spec = spec_of((SCORE,))
     assert request_input(spec, (SCORE,), settings).tolist() == [[7.5]]
     assert request_input(spec, (SCORE,), settings, negative=True).tolist() == [[2.5]]
     with pytest.raises(RequestError, match="negative_aesthetic_score: got -1, expected a number from 0 to 100"):
-        settle(Request("a cat", negative_aesthetic_score=-1), told(SCORE))
+        resolve(Request("a cat", negative_aesthetic_score=-1), told(SCORE))
 
 
 def test_each_size_has_its_place() -> None:
@@ -80,14 +80,14 @@ def test_each_size_has_its_place() -> None:
 )
 def test_sizes_that_are_none(options: dict[str, Any], message: str) -> None:
     with pytest.raises(RequestError, match=message):
-        settle(Request("a cat", **options), told(*SIZES))
+        resolve(Request("a cat", **options), told(*SIZES))
 
 
 @pytest.mark.parametrize("name", ["original_size", "crop", "target_size"])
 def test_a_model_that_is_told_nothing(name: str) -> None:
-    with pytest.raises(RequestError, match=f"{name}: .* but sd1 models are not told it; leave it out"):
-        settle(Request("a cat", **{name: (64, 64)}), BUILT_IN)
-    assert getattr(settle(Request("a cat"), BUILT_IN), name) is None
+    with pytest.raises(RequestError, match=f"{name}: .* but sd1 models do not take it; leave it out"):
+        resolve(Request("a cat", **{name: (64, 64)}), BUILT_IN)
+    assert getattr(resolve(Request("a cat"), BUILT_IN), name) is None
 
 
 def test_a_manifest_says_only_what_differs() -> None:

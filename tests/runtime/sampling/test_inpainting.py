@@ -11,7 +11,7 @@ from latentrt.images.mask import region
 from latentrt.pipeline.metadata import read_png
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.request import Request
-from latentrt.request.settings import settle
+from latentrt.request.settings import resolve
 from latentrt.sampling.samplers import SAMPLERS
 from tests.runtime.fake import named
 
@@ -77,7 +77,7 @@ def test_the_masked_part_alone_is_painted_at_the_size_asked_for(fake: Pipeline, 
     kept = np.asarray(mask) == 0
     np.testing.assert_array_equal(np.asarray(image)[kept], np.asarray(init)[kept])
     assert not (np.asarray(image)[~kept] == np.asarray(init)[~kept]).all()
-    settings = settle(Request("a", **options), fake.bundle.manifest)
+    settings = resolve(Request("a", **options), fake.bundle.manifest)
     assert (settings.width, settings.height) == (128, 128)
 
 
@@ -103,9 +103,9 @@ def test_what_is_beyond_the_sides_is_painted_and_nothing_else(fake: Pipeline, ca
     [feeds] = named(calls, "vae_encoder")
     shown = ((feeds["image"][0].transpose(1, 2, 0) / 2 + 0.5) * 255).round()
     np.testing.assert_array_equal(shown, np.pad(np.asarray(INIT), ((0, 24), (8, 16), (0, 0)), "edge"))
-    source = settle(Request("a", **options), fake.bundle.manifest).source
+    source = resolve(Request("a", **options), fake.bundle.manifest).init_image
     assert source is not None
-    painted = source.masked(56, 48, 8)
+    painted = source.latent_mask(56, 48, 8)
     assert painted is not None
     expected = np.ones((6, 7), bool)
     expected[:3, 1:5] = False
@@ -113,9 +113,9 @@ def test_what_is_beyond_the_sides_is_painted_and_nothing_else(fake: Pipeline, ca
 
 
 def test_a_mask_and_what_is_beyond_the_sides_are_painted(bundle: Bundle) -> None:
-    source = settle(Request("a", init=INIT, mask=RIGHT, extend=(0, 8, 0, 0)), bundle.manifest).source
+    source = resolve(Request("a", init=INIT, mask=RIGHT, extend=(0, 8, 0, 0)), bundle.manifest).init_image
     assert source is not None
-    painted = source.masked(32, 32, 8)
+    painted = source.latent_mask(32, 32, 8)
     assert painted is not None
     np.testing.assert_array_equal(painted[0, 0], [[True] * 4, *[[False, False, True, True]] * 3])
 
@@ -130,11 +130,11 @@ def test_an_extended_picture_says_what_of(fake: Pipeline, tmp_path: Path) -> Non
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"mask": RIGHT}, "without init; give that image too"),
+    ({"mask": RIGHT}, "without init; give init too"),
     ({"init": INIT, "mask": mask_of((24, 32))}, "mask: got 24x32 pixels, expected 32x24, the size of the init"),
     ({"init": INIT, "mask": mask_of((32, 24))}, "mask: got nothing white in it"),
     ({"init": INIT, "mask": RIGHT.point(lambda grey: grey // 3)}, "mask: got nothing white in it"),
-    ({"init": INIT, "mask_blur": 4.0}, "mask_blur: got 4.0 without mask; give that image too"),
+    ({"init": INIT, "mask_blur": 4.0}, "mask_blur: got 4.0 without mask; give mask too"),
     ({"mask_padding": 0}, "mask_padding: got 0 without init"),
     ({"init": INIT, "overlay": True}, "overlay: got True without mask"),
     ({"extend": (8, 0, 0, 0)}, "extend: got (8, 0, 0, 0) without init"),
@@ -151,7 +151,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("options", "said"), REFUSED, ids=[said for _, said in REFUSED])
 def test_what_is_refused(bundle: Bundle, options: dict[str, Any], said: str) -> None:
     with pytest.raises(RequestError) as caught:
-        settle(Request("a", **options), bundle.manifest)
+        resolve(Request("a", **options), bundle.manifest)
     assert said in str(caught.value)
 
 

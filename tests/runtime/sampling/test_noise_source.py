@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from latentrt.request.request import Request
-from latentrt.request.settings import settle
+from latentrt.request.settings import resolve
 from latentrt.sampling.noise.brownian import BrownianTree
 from latentrt.sampling.noise.source import NoiseSource
 from latentrt.sampling.noise.torch_cpu import TorchGenerator, randn
@@ -22,7 +22,7 @@ BROWNIAN = [name for name, sampler in SAMPLERS.items() if sampler.noise == "brow
 
 
 def draws(bundle, **options):
-    return NoiseSource(settle(Request("a", **options), bundle.manifest).noise_spec, SHAPE)
+    return NoiseSource(resolve(Request("a", **options), bundle.manifest).noise, SHAPE)
 
 
 def grid(bundle, sampler, steps, sigmas="karras"):
@@ -140,7 +140,7 @@ def test_a_path_is_the_same_for_twice_the_steps(bundle):
 
 
 def test_a_path_s_noise_is_of_unit_variance(bundle):
-    noise = NoiseSource(settle(Request("a", seed=0), bundle.manifest).noise_spec, (4, 32, 32)).brownian(
+    noise = NoiseSource(resolve(Request("a", seed=0), bundle.manifest).noise, (4, 32, 32)).brownian(
         grid(bundle, "dpmpp_sde", 2)
     )
     levels = grid(bundle, "dpmpp_sde", 2).sigmas

@@ -8,7 +8,7 @@ import pytest
 from latentrt.bundle.folder import Bundle
 from latentrt.errors import RequestError
 from latentrt.request.request import Request
-from latentrt.request.settings import settle
+from latentrt.request.settings import resolve
 from latentrt.sampling.curves import SigmasName
 from latentrt.sampling.samplers import SAMPLERS
 from latentrt.sampling.samplers.names import (
@@ -63,16 +63,16 @@ KNOWN = {
 
 @pytest.mark.parametrize(("name", "meant"), KNOWN.items(), ids=KNOWN)
 def test_names_of_other_tools(bundle: Bundle, name: str, meant: tuple[str, str | None]) -> None:
-    settings = settle(Request("a", sampler=name), bundle.manifest)
+    settings = resolve(Request("a", sampler=name), bundle.manifest)
     assert (settings.sampler, settings.sigmas) == (meant[0], meant[1] or bundle.manifest.defaults.sigmas)
 
 
 @pytest.mark.parametrize("name", ["DPM++ 2M SDE Heun", "dpmpp_2m_sde_heun", "DPM++ 2M SDE Heun Karras"])
 def test_a_name_may_say_an_option(bundle: Bundle, name: str) -> None:
-    settings = settle(Request("a", sampler=name), bundle.manifest)
+    settings = resolve(Request("a", sampler=name), bundle.manifest)
     assert (settings.sampler, settings.options["solver"]) == ("dpmpp_2m_sde", "heun")
-    assert settle(Request("a", sampler=name, solver="midpoint"), bundle.manifest).options["solver"] == "midpoint"
-    assert settle(Request("a", sampler="dpmpp_2m_sde"), bundle.manifest).options["solver"] == "midpoint"
+    assert resolve(Request("a", sampler=name, solver="midpoint"), bundle.manifest).options["solver"] == "midpoint"
+    assert resolve(Request("a", sampler="dpmpp_2m_sde"), bundle.manifest).options["solver"] == "midpoint"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_a_name_may_say_an_option(bundle: Bundle, name: str) -> None:
 )
 def test_other_names_list_what_is_known(bundle: Bundle, name: str) -> None:
     with pytest.raises(RequestError) as caught:
-        settle(Request("a", sampler=name), bundle.manifest)
+        resolve(Request("a", sampler=name), bundle.manifest)
     assert str(caught.value).startswith(f"sampler: got {name!r}, expected one of {', '.join(SAMPLERS)}, or a name")
 
 
@@ -89,15 +89,15 @@ def test_two_curves_are_refused(bundle: Bundle) -> None:
     with pytest.raises(
         RequestError, match="sigmas: got 'beta' with the sampler 'DPM\\+\\+ 2M Karras', which says karras"
     ):
-        settle(both, bundle.manifest)
-    assert settle(replace(both, sigmas="Karras"), bundle.manifest).sigmas == "karras"
+        resolve(both, bundle.manifest)
+    assert resolve(replace(both, sigmas="Karras"), bundle.manifest).sigmas == "karras"
 
 
 @pytest.mark.parametrize("curve", get_args(SigmasName))
 def test_curves_by_other_tools_names(bundle: Bundle, curve: SigmasName) -> None:
     assert all(curve_of(name) == curve for name in (curve, curve.upper(), *CURVE_NAMES[curve]))
     named = curve if curve == "ays_sdxl" else curve_label(curve)
-    assert settle(Request("a", sigmas=named), bundle.manifest).sigmas == curve
+    assert resolve(Request("a", sigmas=named), bundle.manifest).sigmas == curve
     assert curve_label(curve)
 
 

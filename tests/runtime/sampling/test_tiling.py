@@ -10,7 +10,7 @@ from latentrt.errors import RequestError
 from latentrt.pipeline.metadata import read_png
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.request import Request
-from latentrt.request.settings import settle
+from latentrt.request.settings import resolve
 from latentrt.sampling.tiling import decoded, laid, starts, windowed
 from latentrt.tensors import Array
 from tests.runtime.fake import named
@@ -106,7 +106,7 @@ def test_a_window_of_the_picture_s_size_changes_nothing(fake: Pipeline) -> None:
     ],
 )
 def test_defaults(bundle: Bundle, options: dict[str, Any], settled: Any) -> None:
-    settings = settle(Request("a", **options), bundle.manifest)
+    settings = resolve(Request("a", **options), bundle.manifest)
     assert (settings.window, settings.stride, settings.seamless) == settled
 
 
@@ -114,7 +114,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"stride": 8}, "stride: got 8 without window"),
     ({"window": 100}, "window: got 100, expected a multiple of 8; the nearest are 96 or 104"),
     ({"window": 64, "stride": 20}, "stride: got 20, expected a multiple of 8"),
-    ({"window": 64, "stride": 72}, "stride: got 72, expected at most 64, the side of a window; more leaves gaps"),
+    ({"window": 64, "stride": 72}, "stride: got 72, expected at most 64, the side of a tile; more leaves gaps"),
     ({"window": 0}, "window: got 0, expected a whole number of at least 1"),
     ({"seamless": "yx"}, "seamless: got 'yx', expected one of x, y, xy"),
     ({"seamless": True}, "seamless: got True, expected one of x, y, xy"),
@@ -124,7 +124,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("options", "said"), REFUSED, ids=[said for _, said in REFUSED])
 def test_what_is_refused(bundle: Bundle, options: dict[str, Any], said: str) -> None:
     with pytest.raises(RequestError) as caught:
-        settle(Request("a", **options), bundle.manifest)
+        resolve(Request("a", **options), bundle.manifest)
     assert said in str(caught.value)
 
 

@@ -1,0 +1,120 @@
+"""Recognition of a checkpoint's family, from its configs and the keys of its files; other kinds of file by name."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from latentrt.bundle.sources import ExtraChannelsName
+from latentrt.errors import CheckpointError, first_few
+from latentrt_export.checkpoint.config_defaults import DEFAULTS
+from latentrt_export.checkpoint.families import FAMILIES, Family
+from latentrt_export.checkpoint.layouts import Shape
+from latentrt_export.networks.component import Config
+
+Configs = Mapping[str, Config]
+
+# Extra channels that a UNet may take behind the noisy latents, in this order.
+SHOWN: tuple[tuple[ExtraChannelsName, ...], ...] = ((), ("mask", "masked_image"), ("image",))
+# Entry of the UNet's config: the width of the pooled text and of the sinusoids of all size ids together.
+ADDED_WIDTH = "projection_class_embeddings_input_dim"
+# The convolution of a single file whose second axis is the UNet's input channels.
+FIRST_LAYER = "model.diffusion_model.input_blocks.0.0.weight"
+# Prefixes of keys in other kinds of file, and the kind.
+OTHER_KINDS = (
+    ("model.diffusion_model.joint_blocks.", "Stable Diffusion 3"),
+    ("model.diffusion_model.double_blocks.", "Flux"),
+    ("double_blocks.", "Flux"),
+    ("control_model.", "a ControlNet"),
+    ("lora_", "a LoRA"),
+    ("down_blocks.", "the UNet of a diffusers folder (give the folder that holds model_index.json)"),
+    ("image_proj.", "an IP-Adapter (give it by --ip-adapter, beside a checkpoint)"),
+    ("text_model.", "a text encoder alone"),
+    *((key, "textual inversion (give it by --embedding, beside a checkpoint)") for key in ("emb_params", "clip_g")),
+    ("encoder.down", "a VAE alone (give it by --vae, in Python vae=, beside a checkpoint)"),
+)
+
+
+def recognise(
+    source: str, differences: Callable[[Family], list[str]], *, look: str = "", other_kind: str | None = None
+) -> Family:
+    """Returns the first family without differences.
+
+    differences: the reasons against a family, each "this is so, expected that". look: description of the file, for the
+    error. other_kind: description of a file of another kind, if it is one. Raises CheckpointError where no family is
+    left, with a line of differences per family, or with `other_kind` alone.
+    """
+    found = {}
+    for family in FAMILIES:
+        try:
+            found[family.name] = differences(family)
+        except (TypeError, ValueError, AttributeError, KeyError) as error:  # of a config that holds other types
+            found[family.name] = [f"its configs cannot be compared ({error})"]
+        if not found[family.name]:
+            return family
+    names = ", ".join(family.name for family in FAMILIES)
+    if other_kind is not None:
+        raise CheckpointError(f"{source} is of no supported family ({names}); {other_kind}")
+    against = "".join(f"\n  {name}: {'; '.join(reasons)}" for name, reasons in found.items())
+    raise CheckpointError(f"{source} is of no supported family ({names}){look}{against}")
+
+
+def shape_differences(family: Family, shapes: Mapping[str, Shape], configs: Configs) -> list[str]:
+    """Returns the differences of a single file (shapes by key) from the family, at the widths of `configs`."""
+    got, width = shapes.get(family.mark), configs["unet"].get(family.mark_width)
+    if got and got[-1] == width:
+        return []
+    state = f"has shape {got}" if got else "is absent"
+    return [f"{family.mark} {state}, expected a last axis of {width} (other widths: --configs DIR, in Python configs=)"]
+
+
+def pipeline_names(family: Family) -> str:
+    """Returns the pipeline classes of a family's folders, for a message."""
+    return f"{family.pipelines[0]} or another of its {len(family.pipelines)} pipelines (docs/export.md)"
+
+
+def config_differences(family: Family, configs: Configs) -> list[str]:
+    """Returns the differences of the components' configs from the family, and the sizes that do not fit together."""
+    meant = {component: {**DEFAULTS[component], **configs[component]} for component in family.slots}
+    differences = [
+        f"the config of {component} has {key} {meant[component][key]!r}, expected {value!r}"
+        for component in family.slots
+        for key, value in family.expected(component).items()
+        if meant[component].get(key) != value
+    ]
+    return differences or [
+        f"{what} is {got}, expected {expected} to fit the other components"
+        for what, got, expected in sizes_that_fit(family, configs)
+        if got != expected
+    ]
+
+
+def sizes_that_fit(family: Family, configs: Configs) -> Iterator[tuple[str, Any, Any]]:
+    """Yields a name, the UNet's size, and the size that the other components need."""
+    unet = configs["unet"]
+    width = sum(configs[name].get("hidden_size", 0) for name in family.encoders)
+    yield "unet cross_attention_dim", unet.get("cross_attention_dim"), width
+    got, fitting = unet.get("in_channels", 4), shown_by_channels(configs)
+    yield "unet in_channels", got, got if got in fitting else " or ".join(map(str, fitting))
+    for name, encoder in family.encoders.items():
+        if encoder.pooled:
+            sizes = len(family.size_ids) * unet.get("addition_time_embed_dim", 0)
+            pooled = configs[name].get("projection_dim", 0)
+            yield f"unet {ADDED_WIDTH}", unet.get(ADDED_WIDTH), pooled + sizes
+
+
+def shown_by_channels(configs: Configs) -> dict[int, tuple[ExtraChannelsName, ...]]:
+    """Returns the extra channels of UNets over these latents, by the number of all input channels."""
+    latents = configs["vae"].get("latent_channels", 4)
+    return {latents + sum(1 if name == "mask" else latents for name in names): names for names in SHOWN}
+
+
+def likeness(shapes: Mapping[str, Shape]) -> str:
+    """Returns the groups of keys in a single file of no supported family."""
+    return f"; its keys are {first_few(sorted({key.split('.')[0] + '.*' for key in shapes}))}"
+
+
+def other_kind_of(shapes: Mapping[str, Shape]) -> str | None:
+    """Returns the kind of a single file of no supported family; None for an unknown one."""
+    for prefix, name in OTHER_KINDS:
+        if any(key.startswith(prefix) for key in shapes):
+            return f"its keys {prefix}* look like {name}"
+    return None

@@ -1,0 +1,93 @@
+"""Components: a bundle's graphs on their engines, with the tokenizer, ready to be called."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from latentrt.bundle.folder import Bundle
+from latentrt.bundle.tasks import TINY_DECODER
+from latentrt.engines import Engine
+from latentrt.errors import EngineError
+from latentrt.pipeline.memory import Budget
+from latentrt.pipeline.turns import TURNS
+from latentrt.prompt.tokenizer import Tokenizer
+from latentrt.tensors import Array
+
+if TYPE_CHECKING:
+    from latentrt.lora.weights import Applied
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Components:
+    """The parts that a run calls.
+
+    engines: by component. engine: the name of their kind. split_guidance: one call of the denoiser per prompt. budget:
+    the memory that a run may need; None for no limit. loras: the files added to the weights.
+    """
+
+    bundle: Bundle
+    tokenizer: Tokenizer
+    engines: Mapping[str, Engine]
+    engine: str = "onnxruntime"
+    split_guidance: bool = False
+    budget: Budget | None = None
+    loras: tuple[Applied, ...] = ()
+
+    def call(self, component: str, **feeds: Array) -> dict[str, Array]:
+        """The outputs of one component by name; each feed is brought to the float type that the graph declares."""
+        dtypes = {spec.name: spec.dtype for spec in self.bundle.manifest.components[component].inputs}
+        with TURNS.lock if self.budget else nullcontext():  # a preview's call belongs to no run's turn
+            typed = {name: np.ascontiguousarray(feed, dtypes.get(name, feed.dtype)) for name, feed in feeds.items()}
+            return self.engines[component](typed)
+
+    def encode(self, pixels: Array) -> tuple[Array, Array]:
+        """The mean and the deviation of latents of unit variance, each (batch, channels, rows, columns) float32.
+
+        pixels: (batch, 3, height, width) in [-1, 1]. The range of the variance is that of diffusers.
+        """
+        outputs = self.call("vae_encoder", image=pixels)
+        mean, log_variance = (outputs[name].astype(np.float32) for name in ("mean", "log_variance"))
+        if not np.isfinite(mean).all():
+            raise EngineError("vae_encoder: got latents that are not finite; export with --precision fp32 or w16")
+        space = self.bundle.manifest.latents
+        return space.from_vae(mean), np.exp(np.clip(log_variance, -30, 20) / 2) * np.float32(space.scaling)
+
+    def decode(self, latents: Array, decoder: str = "vae_decoder") -> Array:
+        """Pixels in about [-1, 1], (batch, 3, height, width), from latents of unit variance; one image at a time.
+
+        decoder: the component, "vae_decoder" or "tiny_decoder".
+        """
+        feeds: list[dict[str, Array]] = [{"sample": latents[i : i + 1]} for i in range(len(latents))]
+        if decoder != TINY_DECODER:
+            space = self.bundle.manifest.latents
+            feeds = [{"latents": space.for_vae(one["sample"])} for one in feeds]
+        pixels = np.concatenate([self._decode_one(decoder, one) for one in feeds])
+        if not np.isfinite(pixels).all():
+            raise EngineError(f"{decoder}: got pixels that are not finite; export with --precision fp32 or w16")
+        return pixels
+
+    def _decode_one(self, decoder: str, feeds: Mapping[str, Array]) -> Array:
+        """The pixels of one image; the other components leave memory if it does not fit beside them."""
+        try:
+            return self.call(decoder, **feeds)["image"]
+        except MemoryError:  # the engine's or NumPy's
+            log.warning("too little memory to decode: unloading the other components")
+        self.unload()  # outside the handler, whose error holds all that was made
+        return self.call(decoder, **feeds)["image"]
+
+    def unload(self) -> None:
+        """Frees the memory of the engines; each component loads again when it is called."""
+        for engine in self._opened():
+            engine.unload()
+
+    def _opened(self) -> list[Engine]:
+        """Every engine that may hold memory."""
+        return list(self.engines.values())

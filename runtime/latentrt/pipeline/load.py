@@ -1,0 +1,83 @@
+"""Loading: a bundle's folder, or a built-in model's name, becomes a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from latentrt.bundle.catalog import folder_of
+from latentrt.bundle.folder import MANIFEST, REMEDY, Bundle, open_bundle
+from latentrt.bundle.tasks import FROM_AN_IMAGE, TEXT_TO_IMAGE
+from latentrt.conditioning.request_values import check_request_values
+from latentrt.engines import CPU, choose, engine_kind, open_engines
+from latentrt.errors import BundleError, RequestError
+from latentrt.pipeline.memory import Budget, footprints_of
+from latentrt.pipeline.pipeline import Pipeline
+from latentrt.prompt.tokenizer import Tokenizer
+from latentrt.request.request import Request
+from latentrt.request.settings import resolve
+
+
+def load(
+    bundle: str | Path,
+    *,
+    engine: str = "cpu",
+    verify: bool = True,
+    split_guidance: bool = False,
+    memory_budget: int | None = None,
+    lora_dir: str | Path | None = None,
+    loras: Mapping[str | Path, float | tuple[float, float]] | None = None,
+) -> Pipeline:
+    """Returns a pipeline for a bundle's folder, or for a built-in model by name ("emoji").
+
+    engine: what runs the graphs; its package must be installed. "cpu" is the fastest of those for a CPU: measured when
+    a model is first loaded with several of them installed. verify: hash every file first, so that damage is found
+    before an engine reads it; graphs are read when first used, so leave the folder alone while the pipeline lives.
+    split_guidance: call the UNet once for each prompt of a step, not once for all, which takes less memory and longer.
+    memory_budget: the bytes that the whole process may need, on a CPU; runs are made to fit, or refused before they
+    start; those of several threads wait for each other. lora_dir: the folder of the LoRA files that prompts name,
+    `<lora:NAME:0.8>`; the environment's LATENTRT_LORAS where none is given. loras: LoRA files and their scales for
+    every prompt, as `Pipeline.with_loras` takes them. With either, "cpu" draws with ONNX Runtime. A pipeline may be
+    used from several threads. Raises BundleError or EngineError, and CheckpointError for LoRA files.
+    """
+    engine_kind(engine)
+    opened = open_bundle(folder_of(bundle), verify=verify)
+    check_complete(opened)
+    frugal = memory_budget is not None
+    name = choose(engine, opened, frugal=frugal, exchanges=bool(loras))
+    engines = open_engines(name, opened, frugal=frugal)
+    budget = None if memory_budget is None else Budget(memory_budget, footprints_of(name, engines))
+    tokenizer, chosen = load_tokenizer(opened), engine == CPU
+    pipeline = Pipeline(
+        opened,
+        tokenizer,
+        engines,
+        name,
+        split_guidance=split_guidance,
+        budget=budget,
+        lora_dir=lora_dir,
+        chosen=chosen,
+    )
+    return pipeline.with_loras(loras) if loras else pipeline
+
+
+def check_complete(bundle: Bundle) -> None:
+    """Raises BundleError unless the bundle can do text to image with the defaults that it states."""
+    where = bundle.folder / MANIFEST
+    needed = FROM_AN_IMAGE if bundle.manifest.extra_channels else TEXT_TO_IMAGE
+    missing = {*needed, *bundle.manifest.text.encoders} - bundle.manifest.components.keys()
+    check_request_values(bundle.manifest, where)
+    if missing:
+        raise BundleError(f"{where}: got no {', '.join(sorted(missing))}, which text to image needs; {REMEDY}")
+    try:
+        resolve(Request(""), bundle.manifest)
+    except RequestError as error:
+        raise BundleError(f"{where}: its defaults cannot be run: {error}; {REMEDY}") from error
+
+
+def load_tokenizer(bundle: Bundle) -> Tokenizer:
+    """The bundle's tokenizer."""
+    spec = bundle.manifest.tokenizer
+    return Tokenizer.load(
+        bundle.path(spec.file), length=spec.length, bos=spec.bos, eos=spec.eos, pad=spec.pad, embeddings=spec.embeddings
+    )

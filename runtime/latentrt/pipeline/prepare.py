@@ -1,0 +1,152 @@
+"""Preparation of a run: every choice made, prompts read, memory planned, before anything is computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from latentrt.conditioning.prompt_blend import check_blend
+from latentrt.errors import RequestError
+from latentrt.pipeline.components import Components
+from latentrt.pipeline.memory import Demand, Plan, demand_of
+from latentrt.prompt import Prompt, read
+from latentrt.request.hires import Hires, UpscaledLatents
+from latentrt.request.request import Request
+from latentrt.request.settings import Settings, resolve
+from latentrt.sampling.grids import Grid
+from latentrt.sampling.samplers import SAMPLERS
+from latentrt.tensors import Array
+
+SMALLEST = Plan(keep=False, split=True, peak_bytes=0)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The texts of a run, read. blend: the one that is mixed into the positive one."""
+
+    positive: Prompt
+    negative: Prompt
+    blend: Prompt | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that can start.
+
+    whole: the grid of all steps. grid: that of the steps taken, which begin at step `first` of the whole. demand: the
+    memory it asks for. plan: how it keeps to a budget; None without one. split: one call of the denoiser per prompt.
+    second: the second pass of a run in two.
+    """
+
+    settings: Settings
+    prompts: Prompts
+    whole: Grid
+    grid: Grid
+    first: int
+    demand: Demand
+    plan: Plan | None
+    split: bool
+    second: Prepared | None = None
+
+    @property
+    def total(self) -> int:
+        """The number of steps taken, in both passes where there are two."""
+        return len(self.grid.sigmas) + (self.second.total if self.second else 0)
+
+    @property
+    def keeps(self) -> bool:
+        """True where components stay loaded from one run to the next."""
+        return (self.plan is None or self.plan.keep) and (self.second is None or self.second.keeps)
+
+    def smallest(self) -> Prepared:
+        """The same run by the plan that needs the least memory."""
+        second = self.second and self.second.smallest()
+        return replace(self, plan=SMALLEST, split=True, second=second)
+
+    def starting_from(self, latents: Array) -> Prepared:
+        """A second pass, from clean latents of its size."""
+        upscaled = self.settings.upscaled
+        assert upscaled is not None
+        return replace(self, settings=replace(self.settings, upscaled=replace(upscaled, latents=latents)))
+
+
+def prepare(components: Components, request: Request) -> Prepared:
+    """The request as a run of these components.
+
+    Raises RequestError for what cannot be generated, OutOfMemoryError for more than the budget.
+    """
+    return prepare_settings(components, resolve(request, components.bundle.manifest))
+
+
+def prepare_settings(components: Components, settings: Settings) -> Prepared:
+    """The same, from settings."""
+    manifest, prompts = components.bundle.manifest, read_prompts(components, settings)
+    demand = demand_of(settings, len(prompts.positive.guides), manifest)
+    plan = components.budget.plan(manifest, demand) if components.budget else None
+    schedule = settings.schedule
+    whole = SAMPLERS[schedule.sampler].grid(manifest.schedule, schedule.steps, schedule.spacing, schedule.sigmas)
+    first, last = steps_taken(settings, whole, manifest.schedule.train_steps)
+    return Prepared(
+        settings,
+        prompts,
+        whole,
+        whole.after(first, last),
+        first,
+        demand,
+        plan,
+        components.split_guidance or (plan is not None and plan.split),
+        second_pass(components, settings, settings.hires) if settings.hires else None,
+    )
+
+
+def read_prompts(components: Components, settings: Settings) -> Prompts:
+    """The settings' texts, read. Raises RequestError for one that is malformed."""
+    text = settings.text
+
+    def parsed(one: str, *, compose: bool) -> Prompt:
+        return read(one, components.tokenizer, settings.steps, syntax=text.syntax, compose=compose)
+
+    try:
+        negative = parsed(text.negative, compose=False)
+    except RequestError as error:
+        raise RequestError(f"negative {error}") from error
+    positive = parsed(text.prompt, compose=True)
+    if text.blend is None:
+        return Prompts(positive, negative)
+    blend = parsed(text.blend, compose=True)
+    check_blend(positive, blend)
+    return Prompts(positive, negative, blend)
+
+
+def steps_taken(settings: Settings, whole: Grid, train_steps: int) -> tuple[int, int]:
+    """The first step of the whole grid that is taken, and the one after the last. Raises RequestError for none."""
+    part = settings.denoising_range
+    first, last = max(settings.skipped, part.first(whole, train_steps)), part.last(whole, train_steps)
+    if first >= min(last, len(whole.sigmas)):
+        raise RequestError(
+            f"start, end: got {part.start:g} and {part.end:g} with {settings.steps} steps, which leaves none of "
+            "them; expected them further apart, or more steps"
+        )
+    return first, last
+
+
+def second_pass(components: Components, settings: Settings, hires: Hires) -> Prepared:
+    """The second pass of a run in two; its latents are still to come."""
+    old, pixels = (settings.width, settings.height), components.bundle.manifest.latents.factor
+    width, height = hires.size(*old, pixels)
+    told = settings.size_conditioning
+    sizes: dict[str, Any] = {
+        name: (width, height) for name in ("original_size", "target_size") if getattr(told, name) == old
+    }
+    larger = replace(
+        settings,
+        hires=None,
+        upscaled=UpscaledLatents(hires.strength, np.zeros(0, np.float32)),
+        width=width,
+        height=height,
+        schedule=replace(settings.schedule, steps=hires.steps),
+        size_conditioning=replace(told, **sizes),
+    )
+    return prepare_settings(components, larger)

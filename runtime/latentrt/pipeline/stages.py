@@ -1,0 +1,184 @@
+"""The stages of a picture: prompts are encoded, latents started, denoised, decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from latentrt.bundle.tasks import TINY_DECODER
+from latentrt.conditioning.control import ControlSet
+from latentrt.conditioning.extra_channels import ChannelMaker, extra_channels_of
+from latentrt.conditioning.inputs import DenoiserInputs, InputMaker, denoiser_inputs
+from latentrt.conditioning.prompts import conditioning_of, with_zero_negative
+from latentrt.conditioning.text import encode
+from latentrt.images.pillow import to_images, to_shares
+from latentrt.pipeline.denoiser import Denoiser, timesteps_of_calls
+from latentrt.pipeline.prepare import Prepared
+from latentrt.pipeline.result import Step
+from latentrt.pipeline.timed import Timed
+from latentrt.sampling.guidance import Guidance
+from latentrt.sampling.inpainting import painted
+from latentrt.sampling.noise.source import NoiseSource
+from latentrt.sampling.prediction import PREDICTIONS
+from latentrt.sampling.samplers import SAMPLERS
+from latentrt.sampling.start_latents import drawn, restore, started
+from latentrt.sampling.step import Denoise, Noise, Walk
+from latentrt.sampling.tiling import decoded, laid, windowed
+from latentrt.tensors import Array
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Everything that depends on the prompt, the images that steer, or the timestep alone."""
+
+    inputs: DenoiserInputs
+    guidance: Guidance
+    controls: ControlSet | None
+
+
+@dataclass(frozen=True)
+class Start:
+    """The latents that the sampler starts from, and the noise that it may add.
+
+    keep: puts back the latents outside a mask, at a level; None where all are generated. extra_channels: of models that
+    take more than the sample, (batch, channels, rows, columns).
+    """
+
+    latents: Array
+    noise: Noise
+    keep: Callable[[Array, float], None] | None
+    extra_channels: Array | None
+
+
+def sampler_of(prepared: Prepared) -> Callable[..., Walk]:
+    """The sampler with its options."""
+    schedule = prepared.settings.schedule
+    return partial(SAMPLERS[schedule.sampler].walk, **schedule.options)
+
+
+def encode_prompts(run: Timed, prepared: Prepared) -> Encoded:
+    """Texts through the text encoders, and every input of the denoiser that they and the timesteps decide."""
+    settings, prompts, manifest = prepared.settings, prepared.prompts, run.components.bundle.manifest
+    guidance = guidance_of(run, prepared)
+    times = timesteps_of_calls(sampler_of(prepared), prepared.grid)
+    alone = not guidance.works(times) and prompts.positive.weight == 1
+    zero = not alone and manifest.text.zero_negative and not settings.text.negative
+    used = [prompts.positive] if alone or zero else [prompts.negative, prompts.positive]
+    used += [prompts.blend] if prompts.blend else []
+    texts = encode(run.call, manifest, used, settings.text.clip_skip)
+    blend = (prompts.blend, settings.text.blend_strength) if prompts.blend else None
+    conditioning = conditioning_of(texts, prompts.positive, None if alone or zero else prompts.negative, blend)
+    if zero:
+        conditioning = with_zero_negative(conditioning, settings.steps)
+    inputs = denoiser_inputs(manifest, InputMaker(run.call, conditioning, settings, times))
+    return Encoded(inputs, guidance, attach_controls(run, prepared) if manifest.controls else None)
+
+
+def guidance_of(run: Timed, prepared: Prepared) -> Guidance:
+    """The guidance at each step; none for a model that takes the scale as an input."""
+    settings = prepared.settings
+    spec, steps = settings.guidance, settings.steps
+    scales = (1.0,) * steps if run.components.bundle.manifest.embeds_guidance else settings.scales
+    return Guidance(scales, spec.sigmas, spec.rescale, spec.image or 1.0)
+
+
+def attach_controls(run: Timed, prepared: Prepared) -> ControlSet:
+    """The control images, each of which its network is called with once."""
+    settings, steps = prepared.settings, len(prepared.whole.sigmas) - prepared.first
+    manifest = run.components.bundle.manifest
+    controls = ControlSet(run.call, manifest, prepared.first, steps, settings.controls.guess)
+    for control in settings.controls.images:
+        with run.phase("image"):
+            image = to_shares(control.fit_to(settings.width, settings.height, settings.init_image))
+        controls.attach(control, image)
+    return controls
+
+
+def initial_latents(run: Timed, prepared: Prepared) -> Start:
+    """Noise, or an image's latents with noise, or the latents of an earlier run: diffusers' `prepare_latents`."""
+    settings, manifest = prepared.settings, run.components.bundle.manifest
+    space, image = manifest.latents, settings.init_image
+    size = (settings.height // space.factor, settings.width // space.factor)
+    source = NoiseSource(settings.noise, (space.channels, *size))
+    mask = image.latent_mask(settings.width, settings.height, space.factor) if image else None
+    # Inpainting at strength 1, and models that take the image as extra channels, start from noise alone.
+    noise_alone = not settings.skipped and (mask is not None or bool(manifest.extra_channels))
+    mask = None if "mask" in manifest.extra_channels else mask  # a model that takes the mask keeps the rest by itself
+    clean = None if noise_alone and mask is None else clean_latents(run, prepared, source)
+    given = settings.denoising_range.latents
+    first = source.initial() if given is None else given
+    maker = ChannelMaker(settings, space, run.encode, lambda: source.normal(0.0, 0.0))
+    extra = extra_channels_of(manifest.extra_channels, maker)
+    latents = started(prepared.grid, first, clean, alone=noise_alone) if given is None else first
+    keep = None if mask is None or clean is None else partial(restore, mask, clean, first)
+    # The Brownian path of the whole grid, so that its noise is the same at any strength.
+    brownian = SAMPLERS[settings.schedule.sampler].noise == "brownian"
+    return Start(latents, source.brownian(prepared.whole) if brownian else source.normal, keep, extra)
+
+
+def clean_latents(run: Timed, prepared: Prepared, source: NoiseSource) -> Array | None:
+    """The latents of the image that a run starts from, one per image of the batch; None for a run from noise."""
+    settings = prepared.settings
+    if settings.upscaled is not None:
+        return settings.upscaled.latents
+    if settings.init_image is None:
+        return None
+    with run.phase("image"):
+        pixels = settings.init_image.pixels(settings.width, settings.height)
+    mean, deviation = run.encode(pixels)
+    noise = source.normal(0.0, 0.0) if settings.init_image.posterior == "sample" else None
+    return drawn(mean, deviation, noise, len(settings.seeds))
+
+
+def denoise(run: Timed, prepared: Prepared, encoded: Encoded, start: Start) -> Iterator[Step]:
+    """The sampler's steps."""
+    manifest, grid = run.components.bundle.manifest, prepared.grid
+    sampler = sampler_of(prepared)
+    sampler = painted(sampler, start.keep) if start.keep else sampler
+    denoiser = Denoiser(
+        run.call,
+        manifest,
+        encoded.inputs,
+        encoded.guidance,
+        PREDICTIONS[manifest.schedule.prediction],
+        prepared.split,
+        extra_channels=start.extra_channels,
+        controls=encoded.controls,
+    )
+    with run.phase("sampler"):
+        steps = sampler(in_tiles(denoiser, prepared, manifest.latents.factor), start.latents, grid, start.noise)
+    tiny = TINY_DECODER in manifest.components
+    preview = partial(run.components.decode, decoder=TINY_DECODER) if tiny else None
+    for index in range(len(grid.sigmas)):
+        denoiser.step = prepared.first + index
+        with run.phase("sampler"):
+            latents, denoised = next(steps)
+        timestep, sigma = float(grid.timesteps[index]), float(grid.sigmas[index])
+        yield Step(index, prepared.total, timestep, sigma, latents, denoised, manifest.latents.to_rgb, preview)
+
+
+def in_tiles(denoiser: Denoiser, prepared: Prepared, pixels: int) -> Denoise:
+    """The denoiser, tile by tile where the settings say so. pixels: per latent, along a side."""
+    settings, tiling = prepared.settings, prepared.settings.tiling
+    if tiling.window is None or tiling.stride is None:
+        return denoiser
+    sides = (settings.height, settings.width, tiling.window, tiling.stride)
+    rows, columns, window, stride = (side // pixels for side in sides)
+    return windowed(denoiser, laid(rows, columns, window, stride, tiling.seamless))
+
+
+def decode(run: Timed, prepared: Prepared, latents: Array) -> tuple[Image, ...]:
+    """The pictures of latents; outside a mask, the init image is put back where the settings say so."""
+    settings, space = prepared.settings, run.components.bundle.manifest.latents
+    to_pixels = partial(run.decode, decoder=settings.decoder)
+    with run.phase(settings.decoder):
+        pixels = decoded(to_pixels, latents, space.factor, settings.tiling.seamless)
+    run.release(prepared.plan)
+    with run.phase("image"):
+        images = to_images(pixels)
+        return tuple(map(settings.init_image.paste_back, images)) if settings.init_image else images

@@ -1,0 +1,43 @@
+"""A run's components, whose calls are timed by phase."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+from latentrt.pipeline.components import Components
+from latentrt.pipeline.memory import Plan
+from latentrt.pipeline.timings import Timings
+from latentrt.tensors import Array
+
+
+@dataclass
+class Timed:
+    """Components as the stages of a run call them: the time of each call counts to the phase of its name."""
+
+    components: Components
+    timings: Timings = field(default_factory=Timings)
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """Counts the block's time to a phase."""
+        return self.timings.phase(name)
+
+    def call(self, component: str, **feeds: Array) -> dict[str, Array]:
+        """The outputs of one component by name."""
+        with self.phase(component):
+            return self.components.call(component, **feeds)
+
+    def encode(self, pixels: Array) -> tuple[Array, Array]:
+        """The mean and the deviation of latents; see `Components.encode`."""
+        with self.phase("vae_encoder"):
+            return self.components.encode(pixels)
+
+    def decode(self, latents: Array, decoder: str) -> Array:
+        """Pixels; see `Components.decode`."""
+        with self.phase(decoder):
+            return self.components.decode(latents, decoder)
+
+    def release(self, plan: Plan | None) -> None:
+        """Frees the components' memory between stages, if that is the plan; they load again when called."""
+        if plan is not None and not plan.keep:
+            self.components.unload()

@@ -1,0 +1,49 @@
+"""A picture in two passes: the first one's latents, upscaled, are the start of the second."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from latentrt.images.pillow import resized, to_pixels
+from latentrt.pipeline.picture import picture, sample
+from latentrt.pipeline.prepare import Prepared
+from latentrt.pipeline.result import Step
+from latentrt.pipeline.stages import decode
+from latentrt.pipeline.timed import Timed
+from latentrt.sampling.resize import bilinear
+from latentrt.tensors import Array
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def two_passes(run: Timed, prepared: Prepared) -> Generator[Step, None, tuple[Image, ...]]:
+    """The steps of both passes, and the pictures of the second."""
+    assert prepared.second is not None
+    latents = yield from sample(run, prepared)
+    second, before = prepared.second, len(prepared.grid.sigmas)
+    steps = picture(run, second.starting_from(upscale(run, prepared, latents)))
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            images: tuple[Image, ...] = end.value
+            return images
+        yield replace(step, index=before + step.index, total=prepared.total)
+
+
+def upscale(run: Timed, prepared: Prepared, latents: Array) -> Array:
+    """Clean latents of the second pass's size: of the latents themselves, or of the pixels that they decode to."""
+    assert prepared.second is not None and prepared.settings.hires is not None
+    settings, pixels = prepared.second.settings, run.components.bundle.manifest.latents.factor
+    if prepared.settings.hires.upscaler == "latent":
+        with run.phase("sampler"):
+            return bilinear(latents, settings.height // pixels, settings.width // pixels)
+    images = decode(run, prepared, latents)
+    with run.phase("image"):
+        larger = [to_pixels(resized(image, settings.width, settings.height)) for image in images]
+    return np.concatenate([run.encode(one)[0] for one in larger])
