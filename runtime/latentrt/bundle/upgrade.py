@@ -1,4 +1,4 @@
-"""A bundle of an earlier version as this one writes it: its bundle.json gets its own hash."""
+"""Bundles of earlier versions: bundle.json is rewritten in the newest format, with its own hash."""
 
 from __future__ import annotations
 
