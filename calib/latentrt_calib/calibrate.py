@@ -128,7 +128,7 @@ def calibrate(
 
 def check_latents_only(bundle: Bundle) -> None:
     """Raises BundleError for a UNet with extra input channels, whose ranges no run from prompts can show."""
-    shown = bundle.manifest.shown
+    shown = bundle.manifest.extra_channels
     if shown:
         names = " and ".join(name.replace("_", " ") for name in shown)
         raise BundleError(
@@ -320,13 +320,7 @@ def choose_float_layers(
 
 def shapes_of(manifest: Manifest, specs: Sequence[TensorSpec]) -> dict[str, tuple[int, ...]]:
     """The shapes of a component's inputs for one picture of the default size."""
-    sizes = {
-        "batch": 1,
-        "height": manifest.defaults.height // manifest.latents.pixels,
-        "width": manifest.defaults.width // manifest.latents.pixels,
-        "tokens": manifest.tokenizer.length,
-        "images": 1,
-    }
+    sizes = manifest.sizes()
     return {spec.name: shape_of(spec, sizes) for spec in specs}
 
 

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latentrt.bundle.folder import Bundle, open_bundle, record_files, save_manifest
-from latentrt.bundle.manifest import Component, Manifest, Precision, named_files
+from latentrt.bundle.manifest import Component, Manifest, Precision
+from latentrt.bundle.manifest_json import named_files
 from latentrt.pipeline.load import load
 from latentrt_calib.evaluate.candidate import Evaluator, FloatGraph
 from latentrt_calib.evaluate.compare import BundleSummary, Comparison, bundle_summary, compare

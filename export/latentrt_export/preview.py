@@ -20,7 +20,8 @@ def fit_to_rgb(vae: AutoencoderKL) -> tuple[tuple[float, float, float], ...]:
     colours = torch.rand(COLOURS, 3, 1, 1, generator=generator()) * 2 - 1
     with torch.no_grad():
         posteriors = [vae.encode(colour.expand(1, 3, side, side)).latent_dist.mean for colour in colours]
-    samples = (torch.cat(posteriors) * vae.config.scaling_factor).permute(0, 2, 3, 1).flatten(1, 2)
+    shift = vae.config.get("shift_factor") or 0.0
+    samples = ((torch.cat(posteriors) - shift) * vae.config.scaling_factor).permute(0, 2, 3, 1).flatten(1, 2)
     ones = torch.ones(*samples.shape[:2], 1)
     matrix = torch.cat([samples, ones], 2).flatten(0, 1).double()
     truth = colours.flatten(1)[:, None].expand(-1, SIDE * SIDE, -1).flatten(0, 1).double()

@@ -285,7 +285,8 @@ def accepted(kind):
 def unet_model(pipeline, prompt="a red apple"):
     """Returns the pipeline's UNet under one prompt, unguided: (latents, timestep) -> prediction."""
     prompts = [read(prompt, pipeline.tokenizer, 1)]
-    [kv] = (encoded.cross_kv for encoded in encode(pipeline.call, pipeline.bundle.manifest.text, prompts, 1).values())
+    [text] = encode(pipeline.call, pipeline.bundle.manifest, prompts, 1).values()
+    kv = text.sequences["cross_kv"]
 
     @functools.cache
     def bias(timestep):

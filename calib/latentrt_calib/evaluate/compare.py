@@ -151,7 +151,7 @@ def compare_bundles(
 
 def check_comparable(reference: Bundle, other: Bundle) -> None:
     """Raises BundleError unless the latents of both bundles have one shape for the same request."""
-    spaces = [(bundle.manifest.latents.channels, bundle.manifest.latents.pixels) for bundle in (reference, other)]
+    spaces = [(bundle.manifest.latents.channels, bundle.manifest.latents.factor) for bundle in (reference, other)]
     if spaces[0] != spaces[1]:
         (channels, pixels), (expected, side) = spaces[1], spaces[0]
         raise BundleError(

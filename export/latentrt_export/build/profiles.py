@@ -17,8 +17,6 @@ Profile = tuple[Shapes, ...]
 Sides = Mapping[str, tuple[int, int, int]]  # minimum, optimum and maximum of each symbol
 Wanted = Mapping[str, tuple[int, ...]]
 
-# Rows of text: negative and positive prompt of a picture, and the most chunks of all prompts in one plan.
-USUAL_PROMPTS, MOST_PROMPTS = 2, 8
 
 
 def profiles_of(
@@ -29,12 +27,12 @@ def profiles_of(
     sizes: (width, height) in pixels. batches: rows per UNet call; a picture with guidance has two. The VAE's batch is
     always 1.
     """
-    specs, pixels = bundle.manifest.components[component].inputs, bundle.manifest.latents.pixels
+    specs, pixels = bundle.manifest.components[component].inputs, bundle.manifest.latents.factor
     rows = batches if "sample" in {spec.name for spec in specs} else (1,)
     points = (
-        {**open_sides(bundle, specs), **fixed({"batch": batch, "width": width // pixels, "height": height // pixels})}
+        {**open_sides(bundle), **fixed({"batch": batch, "width": width // pixels, "height": height // pixels})}
         if sees_pictures(specs)
-        else open_sides(bundle, specs)
+        else open_sides(bundle)
         for batch, (width, height) in product(rows, sizes)
     )
     return tuple(dict.fromkeys(profile(specs, sides) for sides in points))
@@ -46,7 +44,7 @@ def profile_for(bundle: Bundle, component: str, wanted: Wanted) -> Profile:
     asked = sizes_of(specs, wanted)
     sides = dict(fixed(asked))
     if not sees_pictures(specs):
-        for symbol, (low, usual, high) in open_sides(bundle, specs).items():
+        for symbol, (low, usual, high) in open_sides(bundle).items():
             if symbol in asked and low < high:
                 sides[symbol] = (low, usual, max(high, asked[symbol]))
     return profile(specs, sides)
@@ -62,15 +60,9 @@ def symbols_of(specs: Iterable[TensorSpec]) -> set[str]:
     return {split_axis(axis)[1] for spec in specs for axis in spec.shape if isinstance(axis, str)}
 
 
-def open_sides(bundle: Bundle, specs: Iterable[TensorSpec]) -> dict[str, tuple[int, int, int]]:
+def open_sides(bundle: Bundle) -> dict[str, tuple[int, int, int]]:
     """Sizes that do not depend on the picture: rows of text, timesteps, tokens per chunk, one image."""
-    manifest = bundle.manifest
-    length = manifest.tokenizer.length
-    return {
-        "batch": (1, USUAL_PROMPTS, MOST_PROMPTS),
-        "n": (1, manifest.defaults.steps, manifest.schedule.train_steps),
-        **fixed({"tokens": length, "images": 1}),
-    }
+    return bundle.manifest.size_bounds()
 
 
 def fixed(sizes: Mapping[str, int]) -> dict[str, tuple[int, int, int]]:

@@ -10,7 +10,6 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from latentrt.bundle.manifest import IMAGE_ENCODER
 from latentrt.errors import CheckpointError, first_few
 from latentrt_export.checkpoint.builders import BUILDERS
 from latentrt_export.checkpoint.folder import folder_source
@@ -21,7 +20,7 @@ from latentrt_export.checkpoint.paths import check_there
 from latentrt_export.checkpoint.stored import FLOATS, Stored, header, read_tensors, under
 from latentrt_export.networks.component import Config
 from latentrt_export.networks.hoist import cross_attentions
-from latentrt_export.networks.image_encoder import ImageKV, Projection, widths_of
+from latentrt_export.networks.image_encoder import IMAGE_ENCODER, ImageKV, Projection, widths_of
 
 PROJECTION, ATTENTION = "image_proj.", "ip_adapter."
 # The tensor that marks a file of each supported kind: IP-Adapter, IP-Adapter Plus.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from latentrt.bundle.folder import Bundle
+from latentrt.conditioning.text import from_text
 from latentrt.request.settings import Settings, guided
 from latentrt.tensors import shape_of
 from latentrt_export.estimate.devices import Device
@@ -65,17 +66,16 @@ def calls_of(bundle: Bundle, settings: Settings) -> dict[str, Call]:
     The UNet is called once per step, on the negative prompt too if any step is guided.
     """
     manifest = bundle.manifest
-    images, pixels = len(settings.seeds), manifest.latents.pixels
-    prompts = 2 if guided(settings, manifest) else 1
-    sides = {"height": settings.height // pixels, "width": settings.width // pixels, "n": settings.steps}
-    sides |= {"tokens": manifest.tokenizer.length, "images": 1}
-    texts = dict.fromkeys((*manifest.text.encoders, "cross_kv"), prompts)
-    batches = {**texts, "time_bias": 1, "unet": images * prompts, settings.decoder: 1}
-    times = {"unet": settings.steps, settings.decoder: images}
+    images, prompts = len(settings.seeds), 2 if guided(settings, manifest) else 1
+    texts = (*manifest.text.encoders, *(name for name, one in manifest.hoisted.items() if from_text(one)))
+    batches = dict.fromkeys(texts, prompts) | {name: 1 for name in manifest.hoisted if name not in texts}
+    batches |= {manifest.denoiser: images * prompts, settings.decoder: 1}
+    times = {manifest.denoiser: settings.steps, settings.decoder: images}
     calls = {}
     for name, batch in batches.items():
         component = manifest.components[name]
-        shapes = {spec.name: shape_of(spec, {**sides, "batch": batch}) for spec in component.inputs}
+        sizes = manifest.sizes(settings.width, settings.height, n=settings.steps, batch=batch)
+        shapes = {spec.name: shape_of(spec, sizes) for spec in component.inputs}
         calls[name] = Call(cost_of(ir.load(bundle.path(component.file)), shapes), times.get(name, 1))
     return calls
 

@@ -30,7 +30,7 @@ from latentrt_export.lower.half import half
 # Targets of `latentrt calibrate` whose graphs TensorRT takes.
 QUANTIZED_FOR = ("tensorrt", "any")
 # Sizes of the inputs that graphs are compared on; height and width in latents.
-PROBE = {"batch": 2, "height": 16, "width": 24, "images": 1}
+PROBE = {"batch": 2, "height": 16, "width": 24}
 
 Progress = Callable[[str], None]
 Arrays = Mapping[str, Array]
@@ -149,7 +149,7 @@ def run(
 def probe_feeds(bundle: Bundle, name: str, known: Arrays) -> dict[str, Array]:
     """Inputs of a component: an earlier component's output of that name if it fits, else random values."""
     random = np.random.default_rng(0)
-    sizes = PROBE | {"tokens": bundle.manifest.tokenizer.length, "n": PROBE["batch"]}
+    sizes = bundle.manifest.sizes(n=PROBE["batch"]) | PROBE
     feeds = {}
     for spec in bundle.manifest.components[name].inputs:
         shape = shape_of(spec, sizes)

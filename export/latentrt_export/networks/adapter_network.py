@@ -115,4 +115,12 @@ def adapter_part(name: str, adapter: T2IAdapter, pixels: int, runs: Sequence[Map
     sides = f"{pixels}*height", f"{pixels}*width"
     image_spec = TensorSpec("image", "float32", ("batch", adapter.config.in_channels, *sides))
     outputs = feature_specs(features_of(adapter, pixels))
-    return part(f"adapter_{name}", lambda: AdapterNetwork(adapter, pixels), (image_spec,), outputs, runs)
+    return part(
+        f"adapter_{name}",
+        lambda: AdapterNetwork(adapter, pixels),
+        (image_spec,),
+        outputs,
+        runs,
+        role="t2i_adapter",
+        controls=(name,),
+    )

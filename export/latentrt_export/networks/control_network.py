@@ -13,9 +13,10 @@ from diffusers import ControlNetModel
 from torch import Tensor, nn
 
 from latentrt.tensors import TensorSpec
-from latentrt_export.networks.component import Part, added_to_time, generator, part, sample_spec
+from latentrt_export.networks.component import Part, generator, part, sample_spec
 from latentrt_export.networks.hoist import hoist, way_down
 from latentrt_export.networks.residuals import layout_of, packed, residual_specs
+from latentrt_export.networks.time_bias import embedding_arguments
 
 
 def hint_factor(network: ControlNetModel) -> int:
@@ -81,13 +82,23 @@ def control_parts(
     )
     hint_spec = TensorSpec("hint", "float32", ("batch", config.block_out_channels[0], "height", "width"))
     scales_spec = TensorSpec("scales", "float32", (len(layout),))
-    yield part(f"hint_{name}", lambda: HintEncoder(control), (image_spec,), (hint_spec,), runs)
+    yield part(
+        f"hint_{name}",
+        lambda: HintEncoder(control),
+        (image_spec,),
+        (hint_spec,),
+        runs,
+        role="controlnet_hint",
+        controls=(name,),
+    )
     yield part(
         f"control_{name}",
         lambda: HoistedControl(control, *starts),
         (sample_spec(control), *shared, hint_spec, scales_spec),
         residual_specs(layout),
         runs,
+        role="controlnet",
+        controls=(name,),
     )
 
 
@@ -105,8 +116,8 @@ def control_run(control: ControlNetModel, feeds: Mapping[str, Tensor]) -> dict[s
             feeds["context"],
             image,
             scale,
-            added_cond_kwargs=added_to_time(feeds),
             return_dict=False,
+            **embedding_arguments(control, feeds),
         )
         hint = HintEncoder(control)(image)
     levels = zip(residual_specs(layout), packed([*down, middle], layout), strict=True)

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from latentrt.bundle.manifest import IMAGE_ENCODER, IMAGE_KV
 from latentrt.tensors import TensorSpec
 from latentrt_export.networks.component import Part, Probe, generator
 from latentrt_export.networks.hoist import ExplicitAttention, cross_attentions, layer_output, stacked
@@ -27,6 +26,8 @@ from latentrt_export.networks.hoist import ExplicitAttention, cross_attentions, 
 SPREAD = (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
 Projection: TypeAlias = ImageProjection | IPAdapterPlusImageProjection
 # Prefix of an adapter's name for reference features, which the undivided UNet takes.
+# The component, and the prefix of an IP-Adapter's name in its outputs and the UNet's inputs.
+IMAGE_ENCODER, IMAGE_KV = "image_encoder", "image_kv_"
 SEEN = "seen_"
 # Number of patches of reference features; any number will do.
 PROBED_PATCHES = 5
@@ -145,7 +146,15 @@ def encoder_part(model: CLIPVisionModelWithProjection, adapters: Mapping[str, Im
     image_spec = TensorSpec("image", "float32", ("batch", 3, side, side))
     probes = tuple(encoder_probe(model, adapters, shown) for shown in ((1.0, 0.0), (1.0,)))
     inputs, outputs = (image_spec, TensorSpec("shown", "float32", ("batch",))), kv_specs(adapters)
-    return Part(IMAGE_ENCODER, lambda: ImageEncoder(model, tuple(adapters.values())), inputs, outputs, probes)
+    return Part(
+        IMAGE_ENCODER,
+        lambda: ImageEncoder(model, tuple(adapters.values())),
+        inputs,
+        outputs,
+        probes,
+        role="image_encoder",
+        controls=tuple(adapters),
+    )
 
 
 def encoder_probe(

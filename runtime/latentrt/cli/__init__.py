@@ -30,7 +30,7 @@ COMMANDS = {
     "bench": "Time a bundle on this machine, phase by phase.",
     "estimate": "Show what a bundle needs on a device, at least.",
     "verify": "Check every byte of a bundle.",
-    "upgrade": "Renew the hash that a bundle's list has of itself.",
+    "upgrade": "Rewrite a bundle's bundle.json in the newest format.",
     "doctor": "Show what is installed, and what is missing.",
 }
 

@@ -31,7 +31,6 @@ from latentrt.tensors import Array, shape_of
 
 log = logging.getLogger(__name__)
 
-MEASURED = "unet"
 # The least of so many turns counts: other work on the machine only adds, and engines that keep what they compile load
 # faster the second time. Where a turn of all takes this long, either hardly matters, and one must do.
 TURNS, LONG_SECONDS = 3, 20.0
@@ -122,8 +121,9 @@ def remembered() -> list[Choice]:
 
 def situation_of(bundle: Bundle, names: Iterable[str]) -> Situation:
     """What decides here and now."""
-    graph = graph_digest(bundle.manifest, bundle.manifest.components[MEASURED])
-    built = optimised.folder_of(bundle, MEASURED)
+    manifest = bundle.manifest
+    graph = graph_digest(manifest, manifest.components[manifest.denoiser])
+    built = optimised.folder_of(bundle, manifest.denoiser)
     return Situation(graph, built.name if built else "", processor(), usable_cores(), versions_of(names))
 
 
@@ -167,7 +167,9 @@ def measure(bundle: Bundle, names: Iterable[str]) -> dict[str, float]:
         start = time.perf_counter()
         for name in [name for name in seconds if name not in failed]:
             try:
-                seconds[name].append(seconds_of_picture(open_engines(name, bundle)[MEASURED], feeds, steps))
+                seconds[name].append(
+                    seconds_of_picture(open_engines(name, bundle)[bundle.manifest.denoiser], feeds, steps)
+                )
             except EngineError as error:
                 log.warning("%s", error)
                 failed[name] = error
@@ -182,15 +184,8 @@ def measure(bundle: Bundle, names: Iterable[str]) -> dict[str, float]:
 def feeds_of(bundle: Bundle) -> dict[str, Array]:
     """Random inputs of the UNet, of the bundle's default size, with guidance where that is the default."""
     manifest, random = bundle.manifest, np.random.default_rng(0)
-    defaults, pixels = manifest.defaults, manifest.latents.pixels
-    sizes = {
-        "batch": 2 if defaults.guidance > 1 else 1,
-        "height": defaults.height // pixels,
-        "width": defaults.width // pixels,
-        "tokens": manifest.tokenizer.length,
-        "images": 1,
-    }
-    inputs = manifest.components[MEASURED].inputs
+    sizes = manifest.sizes(batch=2 if manifest.defaults.guidance > 1 else 1)
+    inputs = manifest.components[manifest.denoiser].inputs
     return {spec.name: random.standard_normal(shape_of(spec, sizes)).astype(spec.dtype) for spec in inputs}
 
 

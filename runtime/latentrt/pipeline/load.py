@@ -8,6 +8,7 @@ from pathlib import Path
 from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import MANIFEST, REMEDY, Bundle, open_bundle
 from latentrt.bundle.tasks import FROM_AN_IMAGE, TEXT_TO_IMAGE
+from latentrt.conditioning.request_values import check_request_values
 from latentrt.engines import AUTO, choose, engine_kind, open_engines
 from latentrt.errors import BundleError, RequestError
 from latentrt.pipeline.memory import Budget, footprints_of
@@ -64,8 +65,9 @@ def load(
 def check_complete(bundle: Bundle) -> None:
     """Raises BundleError unless the bundle can do text to image with the defaults that it states."""
     where = bundle.folder / MANIFEST
-    needed = FROM_AN_IMAGE if bundle.manifest.shown else TEXT_TO_IMAGE
+    needed = FROM_AN_IMAGE if bundle.manifest.extra_channels else TEXT_TO_IMAGE
     missing = {*needed, *bundle.manifest.text.encoders} - bundle.manifest.components.keys()
+    check_request_values(bundle.manifest, where)
     if missing:
         raise BundleError(f"{where}: got no {', '.join(sorted(missing))}, which text to image needs; {REMEDY}")
     try:

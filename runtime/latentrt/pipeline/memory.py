@@ -11,8 +11,8 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from latentrt.bundle.manifest import ADAPTER, CONTROL, HINT, IMAGE_ENCODER, Component, Manifest, Precision
-from latentrt.bundle.tasks import TINY_DECODER
+from latentrt.bundle.manifest import Component, Manifest, Precision
+from latentrt.bundle.sources import CONTROL_ROLES, Role
 from latentrt.engines import Engine
 from latentrt.errors import EngineError, OutOfMemoryError
 from latentrt.request.settings import Settings, guided
@@ -69,9 +69,9 @@ class Demand:
     decoder: str = "vae_decoder"
     steering: frozenset[str] = frozenset()
 
-    def uses(self, name: str) -> bool:
+    def uses(self, name: str, role: Role) -> bool:
         """Whether it calls a component."""
-        if name.startswith((CONTROL, HINT, ADAPTER, IMAGE_ENCODER)):
+        if role in CONTROL_ROLES:
             return name in self.steering
         unused = {"vae_decoder"} - {self.decoder} | (set() if self.encodes else {"vae_encoder"})
         return name not in unused
@@ -104,13 +104,13 @@ class Budget:
 
 def demand_of(settings: Settings, prompts: int, manifest: Manifest) -> Demand:
     """What a run of these settings asks for. prompts: those between ANDs."""
-    pixels = manifest.latents.pixels
+    pixels = manifest.latents.factor
     rows, columns = settings.height // pixels, settings.width // pixels
     window, works = (settings.tiling.window or 0) // pixels, guided(settings, manifest)
     prompts += works + (works and (settings.guidance.image or 1) > 1)
-    encodes = settings.init_image is not None or "masked_image" in manifest.shown
-    steering = {name for control in settings.controls.images for name in (control.component, CONTROL + control.name)}
-    return Demand(len(settings.seeds), prompts, rows, columns, encodes, window, settings.decoder, frozenset(steering))
+    encodes = settings.init_image is not None or "masked_image" in manifest.extra_channels
+    steering = frozenset[str]().union(*(manifest.networks_of(control.name) for control in settings.controls.images))
+    return Demand(len(settings.seeds), prompts, rows, columns, encodes, window, settings.decoder, steering)
 
 
 def smaller(engine: str, engines: Mapping[str, Engine], manifest: Manifest, demand: Demand) -> str:
@@ -157,45 +157,51 @@ def plan(manifest: Manifest, demand: Demand, footprints: Mapping[str, Footprint]
 
 def candidates(manifest: Manifest, demand: Demand, footprints: Mapping[str, Footprint]) -> Iterator[Plan]:
     """Every plan, those that cost the least time first: a second call a step is cheaper than loading for each run."""
-    used = {name: one for name, one in manifest.components.items() if demand.uses(name)}
+    used = {name: one for name, one in manifest.components.items() if demand.uses(name, one.role)}
     weights = {name: file_bytes(manifest, one) * footprints[name].weights[one.precision] for name, one in used.items()}
     for keep, split in itertools.product((True, False), (False, True)):
         asked = replace(demand, prompts=1) if split else demand
         live = {name: live_bytes(manifest, name, asked, footprints[name]) for name in used}
-        loop = sum(weight for name, weight in weights.items() if in_loop(name))  # these stay loaded from step to step
-        apart = {name: loop if in_loop(name) else weight for name, weight in weights.items()}
+        loop = sum(
+            weight for name, weight in weights.items() if in_loop(used[name])
+        )  # these stay loaded from step to step
+        apart = {name: loop if in_loop(used[name]) else weight for name, weight in weights.items()}
         loaded = {name: sum(weights.values()) if keep else apart[name] for name in used}
         yield Plan(keep, split, round(BASE_BYTES + max(loaded[name] + live[name] for name in used)))
 
 
-def in_loop(name: str) -> bool:
+def in_loop(component: Component) -> bool:
     """Whether a component is called at every step."""
-    return name == "unet" or name.startswith(CONTROL)
+    return component.role in ("denoiser", "controlnet")
 
 
 def live_bytes(manifest: Manifest, name: str, demand: Demand, footprint: Footprint) -> float:
     """The activations of one call of a component."""
     component, latents = manifest.components[name], demand.height * demand.width
-    if in_loop(name):
+    if in_loop(component):
         latents = math.prod(min(side, demand.window or side) for side in (demand.height, demand.width))
         rows = demand.prompts * demand.images
         scores = SCORE_BYTES * rows * latents**2 if footprint.scores else 0
         return UNET_BYTES * rows * latents * time_bias_width(manifest) + scores
-    if name.startswith(("vae_", HINT)) or name == TINY_DECODER:
-        scores = FLOAT_BYTES * latents**2 if footprint.scores and name.startswith("vae_") else 0
-        each = STRIPED_BYTES if footprint.striped and name == "vae_decoder" else VAE_BYTES
+    if component.role in ("vae_encoder", "vae_decoder", "tiny_decoder", "controlnet_hint"):
+        attends = component.role in ("vae_encoder", "vae_decoder")
+        scores = FLOAT_BYTES * latents**2 if footprint.scores and attends else 0
+        each = STRIPED_BYTES if footprint.striped and component.role == "vae_decoder" else VAE_BYTES
         return each * latents * math.sqrt(file_bytes(manifest, component) / WEIGHT_BYTES[component.precision]) + scores
-    if name.startswith(ADAPTER):
+    if component.role == "t2i_adapter":
         sizes = {"batch": 1, "height": demand.height, "width": demand.width}
         return ADAPTER_TENSORS * FLOAT_BYTES * sum(math.prod(shape_of(spec, sizes)) for spec in component.outputs)
     return 0
 
 
 def time_bias_width(manifest: Manifest) -> int:
-    """The channels of all ResNets of the UNet, and of the control networks beside it."""
-    (spec,) = manifest.components["time_bias"].outputs
-    width = spec.shape[-1]
-    return width if isinstance(width, int) else 0
+    """The width of the denoiser's inputs made for each step: the channels of all ResNets, ControlNets' included."""
+    denoiser = manifest.components[manifest.denoiser]
+    stepwise = {
+        name for name, source in denoiser.sources.items() if source.kind == "component" and "step" in source.per
+    }
+    widths = (spec.shape[-1] for spec in denoiser.inputs if spec.name in stepwise)
+    return sum(width for width in widths if isinstance(width, int))
 
 
 def file_bytes(manifest: Manifest, component: Component) -> int:
@@ -215,7 +221,7 @@ def remedy(manifest: Manifest, demand: Demand, footprints: Mapping[str, Footprin
     def fits(asked: Demand) -> bool:
         return any(one.peak_bytes <= budget for one in candidates(manifest, asked, footprints))
 
-    pixels = manifest.latents.pixels
+    pixels = manifest.latents.factor
     fewer = [count for count in range(demand.images - 1, 0, -1) if fits(replace(demand, images=count))]
     if fewer:
         return f"--batch {fewer[0]} fits"

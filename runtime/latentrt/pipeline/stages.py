@@ -8,11 +8,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from latentrt.bundle.tasks import TINY_DECODER
-from latentrt.conditioning.control import Steering
-from latentrt.conditioning.extra_channels import shown_of
-from latentrt.conditioning.prompt_blend import blended
-from latentrt.conditioning.text import Conditioning, encode, nothing
-from latentrt.conditioning.time_embedding import TimeBias, added, time_bias
+from latentrt.conditioning.control import ControlSet
+from latentrt.conditioning.extra_channels import ChannelMaker, extra_channels_of
+from latentrt.conditioning.inputs import DenoiserInputs, InputMaker, denoiser_inputs
+from latentrt.conditioning.prompts import conditioning_of, with_zero_negative
+from latentrt.conditioning.text import encode
 from latentrt.images.pillow import to_images, to_shares
 from latentrt.pipeline.denoiser import Denoiser, timesteps_of_calls
 from latentrt.pipeline.prepare import Prepared
@@ -36,10 +36,9 @@ if TYPE_CHECKING:
 class Encoded:
     """Everything that depends on the prompt, the images that steer, or the timestep alone."""
 
-    conditioning: Conditioning
+    inputs: DenoiserInputs
     guidance: Guidance
-    time_bias: TimeBias
-    controls: Steering | None
+    controls: ControlSet | None
 
 
 @dataclass(frozen=True)
@@ -71,14 +70,13 @@ def encode_prompts(run: Timed, prepared: Prepared) -> Encoded:
     zero = not alone and manifest.text.zero_negative and not settings.text.negative
     used = [prompts.positive] if alone or zero else [prompts.negative, prompts.positive]
     used += [prompts.blend] if prompts.blend else []
-    texts = encode(run.call, manifest.text, used, settings.text.clip_skip)
-    positive = prompts.positive
-    if prompts.blend:
-        positive, mixed = blended(positive, prompts.blend, texts, settings.text.blend_strength)
-        texts |= mixed
-    conditioning = Conditioning(prompts.negative, positive, texts, nothing(texts) if zero else None)
-    biases = time_bias(run.call, times, added(manifest, settings, conditioning))
-    return Encoded(conditioning, guidance, biases, attach_controls(run, prepared) if manifest.controls else None)
+    texts = encode(run.call, manifest, used, settings.text.clip_skip)
+    blend = (prompts.blend, settings.text.blend_strength) if prompts.blend else None
+    conditioning = conditioning_of(texts, prompts.positive, None if alone or zero else prompts.negative, blend)
+    if zero:
+        conditioning = with_zero_negative(conditioning, settings.steps)
+    inputs = denoiser_inputs(manifest, InputMaker(run.call, conditioning, settings, times))
+    return Encoded(inputs, guidance, attach_controls(run, prepared) if manifest.controls else None)
 
 
 def guidance_of(run: Timed, prepared: Prepared) -> Guidance:
@@ -89,32 +87,33 @@ def guidance_of(run: Timed, prepared: Prepared) -> Guidance:
     return Guidance(scales, spec.sigmas, spec.rescale, spec.image or 1.0)
 
 
-def attach_controls(run: Timed, prepared: Prepared) -> Steering:
-    """The images that steer, each seen once by its network."""
+def attach_controls(run: Timed, prepared: Prepared) -> ControlSet:
+    """The control images, each of which its network is called with once."""
     settings, steps = prepared.settings, len(prepared.whole.sigmas) - prepared.first
-    components = run.components.bundle.manifest.components
-    steering = Steering(run.call, components, prepared.first, steps, settings.controls.guess)
+    manifest = run.components.bundle.manifest
+    controls = ControlSet(run.call, manifest, prepared.first, steps, settings.controls.guess)
     for control in settings.controls.images:
         with run.phase("image"):
             image = to_shares(control.fit_to(settings.width, settings.height, settings.init_image))
-        steering.see(control, image)
-    return steering
+        controls.attach(control, image)
+    return controls
 
 
 def initial_latents(run: Timed, prepared: Prepared) -> Start:
     """Noise, or an image's latents with noise, or the latents of an earlier run: diffusers' `prepare_latents`."""
     settings, manifest = prepared.settings, run.components.bundle.manifest
     space, image = manifest.latents, settings.init_image
-    size = (settings.height // space.pixels, settings.width // space.pixels)
+    size = (settings.height // space.factor, settings.width // space.factor)
     source = NoiseSource(settings.noise, (space.channels, *size))
-    mask = image.latent_mask(settings.width, settings.height, space.pixels) if image else None
+    mask = image.latent_mask(settings.width, settings.height, space.factor) if image else None
     # Inpainting at strength 1, and models that take the image as extra channels, start from noise alone.
-    noise_alone = not settings.skipped and (mask is not None or bool(manifest.shown))
-    mask = None if "mask" in manifest.shown else mask  # a model that takes the mask keeps the rest by itself
+    noise_alone = not settings.skipped and (mask is not None or bool(manifest.extra_channels))
+    mask = None if "mask" in manifest.extra_channels else mask  # a model that takes the mask keeps the rest by itself
     clean = None if noise_alone and mask is None else clean_latents(run, prepared, source)
     given = settings.denoising_range.latents
     first = source.initial() if given is None else given
-    extra = shown_of(manifest.shown, settings, space, run.encode, lambda: source.normal(0.0, 0.0))
+    maker = ChannelMaker(settings, space, run.encode, lambda: source.normal(0.0, 0.0))
+    extra = extra_channels_of(manifest.extra_channels, maker)
     latents = started(prepared.grid, first, clean, alone=noise_alone) if given is None else first
     keep = None if mask is None or clean is None else partial(restore, mask, clean, first)
     # The Brownian path of the whole grid, so that its noise is the same at any strength.
@@ -141,20 +140,18 @@ def denoise(run: Timed, prepared: Prepared, encoded: Encoded, start: Start) -> I
     manifest, grid = run.components.bundle.manifest, prepared.grid
     sampler = sampler_of(prepared)
     sampler = painted(sampler, start.keep) if start.keep else sampler
-    [dtype] = (spec.dtype for spec in manifest.components["unet"].inputs if spec.name == "sample")
     denoiser = Denoiser(
         run.call,
-        encoded.conditioning,
+        manifest,
+        encoded.inputs,
         encoded.guidance,
         PREDICTIONS[manifest.schedule.prediction],
-        encoded.time_bias,
         prepared.split,
-        dtype,
-        shown=start.extra_channels,
-        steering=encoded.controls,
+        extra_channels=start.extra_channels,
+        controls=encoded.controls,
     )
     with run.phase("sampler"):
-        steps = sampler(in_tiles(denoiser, prepared, manifest.latents.pixels), start.latents, grid, start.noise)
+        steps = sampler(in_tiles(denoiser, prepared, manifest.latents.factor), start.latents, grid, start.noise)
     tiny = TINY_DECODER in manifest.components
     preview = partial(run.components.decode, decoder=TINY_DECODER) if tiny else None
     for index in range(len(grid.sigmas)):
@@ -180,7 +177,7 @@ def decode(run: Timed, prepared: Prepared, latents: Array) -> tuple[Image, ...]:
     settings, space = prepared.settings, run.components.bundle.manifest.latents
     to_pixels = partial(run.decode, decoder=settings.decoder)
     with run.phase(settings.decoder):
-        pixels = decoded(to_pixels, latents, space.pixels, settings.tiling.seamless)
+        pixels = decoded(to_pixels, latents, space.factor, settings.tiling.seamless)
     run.release(prepared.plan)
     with run.phase("image"):
         images = to_images(pixels)

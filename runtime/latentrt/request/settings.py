@@ -106,7 +106,7 @@ def guided(settings: Settings, manifest: Manifest) -> bool:
 
 def resolve(request: Request, manifest: Manifest) -> Settings:
     """The request with the bundle's defaults filled in. Raises RequestError for what cannot be generated."""
-    pixels = manifest.latents.pixels
+    pixels = manifest.latents.factor
     schedule = resolve_schedule(request, manifest)
     init_image = resolve_init_image(request, manifest)
     part = resolve_denoising_range(request, manifest.latents.channels)

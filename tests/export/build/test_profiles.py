@@ -9,7 +9,7 @@ from latentrt.tensors import split_axis
 
 BUNDLE = open_bundle(folder_of("emoji"), verify=False)
 MANIFEST = BUNDLE.manifest
-LATENT = MANIFEST.latents.pixels
+LATENT = MANIFEST.latents.factor
 
 
 def bounds(component, profile, name, axis):

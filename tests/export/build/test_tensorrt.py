@@ -112,7 +112,7 @@ def test_plans_of_other_sizes_stay_beside_each_other(tmp_path):
     bundle = pictures(tmp_path)
     paths = {one.path for size in ((64, 64), (64, 96)) for one in build(bundle.folder, options("sm86", sizes=(size,)))}
     assert len(paths) == 2 and all(path.exists() for path in paths)
-    pixels = bundle.manifest.latents.pixels
+    pixels = bundle.manifest.latents.factor
     asked = {"latents": (1, 4, 96 // pixels, 64 // pixels)}
     assert sorted(str(key.profile_of(asked)) for key in plan_store(bundle.folder).keys()) == ["0", "None"]
 

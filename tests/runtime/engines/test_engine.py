@@ -10,7 +10,8 @@ import pytest
 
 import latentrt
 from latentrt.bundle.catalog import MODELS
-from latentrt.bundle.manifest import Component, read
+from latentrt.bundle.manifest import Component
+from latentrt.bundle.manifest_json import read
 from latentrt.engines import ENGINES, engine_kind, open_engine
 from latentrt.engines.onnx import session as cpu
 from latentrt.errors import EngineError, ShapeError

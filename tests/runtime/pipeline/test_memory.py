@@ -38,8 +38,9 @@ def sd15(manifest, precision="fp32"):
     sizes = {**SD15, "unet": 817_000_000} if precision == "int8" else SD15
     components = {name: replace(one, precision="fp32") for name, one in manifest.components.items()}
     components["unet"] = replace(components["unet"], precision=precision)
-    (spec,) = components["time_bias"].outputs
-    components["time_bias"] = replace(components["time_bias"], outputs=(replace(spec, shape=("n", 20160)),))
+    unet = components["unet"]
+    wide = (replace(spec, shape=("batch", 20160)) if spec.name == "time_bias" else spec for spec in unet.inputs)
+    components["unet"] = replace(unet, inputs=tuple(wide))
     files = {**manifest.files, **{f"{name}.onnx": FileRecord(size, "") for name, size in sizes.items()}}
     return replace(manifest, components=components, files=files)
 
@@ -145,7 +146,11 @@ def test_windows_need_less_of_the_unet(bundle):
 
 def test_control_networks_count_where_they_are_used(bundle):
     manifest, size = sd15(bundle.manifest), 1_450_000_000
-    extra = {f"{part}_canny": replace(manifest.components["unet"], file=f"{part}.onnx") for part in ("control", "hint")}
+    roles = {"control": "controlnet", "hint": "controlnet_hint"}
+    extra = {
+        f"{part}_canny": replace(manifest.components["unet"], file=f"{part}.onnx", role=role)
+        for part, role in roles.items()
+    }
     files = {"control.onnx": FileRecord(size, ""), "hint.onnx": FileRecord(4_000_000, "")}
     manifest = replace(manifest, components={**manifest.components, **extra}, files={**manifest.files, **files})
     plain, steered = (
@@ -219,7 +224,7 @@ def test_decoding_is_tried_again_with_all_else_unloaded(bundle, calls, unloads):
 # Where NumPy or Pillow may find no memory in a run, outside any engine.
 SHORT_OF_MEMORY = {
     "noise": "latentrt.sampling.noise.source.NoiseSource.initial",
-    "feeds": "latentrt.pipeline.denoiser.Denoiser.cross_kv",
+    "feeds": "latentrt.conditioning.inputs.DenoiserInputs.constant",
     "an image": "latentrt.request.init_image.InitImage.pixels",
     "encoding": "latentrt.pipeline.stages.drawn",
     "guidance": "latentrt.pipeline.denoiser.guided",

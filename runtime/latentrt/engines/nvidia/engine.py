@@ -170,7 +170,7 @@ class TensorRTEngine:
 
     def command(self, sizes: Mapping[str, int]) -> str:
         """The command line that builds plans which take these sizes."""
-        pixels = self.bundle.manifest.latents.pixels
+        pixels = self.bundle.manifest.latents.factor
         line = f"latentrt build {self.bundle.folder} --target {self.gpu.flavour.name}"
         if "width" in sizes and "height" in sizes:
             line += f" --size {sizes['width'] * pixels}x{sizes['height'] * pixels}"
