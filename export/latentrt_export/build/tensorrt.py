@@ -31,7 +31,7 @@ from latentrt.bundle.catalog import folder_of
 
 MEMINFO = Path("/proc/meminfo")
 
-Lines = Callable[[str], None]
+LogCapture = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class BuildContext:
             graph=graph_digest(manifest, component),
             profiles=profiles,
             flags=(source.flag, *self.settings.flags),
-            engine=self.builder.flavour.name,
+            engine=self.builder.variant.name,
             version=self.builder.version,
             gpu=device.name if device else "",
             sm=gpu,
@@ -92,7 +92,7 @@ class BuildContext:
 def build(
     source: str | Path,
     options: BuildOptions,
-    lines: Lines = lambda line: None,
+    lines: LogCapture = lambda line: None,
     progress: Progress = lambda name, step, steps: None,
 ) -> Iterator[BuiltPlan]:
     """Yields every component's plans as they are there; those that are there already are not built again.
@@ -130,7 +130,7 @@ def build_plan(engine: str, bundle: Bundle, component: str, shapes: Mapping[str,
         pass
 
 
-def lower_only(source: str | Path, attention: Attention, lines: Lines = lambda line: None) -> list[Path]:
+def lower_only(source: str | Path, attention: Attention, lines: LogCapture = lambda line: None) -> list[Path]:
     """Lowers what is not lowered yet, for a build elsewhere; returns the folders of all components."""
     bundle = open_bundle(folder_of(source))
     sources = lowered_sources(bundle, plan_store(bundle.folder), attention, lines)
@@ -138,7 +138,7 @@ def lower_only(source: str | Path, attention: Attention, lines: Lines = lambda l
 
 
 def lowered_sources(
-    bundle: Bundle, store: PlanStore, attention: Attention, lines: Lines = lambda line: None
+    bundle: Bundle, store: PlanStore, attention: Attention, lines: LogCapture = lambda line: None
 ) -> dict[str, Source]:
     """The lowered graph of every component, made where it is missing. Raises EngineError where that needs onnx-ir."""
 
@@ -195,7 +195,7 @@ def build_component(
     context: BuildContext,
     source: Source,
     profiles: tuple[Profile, ...],
-    lines: Lines = lambda line: None,
+    lines: LogCapture = lambda line: None,
     progress: Progress = lambda name, step, steps: None,
 ) -> Iterator[BuiltPlan]:
     """Yields the plan of one component for each GPU; what is missing is built in one go and kept for each."""
@@ -228,7 +228,7 @@ def timing_cache(context: BuildContext) -> Path:
     """Where the builder keeps what it measured, for its version on this GPU."""
     builder = context.builder
     gpu = "".join(letter if letter.isalnum() else "-" for letter in builder.device.name) if builder.device else "any"
-    return context.store.writable() / f"timing-{builder.flavour.name}-{builder.version}-{gpu}.cache"
+    return context.store.writable() / f"timing-{builder.variant.name}-{builder.version}-{gpu}.cache"
 
 
 def link(plan: Path, path: Path) -> None:
