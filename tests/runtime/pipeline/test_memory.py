@@ -183,7 +183,8 @@ def limited(pipeline, component, rows):
             raise OutOfMemoryError(f"{component}: no memory")
         return engine(feeds)
 
-    stand_in = type("Limited", (), {"__call__": lambda self, feeds: call(feeds), "unload": lambda self: None})()
+    methods = {"__call__": lambda self, feeds: call(feeds), "unload": lambda self: None, "memory": engine.memory}
+    stand_in = type("Limited", (), methods)()
     return pipeline.with_engines({component: stand_in})
 
 
