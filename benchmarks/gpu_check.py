@@ -73,6 +73,7 @@ class Recorder:
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.feeds, self.outputs = engine, {}, {}
+        self.memory = engine.memory
 
     def __call__(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """The engine's outputs."""

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from latentrt.engines import Engine
+from latentrt.engines import Engine, MemoryModel
 from latentrt.errors import OutputError, RequestError
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.request import Request
@@ -194,6 +194,11 @@ class RecordingEngine:
 
     def __init__(self, engine: Engine, on_call: Callable[[Mapping[str, Array], Mapping[str, Array]], None]) -> None:
         self.engine, self.on_call = engine, on_call
+
+    @property
+    def memory(self) -> MemoryModel | None:
+        """The other engine's memory model."""
+        return self.engine.memory
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Returns the outputs of the wrapped engine."""

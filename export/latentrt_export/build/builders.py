@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from latentrt.engines.nvidia.bindings import FLAVOURS, Flavour, import_bindings, version_of
+from latentrt.engines.nvidia.bindings import VARIANTS, RuntimeVariant, import_bindings, version_of
 from latentrt.engines.nvidia.cuda import Device, current_device
 from latentrt.errors import EngineError, RequestError
 
@@ -39,7 +39,7 @@ DIFFERENCES = {
 class Builder:
     """An available builder. device: the GPU that it builds on and for; None for one that builds ahead of time."""
 
-    flavour: Flavour
+    variant: RuntimeVariant
     differences: Differences
     trt: Any
     device: Device | None
@@ -52,19 +52,19 @@ class Builder:
     @property
     def label(self) -> str:
         """Name and version, for messages."""
-        return f"{self.flavour.name} {self.version}"
+        return f"{self.variant.name} {self.version}"
 
 
 def open_builder(target: str) -> Builder:
     """Returns the builder of a target. Raises EngineError without TensorRT, with a runtime-only one, or without a GPU."""
-    flavour, differences = FLAVOURS[target], DIFFERENCES[target]
-    trt = import_bindings(flavour)
+    variant, differences = VARIANTS[target], DIFFERENCES[target]
+    trt = import_bindings(variant)
     if not hasattr(trt, "Builder"):
-        raise EngineError(f"{target}: got {trt.__name__}, which runs plans and builds none; {flavour.install}")
+        raise EngineError(f"{target}: got {trt.__name__}, which runs plans and builds none; {variant.install}")
     if differences.ahead_of_time:
-        return Builder(flavour, differences, trt, None)
+        return Builder(variant, differences, trt, None)
     try:
-        return Builder(flavour, differences, trt, current_device())
+        return Builder(variant, differences, trt, current_device())
     except EngineError as error:
         raise EngineError(
             f"{target}: plans are built on the GPU that runs them, and there is none here ({error}). The graphs are "

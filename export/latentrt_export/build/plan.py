@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from latentrt.storage.atomic import new_file
-from latentrt.engines.nvidia.bindings import Lines
+from latentrt.engines.nvidia.bindings import LogCapture
 from latentrt.engines.nvidia.plans import STRIPPED
 from latentrt.errors import EngineError
 from latentrt_export.build.builders import Builder
@@ -64,7 +64,7 @@ def write_plan(builder: Builder, task: BuildTask, path: Path, progress: Progress
 
     Raises EngineError with the message of the parser or the builder, KeyboardInterrupt after Ctrl-C.
     """
-    trt, lines = builder.trt, Lines(builder.trt)
+    trt, lines = builder.trt, LogCapture(builder.trt)
     maker = trt.Builder(lines.logger)
     network = maker.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     # The parser owns the weights of the network: it must live until the plan is built.
@@ -77,7 +77,7 @@ def write_plan(builder: Builder, task: BuildTask, path: Path, progress: Progress
     if monitor.cancelled:
         raise KeyboardInterrupt
     if plan is None:
-        raise EngineError(f"{task.name}: {builder.label} cannot build a plan: {reason(lines.taken())}")
+        raise EngineError(f"{task.name}: {builder.label} cannot build a plan: {reason(lines.drain())}")
     with path.open("wb") as file:
         file.write(plan)
     if cache is not None:
@@ -86,7 +86,7 @@ def write_plan(builder: Builder, task: BuildTask, path: Path, progress: Progress
             temporary.write_bytes(config.get_timing_cache().serialize())
 
 
-def parse(builder: Builder, task: BuildTask, network: Any, lines: Lines) -> Any:
+def parse(builder: Builder, task: BuildTask, network: Any, lines: LogCapture) -> Any:
     """Fills the network from the file; returns the parser. Raises EngineError that names every unsupported node."""
     parser = builder.trt.OnnxParser(network, lines.logger)
     if parser.parse_from_file(str(task.graph)):
@@ -96,7 +96,7 @@ def parse(builder: Builder, task: BuildTask, network: Any, lines: Lines) -> Any:
         f"{error.node_name() or 'the graph'} ({error.node_operator()}): {error.desc()}" for error in refused
     )
     raise EngineError(
-        f"{task.name}: {builder.label} cannot read the graph: {nodes or lines.taken()}; use a later version, or leave "
+        f"{task.name}: {builder.label} cannot read the graph: {nodes or lines.drain()}; use a later version, or leave "
         "this component to --engine cpu"
     )
 

@@ -82,7 +82,7 @@ class BuildContext:
             graph=graph_digest(manifest, component),
             profiles=profiles,
             flags=(source.flag, *self.settings.flags),
-            engine=self.builder.flavour.name,
+            engine=self.builder.variant.name,
             version=self.builder.version,
             gpu=device.name if device else "",
             sm=gpu,
@@ -228,7 +228,7 @@ def timing_cache(context: BuildContext) -> Path:
     """The file of the builder's timings, for its version on this GPU."""
     builder = context.builder
     gpu = "".join(letter if letter.isalnum() else "-" for letter in builder.device.name) if builder.device else "any"
-    return context.store.writable() / f"timing-{builder.flavour.name}-{builder.version}-{gpu}.cache"
+    return context.store.writable() / f"timing-{builder.variant.name}-{builder.version}-{gpu}.cache"
 
 
 def link(plan: Path, path: Path) -> None:

@@ -61,7 +61,7 @@ def benchmark(
     engine_kind(engine)
     check(plan)
     opened = open_bundle(folder_of(bundle), verify=False)
-    engine = choose(engine, opened, frugal=memory_budget is not None)
+    engine = choose(engine, opened, low_memory=memory_budget is not None)
     cases = sweep.cases(request)
     opening = partial(load, bundle, engine=engine, split_guidance=split_guidance, memory_budget=memory_budget)
     with opening(verify=False) as pipeline:

@@ -98,9 +98,9 @@ def problem_of(kind: EngineKind, nvidia: Nvidia) -> str | None:
     if nvidia.problem is not None:
         return f"{nvidia.problem}, or use --engine cpu"
     bindings = installed("cuda-bindings")
-    if kind.builder and bindings is None:
+    if kind.bindings and bindings is None:
         return f"it needs cuda-bindings: {kind.install}"
-    if kind.builder and bindings and nvidia.cuda and int(bindings.split(".")[0]) > nvidia.cuda[0]:
+    if kind.bindings and bindings and nvidia.cuda and int(bindings.split(".")[0]) > nvidia.cuda[0]:
         major, minor = nvidia.cuda
         return (
             f"the driver runs CUDA {major}.{minor} at most, which is too old for cuda-bindings {bindings}: update the "

@@ -11,7 +11,7 @@ from latentrt.bundle.tasks import FROM_AN_IMAGE, TEXT_TO_IMAGE
 from latentrt.conditioning.request_values import check_request_values
 from latentrt.engines import AUTO, choose, engine_kind, open_engines
 from latentrt.errors import BundleError, RequestError
-from latentrt.pipeline.memory import Budget, footprints_of
+from latentrt.pipeline.memory import Budget, memory_models
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.prompt.tokenizer import Tokenizer
 from latentrt.request.request import Request
@@ -44,10 +44,10 @@ def load(
     engine_kind(engine)
     opened = open_bundle(folder_of(bundle), verify=verify)
     check_complete(opened)
-    frugal = memory_budget is not None
-    name = choose(engine, opened, frugal=frugal, exchanges=bool(loras))
-    engines = open_engines(name, opened, frugal=frugal)
-    budget = None if memory_budget is None else Budget(memory_budget, footprints_of(name, engines))
+    low_memory = memory_budget is not None
+    name = choose(engine, opened, low_memory=low_memory, takes_weights=bool(loras))
+    engines = open_engines(name, opened, low_memory=low_memory)
+    budget = None if memory_budget is None else Budget(memory_budget, memory_models(name, engines))
     tokenizer, chosen = load_tokenizer(opened), engine == AUTO
     pipeline = Pipeline(
         opened,

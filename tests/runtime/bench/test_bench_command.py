@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from latentrt.cli import main
-from latentrt.pipeline.memory import FOOTPRINTS, Budget
+from latentrt.engines import ENGINES
+from latentrt.pipeline.memory import Budget
 from tests.runtime.fake import pipeline_of
 from tests.runtime.report.pages import check_stands_alone
 
@@ -38,7 +39,7 @@ def here(tmp_path, monkeypatch, bundle):
     def opened(_name, *, engine, split_guidance, memory_budget, verify=True):
         pipeline = pipeline_of(bundle, [], split_guidance=split_guidance)
         if memory_budget is not None:
-            pipeline.budget = Budget(memory_budget, dict.fromkeys(pipeline.engines, FOOTPRINTS["onnxruntime"]))
+            pipeline.budget = Budget(memory_budget, dict.fromkeys(pipeline.engines, ENGINES["onnxruntime"].memory))
         return pipeline
 
     monkeypatch.setattr("latentrt.bench.benchmark.load", opened)

@@ -16,12 +16,19 @@ from PIL import Image
 import latentrt
 from latentrt.bundle.manifest import FileRecord
 from latentrt.cli import main
-from latentrt.engines import failure
+from latentrt.engines import ENGINES, failure
+from latentrt.engines.onnx.session import OPTIMISED, OVERRIDDEN
 from latentrt.errors import EngineError, OutOfMemoryError
-from latentrt.pipeline.memory import FOOTPRINTS, Budget, Demand, Plan, candidates, footprints_of, plan
+from latentrt.pipeline.memory import Budget, Demand, Plan, candidates, memory_models, plan
 from tests.runtime.fake import SMALL, named, pipeline_of
 
 GB = 1_000_000_000
+MODELS = {
+    "onnxruntime": ENGINES["onnxruntime"].memory,
+    "optimised": OPTIMISED,
+    "overridden": OVERRIDDEN,
+    "openvino": ENGINES["openvino"].memory,
+}
 # Bytes of Stable Diffusion 1.5's files in fp32.
 SD15 = {
     "text_encoder": 492_000_000,
@@ -46,7 +53,7 @@ def sd15(manifest, precision="fp32"):
 
 
 def feet(manifest, name):
-    return dict.fromkeys(manifest.components, FOOTPRINTS[name])
+    return dict.fromkeys(manifest.components, MODELS[name])
 
 
 MEASURED = {
@@ -79,9 +86,7 @@ def test_a_fast_picture_needs_no_room_for_the_vae_s_decoder(bundle):
     assert peaks[0] - peaks[1] >= SD15["vae_decoder"]
 
 
-CASES = list(
-    itertools.product(FOOTPRINTS, ("fp32", "int8"), (1, 5), (1, 2), ((64, 64), (96, 64), (16, 24)), (False, True))
-)
+CASES = list(itertools.product(MODELS, ("fp32", "int8"), (1, 5), (1, 2), ((64, 64), (96, 64), (16, 24)), (False, True)))
 BUDGETS = [0.2, 0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 20, 60, 400]
 
 
@@ -183,7 +188,8 @@ def limited(pipeline, component, rows):
             raise OutOfMemoryError(f"{component}: no memory")
         return engine(feeds)
 
-    stand_in = type("Limited", (), {"__call__": lambda self, feeds: call(feeds), "unload": lambda self: None})()
+    methods = {"__call__": lambda self, feeds: call(feeds), "unload": lambda self: None, "memory": engine.memory}
+    stand_in = type("Limited", (), methods)()
     return pipeline.with_engines({component: stand_in})
 
 
@@ -337,7 +343,7 @@ def test_runs_under_a_budget_do_not_run_at_once(bundle):
 
 def test_engines_of_gpus_have_no_budget():
     with pytest.raises(EngineError, match="memory budget: got the engine cuda, expected onnxruntime or openvino"):
-        footprints_of("cuda", {})
+        memory_models("cuda", {})
 
 
 @pytest.mark.parametrize(
