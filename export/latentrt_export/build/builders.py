@@ -109,6 +109,6 @@ def check_refit(builder: Builder) -> None:
             current_device()
         except EngineError as error:
             raise EngineError(
-                f"--refit, --stripped: {builder.label} builds plans of replaceable weights only with a GPU ({error}); "
-                "leave the option out, or build on the device"
+                f"--refit, --stripped: {builder.label} builds plans with replaceable weights only where there is a GPU "
+                f"({error}); leave the option out, or build on the device"
             ) from error
