@@ -16,7 +16,7 @@ from latentrt.conditioning.t2i_adapter import Adapter
 from latentrt.conditioning.text import Call
 from latentrt.request.controls import ResolvedControl
 from latentrt.sampling.guidance import sum_of
-from latentrt.sampling.tiling import Window
+from latentrt.sampling.tiling import Tile
 from latentrt.tensors import Array, TensorSpec, read_only, shape_of, split_axis
 
 Feeds = Mapping[str, Array]
@@ -27,7 +27,7 @@ USUAL = ("sample", "time_bias", "cross_kv")
 class Steerer(Protocol):
     """An image at work."""
 
-    def feeds(self, unet: Feeds, negative: Array, window: Window | None) -> Feeds:
+    def feeds(self, unet: Feeds, negative: Array, window: Tile | None) -> Feeds:
         """What it has the UNet take in a call, by the names of inputs, a row for each of the call's.
 
         unet: the latents, and the UNet's other inputs. negative: of each row, whether it is a negative prompt's.
@@ -72,7 +72,7 @@ class Steering:
         """What the UNet takes of images; nothing where it was exported without any."""
         return [spec for spec in self.components["unet"].inputs if spec.name not in USUAL]
 
-    def feeds(self, step: int, unet: Feeds, negative: Sequence[bool], window: Window | None = None) -> Feeds:
+    def feeds(self, step: int, unet: Feeds, negative: Sequence[bool], window: Tile | None = None) -> Feeds:
         """What all controls together have the UNet take in a call; zeros where none works. See `Steerer`."""
         works = (steerer for control, steerer in self.seen if control.works(step - self.first, self.steps))
         made = [steerer.feeds(unet, np.array(negative), window) for steerer in works]

@@ -13,7 +13,7 @@ import numpy as np
 from latentrt.bundle.manifest import CONTROL, Component
 from latentrt.conditioning.text import Call
 from latentrt.request.controls import ResolvedControl
-from latentrt.sampling.tiling import Window
+from latentrt.sampling.tiling import Tile
 from latentrt.tensors import Array, read_only
 
 
@@ -31,7 +31,7 @@ class ControlNetwork:
     guess: bool = False
     kept: dict[int, Array] = field(default_factory=dict)
 
-    def feeds(self, unet: Mapping[str, Array], negative: Array, window: Window | None) -> dict[str, Array]:
+    def feeds(self, unet: Mapping[str, Array], negative: Array, window: Tile | None) -> dict[str, Array]:
         """The residuals of every row; for a guess, none of a negative prompt's."""
         rows = ~negative if self.guess else np.ones_like(negative)
         if not rows.any():
@@ -47,7 +47,7 @@ class ControlNetwork:
         each = np.logspace(-1, 0, count, dtype=np.float32) if self.guess else np.ones(count, np.float32)
         return np.float32(self.control.scale) * each
 
-    def seen(self, rows: int, window: Window | None) -> Array:
+    def seen(self, rows: int, window: Tile | None) -> Array:
         """What it sees of the image, as often as there are rows; kept, so that an engine has it at hand."""
         if window is not None:
             return np.repeat(self.hint[..., window[0], window[1]], rows, axis=0)

@@ -12,7 +12,7 @@ import numpy as np
 
 from latentrt.bundle.manifest import Latents, Shown
 from latentrt.request.settings import Settings
-from latentrt.sampling.start_latents import drawn
+from latentrt.sampling.start_latents import sample_posterior
 from latentrt.tensors import Array
 
 Encode = Callable[[Array], tuple[Array, Array]]
@@ -51,7 +51,7 @@ def masked_image(settings: Settings, _space: Latents, encode: Encode, draw: Draw
         pixels = np.where(white, np.float32(0), source.pixels(*size))
     mean, deviation = encode(pixels)
     noise = draw() if source and source.posterior == "sample" else None
-    return drawn(mean, deviation, noise, len(settings.seeds))
+    return sample_posterior(mean, deviation, noise, len(settings.seeds))
 
 
 def image(settings: Settings, space: Latents, encode: Encode, _draw: Draw) -> Array:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from latentrt.sampling.tiling import Window
+from latentrt.sampling.tiling import Tile
 from latentrt.tensors import Array, read_only
 
 
@@ -26,7 +26,7 @@ class Adapter:
     sides: Mapping[str, int]
     kept: dict[int, dict[str, Array]] = field(default_factory=dict)
 
-    def feeds(self, unet: Mapping[str, Array], negative: Array, window: Window | None) -> dict[str, Array]:
+    def feeds(self, unet: Mapping[str, Array], negative: Array, window: Tile | None) -> dict[str, Array]:
         """The features, the same for every row; kept, so that an engine has them at hand."""
         rows = len(negative)
         if window is not None:
@@ -39,7 +39,7 @@ class Adapter:
         return self.kept[rows]
 
 
-def part(features: Array, window: Window, side: int) -> Array:
+def part(features: Array, window: Tile, side: int) -> Array:
     """What a window over latents shows of features; those that it begins in, where it does not begin with any."""
     rows, columns = window
     return features[..., rows[::side] // side, columns[::side] // side]

@@ -1,4 +1,4 @@
-"""The samplers by name: for each the walk, the grid that its reference lays out, and what can be set."""
+"""Samplers by name: the function that yields the steps, the grid of noise levels, and the options."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from latentrt.sampling.samplers.dpm import dpmpp_multistep
 from latentrt.sampling.samplers.single import dpm2, dpmpp_2s, dpmpp_sde, first_order, flow_heun, heun
 from latentrt.sampling.samplers.unipc import unipc
 from latentrt.sampling.schedule import NoiseSchedule, Spacing
-from latentrt.sampling.step import Walk
+from latentrt.sampling.step import SamplerSteps
 
 Value = float | int | str
 
 
 @dataclass(frozen=True)
 class Option:
-    """What can be set of a sampler: its default, and the values that it takes, a range or a few."""
+    """An option of a sampler: its default, and its valid values as a range or a list."""
 
     default: Value
     range: tuple[float, float] = (0.0, 1.0)
@@ -42,13 +42,13 @@ class Option:
 
 @dataclass(frozen=True)
 class Sampler:
-    """A walk and the grid that its reference implementation lays out for it.
+    """A sampler's steps, and the grid of noise levels that its reference implementation uses.
 
-    noise: "normal" is drawn afresh each time, "brownian" follows one Brownian path through the levels. flow: whether it
-    is for models that predict a flow, and only for those.
+    noise: "normal" is drawn anew at each step, "brownian" follows one Brownian path through the levels. flow: True for
+    samplers of flow models, which take no others.
     """
 
-    walk: Callable[..., Walk]
+    steps: Callable[..., SamplerSteps]
     grid: Callable[[NoiseSchedule, int, Spacing, Sigmas], Grid]
     options: Mapping[str, Option] = field(default_factory=dict)
     noise: Literal["normal", "brownian"] = "normal"

@@ -1,4 +1,4 @@
-"""What other tools call samplers and curves: one table, read both ways.
+"""Names of samplers and curves in other tools: one table, used for reading and writing.
 
 AUTOMATIC1111's names may end in a curve's ("DPM++ 2M Karras"), as InvokeAI's may ("dpmpp_2m_k"). Case, blanks, hyphens
 and underscores do not matter, and a `+` is a p: "dpm++ 2m" is ComfyUI's dpmpp_2m. A name stands for the sampler as
@@ -20,7 +20,7 @@ from latentrt.validate import shown
 
 @dataclass(frozen=True)
 class Named:
-    """A sampler, and what its name says besides: the curve of noise levels, options."""
+    """A sampler, with the curve of noise levels and the options that its name implies."""
 
     sampler: str
     sigmas: SigmasName | None = None
@@ -93,7 +93,7 @@ def curve_of(name: str) -> SigmasName | None:
 
 
 def sampler_named(name: object) -> Named:
-    """What a name stands for. Raises RequestError, which lists what is known, for none."""
+    """The sampler of a name. Raises RequestError, which lists the known ones, for an unknown name."""
     found = found_as(name) if isinstance(name, str) else None
     if found is None:
         raise RequestError(
@@ -104,7 +104,7 @@ def sampler_named(name: object) -> Named:
 
 
 def found_as(name: str) -> Named | None:
-    """What a name stands for, None for what is unknown."""
+    """The sampler of a name, None for an unknown name."""
     for key in keys_of(name):
         if key in KNOWN:
             return KNOWN[key]
