@@ -27,30 +27,7 @@ class Named:
     options: Mapping[str, Value] = field(default_factory=dict)
 
 
-# Of each sampler AUTOMATIC1111's name first, for the pictures' metadata, then ComfyUI's, InvokeAI's and diffusers'.
-# What AUTOMATIC1111 does not have begins with its own name.
-SAMPLER_NAMES: dict[str, tuple[str, ...]] = {
-    "ddim": ("DDIM", "DDIMScheduler"),
-    "ddpm": ("ddpm", "DDPMScheduler"),
-    "pndm": ("PLMS", "PNDMScheduler"),
-    "lms": ("LMS", "LMSDiscreteScheduler"),
-    "euler": ("Euler", "EulerDiscreteScheduler"),
-    "euler_a": ("Euler a", "euler_ancestral", "EulerAncestralDiscreteScheduler"),
-    "heun": ("Heun", "HeunDiscreteScheduler"),
-    "dpm2": ("DPM2", "dpm_2", "kdpm_2", "KDPM2DiscreteScheduler"),
-    "dpm2_a": ("DPM2 a", "dpm_2_ancestral", "kdpm_2_a", "KDPM2AncestralDiscreteScheduler"),
-    "dpmpp_2s_a": ("DPM++ 2S a", "dpmpp_2s_ancestral", "dpmpp_2s"),
-    "dpmpp_2m": ("DPM++ 2M", "DPMSolverMultistepScheduler"),
-    "dpmpp_sde": ("DPM++ SDE", "dpmpp_sde_gpu", "DPMSolverSDEScheduler"),
-    "dpmpp_2m_sde": ("DPM++ 2M SDE", "dpmpp_2m_sde_gpu"),
-    "dpmpp_3m_sde": ("DPM++ 3M SDE", "dpmpp_3m_sde_gpu"),
-    "unipc": ("UniPC", "uni_pc", "UniPCMultistepScheduler"),
-    "deis": ("deis", "DEISMultistepScheduler"),
-    "lcm": ("LCM", "LCMScheduler"),
-    "tcd": ("tcd", "TCDScheduler"),
-    "flow_euler": ("flow_euler", "FlowMatchEulerDiscreteScheduler"),
-    "flow_heun": ("flow_heun", "FlowMatchHeunDiscreteScheduler"),
-}
+SAMPLER_NAMES = {name: sampler.names for name, sampler in SAMPLERS.items()}
 # Names that stand for a sampler with an option that is not its default.
 WITH_OPTIONS: dict[str, Named] = {
     "DPM++ 2M SDE Heun": Named("dpmpp_2m_sde", options={"solver": "heun"}),
