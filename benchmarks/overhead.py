@@ -190,9 +190,9 @@ def measured_noise(manifest: Manifest, case: NoiseCase, runs: int) -> dict[str, 
     for _ in range(runs):
         draws = NoiseSource(settings.noise, (manifest.latents.channels, side, side))
         noise = draws.white if case.kind == "white" else draws.path(grid)
-        for sigma, lower in zip(grid.sigmas[:-1].tolist(), grid.lowers[:-1].tolist(), strict=True):
+        for sigma, sigma_next in zip(grid.sigmas[:-1].tolist(), grid.sigmas_next[:-1].tolist(), strict=True):
             start = time.perf_counter()
-            noise(sigma, lower)
+            noise(sigma, sigma_next)
             times.append(1000 * (time.perf_counter() - start))
     return {**asdict(case), "samples": len(times), "draw_ms": spread_of(times)}
 

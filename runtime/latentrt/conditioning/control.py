@@ -12,7 +12,7 @@ from latentrt.bundle.manifest import Manifest
 from latentrt.conditioning.control_kinds import CONTROL_KINDS, MADE_BY, ActiveControl, Attachment, Feeds
 from latentrt.conditioning.text import Call
 from latentrt.request.controls import ResolvedControl
-from latentrt.sampling.tiling import Window
+from latentrt.sampling.tiling import Tile
 from latentrt.tensors import Array, TensorSpec, read_only, shape_of, split_axis
 
 
@@ -44,7 +44,7 @@ class ControlSet:
         return [spec for spec in denoiser.inputs if denoiser.sources[spec.name].kind == "control"]
 
     def feeds(
-        self, step: int, denoiser: Feeds, negative: Sequence[bool], window: Window | None = None
+        self, step: int, denoiser: Feeds, negative: Sequence[bool], window: Tile | None = None
     ) -> dict[str, Array]:
         """The inputs that all active controls make for a call together, zeros without any. See `ActiveControl`."""
         works = (active for control, active in self.active if control.works(step - self.first, self.steps))

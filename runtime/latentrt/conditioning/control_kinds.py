@@ -16,7 +16,7 @@ from latentrt.conditioning.t2i_adapter import ActiveT2IAdapter, latents_per_feat
 from latentrt.conditioning.text import Call
 from latentrt.request.controls import ResolvedControl
 from latentrt.sampling.guidance import sum_of
-from latentrt.sampling.tiling import Window
+from latentrt.sampling.tiling import Tile
 from latentrt.tensors import Array
 
 Feeds = Mapping[str, Array]
@@ -25,7 +25,7 @@ Feeds = Mapping[str, Array]
 class ActiveControl(Protocol):
     """A control image at work."""
 
-    def feeds(self, denoiser: Feeds, negative: Array, window: Window | None) -> Feeds:
+    def feeds(self, denoiser: Feeds, negative: Array, window: Tile | None) -> Feeds:
         """The denoiser's inputs that it makes for a call, by name, with a row for each row of the call.
 
         denoiser: the noisy latents and the other inputs of the call. negative: (rows,), whether a row is a negative

@@ -12,7 +12,7 @@ import numpy as np
 
 from latentrt.bundle.manifest import Component
 from latentrt.conditioning.text import Call
-from latentrt.sampling.tiling import Window
+from latentrt.sampling.tiling import Tile
 from latentrt.tensors import Array, read_only
 
 
@@ -32,7 +32,7 @@ class ActiveControlNet:
     guess: bool = False
     cache: dict[int, Array] = field(default_factory=dict)
 
-    def feeds(self, denoiser: Mapping[str, Array], negative: Array, window: Window | None) -> dict[str, Array]:
+    def feeds(self, denoiser: Mapping[str, Array], negative: Array, window: Tile | None) -> dict[str, Array]:
         """The residuals of every row; for a guess, zeros in those of a negative prompt."""
         rows = ~negative if self.guess else np.ones_like(negative)
         if not rows.any():
@@ -48,7 +48,7 @@ class ActiveControlNet:
         each = np.logspace(-1, 0, count, dtype=np.float32) if self.guess else np.ones(count, np.float32)
         return np.float32(self.scale) * each
 
-    def hint_of(self, rows: int, window: Window | None) -> Array:
+    def hint_of(self, rows: int, window: Tile | None) -> Array:
         """The hint repeated for every row; cached, so that an engine has it at hand."""
         if window is not None:
             return np.repeat(self.hint[..., window[0], window[1]], rows, axis=0)

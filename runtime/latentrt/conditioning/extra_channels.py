@@ -14,7 +14,7 @@ import numpy as np
 from latentrt.bundle.manifest import Latents
 from latentrt.bundle.sources import ExtraChannelsName
 from latentrt.request.settings import Settings
-from latentrt.sampling.start_latents import drawn
+from latentrt.sampling.start_latents import sample_posterior
 from latentrt.tensors import Array
 
 Encode = Callable[[Array], tuple[Array, Array]]
@@ -66,7 +66,7 @@ def masked_image(maker: ChannelMaker) -> Array:
         pixels = np.where(white, np.float32(0), source.pixels(*size))
     mean, deviation = maker.encode(pixels)
     noise = maker.draw() if source and source.posterior == "sample" else None
-    return drawn(mean, deviation, noise, len(settings.seeds))
+    return sample_posterior(mean, deviation, noise, len(settings.seeds))
 
 
 def image(maker: ChannelMaker) -> Array:

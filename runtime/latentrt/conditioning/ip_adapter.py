@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from latentrt.sampling.tiling import Window
+from latentrt.sampling.tiling import Tile
 from latentrt.tensors import Array, read_only
 
 
@@ -25,7 +25,7 @@ class ActiveImagePrompt:
     kv: Array
     cache: dict[bytes, Array] = field(default_factory=dict)
 
-    def feeds(self, denoiser: Mapping[str, Array], negative: Array, window: Window | None) -> dict[str, Array]:
+    def feeds(self, denoiser: Mapping[str, Array], negative: Array, window: Tile | None) -> dict[str, Array]:
         """The keys and values of every row; cached, so that an engine has them at hand."""
         key = negative.tobytes()
         if key not in self.cache:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from latentrt.sampling.tiling import Window
+from latentrt.sampling.tiling import Tile
 from latentrt.tensors import Array, TensorSpec, read_only, split_axis
 
 
@@ -26,7 +26,7 @@ class ActiveT2IAdapter:
     strides: Mapping[str, int]
     cache: dict[int, dict[str, Array]] = field(default_factory=dict)
 
-    def feeds(self, denoiser: Mapping[str, Array], negative: Array, window: Window | None) -> dict[str, Array]:
+    def feeds(self, denoiser: Mapping[str, Array], negative: Array, window: Tile | None) -> dict[str, Array]:
         """The features, the same for every row; cached, so that an engine has them at hand."""
         rows = len(negative)
         if window is not None:
@@ -39,7 +39,7 @@ class ActiveT2IAdapter:
         return self.cache[rows]
 
 
-def cropped(features: Array, window: Window, stride: int) -> Array:
+def cropped(features: Array, window: Tile, stride: int) -> Array:
     """The features of a window over latents; where it begins inside a feature, from that feature on."""
     rows, columns = window
     return features[..., rows[::stride] // stride, columns[::stride] // stride]

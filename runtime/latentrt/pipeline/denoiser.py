@@ -20,14 +20,14 @@ from latentrt.sampling.grids import Grid
 from latentrt.sampling.guidance import Guidance, guided, sum_of
 from latentrt.sampling.prediction import Prediction
 from latentrt.sampling.schedule import timestep_at
-from latentrt.sampling.step import Walk
-from latentrt.sampling.tiling import Window
+from latentrt.sampling.step import SamplerSteps
+from latentrt.sampling.tiling import Tile
 from latentrt.tensors import Array
 
 log = logging.getLogger(__name__)
 
 
-def timesteps_of_calls(walk: Callable[..., Walk], grid: Grid) -> dict[float, float]:
+def timesteps_of_calls(sampler: Callable[..., SamplerSteps], grid: Grid) -> dict[float, float]:
     """The timestep for every level at which `walk` will call the model, in the order of the first calls.
 
     Found by walking once with next to nothing, so that no sampler has to say it twice: its own levels have the grid's
@@ -41,7 +41,7 @@ def timesteps_of_calls(walk: Callable[..., Walk], grid: Grid) -> dict[float, flo
         return x
 
     nothing = np.zeros((1, 1, 1, 1), np.float32)
-    for _ in walk(denoise, nothing, grid, lambda _sigma, _lower: nothing):
+    for _ in sampler(denoise, nothing, grid, lambda _sigma, _lower: nothing):
         pass
     return found
 
@@ -65,7 +65,7 @@ class Denoiser:
     extra_channels: Array | None = None
     controls: ControlSet | None = None
 
-    def __call__(self, x: Array, sigma: float, window: Window | None = None) -> Array:
+    def __call__(self, x: Array, sigma: float, window: Tile | None = None) -> Array:
         """The clean latents that the model, guided, predicts from `x`; same shape, float32. window: the part in `x`."""
         scale = self.guidance.at(self.step, sigma)
         negative, positives = self.inputs.conditioning.rows(self.step)
@@ -82,7 +82,7 @@ class Denoiser:
             combined = guided(first, list(zip(weights, rest, strict=True)), scale, self.guidance.rescale, added)
         return self.prediction.denoised(x, combined, sigma)
 
-    def predict(self, x: Array, sigma: float, rows: Sequence[Row], window: Window | None = None) -> list[Array]:
+    def predict(self, x: Array, sigma: float, rows: Sequence[Row], window: Tile | None = None) -> list[Array]:
         """The network's prediction under each text, in as few calls as possible. window: the part that `x` is."""
         extra = self.extra_channels
         extra = extra if extra is None or window is None else extra[..., window[0], window[1]]
@@ -106,7 +106,7 @@ class Denoiser:
         return self.predict(x, sigma, rows, window)
 
     def predict_group(
-        self, group: tuple[Row, ...], sample: Array, sigma: float, extra: Array | None, window: Window | None
+        self, group: tuple[Row, ...], sample: Array, sigma: float, extra: Array | None, window: Tile | None
     ) -> list[Array]:
         """The network's prediction under some texts, in one call. sample, extra: of one text."""
         name = self.manifest.sample

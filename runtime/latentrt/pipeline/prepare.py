@@ -92,7 +92,7 @@ def prepare_settings(components: Components, settings: Settings) -> Prepared:
         settings,
         prompts,
         whole,
-        whole.after(first, last),
+        whole.sliced(first, last),
         first,
         demand,
         plan,

@@ -19,13 +19,13 @@ from latentrt.pipeline.prepare import Prepared
 from latentrt.pipeline.result import Step
 from latentrt.pipeline.timed import Timed
 from latentrt.sampling.guidance import Guidance
-from latentrt.sampling.inpainting import painted
+from latentrt.sampling.inpainting import inpainting
 from latentrt.sampling.noise.source import NoiseSource
 from latentrt.sampling.prediction import PREDICTIONS
 from latentrt.sampling.samplers import SAMPLERS
-from latentrt.sampling.start_latents import drawn, restore, started
-from latentrt.sampling.step import Denoise, Noise, Walk
-from latentrt.sampling.tiling import decoded, laid, windowed
+from latentrt.sampling.start_latents import keep_unmasked, sample_posterior, starting_latents
+from latentrt.sampling.step import Denoise, Noise, SamplerSteps
+from latentrt.sampling.tiling import decoded, tile_grid, tiled
 from latentrt.tensors import Array
 
 if TYPE_CHECKING:
@@ -55,10 +55,10 @@ class Start:
     extra_channels: Array | None
 
 
-def sampler_of(prepared: Prepared) -> Callable[..., Walk]:
+def sampler_of(prepared: Prepared) -> Callable[..., SamplerSteps]:
     """The sampler with its options."""
     schedule = prepared.settings.schedule
-    return partial(SAMPLERS[schedule.sampler].walk, **schedule.options)
+    return partial(SAMPLERS[schedule.sampler].steps, **schedule.options)
 
 
 def encode_prompts(run: Timed, prepared: Prepared) -> Encoded:
@@ -114,8 +114,8 @@ def initial_latents(run: Timed, prepared: Prepared) -> Start:
     first = source.initial() if given is None else given
     maker = ChannelMaker(settings, space, run.encode, lambda: source.normal(0.0, 0.0))
     extra = extra_channels_of(manifest.extra_channels, maker)
-    latents = started(prepared.grid, first, clean, alone=noise_alone) if given is None else first
-    keep = None if mask is None or clean is None else partial(restore, mask, clean, first)
+    latents = starting_latents(prepared.grid, first, clean, alone=noise_alone) if given is None else first
+    keep = None if mask is None or clean is None else partial(keep_unmasked, mask, clean, first)
     # The Brownian path of the whole grid, so that its noise is the same at any strength.
     brownian = SAMPLERS[settings.schedule.sampler].noise == "brownian"
     return Start(latents, source.brownian(prepared.whole) if brownian else source.normal, keep, extra)
@@ -132,14 +132,14 @@ def clean_latents(run: Timed, prepared: Prepared, source: NoiseSource) -> Array 
         pixels = settings.init_image.pixels(settings.width, settings.height)
     mean, deviation = run.encode(pixels)
     noise = source.normal(0.0, 0.0) if settings.init_image.posterior == "sample" else None
-    return drawn(mean, deviation, noise, len(settings.seeds))
+    return sample_posterior(mean, deviation, noise, len(settings.seeds))
 
 
 def denoise(run: Timed, prepared: Prepared, encoded: Encoded, start: Start) -> Iterator[Step]:
     """The sampler's steps."""
     manifest, grid = run.components.bundle.manifest, prepared.grid
     sampler = sampler_of(prepared)
-    sampler = painted(sampler, start.keep) if start.keep else sampler
+    sampler = inpainting(sampler, start.keep) if start.keep else sampler
     denoiser = Denoiser(
         run.call,
         manifest,
@@ -169,7 +169,7 @@ def in_tiles(denoiser: Denoiser, prepared: Prepared, pixels: int) -> Denoise:
         return denoiser
     sides = (settings.height, settings.width, tiling.window, tiling.stride)
     rows, columns, window, stride = (side // pixels for side in sides)
-    return windowed(denoiser, laid(rows, columns, window, stride, tiling.seamless))
+    return tiled(denoiser, tile_grid(rows, columns, window, stride, tiling.seamless))
 
 
 def decode(run: Timed, prepared: Prepared, latents: Array) -> tuple[Image, ...]:

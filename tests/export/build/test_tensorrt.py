@@ -275,7 +275,7 @@ def test_a_device_without_onnx_builds_from_what_a_workstation_lowered(bundle):
 def test_with_no_gpu_tensorrt_says_where_to_build(bundle, monkeypatch):
     trt = open_builder("tensorrt-rtx").trt  # the same classes; TensorRT itself needs a GPU to be installed
     monkeypatch.setattr(builders, "import_bindings", lambda variant: trt)
-    with pytest.raises(EngineError, match="built on the GPU that is to run them.*copy the bundle to the device"):
+    with pytest.raises(EngineError, match="built on the GPU that runs them.*copy the bundle to the device"):
         list(build(bundle.folder, BuildOptions("tensorrt")))
     assert len(list((bundle.folder / "targets" / "lowered").iterdir())) == 2, "what can be done here was done"
 
