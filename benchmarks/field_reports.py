@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("words", nargs="*")
     words = parser.parse_args().words
     failed = 0
-    print("| what was reported | what happens now | |\n|---|---|---|")
+    print("| report | result now | |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         (root / "shared").mkdir()

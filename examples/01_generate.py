@@ -1,4 +1,4 @@
-"""Text to image in four lines, with the built-in model: python examples/01_generate.py [FOLDER]."""
+"""Text to image in four lines with the built-in model: python examples/01_generate.py [FOLDER]."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Progress, preview and cancel are one loop; draws the previews in a row: python examples/02_steps.py [FOLDER]."""
+"""Progress, previews and cancelling in one loop; saves a row of previews: python examples/02_steps.py [FOLDER]."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A sheet of pictures, prompts below them: python examples/03_gallery.py [FOLDER]."""
+"""A sheet of pictures with their prompts: python examples/03_gallery.py [FOLDER]."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the prompt language does, with one seed: python examples/05_prompts.py [FOLDER]."""
+"""Effects of the prompt syntax, with one seed: python examples/05_prompts.py [FOLDER]."""
 
 import sys
 from pathlib import Path

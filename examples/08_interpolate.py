@@ -1,4 +1,4 @@
-"""From one picture to another in frames: python examples/08_interpolate.py [FOLDER]."""
+"""Interpolation from one picture to another in frames: python examples/08_interpolate.py [FOLDER]."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A melody as a picture, which `latentrt audio` plays: python examples/09_spectrogram.py [FOLDER]."""
+"""A melody as a spectrogram, which `latentrt audio` converts to sound: python examples/09_spectrogram.py [FOLDER]."""
 
 import sys
 from pathlib import Path
@@ -16,4 +16,4 @@ for hertz in (440, 523.25, 659.26, 880, 659.26, 523.25, 440, 329.63):
     notes.append(8000 * harmonics * np.exp(-5 * t))
 
 picture = picture_from_sound(np.concatenate(notes)[:, None], Parameters())
-picture.save(folder / "spectrogram.png", exif=picture.getexif())  # which tells how it is to be played
+picture.save(folder / "spectrogram.png", exif=picture.getexif())  # the EXIF holds the parameters

@@ -1,4 +1,4 @@
-"""Sheets of pictures with words: captions below them, or a table with names of rows and columns."""
+"""Sheets of pictures with captions, and tables of pictures with names of rows and columns."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
