@@ -1,3 +1,3 @@
 """Torch modules in the form in which they are traced: divided, with hoisted projections and residuals as inputs."""
 
-__all__ = ["adapter_network", "component", "control_network", "hoist", "image_encoder", "residuals"]
+__all__ = ["adapter_network", "component", "control_network", "hoist", "image_encoder", "residuals", "time_bias"]

@@ -1,1 +1,3 @@
-"""How long a bundle takes on this machine, phase by phase, and whether that can be trusted; see docs/bench.md."""
+"""Benchmarks: the time of a bundle on this machine, phase by phase, and a verdict on the figures. See docs/bench.md."""
+
+__all__ = ["benchmark", "compare", "diagnosis", "measure", "report", "save", "tables"]

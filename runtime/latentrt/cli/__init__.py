@@ -18,21 +18,30 @@ from latentrt.errors import LatentError, OutOfMemoryError
 from latentrt.extensions import COMMANDS as EXTENSIONS
 from latentrt.version import VERSION
 
+__all__ = ["COMMANDS", "cli", "grouped", "lora_option", "main", "output", "parsing", "paths"]
+
 INTERRUPTED = 130
 
 COMMANDS = {
     "generate": "Generate pictures for a prompt.",
-    "audio": "Make a sound of a prompt or a spectrogram, or a spectrogram of a sound.",
-    "export": "Export a checkpoint to a bundle.",
-    "inspect": "Show what a bundle holds, or how a picture was made.",
-    "calibrate": "Quantize a bundle, with a measured loss.",
-    "build": "Build plans for NVIDIA's GPUs, or optimise for this processor.",
-    "compare": "Show how far two bundles' pictures are apart.",
+    "audio": "Turn a prompt or a spectrogram into sound, or sound into a spectrogram.",
+    "export": "Export a Stable Diffusion checkpoint to a bundle.",
+    "inspect": "Show a bundle's components, or a picture's settings.",
+    "calibrate": "Quantize a bundle to INT8 with a measured loss.",
+    "build": "Build TensorRT plans, or graphs optimised for this processor.",
+    "compare": "Compare the pictures of two bundles, in dB.",
     "bench": "Time a bundle on this machine, phase by phase.",
-    "estimate": "Show what a bundle needs on a device, at least.",
-    "verify": "Check every byte of a bundle.",
+    "estimate": "Estimate the least time and memory of a bundle on a device.",
+    "verify": "Check the hash of every file of a bundle.",
     "upgrade": "Rewrite a bundle's bundle.json in the newest format.",
-    "doctor": "Show what is installed, and what is missing.",
+    "doctor": "Show installed engines, and commands that install missing ones.",
+}
+
+
+HEADINGS = {
+    "Make pictures and sound": ("generate", "audio", "inspect"),
+    "Make bundles": ("export", "calibrate", "build", "upgrade"),
+    "Measure and check": ("compare", "bench", "estimate", "verify", "doctor"),
 }
 
 
@@ -63,9 +72,10 @@ class Commands(click.Group):
             ctx.fail(f"{error.message} Did you mean {near[0]!r}?" if near else error.message)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes the table of commands without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(COMMANDS.items()))
+        """Writes the commands under headings, without importing them."""
+        for heading, names in HEADINGS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name, COMMANDS[name]) for name in names])
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -74,9 +84,9 @@ def cli() -> None:
     """Latent diffusion, exported once and run lean: no torch at run time.
 
     \b
-    latentrt generate "a red apple" --seed 7     a picture, with the built-in model
-    latentrt export CHECKPOINT OUT               a checkpoint becomes a bundle
-    latentrt doctor                              what is installed, what is missing
+    latentrt generate "a red apple" --seed 7     a picture, with the built-in model "emoji"
+    latentrt export CHECKPOINT OUT               a bundle from your own checkpoint
+    latentrt COMMAND --help                      options of a command; more in docs/
     """
 
 

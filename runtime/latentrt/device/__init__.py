@@ -1,1 +1,3 @@
-"""Facts about this machine: processor, memory, NVIDIA's driver, a Jetson's modes and meters."""
+"""This machine: processor, memory, NVIDIA's driver and GPUs, a Jetson's modes and power rails."""
+
+__all__ = ["cores", "cpu", "jetson", "meminfo", "nvidia", "nvml"]

@@ -1,1 +1,3 @@
-"""The pipeline: from a request to pictures, step by step."""
+"""The pipeline: a request becomes pictures, stage by stage. Begin reading with `picture`."""
+
+__all__ = ["load", "metadata", "pipeline", "prepare", "refine", "result", "run", "timings"]

@@ -1,1 +1,3 @@
-"""Requests: what a picture is asked for, and what that means for a bundle."""
+"""Requests: a row per field, and specs, which are a request with every choice made."""
+
+__all__ = ["control", "controls", "hires", "interpolation", "request", "rows", "settings"]

@@ -1,1 +1,3 @@
-"""TensorRT and TensorRT-RTX."""
+"""TensorRT and TensorRT-RTX: plans on disk, and their execution with CUDA."""
+
+__all__ = ["bindings", "cuda", "lowered", "plans"]

@@ -1,1 +1,3 @@
-"""ONNX Runtime."""
+"""ONNX Runtime: sessions for a CPU or a GPU, and graphs optimised for this processor."""
+
+__all__ = ["initializers", "optimised", "session"]

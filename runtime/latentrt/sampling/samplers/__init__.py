@@ -28,6 +28,8 @@ from latentrt.sampling.samplers.unipc import unipc
 from latentrt.sampling.schedule import NoiseSchedule, Spacing
 from latentrt.sampling.step import SamplerSteps
 
+__all__ = ["SAMPLERS", "Option", "Sampler", "Value", "names"]
+
 Value = float | int | str
 
 
