@@ -58,7 +58,8 @@ def make_graph(case: Case, folder: Path) -> None:
     from latentrt_export.graph.save import save_graph
     from latentrt_export.graph.trace import trace
     from latentrt_export.lower.tensorrt import lowered_model
-    from latentrt_export.networks.hoist import CrossKV, HoistedUNet, TimeBias
+    from latentrt_export.networks.hoist import CrossKV, HoistedUNet
+    from latentrt_export.networks.time_bias import TimeBias
 
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config({**config("unet"), **case.changes})

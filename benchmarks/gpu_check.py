@@ -73,6 +73,7 @@ class Recorder:
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.feeds, self.outputs = engine, {}, {}
+        self.memory = engine.memory
 
     def __call__(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """The engine's outputs."""
@@ -141,7 +142,7 @@ def check(arguments: argparse.Namespace, report: Report) -> None:
     found, folder = report.found, folder_of(arguments.bundle)
     width, height = map(int, arguments.size.split("x")) if arguments.size else (None, None)
     options = {"steps": arguments.steps, "width": width, "height": height}
-    cpu = latentrt.load(folder)
+    cpu = latentrt.load(folder, engine="cpu")
     found["bundle"] = {
         "name": cpu.bundle.manifest.name,
         "sha256": cpu.bundle.sha256,

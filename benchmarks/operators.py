@@ -66,7 +66,7 @@ ENGINES: dict[str, Callable[[Bundle, Mapping[str, Array], int], Spent]] = {
 
 def feeds_of(bundle: Bundle, width: int, height: int) -> dict[str, Array]:
     """Random inputs of the UNet, for one image with guidance."""
-    pixels, random = bundle.manifest.latents.pixels, np.random.default_rng(0)
+    pixels, random = bundle.manifest.latents.factor, np.random.default_rng(0)
     sizes = {
         "batch": 2,
         "height": height // pixels,

@@ -129,7 +129,7 @@ def stub_pipeline(dtype: str, *, cold: bool, flow: bool) -> Pipeline:
     manifest = manifest_of(bundle.manifest, dtype)
     if flow:
         manifest = replace(manifest, schedule=replace(SCHEDULE, prediction="flow_prediction", shift=3.0))
-    random, side = np.random.default_rng(0), SIDE_PX // manifest.latents.pixels
+    random, side = np.random.default_rng(0), SIDE_PX // manifest.latents.factor
     answers = {
         "text_encoder": {"context": (2, TOKENS, CONTEXT)},
         "cross_kv": {"cross_kv": (2, TOKENS, KV_WIDTH)},
@@ -186,13 +186,13 @@ def measured_noise(manifest: Manifest, case: NoiseCase, runs: int) -> dict[str, 
     """The spread of one kind of noise over all draws of `runs` runs; of a path, the first draw plants the tree."""
     settings = resolve(request_of(case, "dpmpp_2m_sde", case.generator), manifest)
     grid = SAMPLERS["dpmpp_2m_sde"].grid(SCHEDULE, settings.steps, settings.schedule.spacing, settings.schedule.sigmas)
-    side, times = SIDE_PX // manifest.latents.pixels, []
+    side, times = SIDE_PX // manifest.latents.factor, []
     for _ in range(runs):
         draws = NoiseSource(settings.noise, (manifest.latents.channels, side, side))
         noise = draws.white if case.kind == "white" else draws.path(grid)
-        for sigma, lower in zip(grid.sigmas[:-1].tolist(), grid.lowers[:-1].tolist(), strict=True):
+        for sigma, sigma_next in zip(grid.sigmas[:-1].tolist(), grid.sigmas_next[:-1].tolist(), strict=True):
             start = time.perf_counter()
-            noise(sigma, lower)
+            noise(sigma, sigma_next)
             times.append(1000 * (time.perf_counter() - start))
     return {**asdict(case), "samples": len(times), "draw_ms": spread_of(times)}
 

@@ -33,7 +33,7 @@ def built_in() -> Iterator[tuple[str, ir.Model, Shapes]]:
     bundle = open_bundle(folder_of("emoji"), verify=False)
     manifest = bundle.manifest
     for side in (manifest.defaults.width, 256, 512):
-        latents, tokens = side // manifest.latents.pixels, manifest.tokenizer.length
+        latents, tokens = side // manifest.latents.factor, manifest.tokenizer.length
         for name, batch in (("unet", 2), ("vae_decoder", 1)):
             component = manifest.components[name]
             shapes = shapes_of(component.inputs, batch, latents, tokens)

@@ -15,7 +15,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-ENGINES = ("onnxruntime", "openvino", "cpu")
+ENGINES = ("onnxruntime", "openvino", "auto")
 TRACED = "connect,sendto,sendmsg,sendmmsg"
 WRITING = re.compile(r"O_WRONLY|O_RDWR|O_CREAT")
 PATH = re.compile(r'"((?:[^"\\]|\\.)*)"')

@@ -16,7 +16,8 @@ import onnx
 from onnx import ModelProto, ValueInfoProto, compose, helper
 
 from latentrt.bundle.folder import Bundle, record_files, save_manifest
-from latentrt.bundle.manifest import Component, named_files
+from latentrt.bundle.manifest import Component
+from latentrt.bundle.manifest_json import named_files
 from latentrt.tensors import TensorSpec
 
 HOISTED = {"time_bias": ("timestep", (1,)), "cross_kv": ("context", ())}

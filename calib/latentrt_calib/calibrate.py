@@ -1,6 +1,7 @@
-"""A float bundle becomes a quantized one: record, observe, plan, find what must stay float, write, compare, report.
+"""Quantization of a bundle, step by step: record, observe, plan, choose float layers, write, compare, report.
 
-Work that can be taken up again lies in a hidden folder beside the new bundle until that is there whole.
+Intermediate results are kept in a hidden folder beside the new bundle until the bundle is complete, so that a stopped
+run continues.
 """
 
 from __future__ import annotations
@@ -44,22 +45,23 @@ from latentrt_calib.report.report import LayerReport, Report
 from latentrt_export.graph.save import save_graph
 
 SETTINGS = "calibration.json"
-ANY = "any"  # target of a graph that every engine takes as it is
+ANY = "any"  # target of a graph that every engine runs as it is
+# Options that decide nothing about intermediate results.
 INDECISIVE = ("budget_db", "sensitivity", "vae_gate_db")
-# Evaluation draws with other seeds than calibration.
+# Evaluation pictures have other seeds than calibration pictures.
 EVALUATION_SEED = 1_000_000
-OBSERVING = {UNET: ObservationSettings(), DECODER: ObservationSettings(buckets=1)}  # the decoder knows no timesteps
+OBSERVING = {UNET: ObservationSettings(), DECODER: ObservationSettings(buckets=1)}  # the decoder has no timesteps
 
 
 @dataclass(frozen=True)
 class CalibrationOptions:
-    """What to quantize for, and on what to judge it.
+    """Options of a calibration.
 
-    calibration, evaluation: prompts. images, steps, sampler, seed: of the recording. evaluations: the pictures that the
-    budget is judged on; probes: of these, those for each layer's own damage. budget_db: the mean PSNR that the pictures
-    must keep with the UNet quantized. sensitivity: measure every layer's damage even where the budget holds with all of
-    them quantized. vae_gate_db: quantize the VAE decoder as well, if pictures that it decodes from the float UNet's
-    latents keep this mean PSNR; None leaves it as it is.
+    calibration, evaluation: prompts. recipe: parts of the method. images, steps, sampler, seed: pictures of the
+    recording. evaluations: number of evaluation pictures. probes: number of these that measure a single layer's damage.
+    budget_db: least mean PSNR of the evaluation pictures with the quantized UNet. sensitivity: measure every layer's
+    damage even if the budget holds with all layers quantized. vae_gate_db: least mean PSNR of pictures that the
+    quantized VAE decoder decodes from the float UNet's latents, or else it stays float; None leaves it float.
     """
 
     calibration: tuple[str, ...]
@@ -78,7 +80,7 @@ class CalibrationOptions:
 
 @dataclass(frozen=True)
 class Context:
-    """What all the stages share: the float pipeline, the options, a folder for what may be taken up again."""
+    """Values that all stages share: the float pipeline, the options, the folder of intermediate results."""
 
     pipeline: Pipeline
     options: CalibrationOptions
@@ -86,7 +88,7 @@ class Context:
     progress: Progress
 
     def graph(self, name: str = UNET, *, split: bool) -> FloatGraph:
-        """A component's float graph, its work counted for one picture of the bundle's default size."""
+        """A component's float graph, with shapes for one picture of the bundle's default size."""
         bundle = self.pipeline.bundle
         component = bundle.manifest.components[name]
         return FloatGraph(name, bundle.path(component.file), shapes_of(bundle.manifest, component.inputs), split)
@@ -95,21 +97,21 @@ class Context:
 def calibrate(
     source: str | Path, out: Path, precision: str, options: CalibrationOptions, progress: Progress = lambda line: None
 ) -> Report:
-    """Writes the quantized bundle `out`, with a page of its report in it, and returns the report.
+    """Writes the quantized bundle `out`, with its report as a page, and returns the report.
 
-    precision: "int8" or "w8". `out` appears whole or not at all; what was recorded, observed and measured on the way is
-    kept beside it until it is there, and a second run takes it up. Raises BundleError for a bundle that is quantized
-    already or whose UNet is shown images, FidelityError for a budget that cannot be met, RequestError for prompts that
-    cannot be generated, OutputError when `out` exists or the disk is full.
+    precision: "int8" or "w8". `out` appears whole or not at all. Intermediate results are kept beside it until then,
+    and a second run continues from them. Raises BundleError for a bundle that is quantized already or whose UNet has
+    extra input channels, FidelityError for a budget that cannot be met, RequestError for prompts that cannot be
+    generated, OutputError when `out` exists or the disk is full.
     """
     refuse_existing(out)
     with load(source, engine="onnxruntime") as pipeline:
-        check_alone(pipeline.bundle)
+        check_latents_only(pipeline.bundle)
         check_float(pipeline, (UNET,) if options.vae_gate_db is None else (UNET, DECODER))
         context = Context(pipeline, options, out.parent / f".{out.name}.calibration", progress)
         with filling(context.folder, out):
             open_workspace(context.folder, SETTINGS, fingerprint(context, precision))
-            # Not beside `out`, where a run that is killed would leave it for ever.
+            # Inside the work folder: beside `out`, a killed run would leave it for ever.
             folder = context.folder / "bundle"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
@@ -124,19 +126,19 @@ def calibrate(
     return report
 
 
-def check_alone(bundle: Bundle) -> None:
-    """Raises BundleError where the UNet is shown more than latents, of whose range prompts alone tell nothing."""
-    shown = bundle.manifest.shown
+def check_latents_only(bundle: Bundle) -> None:
+    """Raises BundleError for a UNet with extra input channels, whose ranges no run from prompts can show."""
+    shown = bundle.manifest.extra_channels
     if shown:
         names = " and ".join(name.replace("_", " ") for name in shown)
         raise BundleError(
-            f"{bundle.folder}: got a UNet that is shown {names} besides latents, expected one that is shown latents "
-            "alone; keep this one in fp16"
+            f"{bundle.folder}: got a UNet with extra input channels ({names}), expected one that takes latents alone; "
+            "keep this one in fp16"
         )
 
 
 def check_float(pipeline: Pipeline, names: Sequence[str]) -> None:
-    """Raises BundleError where one of the components is quantized already."""
+    """Raises BundleError for a component that is quantized already."""
     bundle = pipeline.bundle
     for name in names:
         component = bundle.manifest.components[name]
@@ -149,9 +151,10 @@ def check_float(pipeline: Pipeline, names: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class QuantizationDraft:
-    """A plan for every layer that can be quantized, before any goes back to float.
+    """Plans of all layers that can be quantized, before some go back to float.
 
-    layers: all of the graph's. able: those with a plan. seen: what their activations were like over the recording.
+    layers: all layers of the graph. able: the layers with a plan. seen: statistics of their activations over the
+    recording.
     """
 
     recording: Recording
@@ -163,7 +166,7 @@ class QuantizationDraft:
 
 
 def plan_all_layers(context: Context, recording: Recording) -> QuantizationDraft:
-    """Returns the plans for the recording's component; what is observed is kept in the work folder."""
+    """Returns plans for the layers of the recording's component. Observations are kept in the work folder."""
     recipe, component = context.options.recipe, recording.component
     graph = context.graph(component, split=recipe.split)
     model = graph.model()
@@ -177,7 +180,7 @@ def plan_all_layers(context: Context, recording: Recording) -> QuantizationDraft
 
 @dataclass(frozen=True)
 class Candidate:
-    """A component's quantized graph before it is written. layers: measures what the report says of each layer."""
+    """A component's quantized graph before it is written. layers: measures the layers for the report."""
 
     graph: FloatGraph
     model: ir.Model
@@ -188,13 +191,13 @@ class Candidate:
     damage: tuple[Damage, ...] = ()
 
     def write(self, folder: Path) -> WrittenComponent:
-        """Writes the graph to the folder of a bundle."""
+        """Writes the graph into a bundle's folder."""
         data = save_graph(self.model, folder, self.graph.component)
         return WrittenComponent(self.graph, data, self.precision, self.target, self.layers(), self.buckets, self.damage)
 
 
 def in_int8(context: Context, evaluator: Evaluator, component: str) -> Candidate:
-    """The component with weights and activations quantized, of all layers but those that the UNet's budget keeps."""
+    """The component with weights and activations in 8 bits, except in layers that stay float for the UNet's budget."""
     target = context.options.recipe.target
     draft = plan_all_layers(context, recorded(context).of(component))
     kept, damage = choose_float_layers(context, evaluator, draft) if component == UNET else (frozenset(), ())
@@ -207,8 +210,8 @@ def in_int8(context: Context, evaluator: Evaluator, component: str) -> Candidate
 def int8_layers(
     context: Context, draft: QuantizationDraft, model: ir.Model, kept: frozenset[str], damage: Sequence[Damage]
 ) -> tuple[LayerReport, ...]:
-    """What the report says of the layers of the quantized `model`, `kept` of which the budget keeps in float."""
-    context.pipeline.close()  # measuring noise takes two graphs at once
+    """Report of the layers of the quantized `model`; `kept` are the layers that stay float for the budget."""
+    context.pipeline.close()  # noise is measured with two graphs in memory
     context.progress("measuring each layer's noise")
     noise = noise_of(draft.graph.model(), model, draft.layers, draft.recording, context.folder / "noise")
     alone = {name: one for one in damage for name in one.layers}
@@ -227,7 +230,7 @@ def int8_layers(
 
 
 def in_w8(context: Context, _bench: Evaluator, component: str) -> Candidate:
-    """The component with weights in 8 bits; everything is computed in float."""
+    """The component with weights in 8 bits and arithmetic in float."""
     graph = context.graph(component, split=False)
     model = graph.model()
     layers = layers_of(model, graph.shapes)
@@ -245,7 +248,7 @@ PRECISIONS: Mapping[str, Quantize] = {"int8": in_int8, "w8": in_w8}
 
 
 def decoder_gate(context: Context, evaluator: Evaluator, quantize: Quantize, folder: Path) -> DecoderGate | None:
-    """Quantizes the VAE decoder and writes it, if pictures that it decodes pass its gate; None where it has none."""
+    """Quantizes the VAE decoder, and writes it if its pictures pass the gate. None where no gate is asked for."""
     gate_db = context.options.vae_gate_db
     if gate_db is None:
         return None
@@ -260,7 +263,7 @@ def decoder_gate(context: Context, evaluator: Evaluator, quantize: Quantize, fol
 
 
 def recorded(context: Context) -> Recording:
-    """The recording of the calibration prompts. The pipeline's graphs leave the memory, for the one to observe."""
+    """The recording of the calibration prompts. The pipeline is closed after it, to free memory for the observation."""
     options = context.options
     recording = record(
         context.pipeline,
@@ -276,7 +279,7 @@ def recorded(context: Context) -> Recording:
 
 
 def evaluator_of(context: Context) -> Evaluator:
-    """The pictures that quantized graphs are judged on, drawn in float."""
+    """The evaluator of quantized graphs, with its reference pictures drawn in float."""
     options = context.options
     requests = requests_of(
         options.evaluation,
@@ -293,7 +296,7 @@ def evaluator_of(context: Context) -> Evaluator:
 def choose_float_layers(
     context: Context, evaluator: Evaluator, draft: QuantizationDraft
 ) -> tuple[frozenset[str], tuple[Damage, ...]]:
-    """The layers that must stay float for the budget, and each one's own damage where it was measured."""
+    """Names of the layers that must stay float for the budget, and the damage of each group that was measured."""
     options, target, layers = context.options, context.options.recipe.target, draft.able
 
     def measure(chosen: Sequence[Layer], images: int | None = None) -> float:
@@ -317,18 +320,12 @@ def choose_float_layers(
 
 def shapes_of(manifest: Manifest, specs: Sequence[TensorSpec]) -> dict[str, tuple[int, ...]]:
     """The shapes of a component's inputs for one picture of the default size."""
-    sizes = {
-        "batch": 1,
-        "height": manifest.defaults.height // manifest.latents.pixels,
-        "width": manifest.defaults.width // manifest.latents.pixels,
-        "tokens": manifest.tokenizer.length,
-        "images": 1,
-    }
+    sizes = manifest.sizes()
     return {spec.name: shape_of(spec, sizes) for spec in specs}
 
 
 def fingerprint(context: Context, precision: str) -> dict[str, object]:
-    """All that decides what is measured on the way, as JSON has it; a budget decides only what is made of that."""
+    """Everything that intermediate results depend on, as JSON. Budgets only decide how the results are used."""
     options = {name: value for name, value in asdict(context.options).items() if name not in INDECISIVE}
     versions = {name: version(name) for name in ("latentrt", "numpy", "onnx-ir")}
     known = {"bundle": context.pipeline.bundle.sha256, "precision": precision, **versions, **options}
@@ -336,7 +333,7 @@ def fingerprint(context: Context, precision: str) -> dict[str, object]:
 
 
 def report_settings(options: CalibrationOptions, evaluator: Evaluator) -> dict[str, str | int | float]:
-    """The options as a report states them."""
+    """The options as the report states them."""
     recipe, asked = options.recipe, resolve(evaluator.requests[0], evaluator.pipeline.bundle.manifest)
     gate = {} if options.vae_gate_db is None else {"VAE decoder's gate in dB": options.vae_gate_db}
     return {

@@ -1,4 +1,4 @@
-"""The last step of a quantization: the other files, the comparison with the float bundle, the manifest, the page."""
+"""Last step of a quantization: copy the other files, compare with the float bundle, write the manifest and the page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latentrt.bundle.folder import Bundle, open_bundle, record_files, save_manifest
-from latentrt.bundle.manifest import Component, Manifest, Precision, named_files
+from latentrt.bundle.manifest import Component, Manifest, Precision
+from latentrt.bundle.manifest_json import named_files
 from latentrt.pipeline.load import load
 from latentrt_calib.evaluate.candidate import Evaluator, FloatGraph
 from latentrt_calib.evaluate.compare import BundleSummary, Comparison, bundle_summary, compare
@@ -19,13 +20,13 @@ from latentrt_calib.report.page import save_page
 from latentrt_calib.report.report import GateReport, LayerReport, Report, figures
 from latentrt_export.graph.costs import total_macs
 
-# Beside the bundle's own files, and none of them: they state the manifest's hash.
+# Not listed among the bundle's files, because they state the manifest's hash.
 PAGE, FIGURES = "report.html", "report.json"
 
 
 @dataclass(frozen=True)
 class WrittenComponent:
-    """A quantized graph in its file, and what the report says of it. data: its external files. target: whose form."""
+    """A quantized graph in its file, with figures for the report. data: external weight files. target: its engine."""
 
     graph: FloatGraph
     data: tuple[str, ...]
@@ -38,7 +39,7 @@ class WrittenComponent:
 
 @dataclass(frozen=True)
 class DecoderGate:
-    """A component with a gate of its own: the mean PSNR asked for, how its pictures compare, None if it stays float."""
+    """Result of the VAE decoder's gate: the PSNR asked for, the comparison, and the graph, None if it stays float."""
 
     gate_db: float
     comparison: Comparison
@@ -53,7 +54,7 @@ def publish(
     evaluator: Evaluator,
     settings: Mapping[str, str | int | float],
 ) -> Report:
-    """Makes a whole bundle of the folder that holds the quantized graphs; returns its report."""
+    """Completes the folder that holds the quantized graphs to a bundle, and returns its report."""
     manifest = source.manifest
     parts = [unet, *([decoder.written] if decoder and decoder.written else [])]
     plain = with_components(manifest, {part.graph.component: component_of(manifest, part) for part in parts})
@@ -74,18 +75,18 @@ def publish(
 
 
 def component_of(manifest: Manifest, part: WrittenComponent) -> Component:
-    """What the manifest is to say of a quantized graph, before anything is measured."""
+    """The manifest's entry of a quantized graph, before anything is measured."""
     name = part.graph.component
     return replace(manifest.components[name], file=f"{name}.onnx", data=part.data, precision=part.precision)
 
 
 def with_components(manifest: Manifest, components: Mapping[str, Component]) -> Manifest:
-    """The manifest with other components of those names."""
+    """The manifest with these components replaced."""
     return replace(manifest, components={**manifest.components, **components})
 
 
 def copy_others(source: Bundle, folder: Path, names: Sequence[str]) -> None:
-    """Copies every file of the bundle that does not belong to the components of those names."""
+    """Copies every file of the bundle, except those of the components named."""
     components = [source.manifest.components[name] for name in names]
     own = {file for component in components for file in (component.file, *component.data)}
     for file in source.manifest.files:
@@ -101,7 +102,7 @@ def report_of(
     comparison: Comparison,
     settings: Mapping[str, str | int | float],
 ) -> Report:
-    """The report of a component. before, after: the manifests of the float bundle and of the one that has the part."""
+    """The report of a component. before, after: manifests of the float bundle and of the quantized bundle."""
     name = part.graph.component
     return Report(
         component=name,
@@ -119,7 +120,7 @@ def report_of(
 
 
 def bytes_of(manifest: Manifest, name: str) -> int:
-    """The bytes of a component's graph and weights."""
+    """Bytes of a component's graph and weights."""
     component = manifest.components[name]
     return sum(manifest.files[file].bytes for file in (component.file, *component.data))
 
@@ -133,7 +134,7 @@ def against(report: Report, other: BundleSummary) -> Report:
 
 
 def compared(source: Bundle, folder: Path, evaluator: Evaluator) -> Comparison:
-    """The pictures of the folder's bundle against those that the float bundle drew."""
+    """The pictures of the folder's bundle compared with those of the float bundle."""
     with load(folder, engine=evaluator.pipeline.engine, verify=False) as pipeline:
         others = generate_samples(pipeline, evaluator.requests)
         return compare(

@@ -17,11 +17,10 @@ from latentrt.bundle.manifest import (
     Fidelity,
     Latents,
     Manifest,
-    Shown,
     Text,
     TokenizerSpec,
-    named_files,
 )
+from latentrt.bundle.manifest_json import named_files
 from latentrt.bundle.tasks import tasks_of
 from latentrt.errors import CheckpointError
 from latentrt.prompt.tokenizer import Tokenizer
@@ -32,7 +31,6 @@ from latentrt_export.checkpoint.load import Checkpoint, load_checkpoint
 from latentrt_export.checkpoint.lora import loras_provenance
 from latentrt_export.checkpoint.markers import asked
 from latentrt_export.checkpoint.named import check_names
-from latentrt_export.checkpoint.recognition import shown_by_channels
 from latentrt_export.checkpoint.scheduler import defaults_of, said_of, schedule_of
 from latentrt_export.checkpoint.tokenizer import clip_tokenizer, tokenizer_from_folder
 from latentrt_export.components.parts import parts_of
@@ -78,7 +76,7 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
         progress("preview")
         latents, side_px = latents_of(checkpoint)
         if tiny is not None:
-            part = tiny_part(tiny, (latents.channels, latents.pixels))
+            part = tiny_part(tiny, (latents.channels, latents.factor))
             components[part.name] = write_component(part, folder, options.precision, progress)
         manifest = manifest_of(found, options, components, (latents, side_px))
         manifest = replace(manifest, provenance={**manifest.provenance, **pickled})
@@ -110,8 +108,6 @@ def manifest_of(
         | dict(found.words)
         | {f"control {network.name}": network.path.name for network in options.steering},
         files={},
-        size_ids=checkpoint.family.size_ids,
-        shown=shown_of(checkpoint),
     )
 
 
@@ -210,28 +206,26 @@ def write_component(part: Part, folder: Path, precision: FloatPrecision, progres
     module.to_empty(device="meta")
     gc.collect()
     component = Component(
+        role=part.role,
         file=f"{part.name}.onnx",
         data=data,
         precision=precision,
         inputs=tuple(inputs),
         outputs=tuple(outputs),
         fidelity=Fidelity(0.0, None, recipe.gate),
+        sources=part.sources,
+        controls=part.controls,
     )
     progress(f"{part.name}: comparing with the original")
     return replace(component, fidelity=check_gate(part, component, folder, recipe))
-
-
-def shown_of(checkpoint: Checkpoint) -> tuple[Shown, ...]:
-    """What the UNet is shown besides noisy latents."""
-    configs = {name: component.config for name, component in checkpoint.components.items()}
-    return shown_by_channels(configs)[configs["unet"].get("in_channels", 4)]
 
 
 def latents_of(checkpoint: Checkpoint) -> tuple[Latents, int]:
     """The latent space, and the side in pixels of the pictures that the UNet was trained on."""
     vae = checkpoint.load_vae()
     factor = pixels_of(vae.config)
-    latents = Latents(vae.config.latent_channels, factor, vae.config.scaling_factor, fit_to_rgb(vae))
+    shift = vae.config.get("shift_factor") or 0.0
+    latents = Latents(vae.config.latent_channels, factor, vae.config.scaling_factor, fit_to_rgb(vae), shift)
     return latents, side_of(checkpoint.components["unet"].config) * factor
 
 

@@ -1,4 +1,4 @@
-"""How far what a graph computes is from a reference: the largest relative error, and PSNR."""
+"""Loss of a graph's outputs against a reference: largest relative error, and PSNR."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from latentrt.tensors import Array
 
 
 def loss(got: Array, reference: Array, gate: str) -> Fidelity:
-    """What `got` lost: the largest error over the largest reference, and PSNR over the reference's range."""
+    """The loss of `got`: largest error over the largest reference value, and PSNR over the reference's range."""
     expected: NDArray[np.float64] = reference.astype(np.float64)
     error = got.astype(np.float64) - expected
     if not np.isfinite(error).all():
@@ -21,13 +21,13 @@ def loss(got: Array, reference: Array, gate: str) -> Fidelity:
     rms, span = float(np.sqrt(np.mean(error**2))), float(np.ptp(expected))
     if not rms:
         return Fidelity(0.0, None, gate)
-    # An output that should be constant and is not has lost everything that it said.
+    # An output that should be constant and is not has lost all information.
     psnr = 20 * math.log10(span / rms) if span else float("-inf")
     return Fidelity(float(np.abs(error).max() / np.abs(expected).max()), psnr, gate)
 
 
 def worst(losses: Sequence[Fidelity]) -> Fidelity:
-    """The largest error and the lowest PSNR among `losses`, to the digits that repeat whatever the threads do."""
+    """The largest error and the lowest PSNR of `losses`, rounded to digits that do not depend on threads."""
     psnrs = [round(loss.psnr_db, 1) for loss in losses if loss.psnr_db is not None]
     error = max(loss.relative_error for loss in losses)
     return Fidelity(float(f"{error:.1e}"), min(psnrs, default=None), losses[0].gate)

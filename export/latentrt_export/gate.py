@@ -1,7 +1,7 @@
-"""Runs an exported graph in ONNX Runtime and measures it against what the original module computed.
+"""Gate of exported graphs: each is run in ONNX Runtime and compared with the original module's outputs.
 
-A graph in fp16 is run in fp16, as a GPU would, though ONNX Runtime on a CPU would compute it in float32: what overflows
-on the device is found here.
+A graph in fp16 is run with fp16 rounding, as on a GPU, although ONNX Runtime on a CPU would compute it in float32:
+values that would overflow on the device are found here.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from latentrt_export.networks.component import Part
 
 
 def measure(part: Part, component: Component, folder: Path) -> list[Fidelity]:
-    """Returns what the component in `folder` lost on each of the part's probes, output by output."""
+    """Returns the loss of the component in `folder` on each reference input, output by output."""
     session = emulated_session(folder / component.file)
     names = [spec.name for spec in component.outputs]
     losses = []
@@ -29,7 +29,7 @@ def measure(part: Part, component: Component, folder: Path) -> list[Fidelity]:
 
 
 def check_gate(part: Part, component: Component, folder: Path, recipe: Recipe) -> Fidelity:
-    """What the component lost at worst. Raises FidelityError when that is more than the precision's gate allows."""
+    """The worst loss of the component. Raises FidelityError if the precision's gate does not allow it."""
     lost = worst(measure(part, component, folder))
     if not recipe.passes(lost):
         psnr = "no difference" if lost.psnr_db is None else f"PSNR {lost.psnr_db:.1f} dB"

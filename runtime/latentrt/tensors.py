@@ -1,4 +1,4 @@
-"""What goes in and out of a component, stated once: ONNX axes, profiles, buffers and checks all derive from it."""
+"""Inputs and outputs of components, stated once: ONNX axes, profiles, buffers and checks all derive from it."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def check(specs: Sequence[TensorSpec], tensors: Mapping[str, Array], owner: str)
 
 
 def fits(axis: int | str, size: int, sizes: dict[str, int]) -> bool:
-    """Whether a side of `size` agrees with its axis; notes in `sizes` what it says of the axis's symbol."""
+    """True if a dimension of `size` fits its axis; a symbolic axis's size is stored in `sizes`."""
     if isinstance(axis, str):
         factor, symbol = split_axis(axis)
         whole = size / factor

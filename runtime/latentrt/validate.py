@@ -1,4 +1,4 @@
-"""What a request's values are checked with: each returns the value, or raises RequestError that names it."""
+"""Checks of a request's values: each returns the value, or raises RequestError that names it."""
 
 from __future__ import annotations
 

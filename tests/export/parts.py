@@ -8,7 +8,8 @@ import onnx_ir as ir
 
 from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import open_bundle, record_files, save_manifest
-from latentrt.bundle.manifest import Component, Fidelity, named_files
+from latentrt.bundle.manifest import Component, Fidelity
+from latentrt.bundle.manifest_json import named_files
 from latentrt.tensors import TensorSpec
 
 
@@ -24,7 +25,9 @@ def of_graph(folder, model, inputs, outputs, *, precision="w16"):
     """A bundle in `folder` whose one component, "part", is the graph `model`."""
     folder.mkdir()
     ir.save(model, folder / "part.onnx")
-    component = Component("part.onnx", (), precision, tuple(inputs), tuple(outputs), Fidelity(0.0, None, ""))
+    component = Component(
+        "text_encoder", "part.onnx", (), precision, tuple(inputs), tuple(outputs), Fidelity(0.0, None, "")
+    )
     return written(folder, open_bundle(folder_of("emoji"), verify=False), {"part": component})
 
 

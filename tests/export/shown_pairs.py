@@ -53,7 +53,7 @@ class Pair:
             StableDiffusionInstructPix2PixPipeline: {},
             StableDiffusionXLInstructPix2PixPipeline: sizes,
         }[type(self.theirs)]
-        if "image" in self.ours.bundle.manifest.shown:
+        if "image" in self.ours.bundle.manifest.extra_channels:
             own |= {"image_guidance_scale": request.image_guidance or 1.5}
         else:
             own |= {"mask_image": request.mask or Image.new("L", SIZE, 255), "strength": request.strength or 1.0}

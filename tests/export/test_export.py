@@ -85,7 +85,7 @@ def test_manifest_is_the_checkpoint_s(exported, precision):
         1000, "scaled_linear", 0.00085, 0.012, "epsilon", False, "leading", 1, "first"
     )
     assert (manifest.defaults.sampler, manifest.defaults.width, manifest.defaults.height) == ("ddim", 64, 64)
-    assert (manifest.latents.channels, manifest.latents.pixels, manifest.latents.scaling) == (4, 8, 0.18215)
+    assert (manifest.latents.channels, manifest.latents.factor, manifest.latents.scaling) == (4, 8, 0.18215)
     assert manifest.text.layers == 2
     assert (manifest.tokenizer.length, manifest.tokenizer.bos, manifest.tokenizer.eos) == (32, 0, 1)
     assert manifest.provenance["source"] == "folder"

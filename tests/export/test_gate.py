@@ -24,7 +24,9 @@ class Peak(nn.Module):
 def part_of(scale):
     x = torch.linspace(-4, 4, 12).reshape(1, 12)
     given, made = (TensorSpec(name, "float32", ("batch", 12)) for name in "xy")
-    return Part("peak", lambda: Peak(scale), (given,), (made,), (Probe({"x": x}, (torch.tanh(x),)),))
+    return Part(
+        "peak", lambda: Peak(scale), (given,), (made,), (Probe({"x": x}, (torch.tanh(x),)),), role="vae_decoder"
+    )
 
 
 @pytest.mark.parametrize(("precision", "scale"), [("fp32", 1000.0), ("w16", 1000.0), ("fp16", 100.0)])

@@ -44,7 +44,9 @@ def untraced(checkpoint, folder, options=None, progress=lambda line: None):
     def kept(part, folder, _precision, _progress):
         modules[part.name] = part.build().eval()
         (Path(folder) / f"{part.name}.onnx").write_bytes(b"a module")
-        return Component(f"{part.name}.onnx", (), "fp32", part.inputs, part.outputs, Fidelity(0.0, None, ""))
+        file, fidelity = f"{part.name}.onnx", Fidelity(0.0, None, "")
+        specs = part.inputs, part.outputs
+        return Component(part.role, file, (), "fp32", *specs, fidelity, part.sources, part.controls)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(export, "write_component", kept)

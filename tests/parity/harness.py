@@ -26,7 +26,7 @@ from latentrt.pipeline.denoiser import timesteps_of_calls
 from latentrt.prompt import read
 from latentrt.sampling.prediction import PREDICTIONS
 from latentrt.sampling.samplers import SAMPLERS
-from latentrt.sampling.schedule import NoiseSchedule, alpha, sigma_table, spread, timestep_at
+from latentrt.sampling.schedule import NoiseSchedule, noise_scale, sigma_table, signal_scale, timestep_at
 
 SPACINGS = ("leading", "trailing", "linspace")
 CURVES = {"normal": {}, **{name: {f"use_{name}_sigmas": True} for name in ("karras", "exponential", "beta")}}
@@ -78,7 +78,7 @@ def closed_form(case):
         sigma = np.interp(timestep, np.arange(1000.0), table) if t is None else (t / (1 - t) if t < 1 else np.inf)
         scale = PREDICTIONS[prediction].scale(float(sigma))
         dtype, x = x.dtype, x.astype(np.float64) / scale
-        signal, noise = alpha(float(sigma)), spread(float(sigma))
+        signal, noise = signal_scale(float(sigma)), noise_scale(float(sigma))
         width = WIDTH**2 * signal**2 + noise**2
         mean = CENTRE + np.tanh(signal * (x - signal * CENTRE) / width)
         x0 = (WIDTH**2 * signal * x + noise**2 * mean) / width
@@ -118,22 +118,22 @@ class Comparison:
 
     @property
     def apart(self):
-        """How far both sides are apart in float64."""
+        """Distance of both sides in float64."""
         return distance(self.exact, self.reference)
 
     @cached_property
     def rounding(self):
-        """How far this package's float32 is from its float64."""
+        """Distance of this package's float32 from its float64."""
         return distance(self.side(ours, np.float32), self.exact)
 
     @cached_property
     def their_rounding(self):
-        """How far diffusers' float32 is from its float64."""
+        """Distance of diffusers' float32 from its float64."""
         return distance(self.side(theirs, np.float32), self.reference)
 
     @property
     def close(self):
-        """Whether both gates hold; where rounding makes the reference NaN, ours is held to what neither can avoid."""
+        """True if both gates hold; where rounding makes the reference NaN, ours is held to what neither can avoid."""
         allowed = ROUNDING * np.nan_to_num(self.their_rounding, nan=0.0) + FLOOR
         return self.apart <= SAME and self.rounding <= allowed
 
@@ -158,8 +158,8 @@ def ours(case, model, steps, noise, draws, *, left_out=0, dtype=np.float32):
     sampler = SAMPLERS[case.sampler]
     grid = sampler.grid(case.schedule, steps, case.spacing, case.sigmas)
     options = {name: option.default for name, option in sampler.options.items()} | case.options
-    walk = partial(sampler.walk, **options)
-    grid = grid.after(case.start)
+    walk = partial(sampler.steps, **options)
+    grid = grid.sliced(case.start)
     times = timesteps_of_calls(walk, grid)
     kind = PREDICTIONS[case.prediction]
 
@@ -171,7 +171,7 @@ def ours(case, model, steps, noise, draws, *, left_out=0, dtype=np.float32):
     x = (grid.start * noise).astype(dtype)
     if case.start:
         sigma = float(grid.sigmas[0])
-        x = (alpha(sigma) * clean(noise) + spread(sigma) * noise).astype(dtype)
+        x = (signal_scale(sigma) * clean(noise) + noise_scale(sigma) * noise).astype(dtype)
     path = walk(denoise, x, grid, lambda _sigma, _lower: next(source))
     *_, (final, _) = itertools.islice(path, len(grid.sigmas) - left_out)
     return final
@@ -285,7 +285,8 @@ def accepted(kind):
 def unet_model(pipeline, prompt="a red apple"):
     """Returns the pipeline's UNet under one prompt, unguided: (latents, timestep) -> prediction."""
     prompts = [read(prompt, pipeline.tokenizer, 1)]
-    [kv] = (encoded.cross_kv for encoded in encode(pipeline.call, pipeline.bundle.manifest.text, prompts, 1).values())
+    [text] = encode(pipeline.call, pipeline.bundle.manifest, prompts, 1).values()
+    kv = text.sequences["cross_kv"]
 
     @functools.cache
     def bias(timestep):

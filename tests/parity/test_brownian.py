@@ -29,27 +29,27 @@ def _both(seed: int, shape: tuple[int, ...], low: float, high: float):
     return BrownianTreeNoiseSampler(torch.zeros(shape), low, high, seed=seed), BrownianTree(seed, shape, low, high)
 
 
-def _query(theirs, sigma: float, lower: float) -> np.ndarray:
+def _query(theirs, sigma: float, sigma_next: float) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchsde rounds its ends, and then finds queries beyond them
-        return theirs(sigma, lower).numpy()
+        return theirs(sigma, sigma_next).numpy()
 
 
-def _assert_same(theirs: BrownianTreeNoiseSampler, ours: BrownianTree, sigma: float, lower: float) -> None:
-    sigma, lower = float(np.float32(sigma)), float(np.float32(lower))
-    noise = ours(sigma, lower)
+def _assert_same(theirs: BrownianTreeNoiseSampler, ours: BrownianTree, sigma: float, sigma_next: float) -> None:
+    sigma, sigma_next = float(np.float32(sigma)), float(np.float32(sigma_next))
+    noise = ours(sigma, sigma_next)
     # PyTorch's square root is not always the nearest float32, so its noise is only near; its motion is the same.
-    motion = _query(theirs.tree, sigma, lower)
-    assert_same(noise, motion / np.sqrt(np.float32(abs(sigma - lower))), near=NEAR)
-    assert_same(noise, _query(theirs, sigma, lower), ulp=2, near=NEAR)
+    motion = _query(theirs.tree, sigma, sigma_next)
+    assert_same(noise, motion / np.sqrt(np.float32(abs(sigma - sigma_next))), near=NEAR)
+    assert_same(noise, _query(theirs, sigma, sigma_next), ulp=2, near=NEAR)
 
 
 @pytest.mark.parametrize(("seed", "shape", "ends", "steps"), _WALKS)
 def test_every_step_of_a_walk_is_theirs(seed, shape, ends, steps):
     low, high = ends
     theirs, ours = _both(seed, shape, low, high)
-    for sigma, lower in itertools.pairwise(np.linspace(high, low, steps + 1).tolist()):
-        _assert_same(theirs, ours, sigma, lower)
+    for sigma, sigma_next in itertools.pairwise(np.linspace(high, low, steps + 1).tolist()):
+        _assert_same(theirs, ours, sigma, sigma_next)
 
 
 def test_any_order_of_queries_gives_theirs():
@@ -64,8 +64,8 @@ def test_any_order_of_queries_gives_theirs():
 def test_the_usual_latents_over_eight_steps_are_theirs():
     theirs, ours = _both(7, (1, 4, 64, 64), 0.029167, 14.614642)
     ramp = np.linspace(14.614642 ** (1 / 7), 0.029167 ** (1 / 7), 9) ** 7
-    for sigma, lower in itertools.pairwise(np.clip(ramp, 0.029167, 14.614642).tolist()):
-        _assert_same(theirs, ours, sigma, lower)
+    for sigma, sigma_next in itertools.pairwise(np.clip(ramp, 0.029167, 14.614642).tolist()):
+        _assert_same(theirs, ours, sigma, sigma_next)
 
 
 def test_a_batch_of_theirs_is_one_tree_an_image():

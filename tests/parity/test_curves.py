@@ -12,7 +12,7 @@ import scipy.stats
 import torch
 from diffusers.schedulers.scheduling_utils import AysSchedules
 
-from latentrt.sampling.curves import AYS_SD1, AYS_SDXL, Span, ays, ays_sdxl, beta_quantile, drawn
+from latentrt.sampling.curves import AYS_SD1, AYS_SDXL, Span, ays, ays_sdxl, beta_quantile, sigmas_of_curve
 from latentrt.sampling.samplers import SAMPLERS
 from latentrt.sampling.schedule import NoiseSchedule, sigma_table
 
@@ -28,7 +28,7 @@ STEPS = (1, 2, 5, 20, 50, 999)
 
 @dataclass(frozen=True)
 class Layout:
-    """How a sampler's reference lays out its steps: diffusers' class, which curves it takes, and what is special.
+    """Reference of a sampler's grid: diffusers' class, which curves it takes, and what is special.
 
     calls: of the model, a step; each has an entry in diffusers' timesteps. sigmas: whether the scheduler keeps any.
     """
@@ -94,7 +94,7 @@ def test_grid_is_that_of_diffusers(name, spacing, curve):
             np.testing.assert_allclose(grid.sigmas, own[:steps], rtol=2e-5)
             # Of a single step on a curve, diffusers' DEIS has the end where it starts.
             flat = name == "deis" and curve != "normal" and steps == 1
-            assert sigmas[-1] == pytest.approx(grid.sigmas[0] if flat else grid.lowers[-1], rel=2e-5)
+            assert sigmas[-1] == pytest.approx(grid.sigmas[0] if flat else grid.sigmas_next[-1], rel=2e-5)
 
 
 def test_grid_of_flow_models_is_that_of_diffusers():
@@ -120,7 +120,7 @@ def test_curve_is_that_of_diffusers(curve, ends):
     convert = getattr(scheduler, f"_convert_to_{curve}")
     for steps in (1, 2, 3, 20, 50):
         expected = convert(torch.tensor(ends, dtype=torch.float64), num_inference_steps=steps)
-        np.testing.assert_allclose(drawn(curve, Span(*ends, TABLE), steps), np.asarray(expected), rtol=1e-6)
+        np.testing.assert_allclose(sigmas_of_curve(curve, Span(*ends, TABLE), steps), np.asarray(expected), rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [0.6, 0.3, 0.9, 1.0])

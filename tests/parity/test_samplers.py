@@ -79,7 +79,7 @@ def test_every_number_of_steps(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_on_the_built_in_unet(name):
-    """Which computes in float32 and amplifies its last bits: gated by what those of the reference's come to."""
+    """The reference computes in float32 and amplifies rounding: the gate is its own error."""
     with latentrt.load("emoji") as pipeline:
         model = unet_model(pipeline)
         for steps in (1, 2, 12):

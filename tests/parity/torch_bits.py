@@ -1,4 +1,4 @@
-"""Whether PyTorch's normals can be equal bit for bit here, and what is asked of them where they cannot.
+"""Bit-for-bit equality with PyTorch's normals where this machine allows it, and tolerances where not.
 
 With AVX2 PyTorch computes blocks of sixteen with a logarithm and a cosine of its
 own, whose bits are followed. Without it, it takes the C library's, which differ by a few units of the last place.

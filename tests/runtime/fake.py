@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from latentrt.engines import ENGINES
 from latentrt.pipeline import timings
 from latentrt.pipeline.load import load_tokenizer
 from latentrt.pipeline.pipeline import Pipeline
@@ -15,6 +16,8 @@ SMALL = {"width": 24, "height": 16}
 
 class FakeEngine:
     """Stands where a component's engine would: checks and notes what it is fed, answers by a formula."""
+
+    memory = ENGINES["onnxruntime"].memory
 
     def __init__(self, name, component, answer, calls):
         self.name, self.component, self.answer, self.calls, self.closed = name, component, answer, calls, 0

@@ -39,7 +39,7 @@ diagnose()
 CACHES = {
     "onnxruntime": set(),
     "openvino": {".cache/latentrt/openvino"},
-    "cpu": {".cache/latentrt/openvino", ".cache/latentrt/fastest"},
+    "auto": {".cache/latentrt/openvino", ".cache/latentrt/fastest"},
 }
 
 

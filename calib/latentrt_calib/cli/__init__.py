@@ -1,1 +1,3 @@
-"""Commands that need the calibration."""
+"""The commands `latentrt calibrate` and `latentrt compare`."""
+
+__all__ = ["calibrate", "compare"]

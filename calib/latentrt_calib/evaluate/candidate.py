@@ -1,4 +1,4 @@
-"""A quantized graph on trial: written to a scratch folder, put in the float graph's place, its pictures compared."""
+"""Evaluation of a quantized graph: written to a scratch folder, run in place of the float graph, pictures compared."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SCRATCH = "trial"
 
 @dataclass(frozen=True)
 class FloatGraph:
-    """A component's float graph in a file, and whether skip connections are split when it is read. shapes: of feeds."""
+    """A component's float graph in a file. shapes: of its inputs. split: split skip connections when it is loaded."""
 
     component: str
     path: Path
@@ -40,45 +40,45 @@ class FloatGraph:
 
     @cached_property
     def halved(self) -> tuple[Layer, ...]:
-        """The layers to split; finding them takes longer than reading the graph."""
+        """The layers to split. Finding them takes longer than loading the graph."""
         return tuple(layer for layer in layers_of(ir.load(self.path), self.shapes) if layer.halves)
 
     def model(self) -> ir.Model:
-        """Returns the graph anew; large weights stay in the file."""
+        """Returns a new copy of the graph; large weights stay in the file."""
         model = ir.load(self.path)
         if self.split:
             split_concatenations(model, self.halved)
         return model
 
     def quantized(self, plans: Mapping[str, LayerPlan], target: str) -> ir.Model:
-        """Returns the graph with these layers quantized."""
+        """Returns a new copy of the graph with these layers quantized."""
         model = self.model()
         write_qdq(model, plans, target)
         return model
 
 
 class Evaluator:
-    """Requests, what the float pipeline draws for them, and a folder to put candidates in."""
+    """Evaluates candidate graphs on a few requests. references: the float pipeline's samples. folder: for scratch."""
 
     def __init__(self, pipeline: Pipeline, requests: Sequence[Request], folder: Path) -> None:
         self.pipeline, self.requests, self.folder = pipeline, requests, folder
         self.references: list[Sample] = list(generate_samples(pipeline, requests))
 
     def pairs(self, component: str, model: ir.Model, count: int | None = None) -> list[Pair]:
-        """Returns how far the first `count` pictures are off when `model` stands in the component's place."""
+        """Compares the first `count` pictures with and without `model` in the component's place."""
         with self.candidate(component, model) as candidate:
             drawn = generate_samples(candidate, self.requests[:count])
             return [pair_of(one, two) for one, two in zip(self.references[:count], drawn, strict=True)]
 
     def decoded(self, model: ir.Model) -> list[Sample]:
-        """Returns the float pipeline's drawings with pictures that `model` decodes from the same latents."""
+        """Returns the float pipeline's samples with their pictures decoded by `model`."""
         with self.candidate(DECODER, model) as candidate:
             images = [to_images(candidate.decode(one.latents[-1:]))[0] for one in self.references]
         return [replace(one, image=np.asarray(image)) for one, image in zip(self.references, images, strict=True)]
 
     @contextmanager
     def candidate(self, component: str, model: ir.Model) -> Iterator[Pipeline]:
-        """The pipeline with the model in the component's place, which lies in the scratch folder meanwhile."""
+        """The pipeline with `model` in the component's place; the model lies in the scratch folder meanwhile."""
         folder, pipeline = self.folder / SCRATCH, self.pipeline
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

@@ -1,7 +1,7 @@
-"""Two bundles side by side: the same requests drawn with both, and how far the pictures and the way to them differ.
+"""Comparison of two bundles: the same requests drawn with both, final pictures and latents of each step compared.
 
-One bundle draws all its pictures before the other is loaded: what is in memory is one bundle, and of the reference's
-pictures the pixels and the latents after each step (2 MB for 512x512 and 20 steps).
+The reference draws all its pictures before the other bundle is loaded. In memory are one bundle, and the pixels and the
+latents after each step of the reference's pictures (2 MB per picture of 512x512 in 20 steps).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ComponentSize:
 
 @dataclass(frozen=True)
 class BundleSummary:
-    """One of two bundles. sha256: its manifest's. bytes: of all its files."""
+    """One of two bundles. sha256: of its manifest. bytes: of all its files. parts: its components by name."""
 
     name: str
     sha256: str
@@ -49,9 +49,9 @@ class BundleSummary:
 
 @dataclass(frozen=True)
 class Pair:
-    """How alike the two pictures of a request are. psnr_db: None when they are equal.
+    """Similarity of the two pictures of a request. psnr_db: None when they are equal.
 
-    latents_error: after each step, the norm of what is off in the latents over the reference's.
+    latents_error: after each step, the norm of the latents' difference over the norm of the reference's latents.
     """
 
     prompt: str
@@ -63,7 +63,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class PicturePair:
-    """Two pictures to look at, (height, width, 3) uint8 each. pair: their place among the pairs."""
+    """Two pictures to show, (height, width, 3) uint8 each. pair: their index among the pairs."""
 
     pair: int
     reference: Array = field(repr=False)
@@ -72,9 +72,9 @@ class PicturePair:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two bundles made of the same requests.
+    """Comparison of two bundles on the same requests.
 
-    settings: what all requests have in common. samples: the least alike first, then the first that were asked for.
+    settings: settings that all requests share. samples: the pictures that differ most, then the first ones.
     """
 
     reference: BundleSummary
@@ -86,7 +86,7 @@ class Comparison:
 
     @property
     def loss(self) -> PictureLoss:
-        """The pairs in a few numbers: means and extremes."""
+        """Means and extremes over the pairs."""
         similarities = [pair.ssim for pair in self.pairs]
         errors = np.mean([pair.latents_error for pair in self.pairs], axis=0)
         return PictureLoss(
@@ -100,17 +100,17 @@ class Comparison:
 
     @property
     def worst(self) -> Pair:
-        """The pair whose pictures are least alike, by PSNR."""
+        """The pair of lowest PSNR."""
         return min(self.pairs, key=likeness)
 
     def share_from(self, psnr_db: float) -> float:
-        """The share of the pictures whose PSNR is at least so many dB, 0 to 1."""
+        """The share of pictures, 0 to 1, whose PSNR is at least `psnr_db`."""
         return float(np.mean([likeness(pair) >= psnr_db for pair in self.pairs]))
 
 
 @dataclass(frozen=True)
 class Gates:
-    """What pictures must reach: the mean of their PSNR, and the worst of it. None asks for nothing."""
+    """Least mean PSNR and least PSNR of any picture, in dB. None is no gate."""
 
     mean_db: float | None = None
     worst_db: float | None = None
@@ -127,10 +127,10 @@ def compare_bundles(
     advance: Advance = lambda: None,
     **options: Any,
 ) -> Comparison:
-    """Returns how far the pictures of `other` are from those of `reference`, each a folder or a built-in model's name.
+    """Returns the comparison of the pictures of two bundles, each a folder or a built-in model's name.
 
-    images, seed, options: as in `requests_of`; what is not given is the reference's default, for both bundles.
-    advance: called after every picture of either.
+    images, seed, options: as in `requests_of`. Options that are not given take the reference's defaults, for both
+    bundles. advance: called after every picture of either bundle.
 
     Raises RequestError for what cannot be generated, BundleError for bundles whose latents have no common shape.
     """
@@ -150,12 +150,12 @@ def compare_bundles(
 
 
 def check_comparable(reference: Bundle, other: Bundle) -> None:
-    """Raises BundleError unless the same request gives both latents of one shape."""
-    spaces = [(bundle.manifest.latents.channels, bundle.manifest.latents.pixels) for bundle in (reference, other)]
+    """Raises BundleError unless the latents of both bundles have one shape for the same request."""
+    spaces = [(bundle.manifest.latents.channels, bundle.manifest.latents.factor) for bundle in (reference, other)]
     if spaces[0] != spaces[1]:
         (channels, pixels), (expected, side) = spaces[1], spaces[0]
         raise BundleError(
-            f"{other.folder}: got latents of {channels} channels, one for {pixels} pixels; expected {expected} and "
+            f"{other.folder}: got latents of {channels} channels and {pixels} pixels per side; expected {expected} and "
             f"{side} as in {reference.folder}; compare two bundles of one model"
         )
 
@@ -167,7 +167,7 @@ def compare(
     others: Iterable[Sample],
     engine: str = "onnxruntime",
 ) -> Comparison:
-    """Returns the comparison of two bundles' drawings of the same requests, in the same order and at least one."""
+    """Returns the comparison of two bundles' samples of the same requests, in the same order; at least one each."""
     pairs: list[Pair] = []
     worst: list[PicturePair] = []
     first: list[PicturePair] = []
@@ -184,7 +184,7 @@ def compare(
 
 
 def pair_of(reference: Sample, other: Sample) -> Pair:
-    """How alike two drawings of one request are."""
+    """Similarity of two samples of one request."""
     ratio = psnr_db(other.image, reference.image)
     return Pair(
         prompt=reference.settings.text.prompt,
@@ -196,7 +196,7 @@ def pair_of(reference: Sample, other: Sample) -> Pair:
 
 
 def mean_psnr_db(pairs: Iterable[Pair]) -> float | None:
-    """The mean PSNR in dB of the pairs that differ; None where none does."""
+    """The mean PSNR in dB of the pairs that differ; None if all are equal."""
     psnrs = psnrs_of(pairs)
     return float(np.mean(psnrs)) if psnrs else None
 
@@ -212,12 +212,12 @@ def likeness(pair: Pair) -> float:
 
 
 def common_settings(settings: Settings) -> dict[str, Any]:
-    """The settings that do not differ from picture to picture, as JSON can hold them."""
+    """The settings that all pictures share, as JSON."""
     return {name: value for name, value in settings.record().items() if name not in ("prompt", "seeds")}
 
 
 def bundle_summary(bundle: Bundle) -> BundleSummary:
-    """What a comparison says of a bundle."""
+    """Name, hash, bytes and components of a bundle."""
     manifest = bundle.manifest
     parts = {
         name: ComponentSize(
@@ -229,7 +229,7 @@ def bundle_summary(bundle: Bundle) -> BundleSummary:
 
 
 def document(comparison: Comparison) -> dict[str, Any]:
-    """The comparison as JSON can hold it: all figures, no pictures."""
+    """The comparison as JSON: all figures, no pictures."""
     return {
         "reference": asdict(comparison.reference),
         "other": asdict(comparison.other),
@@ -242,14 +242,14 @@ def document(comparison: Comparison) -> dict[str, Any]:
 
 
 def check_gates(loss: PictureLoss, gates: Gates) -> None:
-    """Raises FidelityError that names each gate the pictures stay under; pictures that are all equal pass any."""
+    """Raises FidelityError that names each missed gate. Pictures that are all equal pass any gate."""
     missed = missed_gates(loss, gates)
     if missed:
         raise FidelityError(f"{'; '.join(missed)}; keep more layers in float, or lower the gate")
 
 
 def missed_gates(loss: PictureLoss, gates: Gates) -> list[str]:
-    """What was got and what was expected, for each gate that the pictures stay under."""
+    """One message per missed gate: the PSNR that was reached and the one that was expected."""
     asked = (("mean PSNR", loss.psnr_db, gates.mean_db), ("worst PSNR", loss.worst_psnr_db, gates.worst_db))
     return [
         f"{name}: got {got:.2f} dB, expected at least {least:g} dB"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Damage:
-    """What the final pictures keep, PSNR in dB, when only these layers are quantized; None when nothing differed."""
+    """PSNR in dB of the final pictures when only these layers are quantized; None if no picture differs."""
 
     layers: tuple[str, ...]
     psnr_db: float | None

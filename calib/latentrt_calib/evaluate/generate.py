@@ -1,4 +1,4 @@
-"""Pictures drawn to be compared: the same requests for any bundle, and the latents on the way kept."""
+"""Samples for a comparison: the same requests for any bundle, drawn with the latents of every step kept."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from latentrt_calib.recording.requests import check_requests
 
 Advance = Callable[[], None]
 
-# Choices that a bundle's defaults make where the request does not.
+# Settings that a bundle's defaults fill in where the request leaves them out.
 CHOSEN = ("steps", "guidance", "width", "height", "sampler", "sigmas", "spacing")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A picture and the way to it. image: (height, width, 3) uint8. latents: (steps, channels, rows, columns)."""
+    """A picture and its latents after every step. image: (height, width, 3) uint8. latents: (steps, channels, h, w)."""
 
     settings: Settings
     image: Array = field(repr=False)
@@ -36,10 +36,10 @@ class Sample:
 def requests_of(
     prompts: Sequence[str], bundle: Bundle, *, images: int, seed: int = 0, **options: Any
 ) -> tuple[Request, ...]:
-    """A request for each picture, every choice made as the bundle's defaults have it, so that any bundle does the same.
+    """One request per picture, with the defaults of `bundle` filled in, so that another bundle draws the same.
 
-    The prompts repeat where there are more pictures than prompts; picture k has seed + k. options: those of `Request`,
-    save the batch and variations.
+    Prompts repeat if there are more pictures than prompts; picture k has seed + k. options: fields of `Request`, except
+    batch and variations; all of them are kept.
 
     Raises RequestError for what cannot be generated, or for pictures too small to compare.
     """
@@ -59,7 +59,7 @@ def requests_of(
 def generate_samples(
     pipeline: Pipeline, requests: Sequence[Request], advance: Advance = lambda: None
 ) -> Iterator[Sample]:
-    """Every request's picture, one at a time; advance is called after each.
+    """Yields the sample of each request. advance: called after each.
 
     Raises RequestError for what cannot be generated, before the first.
     """

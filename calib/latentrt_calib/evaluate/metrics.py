@@ -1,4 +1,4 @@
-"""How alike two pictures or two arrays are. Nothing is more alike than equal: that is infinitely many decibels."""
+"""Similarity of two pictures or arrays: PSNR, SNR, SSIM and relative error. Equal arrays have infinite PSNR and SNR."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def snr_db(got: Array, reference: Array) -> float:
 
 
 def relative_error(got: Array, reference: Array) -> float:
-    """The Euclidean norm of what is wrong over that of the reference; 0 when they are equal.
+    """The Euclidean norm of the difference over the norm of the reference; 0 when they are equal.
 
     Infinite when only the reference is zero everywhere. Raises ShapeError for two shapes.
     """
@@ -51,7 +51,7 @@ def relative_error(got: Array, reference: Array) -> float:
 
 
 def ssim(got: Array, reference: Array) -> float:
-    """The mean structural similarity of two pictures over places and colours, at most 1, which is equal.
+    """The mean structural similarity of two pictures over pixels and colours; 1 when they are equal.
 
     Wang et al. (2004), equation 13 with the constants and the window given there: K1 0.01, K2 0.03, 11x11, Gaussian
     with sigma 1.5, only where the whole window lies in the picture. That is scikit-image's `structural_similarity`
@@ -70,7 +70,7 @@ def ssim(got: Array, reference: Array) -> float:
 
 
 def blurred(picture: Values) -> Values:
-    """The Gaussian-weighted mean of every window that lies in the picture whole."""
+    """The Gaussian-weighted mean of every window that lies wholly inside the picture."""
     weights = np.exp(-0.5 * (np.arange(WINDOW) - WINDOW // 2) ** 2 / SIGMA_PX**2)
     weights /= weights.sum()
     rows: Values = sliding_window_view(picture, WINDOW, axis=0) @ weights
@@ -79,14 +79,14 @@ def blurred(picture: Values) -> Values:
 
 
 def same_shape(got: Array, reference: Array) -> tuple[Values, Values]:
-    """Both in float64. Raises ShapeError for two shapes: broadcasting would compare what does not belong together."""
+    """Both arrays in float64. Raises ShapeError for two shapes, which would be broadcast otherwise."""
     if got.shape != reference.shape:
         raise ShapeError(f"got an array of {got.shape} and a reference of {reference.shape}, expected one shape")
     return got.astype(np.float64), reference.astype(np.float64)
 
 
 def decibels(signal: float, noise: float) -> float:
-    """The ratio of two powers in dB; no noise is infinitely far below any signal."""
+    """The ratio of two powers in dB; infinite without noise."""
     if not noise:
         return math.inf
     return 10 * math.log10(signal / noise) if signal else -math.inf

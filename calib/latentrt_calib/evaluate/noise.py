@@ -1,4 +1,4 @@
-"""How much noise each layer's output has in the quantized graph: what it adds, and what reaches it."""
+"""Noise of each layer's output in the quantized graph: the noise of the layer and of all layers before it."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from latentrt_calib.observing.session import InstrumentedGraph, instrumented, ru
 from latentrt_calib.quantize.layers import Layer
 from latentrt_calib.recording.record import Recording
 
-CALLS = 4  # of the recording's first image, evenly spread
-AT_ONCE = 32  # outputs in memory, of both graphs
+CALLS = 4  # calls of the recording's first image, evenly spaced
+AT_ONCE = 32  # outputs per batch, of both graphs
 
 
 def noise_of(
     reference: ir.Model, quantized: ir.Model, layers: Sequence[Layer], recording: Recording, scratch: Path
 ) -> dict[str, float | None]:
-    """Returns the signal-to-noise ratio of each layer's output in dB, the mean over a few calls; None without noise.
+    """Returns the mean signal-to-noise ratio in dB of each layer's output over a few calls; None without noise.
 
-    layers: of both graphs. scratch: a folder that need not exist, for weights; it is removed.
+    layers: layers of both graphs. scratch: folder for weights, which need not exist and is removed.
     """
     calls = list(recording.calls(0))
     feeds = [call.feeds for call in calls[:: max(1, len(calls) // CALLS)][:CALLS]]
@@ -41,7 +41,7 @@ def noise_of(
 
 
 def batches(layers: Sequence[Layer]) -> Iterator[Sequence[Layer]]:
-    """The layers, some at a time."""
+    """The layers in batches."""
     return (layers[start : start + AT_ONCE] for start in range(0, len(layers), AT_ONCE))
 
 
@@ -50,7 +50,7 @@ def noise_in(
 ) -> dict[str, float | None]:
     """The mean ratio in dB of each output over the feeds; None where it never differs.
 
-    sources: the reference and the quantized graph, whose sessions are gone before those of the next batch are made.
+    sources: the reference and the quantized graph. Their sessions are freed before those of the next batch are made.
     """
     reference, quantized = (source.session(outputs) for source in sources)
     ratios: dict[str, list[float]] = {output: [] for output in outputs}

@@ -1,8 +1,8 @@
-"""Which layers cost most: groups of them quantized one at a time, and the costliest left in float until a budget holds.
+"""Sensitivity of pictures to each group of layers, and the fewest groups that must stay float for a budget.
 
-A group's damage is the squared error of the pictures when it alone is quantized; what it saves is its multiply-adds.
-Groups go back to float in the order of damage for what they save. Damage of several groups is not the sum of each
-one's, so every choice is measured whole.
+A group's damage is the squared error of the pictures when it alone is quantized; its saving is its multiply-adds.
+Groups go back to float in the order of damage per saving. The damage of several groups is not the sum of their damages,
+so every choice is measured as a whole.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Measure = Callable[[Sequence[Layer]], float]
 
 
 def groups_of(layers: Sequence[Layer], most: int = MOST_GROUPS) -> list[tuple[Layer, ...]]:
-    """Returns the layers in at most `most` groups: one each, or those of one module together, as deep as may be."""
+    """Returns the layers in at most `most` groups: one group per layer, or else per module, as deep as possible."""
     depth = max(layer.name.count(".") for layer in layers) + 1
     for parts in range(depth, 0, -1):
         groups: dict[str, list[Layer]] = {}
@@ -43,7 +43,7 @@ def groups_of(layers: Sequence[Layer], most: int = MOST_GROUPS) -> list[tuple[La
 def damage_of(
     groups: Sequence[tuple[Layer, ...]], measure: Measure, path: Path, progress: Progress
 ) -> tuple[Damage, ...]:
-    """Returns what each group costs when it alone is quantized; what the file at `path` knows is not measured again."""
+    """Returns the damage of each group quantized alone. Results in the file at `path` are not measured again."""
     known = {one.layers: one.psnr_db for one in load_damage(path)}
     found: list[Damage] = []
     for number, group in enumerate(groups):
@@ -59,7 +59,7 @@ def damage_of(
 
 
 def in_order(groups: Sequence[tuple[Layer, ...]], damage: Sequence[Damage]) -> list[tuple[Layer, ...]]:
-    """Returns the groups, those first that do most damage for the multiply-adds they have."""
+    """Returns the groups in the order of damage per multiply-add, highest first."""
 
     def cost(pair: tuple[tuple[Layer, ...], Damage]) -> float:
         group, one = pair
@@ -72,9 +72,9 @@ def in_order(groups: Sequence[tuple[Layer, ...]], damage: Sequence[Damage]) -> l
 def fewest_float(
     ordered: Sequence[tuple[Layer, ...]], budget_db: float, measure: Measure, progress: Progress
 ) -> tuple[int, float]:
-    """Returns how many groups from the front must stay float for the budget, and the PSNR that this reaches.
+    """Returns the number of groups from the front that must stay float for the budget, and the PSNR reached.
 
-    The number is doubled until the budget holds, then halved towards the least. Raises FidelityError where not even one
+    The number is doubled until the budget holds, then found by bisection. Raises FidelityError if not even one
     quantized group meets the budget.
     """
     reached: dict[int, float] = {}
@@ -93,7 +93,7 @@ def fewest_float(
             worst = ", ".join(layer.name for group in ordered[: min(3, len(ordered))] for layer in group)
             raise FidelityError(
                 f"the budget of {budget_db:g} dB cannot be met: the best was {reached[best]:.2f} dB with {best} of "
-                f"{len(ordered)} groups in float; most stand in the way: {worst}; ask for a lower --budget"
+                f"{len(ordered)} groups in float; the worst layers: {worst}; ask for a lower --budget"
             )
         low, high = high, min(max(1, 2 * high), len(ordered) - 1)
     while high - low > 1:
@@ -103,7 +103,7 @@ def fewest_float(
 
 
 def load_damage(path: Path) -> list[Damage]:
-    """The entries of a file, one a line; none where there is no file."""
+    """The entries of a file, one per line; none if there is no file."""
     lines = path.read_text().splitlines() if path.is_file() else []
     return [parse(Damage, json.loads(line)) for line in lines]
 

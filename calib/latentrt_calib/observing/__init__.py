@@ -1,1 +1,3 @@
-"""Observing: ranges and histograms of a graph's tensors."""
+"""Observation of a graph's inner values over a recording: ranges, histograms and samples, per range of timesteps."""
+
+__all__ = ["histogram", "observations", "observe", "session"]

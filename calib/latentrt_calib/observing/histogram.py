@@ -1,7 +1,7 @@
-"""A histogram of a stream of values in fixed memory, whose range doubles as values exceed it.
+"""A histogram of a stream of values in fixed memory, whose range doubles when a value exceeds it.
 
-The range is a power of two and so is a bin's width: which bin a value falls in is computed without rounding, and
-doubling joins bins in pairs. So the counts depend on the values alone, not on their order or how they came in parts.
+The range and the width of a bin are powers of two: a value's bin is computed without rounding, and doubling merges bins
+in pairs. So the counts depend on the values only, not on their order or their division into calls.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from latentrt.tensors import Array
 
 BINS = 2048
 HALF = BINS // 2
-# No range is narrower than +-2**-40: what lies that close to zero shares the two bins around it.
+# No range is narrower than +-2**-40: values that close to zero share the two bins around zero.
 SMALLEST_EXPONENT = -40
-BLOCK = 1 << 16  # values at a time: what a block needs stays in the cache
+BLOCK = 1 << 16  # values at a time, so that the temporary arrays stay in the cache
 
 
 class Histogram:
     """Counts of values in BINS equal bins over [-2**exponent, 2**exponent), and their exact extremes.
 
-    exponent: the smallest that holds every value seen. counts: (BINS,) int64; bin i begins at (i - HALF) * width.
-    low, high: the smallest and the largest value; infinity and minus infinity while there is none.
+    exponent: the smallest whose range holds every value. counts: (BINS,) int64; bin i begins at (i - HALF) * width.
+    low, high: the smallest and the largest value; infinity and minus infinity before the first value.
     """
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many values were added."""
+        """The number of values."""
         return int(self.counts.sum())
 
     @property
@@ -44,14 +44,14 @@ class Histogram:
         return math.ldexp(1, self.exponent) / HALF
 
     def edges(self) -> NDArray[np.float64]:
-        """The ends of the bins, (BINS + 1,) float64, rising; exact."""
+        """The exact edges of the bins, (BINS + 1,) float64, ascending."""
         edges: NDArray[np.float64] = np.arange(-HALF, HALF + 1, dtype=np.float64)
         return np.multiply(edges, self.width, out=edges)
 
     def add(self, values: Array, extremes: tuple[float, float] | None = None) -> None:
         """Counts values of any shape, float16 or float32; others are rounded to float32.
 
-        extremes: of the values, where they are known. Raises ValueError, and counts nothing, when one is not finite.
+        extremes: least and largest value, if known. Raises ValueError, and counts nothing, when one is not finite.
         """
         flat = np.ascontiguousarray(values, np.float32).reshape(-1)
         if not flat.size:
@@ -65,19 +65,19 @@ class Histogram:
         for start in range(0, flat.size, BLOCK):
             block = flat[start : start + BLOCK]
             scaled, whole = bins[: block.size], index[: block.size]
-            # Floored before it is shifted: the sum of a small negative number and HALF would round up to HALF.
+            # Floor before the shift: the sum of a small negative number and HALF would round up to HALF.
             np.floor(np.multiply(block, scale, out=scaled), out=scaled)
             np.copyto(whole, np.add(scaled, HALF, out=scaled), casting="unsafe")
             self.counts += np.bincount(whole, minlength=BINS)
 
     def merge(self, other: Histogram) -> None:
-        """Counts what `other` has counted as well."""
+        """Adds the counts of `other`."""
         if other.count:
             self._widen(other.low, other.high)
             np.add.at(self.counts, _joined(self.exponent - other.exponent), other.counts)
 
     def _widen(self, low: float, high: float) -> None:
-        """Takes in the extremes of values to come, and doubles the range until it holds them."""
+        """Updates the extremes, and doubles the range until it holds them."""
         self.low, self.high = min(self.low, low), max(self.high, high)
         reach = max(-low, high)
         _, needed = math.frexp(reach)  # reach < 2**needed, strictly
@@ -88,12 +88,12 @@ class Histogram:
 
 
 def _joined(doublings: int) -> NDArray[np.int64]:
-    """The bin that each bin becomes part of when the range doubles so often."""
+    """The new bin of each bin after the range has doubled `doublings` times."""
     return (np.arange(-HALF, HALF, dtype=np.int64) >> min(doublings, 62)) + HALF
 
 
 def merged(histograms: Iterable[Histogram]) -> Histogram:
-    """Returns one histogram of all that `histograms` have counted."""
+    """Returns the sum of `histograms`."""
     total = Histogram()
     for histogram in histograms:
         total.merge(histogram)

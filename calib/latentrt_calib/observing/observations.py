@@ -1,4 +1,4 @@
-"""What was observed of each value, by timestep, as files hold it."""
+"""Observations of a graph's inner values by range of timesteps, and their files."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ DONE = "images"
 
 @dataclass(frozen=True)
 class Observed:
-    """What one value was like. A bucket that no call fell into has an empty histogram and zeros.
+    """Observations of one value. Buckets are ranges of timesteps; one without calls has an empty histogram and zeros.
 
-    histograms: one a bucket, the one of timestep 0 first. absmax: (buckets, channels) float32, the largest magnitude.
-    means: (buckets, channels) float64. counts: (buckets,) int64, values a channel. rows: (n, channels) float32, a
-    uniform sample over all calls; n is 0 for a value with four axes.
+    histograms: one per bucket, that of timestep 0 first. absmax: (buckets, channels) float32, largest magnitudes.
+    means: (buckets, channels) float64. counts: (buckets,) int64, number of values per channel. rows: (n, channels)
+    float32, a uniform sample of vectors over the channels from all calls; n is 0 for a value with four axes.
     """
 
     value: str
@@ -36,25 +36,25 @@ class Observed:
 
     @property
     def histogram(self) -> Histogram:
-        """Of all timesteps."""
+        """The histogram over all timesteps."""
         return merged(self.histograms)
 
     @property
     def channel_absmax(self) -> NDArray[np.float32]:
-        """(channels,), over all timesteps."""
+        """Largest magnitudes over all timesteps, (channels,)."""
         reach: NDArray[np.float32] = self.absmax.max(axis=0)
         return reach
 
     @property
     def channel_mean(self) -> NDArray[np.float64]:
-        """(channels,), over all timesteps, each call with the weight of its size."""
+        """Means over all timesteps, (channels,), each call weighted by its size."""
         mean: NDArray[np.float64] = self.counts @ self.means / max(self.counts.sum(), 1)
         return mean
 
 
 @dataclass(frozen=True)
 class Observations(Mapping[str, Observed]):
-    """What was observed, by the value's name, read from the disk when asked for."""
+    """Observations by the value's name, read from disk on access."""
 
     folder: Path
     groups: tuple[tuple[str, ...], ...]
@@ -65,7 +65,7 @@ class Observations(Mapping[str, Observed]):
                 return self._read(number, group.index(value), value)
         raise KeyError(value)
 
-    def __contains__(self, value: object) -> bool:  # without reading it, which the one inherited does
+    def __contains__(self, value: object) -> bool:  # unlike the inherited method, without reading
         return any(value in group for group in self.groups)
 
     def __iter__(self) -> Iterator[str]:
@@ -87,7 +87,7 @@ class Observations(Mapping[str, Observed]):
 
 
 def save_group(path: Path, done: int, group: Sequence[str], statistics: Mapping[str, ChannelStatistics]) -> None:
-    """Writes what the values of `group` were like over the first `done` images; whole or not at all."""
+    """Writes the statistics of a group of values over the first `done` images; whole or not at all."""
     arrays: dict[str, Array] = {DONE: np.array([done])}
     for place, value in enumerate(group):
         arrays |= {prefix_of(place) + name: array for name, array in statistics[value].arrays().items()}
@@ -96,12 +96,12 @@ def save_group(path: Path, done: int, group: Sequence[str], statistics: Mapping[
 
 @lru_cache(maxsize=1)
 def whole_group(path: Path, _changed: int) -> dict[str, Array]:
-    """All arrays of the group that was read last: values are mostly asked for in the order of the groups."""
+    """All arrays of the group that was read last: values are mostly read in the order of the groups."""
     return load_arrays(path)
 
 
 def load_group(path: Path, group: Sequence[str], limit: int) -> tuple[int, dict[str, ChannelStatistics]]:
-    """Returns what `save_group` wrote. limit: of the rows that a watch keeps."""
+    """Returns the number of images done and the statistics that `save_group` wrote. limit: rows to keep per value."""
     statistics = {
         value: statistics_from_arrays(load_arrays(path, prefix_of(place)), limit) for place, value in enumerate(group)
     }
@@ -109,7 +109,7 @@ def load_group(path: Path, group: Sequence[str], limit: int) -> tuple[int, dict[
 
 
 def prefix_of(place: int) -> str:
-    """What the names of the arrays begin with that belong to the value at `place` in its group."""
+    """Prefix of the array names of the value at index `place` of its group."""
     return f"{place:04d}."
 
 

@@ -1,7 +1,7 @@
-"""Runs a graph over a recording and gathers what its inner values are like, by timestep.
+"""Observation of a graph: it runs over a recording, and statistics of its inner values are gathered by timestep.
 
-Values are read in groups, each small enough to be in memory at once; a group is one pass over the recording. What a
-pass has gathered is put on the disk again and again, so that a run that was stopped goes on where it was.
+Values are read in groups that fit in memory, with one pass over the recording per group. Statistics are saved at
+intervals, so that a stopped run continues.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ SETTINGS, SCRATCH = "observations.json", ".weights"
 
 @dataclass(frozen=True)
 class ObservationSettings:
-    """How to observe. buckets: equal parts of the timesteps. group_bytes: of values in memory at a time, in float32.
+    """Settings of an observation. buckets: number of equal ranges of timesteps. group_bytes: float32 bytes per group.
 
-    rows: how many vectors over the channels to keep of each value that has not four axes. seed: for their choice.
-    save_after_s: how much work, in seconds, a stop may lose beside the image under way.
+    rows: sampled vectors over the channels to keep per value, unless the value has four axes. seed: for that sample.
+    save_after_s: seconds between saves; a stop loses that much work and the current image.
     """
 
     buckets: int = 10
@@ -59,12 +59,12 @@ def observe(
     settings: ObservationSettings = DEFAULT,
     progress: Progress = lambda line: None,
 ) -> Observations:
-    """Returns what the named values of `model` are over all calls of `recording`; the work is kept in `folder`.
+    """Returns observations of the named values of `model` over all calls of `recording`; results are kept in `folder`.
 
-    model: the file of a bundle, which is only read, or a graph in memory with the same inputs. values: inputs of the
-    graph or outputs of its nodes, float. progress: called with a line for each image begun. Raises OutputError for a
-    folder with other work, EngineError where the graph cannot be run or a value is not finite, ValueError for a value
-    that the graph has not.
+    model: a graph's file, which is only read, or a graph in memory with the same inputs. values: float inputs of the
+    graph or outputs of its nodes. progress: called with one line per image begun. Raises OutputError for a folder with
+    other work, EngineError where the graph cannot be run or a value is not finite, ValueError for a value that the
+    graph does not have.
     """
     wanted = list(dict.fromkeys(values))
     try:
@@ -84,7 +84,7 @@ def observe(
 def observation_settings(
     source: InstrumentedGraph, values: Sequence[str], recording: Recording, settings: ObservationSettings
 ) -> dict[str, object]:
-    """What decides the observations; time that a stop may lose does not."""
+    """The settings that decide the observations, as JSON."""
     decisive = {key: value for key, value in asdict(settings).items() if key != "save_after_s"}
     packages = {"latentrt": version("latentrt"), "onnxruntime": onnxruntime_version}
     hashes = {"model": source.sha256(), "recording": recording.sha256}
@@ -92,7 +92,7 @@ def observation_settings(
 
 
 def bucket_of(timestep: float, train_steps: int, buckets: int) -> int:
-    """Returns which of `buckets` equal parts of the timesteps from 0 to train_steps holds `timestep`."""
+    """Returns the index of the bucket of `timestep`, of `buckets` equal ranges from 0 to train_steps."""
     return min(int(timestep * buckets / train_steps), buckets - 1)
 
 
@@ -102,7 +102,7 @@ def largest_feeds(recording: Recording) -> Mapping[str, Array]:
 
 
 def random_keys_of(*seeds: int) -> Callable[[int], NDArray[np.uint64]]:
-    """Returns what gives random numbers: the same whenever it is asked, in whatever group and for whatever value."""
+    """Returns a source of random numbers that depend on `seeds` only, so that all groups and values sample alike."""
 
     @cache
     def random_keys(count: int) -> NDArray[np.uint64]:
@@ -112,7 +112,7 @@ def random_keys_of(*seeds: int) -> Callable[[int], NDArray[np.uint64]]:
 
 
 class ObservationPass:
-    """One pass over a recording for a group of values, taken up where the file at `path` says that it stopped."""
+    """One pass over a recording for a group of values, continued from the file at `path` if there is one."""
 
     def __init__(
         self,
@@ -126,7 +126,7 @@ class ObservationPass:
         self.done, self.statistics = load_group(path, values, settings.rows) if is_whole(path) else (0, {})
 
     def finish(self, title: str, progress: Progress) -> None:
-        """Goes through the images that are left."""
+        """Runs the remaining images."""
         if self.done == self.recording.images:
             return
         session, saved = self.source.session(self.values), time.monotonic()
@@ -140,7 +140,7 @@ class ObservationPass:
                 saved = time.monotonic()
 
     def _add(self, session: InferenceSession, call: Call, number: int) -> None:
-        """Takes in one call, which is the image's `number`-th."""
+        """Adds the image's call of index `number`."""
         settings = self.settings
         random_keys = random_keys_of(settings.seed, call.image, number)
         bucket = bucket_of(call.timestep, self.recording.settings.train_steps, settings.buckets)

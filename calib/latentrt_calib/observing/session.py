@@ -1,6 +1,6 @@
-"""A graph whose inner values can be read, run by ONNX Runtime without touching the files that it comes from.
+"""Instrumented sessions: graphs whose inner values ONNX Runtime returns, without changes to the graph's files.
 
-The graph is handed over as bytes; large weights stay in the bundle's file, which ONNX Runtime maps from there.
+The graph is passed as bytes; large weights stay in the bundle's file, which ONNX Runtime maps into memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from latentrt_export.graph.session import low_memory_session
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-# Protobuf ends at 2 GB, and the bytes are in memory more than once while a session is made.
+# Protobuf is limited to 2 GB, and several copies of the bytes are in memory while a session is made.
 LARGEST_EMBEDDED_BYTES = 1_000_000_000
 SHAPE = ".shape of it"
 FLOAT_BYTES = 4
@@ -33,14 +33,14 @@ FLOAT_BYTES = 4
 
 @dataclass(frozen=True)
 class InstrumentedGraph:
-    """A graph without its large weights. weights: the folder that the locations of these are relative to, if any."""
+    """A graph without its large weights. weights: the folder of the weights' file, if any. inputs: names."""
 
     proto: ModelProto
     weights: Path | None
     inputs: frozenset[str]
 
     def sha256(self) -> str:
-        """The hash of the graph and of all its weights."""
+        """The hash of the graph and all its weights."""
         digest = hashlib.sha256(self.proto.SerializeToString(deterministic=True))
         entries = (entry for tensor in self.proto.graph.initializer for entry in tensor.external_data)
         for location in sorted({entry.value for entry in entries if entry.key == "location"}):
@@ -49,12 +49,12 @@ class InstrumentedGraph:
         return digest.hexdigest()
 
     def unknown(self, values: Sequence[str]) -> list[str]:
-        """Those of `values` that the graph has not."""
+        """The names in `values` that the graph does not have."""
         made = {name for node in self.proto.graph.node for name in node.output}
         return [value for value in values if value not in made | self.inputs]
 
     def session(self, values: Sequence[str]) -> InferenceSession:
-        """A session that gives the values named beside the graph's own outputs. Raises EngineError if it is refused."""
+        """A session that also outputs these values. Raises EngineError if ONNX Runtime refuses the graph."""
         graph = self.proto.graph
         own = {output.name for output in graph.output}
         before = len(graph.output)
@@ -67,7 +67,7 @@ class InstrumentedGraph:
             del graph.output[before:]
 
     def shapes(self, values: Sequence[str], feeds: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
-        """The shape that each value has for `feeds`, as ONNX Runtime computes it: no inference knows every operator."""
+        """The shape of each value for `feeds`, from a run: no shape inference knows every operator."""
         graph = self.proto.graph
         before = len(graph.node)
         for value in values:
@@ -81,10 +81,10 @@ class InstrumentedGraph:
 
 
 def instrumented(model: ir.Model | Path, scratch: Path) -> InstrumentedGraph:
-    """Returns the graph of a file or a model, ready to be tapped.
+    """Returns the graph of a file or a model, ready to be instrumented.
 
-    scratch: a folder that need not exist, to which the weights are written where they are not in one folder already and
-    too large to be handed over in memory; the caller removes it.
+    scratch: folder for weights that are too large to be passed in memory and not in one folder already. It need not
+    exist; the caller removes it.
     """
     loaded = model if isinstance(model, ir.Model) else ir.load(model)
     tensors = [value.const_value for value in loaded.graph.initializers.values() if value.const_value is not None]
@@ -100,7 +100,7 @@ def instrumented(model: ir.Model | Path, scratch: Path) -> InstrumentedGraph:
 
 
 def new_session(graph: bytes, weights: Path | None) -> InferenceSession:
-    """A session that leaves weights where they are mapped and gives memory back between runs."""
+    """A session with mapped weights that frees its memory between runs."""
     try:
         return low_memory_session(graph, weights=weights, arena=False)
     except Exception as error:  # ONNX Runtime's own errors share no base but Exception
@@ -108,7 +108,7 @@ def new_session(graph: bytes, weights: Path | None) -> InferenceSession:
 
 
 def run_graph(session: InferenceSession, values: Sequence[str], feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """The values named, each an output of the session or one of `feeds`. Raises EngineError if the run fails."""
+    """The values by name, each an output of the session or one of `feeds`. Raises EngineError if the run fails."""
     computed = [value for value in values if value not in feeds]
     try:
         outputs = session.run(computed, dict(feeds)) if computed else []
@@ -118,7 +118,7 @@ def run_graph(session: InferenceSession, values: Sequence[str], feeds: Mapping[s
 
 
 def groups_within(shapes: Mapping[str, tuple[int, ...]], group_bytes: int) -> list[list[str]]:
-    """Returns the values in groups, in order, each of at most `group_bytes` in float32 or of one value."""
+    """Returns the values in groups, in order. A group has at most `group_bytes` in float32, or one value."""
     groups: list[list[str]] = []
     room = 0
     for value, shape in shapes.items():

@@ -1,4 +1,4 @@
-"""What is kept of one value over all calls, in memory that does not grow with them."""
+"""Statistics of one value over all calls, in memory that does not grow with the number of calls."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def channel_axis(dimensions: int) -> int:
 
 
 class ChannelStatistics:
-    """Statistics of one value by bucket of timesteps, and a sample of its rows over all of them.
+    """Statistics of one value per bucket of timesteps, and a sample of its rows over all buckets.
 
-    histograms: one a bucket. absmax, sums: (buckets, channels) float32 and float64. counts: (buckets,) int64, values a
-    channel. rows: (at most limit, channels) float32, vectors over the channels, drawn without replacement and with
-    equal chances from all that were seen; none of a value with four axes. keys: (rows,) uint64, the number that each
-    of them drew: the lowest of all.
+    histograms: one per bucket. absmax, sums: (buckets, channels) float32 and float64. counts: (buckets,) int64, values
+    per channel. rows: (at most limit, channels) float32, vectors over the channels, a uniform sample without
+    replacement of all rows; none for a value with four axes. keys: (rows,) uint64, random keys of the sampled rows: the
+    lowest of all rows' keys.
     """
 
     def __init__(self, buckets: int, channels: int, limit: int) -> None:
@@ -35,13 +35,13 @@ class ChannelStatistics:
         self.rows: NDArray[np.float32] = np.zeros((0, channels), np.float32)
 
     def add(self, values: Array, bucket: int, random_keys: Callable[[int], NDArray[np.uint64]]) -> None:
-        """Takes in what the value was in one call. Raises ValueError, and takes in nothing, when it is not finite.
+        """Adds the value of one call. Raises ValueError, and adds nothing, when it is not finite.
 
-        draw: gives so many random numbers for this call, the same whenever it is added.
+        random_keys: returns that many random numbers of this call, the same each time.
         """
         values = np.ascontiguousarray(values, np.float32)
         channels = channel_axis(values.ndim)
-        # Pixels are one long axis, which reduces faster than two short ones.
+        # One long axis of pixels is reduced faster than two short ones.
         flattened = values.reshape(*values.shape[: channels + 1], -1) if values.ndim == 4 else values
         others = tuple(axis for axis in range(flattened.ndim) if axis != channels)
         low, high = flattened.min(others), flattened.max(others)
@@ -54,7 +54,7 @@ class ChannelStatistics:
             self._sample(rows, random_keys(len(rows)))
 
     def _sample(self, rows: NDArray[np.float32], keys: NDArray[np.uint64]) -> None:
-        """Keeps the rows with the smallest keys of those kept and `rows`: a uniform sample, whatever the order."""
+        """Keeps the rows with the smallest keys: a uniform sample, independent of the order of calls."""
         if room := self.limit - len(self.keys):
             self.keys = np.concatenate([self.keys, keys[:room]])
             self.rows = np.concatenate([self.rows, rows[:room]])
@@ -67,7 +67,7 @@ class ChannelStatistics:
             self.keys[free], self.rows[free] = keys[taken], rows[taken]
 
     def arrays(self) -> dict[str, Array]:
-        """All of it as arrays by name, the sample in the order of its keys."""
+        """All statistics as arrays by name, the sample in the order of its keys."""
         order = np.argsort(self.keys, kind="stable")
         return {
             "bins": np.array([histogram.counts for histogram in self.histograms]),
@@ -82,7 +82,7 @@ class ChannelStatistics:
 
 
 def statistics_from_arrays(arrays: Mapping[str, Array], limit: int) -> ChannelStatistics:
-    """Returns the Watch whose `arrays()` these are."""
+    """Returns the statistics whose `arrays()` are given."""
     statistics = ChannelStatistics(len(arrays["bins"]), arrays["absmax"].shape[1], limit)
     parts = zip(statistics.histograms, arrays["bins"], arrays["exponents"], arrays["extremes"], strict=True)
     for histogram, bins, exponent, (low, high) in parts:

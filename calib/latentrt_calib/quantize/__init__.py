@@ -1,1 +1,3 @@
-"""Quantization: which layers, by which scales."""
+"""Quantization of a graph: its layers, their ranges and scales, and the Q/DQ nodes that are written into it."""
+
+__all__ = ["layers", "plan", "planning", "qdq", "split_concat"]

@@ -1,4 +1,4 @@
-"""The bias of a quantized layer: corrected, and counted in steps where the engine adds it up in int32."""
+"""The bias of a quantized layer: corrected, and stored as int32 where the engine adds it to int32 sums."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from latentrt_calib.quantize.layers import bias_add, float_type, output_axis
 from latentrt_calib.quantize.plan import LayerPlan
 from latentrt_export.graph.constants import add_constant, array_of, insert_constant, name_of, new_node, replace_input
 
-# A bias has to stay below this many steps, or the sum that it starts may leave int32.
+# A bias must stay below this many steps, or the sum that begins with it may overflow int32.
 LARGEST_STEPS = 1 << 30
 
 
 def write_bias(graph: ir.Graph, node: ir.Node, plan: LayerPlan, *, integer: bool) -> LayerPlan:
-    """Adds the correction to the layer's bias, in place; returns the plan, with weights that suit the bias.
+    """Adds the correction to the layer's bias, in place; returns the plan, its weights rescaled if the bias needs it.
 
-    integer: whether to store a bias of float32 as int32, in steps of the input's scale times the weight's.
+    integer: store a float32 bias as int32, in steps of input scale times weight scale.
     """
     if node.op_type == "MatMul":
         if plan.bias_delta is not None:
@@ -36,7 +36,7 @@ def write_bias(graph: ir.Graph, node: ir.Node, plan: LayerPlan, *, integer: bool
 
 
 def corrected(node: ir.Node, plan: LayerPlan) -> NDArray[np.float32] | None:
-    """The bias of a Conv or Gemm with the correction added; None where there is neither."""
+    """The bias of a Conv or Gemm with the correction added; None if there is neither."""
     given = node.inputs[2] if len(node.inputs) > 2 else None
     if given is None:
         return plan.bias_delta
@@ -45,7 +45,7 @@ def corrected(node: ir.Node, plan: LayerPlan) -> NDArray[np.float32] | None:
 
 
 def with_room(node: ir.Node, plan: LayerPlan, bias: NDArray[np.float32]) -> LayerPlan:
-    """The plan with larger weight scales where a channel's weights are so small that its bias has too many steps."""
+    """The plan with larger weight scales for channels whose bias would have too many steps."""
     least = np.abs(bias) / (plan.input.scale * LARGEST_STEPS)
     wider = np.maximum(plan.weight_scale, least).astype(np.float32)
     sides = [-1 if axis == output_axis(node) else 1 for axis in range(plan.weight.ndim)]
@@ -54,7 +54,7 @@ def with_room(node: ir.Node, plan: LayerPlan, bias: NDArray[np.float32]) -> Laye
 
 
 def write_steps(graph: ir.Graph, node: ir.Node, bias: NDArray[np.float32], step: NDArray[np.float32]) -> None:
-    """Stores the bias as int32, exact to half a step, through a DequantizeLinear."""
+    """Stores the bias as int32, exact to half a step, behind a DequantizeLinear."""
     name = f"{name_of(node.outputs[0])}.bias"
     constants = [
         add_constant(graph, f"{name}.quantized", np.rint(bias / step).astype(np.int32)),
@@ -66,14 +66,14 @@ def write_steps(graph: ir.Graph, node: ir.Node, bias: NDArray[np.float32], step:
 
 
 def put(graph: ir.Graph, node: ir.Node, bias: ir.Value) -> None:
-    """Has a Conv or Gemm read `bias`."""
+    """Makes `bias` the bias input of a Conv or Gemm."""
     if len(node.inputs) == 2:
         node.resize_inputs(3)
     replace_input(graph, node, 2, bias)
 
 
 def correct_product(graph: ir.Graph, node: ir.Node, delta: NDArray[np.float32]) -> None:
-    """Adds the correction to the bias that follows a MatMul, or puts one there."""
+    """Adds the correction to the bias that follows a MatMul, or adds a bias there."""
     dtype, addition, output = float_type(node), bias_add(node), node.outputs[0]
     name = f"{name_of(output)}.bias"
     if addition is None:

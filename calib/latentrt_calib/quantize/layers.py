@@ -1,6 +1,6 @@
 """The layers of a graph that can be quantized: convolutions and matrix products with a fixed weight.
 
-A product of two activations, such as the two of attention, is no layer; it counts in `costs.total_macs` alone.
+Products of two activations, such as those of attention, are not layers; only `costs.total_macs` counts them.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from latentrt_export.graph.constants import (
 )
 from latentrt_export.graph.costs import OPERATORS, Shapes, concrete_shapes, node_macs
 
-# The first and the last convolution carry the latents or the picture itself: little work, and all of the error. A VAE
-# decoder has two first ones.
+# The first and the last convolution process the latents or the picture itself: little work, and most of the error. A
+# VAE decoder has two first convolutions.
 FLOAT_LAYERS = ("post_quant", "conv_in", "conv_out")
-# What the exporter adds to a parameter's name: how it is stored, and the shape it was turned to.
+# Suffixes that the exporter adds to a parameter's name: its new shape, and its storage type.
 STORED = re.compile(r"(\.\d+(x\d+)+)?(\.fp16)?$")
 
 
@@ -36,10 +36,10 @@ STORED = re.compile(r"(\.\d+(x\d+)+)?(\.fp16)?$")
 class Layer:
     """A convolution or linear layer.
 
-    name: its module's path. node: the node's name. input, output: the activations it reads and makes. weight: the
-    initialiser's name. macs: multiply-adds at the shapes asked for. halves: the channels of each half where it reads
-    the concatenation of two activations over channels, else (). residual: the activation that its output (bias added)
-    is added to, made before it; "" where there is none.
+    name: path of its module. node: name of its node. input, output: names of its activations. weight: name of the
+    initialiser. macs: multiply-adds at the given shapes. halves: channels of each half if the input is the
+    concatenation of two activations over channels, else (). residual: the earlier activation that its output (with
+    bias) is added to; "" if there is none.
     """
 
     name: str
@@ -54,9 +54,9 @@ class Layer:
 
 
 def layers_of(model: ir.Model, shapes: Shapes) -> tuple[Layer, ...]:
-    """Returns the layers in graph order. Nodes without a name of their own get one, in place.
+    """Returns the layers in graph order. Nodes without a unique name get one, in place.
 
-    shapes: of every input of the graph; batch 1 gives multiply-adds an image. Raises ShapeError where one is missing.
+    shapes: of every input of the graph; batch 1 gives multiply-adds per image. Raises ShapeError for a missing one.
     """
     nodes = layer_nodes(model.graph)
     known = concrete_shapes(model, shapes)
@@ -83,7 +83,7 @@ def default_float(layers: Sequence[Layer]) -> frozenset[str]:
 
 
 def layer_nodes(graph: ir.Graph) -> dict[str, ir.Node]:
-    """Returns the node of every layer by the layer's name, in graph order; names the nodes that have no own name."""
+    """Returns the node of every layer by the layer's name, in graph order. Nodes without a unique name get one."""
     nodes = [node for node in graph if is_layer(node)]
     label_nodes(graph)
     paths = module_paths([name_of(initializer_of(node.inputs[1])) for node in nodes])
@@ -104,7 +104,7 @@ def is_layer(node: ir.Node) -> bool:
 
 
 def label_nodes(graph: ir.Graph) -> None:
-    """Names the nodes that are nameless or share a name after their first output, which no two nodes share."""
+    """Names the nodes without a unique name after their first output, which is unique."""
     seen = Counter(node.name for node in graph)
     for node in graph:
         if not node.name or seen[node.name] > 1:
@@ -112,7 +112,7 @@ def label_nodes(graph: ir.Graph) -> None:
 
 
 def module_paths(weights: Sequence[str]) -> list[str]:
-    """The path of the module that each weight belongs to; the part before the first dot goes where all share it."""
+    """The module path of each weight, without the first part if all paths share it."""
     paths = [STORED.sub("", weight).removesuffix(".weight") for weight in weights]
     roots = {path.split(".")[0] for path in paths}
     shared = len(paths) > 1 and len(roots) == 1 and all("." in path for path in paths)
@@ -120,25 +120,25 @@ def module_paths(weights: Sequence[str]) -> list[str]:
 
 
 def weight_of(node: ir.Node) -> NDArray[np.float32]:
-    """Returns the layer's weight as its node reads it: (out, in, *kernel), (in, out), or a Gemm's."""
+    """Returns the layer's weight in its node's layout: (out, in, *kernel), (in, out), or that of a Gemm."""
     assert node.inputs[1] is not None
     return np.ascontiguousarray(array_of(node.inputs[1]), np.float32)
 
 
 def float_type(node: ir.Node) -> np.dtype[Any]:
-    """The type of float that the layer computes in."""
+    """The float type of the layer's arithmetic."""
     assert node.inputs[1] is not None
     return dtype_of_constant(node.inputs[1]).numpy()
 
 
 def output_axis(node: ir.Node) -> int:
-    """The axis of the weight that runs over output channels."""
+    """The weight's axis of output channels."""
     transposed = node.attributes.get_int("transB", 0) if node.op_type == "Gemm" else 0
     return 0 if node.op_type == "Conv" or transposed else 1
 
 
 def halves_of(node: ir.Node, known: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
-    """The channels of the two activations whose concatenation a convolution reads, else ()."""
+    """The channels of the two activations whose concatenation is the convolution's input, else ()."""
     concat = node.inputs[0].producer() if node.inputs[0] is not None else None
     if node.op_type != "Conv" or node.attributes.get_int("group", 1) != 1:
         return ()
@@ -151,10 +151,10 @@ def halves_of(node: ir.Node, known: Mapping[str, tuple[int, ...]]) -> tuple[int,
 
 
 def residual_use(node: ir.Node, order: Mapping[ir.Node, int]) -> tuple[ir.Node, int] | None:
-    """The Add, and the place in it, by which an activation of the same shape is added to the layer's output.
+    """The Add of the layer's output and another activation of the same shape, and the other's input index.
 
-    order: the place of each node in the graph. An activation that is made after the layer does not count: of two
-    layers that are added together, the later one has the other as its residual.
+    order: index of each node in the graph. Only an activation computed before the layer counts: of two layers that are
+    added together, the later one has the earlier one as its residual.
     """
     bias = bias_add(node)
     output = bias.outputs[0] if bias is not None else node.outputs[0]
@@ -169,7 +169,7 @@ def residual_use(node: ir.Node, order: Mapping[ir.Node, int]) -> tuple[ir.Node, 
 
 
 def alike(one: ir.Value, other: ir.Value) -> bool:
-    """Whether two values that are added have the same shape: none is spread along a side of 1."""
+    """Whether two values that are added have the same shape, without broadcasting."""
     if one.shape is None or other.shape is None or len(one.shape) != len(other.shape):
         return False
     pairs = list(zip(one.shape, other.shape, strict=True))
@@ -177,7 +177,7 @@ def alike(one: ir.Value, other: ir.Value) -> bool:
 
 
 def bias_add(node: ir.Node) -> ir.Node | None:
-    """The Add that gives a matrix product its bias: the one reader of its output, with a vector as other operand."""
+    """The Add of a matrix product's bias: the only reader of the product, with a constant vector as other operand."""
     readers = list(nodes_reading(node.outputs[0]))
     if node.op_type != "MatMul" or len(readers) != 1 or readers[0].op_type != "Add":
         return None

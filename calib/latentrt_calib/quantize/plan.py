@@ -1,9 +1,9 @@
-"""What is to become of each layer, and what each kind of engine asks of a quantized graph.
+"""Plans of quantized layers, and the form of quantized graphs that each kind of engine needs.
 
-TensorRT takes symmetric inputs and a float bias, and adds a residual in 8 bits if that is quantized on its own (NVIDIA
-TensorRT developer guide, "Working with Quantized Types", Q/DQ placement). ONNX Runtime computes a convolution in 8 bits
-only between quantized tensors on both sides, with a bias counted in steps of the product of the scales; a matrix
-product needs its input alone.
+TensorRT needs symmetric inputs and a float bias, and adds a residual in 8 bits if the residual has its own Q/DQ pair
+(NVIDIA TensorRT developer guide, "Working with Quantized Types", Q/DQ placement). ONNX Runtime computes a convolution
+in 8 bits only if both its input and output are quantized, with an int32 bias in steps of the product of the scales; a
+matrix product needs a quantized input only.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from latentrt_calib.quantize.ranges import S8, U8, Scheme
 
 @dataclass(frozen=True)
 class Scale:
-    """How one activation is stored: q = round(x / scale) + zero."""
+    """Scale and zero point of an activation: q = round(x / scale) + zero."""
 
     scale: float
     zero: int = 0
@@ -26,12 +26,12 @@ class Scale:
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """What one layer is to become.
+    """Quantization plan of one layer.
 
-    input, output, residual: the scales of what it reads, what it makes, and what that is added to (`Layer.residual`);
-    the last two may be None, and each target uses what it needs. weight: int8, laid out as the node reads it.
-    weight_scale: (out,). bias_delta: (out,), added to the bias, or None. smooth: (in,), what the input is to be divided
-    by, or None; `weight` is already multiplied by it, and `input` is the scale of the quotient.
+    input, output, residual: scales of its input, its output and the activation added to it (`Layer.residual`); the last
+    two may be None, and each target uses those it needs. weight: int8, in the node's layout. weight_scale: (out,).
+    bias_delta: (out,), correction of the bias, or None. smooth: (in,), SmoothQuant's divisors of the input, or None;
+    `weight` is already multiplied by them, and `input` is the scale of the quotient.
     """
 
     input: Scale
@@ -45,12 +45,12 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class Target:
-    """Where Q/DQ nodes go for one kind of engine.
+    """Q/DQ placement for one kind of engine.
 
-    activations: how inputs, outputs and residuals are stored. outputs: the operators whose output is quantized too.
-    integer_bias: those whose bias is. residuals: whether what a layer's output is added to is quantized.
-    largest_weight: the largest magnitude of a weight's integers. On x86 without VNNI, ONNX Runtime adds pairs of u8 x
-    s8 products in 16 bits, which overflow beyond 64; the bit costs 0.2 dB where the overflow costs 7 (built-in UNet).
+    activations: storage of inputs, outputs and residuals. outputs: operators whose output is quantized too.
+    integer_bias: operators whose bias is int32. residuals: quantize the activation that a layer's output is added to.
+    largest_weight: largest magnitude of a weight's integers. On x86 without VNNI, ONNX Runtime adds pairs of u8 x s8
+    products in 16 bits, which overflow beyond 64; the lost bit costs 0.2 dB, the overflow 7 dB (built-in UNet).
     """
 
     activations: Scheme

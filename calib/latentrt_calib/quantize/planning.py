@@ -1,4 +1,4 @@
-"""From what was observed of a graph to a plan for each layer: ranges, smoothing, int8 weights, corrected biases."""
+"""Quantization plans from observations: ranges, SmoothQuant, int8 weights and corrected biases of each layer."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from latentrt_calib.quantize.weights import SHRINKS, bias_correction, quantized
 
 @dataclass(frozen=True)
 class Recipe:
-    """Which parts of the method to use; all of them but for a comparison that shows what each is worth.
+    """Parts of the method. All are on, except in benchmarks that measure the effect of each.
 
-    target: a key of `plans.TARGETS`. split: give both halves of a skip connection their own scale. smooth: SmoothQuant
-    for linear layers. correct: biases. clip: ranges of least squared error in place of the extremes.
+    target: a key of `plan.TARGETS`. split: separate scales for the two halves of a skip connection. smooth: SmoothQuant
+    for linear layers. correct: bias correction. clip: ranges of least squared error instead of the extremes.
     """
 
     target: str = "cpu"
@@ -34,13 +34,13 @@ class Recipe:
 
     @property
     def rules(self) -> Target:
-        """What the target asks for."""
+        """Q/DQ placement of the target."""
         return TARGETS[self.target]
 
 
 @dataclass(frozen=True)
 class PlannedLayer:
-    """A layer's plan and what the report says of it. clip: the input range. alpha: of SmoothQuant, None without."""
+    """A layer's plan, with figures for the report. clip: input range. alpha: of SmoothQuant; None without it."""
 
     plan: LayerPlan
     clip: Range
@@ -48,13 +48,13 @@ class PlannedLayer:
 
 
 def candidates(layers: Sequence[Layer]) -> tuple[Layer, ...]:
-    """Returns the layers that may be quantized: all but those that stay float by rule."""
+    """Returns the layers that may be quantized: all except those that stay float by rule."""
     kept = default_float(layers)
     return tuple(layer for layer in layers if layer.name not in kept)
 
 
 def observed_values(layers: Iterable[Layer], target: str) -> list[str]:
-    """Returns the activations whose ranges the target's plans need, each once, in the order of the graph."""
+    """Returns the names of activations whose ranges the target's plans need, each once, in graph order."""
     rules = TARGETS[target]
     values: list[str] = []
     for layer in layers:
@@ -69,7 +69,7 @@ def observed_values(layers: Iterable[Layer], target: str) -> list[str]:
 def plan_layers(
     model: ir.Model, layers: Sequence[Layer], observations: Observations, recipe: Recipe
 ) -> dict[str, PlannedLayer]:
-    """Returns a plan for each of `layers`, which are the model's; the model is only read."""
+    """Returns a plan for each of the model's `layers`; the model is not changed."""
     nodes = layer_nodes(model.graph)
     planned: dict[str, PlannedLayer] = {}
     for value, readers in readers_of(layers).items():
@@ -86,7 +86,7 @@ def plan_layers(
 
 
 def readers_of(layers: Iterable[Layer]) -> dict[str, list[Layer]]:
-    """The layers by what they read, which they share a scale of."""
+    """The layers by their input; layers with one input share its scale."""
     groups: dict[str, list[Layer]] = {}
     for layer in layers:
         groups.setdefault(layer.input, []).append(layer)
@@ -94,10 +94,10 @@ def readers_of(layers: Iterable[Layer]) -> dict[str, list[Layer]]:
 
 
 def smoothing_of(nodes: Sequence[ir.Node], seen: Observed, recipe: Recipe) -> Smoothing | None:
-    """The smoothing of the linear layers that read one activation; None where no LayerNorm takes the division in.
+    """The smoothing of the linear layers that read one activation; None unless a LayerNorm can absorb the division.
 
-    Elsewhere it costs one more pass, and fidelity: inputs that no norm bounds have outliers that a sample of rows does
-    not know, and pictures of the built-in model lost 3.7 dB.
+    Without a LayerNorm, the division costs one more operator and fidelity: the sample of rows misses outliers of inputs
+    that no norm bounds, and pictures of the built-in model lost 3.7 dB.
     """
     value = nodes[0].inputs[0]
     if not recipe.smooth or not len(seen.rows) or value is None or absorber(value, nodes) is None:
@@ -115,21 +115,21 @@ def smoothing_of(nodes: Sequence[ir.Node], seen: Observed, recipe: Recipe) -> Sm
 
 
 def input_scale(seen: Observed, smoothing: Smoothing | None, recipe: Recipe) -> tuple[Range, Scale]:
-    """The range and the scale of a layer's input, after smoothing where there is any."""
+    """The range and the scale of a layer's input, after smoothing if there is any."""
     if smoothing is None:
         return fitted(seen.histogram, recipe)
     quotient = Histogram()
-    quotient.add(seen.rows / smoothing.scales)  # which is known for the sampled rows alone
+    quotient.add(seen.rows / smoothing.scales)  # known for the sampled rows only
     return fitted(quotient, recipe)
 
 
 def scale_of(observations: Observations, value: str, recipe: Recipe) -> Scale | None:
-    """The scale of an activation that was observed; None for one that was not."""
+    """The scale of an activation; None if it was not observed."""
     return fitted(observations[value].histogram, recipe)[1] if value in observations else None
 
 
 def fitted(histogram: Histogram, recipe: Recipe) -> tuple[Range, Scale]:
-    """A range, and the scale and zero point that cover it."""
+    """The range of a histogram, and the scale and zero point that cover it."""
     scheme = recipe.rules.activations
     found = mse(histogram, scheme) if recipe.clip else minmax(histogram)
     scale, zero = scale_and_zero(found, scheme)
@@ -144,7 +144,7 @@ def layer_plan(
     recipe: Recipe,
     others: Mapping[str, Scale | None],
 ) -> LayerPlan:
-    """The plan of one layer, for an input of the given scale that was divided by `factors`."""
+    """The plan of one layer, for an input of that scale that is divided by `factors`."""
     axis, weight = output_axis(node), weight_of(node)
     mean = seen.channel_mean
     if factors is not None:

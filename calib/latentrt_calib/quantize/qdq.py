@@ -1,7 +1,7 @@
-"""Q/DQ nodes: a float graph becomes one that says in itself what is computed in 8 bits, and with which scales.
+"""Q/DQ nodes: QuantizeLinear and DequantizeLinear mark the layers of a graph that compute in 8 bits, with their scales.
 
-Where they go is a row of `plans.TARGETS`. An activation has one pair of nodes for each scale, whoever reads it; weights
-are int8 in the file.
+Their placement is a row of `plan.TARGETS`. An activation has one pair of nodes per scale, shared by all its readers;
+weights are int8 in the file.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ HALF_OPSET = 19
 
 
 class QdqPairs:
-    """The pairs of Q and DQ nodes written so far: one for a tensor and a scale, whoever reads it."""
+    """The pairs of Q and DQ nodes written so far, one per tensor and scale."""
 
     def __init__(self, graph: ir.Graph, scheme: Scheme) -> None:
         self.graph, self.scheme = graph, scheme
@@ -51,7 +51,7 @@ class QdqPairs:
         self.written: dict[ir.Value, int] = {}
 
     def of(self, value: ir.Value, scale: Scale, dtype: np.dtype[Any]) -> ir.Value:
-        """What is left of `value` in 8 bits at `scale`; the nodes are written where there are none yet."""
+        """`value` quantized at `scale` and back; the nodes are written if they are not there yet."""
         if (value, scale) not in self.made:
             made = self.write(value, scale, dtype)
             # What is read back can be stored at the same scale without another pair.
@@ -106,9 +106,9 @@ def write_qdq(model: ir.Model, plans: Mapping[str, LayerPlan], target: str) -> N
 
 
 def weight_only(model: ir.Model, names: Iterable[str]) -> None:
-    """Stores the weights of the layers of those names as int8, in place; they are turned to float where they are read.
+    """Stores the weights of the named layers as int8, in place, with a DequantizeLinear before each layer.
 
-    A quarter of the bytes of float32. Nothing is computed in 8 bits, so activations lose nothing.
+    A quarter of the bytes of float32. Arithmetic and activations stay float.
     """
     nodes = layer_nodes(model.graph)
     chosen = [nodes[name] for name in names]
@@ -118,13 +118,13 @@ def weight_only(model: ir.Model, names: Iterable[str]) -> None:
 
 
 def raise_opset(model: ir.Model, nodes: Iterable[ir.Node]) -> None:
-    """Moves the graph to the opset that its quantized layers need; its other operators mean the same there."""
+    """Raises the opset to the one that quantized fp16 layers need; the other operators are the same there."""
     if any(float_type(node) == np.float16 for node in nodes):
         model.opset_imports[""] = max(model.opset_imports[""], HALF_OPSET)
 
 
 def smooth(graph: ir.Graph, nodes: Mapping[str, ir.Node], plans: Mapping[str, LayerPlan]) -> None:
-    """Divides the inputs of the layers that are to be smoothed, once for all that read one input and want the same."""
+    """Divides the inputs of smoothed layers, once for all layers with the same input and factors."""
     groups: dict[tuple[ir.Value | None, bytes], list[str]] = {}
     for name, node in nodes.items():
         factors = plans[name].smooth
@@ -137,7 +137,7 @@ def smooth(graph: ir.Graph, nodes: Mapping[str, ir.Node], plans: Mapping[str, La
 
 
 def write_weight(graph: ir.Graph, node: ir.Node, values: NDArray[np.int8], scale: NDArray[np.float32]) -> None:
-    """Has the node read its weight from int8 through a DequantizeLinear."""
+    """Stores the node's weight as int8 behind a DequantizeLinear."""
     before, dtype = node.inputs[1], float_type(node)
     assert before is not None
     name, axis = f"{name_of(node.outputs[0])}.weight", output_axis(node)
@@ -151,14 +151,14 @@ def write_weight(graph: ir.Graph, node: ir.Node, values: NDArray[np.int8], scale
 
 
 def write_input(node: ir.Node, place: int, pairs: QdqPairs, scale: Scale, dtype: np.dtype[Any]) -> None:
-    """Has the node read at `place` what is left in 8 bits of what it reads there."""
+    """Quantizes the node's input at index `place`."""
     value = node.inputs[place]
     assert value is not None
     node.replace_input_with(place, pairs.of(value, scale, dtype))
 
 
 def write_output(node: ir.Node, pairs: QdqPairs, scale: Scale, dtype: np.dtype[Any]) -> None:
-    """Has everything that reads the layer's output read it quantized; an output of the graph stays float."""
+    """Quantizes the layer's output for all its readers; an output of the graph stays float."""
     value = node.outputs[0]
     readers = list(value.uses())
     stored = pairs.of(value, scale, dtype)

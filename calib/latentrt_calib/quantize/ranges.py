@@ -1,7 +1,7 @@
-"""Which range of values an 8-bit number is to cover: all of them, most of them, or what loses least.
+"""Ranges of values that 8 bits cover: all values, a percentile, or the range of least squared error.
 
-The loss of a range is read off the histogram as if values lay evenly within each bin; it is integrated in closed form,
-so that it is right for steps finer than a bin as well.
+The error of a range is computed from the histogram, with values taken as uniform within each bin. It is integrated in
+closed form, so it is also right for quantization steps finer than a bin.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from latentrt_calib.observing.histogram import Histogram
 
-# The search for an end looks at these shares of it, as powers of two, then more closely around the best of them. Two
-# ends take turns.
+# The search for an end tries these factors, as powers of two, then finer ones around the best. Two ends take turns.
 COARSE, FINE = np.linspace(-4, 0, 17), np.linspace(-0.25, 0.25, 17)
 ROUNDS = 2
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
@@ -23,9 +22,9 @@ SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 
 @dataclass(frozen=True)
 class Scheme:
-    """How a number is stored: q = clip(round(x / scale) + zero point, lowest, highest).
+    """Storage of a number in 8 bits: q = clip(round(x / scale) + zero point, lowest, highest).
 
-    dtype: NumPy's name. symmetric: the zero point is 0, and a range reaches as far below it as above.
+    dtype: NumPy's name. symmetric: the zero point is 0, and ranges are symmetric about it.
     """
 
     dtype: str
@@ -47,7 +46,7 @@ class Range:
 
 
 def minmax(histogram: Histogram) -> Range:
-    """Returns the range of all values; (0, 0) where there is none."""
+    """Returns the range of all values; (0, 0) without values."""
     return Range(histogram.low, histogram.high) if histogram.count else Range(0.0, 0.0)
 
 
@@ -65,7 +64,7 @@ def percentile(histogram: Histogram, share: float) -> Range:
 
 
 def _quantile(histogram: Histogram, share: float) -> float:
-    """The value that a share of all lies below, if they lie evenly within its bin."""
+    """The quantile of a share, with values taken as uniform within its bin."""
     reached = np.cumsum(histogram.counts)
     place = share * histogram.count
     bin_ = int(np.searchsorted(reached, place))
@@ -77,7 +76,7 @@ def _quantile(histogram: Histogram, share: float) -> float:
 def mse(histogram: Histogram, scheme: Scheme) -> Range:
     """Returns the range within the extremes whose quantization has the least expected squared error.
 
-    No range found loses more than `minmax` does.
+    Its error is never above that of `minmax`.
     """
     whole = minmax(histogram)
     if scheme.symmetric:
@@ -88,7 +87,7 @@ def mse(histogram: Histogram, scheme: Scheme) -> Range:
 
 
 def _searched(histogram: Histogram, scheme: Scheme, whole: Range, turns: Sequence[tuple[str, ...]]) -> Range:
-    """The best range found by shrinking the ends of `whole` that each turn names, together."""
+    """The best range found by shrinking the ends of `whole` that each turn names."""
     best, lost = whole, expected_error(histogram, whole, scheme)
     for ends in turns:
         centre = 0.0
@@ -103,7 +102,7 @@ def _searched(histogram: Histogram, scheme: Scheme, whole: Range, turns: Sequenc
 
 
 def expected_error(histogram: Histogram, values: Range, scheme: Scheme) -> float:
-    """Returns the mean squared error of storing the histogram's values with `values` as their range; 0 for none."""
+    """Returns the mean squared error of quantizing the histogram's values over the range `values`; 0 without values."""
     return float(expected_errors(histogram, [values], scheme)[0])
 
 
@@ -116,7 +115,7 @@ def expected_errors(histogram: Histogram, ranges: Sequence[Range], scheme: Schem
     lowest, highest = scheme.lowest - zeros, scheme.highest - zeros
     occupied = np.flatnonzero(histogram.counts)
     first, last = int(occupied[0]), int(occupied[-1])
-    # The outermost bins hold values up to the extremes only; one that is left without width holds its edge.
+    # The outermost bins are cut at the extremes; a bin without width then stands for the value at its edge.
     edges = histogram.edges()[first : last + 2]
     edges = np.minimum(np.maximum(edges, histogram.low), histogram.high) / scales
     widths = np.diff(edges)
@@ -127,21 +126,21 @@ def expected_errors(histogram: Histogram, ranges: Sequence[Range], scheme: Schem
 
 
 def _distance(x: NDArray[np.float64], lowest: NDArray[np.int64], highest: NDArray[np.int64]) -> NDArray[np.float64]:
-    """How far `x` is above the nearest whole number from `lowest` to `highest`."""
+    """Signed distance of `x` from the nearest integer within `lowest` to `highest`."""
     return x - np.minimum(np.maximum(np.rint(x), lowest), highest)
 
 
 def _primitive(x: NDArray[np.float64], lowest: NDArray[np.int64], highest: NDArray[np.int64]) -> NDArray[np.float64]:
-    """A primitive of the square of `_distance`: each whole number on the way adds 2 / 3 * 0.5**3 = 1 / 12."""
+    """A primitive of the square of `_distance`: each integer passed adds 2 / 3 * 0.5**3 = 1 / 12."""
     distance = _distance(x, lowest, highest)
     return (x - distance) / 12 + distance * distance * distance / 3
 
 
 def scale_and_zero(values: Range, scheme: Scheme) -> tuple[np.float32, int]:
-    """Returns the step, above zero, and the zero point with which the scheme covers `values`; 0 is stored exactly.
+    """Returns the scale, above zero, and the zero point that cover the range `values`; 0 is stored exactly.
 
-    Asymmetric: the range is extended to zero, and moved by up to half a step for a whole zero point. The scale of a
-    range with nothing but 0 in it is 1.
+    Asymmetric: the range is extended to zero, and shifted by up to half a step for an integer zero point. The scale of
+    the range (0, 0) is 1.
     """
     low, high = min(values.low, 0.0), max(values.high, 0.0)
     if low == high:

@@ -1,7 +1,7 @@
-"""SmoothQuant: a linear layer's outlying input channels are made smaller and their weights larger by the same factors.
+"""SmoothQuant: input channels with outliers are divided by factors, and their weights multiplied by the same factors.
 
-Xiao et al. 2023, arXiv:2211.10438. Exact in float; what it changes is which numbers share a scale. The division goes
-into the LayerNorm before where every reader of its output wants the same one, and costs one Mul elsewhere.
+Xiao et al. 2023, arXiv:2211.10438. Exact in float; it balances the magnitudes that share a scale. The LayerNorm before
+the layer absorbs the division if all readers of its output need the same one; otherwise it costs one Mul.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ ALPHAS = tuple(round(0.05 * step, 2) for step in range(4, 20))
 class Smoothing:
     """The best factors found for the layers that read one activation.
 
-    alpha: None where dividing by nothing was best. scales: (in,), what to divide the input by and multiply the weights'
-    rows by. error, plain_error: power of the quantized output's error over the output's own, with and without.
+    alpha: None if no smoothing was best. scales: (in,), divisors of the input and factors of the weights' rows. error,
+    plain_error: power of the quantized output's error over the output's power, with and without smoothing.
     """
 
     alpha: float | None
@@ -67,8 +67,8 @@ def search(
     """Returns the smoothing of least squared output error when input and weights are both quantized to 8 bits.
 
     rows: (n, in) sampled inputs. weights: (in, out) of every layer that reads them; they get the same factors.
-    input_absmax: (in,), for the factors; the rows' own where it is not given. scheme: of the input, over the range of
-    the rows. largest_weight: as in `quantized`. No smoothing at all is among the candidates.
+    input_absmax: (in,), for the factors; default: that of the rows. scheme: of the input, over the range of the rows.
+    largest_weight: as in `quantized`. No smoothing is among the candidates.
     """
     inputs, weight = np.asarray(rows, np.float32), np.concatenate(weights, 1).astype(np.float32)
     exact = inputs @ weight
@@ -100,10 +100,10 @@ def fake_quantized(rows: NDArray[np.float32], scheme: Scheme) -> NDArray[np.floa
 
 
 def divide(graph: ir.Graph, value: ir.Value, readers: Iterable[ir.Node], factors: NDArray[np.float32]) -> bool:
-    """Divides `value` by `factors` for the nodes in `readers`; returns whether a LayerNorm took the division in.
+    """Divides `value` by `factors` for the nodes in `readers`; returns whether a LayerNorm absorbed the division.
 
-    factors: one a channel: axis 1 for a convolution's input, the last axis else. The readers' weights have to be
-    multiplied by the same factors; that is left to the caller, who quantizes them.
+    factors: one per channel: axis 1 for a convolution's input, else the last axis. The caller has to multiply the
+    readers' weights by the same factors.
     """
     wanted = list(readers)
     norm = absorber(value, wanted)
@@ -122,14 +122,15 @@ def divide(graph: ir.Graph, value: ir.Value, readers: Iterable[ir.Node], factors
 
 
 def absorber(value: ir.Value, readers: Collection[ir.Node]) -> ir.Node | None:
-    """Returns the LayerNorm that makes `value`, if it can take in a division: nothing else than `readers` reads it."""
+    """Returns the LayerNorm that computes `value` if `readers` are its only readers, so that it can absorb a
+    division."""
     producer = value.producer()
     alone = set(nodes_reading(value)) <= set(readers) and not value.is_graph_output()
     return producer if alone and producer is not None and producer.op_type == "LayerNormalization" else None
 
 
 def scale_parameter(graph: ir.Graph, norm: ir.Node, place: int, factors: NDArray[np.float32]) -> None:
-    """Divides a LayerNorm's weight or bias by `factors`, kept in the type that the norm computes in."""
+    """Divides a LayerNorm's weight or bias by `factors`, in its own type."""
     before = norm.inputs[place]
     if before is None:
         return

@@ -1,8 +1,8 @@
-"""A convolution of a concatenation becomes two convolutions, so that each half is quantized with a scale of its own.
+"""Convolutions of a concatenation split in two, so that each half of the input has its own scale.
 
-In a UNet's up blocks one half comes from the block before and one from the encoder; their ranges differ, and under one
-scale the narrow half loses bits (Li et al. 2023, Q-Diffusion, arXiv:2302.04304, section 3.3). Exact in float, up to the
-order of the sum.
+In a UNet's up blocks, one half comes from the previous block and one from the skip connection. Their ranges differ, and
+with one scale the narrow half loses bits (Li et al. 2023, Q-Diffusion, arXiv:2302.04304, section 3.3). Exact in float,
+up to the order of the sum.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ HALVES = ("first", "second")
 def split_concatenations(model: ir.Model, layers: Iterable[Layer]) -> tuple[str, ...]:
     """Splits the layers, in place; returns the names of their halves, `NAME.first` and `NAME.second`.
 
-    layers: of this graph, as `layers_of` found them; those without halves are left alone. The weights of the halves are
-    views of what is mapped, not copies.
+    layers: layers of this graph from `layers_of`; those without halves stay as they are. The halves' weights are views
+    of the mapped weights, not copies.
     """
     nodes, names = layer_nodes(model.graph), []
     for layer in layers:
@@ -42,7 +42,7 @@ def split_concatenations(model: ir.Model, layers: Iterable[Layer]) -> tuple[str,
 
 
 def split_node(graph: ir.Graph, node: ir.Node, channels: tuple[int, ...]) -> None:
-    """Puts two convolutions and a sum in the place of one; the bias goes with the first."""
+    """Replaces a convolution by two convolutions and a sum; the first has the bias."""
     output = node.outputs[0]
     concat = node.inputs[0].producer() if node.inputs[0] is not None else None
     assert concat is not None
@@ -67,7 +67,7 @@ def split_node(graph: ir.Graph, node: ir.Node, channels: tuple[int, ...]) -> Non
 
 
 def weight_part(graph: ir.Graph, node: ir.Node, half: str, channels: slice) -> ir.Value:
-    """The weight's input channels `channels`, stored in the type of the whole and cast as the whole is."""
+    """The weight's input channels `channels`, stored and cast in the whole weight's types."""
     weight, stored = node.inputs[1], initializer_of(node.inputs[1])
     assert weight is not None and stored is not None and stored.const_value is not None
     kept = STORED.search(name_of(stored))

@@ -1,6 +1,6 @@
-"""Weights in 8 bits: symmetric, -127 to 127, one scale an output channel.
+"""Weights in 8 bits: symmetric, -127 to 127, one scale per output channel.
 
--128 is left out: the grid is then the same on both sides of zero, which TensorRT and ONNX Runtime's kernels ask for.
+-128 is not used: TensorRT and ONNX Runtime's kernels need a grid that is symmetric about zero.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 from latentrt.tensors import Array
 
 LARGEST = 127
-# Factors on the largest magnitude to search for the least squared error; 8 bits rarely gain from clipping more.
+# Factors of the largest magnitude that the search tries; 8 bits rarely gain from more clipping.
 SHRINKS = tuple(np.linspace(1.0, 0.5, 26).tolist())
 BLOCK_ELEMENTS = 1 << 20
 
@@ -28,10 +28,10 @@ def quantized(
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Returns the weight in int8 and its scales: weight[c] is close to scale[c] * int8[c] along `axis`.
 
-    weight: any floats, any number of axes. scale: (weight.shape[axis],), above 0. shrinks: each is tried, channel by
-    channel, as a factor on the largest magnitude, and the one of least squared error is kept; SHRINKS clips, the
-    default does not. scale_dtype: the type that the graph will hold the scales in; they are rounded to it first, so
-    that the integers fit the scale that is used. largest: the largest magnitude of the integers.
+    weight: any floats, any number of axes. scale: (weight.shape[axis],), above 0. shrinks: factors of the largest
+    magnitude to try for each channel; the one of least squared error is kept. SHRINKS clips, the default does not.
+    scale_dtype: type of the scales in the graph; they are rounded to it first, so that the integers fit the rounded
+    scale. largest: the largest magnitude of the integers.
     """
     rows, values = np.moveaxis(weight, axis, 0), np.empty(weight.shape, np.int8)
     stored = np.moveaxis(values, axis, 0)
@@ -49,9 +49,9 @@ def flat(rows: Array) -> NDArray[np.float32]:
 
 
 def initial_scales(rows: Array, dtype: DTypeLike, largest: int) -> NDArray[np.float32]:
-    """The scale at which each row's largest magnitude is `largest`; a row of zeros takes the smallest of the others.
+    """The scale at which each row's largest magnitude is `largest`; a row of zeros takes the smallest other scale.
 
-    The bias of a convolution is counted in steps of this scale, so that of a row of zeros must not be large.
+    A convolution's bias is stored in steps of this scale, so the scale of a row of zeros must not be large.
     """
     reach = np.concatenate([np.abs(flat(rows[block])).max(1) for block in blocks(rows)])
     positive = reach[reach > 0]
@@ -60,13 +60,13 @@ def initial_scales(rows: Array, dtype: DTypeLike, largest: int) -> NDArray[np.fl
 
 
 def representable(scales: Array, dtype: DTypeLike) -> NDArray[np.float32]:
-    """The nearest scales that `dtype` holds, none of them zero."""
+    """The scales rounded to `dtype`, none of them zero."""
     held: NDArray[np.float32] = scales.astype(dtype).astype(np.float32)
     return np.maximum(held, np.float32(np.finfo(dtype).smallest_subnormal))
 
 
 def blocks(rows: Array) -> Iterator[slice]:
-    """Slices over the first axis that each cover about BLOCK_ELEMENTS, to work in little memory."""
+    """Slices over the first axis of about BLOCK_ELEMENTS each, to need little memory."""
     step = max(1, BLOCK_ELEMENTS * len(rows) // max(1, rows.size))
     return (slice(start, start + step) for start in range(0, len(rows), step))
 
@@ -84,13 +84,13 @@ def best_scales(
 
 
 def rounded(rows: NDArray[np.float32], scales: NDArray[np.float32], largest: int) -> NDArray[np.float32]:
-    """rows / scales to the nearest integer, ties to even as QuantizeLinear has it, within -largest to largest."""
+    """rows / scales, rounded to integers (ties to even, as QuantizeLinear) and clipped to -largest to largest."""
     steps = rows / scales[:, None]
     return np.clip(np.rint(steps, out=steps), -largest, largest, out=steps)
 
 
 def dequantized(values: NDArray[np.int8], scale: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """Returns what the graph computes with: int8 times the scale of its channel along `axis`."""
+    """Returns the weight that the graph computes with: int8 times the scale of its channel along `axis`."""
     sides = [-1 if place == axis else 1 for place in range(values.ndim)]
     product: NDArray[np.float32] = values * scale.reshape(sides)
     return product
@@ -99,11 +99,11 @@ def dequantized(values: NDArray[np.int8], scale: NDArray[np.float32], axis: int)
 def bias_correction(
     weight: Array, values: NDArray[np.int8], scale: NDArray[np.float32], input_mean: Array, axis: int = 0
 ) -> NDArray[np.float32]:
-    """Returns what to add to the bias so that rounding the weight does not move the mean output: E[(W - Wq) x].
+    """Returns the bias correction E[(W - Wq) x], (out,): with it, rounding the weight keeps the mean output.
 
-    weight: (out, in / groups, *kernel) with axis 0, or (in, out) with axis 1; where the layer is smoothed, the smoothed
-    weight. input_mean: (in,), mean of what the layer reads, by channel; a kernel's taps are taken to share it, which
-    ignores the padding. Result: (out,). Nagel et al. 2019, arXiv:1906.04721, section 4.2.
+    weight: (out, in / groups, *kernel) with axis 0, or (in, out) with axis 1; the smoothed weight of a smoothed layer.
+    input_mean: (in,), mean of the layer's input per channel, taken for all taps of a kernel, which ignores the padding.
+    Nagel et al. 2019, arXiv:1906.04721, section 4.2.
     """
     error = np.moveaxis(weight - dequantized(values, scale, axis), axis, 0)
     error = error.reshape(*error.shape[:2], -1).sum(2)

@@ -1,1 +1,3 @@
-"""Recording: the denoiser's inputs in real runs."""
+"""Recordings of real runs: every input of the UNet and of the VAE decoder, and the folders that hold them."""
+
+__all__ = ["archive", "prompts", "record", "requests", "workspace"]

@@ -1,4 +1,4 @@
-"""Named arrays in one .npz file that appears whole, the same bytes for the same arrays."""
+"""Named arrays in one .npz file, written whole or not at all; equal arrays give equal bytes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from latentrt.storage.atomic import new_file
 from latentrt.tensors import Array
 
-# The earliest date that a zip file can state; NumPy's own writer states the current time.
+# The earliest date of a zip file. NumPy's own writer states the current time, so its bytes differ each time.
 DATE = (1980, 1, 1, 0, 0, 0)
 
 
@@ -24,7 +24,7 @@ def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
 
 
 def load_arrays(path: Path, prefix: str = "") -> dict[str, Array]:
-    """Returns the arrays of a file whose names begin with `prefix`, by what follows it, each checked by its checksum.
+    """Returns the arrays whose names begin with `prefix`, by the rest of their names, with checksums checked.
 
     Raises OSError where it cannot be read, ValueError where it is damaged.
     """

@@ -1,4 +1,4 @@
-"""The prompts that ship for calibration, and how prompts are dealt out to images."""
+"""Calibration prompts that ship, and the prompt of each image."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ SHIPPED = Path(__file__).parent / "prompts.txt"
 
 
 def for_images(prompts: Sequence[str], images: int) -> tuple[str, ...]:
-    """Returns a prompt for each image: the first `images` of them, from the start again where they run out."""
+    """Returns one prompt per image; prompts repeat from the start where there are fewer than images."""
     return tuple(islice(cycle(prompts), images))

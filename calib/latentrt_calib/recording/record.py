@@ -1,7 +1,7 @@
-"""Runs the runtime on calibration prompts and keeps everything that the UNet is fed, call by call, and the VAE decoder.
+"""Recording of runs on calibration prompts: the inputs of every call of the UNet and of the VAE decoder.
 
-What calls share is stored once an image: cross-attention's keys and values, the time bias where a sampler comes back
-to a timestep. An image that is stored is not run again, and the same settings give the same bytes.
+Arrays that calls share are stored once per image: cross-attention's keys and values, and the time bias of a timestep
+that a sampler visits again. Images that are stored are not run again, and the same settings give the same bytes.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from latentrt.engines import Engine
+from latentrt.engines import Engine, MemoryModel
 from latentrt.errors import OutputError, RequestError
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.request import Request
@@ -30,7 +30,7 @@ from latentrt_calib.recording.workspace import open_workspace
 FORMAT = 2
 SETTINGS = "recording.json"
 UNET, DECODER = "unet", "vae_decoder"
-# Of a component's calls, in an image's file: the inputs, and for each call its step, timestep and the inputs' arrays.
+# Arrays of a component in an image's file: names of its inputs, and per call its step, timestep and input arrays.
 COLUMNS = ("names", "steps", "timesteps", "calls")
 
 Progress = Callable[[str], None]
@@ -38,8 +38,8 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class RecordingSettings:
-    """All that decides what is recorded. bundle: its manifest's SHA-256. prompts: one an image, whose seed is seed0
-    and its place. train_steps: the model's timesteps are below it."""
+    """Settings that decide the recording. bundle: SHA-256 of its manifest. prompts: one per image; image k has the seed
+    seed0 + k. train_steps: number of the model's timesteps."""
 
     format: int
     latentrt: str
@@ -55,10 +55,10 @@ class RecordingSettings:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a component. image, step: from 0; some samplers call more than once a step. steps: of the run.
+    """One call of a component. image, step: from 0; some samplers call more than once per step. steps: of the run.
 
-    timestep: on the model's scale, 0 to train_steps. feeds: every input by name, as the engine took it. The VAE decoder
-    is called after the last step, at timestep 0.
+    timestep: on the model's scale, 0 to train_steps. feeds: every input of the engine by name. The VAE decoder is
+    called after the last step, at timestep 0.
     """
 
     image: int
@@ -70,9 +70,9 @@ class Call:
 
 @dataclass(frozen=True)
 class Recording:
-    """A folder with one file an image. Iterating gives every Call in order, one image in memory at a time.
+    """A folder with one file per image. Iterating gives every Call in order, one image in memory at a time.
 
-    component: whose calls it gives, UNET or DECODER; the folder has those of both.
+    component: UNET or DECODER, the component whose calls are given; the folder holds both.
     """
 
     folder: Path
@@ -85,16 +85,16 @@ class Recording:
 
     @property
     def images(self) -> int:
-        """How many images were recorded."""
+        """The number of images."""
         return len(self.settings.prompts)
 
     @property
     def sha256(self) -> str:
-        """The hash of the settings, and so of what they give."""
+        """The hash of the settings, which decide the content."""
         return hashlib.sha256(json.dumps(asdict(self.settings)).encode()).hexdigest()
 
     def of(self, component: str) -> Recording:
-        """The same recording, to give another component's calls."""
+        """The same recording for another component's calls."""
         return replace(self, component=component)
 
     def calls(self, image: int) -> Iterator[Call]:
@@ -120,11 +120,12 @@ def record(
     folder: Path,
     progress: Progress = lambda line: None,
 ) -> Recording:
-    """Returns the recording in `folder` of one run of `pipeline` for each prompt, with seeds seed0, seed0 + 1, ...
+    """Returns the recording in `folder` of one run of `pipeline` per prompt, with seeds seed0, seed0 + 1, ...
 
-    steps, sampler: the bundle's where none is given; guidance and size always are. Images that the folder holds already
-    are kept. progress: called with a line for each image begun. Raises RequestError for what cannot be generated,
-    before anything is run; OutputError for a folder with another recording; EngineError when an engine fails.
+    steps, sampler: the bundle's defaults where None; guidance and size always are the bundle's. Images that the folder
+    holds already are kept. progress: called with one line per image begun. Raises RequestError for prompts that cannot
+    be generated, before anything is run; OutputError for a folder with another recording; EngineError when an engine
+    fails.
     """
     if not prompts:
         raise RequestError("prompts: got none, expected at least one")
@@ -141,7 +142,7 @@ def record(
 
 
 def open_recording(folder: Path) -> Recording:
-    """Returns the recording in `folder`. Raises OutputError where there is none, or one of another version."""
+    """Returns the recording in `folder`. Raises OutputError if there is none, or one of another version."""
     path = folder / SETTINGS
     try:
         settings = parse(RecordingSettings, json.loads(path.read_text(encoding="utf-8")))
@@ -154,7 +155,7 @@ def open_recording(folder: Path) -> Recording:
 
 
 def recording_settings(pipeline: Pipeline, requests: Sequence[Request]) -> RecordingSettings:
-    """What decides the recording of `requests`, whose first stands for all but the prompts and seeds."""
+    """The settings of a recording of `requests`, which differ in prompts and seeds only."""
     manifest = pipeline.bundle.manifest
     settled = resolve(requests[0], manifest)
     return RecordingSettings(
@@ -172,7 +173,7 @@ def recording_settings(pipeline: Pipeline, requests: Sequence[Request]) -> Recor
 
 
 def recorded_run(pipeline: Pipeline, request: Request) -> dict[str, Array]:
-    """The arrays of an image's file, from one run up to its last latents: they are not decoded."""
+    """The arrays of an image's file, from one run up to its last latents, which are not decoded."""
     manifest = pipeline.bundle.manifest
     inputs = {spec.name: spec for name in (UNET, DECODER) for spec in manifest.components[name].inputs}
     recorder = FeedRecorder(inputs["time_bias"].dtype)
@@ -189,32 +190,37 @@ def recorded_run(pipeline: Pipeline, request: Request) -> dict[str, Array]:
 
 
 class RecordingEngine:
-    """An engine that shows to `note` what goes into another and what comes out."""
+    """Wraps an engine and passes the inputs and outputs of every call to `on_call`."""
 
     def __init__(self, engine: Engine, on_call: Callable[[Mapping[str, Array], Mapping[str, Array]], None]) -> None:
         self.engine, self.on_call = engine, on_call
 
+    @property
+    def memory(self) -> MemoryModel | None:
+        """The other engine's memory model."""
+        return self.engine.memory
+
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """What the other engine returns."""
+        """Returns the outputs of the wrapped engine."""
         outputs = self.engine(feeds)
         self.on_call(feeds, outputs)
         return outputs
 
     def load(self) -> None:
-        """Loads the other engine."""
+        """Loads the wrapped engine."""
         self.engine.load()
 
     def unload(self) -> None:
-        """Unloads the other engine."""
+        """Unloads the wrapped engine."""
         self.engine.unload()
 
     def close(self) -> None:
-        """Closes the other engine."""
+        """Closes the wrapped engine."""
         self.engine.close()
 
 
 class FeedRecorder:
-    """What is seen of one run. dtype: of the UNet's time bias. step: the one that the run is in."""
+    """Records the feeds of one run. dtype: of the UNet's time bias. step: the current step of the run."""
 
     def __init__(self, dtype: str) -> None:
         self.dtype, self.step = dtype, 0
@@ -224,21 +230,21 @@ class FeedRecorder:
         self._calls: dict[str, list[tuple[int, float, dict[str, int]]]] = {}
 
     def time_bias(self, feeds: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
-        """Notes which timestep each row of the time bias stands for."""
+        """Records the timestep of each row of the time bias."""
         for timestep, row in zip(feeds["timestep"], outputs["time_bias"], strict=True):
             self._timesteps[row.astype(self.dtype).tobytes()] = float(timestep)
 
     def unet(self, feeds: Mapping[str, Array], _outputs: Mapping[str, Array]) -> None:
-        """Notes a call of the UNet."""
+        """Records a call of the UNet."""
         self.call(UNET, self._timesteps[feeds["time_bias"][0].tobytes()], feeds)
 
     def call(self, component: str, timestep: float, feeds: Mapping[str, Array]) -> None:
-        """Notes what a call was fed, each array that was not there before."""
+        """Records a call's feeds; arrays that are stored already are not stored again."""
         places = {name: self._place(feed) for name, feed in feeds.items()}
         self._calls.setdefault(component, []).append((self.step, timestep, places))
 
     def _place(self, array: Array) -> int:
-        """The number under which the array is kept."""
+        """The number of the stored array."""
         key = (array.dtype.str, array.shape, hashlib.sha256(array.data).digest())
         if key not in self._places:
             self._places[key] = len(self._arrays)
@@ -267,5 +273,5 @@ def image_path(folder: Path, image: int) -> Path:
 
 
 def array_name(place: int) -> str:
-    """The name under which a file has its array of that number."""
+    """The name of the array of that number in an image's file."""
     return f"array_{place:04d}"

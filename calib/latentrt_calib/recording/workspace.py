@@ -1,4 +1,4 @@
-"""A folder for work that can be taken up again: it says what the work is, and takes no other."""
+"""Workspaces: folders of intermediate results, bound to the settings that the results depend on."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ from typing import Any
 from latentrt.errors import OutputError
 from latentrt.storage.atomic import cannot_write, new_file
 
-# The names that latentrt.storage.atomic gives to files while they are written; a killed run leaves one.
+# Names of files that latentrt.storage.atomic is writing; a killed run leaves one.
 HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{16}\.(json|npz)")
 
 
 def open_workspace(folder: Path, file: str, settings: Any, *, scratch: str | None = None) -> None:
-    """Makes `folder` for work with `settings`, which are noted in `file` there, or takes up such work again.
+    """Creates `folder` for work with `settings`, which are stored in `file` there, or opens it again.
 
-    settings: an object as JSON has it. scratch: what may be in a new folder. What a killed run left half-written is
-    removed. Raises OutputError when the folder holds work with other settings, or something else, or cannot be made.
+    settings: a JSON object. scratch: name of an item that a new folder may contain. Half-written files of a killed run
+    are removed. Raises OutputError for a folder of work with other settings, for a folder with other content, and for
+    one that cannot be made.
     """
     text = json.dumps(settings, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     path = folder / file
@@ -28,7 +29,7 @@ def open_workspace(folder: Path, file: str, settings: Any, *, scratch: str | Non
         if path.exists():
             refuse_other(path, json.loads(text))
         elif {item.name for item in folder.iterdir()} - {item.name for item in half_written} - {scratch}:
-            raise OutputError(f"{folder}: got a folder with other things in it, expected an empty one; name another")
+            raise OutputError(f"{folder}: got a folder with other files in it, expected an empty one; name another")
         else:
             with new_file(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
@@ -41,7 +42,7 @@ def open_workspace(folder: Path, file: str, settings: Any, *, scratch: str | Non
 
 
 def refuse_other(path: Path, settings: dict[str, Any]) -> None:
-    """Raises OutputError that names what differs, unless the file at `path` holds `settings`."""
+    """Raises OutputError that names the settings that differ from the file at `path`, if any do."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -51,5 +52,5 @@ def refuse_other(path: Path, settings: dict[str, Any]) -> None:
         keys = [key for key in settings if key not in same or same[key] != settings[key]]
         raise OutputError(
             f"{path}: got work begun with another {', '.join(keys)}; "
-            f"name another folder, or remove {path.parent} to begin again"
+            f"name another folder, or remove {path.parent} to start over"
         )

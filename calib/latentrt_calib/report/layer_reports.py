@@ -1,4 +1,4 @@
-"""What a report says of each layer: why it stays in float, and what its input is like over the timesteps."""
+"""Parts of a layer's report: the reason for staying float, and the input's range per range of timesteps."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ BY_RULE, OVER_BUDGET, WEIGHTS_ONLY = "first or last convolution", "over the budg
 
 
 def over_budget(alone: Damage) -> str:
-    """Why a layer stays float, and what it would cost: the PSNR when it, or the group it is in, alone is quantized."""
+    """The reason of a layer that stays float for the budget, with the PSNR when it or its group alone is quantized."""
     what = "quantized alone" if len(alone.layers) == 1 else f"the {len(alone.layers)} layers around it quantized alone"
     return OVER_BUDGET if alone.psnr_db is None else f"{OVER_BUDGET}: {what}, pictures have {alone.psnr_db:.1f} dB"
 
@@ -19,14 +19,14 @@ def over_budget(alone: Damage) -> str:
 def ranges_of(
     planned: PlannedLayer | None, seen: Observations, layer: Layer
 ) -> tuple[tuple[float, float] | None, tuple[tuple[float, float] | None, ...], float | None]:
-    """The input range that is covered, the extremes by bucket, and SmoothQuant's alpha."""
+    """The quantized input range, the extremes per bucket, and SmoothQuant's alpha."""
     if planned is None:
         return None, (), None
     return (planned.clip.low, planned.clip.high), bucket_ranges(seen, layer.input), planned.alpha
 
 
 def bucket_ranges(seen: Observations, value: str) -> tuple[tuple[float, float] | None, ...]:
-    """The extremes of an activation in each bucket of timesteps, highest first; None where no step fell into it."""
+    """The extremes of an activation per bucket of timesteps, highest first; None for a bucket without steps."""
     histograms = reversed(seen[value].histograms)
     return tuple((one.low, one.high) if one.count else None for one in histograms)
 

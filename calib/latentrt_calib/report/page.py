@@ -1,4 +1,4 @@
-"""A comparison, or a quantization's whole report, as one HTML file that needs no other file and no script."""
+"""HTML page of a comparison or of a quantization's report: one file, without scripts."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def page_of(subject: Comparison | Report, gates: Gates = NO_GATES) -> str:
         verdict(comparison, gates),
         tiles([*figure_tiles(comparison), *(quantized_tiles(report) if report else byte_tiles(comparison))]),
         section("Pictures", samples(comparison)),
-        section("Every picture, and the way to it", every_picture(comparison, gates), all_pairs(comparison)),
+        section("Every picture, and its latents step by step", every_picture(comparison, gates), all_pairs(comparison)),
         *(quantized_sections(report) if report else ()),
         section("Bundles", bundles(comparison)),
     )
@@ -64,7 +64,7 @@ def described(side: BundleSummary) -> str:
 
 
 def summary(comparison: Comparison) -> str:
-    """What was drawn."""
+    """Number, size and settings of the pictures."""
     settings = comparison.settings
     sigmas = settings["sigmas"] if isinstance(settings["sigmas"], str) else "given"
     guidance = settings["guidance"] if isinstance(settings["guidance"], Sequence) else (settings["guidance"],)
@@ -76,7 +76,7 @@ def summary(comparison: Comparison) -> str:
 
 
 def verdict(comparison: Comparison, gates: Gates) -> str:
-    """Whether the gates hold; nothing where there are none."""
+    """Verdict of the gates; empty without gates."""
     if gates == NO_GATES:
         return ""
     missed = missed_gates(comparison.loss, gates)
@@ -86,7 +86,7 @@ def verdict(comparison: Comparison, gates: Gates) -> str:
 
 
 def figure_tiles(comparison: Comparison) -> list[tuple[str, str, str]]:
-    """The figures of the pictures to see first."""
+    """Tiles of the pictures' main figures."""
     loss = comparison.loss
     equal = sum(pair.psnr_db is None for pair in comparison.pairs)
     return [
@@ -98,12 +98,12 @@ def figure_tiles(comparison: Comparison) -> list[tuple[str, str, str]]:
 
 
 def byte_tiles(comparison: Comparison) -> list[tuple[str, str, str]]:
-    """What the bundles weigh."""
+    """Tile of the bundles' bytes."""
     return [("Bytes", megabytes(comparison.other.bytes), f"reference {megabytes(comparison.reference.bytes)}")]
 
 
 def samples(comparison: Comparison) -> str:
-    """The pictures to look at, two in a row where they are small."""
+    """The pictures of the comparison, two in a row if they are small."""
     drawn = "".join(shown(comparison, sample) for sample in comparison.samples)
     style = "plots" if comparison.settings["width"] <= SMALL_PX else "large"
     return f'<div class="{style}">{drawn}</div>' if drawn else ""
@@ -132,7 +132,7 @@ def likeness_of(pair: Pair) -> str:
 
 
 def every_picture(comparison: Comparison, gates: Gates) -> str:
-    """PSNR picture by picture, and how the latents come apart on the way."""
+    """Plots: PSNR of every picture, and error of the latents per step."""
     ordered = sorted((pair for pair in comparison.pairs if pair.psnr_db is not None), key=likeness)
     marks = [plots.Mark(likeness(pair), f"{pair.prompt}, seed {pair.seed}: {likeness_of(pair)}") for pair in ordered]
     levels = [
@@ -155,7 +155,7 @@ def every_picture(comparison: Comparison, gates: Gates) -> str:
 
 
 def all_pairs(comparison: Comparison) -> str:
-    """Every picture's figures."""
+    """Table of every picture's figures."""
     rows = [
         (pair.prompt, str(pair.seed), decibels(pair.psnr_db), f"{pair.ssim:.4f}", f"{pair.latents_error[-1]:.2%}")
         for pair in comparison.pairs
@@ -165,7 +165,7 @@ def all_pairs(comparison: Comparison) -> str:
 
 
 def bundles(comparison: Comparison) -> str:
-    """The components of both: precision and bytes."""
+    """Table of both bundles' components: precision and bytes."""
     sides = (comparison.reference, comparison.other)
     rows = []
     for name in dict.fromkeys(name for side in sides for name in side.parts):

@@ -1,4 +1,4 @@
-"""What a quantization came to, in plain figures: the source of its page, and of what bundle.json says of it."""
+"""Figures of a quantization: the source of its page, of report.json and of its entry in bundle.json."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from latentrt_calib.evaluate.damage import Damage
 class LayerReport:
     """One layer.
 
-    op: its ONNX operator. macs: multiply-adds for one image. reason: why it computes in float; None if in INT8.
-    snr_db: of its output in the quantized graph against the float graph's; None when nothing differed.
-    clip: the input range that INT8 covers. ranges: the input's smallest and largest value in each timestep bucket, None
-    where no step fell into it.
-    alpha: how much of the input's outliers SmoothQuant moves into the weights, 0 to 1. None where there is no such.
+    op: its ONNX operator. macs: multiply-adds for one image. reason: reason for computing in float; None in INT8.
+    snr_db: signal to noise of its output in the quantized graph, relative to the float graph; None without difference.
+    clip: input range that INT8 covers. ranges: smallest and largest input per bucket of timesteps; None for a bucket
+    without steps. alpha: SmoothQuant's migration strength, 0 to 1; None without SmoothQuant.
     """
 
     name: str
@@ -36,9 +35,9 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Ablation:
-    """The final pictures of another way to quantize, measured as the report's own. psnr_db: None when nothing differed.
+    """Final pictures of another quantization method, measured like the report's. psnr_db: None without difference.
 
-    share: of the layers' multiply-adds in INT8, 0 to 1.
+    share: share of the layers' multiply-adds in INT8, 0 to 1.
     """
 
     name: str
@@ -50,10 +49,10 @@ class Ablation:
 
 @dataclass(frozen=True)
 class GateReport:
-    """What became of a component that is quantized only if pictures keep so much with it alone.
+    """Result of a component's gate: it is quantized only if pictures keep that mean PSNR.
 
-    gate_db, psnr_db: the mean PSNR asked for and reached; None when nothing differed. report: the component's own, None
-    for one that stays float.
+    gate_db, psnr_db: mean PSNR asked for and reached; None without difference. report: the component's report; None if
+    it stays float.
     """
 
     gate_db: float
@@ -62,7 +61,7 @@ class GateReport:
 
     @property
     def said(self) -> str:
-        """The verdict in a line."""
+        """One line with the verdict."""
         reached = "are equal" if self.psnr_db is None else f"have {self.psnr_db:.2f} dB"
         verdict = "stays float" if self.report is None else "is quantized"
         return f"{verdict}: pictures decoded in 8 bits {reached}, the gate is {self.gate_db:g} dB"
@@ -70,12 +69,12 @@ class GateReport:
 
 @dataclass(frozen=True)
 class Report:
-    """All of a quantization. Layers are in the order of the graph, damage as it was measured.
+    """Report of a quantization. Layers are in graph order, damage in the order of measurement.
 
     macs: multiply-adds of the whole graph for one image, attention's products included. bytes_before, bytes_after: of
-    the graph and its weights. buckets: the highest and the lowest timestep of each bucket, in the order of a run.
-    comparison: with the float bundle. decoder: the VAE decoder's gate and report, whose comparison is of pictures
-    decoded from the same latents; None where that was not asked for.
+    the graph and its weights. buckets: highest and lowest timestep of each bucket, in the order of a run. comparison:
+    with the float bundle. decoder: gate and report of the VAE decoder, compared on pictures decoded from the same
+    latents; None without a gate.
     """
 
     component: str
@@ -94,17 +93,17 @@ class Report:
 
     @property
     def components(self) -> tuple[Report, ...]:
-        """The report of every component that is quantized: this one, and the VAE decoder's."""
+        """The reports of all quantized components: this one, and the VAE decoder's if there is one."""
         return (self, self.decoder.report) if self.decoder and self.decoder.report else (self,)
 
     @property
     def macs_int8_share_of_layers(self) -> float:
-        """The share of the layers' multiply-adds that are INT8, 0 to 1."""
+        """Share of the layers' multiply-adds in INT8, 0 to 1."""
         return self.quantization.share_of_layers
 
     @property
     def macs_int8_share_of_all(self) -> float:
-        """The share of all the graph's multiply-adds that are INT8, 0 to 1."""
+        """Share of all multiply-adds of the graph in INT8, 0 to 1."""
         return self.quantization.share_of_graph
 
     @property
@@ -114,12 +113,12 @@ class Report:
 
     @property
     def most_sensitive(self) -> tuple[Damage, ...]:
-        """The damage, worst first."""
+        """The damage of each group, worst first."""
         return tuple(sorted(self.sensitivity, key=lambda one: math.inf if one.psnr_db is None else one.psnr_db))
 
     @property
     def quantization(self) -> Quantization:
-        """The figures that the component carries in bundle.json."""
+        """The component's figures for bundle.json."""
         return Quantization(
             target=self.target,
             source=self.comparison.reference.sha256,
@@ -132,7 +131,7 @@ class Report:
 
 
 def figures(report: Report) -> dict[str, Any]:
-    """The report as JSON can hold it: everything but the pictures."""
+    """The report as JSON: everything except the pictures."""
     own = replace(report, comparison=replace(report.comparison, samples=()), decoder=None)
     return {
         **asdict(own),
@@ -144,5 +143,5 @@ def figures(report: Report) -> dict[str, Any]:
 
 
 def gate_figures(gate: GateReport) -> dict[str, Any]:
-    """The gate as JSON can hold it."""
+    """The gate as JSON."""
     return {**asdict(replace(gate, report=None)), "report": figures(gate.report) if gate.report else None}

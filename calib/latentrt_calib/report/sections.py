@@ -1,4 +1,4 @@
-"""The page's sections about a quantization: shares, layers, ranges over timesteps, sensitivity, ablations."""
+"""Sections of the page about a quantization: shares, layers, ranges over timesteps, sensitivity, ablations."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Ends = tuple[float, float]
 
 
 def quantized_tiles(report: Report) -> list[tuple[str, str, str]]:
-    """The figures of a quantization to see first."""
+    """Tiles of a quantization's main figures."""
     shares = (
         "MACs in INT8",
         f"{report.macs_int8_share_of_layers:.1%}",
@@ -24,26 +24,26 @@ def quantized_tiles(report: Report) -> list[tuple[str, str, str]]:
 
 
 def byte_tile(report: Report) -> tuple[str, str, str]:
-    """What a component weighs."""
+    """Tile of a component's bytes."""
     saved = 1 - report.bytes_after / max(1, report.bytes_before)
     return f"Bytes of {report.component}", megabytes(report.bytes_after), f"{saved:.0%} less than before"
 
 
 def quantized_sections(report: Report) -> tuple[str, ...]:
-    """All sections that the report has figures for."""
+    """All sections for which the report has figures."""
     return (
-        section("What each part is worth", ablations(report)),
+        section("Gain of each part of the method", ablations(report)),
         section("Layers", layer_noise(report), layer_table(report)),
-        section("What stays in float", float_layers(report)),
+        section("Layers that stay float", float_layers(report)),
         section("Ranges over timesteps", ranges(report), moving(report)),
-        section("Which layers matter most", sensitivity(report)),
+        section("Most sensitive layers", sensitivity(report)),
         section("The VAE decoder", decoder(report)),
         section("Settings", settings(report)),
     )
 
 
 def ablations(report: Report) -> str:
-    """This quantization and other ways, on the same prompts."""
+    """Table of this quantization and other methods, on the same prompts."""
     if not report.ablations:
         return ""
     loss = report.comparison.loss
@@ -58,7 +58,7 @@ def ablations(report: Report) -> str:
 
 
 def layer_noise(report: Report) -> str:
-    """Signal to noise layer by layer."""
+    """Plot of the signal to noise of each layer."""
     if not report.layers:
         return ""
     marks = [
@@ -68,8 +68,8 @@ def layer_noise(report: Report) -> str:
     kinds = [("INT8", "one"), ("float", "two"), ("no difference", "quiet")]
     return (
         paragraph(
-            "Signal to noise of each layer's output in the quantized graph, in the order of the graph. It holds what "
-            "the layer adds and what reaches it from those before."
+            "Signal to noise of each layer's output in the quantized graph, in the order of the graph. The noise is "
+            "that of the layer and of all layers before it."
         )
         + plots.columns(marks, "layers", "signal to noise in dB", [described(layer) for layer in report.layers])
         + plots.legend(kinds)
@@ -77,13 +77,13 @@ def layer_noise(report: Report) -> str:
 
 
 def described(layer: LayerReport) -> str:
-    """A layer in a line."""
+    """One line about a layer."""
     kind = "INT8" if layer.reason is None else f"float, {layer.reason}"
     return f"{layer.name} ({layer.op}, {kind}): {decibels(layer.snr_db)}"
 
 
 def layer_table(report: Report) -> str:
-    """Every layer's figures."""
+    """Table of every layer's figures."""
     if not report.layers:
         return ""
     rows = [
@@ -103,7 +103,7 @@ def layer_table(report: Report) -> str:
 
 
 def float_layers(report: Report) -> str:
-    """Which layers were not quantized, and why."""
+    """Table of the layers that were not quantized, with reasons."""
     if not report.float_layers:
         return ""
     rows = [(one.name, one.reason or "", f"{one.macs / max(1, report.macs):.2%}") for one in report.float_layers]
@@ -111,7 +111,7 @@ def float_layers(report: Report) -> str:
 
 
 def ranges(report: Report) -> str:
-    """How much of its range each layer's input uses, timestep by timestep, where steps were."""
+    """Heat map of each layer's input range per range of timesteps that has steps."""
     layers = [layer for layer in report.layers if layer.ranges]
     places = reached(report)
     if not places:
@@ -125,9 +125,9 @@ def ranges(report: Report) -> str:
     left_out = [bucket_label(report, place) for place in range(len(report.buckets)) if place not in places]
     return (
         paragraph(
-            "The largest value that reaches each layer, as a share of the largest at any timestep: a column a layer in "
-            "the order of the graph, a row a range of timesteps, the first of a run on top. Where a column is pale, a "
-            "range that is fixed for all timesteps is wider than need be."
+            "The largest input of each layer, as a share of its largest input at any timestep: one column per layer in "
+            "the order of the graph, one row per range of timesteps, the first of a run on top. Where a column is "
+            "pale, the fixed range of INT8 is wider than those timesteps need."
         )
         + (paragraph(f"No step of the pictures fell into the timesteps {', '.join(left_out)}.") if left_out else "")
         + plots.heat(rows, titles, "layers, in the order of the graph", names, "share of the largest value")
@@ -135,7 +135,7 @@ def ranges(report: Report) -> str:
 
 
 def reached(report: Report) -> list[int]:
-    """The places of the ranges of timesteps that a step fell into."""
+    """The indices of the ranges of timesteps that have steps."""
     layers = [layer for layer in report.layers if layer.ranges]
     return [place for place in range(len(report.buckets)) if any(layer.ranges[place] for layer in layers)]
 
@@ -147,23 +147,23 @@ def bucket_label(report: Report, place: int) -> str:
 
 
 def range_text(ends: Ends | None) -> str:
-    """A range of values in words."""
+    """A range of values as text."""
     return "no value" if ends is None else f"{ends[0]:.3g} to {ends[1]:.3g}"
 
 
 def moving(report: Report) -> str:
-    """The layers whose range changes most on the way, each with its smallest and largest values."""
+    """Plots of the layers whose input range changes most over the timesteps."""
     layers = [layer for layer in report.layers if sum(end is not None for end in layer.ranges) > 1]
     chosen = sorted(layers, key=range_ratio, reverse=True)[:MOVING]
     drawn = "".join(f"<figure><h3>{escape(layer.name)}</h3>{band(report, layer)}</figure>" for layer in chosen)
     if not drawn:
         return ""
-    note = paragraph("The layers whose inputs change most on the way. Dashed: the range that INT8 covers.")
+    note = paragraph("The layers whose inputs change most over the timesteps. Dashed: the range that INT8 covers.")
     return f'{note}<div class="plots few">{drawn}</div>'
 
 
 def band(report: Report, layer: LayerReport) -> str:
-    """The values of a layer's input over the timesteps that steps were at."""
+    """Plot of a layer's input range over the timesteps that have steps."""
     found = [(place, ends) for place, ends in enumerate(layer.ranges) if ends is not None]
     names = [f"{report.buckets[place][0]:.0f}" for place, _ in found]
     lows, highs = ([ends[side] for _, ends in found] for side in (0, 1))
@@ -171,23 +171,23 @@ def band(report: Report, layer: LayerReport) -> str:
 
 
 def reach(ends: Ends | None) -> float:
-    """How far from zero a range goes."""
+    """The largest magnitude of a range."""
     return 0.0 if ends is None else max(abs(ends[0]), abs(ends[1]))
 
 
 def largest(layer: LayerReport) -> float:
-    """How far from zero the input goes at any timestep."""
+    """The largest magnitude of the input at any timestep."""
     return max(map(reach, layer.ranges))
 
 
 def range_ratio(layer: LayerReport) -> float:
-    """How many times the smallest reach the largest is; 1 for an input that is always zero."""
+    """The largest magnitude over the smallest one among the timesteps; 1 for an input that is always zero."""
     least = min(reach(ends) for ends in layer.ranges if ends is not None)
     return largest(layer) / least if least else 1.0
 
 
 def sensitivity(report: Report) -> str:
-    """The layers that cost most when they alone are quantized."""
+    """Table of the groups that do most damage when they alone are quantized."""
     rows = [
         (", ".join(one.layers), "no difference" if one.psnr_db is None else f"{one.psnr_db:.1f} dB")
         for one in report.most_sensitive
@@ -202,7 +202,7 @@ def sensitivity(report: Report) -> str:
 
 
 def decoder(report: Report) -> str:
-    """What became of the VAE decoder, and its layers where it is quantized."""
+    """Verdict on the VAE decoder, and its layers if it is quantized."""
     gate = report.decoder
     if gate is None:
         return ""
@@ -212,7 +212,7 @@ def decoder(report: Report) -> str:
 
 
 def settings(report: Report) -> str:
-    """What the quantization was asked for."""
+    """Table of the quantization's settings."""
     own = {"precision": report.precision, "target": report.target}
     rows = [(name, str(value)) for name, value in {**own, **report.settings}.items()]
     return table(("", ""), rows, numbers=0)

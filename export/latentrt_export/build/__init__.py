@@ -1,1 +1,3 @@
-"""Plans for NVIDIA's GPUs, and graphs optimised for a processor."""
+"""Engine files: TensorRT plans for NVIDIA's GPUs, and graphs optimised for this processor."""
+
+__all__ = ["cpu", "plan", "tensorrt"]

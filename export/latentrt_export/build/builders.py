@@ -1,7 +1,7 @@
-"""The builders of TensorRT and TensorRT-RTX, and all that differs between them and their versions, in one table.
+"""The builders of TensorRT and TensorRT-RTX, with their differences in one table.
 
-What is the same from TensorRT 10.3 to 11.4 and TensorRT-RTX 1.4 to 1.7 is used as it is: strongly typed networks, the
-ONNX parser reading from a file, profiles, memory pools, optimisation levels, the progress monitor.
+TensorRT 10.3 to 11.4 and TensorRT-RTX 1.4 to 1.7 share strongly typed networks, the ONNX parser's reading from a file,
+profiles, memory pools, optimisation levels and the progress monitor.
 """
 
 from __future__ import annotations
@@ -9,18 +9,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from latentrt.engines.nvidia.bindings import FLAVOURS, Flavour, import_bindings, version_of
+from latentrt.engines.nvidia.bindings import VARIANTS, RuntimeVariant, import_bindings, version_of
 from latentrt.engines.nvidia.cuda import Device, current_device
 from latentrt.errors import EngineError, RequestError
 
 
 @dataclass(frozen=True)
 class Differences:
-    """What sets a builder apart.
+    """Properties in which builders differ.
 
-    ahead_of_time: builds for GPUs that it is told, anywhere; else for the GPU that it runs on. timing_cache: whether it
-    times kernels, which is worth remembering. attention: the first version whose parser reads the operator Attention.
-    refit_anywhere: whether plans whose weights can be replaced are built without a GPU too; TensorRT-RTX 1.7.1 fails.
+    ahead_of_time: builds for named GPUs on any machine; otherwise for the GPU of this machine. timing_cache: times
+    kernels and keeps the results. attention: first version whose parser reads the operator Attention. refit_anywhere:
+    builds plans with replaceable weights without a GPU too; TensorRT-RTX 1.7.1 fails.
     """
 
     ahead_of_time: bool
@@ -37,50 +37,50 @@ DIFFERENCES = {
 
 @dataclass(frozen=True)
 class Builder:
-    """A builder that can be used. device: the GPU it builds on and for; None where it builds ahead of time."""
+    """An available builder. device: the GPU that it builds on and for; None for one that builds ahead of time."""
 
-    flavour: Flavour
+    variant: RuntimeVariant
     differences: Differences
     trt: Any
     device: Device | None
 
     @property
     def version(self) -> str:
-        """In full."""
+        """The full version."""
         return str(self.trt.__version__)
 
     @property
     def label(self) -> str:
         """Name and version, for messages."""
-        return f"{self.flavour.name} {self.version}"
+        return f"{self.variant.name} {self.version}"
 
 
 def open_builder(target: str) -> Builder:
-    """Returns the builder for a target. Raises EngineError with no TensorRT, one that can only run, or no GPU."""
-    flavour, differences = FLAVOURS[target], DIFFERENCES[target]
-    trt = import_bindings(flavour)
+    """Returns the builder of a target. Raises EngineError without TensorRT, with a runtime-only one, or without a GPU."""
+    variant, differences = VARIANTS[target], DIFFERENCES[target]
+    trt = import_bindings(variant)
     if not hasattr(trt, "Builder"):
-        raise EngineError(f"{target}: got {trt.__name__}, which runs plans and builds none; {flavour.install}")
+        raise EngineError(f"{target}: got {trt.__name__}, which runs plans and builds none; {variant.install}")
     if differences.ahead_of_time:
-        return Builder(flavour, differences, trt, None)
+        return Builder(variant, differences, trt, None)
     try:
-        return Builder(flavour, differences, trt, current_device())
+        return Builder(variant, differences, trt, current_device())
     except EngineError as error:
         raise EngineError(
-            f"{target}: plans are built on the GPU that is to run them, and there is none here ({error}); the graphs "
-            "are lowered: copy the bundle to the device and run this command there, or use --target tensorrt-rtx, "
-            "which needs no GPU to build"
+            f"{target}: plans are built on the GPU that runs them, and there is none here ({error}). The graphs are "
+            "lowered: copy the bundle to the device and run this command there, or use --target tensorrt-rtx, which "
+            "needs no GPU to build"
         ) from error
 
 
 def gpus_of(builder: Builder, asked: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the architectures to build for, such as "sm86"; all that the builder knows where none is asked for.
+    """Returns the architectures to build for, such as "sm86"; all that the builder knows if `asked` is empty.
 
-    Raises RequestError for one that the builder does not know, or any but its own for one that builds on the GPU.
+    Raises RequestError for an unknown architecture, and for another GPU than that of a builder that builds on its GPU.
     """
     if builder.device is not None:
         known = (builder.device.sm,)
-        hint = "build on the GPU that is to run the plan"
+        hint = "build on the GPU that runs the plan"
     else:
         known = tuple(name.lower() for name in builder.trt.ComputeCapability.__members__ if name.startswith("SM"))
         hint = "other GPUs need --target tensorrt on the device itself"
@@ -94,7 +94,7 @@ def gpus_of(builder: Builder, asked: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def check_attention(builder: Builder) -> None:
-    """Raises RequestError where the parser does not read the operator Attention."""
+    """Raises RequestError if the parser does not read the operator Attention."""
     if version_of(builder.version) < builder.differences.attention:
         first = ".".join(map(str, builder.differences.attention))
         raise RequestError(
@@ -103,12 +103,12 @@ def check_attention(builder: Builder) -> None:
 
 
 def check_refit(builder: Builder) -> None:
-    """Raises EngineError where plans whose weights can be replaced need a GPU to build, and there is none."""
+    """Raises EngineError if plans with replaceable weights need a GPU to build, and there is none."""
     if not builder.differences.refit_anywhere:
         try:
             current_device()
         except EngineError as error:
             raise EngineError(
-                f"--refit, --stripped: {builder.label} builds such plans only where there is a GPU ({error}); "
-                "leave the option out, or build on the device"
+                f"--refit, --stripped: {builder.label} builds plans with replaceable weights only where there is a GPU "
+                f"({error}); leave the option out, or build on the device"
             ) from error

@@ -1,7 +1,7 @@
-"""Canonical graphs become graphs that ONNX Runtime maps into memory: attention fused, laid out, packed, held to a gate.
+"""Graphs optimised for ONNX Runtime on this processor: attention fused, weights packed and mapped, loss under a gate.
 
-Packed weights lie beside the graph, so that a session needs no copy of them: the system reads what is used, and may
-forget it again. Needs onnx-ir; what it writes does not.
+Packed weights lie in a file beside the graph, so that a session maps them and needs no copy. Building needs onnx-ir;
+running the result does not.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from latentrt.bundle.manifest import Component, Fidelity
 from latentrt.bundle.catalog import folder_of
 from latentrt.tensors import Array
 
-# The components whose largest values are made a stripe at a time.
+# Components that are computed in stripes of rows.
 STRIPED = ("vae_decoder",)
 
 
 @dataclass(frozen=True)
 class BuiltForCpu:
-    """An optimised graph that is there now. seconds: None if it was there."""
+    """An optimised graph. seconds: time to build it; None if it was there."""
 
     component: str
     path: Path
@@ -44,10 +44,10 @@ class BuiltForCpu:
 
 
 def build_cpu(source: str | Path, progress: Progress = lambda line: None) -> Iterator[BuiltForCpu]:
-    """Yields every component's optimised graph for this processor as it is there; what was there is left.
+    """Yields every component's optimised graph for this processor, when it is ready. Existing graphs are kept.
 
-    source: a bundle's folder or a built-in model's name. Raises BundleError, FidelityError for a graph that loses more
-    than its gate allows, OutputError where nothing can be written.
+    source: a bundle's folder or a built-in model's name. Raises BundleError, FidelityError for a loss that the gate does
+    not allow, OutputError where nothing can be written.
     """
     bundle = open_bundle(folder_of(source))
     folder, known = plan_store(bundle.folder).writable(), dict[str, Array]()
@@ -64,7 +64,7 @@ def build_cpu(source: str | Path, progress: Progress = lambda line: None) -> Ite
 
 
 def write(bundle: Bundle, name: str, path: Path, known: dict[str, Array]) -> None:
-    """Writes one component; what it is probed with is added to `known`, for those that come after it."""
+    """Writes one component; its inputs and outputs are added to `known`, for the components after it."""
     component = bundle.manifest.components[name]
     feeds = probe_feeds(bundle, name, known)
     references = run(bundle.path(component.file), feeds)
@@ -77,7 +77,7 @@ def write(bundle: Bundle, name: str, path: Path, known: dict[str, Array]) -> Non
 
 
 def optimise(graph: Path, folder: Path, name: str) -> None:
-    """Has ONNX Runtime write what it would run into `folder`: NAME.onnx, and its weights as NAME.bin."""
+    """Writes ONNX Runtime's optimised graph into `folder`: NAME.onnx, and its weights as NAME.bin."""
     model = ir.load(graph)
     as_fused(model)
     if name in STRIPED:
@@ -94,7 +94,7 @@ def optimise(graph: Path, folder: Path, name: str) -> None:
 
 
 def measure(graph: Path, component: Component, feeds: dict[str, Array], references: dict[str, Array]) -> Fidelity:
-    """What the graph loses against the canonical one's answers. Raises FidelityError where that is over its gate."""
+    """The loss of the graph against the canonical one's outputs. Raises FidelityError if the gate does not allow it."""
     gate = GATES["fp32" if component.quantization is None else "int8"]
     session = new_session(graph, optimised=True)
     got = dict(zip(references, session.run(list(references), feeds), strict=True))

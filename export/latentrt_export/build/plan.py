@@ -1,4 +1,4 @@
-"""One graph in a file becomes one plan in a file; the weights never pass through Python."""
+"""Builds one plan (a compiled engine) from one graph's file; the weights never pass through Python."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from latentrt.storage.atomic import new_file
-from latentrt.engines.nvidia.bindings import Lines
+from latentrt.engines.nvidia.bindings import LogCapture
 from latentrt.engines.nvidia.plans import STRIPPED
 from latentrt.errors import EngineError
 from latentrt_export.build.builders import Builder
 from latentrt_export.build.profiles import Profile
 
-# How builders say that memory ran out; they give it no type of its own.
+# Builders' messages about memory that ran out, which has no error type.
 OUT_OF_MEMORY = ("out of memory", "outofmemory", "mem_alloc_failed", "insufficient memory", "cudaerrormemoryallocation")
 
-# The name of what is being done, steps done, steps in all.
+# Called with the phase's name, the steps done and the number of steps.
 Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class BuilderSettings:
-    """How to build.
+    """Settings of a builder; None for the builder's default.
 
-    level: the optimisation level, 0 to 5, None for the builder's own. workspace_bytes: the most that a kernel may use
-    beside activations; build_bytes: the most that building may use of the GPU's memory; None for the builder's own.
-    refit: weights can be replaced later. stripped: weights are left out, and have to be put in before the plan runs.
+    level: optimisation level, 0 to 5. workspace_bytes: memory limit per kernel, besides activations. build_bytes: limit
+    of the GPU memory that building uses. refit: weights can be replaced later. stripped: weights are left out, and have
+    to be added before the plan runs.
     """
 
     level: int | None = None
@@ -41,7 +41,7 @@ class BuilderSettings:
 
     @property
     def flags(self) -> tuple[str, ...]:
-        """What of this changes the plan, as a plan's key states it."""
+        """The settings that change the plan, as flags of the plan's key."""
         numbers = {"level": self.level, "workspace": self.workspace_bytes, "build-memory": self.build_bytes}
         given = (f"{name}={number}" for name, number in numbers.items() if number is not None)
         return (*given, *(flag for flag, set_ in (("refit", self.refit), (STRIPPED, self.stripped)) if set_))
@@ -49,7 +49,7 @@ class BuilderSettings:
 
 @dataclass(frozen=True)
 class BuildTask:
-    """A graph to build a plan of. name: the component's, for messages. gpus: for a builder ahead of time."""
+    """A graph to build. name: of its component, for messages. gpus: architectures, for a builder ahead of time."""
 
     name: str
     graph: Path
@@ -60,14 +60,14 @@ class BuildTask:
 
 
 def write_plan(builder: Builder, task: BuildTask, path: Path, progress: Progress = lambda name, step, steps: None) -> None:
-    """Writes the plan to `path`, which the caller puts in place.
+    """Writes the plan to `path`, a temporary file of the caller.
 
-    Raises EngineError with the parser's or the builder's own words, KeyboardInterrupt when Ctrl-C was pressed.
+    Raises EngineError with the message of the parser or the builder, KeyboardInterrupt after Ctrl-C.
     """
-    trt, lines = builder.trt, Lines(builder.trt)
+    trt, lines = builder.trt, LogCapture(builder.trt)
     maker = trt.Builder(lines.logger)
     network = maker.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    # The parser holds the weights that the network refers to: it has to live until the plan is built.
+    # The parser owns the weights of the network: it must live until the plan is built.
     parser = parse(builder, task, network, lines)
     config = configure(builder, task, maker)
     cache = load_timing_cache(builder, task, config)
@@ -77,7 +77,7 @@ def write_plan(builder: Builder, task: BuildTask, path: Path, progress: Progress
     if monitor.cancelled:
         raise KeyboardInterrupt
     if plan is None:
-        raise EngineError(f"{task.name}: {builder.label} cannot build a plan: {reason(lines.taken())}")
+        raise EngineError(f"{task.name}: {builder.label} cannot build a plan: {reason(lines.drain())}")
     with path.open("wb") as file:
         file.write(plan)
     if cache is not None:
@@ -86,8 +86,8 @@ def write_plan(builder: Builder, task: BuildTask, path: Path, progress: Progress
             temporary.write_bytes(config.get_timing_cache().serialize())
 
 
-def parse(builder: Builder, task: BuildTask, network: Any, lines: Lines) -> Any:
-    """Fills the network from the file; returns the parser. Raises EngineError that names every node it refuses."""
+def parse(builder: Builder, task: BuildTask, network: Any, lines: LogCapture) -> Any:
+    """Fills the network from the file; returns the parser. Raises EngineError that names every unsupported node."""
     parser = builder.trt.OnnxParser(network, lines.logger)
     if parser.parse_from_file(str(task.graph)):
         return parser
@@ -96,7 +96,7 @@ def parse(builder: Builder, task: BuildTask, network: Any, lines: Lines) -> Any:
         f"{error.node_name() or 'the graph'} ({error.node_operator()}): {error.desc()}" for error in refused
     )
     raise EngineError(
-        f"{task.name}: {builder.label} cannot read the graph: {nodes or lines.taken()}; use a later version, or leave "
+        f"{task.name}: {builder.label} cannot read the graph: {nodes or lines.drain()}; use a later version, or leave "
         "this component to --engine cpu"
     )
 
@@ -129,7 +129,7 @@ def configure(builder: Builder, task: BuildTask, maker: Any) -> Any:
 
 
 def add_profile(builder: Builder, task: BuildTask, maker: Any, config: Any, shapes: Profile) -> None:
-    """Adds an optimisation profile. Raises EngineError when it is refused."""
+    """Adds an optimisation profile. Raises EngineError if the builder refuses it."""
     profile = maker.create_optimization_profile()
     for own in shapes:
         profile.set_shape(own.name, own.smallest, own.usual, own.largest)
@@ -138,10 +138,10 @@ def add_profile(builder: Builder, task: BuildTask, maker: Any, config: Any, shap
 
 
 def load_timing_cache(builder: Builder, task: BuildTask, config: Any) -> Any:
-    """Gives the configuration what earlier builds on this GPU measured; one that cannot be read is begun anew."""
+    """Gives the configuration the timings of earlier builds on this GPU; an unreadable file is replaced."""
     if not builder.differences.timing_cache:
         return None
-    # Timings alone, no code: a plan must not take in machine code from a file that nothing vouches for.
+    # Timings only: a plan must not include machine code from an unsigned file.
     config.set_flag(builder.trt.BuilderFlag.DISABLE_COMPILATION_CACHE)
     content = task.timing_cache.read_bytes() if task.timing_cache.is_file() else b""
     cache = config.create_timing_cache(content)
@@ -152,7 +152,7 @@ def load_timing_cache(builder: Builder, task: BuildTask, config: Any) -> Any:
 
 
 def reason(lines: str) -> str:
-    """The builder's words, and what to do where they say that memory ran out."""
+    """The builder's message, with advice if memory ran out."""
     if any(words in lines.lower() for words in OUT_OF_MEMORY):
         return f"memory ran out ({lines}); close other programs, add swap, or build a smaller --size or --batch"
     return f"{lines}; see `latentrt doctor`"
@@ -160,9 +160,10 @@ def reason(lines: str) -> str:
 
 @contextmanager
 def monitored(trt: Any, config: Any, progress: Progress) -> Iterator[Any]:
-    """Gives the monitor of a build, which reports and which Ctrl-C stops at the next step.
+    """Gives the monitor of a build, which reports progress and stops at the next step after Ctrl-C.
 
-    A second Ctrl-C ends the process at once: some steps take minutes. Outside the main thread nothing is stopped.
+    A second Ctrl-C ends the process at once, because some steps take minutes. Outside the main thread, Ctrl-C does not
+    stop the build.
     """
     monitor = config.progress_monitor = monitor_of(trt, progress)
     if threading.current_thread() is not threading.main_thread():
@@ -181,9 +182,9 @@ def monitored(trt: Any, config: Any, progress: Progress) -> Iterator[Any]:
 
 
 def monitor_of(trt: Any, progress: Progress) -> Any:
-    """A progress monitor that reports the outermost phases, and stops the build once its `cancelled` is true."""
+    """A progress monitor that reports the phases, and stops the build once its `cancelled` is true."""
 
-    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the base is known only when the program runs
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]  # the base class is known at run time only
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.cancelled = False

@@ -1,7 +1,7 @@
-"""Plans for NVIDIA's GPUs: every component of a bundle is lowered if it is not yet, parsed, built, signed and kept.
+"""Plans for NVIDIA's GPUs: every component of a bundle is lowered if needed, parsed, built, signed and stored.
 
-Needs TensorRT or TensorRT-RTX alone once the graphs are lowered: no onnx, no torch. So a workstation lowers, and a
-device builds. One plan for several GPUs, which TensorRT-RTX makes ahead of time, is kept under each GPU's name.
+Once the graphs are lowered, only TensorRT or TensorRT-RTX is needed, neither onnx nor torch: a workstation can lower,
+and the device builds. A plan for several GPUs, which TensorRT-RTX builds ahead of time, is stored under each GPU's name.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ Lines = Callable[[str], None]
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """What to build.
+    """Options of a build.
 
-    target: "tensorrt" or "tensorrt-rtx". gpus: such as "sm86", all that the builder knows where there are none. sizes:
-    (width, height) in pixels, the bundle's default where there are none. batches: the rows of one call of the UNet.
-    memory_bytes: the most that building may use. settings: what is left to the builder where it is None.
+    target: "tensorrt" or "tensorrt-rtx". gpus: architectures such as "sm86"; empty for all that the builder knows.
+    sizes: (width, height) in pixels; empty for the bundle's default. batches: rows per UNet call. memory_bytes: memory
+    limit of the build. settings: settings of the builder.
     """
 
     target: str
@@ -54,7 +54,7 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class BuiltPlan:
-    """A plan that is there now. floats: what it computes in where it is not INT8. seconds: None if it was there."""
+    """A plan. floats: float type of layers that are not INT8. seconds: time to build it; None if it was there."""
 
     component: str
     floats: str
@@ -66,7 +66,7 @@ class BuiltPlan:
 
 @dataclass(frozen=True)
 class BuildContext:
-    """What all builds of a run share."""
+    """Values that all builds of a run share."""
 
     bundle: Bundle
     store: PlanStore
@@ -75,14 +75,14 @@ class BuildContext:
     settings: BuilderSettings
 
     def key(self, source: Source, profiles: tuple[Profile, ...], gpu: str) -> PlanKey:
-        """What the plan of a lowered graph depends on."""
+        """The key of a lowered graph's plan: everything that the plan depends on."""
         manifest, device = self.bundle.manifest, self.builder.device
         component = manifest.components[source.lowered.component]
         return PlanKey(
             graph=graph_digest(manifest, component),
             profiles=profiles,
             flags=(source.flag, *self.settings.flags),
-            engine=self.builder.flavour.name,
+            engine=self.builder.variant.name,
             version=self.builder.version,
             gpu=device.name if device else "",
             sm=gpu,
@@ -95,13 +95,13 @@ def build(
     lines: Lines = lambda line: None,
     progress: Progress = lambda name, step, steps: None,
 ) -> Iterator[BuiltPlan]:
-    """Yields every component's plans as they are there; those that are there already are not built again.
+    """Yields every component's plans, when they are ready. Existing plans are not built again.
 
-    source: a bundle's folder or a built-in model's name. Raises BundleError, EngineError for what cannot be built here,
-    RequestError for options that the builder does not take, OutputError where nothing can be written.
+    source: a bundle's folder or a built-in model's name. Raises BundleError, EngineError for plans that cannot be built
+    here, RequestError for options that the builder does not take, OutputError where nothing can be written.
     """
     bundle = open_bundle(folder_of(source))
-    store, defaults, pixels = plan_store(bundle.folder), bundle.manifest.defaults, bundle.manifest.latents.pixels
+    store, defaults, pixels = plan_store(bundle.folder), bundle.manifest.defaults, bundle.manifest.latents.factor
     sizes = options.sizes or ((defaults.width, defaults.height),)
     for width, height in sizes:
         side("width", width, pixels)
@@ -119,7 +119,7 @@ def build(
 
 
 def build_plan(engine: str, bundle: Bundle, component: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Builds the plan that takes inputs of `shapes` on the GPU of this machine; see `latentrt.engines.build_plan`."""
+    """Builds the plan for inputs of `shapes` on the GPU of this machine; see `latentrt.engines.build_plan`."""
     store, options = plan_store(bundle.folder), BuildOptions(engine)
     source = lowered_sources(bundle, store, options.attention)[component]
     builder = open_builder(engine)
@@ -131,7 +131,7 @@ def build_plan(engine: str, bundle: Bundle, component: str, shapes: Mapping[str,
 
 
 def lower_only(source: str | Path, attention: Attention, lines: Lines = lambda line: None) -> list[Path]:
-    """Lowers what is not lowered yet, for a build elsewhere; returns the folders of all components."""
+    """Lowers all components that are not lowered yet, for a build elsewhere; returns the folders of all components."""
     bundle = open_bundle(folder_of(source))
     sources = lowered_sources(bundle, plan_store(bundle.folder), attention, lines)
     return [source.folder for source in sources.values()]
@@ -140,7 +140,7 @@ def lower_only(source: str | Path, attention: Attention, lines: Lines = lambda l
 def lowered_sources(
     bundle: Bundle, store: PlanStore, attention: Attention, lines: Lines = lambda line: None
 ) -> dict[str, Source]:
-    """The lowered graph of every component, made where it is missing. Raises EngineError where that needs onnx-ir."""
+    """The lowered graph of every component; missing ones are made. Raises EngineError if that lacks onnx-ir."""
 
     def found() -> dict[str, Source]:
         graphs = (lowered.find(bundle, store.folders, name, attention) for name in bundle.manifest.components)
@@ -163,8 +163,8 @@ def lowered_sources(
 def settings_of(builder: Builder, options: BuildOptions) -> BuilderSettings:
     """The settings with the memory that the options allow.
 
-    On a GPU that shares its memory with the system, builders would take three quarters of it, and every kernel all of
-    that: there it is half, and an eighth for a kernel.
+    On a GPU that shares its memory with the system, builders would use three quarters of the memory, and every kernel as
+    much. There the limits are a half for the build, and an eighth per kernel.
     """
     settings, memory = options.settings, options.memory_bytes
     if memory is not None:
@@ -176,9 +176,9 @@ def settings_of(builder: Builder, options: BuildOptions) -> BuilderSettings:
 
 
 def check_memory(source: Source, allowed: int | None) -> None:
-    """Raises EngineError where not even the weights fit twice: as the builder reads them, and in the plan.
+    """Raises EngineError if memory cannot hold the weights twice: for the builder, and in the plan.
 
-    allowed: bytes, None for what the system has free.
+    allowed: bytes; None for the system's free memory.
     """
     needed = 2 * source.bytes
     found = memory(MEMINFO)
@@ -198,7 +198,7 @@ def build_component(
     lines: Lines = lambda line: None,
     progress: Progress = lambda name, step, steps: None,
 ) -> Iterator[BuiltPlan]:
-    """Yields the plan of one component for each GPU; what is missing is built in one go and kept for each."""
+    """Yields the plan of one component for each GPU; one build makes all missing plans."""
     name, store = source.lowered.component, context.store
     keys = {gpu: context.key(source, profiles, gpu) for gpu in context.gpus}
     missing = [gpu for gpu, key in keys.items() if store.find(key) is None]
@@ -211,7 +211,7 @@ def build_component(
         write_plan(context.builder, task, path, progress)
         made.update(dict.fromkeys(missing, time.perf_counter() - start))
 
-    while missing and not made:  # another process may have built the first one: for which others, nobody knows
+    while missing and not made:  # another process may have built the first one, for unknown GPUs
         first = store.build(keys[missing[0]], make)
         for gpu in missing[1:] if made else ():
             store.build(keys[gpu], partial(link, first))
@@ -225,14 +225,14 @@ def build_component(
 
 
 def timing_cache(context: BuildContext) -> Path:
-    """Where the builder keeps what it measured, for its version on this GPU."""
+    """The file of the builder's timings, for its version on this GPU."""
     builder = context.builder
     gpu = "".join(letter if letter.isalnum() else "-" for letter in builder.device.name) if builder.device else "any"
-    return context.store.writable() / f"timing-{builder.flavour.name}-{builder.version}-{gpu}.cache"
+    return context.store.writable() / f"timing-{builder.variant.name}-{builder.version}-{gpu}.cache"
 
 
 def link(plan: Path, path: Path) -> None:
-    """Gives a plan a second name, where the file system can; else copies it."""
+    """Links a plan under a second name, or copies it if the file system has no links."""
     path.unlink(missing_ok=True)
     with suppress(OSError):
         os.link(plan, path)
@@ -241,9 +241,9 @@ def link(plan: Path, path: Path) -> None:
 
 
 def drop_superseded(store: PlanStore, key: PlanKey) -> None:
-    """Removes plans that differ in how they were built alone: the newest is what the user asked for.
+    """Removes plans that differ from `key` in build flags only: the newest is the one that the user asked for.
 
-    A stripped plan and a whole one are for different ends, and stay beside each other.
+    A stripped plan and a whole plan serve different purposes; both stay.
     """
     for other in store.keys():
         same_end = (STRIPPED in other.flags) == (STRIPPED in key.flags)

@@ -1,1 +1,17 @@
-"""Checkpoints: found, read, matched with the modules that hold their weights."""
+"""Checkpoints: recognised, read, and matched with the torch modules of their weights; files that are added to them."""
+
+__all__ = [
+    *(
+        "adapters",
+        "builders",
+        "controls",
+        "embeddings",
+        "families",
+        "folder",
+        "image_prompts",
+        "layouts",
+        "load",
+        "lora",
+    ),
+    *("markers", "match", "named", "paths", "pickles", "recognition", "scheduler", "stored", "tokenizer"),
+]

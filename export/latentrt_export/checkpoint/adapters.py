@@ -1,4 +1,4 @@
-"""T2I-Adapters opened beside a checkpoint, each a folder of diffusers, and held against the UNet that they steer."""
+"""T2I-Adapters of a checkpoint: folders of diffusers, checked against the UNet that they steer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KIND = "t2i_adapter"
 
 
 def with_adapters(checkpoint: Checkpoint, adapters: Sequence[NamedNetwork]) -> Checkpoint:
-    """Returns the checkpoint with all of `adapters` to steer its UNet, each a folder of diffusers' T2IAdapter.
+    """Returns the checkpoint with `adapters`, each a folder of diffusers' T2IAdapter.
 
     Raises CheckpointError for what is missing or damaged, and for an adapter of another family or width.
     """
@@ -27,7 +27,7 @@ def with_adapters(checkpoint: Checkpoint, adapters: Sequence[NamedNetwork]) -> C
 
 
 def opened_adapter(path: Path, checkpoint: Checkpoint) -> Component:
-    """A T2I-Adapter, held against the UNet that it is to steer and not read yet."""
+    """A T2I-Adapter that fits the checkpoint's UNet, not read yet."""
     check_there("T2I-Adapter", path)
     component = matched(KIND, folder_source(path, KIND))
     unet, vae = (checkpoint.components[name].config for name in ("unet", "vae"))

@@ -1,4 +1,4 @@
-"""The modules of every kind of component, from their configs: on torch's meta device, without memory for weights."""
+"""Modules of every kind of component, built from configs on torch's meta device, without memory for weights."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from latentrt_export.networks.component import Config
 
 
 def from_config(kind: Any) -> Callable[[Config], Any]:
-    """What builds a module of diffusers of that class."""
+    """A builder of modules of that diffusers class."""
 
     def build(config: Config) -> Any:
         with torch.device("meta"):
@@ -29,14 +29,14 @@ def from_config(kind: Any) -> Callable[[Config], Any]:
 
 
 def tiny_decoder(config: Config) -> AutoencoderTiny:
-    """The decoder alone."""
+    """A TAESD without its encoder."""
     module: AutoencoderTiny = from_config(AutoencoderTiny)(config)
-    del module.encoder  # never used: no weights are wanted for it
+    del module.encoder  # never used, so its weights are not needed
     return module
 
 
 def text_encoder(config: Config) -> CLIPTextModel:
-    """A text encoder."""
+    """A CLIP text encoder."""
     with torch.device("meta"):
         module = CLIPTextModel(in_float32(CLIPTextConfig, config))
     add_positions(module.embeddings)
@@ -44,7 +44,7 @@ def text_encoder(config: Config) -> CLIPTextModel:
 
 
 def projected(config: Config) -> CLIPTextModelWithProjection:
-    """A text encoder that sums a prompt up besides."""
+    """A CLIP text encoder with a projected pooled output."""
     with torch.device("meta"):
         module = CLIPTextModelWithProjection(in_float32(CLIPTextConfig, config))
     add_positions(module.text_model.embeddings)
@@ -52,7 +52,7 @@ def projected(config: Config) -> CLIPTextModelWithProjection:
 
 
 def image_encoder(config: Config) -> CLIPVisionModelWithProjection:
-    """What encodes images for IP-Adapters."""
+    """The CLIP image encoder of IP-Adapters."""
     with torch.device("meta"):
         module = CLIPVisionModelWithProjection(in_float32(CLIPVisionConfig, config))
     add_positions(module.vision_model.embeddings)
@@ -60,13 +60,13 @@ def image_encoder(config: Config) -> CLIPVisionModelWithProjection:
 
 
 def in_float32(kind: Any, config: Config) -> Any:
-    """The config of one of transformers' modules, in float32. kind: its class."""
+    """The config of a transformers module, in float32. kind: class of the config."""
     known = {key: value for key, value in config.items() if key != "torch_dtype"}
     return kind.from_dict({**known, "dtype": "float32"})
 
 
 def add_positions(embeddings: Any) -> None:
-    """Gives one of CLIP's transformers the one buffer of all modules; it is never stored."""
+    """Adds the buffer `position_ids` of a CLIP transformer, which files do not store."""
     count = embeddings.position_embedding.num_embeddings
     embeddings.position_ids = torch.arange(count, device="cpu").expand((1, -1))
 

@@ -1,4 +1,4 @@
-"""ControlNets opened beside a checkpoint, each a folder or a single file, and held against the UNet that it steers."""
+"""ControlNets of a checkpoint: folders or single files, checked against the UNet that they steer."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from latentrt_export.networks.residuals import layout_of
 
 KIND = "controlnet"
 FILE_PREFIX = "control_model."
-# What a ControlNet has to share with the UNet that it was trained beside.
+# Config entries that a ControlNet shares with its UNet.
 SHARED = (
     "cross_attention_dim",
     "addition_embed_type",
     "addition_time_embed_dim",
     "projection_class_embeddings_input_dim",
 )
-# What no published ControlNet but "shuffle" has, whose residuals are the means of their planes.
+# Supported values of config entries. Only the ControlNet "shuffle" has another one: its residuals are pooled.
 USUAL: Mapping[str, Any] = {
     "class_embed_type": None,
     "encoder_hid_dim_type": None,
@@ -43,17 +43,17 @@ USUAL: Mapping[str, Any] = {
 
 
 def with_controls(checkpoint: Checkpoint, controls: Sequence[NamedNetwork]) -> Checkpoint:
-    """Returns the checkpoint with all of `controls` to steer its UNet.
+    """Returns the checkpoint with `controls`.
 
-    Each is a folder of diffusers' ControlNetModel, or a .safetensors file in its layout or the original one, of which
-    the UNet's config is then taken to be the ControlNet's too. Raises CheckpointError for what is missing or damaged,
-    and for a ControlNet of another family or width.
+    Each is a folder of diffusers' ControlNetModel, or a .safetensors file in its layout or the original one, which is
+    read with the UNet's config. Raises CheckpointError for files that are missing or damaged, and for a ControlNet of
+    another family or width.
     """
     return replace(checkpoint, controls={one.name: opened_control(one.path, checkpoint) for one in controls})
 
 
 def opened_control(path: Path, checkpoint: Checkpoint) -> Component:
-    """A ControlNet, held against the UNet that it is to steer and not read yet."""
+    """A ControlNet that fits the checkpoint's UNet, not read yet."""
     check_there("ControlNet", path)
     component = matched(KIND, folder_source(path, KIND) if path.is_dir() else file_source(path, checkpoint))
     found = list(differences(component.config, checkpoint))
@@ -66,7 +66,7 @@ def opened_control(path: Path, checkpoint: Checkpoint) -> Component:
 
 
 def file_source(path: Path, checkpoint: Checkpoint) -> ComponentSource:
-    """What a single file has, which brings no config: it is read as what was trained beside the checkpoint's UNet."""
+    """The source of a single file, which has no config: it is read with the config of the checkpoint's UNet."""
     tensors = header(path)
     place = f"{path}, read as one for {checkpoint.source} ({checkpoint.family.name}),"
     config = {**config_beside(checkpoint.components["unet"].config), "in_channels": latent_channels(checkpoint)}
@@ -74,13 +74,13 @@ def file_source(path: Path, checkpoint: Checkpoint) -> ComponentSource:
 
 
 def config_beside(unet: Config) -> dict[str, Any]:
-    """The config of a ControlNet trained beside a UNet, as diffusers' ControlNetModel.from_unet has it."""
+    """The config of a UNet's ControlNet, as of diffusers' ControlNetModel.from_unet."""
     known = inspect.signature(ControlNetModel.__init__).parameters
     return {key: value for key, value in unet.items() if key in known}
 
 
 def latent_channels(checkpoint: Checkpoint) -> int:
-    """What a ControlNet sees, also beside a UNet that sees more."""
+    """The input channels of a ControlNet, also for a UNet with extra channels."""
     return int(checkpoint.components["vae"].config.get("latent_channels", 4))
 
 
@@ -90,7 +90,7 @@ def converted(tensors: dict[str, Any], config: Config) -> dict[str, Any]:
 
 
 def differences(config: Config, checkpoint: Checkpoint) -> Iterator[str]:
-    """Yields what keeps a ControlNet from steering a checkpoint's UNet."""
+    """Yields the reasons why a ControlNet does not fit a checkpoint's UNet."""
     control, unet = BUILDERS[KIND](config), BUILDERS["unet"](checkpoint.components["unet"].config)
     for key in SHARED:
         if control.config[key] != unet.config[key]:

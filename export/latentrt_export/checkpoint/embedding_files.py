@@ -1,7 +1,7 @@
-"""Files of textual inversion: which words they hold, and the vectors of each for every text encoder.
+"""Files of textual inversion: their words, and each word's vectors for every text encoder.
 
-Layouts: diffusers' (a tensor a word), AUTOMATIC1111's (`string_to_param`, `emb_params`), those of SDXL (`clip_l` and
-`clip_g`, by others `text_encoders_0` and `text_encoders_1`), and words bundled into a LoRA (`bundle_emb.WORD.…`).
+Layouts: diffusers' (one tensor per word), AUTOMATIC1111's (`string_to_param`, `emb_params`), those of SDXL (`clip_l`
+and `clip_g`, or `text_encoders_0` and `text_encoders_1`), and words bundled into a LoRA (`bundle_emb.WORD.…`).
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ from latentrt_export.checkpoint.stored import FLOATS, Stored, header
 from latentrt_export.networks.component import Config
 
 BUNDLED = "bundle_emb."
-# The whole of a key, or what follows a word in it, that names a place and no word.
+# A whole key, or its end after a word, that names a text encoder or a layout.
 KEY = re.compile(
     r"(?:(?P<word>.+?)\.)??"
     r"(?P<part>clip_[lgh]|text_encoders_[01]|emb_params(?:_out)?|string_to_param\.[^.]+|\*)"
 )
-# Whose each is where there are two text encoders; where there is one, it is all but the second's.
+# Keys of the first and the second text encoder. With one text encoder, all keys but the second's are its own.
 FIRST, SECOND = ("clip_l", "text_encoders_0"), ("clip_g", "text_encoders_1")
-# What trainers note besides: the id of the placeholder, and vectors to put in place of what comes out of the encoder,
-# which no other program reads.
+# Keys that are not read: the id of the placeholder, and vectors that replace the encoder's output, which no other
+# program reads either.
 BESIDES = re.compile(r"(^string_to_token\..*|(^|\.)emb_params_out)$")
 
 
 @dataclass(frozen=True)
 class Word:
-    """A word of a file, None where the file has no name for it, and its vectors by text encoder.
+    """A word of a file and its vectors by text encoder. name: None if the file does not name the word.
 
-    key: of the tensor that is read first, for messages. left_out: what belongs to the word and is not read.
+    key: of the word's first tensor, for messages. left_out: keys of the word that are not read.
     """
 
     name: str | None
@@ -45,9 +45,9 @@ class Word:
 
 
 def words_in(file: Path, family: Family, configs: Mapping[str, Config]) -> list[Word]:
-    """Returns every word of a file. configs: of the components.
+    """Returns every word of a file. configs: configs of the components by name.
 
-    Raises CheckpointError for a file that is missing, damaged or none of textual inversion, or for another family.
+    Raises CheckpointError for a file that is missing or damaged, of another kind, or for another family.
     """
     check_there("embedding", file)
     held = header(file)
@@ -63,20 +63,20 @@ def words_in(file: Path, family: Family, configs: Mapping[str, Config]) -> list[
 
 
 def parted(key: str) -> tuple[str | None, str]:
-    """Returns the word that a key names, if any, and the place that it names besides, "" for none."""
+    """Returns the word in a key, if any, and the rest that names a text encoder or a layout, or ""."""
     match = KEY.fullmatch(key)
     return (match["word"], match["part"]) if match else (key, "")
 
 
 def has_bundled(file: Path) -> bool:
-    """Whether a file, such as a LoRA, brings words of its own."""
+    """Whether a file, such as a LoRA, has bundled words."""
     return any(key.startswith(BUNDLED) for key in header(file))
 
 
 def word_of(
     file: Path, name: str | None, parts: Mapping[str, Stored], family: Family, configs: Mapping[str, Config]
 ) -> Word:
-    """Returns one word, its vectors found and of the right widths."""
+    """Returns one word with its vectors. Raises CheckpointError for vectors of another width."""
     read = {part: stored for part, stored in parts.items() if not BESIDES.search(part)}
     if [*family.encoders] == ["text_encoder"]:
         found = dict(zip(family.encoders, read.values(), strict=False)) if single(read) else {}
@@ -97,13 +97,13 @@ def word_of(
 
 
 def single(read: Mapping[str, Stored]) -> bool:
-    """Whether a word is one for a single text encoder."""
+    """Whether a word has vectors for one text encoder."""
     return len(read) == 1 and not any(part in SECOND for part in read)
 
 
 def refusal(file: Path, keys: list[str], family: Family) -> str:
-    """What to say of a file that holds something else."""
-    wanted = "one tensor a word" if [*family.encoders] == ["text_encoder"] else "clip_l and clip_g"
+    """The message about a file of another kind."""
+    wanted = "one tensor per word" if [*family.encoders] == ["text_encoder"] else "clip_l and clip_g"
     return (
         f"{file} holds {first_few(sorted(keys)) or 'nothing'}, expected {wanted}; give an embedding for {family.name}"
     )

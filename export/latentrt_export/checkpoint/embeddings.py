@@ -1,6 +1,6 @@
-"""Textual inversion: words that stand for learned vectors, added to a checkpoint's tokenizer and its text encoders.
+"""Textual inversion: words with learned vectors, added to a checkpoint's tokenizer and text encoders.
 
-The vectors become rows of the text encoder's table, behind those that it has, so only the tokenizer knows of them.
+The vectors become additional rows of the text encoder's embedding table, so only the tokenizer knows of them.
 Source: Gal et al. 2022; files, names and order are those of diffusers 0.42.1's `load_textual_inversion`.
 """
 
@@ -29,9 +29,9 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Embedding:
-    """A file of textual inversion, and the word that stands for it, the file's own where it is None.
+    """A file of textual inversion and its word in prompts; None for the word in the file.
 
-    bundled: whether the file is a LoRA that brings words, of which those that there are already are left out.
+    bundled: the file is a LoRA with words; those that the vocabulary has already are left out.
     """
 
     file: Path
@@ -41,7 +41,7 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Worded:
-    """A checkpoint and its tokenizer with words added, and what a bundle says of the files that they are from."""
+    """A checkpoint and its tokenizer with words added, and the provenance of their files."""
 
     checkpoint: Checkpoint
     tokenizer: Tokenizer
@@ -49,7 +49,7 @@ class Worded:
 
 
 def bundled_in(loras: Sequence[Lora]) -> tuple[Embedding, ...]:
-    """Returns the words that LoRA files bring, file by file."""
+    """Returns the LoRA files with bundled words."""
     return tuple(Embedding(lora.file, bundled=True) for lora in loras if lora.file.is_file() and has_bundled(lora.file))
 
 
@@ -61,10 +61,10 @@ def with_embeddings(
 ) -> Worded:
     """Returns both with every word of `embeddings` added, in that order; the tokenizer's backend is changed in place.
 
-    Which files are read: see `embedding_files`. A word of several vectors is so many tokens, the others named WORD_1
-    and on. Where a word has vectors for one of two text encoders, the other sees zeros. progress: called with a line
-    for what is left out or stood in for. Raises CheckpointError for a file that is missing, damaged or none of these,
-    for vectors of another width, and for a word that cannot be added.
+    Layouts of files: see `embedding_files`. A word of several vectors becomes as many tokens: WORD, WORD_1 and so on.
+    If a word has vectors for one of two text encoders, the other gets zeros. progress: called with one line for each
+    word that is left out or filled with zeros. Raises CheckpointError for a file that is missing, damaged or of another
+    kind, for vectors of another width, and for a word that cannot be added.
     """
     files = []
     for one in embeddings:
@@ -85,12 +85,12 @@ def with_embeddings(
 
 
 def words_of(tokenizer: Tokenizer) -> dict[str, int]:
-    """The words that were added, and how many vectors each has."""
+    """The added words, and the number of vectors of each."""
     return {str(tokenizer.backend.id_to_token(number)): count for number, count in tokenizer.vectors.items()}
 
 
 def _named(one: Embedding, words: Sequence[Word]) -> Iterator[tuple[str, Word]]:
-    """Yields the words of a file, each with the name that it is added by."""
+    """Yields the words of a file, each with its token."""
     if one.token is not None and len(words) > 1:
         held = ", ".join(str(word.name) for word in words)
         raise CheckpointError(
@@ -101,7 +101,7 @@ def _named(one: Embedding, words: Sequence[Word]) -> Iterator[tuple[str, Word]]:
 
 
 def _said(word: Word, checkpoint: Checkpoint) -> Iterator[str]:
-    """Yields what of a word is not as its file has it."""
+    """Yields one line for each part of a word that is left out or filled with zeros."""
     if word.left_out:
         yield f"{', '.join(word.left_out)} is left out: only what goes into a text encoder is read"
     for name in checkpoint.family.encoders.keys() - word.tensors.keys():
@@ -116,7 +116,7 @@ def _added(
     count = _count(one, word.tensors, tokenizer)
     first = tokenizer.backend.get_vocab_size()
     tokenizer.backend.add_tokens([AddedToken(name), *(AddedToken(f"{name}_{i}") for i in range(1, count))])
-    # An encoder that looks for the highest token as the end of text would find one of these.
+    # A config with the old eos_token_id takes the highest token as the end of text: set the real one.
     changes = {"vocab_size": first + count, "eos_token_id": tokenizer.eos}
     components = dict(checkpoint.components)
     for encoder in checkpoint.family.encoders:
@@ -128,7 +128,7 @@ def _added(
 
 
 def _check(one: Embedding, name: str, tokenizer: Tokenizer) -> None:
-    """Raises CheckpointError unless a word can be added by that name."""
+    """Raises CheckpointError unless the name can become a token."""
     if not name or UNFIT.search(name):
         raise CheckpointError(
             f"{one.file}: got the token {name!r}, expected a word without spaces, brackets and backslashes; name one "
@@ -143,7 +143,7 @@ def _check(one: Embedding, name: str, tokenizer: Tokenizer) -> None:
 
 
 def _count(one: Embedding, tensors: Mapping[str, Stored], tokenizer: Tokenizer) -> int:
-    """Returns how many vectors the file holds for each text encoder."""
+    """Returns the number of vectors per text encoder."""
     counts = {stored.shape[0] if len(stored.shape) == 2 else 1 for stored in tensors.values()}
     if len(counts) > 1 or not 1 <= min(counts) <= tokenizer.length - 2:
         raise CheckpointError(
@@ -154,7 +154,7 @@ def _count(one: Embedding, tensors: Mapping[str, Stored], tokenizer: Tokenizer) 
 
 
 def _extended(component: Component, stored: Stored, first: int, changes: Mapping[str, int]) -> Component:
-    """Returns the component with `first` rows in its table of tokens, and those of the file behind them."""
+    """Returns the component with `first` rows in its embedding table, and the file's rows after them."""
     [key] = [key for key in component.weights if key.endswith(TABLE)]
     table, earlier = component.weights[key], component.appended.get(key, ())
     width = table.shape[1]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from latentrt.bundle.manifest import SizeId
+from latentrt.bundle.sources import SizeId
 from latentrt_export.checkpoint.config_defaults import DEFAULTS
 from latentrt_export.checkpoint.layouts import Tensors, open_clip_keys, text_keys, unet_keys, vae_keys
 from latentrt_export.checkpoint.paths import CONFIGS

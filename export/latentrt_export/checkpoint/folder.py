@@ -1,4 +1,4 @@
-"""Opens a checkpoint that is a diffusers folder, or a component that is one."""
+"""Checkpoints and components that are diffusers folders."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from latentrt_export.checkpoint.stored import header
 from latentrt_export.checkpoint.weight_files import chosen, found_in, read_json
 
 STEMS = dict.fromkeys(("unet", "vae", "controlnet", "t2i_adapter"), "diffusion_pytorch_model")  # else "model"
-# The entry of model_index.json that says whether no negative prompt means zeros.
+# Entry of model_index.json: zeros stand for a negative prompt that is not given.
 ZERO_NEGATIVE = "force_zeros_for_empty_prompt"
-# Where a folder that was saved from the whole of CLIP has the config of the tower that is meant, by component.
+# The tower of CLIP that a component needs. A folder saved from the whole of CLIP has a config per tower.
 TOWERS: Mapping[str, str] = {"text_encoder": "text", "text_encoder_2": "text", "image_encoder": "vision"}
 
 
 def open_folder(path: Path, configs: Path | None, variant: str | None, asked: Declared) -> OpenedCheckpoint:
-    """Returns what is found in a diffusers folder. asked: what overrules its scheduler_config.json."""
+    """Returns the sources of a diffusers folder. asked: declarations that override its scheduler_config.json."""
     if configs is not None:
         raise CheckpointError(
             f"got --configs {configs} (configs= in Python) for the folder {path}, which has its own: leave it out"
@@ -53,7 +53,7 @@ def open_folder(path: Path, configs: Path | None, variant: str | None, asked: De
 
 
 def differences(path: Path, index: Mapping[str, Any], family: Family) -> list[str]:
-    """Returns what speaks against a family in a folder whose model_index.json is `index`."""
+    """Returns the reasons against a family, for a folder whose model_index.json is `index`."""
     got = index.get("_class_name")
     if got not in family.pipelines:
         return [f"_class_name in its model_index.json is {got!r}, expected {pipeline_names(family)}"]
@@ -66,7 +66,7 @@ def differences(path: Path, index: Mapping[str, Any], family: Family) -> list[st
 
 
 def folder_source(folder: Path, name: str, variant: str | None = None) -> ComponentSource:
-    """Returns what a diffusers folder has for the component of that name. Raises CheckpointError for what it lacks."""
+    """Returns the source of a component in a diffusers folder. Raises CheckpointError for missing files."""
     config = config_in(folder, name)
     found = found_in(folder, stem_of(name))
     if not found:
@@ -77,12 +77,12 @@ def folder_source(folder: Path, name: str, variant: str | None = None) -> Compon
 
 
 def stem_of(name: str) -> str:
-    """Returns the stem of the files that hold the weights of a component."""
+    """Returns the stem of a component's weight files."""
     return STEMS.get(name, "model")
 
 
 def config_in(folder: Path, name: str) -> dict[str, Any]:
-    """Returns a component's config; that of its tower where the folder was saved from the whole of CLIP."""
+    """Returns a component's config; that of its tower if the folder was saved from the whole of CLIP."""
     config, tower = read_json(folder / "config.json"), TOWERS.get(name)
     nested = config.get(f"{tower}_config")
     if isinstance(nested, dict):
@@ -92,13 +92,13 @@ def config_in(folder: Path, name: str) -> dict[str, Any]:
 
 
 def no_weights(folder: Path, stem: str) -> str:
-    """What to say of a folder without weights that can be opened."""
+    """The message about a folder without weights that can be opened."""
     pickles = [file.name for file in sorted(folder.iterdir()) if file.suffix in PICKLES]
     if not pickles:
         return f"{folder} has no weights: expected {stem}.safetensors, fetch the checkpoint again"
     return (
         f"{folder} has only {pickles[0]}, a pickle, which can run code on loading: expected {stem}.safetensors. Add "
-        "--allow-pickle, which reads its tensors in a process of their own that runs no code of it, or convert the "
+        "--allow-pickle, which reads its tensors in a separate process and runs none of its code, or convert the "
         "folder first:\n"
         "  from diffusers import DiffusionPipeline\n"
         f"  DiffusionPipeline.from_pretrained({str(folder.parent)!r}).save_pretrained({str(folder.parent) + '-safe'!r})"
@@ -106,5 +106,5 @@ def no_weights(folder: Path, stem: str) -> str:
 
 
 def name_of(path: Path) -> str:
-    """Returns the name of a file or folder, not resolved: in a download cache it is a link to a hash."""
+    """Returns the name of a file or folder without resolving links: in a download cache, the target is a hash."""
     return Path(os.path.abspath(path)).name

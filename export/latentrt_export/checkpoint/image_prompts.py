@@ -1,4 +1,4 @@
-"""IP-Adapters opened beside a checkpoint: images that prompt its UNet, Ye et al. (2023), and held against it."""
+"""IP-Adapters of a checkpoint, Ye et al. (2023): files checked against the UNet and the image encoder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor
 
-from latentrt.bundle.manifest import IMAGE_ENCODER
 from latentrt.errors import CheckpointError, first_few
 from latentrt_export.checkpoint.builders import BUILDERS
 from latentrt_export.checkpoint.folder import folder_source
@@ -21,21 +20,21 @@ from latentrt_export.checkpoint.paths import check_there
 from latentrt_export.checkpoint.stored import FLOATS, Stored, header, read_tensors, under
 from latentrt_export.networks.component import Config
 from latentrt_export.networks.hoist import cross_attentions
-from latentrt_export.networks.image_encoder import ImageKV, Projection, widths_of
+from latentrt_export.networks.image_encoder import IMAGE_ENCODER, ImageKV, Projection, widths_of
 
 PROJECTION, ATTENTION = "image_proj.", "ip_adapter."
-# The tensor by which a file of each kind that can be exported is told from the others.
+# The tensor that marks a file of each supported kind: IP-Adapter, IP-Adapter Plus.
 KINDS = ("proj.weight", "latents")
 
 
 def with_image_prompts(
     checkpoint: Checkpoint, adapters: Sequence[NamedNetwork], encoder: Path | None = None
 ) -> Checkpoint:
-    """Returns the checkpoint with all of `adapters` to prompt its UNet, and what encodes their images.
+    """Returns the checkpoint with `adapters` and their image encoder.
 
     Each is a .safetensors file of IP-Adapter or IP-Adapter Plus. encoder: a folder of transformers'
-    CLIPVisionModelWithProjection; None for "image_encoder" beside the first file. Raises CheckpointError for what is
-    missing or damaged, of another kind, or made for another UNet or encoder.
+    CLIPVisionModelWithProjection; None for "image_encoder" beside the first file. Raises CheckpointError for files that
+    are missing or damaged, of another kind, or made for another UNet or encoder.
     """
     if not adapters:
         return checkpoint
@@ -47,7 +46,7 @@ def with_image_prompts(
 
 
 def opened_adapter(path: Path, checkpoint: Checkpoint, encoder: Config) -> dict[str, Stored]:
-    """The tensors of an IP-Adapter, not read yet. encoder: the config of what encodes the images."""
+    """The tensors of an IP-Adapter, not read yet. encoder: config of the image encoder."""
     check_there("IP-Adapter", path)
     tensors = header(path)
     if not any(PROJECTION + key in tensors for key in KINDS):
@@ -65,7 +64,7 @@ def opened_adapter(path: Path, checkpoint: Checkpoint, encoder: Config) -> dict[
 
 
 def differences(tensors: Mapping[str, Stored], checkpoint: Checkpoint, encoder: Config) -> Iterator[str]:
-    """Yields what keeps an IP-Adapter from prompting a checkpoint's UNet with what its image encoder sees."""
+    """Yields the reasons why an IP-Adapter does not fit a checkpoint's UNet or its image encoder."""
     unet = BUILDERS["unet"](checkpoint.components["unet"].config)
     expected = attention_shapes(unet)
     found = {key: stored.shape for key, stored in tensors.items() if not key.startswith(PROJECTION)}
@@ -81,7 +80,7 @@ def differences(tensors: Mapping[str, Stored], checkpoint: Checkpoint, encoder: 
     yield from (f"{kind}: {first_few(keys)}" for kind, keys in kinds.items() if keys)
     try:
         projection = projection_of(unet, tensors)
-    except (KeyError, IndexError, RuntimeError) as error:  # what diffusers raises for a file that it cannot load
+    except (KeyError, IndexError, RuntimeError) as error:  # diffusers' errors for a file that it cannot load
         yield f"{PROJECTION}*: {' '.join(str(error).split())}"
         return
     context = unet.config.cross_attention_dim
@@ -93,7 +92,7 @@ def differences(tensors: Mapping[str, Stored], checkpoint: Checkpoint, encoder: 
 
 
 def attention_shapes(unet: UNet2DConditionModel) -> dict[str, Shape]:
-    """The projections that a file has for every cross-attention; their numbers count self-attention too."""
+    """The shapes of a file's projections per cross-attention; their numbers count self-attention too."""
     return {
         f"{ATTENTION}{2 * place + 1}.to_{part}_ip.weight": (attn.to_k.out_features, attn.to_k.in_features)
         for place, attn in enumerate(cross_attentions(unet))
@@ -102,7 +101,7 @@ def attention_shapes(unet: UNet2DConditionModel) -> dict[str, Shape]:
 
 
 def projection_of(unet: UNet2DConditionModel, tensors: Mapping[str, Stored]) -> Projection:
-    """What diffusers makes of a file's projection, without memory for weights."""
+    """Diffusers' module of a file's projection, without memory for weights."""
     with torch.device("meta"):
         weights = {key: torch.empty(one.shape) for key, one in under(PROJECTION, tensors).items()}
         weights = {key.removeprefix(PROJECTION): weight for key, weight in weights.items()}
@@ -118,7 +117,7 @@ def add_image_prompts(unet: UNet2DConditionModel, adapters: Mapping[str, Mapping
 
 
 def state_of(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """A file's tensors as diffusers takes them: by part, and without its name."""
+    """A file's tensors in the form that diffusers takes: by part, without the part's name in the keys."""
     return {
         part.rstrip("."): {key.removeprefix(part): one for key, one in tensors.items() if key.startswith(part)}
         for part in (PROJECTION, ATTENTION)

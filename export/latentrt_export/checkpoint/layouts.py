@@ -1,4 +1,4 @@
-"""Layouts of keys: what a component's tensors are called in files of others, and in today's modules."""
+"""Layouts of keys: conversion of tensor names in published files to those of today's modules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from latentrt_export.networks.component import Config
 Tensors = dict[str, Tensor]
 Shape = tuple[int, ...]
 
-# Where single files keep the text encoder that is CLIP's own, and the one that is open_clip's.
+# Prefixes in single files of a text encoder in CLIP's layout, and of one in open_clip's.
 CLIP_PREFIX = r"cond_stage_model\.transformer\.|conditioner\.embedders\.0\.transformer\."
 OPEN_CLIP_PREFIX = re.compile(r"^(cond_stage_model|conditioner\.embedders\.\d)\.model\.")
 
@@ -27,7 +27,7 @@ def text_keys(tensors: Tensors, config: Config) -> Tensors:
     return {re.sub(rf"^({CLIP_PREFIX})?(text_model\.)?", "", key): t for key, t in tensors.items()}
 
 
-# OpenCLIP's names for the parts of a text transformer, and transformers' for the same, applied in this order.
+# OpenCLIP's names of a text transformer's parts, and transformers' names, replaced in this order.
 OPEN_CLIP = {
     "transformer.resblocks.": "encoder.layers.",
     "ln_1": "layer_norm1",
@@ -43,7 +43,7 @@ IN_PROJECTION = re.compile(r"in_proj_(weight|bias)$")
 
 
 def open_clip_keys(tensors: Tensors, config: Config) -> Tensors:
-    """Returns the tensors under transformers' names, the stacked projections of attention taken apart.
+    """Returns the tensors under transformers' names, with the stacked projections of attention split.
 
     Source: the layout of open_clip's TextTransformer, whose attention is torch's MultiheadAttention.
     """
@@ -66,7 +66,7 @@ def open_clip_keys(tensors: Tensors, config: Config) -> Tensors:
 # AutoencoderKL's attention before diffusers 0.12, as in the published Stable Diffusion 1.5.
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 OLD_NAMES = re.compile(r"(?<=attentions\.0\.)(query|key|value|proj_attn)(?=\.)")
-# The original autoencoder's attention, in files written by tools that called it by diffusers' names of some time.
+# The original autoencoder's attention, for files whose tools wrote one of diffusers' names for it.
 ORIGINAL_ATTENTION = {
     **{"to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out", "group_norm": "norm"},
     **{"query": "q", "key": "k", "value": "v", "proj_attn": "proj_out"},
@@ -76,7 +76,7 @@ VAE_PREFIX = re.compile(r"^(model\.)?(first_stage_model|vae)\.")
 
 
 def folder_keys(tensors: Tensors, config: Config) -> Tensors:
-    """Returns the tensors of a diffusers folder under the names that today's modules have for them."""
+    """Returns the tensors of a diffusers folder under the names of today's modules."""
     return text_keys({OLD_NAMES.sub(lambda m: OLD_ATTENTION[m[0]], key): t for key, t in tensors.items()}, config)
 
 

@@ -1,8 +1,8 @@
-"""Opens checkpoints as torch modules: a diffusers folder, or one .safetensors file in the original CompVis layout.
+"""Opening of checkpoints as torch modules: a diffusers folder, or one .safetensors file in the original CompVis layout.
 
-Opening reads configs and headers only, and holds every key, shape and type against the modules they are for. So what
-opened loads whole, and each module can be loaded, exported and freed before the next: the peak is the largest module,
-not their sum. Nothing here can reach a network, and no pickle is ever opened.
+Opening reads only configs and headers, and checks every key, shape and type against the modules. A checkpoint that
+opens therefore also loads, and each module can be loaded, exported and freed before the next: the peak of memory is the
+largest module, not their sum. Nothing is downloaded, and no pickle is opened.
 """
 
 from collections.abc import Mapping
@@ -32,9 +32,9 @@ from latentrt_export.networks.component import Config
 
 @dataclass(frozen=True)
 class Component:
-    """One component of a checkpoint, not read yet: for each tensor of its module, the place where it is stored.
+    """One component of a checkpoint, not read yet: the stored tensor of each of its module's weights.
 
-    changes: what is made of its weights as they are read, in order. appended: the rows that follow those of a weight.
+    changes: changes of weights, such as LoRAs, applied in order when they are read. appended: rows added to a weight.
     """
 
     name: str
@@ -59,15 +59,14 @@ class Component:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint found whole, to be loaded one component at a time.
+    """A complete checkpoint, to be loaded one component at a time.
 
-    `source` is the name of its file or folder, `components` are by name (unet, vae, text_encoder, ...), `scheduler` is
-    the content of its scheduler_config.json, and `tokenizers` its tokenizer folders by their names, none for a single
-    file. `zero_negative`: whether no negative prompt means zeros, not an empty text. `controls`, `adapters`: the
-    networks by which images are to steer the UNet, by the names that they are asked for by. `image_prompts`: likewise
-    the tensors of IP-Adapters, whose encoder is among the components. `said`: what it declares of its schedule, by
-    name. `left_out`: what it holds and nothing here reads. Each load makes a new module: float32, eval mode, no
-    gradients.
+    source: name of its file or folder. components: by name (unet, vae, text_encoder, ...). scheduler: content of
+    scheduler_config.json. tokenizers: tokenizer folders by name; none for a single file. zero_negative: a negative
+    prompt that is not given means zeros, not an empty text. controls, adapters: ControlNets and T2I-Adapters by their
+    names in requests. image_prompts: tensors of IP-Adapters by name; their image encoder is one of the components.
+    said: declarations about the schedule, by subject. left_out: keys that nothing reads. Each load makes a new module:
+    float32, eval mode, no gradients.
     """
 
     source: str
@@ -103,14 +102,14 @@ def load_checkpoint(
     variant: str | None = None,
     asked: Declared | None = None,
 ) -> Checkpoint:
-    """Returns the checkpoint at `path`, its every tensor accounted for and none read yet.
+    """Returns the checkpoint at `path`, with every tensor found and none read yet.
 
     path: a diffusers folder (.safetensors weights: plain, sharded or of a variant), or one .safetensors file in the
     CompVis layout. configs: for a single file of other widths, a folder with unet.json, vae.json, text_encoder.json and
-    scheduler.json, or the name of one that ships with the package. vae: a VAE to use in place of the checkpoint's, a
-    diffusers VAE folder or a .safetensors file in the CompVis layout or diffusers'. variant: which weights of a folder
-    are meant, such as fp16, where it has them. asked: what overrules what the checkpoint says of its schedule, as
-    `markers.asked`. Raises CheckpointError for whatever is missing, damaged, unsafe or of no supported family.
+    scheduler.json, or the name of one that ships with the package. vae: a VAE in place of the checkpoint's: a diffusers
+    folder, or a .safetensors file in the CompVis layout or diffusers'. variant: variant of a folder's weights, such as
+    fp16. asked: declarations that override those of the checkpoint, as of `markers.asked`. Raises CheckpointError for
+    files that are missing, damaged, unsafe or of no supported family.
 
     >>> load_checkpoint(Path("v1-5-pruned-emaonly.safetensors")).load_unet()  # doctest: +SKIP
     """
@@ -136,7 +135,7 @@ def load_checkpoint(
 
 
 def with_vae(opened: OpenedCheckpoint, vae: Path, variant: str | None) -> dict[str, ComponentSource]:
-    """Returns what a checkpoint has for each component, with another VAE. Raises CheckpointError for one unlike it."""
+    """Returns the sources of all components, with another VAE. Raises CheckpointError for a VAE that does not fit."""
     source = vae_source(vae, opened.sources["vae"].config, variant)
     sources = {**opened.sources, "vae": source}
     differences = config_differences(opened.family, {name: one.config for name, one in sources.items()})
@@ -148,14 +147,14 @@ def with_vae(opened: OpenedCheckpoint, vae: Path, variant: str | None) -> dict[s
 
 
 def matched(name: str, source: ComponentSource) -> Component:
-    """Returns the component with every tensor of its module found in the source; raises with all that does not fit."""
+    """Returns the component, with every tensor of its module found. Raises CheckpointError with all misfits."""
     return Component(name, source.config, located(name, source))
 
 
 def unread(
     opened: OpenedCheckpoint, sources: Mapping[str, ComponentSource], components: Mapping[str, Component]
 ) -> tuple[str, ...]:
-    """Returns what a checkpoint holds and no component reads, each kind once."""
+    """Returns the keys of a checkpoint that no component reads, grouped by prefix."""
     keys = [key for source in sources.values() for key in source.tensors]
     used = [stored.key for component in components.values() for stored in component.weights.values()]
     return tuple(left_out([*opened.others, *keys], used))

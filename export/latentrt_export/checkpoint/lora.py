@@ -1,7 +1,7 @@
 """LoRA files fused into a checkpoint.
 
-A component adds the changes to its weights as it loads, before anything is split: cross-attention's keys and values and
-the time projections take theirs along to wherever they go.
+A component adds the changes to its weights as it loads, before modules are divided, so that the projections that are
+hoisted out of the UNet carry their changes along.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from latentrt_export.checkpoint.load import Checkpoint
 
 
 def with_loras(checkpoint: Checkpoint, loras: Sequence[Lora]) -> Checkpoint:
-    """Returns the checkpoint with all of `loras` to be added to its weights, in that order, when they are loaded.
+    """Returns the checkpoint with `loras`, which are added to its weights in that order when it loads.
 
-    Words that a file brings along are left to `latentrt_export.checkpoint.embeddings`.
-    Raises CheckpointError as `changes_of` does.
+    Bundled words of a file are added by `latentrt_export.checkpoint.embeddings`. Raises CheckpointError as `changes_of`
+    does.
     """
     shapes = {
         name: {key: stored.shape for key, stored in component.weights.items()}
@@ -34,7 +34,7 @@ def with_loras(checkpoint: Checkpoint, loras: Sequence[Lora]) -> Checkpoint:
 
 
 def loras_provenance(loras: Sequence[Lora]) -> dict[str, str]:
-    """What a bundle says of the files that were fused into it, by their place."""
+    """The provenance of fused files, by their number."""
     return {
         f"lora {place}": f"{lora.file.name}, {said_of(lora)}, sha256 {sha256_of(found_file(lora.file))}"
         for place, lora in enumerate(loras, 1)
@@ -42,6 +42,6 @@ def loras_provenance(loras: Sequence[Lora]) -> dict[str, str]:
 
 
 def said_of(lora: Lora) -> str:
-    """How much of a file is added; the text encoders' scale where it is another."""
+    """The scale of a file, and the text encoders' scale if it differs."""
     text = lora.scale_of("text_encoder")
     return f"scale {lora.scale:g}" + (f", text scale {text:g}" if text != lora.scale else "")

@@ -1,8 +1,7 @@
-"""What a checkpoint in a single file declares outside its weights: what its UNet predicts, and over which noise.
+"""Declarations of a single file about its schedule: prediction type and zero terminal SNR.
 
-A declaration is a tensor whose name alone counts, or a note in the header, of Stability AI's model metadata
-(`modelspec`). Whoever exports can overrule both. Sources: the tensors that A1111, ComfyUI and InvokeAI look for, and
-ComfyUI writes.
+A declaration is a tensor whose name alone counts, or a note in the header (Stability AI's `modelspec` metadata).
+Options of the export override both. Sources: the tensors that A1111, ComfyUI and InvokeAI look for, and ComfyUI writes.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from latentrt.errors import CheckpointError
 
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 
-# Tensors of models that scale latents and time as Karras et al. (2022) do, which no schedule of betas stands for.
+# Tensors of models with the EDM parametrisation of Karras et al. (2022), which no schedule of betas expresses.
 STRANGERS = {
     "edm_vpred.": "CosXL, whose noise levels are EDM's",
     "edm_mean": "Playground v2.5, whose noise levels are EDM's",
@@ -31,13 +30,13 @@ PREDICTIONS: Mapping[str, Prediction] = {
     **dict.fromkeys(("sample", "x0", "x0_prediction"), "sample"),
 }
 UNSAID = ("", "none", "null", "unknown")
-# What the note of the architecture says of Stable Diffusion 2, of which nothing else tells one kind from the other.
+# Prediction types of Stable Diffusion 2 by the architecture note; nothing else in a file tells them apart.
 ARCHITECTURES: Mapping[str, Prediction] = {
     "stable-diffusion-v2-512": "epsilon",
     "stable-diffusion-v2-768-v": "v_prediction",
     "stable-diffusion-v2-768": "v_prediction",
 }
-# The schedulers of diffusers 0.42.1 that know zero terminal SNR; DDIM stands in for any other.
+# Schedulers of diffusers 0.42.1 that support zero terminal SNR; DDIM replaces any other.
 ZERO_SNR_SCHEDULERS = tuple(
     f"{name}Scheduler"
     for name in (
@@ -49,9 +48,9 @@ ZERO_SNR_SCHEDULERS = tuple(
 
 @dataclass(frozen=True)
 class Declared:
-    """What is known of a checkpoint besides its weights and configs; None where nothing is said.
+    """Declarations about a checkpoint's schedule; None where nothing is declared.
 
-    reasons: by the name of each, what says so.
+    reasons: the source of each declaration, by subject.
     """
 
     prediction: Prediction | None = None
@@ -59,7 +58,7 @@ class Declared:
     reasons: Mapping[str, str] = field(default_factory=dict)
 
     def over(self, other: Declared) -> Declared:
-        """Returns what this one says, and what the other does where this one says nothing."""
+        """Returns these declarations, completed by those of `other`."""
         return Declared(
             self.prediction or other.prediction,
             other.zero_snr if self.zero_snr is None else self.zero_snr,
@@ -68,7 +67,7 @@ class Declared:
 
 
 def asked(prediction: Prediction | None, zero_snr: bool | None) -> Declared:
-    """Returns what whoever exports says."""
+    """Returns the declarations of the export's options."""
     reasons = {PREDICTION: "--prediction"} if prediction else {}
     if zero_snr is not None:
         reasons[SNR] = ASKED if zero_snr else "--no-zero-snr"
@@ -76,9 +75,9 @@ def asked(prediction: Prediction | None, zero_snr: bool | None) -> Declared:
 
 
 def declared_by(place: str, keys: Iterable[str], notes: Mapping[str, str], asked: Declared) -> Declared:
-    """Returns what a file says by the names of its tensors and by its notes, under what is asked for.
+    """Returns the declarations of a file's tensors and notes, overridden by `asked`.
 
-    Raises CheckpointError for a model that is marked as one of another kind, and for a note that is not understood.
+    Raises CheckpointError for a model that is marked as unsupported, and for an unknown note.
     """
     names = set(keys)
     for marker, stranger in STRANGERS.items():
@@ -93,7 +92,7 @@ def declared_by(place: str, keys: Iterable[str], notes: Mapping[str, str], asked
 
 
 def noted(place: str, notes: Mapping[str, str]) -> Declared:
-    """Returns what the notes of a file say of its prediction."""
+    """Returns the prediction type that the notes of a file declare."""
     for key in PREDICTION_NOTES:
         value = notes.get(key, "").strip().lower()
         if value not in UNSAID:
@@ -108,10 +107,10 @@ def noted(place: str, notes: Mapping[str, str]) -> Declared:
 
 
 def overruled(scheduler: Mapping[str, Any], declared: Declared) -> tuple[dict[str, Any], dict[str, str]]:
-    """Returns a scheduler_config.json with what is declared in place of what it says, and that in words, by its name.
+    """Returns a scheduler_config.json with the declarations applied, and a line of text for each, by subject.
 
-    With zero terminal SNR the steps begin at the last timestep, as Lin et al. (2023), section 3.3, ask for. Raises
-    CheckpointError where it is asked for of a model that predicts noise: where all is noise, no picture follows of it.
+    With zero terminal SNR, steps begin at the last timestep, as Lin et al. (2023), section 3.3, require. Raises
+    CheckpointError for --zero-snr with a model that predicts epsilon: from pure noise, epsilon gives no picture.
     """
     config, said = dict(scheduler), {}
     if declared.prediction is not None:
@@ -121,11 +120,11 @@ def overruled(scheduler: Mapping[str, Any], declared: Declared) -> tuple[dict[st
         return config, said
     reason = declared.reasons[SNR]
     if declared.zero_snr and config.get("prediction_type", "epsilon") == "epsilon":
-        if reason != ASKED:  # as ComfyUI, which looks for it in models that predict v alone
+        if reason != ASKED:  # as ComfyUI, which reads it for v prediction only
             return config, {**said, SNR: f"left out ({reason}): the model predicts epsilon"}
         raise CheckpointError(
-            "--zero-snr: got a model that predicts epsilon, expected another, since of noise alone no picture follows; "
-            "add --prediction v_prediction"
+            "--zero-snr: got a model that predicts epsilon, expected another prediction type, since epsilon gives no "
+            "picture from pure noise; add --prediction v_prediction"
         )
     config["rescale_betas_zero_snr"] = declared.zero_snr
     if not declared.zero_snr:

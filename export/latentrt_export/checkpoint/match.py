@@ -1,4 +1,4 @@
-"""A component's module held against what a checkpoint stores for it: every tensor found, of its shape, or an error."""
+"""Matching of a component's module with a checkpoint's tensors: every weight found with its shape, or an error."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from latentrt_export.checkpoint.layouts import Shape, Tensors
 from latentrt_export.checkpoint.stored import FLOATS, Stored, rows_of
 from latentrt_export.networks.component import Config
 
-# What training and older versions left behind, and no module has.
+# Keys of training and of older versions that no module has.
 IGNORED = re.compile(r"(^|\.)(position_ids$|loss\.|model_ema\.)")
-# What each module makes itself, and need not be told of where it is left out.
+# Keys that each module creates itself; leaving them out is not reported.
 MADE = re.compile(r"(^|\.)position_ids$")
-# The part of a component whose every tensor takes part in what it computes: one too many there means another module,
-# such as one with further layers. A UNet and the networks that steer it are such parts whole: what is added to them,
-# by an IP-Adapter or another architecture, would change the picture. Beside the text tower of CLIP lie its vision tower
-# and projections, beside a VAE what it was trained with, which nothing here has a use for.
+# The part of a component in which an unknown key means another module, such as one with more layers. In a UNet, a
+# ControlNet or an adapter that is every key: an additional tensor would change the picture. Files also have CLIP's
+# vision tower and projections beside a text tower, and parts of the training beside a VAE, which are not needed.
 TEXT_TOWER = re.compile(
     r"^(?!.*\b(vision_model|visual)\.).*"
     r"\b(embeddings\.|encoder\.layers\.|resblocks\.|final_layer_norm|ln_final|token_embedding|positional_embedding)"
@@ -41,9 +40,9 @@ BODIES: Mapping[str, re.Pattern[str]] = {
 
 @dataclass(frozen=True)
 class ComponentSource:
-    """What a checkpoint has for one component: its config, its tensors, and how their keys become the module's.
+    """A checkpoint's data for one component: its config, its tensors, and the conversion of their keys.
 
-    unread: what of the keys the module does not have, a pattern with the config's entries in braces.
+    unread: pattern of keys that the module does not have, with entries of the config in braces.
     """
 
     place: str
@@ -54,16 +53,16 @@ class ComponentSource:
 
 
 def located(name: str, source: ComponentSource) -> dict[str, Stored]:
-    """Returns where every tensor of the component's module is stored; raises with all that does not fit."""
+    """Returns the stored tensor of every weight of the component's module. Raises CheckpointError with all misfits."""
     wanted, stored = wanted_by(name, source), list(source.tensors.values())
-    # The conversions are given stand-ins without memory: each row is one number repeated, which no other row has.
+    # Conversions run on stand-ins without memory: each row repeats one number that no other row has.
     firsts = list(itertools.accumulate((rows_of(tensor.shape) + 1 for tensor in stored), initial=0))
     numbers = {tensor.key: stand_in(first, tensor.shape) for first, tensor in zip(firsts, stored, strict=False)}
     try:
         converted = {key: t for key, t in source.convert(numbers, source.config).items() if t is not None}
     except KeyError as error:
         raise CheckpointError(f"{source.place} lacks {error} of its {name}: fetch the checkpoint again") from error
-    # `text_model.` stands before a text encoder's keys in old files, and in modules that have a projection besides.
+    # Text encoders' keys begin with `text_model.` in old files and in modules with a projection.
     bare = {key.removeprefix("text_model."): t for key, t in converted.items()}
     known = {key: bare.get(key.removeprefix("text_model.")) for key in wanted}
     found = {key: original(t, stored, firsts) for key, t in known.items() if t is not None}
@@ -71,23 +70,23 @@ def located(name: str, source: ComponentSource) -> dict[str, Stored]:
     if found_problems:
         raise CheckpointError(
             f"the {name} in {source.place} does not fit its config: {'; '.join(found_problems)}. Fetch the checkpoint "
-            "again; for a single file, give other widths by --configs DIR (configs= in Python), and a VAE that it does "
-            "not have by --vae PATH (vae=)"
+            "again; for a single file, give the configs of other widths by --configs DIR (in Python configs=), and a "
+            "missing VAE by --vae PATH (vae=)"
         )
     return {key: replace(found[key], shape=shape) for key, shape in wanted.items()}
 
 
 def stand_in(first: int, shape: Shape) -> torch.Tensor:
-    """Returns a tensor of that shape without memory but for a number a row: `first`, and what follows it.
+    """Returns a tensor of that shape with memory for one number per row: `first`, `first` + 1, ...
 
-    There is a number past the last row, where rows are that a conversion expects and the tensor does not have.
+    One more number follows the last row, for conversions that expect more rows than the tensor has.
     """
     rows = torch.arange(first, first + rows_of(shape) + 1)[: rows_of(shape)]
     return rows.reshape(len(rows), *[1] * (len(shape) - 1)).expand(shape) if shape else rows[0]
 
 
 def original(given: torch.Tensor, stored: Sequence[Stored], firsts: Sequence[int]) -> Stored:
-    """Returns the tensor, or the rows of one, that a stand-in has come to stand for, in the shape it has come to."""
+    """Returns the stored tensor or rows that a converted stand-in represents, in its converted shape."""
     number = int(given.as_strided((), ()))
     place = bisect.bisect_right(firsts, number) - 1
     turned = given.ndim == 2 and given.stride(0) == 0 != given.stride(1)
@@ -95,7 +94,7 @@ def original(given: torch.Tensor, stored: Sequence[Stored], firsts: Sequence[int
 
 
 def problems(name: str, source: ComponentSource, wanted: Mapping[str, Shape], found: Mapping[str, Stored]) -> list[str]:
-    """Returns one line a kind of problem; `found` has the shapes after conversion, the source those in the file."""
+    """Returns one line per kind of problem. `found` has shapes after conversion, the source those in the file."""
     used = Counter[str]()
     for tensor in found.values():
         used[tensor.key] += math.prod(tensor.shape)
@@ -115,7 +114,7 @@ def problems(name: str, source: ComponentSource, wanted: Mapping[str, Shape], fo
 
 
 def unexpected(name: str, source: ComponentSource, used: Mapping[str, int]) -> list[str]:
-    """Returns the keys that no one reads and that may not be left out."""
+    """Returns the keys that nothing reads and that may not be left out."""
     unread = source.unread and source.unread.format(**source.config)
     body = BODIES.get(name, ALL)
     return [
@@ -126,7 +125,7 @@ def unexpected(name: str, source: ComponentSource, used: Mapping[str, int]) -> l
 
 
 def left_out(keys: Iterable[str], used: Iterable[str]) -> list[str]:
-    """Returns what of `keys` is none of `used`, those of a kind as one: `model_ema.*`."""
+    """Returns the keys that are not in `used`, grouped by prefix: `model_ema.*`."""
     known, read = set[str](), set(used)
     for key in read:
         known.update(itertools.accumulate(key.split("."), "{}.{}".format))
@@ -142,5 +141,5 @@ def wanted_by(name: str, source: ComponentSource) -> dict[str, Shape]:
     """Returns the shape of each tensor that the component's module has."""
     try:
         return {key: tuple(tensor.shape) for key, tensor in BUILDERS[name](source.config).state_dict().items()}
-    except Exception as error:  # whatever diffusers or transformers raise for a config they cannot build
+    except Exception as error:  # any error of diffusers or transformers for a wrong config
         raise CheckpointError(f"the {name} of {source.place} cannot be built: {error}. Correct its config") from error

@@ -1,4 +1,4 @@
-"""What is exported beside a checkpoint under a name of its own, by which requests then ask for it."""
+"""Networks that are exported beside a checkpoint, each with its name in requests."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 @dataclass(frozen=True)
 class NamedNetwork:
-    """What images steer the UNet by: where it is, and the name that requests will call it by."""
+    """A ControlNet, T2I-Adapter or IP-Adapter: its name in requests, and its path."""
 
     name: str
     path: Path
 
 
 def check_names(networks: Iterable[NamedNetwork]) -> None:
-    """Raises CheckpointError for a name that is none, or that two networks have, of whatever kind they are."""
+    """Raises CheckpointError for an invalid name, and for a name that two networks share."""
     names = set[str]()
     for network in networks:
         if not NAME.fullmatch(network.name) or network.name in names:

@@ -1,4 +1,4 @@
-"""What opening a checkpoint finds, before its tensors are held against modules."""
+"""An opened checkpoint, before its tensors are matched with modules."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from latentrt_export.checkpoint.match import ComponentSource
 
 @dataclass(frozen=True)
 class OpenedCheckpoint:
-    """A checkpoint's family, what it has for each component, and its settings.
+    """A checkpoint's family, its data for each component, and its settings.
 
-    tokenizers: its tokenizer folders by their names. zero_negative: whether no negative prompt means zeros. said: what
-    it declares of its schedule, by name. others: the keys that are of no component.
+    tokenizers: tokenizer folders by name. zero_negative: a negative prompt that is not given means zeros. said:
+    declarations about the schedule, by subject. others: keys of no component.
     """
 
     family: Family

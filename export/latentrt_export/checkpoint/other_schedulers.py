@@ -1,26 +1,26 @@
-"""Schedulers of diffusers 0.42.1 that have no sampler here: those that another stands in for, and those refused.
+"""Schedulers of diffusers 0.42.1 without a sampler here: those that another sampler replaces, and those refused.
 
-A class that has betas and a prediction type only chooses a way over a schedule that samplers here walk as well. Any
-other means another noise, or another kind of model: its pictures would be wrong without a word.
+A class with betas and a prediction type uses a noise schedule that other samplers can use too. Any other class means
+another noise or another kind of model: its pictures would be wrong without an error.
 """
 
 from collections.abc import Mapping
 
-# The class whose sampler walks the same schedule in its place.
+# The class whose sampler replaces it, on the same schedule.
 STAND_INS: Mapping[str, str] = {
     "DDIMParallelScheduler": "DDIMScheduler",  # the same steps
     "DDPMParallelScheduler": "DDPMScheduler",  # the same steps
-    "DDIMInverseScheduler": "DDIMScheduler",  # from a picture to noise, of which no picture is drawn
+    "DDIMInverseScheduler": "DDIMScheduler",  # inversion: from a picture to noise
     "DPMSolverMultistepInverseScheduler": "DPMSolverMultistepScheduler",
     "DPMSolverSinglestepScheduler": "DPMSolverMultistepScheduler",
     "SASolverScheduler": "UniPCMultistepScheduler",
 }
-EDM = "whose noise levels are EDM's (Karras et al., 2022) and no betas"
-SDE = "which solves a stochastic equation of its own and has no betas"
-CONSISTENCY = "which is for consistency models, trained over noise levels of their own"
-FLOW = "which is for flow models of another kind than those that FlowMatchEulerDiscreteScheduler walks"
-TOKENS = "which uncovers tokens and knows no noise"
-# Why a class is refused.
+EDM = "whose noise levels are those of EDM (Karras et al., 2022), without betas"
+SDE = "which solves another stochastic equation, without betas"
+CONSISTENCY = "which is for consistency models with their own noise levels"
+FLOW = "which is for other flow models than FlowMatchEulerDiscreteScheduler"
+TOKENS = "which unmasks tokens and has no noise"
+# Reasons why a class is refused.
 OTHERS: Mapping[str, str] = {
     **dict.fromkeys(("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"), EDM),
     **dict.fromkeys(("CosineDPMSolverMultistepScheduler", "KarrasVeScheduler"), EDM),
@@ -32,8 +32,8 @@ OTHERS: Mapping[str, str] = {
     **dict.fromkeys(("HeliosDMDScheduler", "LTXEulerAncestralRFScheduler", "MiniMaxH3Scheduler"), FLOW),
     **dict.fromkeys(("PiflowScheduler", "RFD4ProteinaScheduler"), FLOW),
     **dict.fromkeys(("CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"), "whose betas are shifted for videos"),
-    "DDPMWuerstchenScheduler": "which is Wuerstchen's, of a noise of its own and no betas",
-    "IPNDMScheduler": "whose noise is Dance Diffusion's and no betas",
-    "RePaintScheduler": "which draws into pictures and jumps back and forth, with models of pixels",
-    "UnCLIPScheduler": "which is for unCLIP's priors and takes a learned variance",
+    "DDPMWuerstchenScheduler": "which is for Wuerstchen, with its own noise and without betas",
+    "IPNDMScheduler": "which is for Dance Diffusion, with its own noise and without betas",
+    "RePaintScheduler": "which inpaints with models of pixels and jumps back and forth in time",
+    "UnCLIPScheduler": "which is for unCLIP's priors with a learned variance",
 }

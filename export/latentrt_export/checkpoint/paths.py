@@ -1,4 +1,4 @@
-"""Paths that an export is given: whether something is there, and of a kind that is read. Imports nothing heavy."""
+"""Checks of the paths that an export is given: existence and kind of file. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NOTHING = "nothing is downloaded here"
 
 @dataclass(frozen=True)
 class Kind:
-    """What may be given: a folder, a file, or either. expected: that in words, with what to do."""
+    """A kind of input. folder, file: it may be a folder, or a file. expected: text for the error, with advice."""
 
     name: str
     expected: str
@@ -49,7 +49,7 @@ KINDS: Mapping[str, Kind] = {
 
 
 def check_there(name: str, path: Path, *, allow_pickle: bool = False) -> None:
-    """Raises CheckpointError unless what is at `path` may be one of that kind. name: of one of KINDS.
+    """Raises CheckpointError unless `path` may be an input of that kind. name: a key of KINDS.
 
     >>> check_there("VAE", Path("vae.safetensors"))  # doctest: +SKIP
     """
@@ -61,9 +61,9 @@ def check_there(name: str, path: Path, *, allow_pickle: bool = False) -> None:
 
 
 def check_type(file: Path, *, allow_pickle: bool = False) -> None:
-    """Raises CheckpointError for a file that by its name is no .safetensors file.
+    """Raises CheckpointError for a file whose name does not end in .safetensors.
 
-    allow_pickle: whether a pickle will do.
+    allow_pickle: accept pickles too.
     """
     suffix = file.suffix.lower()
     if suffix == ".safetensors" or (allow_pickle and suffix in PICKLES):
@@ -76,10 +76,10 @@ def check_type(file: Path, *, allow_pickle: bool = False) -> None:
 
 
 def check_configs(folder: Path) -> None:
-    """Raises CheckpointError unless `folder` is one, or the name of one that ships with the package."""
+    """Raises CheckpointError unless `folder` is a folder, or the name of configs that ship with the package."""
     if not folder.is_dir() and not (CONFIGS / folder).is_dir():
         shipped = ", ".join(sorted(one.name for one in CONFIGS.iterdir()))
         raise CheckpointError(
-            f"no configs at {folder}: expected a folder with unet.json, vae.json, …, or one of those that ship: "
-            f"{shipped}; name it with --configs DIR (configs= in Python)"
+            f"no configs at {folder}: expected a folder with unet.json, vae.json, …, or a name of those that ship: "
+            f"{shipped}; give it with --configs DIR (configs= in Python)"
         )

@@ -1,4 +1,4 @@
-"""Pickles: refused, because opening one can run code, or where that is asked for read by a process of its own."""
+"""Pickles: refused, because loading one can run code; with --allow-pickle, converted by a separate process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from latentrt_export.checkpoint import unpickle
 from latentrt_export.checkpoint.weight_files import WeightFiles, chosen, found_in
 
 PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
-# The stems of weights in folders, of diffusers and transformers, and what they are called as pickles.
+# Stems of weight files in folders of diffusers and transformers: as .safetensors, and as pickles.
 PICKLED = {
     "diffusion_pytorch_model": "diffusion_pytorch_model",
     "model": "pytorch_model",
@@ -28,10 +28,10 @@ CODE = re.compile(r"GLOBAL (\S+)")
 
 
 def refusal(file: Path) -> str:
-    """What to say of a pickle that may not be opened."""
+    """The message about a pickle that may not be opened."""
     return (
         f"{file} is a pickle, which can run code on loading: expected .safetensors. Add --allow-pickle, which reads "
-        "its tensors in a process of their own that runs no code of it, or convert it first:\n"
+        "its tensors in a separate process and runs none of its code, or convert it first:\n"
         "  import safetensors.torch, torch\n"
         f'  w = torch.load({str(file)!r}, map_location="cpu", weights_only=True); w = w.get("state_dict", w)\n'
         "  w = {key: t.clone().contiguous() for key, t in w.items() if isinstance(t, torch.Tensor)}\n"
@@ -40,11 +40,11 @@ def refusal(file: Path) -> str:
 
 
 def converted(path: Path, folder: Path, variant: str | None = None) -> Path:
-    """Returns what can be opened in place of `path`: itself, unless it is a pickle, or a folder of pickles alone.
+    """Returns `path`, or the converted copy of a pickle or of a folder of pickles.
 
-    folder: where a .safetensors file of the same stem is written, or a folder of the same name whose other contents
+    folder: folder for the copy: a .safetensors file of the same stem, or a folder of the same name whose other files
     are links. variant: as in `load_checkpoint`. Raises CheckpointError for a pickle that holds anything but weights, or
-    that takes more memory or time than its size asks for.
+    that takes more memory or time than its size explains.
 
     >>> converted(Path("model.ckpt"), Path("scratch"))  # doctest: +SKIP
     """
@@ -58,7 +58,7 @@ def converted(path: Path, folder: Path, variant: str | None = None) -> Path:
 
 
 def converted_folder(path: Path, folder: Path, variant: str | None) -> Path:
-    """As `converted`, of a folder: that of a component, or of a whole checkpoint."""
+    """`converted` for a folder: of a component, or of a whole checkpoint."""
     pickled = {inner: files for inner in (path, *components_in(path)) if (files := pickles_of(inner, variant))}
     if not pickled:
         return path
@@ -77,13 +77,13 @@ def converted_folder(path: Path, folder: Path, variant: str | None) -> Path:
 
 
 def components_in(path: Path) -> list[Path]:
-    """The folders of a checkpoint that have components; a safety checker is none, and is not read."""
+    """The component folders of a checkpoint, without the safety checker, which is not read."""
     names = ("unet", "vae", "text_encoder", "text_encoder_2", "image_encoder")
     return [path / name for name in names if (path / name).is_dir() and (path / "model_index.json").is_file()]
 
 
 def pickles_of(folder: Path, variant: str | None) -> dict[str, WeightFiles]:
-    """The pickles to be read in a folder by the stem of what they become, of those that have no .safetensors."""
+    """The pickles of a folder that have no .safetensors file, by the stem of their converted file."""
     found = {}
     for stem, pickled in PICKLED.items():
         if not found_in(folder, stem) and (files := found_in(folder, pickled, "bin")):
@@ -92,7 +92,7 @@ def pickles_of(folder: Path, variant: str | None) -> dict[str, WeightFiles]:
 
 
 def targets_of(files: WeightFiles, target: Path, stem: str) -> dict[Path, Path]:
-    """What a component's pickles are to become in `target`: one file, or shards, whose index is written."""
+    """The converted file of each of a component's pickles in `target`; the index of shards is written."""
     if files.index is None:
         return {files.shards[0]: target / f"{stem}.safetensors"}
     names = {shard.name: f"{shard.stem}.safetensors" for shard in files.shards}
@@ -103,7 +103,7 @@ def targets_of(files: WeightFiles, target: Path, stem: str) -> dict[Path, Path]:
 
 
 def new_place(folder: Path) -> Path:
-    """A new folder in `folder`, for what is converted next."""
+    """A new folder in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     place = folder / str(len(list(folder.iterdir())))
     place.mkdir()
@@ -111,7 +111,7 @@ def new_place(folder: Path) -> Path:
 
 
 def convert(targets: Mapping[Path, Path]) -> None:
-    """Has a process of its own write a .safetensors file from each pickle."""
+    """Writes a .safetensors file from each pickle, in a separate process."""
     sizes = [file.stat().st_size for file in targets]
     environment = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
     places = [f"{path.resolve()}" for pair in targets.items() for path in pair]
@@ -135,10 +135,10 @@ def convert(targets: Mapping[Path, Path]) -> None:
 
 
 def reason(said: str, status: int) -> str:
-    """Why a pickle could not be read, in a line."""
+    """One line with the reason why a pickle could not be read."""
     for code in FULL:
         if os.strerror(code) in said:
-            raise OSError(code, os.strerror(code))  # of the disk that it is converted on
+            raise OSError(code, os.strerror(code))  # the disk of the converted files is full
     if "legacy .tar" in said:
         return "it is of torch's first format (tar), which is not read safely; save it anew with torch.save"
     if found := CODE.search(said):

@@ -1,7 +1,6 @@
-"""The pipelines of diffusers 0.42.1, by their names in model_index.json, that are made of a family's parts.
+"""Pipelines of diffusers 0.42.1, by their names in model_index.json, whose folders hold a family's components.
 
-They have nothing besides but what steers them from outside: their folders hold the same model, to be drawn with here as
-in any way.
+They add only networks or methods around the same model, so their folders are exported like those of the base pipeline.
 """
 
 STABLE_PIPELINES = (

@@ -1,6 +1,6 @@
-"""Weights of fewer bits than floats have: fp8 with a scale is read, every other kind is refused by its name.
+"""Quantized weights in checkpoints: fp8 with a scale is read, every other kind is refused by its name.
 
-The names are those that bitsandbytes, ComfyUI, optimum-quanto and AutoGPTQ write beside a weight.
+Keys are those that bitsandbytes, ComfyUI, optimum-quanto and AutoGPTQ write beside a weight.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from latentrt.errors import CheckpointError
 from latentrt_export.checkpoint.layouts import Shape
 
-# What a file of each kind has beside a weight.
+# Keys beside a weight, by kind of quantization.
 KINDS = {
     "bitsandbytes, 4 bits (NF4 or FP4)": re.compile(r"\.(absmax|quant_map|nested_absmax|quant_state\..*)$"),
     "bitsandbytes, INT8": re.compile(r"\.(SCB|weight_format)$"),
@@ -22,13 +22,13 @@ KINDS = {
     "NVFP4": re.compile(r"\.weight_scale_2$"),
 }
 INTEGERS = ("I8", "U8", "I4", "U4", "F4", "F8_E8M0")
-# ComfyUI's first and second names for the factor of an fp8 weight; what else it writes changes nothing in float32.
+# ComfyUI's two names of an fp8 weight's scale; its other keys change nothing in float32.
 SCALES = (".scale_weight", ".weight_scale")
 IDLE = re.compile(r"(^|\.)(scaled_fp8|scale_input|input_scale|comfy_quant)$")
 
 
 def refuse_quantized(file: Path, types: Mapping[str, str]) -> None:
-    """Raises CheckpointError for a file whose weights are quantized to what is no float. types: those of its keys."""
+    """Raises CheckpointError for a file whose weights are not floats. types: dtype of each key."""
     for kind, pattern in KINDS.items():
         if found := next(filter(pattern.search, types), None):
             raise CheckpointError(refusal(file, kind, found))
@@ -38,14 +38,14 @@ def refuse_quantized(file: Path, types: Mapping[str, str]) -> None:
 
 
 def refusal(file: Path, kind: str, key: str) -> str:
-    """What to say of a file that is quantized."""
+    """The message about a quantized file."""
     return f"{file} is quantized ({kind}: {key}), expected floats: fetch the model in fp16, bf16, fp32 or fp8"
 
 
 def without_scales(file: Path, shapes: Mapping[str, Shape]) -> dict[str, str | None]:
-    """Returns the keys of a file that are tensors of a model, each with that of its scale, None where it has none.
+    """Returns the model's keys in a file, each with the key of its scale or None.
 
-    Raises CheckpointError for a scale that is neither one number nor one a row.
+    Raises CheckpointError for a scale that is neither one number nor one number per row.
     """
     scales = {}
     for key, shape in shapes.items():

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from latentrt.bundle.manifest import Shown
+from latentrt.bundle.sources import ExtraChannelsName
 from latentrt.errors import CheckpointError, first_few
 from latentrt_export.checkpoint.config_defaults import DEFAULTS
 from latentrt_export.checkpoint.families import FAMILIES, Family
@@ -13,7 +13,7 @@ from latentrt_export.networks.component import Config
 Configs = Mapping[str, Config]
 
 # Extra channels that a UNet may take behind the noisy latents, in this order.
-SHOWN: tuple[tuple[Shown, ...], ...] = ((), ("mask", "masked_image"), ("image",))
+SHOWN: tuple[tuple[ExtraChannelsName, ...], ...] = ((), ("mask", "masked_image"), ("image",))
 # Entry of the UNet's config: the width of the pooled text and of the sinusoids of all size ids together.
 ADDED_WIDTH = "projection_class_embeddings_input_dim"
 # The convolution of a single file whose second axis is the UNet's input channels.
@@ -101,7 +101,7 @@ def sizes_that_fit(family: Family, configs: Configs) -> Iterator[tuple[str, Any,
             yield f"unet {ADDED_WIDTH}", unet.get(ADDED_WIDTH), pooled + sizes
 
 
-def shown_by_channels(configs: Configs) -> dict[int, tuple[Shown, ...]]:
+def shown_by_channels(configs: Configs) -> dict[int, tuple[ExtraChannelsName, ...]]:
     """Returns the extra channels of UNets over these latents, by the number of all input channels."""
     latents = configs["vae"].get("latent_channels", 4)
     return {latents + sum(1 if name == "mask" else latents for name in names): names for names in SHOWN}

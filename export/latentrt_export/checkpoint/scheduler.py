@@ -1,4 +1,4 @@
-"""A checkpoint's scheduler_config.json as a noise schedule and the defaults of a bundle."""
+"""Conversion of a checkpoint's scheduler_config.json to a noise schedule and a bundle's defaults."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from latentrt.sampling.schedule import NoiseSchedule
 from latentrt.storage.json_codec import TypedError, parse
 from latentrt_export.checkpoint.other_schedulers import OTHERS, STAND_INS
 
-# What a scheduler_config.json means by leaving an entry out, as most of diffusers 0.42.1's classes have it.
+# Defaults of scheduler_config.json in most classes of diffusers 0.42.1.
 ABSENT = {
     "num_train_timesteps": 1000,
     "beta_start": 0.0001,
@@ -34,7 +34,7 @@ DISTILLED = {**STABLE, "beta_schedule": "scaled_linear"}
 FLOW = {"prediction_type": "flow_prediction"}
 
 Harmless = Mapping[str, tuple[Any, ...]]
-# For entries that no sampler here knows, the values that make no difference, the first of which absence means.
+# Entries that no sampler here supports, with the values that make no difference; the first is the default.
 THRESHOLD: Harmless = {"thresholding": (False,)}
 CLIP: Harmless = {"clip_sample": (False,), **THRESHOLD}
 MULTISTEP: Harmless = {**THRESHOLD, "solver_order": (2,), "use_flow_sigmas": (False,)}
@@ -44,10 +44,10 @@ BOUNDS: Harmless = {"sigma_min": (None,), "sigma_max": (None,)}
 
 @dataclass(frozen=True)
 class Scheduler:
-    """One of diffusers' classes: the sampler here that walks as it does, and what its entries mean.
+    """One scheduler class of diffusers: the sampler here that takes the same steps, and the meaning of its entries.
 
-    absent: what it means by leaving entries out, where that is not in ABSENT or is not harmless. curves: whether it
-    knows use_karras_sigmas and its kin. instead: entries under which another sampler is the one.
+    absent: its defaults where they differ from ABSENT or are not harmless. harmless: values that make no difference.
+    curves: supports use_karras_sigmas and similar entries. instead: entries that mean another sampler.
     """
 
     sampler: str
@@ -130,7 +130,7 @@ SCHEDULERS = {
     ),
     "FlowMatchHeunDiscreteScheduler": Scheduler("flow_heun", FLOW),
 }
-# A class that only walks otherwise over the same schedule, or none at all.
+# An unknown class on the same schedule, or no class.
 OTHER = Scheduler("ddim", {}, CLIP, curves=True)
 CURVES: Mapping[str, SigmasName] = {
     "use_karras_sigmas": "karras",
@@ -140,20 +140,20 @@ CURVES: Mapping[str, SigmasName] = {
 
 
 def scheduler_of(config: Mapping[str, Any]) -> Scheduler:
-    """Returns what is known of the class that the config names, or of the one that stands in for it."""
+    """Returns the entry of the config's class, or of the class that replaces it."""
     name = str(config.get("_class_name", ""))
     return SCHEDULERS.get(STAND_INS.get(name, name), OTHER)
 
 
 def entry(config: Mapping[str, Any], key: str) -> Any:
-    """Returns the value that an entry has or, left out, means; None for one that the class has no need of."""
+    """Returns an entry's value or its default; None for an entry that the class does not have."""
     scheduler = scheduler_of(config)
     harmless = {name: values[0] for name, values in scheduler.harmless.items()}
     return {**ABSENT, **harmless, **scheduler.absent, **config}.get(key)
 
 
 def ignored_entries(config: Mapping[str, Any]) -> list[str]:
-    """Returns the entries that an image made with diffusers would depend on and one made here does not."""
+    """Returns the entries that change pictures of diffusers and are ignored here."""
     scheduler = scheduler_of(config)
     ignored = [key for key, harmless in scheduler.harmless.items() if entry(config, key) not in harmless]
     if scheduler is OTHER and "_class_name" in config:
@@ -162,18 +162,18 @@ def ignored_entries(config: Mapping[str, Any]) -> list[str]:
 
 
 def said_of(config: Mapping[str, Any]) -> list[str]:
-    """Returns a line for each thing that is otherwise here than diffusers has it."""
+    """Returns one line per difference from diffusers."""
     name = config.get("_class_name")
     ignored = [f"{one} is ignored" for one in ignored_entries(config)]
     if str(name) not in STAND_INS:
         return ignored
-    return [f"{name} has no sampler here: {sampler_of(config)} stands in, over the same noise", *ignored]
+    return [f"{name} has no sampler here: {sampler_of(config)} replaces it, on the same noise schedule", *ignored]
 
 
 def schedule_of(config: Mapping[str, Any]) -> NoiseSchedule:
     """Returns the noise schedule.
 
-    Raises CheckpointError for betas given as a list, a kind that is not known, and a class that has another schedule.
+    Raises CheckpointError for a list of betas, an unknown schedule, and a class with another kind of noise.
     """
     refuse_other(config.get("_class_name"))
     if config.get("trained_betas") is not None:
@@ -203,30 +203,30 @@ def schedule_of(config: Mapping[str, Any]) -> NoiseSchedule:
 
 
 def refuse_other(name: Any) -> None:
-    """Raises CheckpointError for a class of diffusers whose noise is not that of any schedule here."""
+    """Raises CheckpointError for a class of diffusers with another kind of noise."""
     if name is None or str(name) in {*SCHEDULERS, *STAND_INS}:
         return
-    reason = OTHERS.get(str(name), "which is not known here, so neither is its noise")
+    reason = OTHERS.get(str(name), "which is unknown here")
     raise CheckpointError(
         f"scheduler_config.json: got _class_name {name!r}, {reason}; expected one with betas that has a sampler here, "
-        "such as DDIMScheduler or EulerDiscreteScheduler (docs/export.md has all); write that there if the model is of "
-        "its noise"
+        "such as DDIMScheduler or EulerDiscreteScheduler (docs/export.md lists all); write that name into the config "
+        "if the model was trained with that noise"
     )
 
 
 def defaults_of(config: Mapping[str, Any], side_px: int, *, steps: int, guidance: float) -> Defaults:
-    """Returns what a request uses where it says nothing: what the checkpoint was published with, as near as may be."""
+    """Returns the bundle's defaults: the published sampler and curve, or the nearest ones here."""
     return Defaults(sampler_of(config), sigmas_of(config), steps, guidance, side_px, side_px)
 
 
 def sampler_of(config: Mapping[str, Any]) -> str:
-    """Returns the sampler that walks as the config's class does; "ddim" where there is none."""
+    """Returns the sampler with the steps of the config's class; "ddim" without a class."""
     scheduler = scheduler_of(config)
     others = (name for (key, value), name in scheduler.instead.items() if entry(config, key) == value)
     return next(others, scheduler.sampler)
 
 
 def sigmas_of(config: Mapping[str, Any]) -> SigmasName:
-    """Returns the curve of noise levels that the config asks for; "normal" of a class that knows no other."""
+    """Returns the curve of noise levels of the config; "normal" by default."""
     asked = (name for key, name in CURVES.items() if scheduler_of(config).curves and config.get(key))
     return next(asked, "normal")

@@ -1,4 +1,4 @@
-"""Opens a checkpoint that is one .safetensors file in the original CompVis layout, which brings no configs."""
+"""Checkpoints that are one .safetensors file in the original CompVis layout, without configs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from latentrt_export.checkpoint.weight_files import read_json
 
 
 def open_file(path: Path, configs: Path | None, asked: Declared) -> OpenedCheckpoint:
-    """Returns what is found in a single file. asked: what overrules what the file declares, and its configs."""
+    """Returns the sources of a single file. asked: declarations that override those of the file and its configs."""
     if configs is not None:
         check_configs(configs)
     tensors = header(path)
@@ -58,7 +58,7 @@ def open_file(path: Path, configs: Path | None, asked: Declared) -> OpenedCheckp
 
 
 def configs_folder(family: Family, configs: Path | None, shapes: Mapping[str, Shape], declared: Declared) -> Path:
-    """Returns the folder of the configs that a file is read with."""
+    """Returns the folder of the configs for a file."""
     stock = family.configs_by_channels.get(channels_of(shapes) or 0) or family.configs_by_prediction.get(
         declared.prediction or ""
     )
@@ -67,17 +67,17 @@ def configs_folder(family: Family, configs: Path | None, shapes: Mapping[str, Sh
 
 
 def configs_in(folder: Path, family: Family, shapes: Mapping[str, Shape]) -> Configs:
-    """Returns the configs in a folder, of a UNet that takes as many channels as the file's."""
+    """Returns the configs of a folder, with the input channels of the file's UNet."""
     known, channels = (
         {name: read_json(folder / f"{name}.json") for name in (*family.slots, "scheduler")},
         channels_of(shapes),
     )
-    if channels is not None:  # the same configs do for models of more channels
+    if channels is not None:  # the same configs serve models with extra channels
         known["unet"]["in_channels"] = channels
     return known
 
 
 def channels_of(shapes: Mapping[str, Shape]) -> int | None:
-    """Returns how many channels the UNet of a single file takes, None where that cannot be told."""
+    """Returns the input channels of a single file's UNet; None if they are unknown."""
     shape = shapes.get(FIRST_LAYER, ())
     return shape[1] if len(shape) == 4 else None

@@ -1,4 +1,4 @@
-"""Tensors where they are stored: what .safetensors files hold by their headers, and reading it in float32."""
+"""Stored tensors: headers of .safetensors files, and reading of tensors in float32."""
 
 from __future__ import annotations
 
@@ -22,11 +22,10 @@ BATCH_BYTES = 1 << 27
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a .safetensors file, or some rows of it: where it lies, its type as named there, its shape.
+    """A tensor in a .safetensors file, or some rows of it: file, key, type in the file, shape.
 
-    row: the first that is meant. turned: whether rows are columns in the file. In what a component names, `shape` is
-    the one that the tensor is to have. scale: the key of what the whole tensor is times, where it is scaled. A key of
-    "" is that of zeros, which no file holds.
+    row: the first row. turned: the tensor is transposed in the file. shape: for a component's weight, the shape of the
+    module. scale: key of the tensor's scale, if it is scaled. The key "" means zeros, which no file holds.
     """
 
     file: Path
@@ -39,10 +38,10 @@ class Stored:
 
 
 def header(file: Path) -> dict[str, Stored]:
-    """Returns what a .safetensors file holds, without reading a tensor.
+    """Returns the tensors of a .safetensors file, without reading them.
 
-    Scales of fp8 weights are no entries of their own: they are of the weight that they belong to. Raises
-    CheckpointError for a file that is damaged, of another kind, or quantized in a way that cannot be read.
+    Scales of fp8 weights are not entries: they belong to their weight's entry. Raises CheckpointError for a file that
+    is damaged, of another kind, or quantized in a way that cannot be read.
     """
     check_type(file)
     try:
@@ -57,18 +56,18 @@ def header(file: Path) -> dict[str, Stored]:
 
 
 def zeros(file: Path, shape: Shape) -> Stored:
-    """Returns what is read as zeros. file: what lacks them."""
+    """Returns a tensor of zeros. file: the file that lacks it, for messages."""
     return Stored(file, "", "F32", shape)
 
 
 def notes(file: Path) -> dict[str, str]:
-    """Returns what the header of a .safetensors file, known to be one, notes besides its tensors."""
+    """Returns the metadata in the header of a .safetensors file."""
     with safe_open(file, framework="pt") as tensors:
         return dict(tensors.metadata() or {})
 
 
 def unreadable(file: Path, error: Exception) -> str:
-    """What to say of a file that cannot be opened."""
+    """The message about a file that cannot be opened."""
     if isinstance(error, PermissionError):
         return "may not be read (Permission denied): allow it with `chmod u+r`"
     with file.open("rb") as opened:
@@ -84,7 +83,7 @@ def read_tensors(weights: Mapping[str, Stored]) -> Tensors:
     """Returns copies of the tensors in float32. Raises CheckpointError for a file that has changed."""
     by_file = sorted(weights.items(), key=lambda item: item[1].file)
     ends = itertools.accumulate(4 * math.prod(stored.shape) for _, stored in by_file)
-    # A file is closed and opened again every so often: all that was read of it counts as our memory until then.
+    # A file is closed and opened again at intervals: until then, its mapped pages count as memory of this process.
     batches = itertools.groupby(zip(by_file, ends, strict=True), lambda item: (item[0][1].file, item[1] // BATCH_BYTES))
     tensors = {}
     for (file, _), batch in batches:
@@ -103,15 +102,15 @@ def read_tensors(weights: Mapping[str, Stored]) -> Tensors:
 
 
 def scaled(whole: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Returns a weight times its scale, which is one number, or one a row."""
+    """Returns a weight times its scale, which is one number, or one number per row."""
     return whole.to(torch.float32) * scale.to(torch.float32).reshape(-1, *[1] * (whole.ndim - 1))
 
 
 def rows_of(shape: Shape) -> int:
-    """How many rows a tensor has; a number has one."""
+    """The number of rows of a tensor; 1 for a scalar."""
     return shape[0] if shape else 1
 
 
 def under(prefix: str, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
-    """Returns the tensors whose keys begin so."""
+    """Returns the tensors whose keys begin with `prefix`."""
     return {key: stored for key, stored in tensors.items() if key.startswith(prefix)}

@@ -1,8 +1,8 @@
-"""Finds a checkpoint's tokenizer and returns it as the runtime's own `Tokenizer`.
+"""A checkpoint's tokenizer as the runtime's `Tokenizer`.
 
-Whatever a folder brings, only its vocabulary, merges and special tokens are read and the rest is built anew, because
-that is what `transformers.CLIPTokenizer.from_pretrained` does since version 5: a `tokenizer.json` with another
-normalizer gives CLIP's ids all the same. transformers itself is not imported.
+Only the vocabulary, merges and special tokens of a folder are read; the rest is CLIP's, as in
+`transformers.CLIPTokenizer.from_pretrained` since version 5: a `tokenizer.json` with another normalizer gives CLIP's
+ids all the same. transformers itself is not imported.
 
 Sources: which file wins, and in which order special tokens are added: `PreTrainedTokenizerBase._from_pretrained` and
 `TokenizersBackend.__init__` of transformers 5.23. The vocabulary that `bpe_simple_vocab_16e6.txt.gz` stands for:
@@ -30,16 +30,16 @@ CLIP_LENGTH = 77
 CLIP_MERGES = 49152 - 256 - 2  # the lines that CLIP was trained with; the file goes on for five times as many
 CLIP_FILE = "bpe_simple_vocab_16e6.txt.gz"
 
-# In transformers' order, which gives ids to the tokens that the vocabulary lacks; the values are CLIPTokenizer's own.
+# In transformers' order, in which tokens that the vocabulary lacks get their ids. Values: CLIPTokenizer's defaults.
 _NAMED = {"bos_token": BOS, "eos_token": EOS, "unk_token": EOS, "pad_token": EOS}
-# All that the runtime's Tokenizer does; the first value is what a config that is silent means.
+# Supported values of config entries; the first is the default.
 _ALLOWED = {
     "tokenizer_class": ("CLIPTokenizer", "CLIPTokenizerFast"),
     "padding_side": ("right",),
     "truncation_side": ("right",),
     "split_special_tokens": (False,),
 }
-_LONGEST = 1 << 16  # transformers writes 10**30 where it does not know
+_LONGEST = 1 << 16  # transformers writes 10**30 for an unknown length
 
 
 def tokenizer_from_folder(folder: Path) -> Tokenizer:
@@ -122,7 +122,7 @@ def _specials(folder: Path, config: Json, stored: Sequence[Json]) -> tuple[list[
 
 
 def _length(folder: Path, config: Json) -> int:
-    """Return the length of a row; refuse a config that asks for what the runtime's Tokenizer does not do."""
+    """Return the length of a row. Raises CheckpointError for a config that the runtime's Tokenizer does not support."""
     for key, allowed in _ALLOWED.items():
         if config.get(key, allowed[0]) not in allowed:
             raise CheckpointError(f"{folder}: {key} is {config[key]!r}, expected {' or '.join(map(repr, allowed))}")

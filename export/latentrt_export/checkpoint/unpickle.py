@@ -1,10 +1,9 @@
-"""A program: reads a pickle of torch and writes its tensors as .safetensors. Run as a file, in a process of its own.
+"""A program that reads a pickle of torch and writes its tensors as .safetensors, run as a file in a separate process.
 
-`python -I unpickle.py IN OUT IN OUT ...`; it imports nothing of latentrt. What is unpickled is what `torch.load` allows
-with `weights_only`: tensors and plain containers. Classes of training frameworks, which published checkpoints name
-beside their weights, become objects that hold what they are given and do nothing. No other name is looked up, and so
-nothing is run; what a fault in torch would let through meets a process that has no network, cannot start another one,
-and has no more memory than the files ask for.
+`python -I unpickle.py IN OUT IN OUT ...`; it imports nothing of latentrt. It unpickles what `torch.load` allows with
+`weights_only`: tensors and plain containers. Classes of training frameworks in published checkpoints become inert
+objects. No other name is looked up, so no code of the file runs. Against a fault in torch, the process has no network,
+cannot start another process, and has only as much memory as the files explain.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-# What the names of inert classes begin with. The first is how the first embeddings hold their vectors.
+# Prefixes of inert classes. The first one holds the vectors of the oldest embeddings.
 INERT = re.compile(
     r"torch\.nn\.modules\.container\.ParameterDict$"
     r"|(pytorch_lightning|lightning|lightning_fabric|omegaconf|typing|argparse|pathlib|numpy|_codecs)\."
@@ -28,7 +27,7 @@ ROOM_BYTES = 1 << 29
 
 
 class Held:
-    """What stands for an object of a class that is not looked up."""
+    """An inert object in place of one whose class is not looked up."""
 
     values: Any = ()  # of one that is made without arguments, in a way that passes by __init__
 
@@ -40,9 +39,9 @@ class Held:
 
 
 def isolate() -> None:
-    """Takes the network from this process, and the way to get rights. Where the system does not let it, the hook holds.
+    """Removes network access and new privileges from this process. If the system refuses, the audit hook remains.
 
-    Has to run before there are threads, which torch makes.
+    Must run before torch starts threads.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(NO_NEW_PRIVILEGES, 1, 0, 0, 0)
@@ -51,7 +50,7 @@ def isolate() -> None:
 
 
 def forbid() -> None:
-    """Ends every later call that would start a process or open a socket."""
+    """Refuses every later call that would start a process or open a socket."""
 
     def refuse(event: str, _arguments: Any) -> None:
         if event.startswith(FORBIDDEN):
@@ -61,7 +60,7 @@ def forbid() -> None:
 
 
 def bound(sizes: Sequence[int]) -> None:
-    """Bounds memory to what is used now and three times the largest file, and the time on a processor."""
+    """Limits memory to the present use plus three times the largest file, and the processor time."""
     import resource  # not on Windows, where this module is imported all the same
 
     with open("/proc/self/statm") as file:
@@ -73,12 +72,12 @@ def bound(sizes: Sequence[int]) -> None:
 
 
 def loaded(path: str) -> Any:
-    """What the pickle holds. Raises an error of torch for one that names what is not allowed."""
+    """The content of the pickle. Raises torch's error for a name that is not allowed."""
     import torch
 
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except ValueError:  # an old file, which is no archive, is not looked into: names come up one by one
+    except ValueError:  # an old file is no archive: its names are found one by one
         names = []
     while True:
         known: list[Any] = [(type("Held", (Held,), {}), name) for name in names if INERT.match(name)]
@@ -93,7 +92,7 @@ def loaded(path: str) -> Any:
 
 
 def tensors_in(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields every tensor with its place: the names on the way to it, but for `state_dict`."""
+    """Yields every tensor with its path: the names that lead to it, without `state_dict`."""
     import torch
 
     if isinstance(value, Held):
@@ -117,14 +116,14 @@ def write(source: str, target: str) -> None:
     tensors = dict(tensors_in(loaded(source)))
     if not tensors:
         raise ValueError("it holds no tensors")
-    # Of tensors that share memory each becomes one of its own, which the format asks for.
+    # The format does not allow shared memory: each tensor is copied.
     save_file({key: torch.clone(one, memory_format=torch.contiguous_format) for key, one in tensors.items()}, target)
 
 
 def main(places: Sequence[str]) -> None:
-    """Reads every second file and writes the one that follows it."""
+    """Converts pairs of files: input, output."""
     isolate()
-    import torch  # noqa: F401 - before the bounds, which are of what is read
+    import torch  # noqa: F401 - before the limits, which count from here
 
     pairs = list(zip(places[::2], places[1::2], strict=True))
     bound([os.path.getsize(source) for source, _ in pairs])

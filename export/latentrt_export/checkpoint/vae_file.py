@@ -1,4 +1,4 @@
-"""A VAE to use in place of a checkpoint's: a diffusers folder, or a file in the original layout or in diffusers'."""
+"""A VAE in place of a checkpoint's: a diffusers folder, or a file in the original layout or in diffusers'."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from latentrt_export.checkpoint.paths import check_there
 from latentrt_export.checkpoint.stored import header, under
 from latentrt_export.networks.component import Config
 
-# What stands before the keys of a VAE in files that hold more, or once did.
+# Prefixes of a VAE's keys in files of whole models.
 PREFIXES = ("first_stage_model.", "vae.", "model.first_stage_model.")
 
 
 def vae_source(path: Path, config: Config, variant: str | None) -> ComponentSource:
-    """Returns what `path` has for the VAE. config: that of the VAE in whose place it comes.
+    """Returns the source of a VAE at `path`. config: config of the VAE that it replaces.
 
-    A file in diffusers' layout is read with the config.json beside it, where there is one. Raises CheckpointError.
+    A file in diffusers' layout is read with the config.json beside it, if there is one. Raises CheckpointError.
     """
     check_there("VAE", path)
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""Which files of a folder hold a component's weights: plain or of a variant, whole or in shards."""
+"""Weight files of a component's folder: plain or of a variant, whole or in shards."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 
 from latentrt.errors import CheckpointError
 
-# The variants that hold the same weights in other floats, the most precise first; what has no name is what is meant.
+# Variants with the same weights in other floats, most precise first; "" is the plain file.
 FLOATS = ("", "fp32", "fp16", "bf16")
 SHARD = re.compile(r"-\d{5}-of-\d{5}")
 
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """The files that hold a component's weights, and the index that names them where there are several."""
+    """A component's weight files, and the index of shards if there are several."""
 
     shards: tuple[Path, ...]
     index: Path | None = None
 
 
 def found_in(folder: Path, stem: str, ending: str = "safetensors") -> dict[str, Path]:
-    """Returns the file of each variant in a folder, or its index; "" is the one that is of no variant."""
+    """Returns the file or the index of each variant in a folder; "" for the plain file."""
     variant = r"(?:\.([\w-]+))?"
     whole = re.compile(rf"{re.escape(stem)}{variant}\.{ending}")
     index = re.compile(rf"{re.escape(stem)}\.{ending}\.index{variant}\.json")
@@ -39,22 +39,20 @@ def found_in(folder: Path, stem: str, ending: str = "safetensors") -> dict[str, 
 
 
 def chosen(folder: Path, found: Mapping[str, Path], variant: str | None) -> WeightFiles:
-    """Returns the files of the variant that is asked for, else of the most precise. Raises CheckpointError.
+    """Returns the files of the requested variant, else of the most precise one.
 
-    What is of no variant wins, then fp32, then the only one there is, then fp16 and bf16; of several others, none.
+    Order without a request: plain, fp32, the only variant, fp16, bf16. Raises CheckpointError for several others.
     """
     order = [variant, *FLOATS[:2], *(found if len(found) == 1 else ()), *FLOATS[2:]]
     name = next((name for name in order if name in found), None)
     if name is None:
-        raise CheckpointError(
-            f"{folder} has several variants, {', '.join(found)}: say which is meant with --variant NAME"
-        )
+        raise CheckpointError(f"{folder} has several variants, {', '.join(found)}: choose one with --variant NAME")
     file = found[name]
     return WeightFiles(shards_of(file), file) if file.suffix == ".json" else WeightFiles((file,))
 
 
 def shards_of(index: Path) -> tuple[Path, ...]:
-    """Returns the files that an index names. Raises CheckpointError for one that is damaged, or names others."""
+    """Returns the files in an index. Raises CheckpointError for a damaged index, and for files that are not there."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict):
         raise CheckpointError(f"{index} has weight_map {weight_map!r}: expected an object, fetch the checkpoint again")
@@ -66,7 +64,7 @@ def shards_of(index: Path) -> tuple[Path, ...]:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Returns the object in a json file. Raises CheckpointError for what is none."""
+    """Returns the object in a JSON file. Raises CheckpointError for anything else."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -1,1 +1,3 @@
-"""Commands that need the export."""
+"""The commands `latentrt export`, `latentrt build` and `latentrt estimate`."""
+
+__all__ = ["build", "estimate", "export"]

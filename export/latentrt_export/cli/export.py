@@ -14,6 +14,7 @@ from latentrt.cli.lora_option import lora_option
 from latentrt.cli.output import as_json, echo, extra_of, print_json
 
 if TYPE_CHECKING:
+    from latentrt.bundle.manifest import Manifest
     from latentrt.lora.files import Lora
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -44,6 +45,13 @@ def named_paths(
     return [(name, Path(path)) for name, _, path in pairs]
 
 
+# Options that are one path, and the kind of input.
+SINGLE_PATHS = {
+    "vae": "VAE",
+    "tiny_decoder": "tiny decoder",
+    "image_encoder": "image encoder",
+    "tokenizer": "tokenizer",
+}
 GROUPS = {
     "Bundle": ("precision", "name", "steps", "guidance"),
     "Checkpoint": ("variant", "vae", "tokenizer", "configs", "prediction", "zero_snr", "allow_pickle"),
@@ -144,22 +152,15 @@ def export(
     and OUT is written only if all pass. Stable Diffusion 1.5 takes 2 to 4 minutes on 2 CPU cores, 7 GB of memory and
     2 GB (fp16, w16) or 4 GB (fp32) of disk. Needs `pip install 'latentrt[cpu,export]'`.
     """
-    check_paths(
-        {
-            "checkpoint": [checkpoint],
-            "VAE": [options["vae"]],
-            "tiny decoder": [options["tiny_decoder"]],
-            "LoRA": [lora.file for lora in loras],
-            "embedding": [file for file, _ in embeddings],
-            "ControlNet": [path for _, path in controls],
-            "T2I-Adapter": [path for _, path in adapters],
-            "IP-Adapter": [path for _, path in image_prompts],
-            "image encoder": [options["image_encoder"]],
-            "tokenizer": [options["tokenizer"]],
-        },
-        out,
-        **{name: options[name] for name in ("configs", "allow_pickle")},
-    )
+    networks = {"ControlNet": controls, "T2I-Adapter": adapters, "IP-Adapter": image_prompts}
+    inputs: dict[str, Sequence[Path | None]] = {
+        "checkpoint": [checkpoint],
+        **{kind: [options[name]] for name, kind in SINGLE_PATHS.items()},
+        "LoRA": [lora.file for lora in loras],
+        "embedding": [file for file, _ in embeddings],
+        **{kind: [path for _, path in pairs] for kind, pairs in networks.items()},
+    }
+    check_paths(inputs, out, configs=options["configs"], allow_pickle=options["allow_pickle"])
     with extra_of("export"):
         from latentrt_export.checkpoint.embeddings import Embedding
         from latentrt_export.checkpoint.named import NamedNetwork
@@ -175,6 +176,11 @@ def export(
         image_prompts=tuple(NamedNetwork(name, path) for name, path in image_prompts),
     )
     manifest = write_bundle(checkpoint, out, chosen, progress=lambda line: echo(line, err=True))
+    show(manifest, out, as_json)
+
+
+def show(manifest: Manifest, out: Path, as_json: bool) -> None:
+    """Prints the loss of each component and the bundle's folder."""
     losses = {name: asdict(component.fidelity) for name, component in manifest.components.items()}
     if as_json:
         print_json({"bundle": str(out), "name": manifest.name, "components": losses})

@@ -10,17 +10,25 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from latentrt.bundle.manifest import IMAGE_ENCODER
+from latentrt.bundle.sources import (
+    ExtraChannels,
+    InputSource,
+    component_source,
+    control_source,
+    extra_channels_of,
+    latents_source,
+    text_source,
+)
 from latentrt.tensors import TensorSpec
 from latentrt_export.checkpoint.families import Encoder
 from latentrt_export.checkpoint.load import Checkpoint
+from latentrt_export.checkpoint.recognition import shown_by_channels
 from latentrt_export.components.steering import Steering
 from latentrt_export.networks.adapter_network import feature_specs
 from latentrt_export.networks.component import (
     PROBES,
     Part,
     Probe,
-    added_to_time,
     generator,
     part,
     pixels_of,
@@ -31,17 +39,13 @@ from latentrt_export.networks.hoist import (
     HoistedUNet,
     PooledTextEncoder,
     TextEncoder,
-    TimeBiases,
     VaeDecoder,
     VaeEncoder,
-    guidance_sinusoid,
     widths_of,
 )
-from latentrt_export.networks.image_encoder import SEEN, encoder_part, kv_specs
+from latentrt_export.networks.image_encoder import IMAGE_ENCODER, SEEN, encoder_part, kv_specs
 from latentrt_export.networks.residuals import Layout, residual_specs, unpacked
-
-# How large probes are of what the UNet adds to the time embedding.
-PROBED_TO = {"guidance": 10.0, "pooled": 1.0, "size_ids": 1024.0}
+from latentrt_export.networks.time_bias import TimeBiases, TimeInput, embedding_arguments, time_inputs
 
 USUAL = Encoder()
 TextModel: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
@@ -57,10 +61,17 @@ def parts_of(checkpoint: Checkpoint) -> Iterator[Part]:
         yield from text_parts(checkpoint.load_text_encoder(name), encoder, name)
     unet = checkpoint.load_unet()
     steering = Steering.of(checkpoint, unet)
-    yield from unet_parts(unet, len(family.size_ids), steering)
+    yield from unet_parts(unet, family.size_ids, steering, extra_channels(checkpoint))
     if steering.prompts:
         yield encoder_part(checkpoint.components[IMAGE_ENCODER].load(), steering.prompts)
     yield from vae_parts(checkpoint.load_vae(), float32=family.float32_vae)
+
+
+def extra_channels(checkpoint: Checkpoint) -> tuple[ExtraChannels, ...]:
+    """The channels after the noisy latents in the UNet's sample, by their number."""
+    configs = {name: component.config for name, component in checkpoint.components.items()}
+    names = shown_by_channels(configs)[configs["unet"].get("in_channels", 4)]
+    return extra_channels_of(names, configs["vae"].get("latent_channels", 4))
 
 
 def text_parts(model: TextModel, encoder: Encoder = USUAL, name: str = "text_encoder") -> Iterator[Part]:
@@ -85,6 +96,7 @@ def text_parts(model: TextModel, encoder: Encoder = USUAL, name: str = "text_enc
         (TensorSpec("input_ids", "int64", ("batch", tokens)), TensorSpec("clip_skip", "int64", (1,))),
         tuple(outputs),
         (text_probe(model, encoder, ids, 1), *(text_probe(model, encoder, ids[:1], skip) for skip in skips)),
+        role="text_encoder",
     )
 
 
@@ -100,52 +112,81 @@ def text_probe(model: TextModel, encoder: Encoder, ids: Tensor, clip_skip: int) 
     return Probe({"input_ids": ids, "clip_skip": torch.tensor([clip_skip])}, (reference, *pooled))
 
 
-def unet_parts(unet: UNet2DConditionModel, size_ids: int = 0, steering: Steering | None = None) -> Iterator[Part]:
-    """The hoisted parts of the UNet and the rest of it, held against the whole: the split itself is under the gate.
+def unet_parts(
+    unet: UNet2DConditionModel,
+    size_ids: Sequence[str] = (),
+    steering: Steering | None = None,
+    extra: Sequence[ExtraChannels] = (),
+) -> Iterator[Part]:
+    """The hoisted parts of the UNet and the rest of it, compared with the whole: the split itself is under the gate.
 
-    size_ids: how many sizes its time embedding takes. steering: the networks by which images steer it.
+    size_ids: the names of the sizes that its time embedding takes. steering: the networks of control images. extra: the
+    channels after the noisy latents.
     """
     steering = steering or Steering()
-    config, times, networks = unet.config, time_specs(unet, size_ids), (unet, *steering.controls.values())
-    cross_kv, time_bias = CrossKV(*networks).eval(), TimeBiases(*networks).eval()
+    config, times, networks = unet.config, time_inputs(unet, size_ids), (unet, *steering.controls.values())
+    cross_kv = CrossKV(*networks).eval()
+    time_bias = TimeBiases(*networks, names=[one.spec.name for one in times[1:]]).eval()
     runs = [unet_feeds(unet, times, *probe) | steering.prompted(probe[0]) for probe in PROBES]
     steered = steering.runs(runs)
     layout, features = steering.layout(unet), steering.features
-    specs = (*residual_specs(layout), *feature_specs(features))
+    controlled = {
+        **{spec: control_source("controlnet") for spec in residual_specs(layout)},
+        **{spec: control_source("t2i_adapter") for spec in feature_specs(features)},
+    }
     with torch.no_grad():
         for place, feeds in enumerate(runs):
-            for spec in specs:
+            for spec in controlled:
                 made = [own[place][spec.name] for own in steered.values() if spec.name in own[place]]
                 feeds[spec.name] = torch.stack(made).sum(0)
             feeds["prediction"] = predicted(unet, feeds, layout)
             feeds["cross_kv"] = cross_kv(feeds["context"])
-            feeds["time_bias"] = time_bias(*(feeds[spec.name] for spec in times))
+            feeds["time_bias"] = time_bias(*(feeds[one.spec.name] for one in times))
     kv_spec = TensorSpec("cross_kv", "float32", ("batch", "tokens", runs[0]["cross_kv"].shape[-1]))
     bias_width = runs[0]["time_bias"].shape[-1]
-    context_spec = TensorSpec("context", "float32", ("batch", "tokens", config.cross_attention_dim))
-    yield part("cross_kv", lambda: cross_kv, (context_spec,), (kv_spec,), runs)
-    yield part("time_bias", lambda: time_bias, times, (TensorSpec("time_bias", "float32", ("n", bias_width)),), runs)
-    shared = (TensorSpec("time_bias", "float32", ("batch", bias_width)), kv_spec)
-    yield from steering.parts(shared, widths_of(unet), runs, steered)
-    inputs = (sample_spec(unet), *shared, *specs, *kv_specs(steering.prompts, "*images"))
-    prediction_spec = TensorSpec("prediction", "float32", ("batch", config.out_channels, "height", "width"))
-    yield part("unet", lambda: HoistedUNet(unet, layout, len(features)), inputs, (prediction_spec,), runs)
-
-
-def time_specs(unet: UNet2DConditionModel, size_ids: int) -> tuple[TensorSpec, ...]:
-    """What the UNet's time embedding takes; pooled text is what its added projection has room for beside the sizes."""
-    config, specs = unet.config, [TensorSpec("timestep", "float32", ("n",))]
-    if config.time_cond_proj_dim:
-        specs.append(TensorSpec("guidance", "float32", ("n",)))
-    if config.addition_embed_type:
-        pooled = config.projection_class_embeddings_input_dim - size_ids * config.addition_time_embed_dim
-        specs.append(TensorSpec("pooled", "float32", ("n", pooled)))
-        specs.append(TensorSpec("size_ids", "float32", ("n", size_ids)))
-    return tuple(specs)
+    context, context_spec = (
+        text_source("context"),
+        TensorSpec("context", "float32", ("batch", "tokens", config.cross_attention_dim)),
+    )
+    yield part(
+        "cross_kv", lambda: cross_kv, (context_spec,), (kv_spec,), runs, role="hoisted", sources={"context": context}
+    )
+    yield part(
+        "time_bias",
+        lambda: time_bias,
+        tuple(one.spec for one in times),
+        (TensorSpec("time_bias", "float32", ("n", bias_width)),),
+        runs,
+        role="hoisted",
+        sources={one.spec.name: one.source for one in times},
+    )
+    shared = {
+        TensorSpec("time_bias", "float32", ("batch", bias_width)): component_source(
+            "time_bias", *(one.source for one in times)
+        ),
+        kv_spec: component_source("cross_kv", context),
+    }
+    yield from steering.parts((*shared,), widths_of(unet), runs, steered)
+    prompts = {spec: control_source("image_encoder") for spec in kv_specs(steering.prompts, "*images")}
+    inputs: dict[TensorSpec, InputSource] = {
+        sample_spec(unet): latents_source(*extra),
+        **shared,
+        **controlled,
+        **prompts,
+    }
+    yield part(
+        "unet",
+        lambda: HoistedUNet(unet, layout, len(features)),
+        (*inputs,),
+        (TensorSpec("prediction", "float32", ("batch", config.out_channels, "height", "width")),),
+        runs,
+        role="denoiser",
+        sources={spec.name: source for spec, source in inputs.items()},
+    )
 
 
 def unet_feeds(
-    unet: UNet2DConditionModel, times: Sequence[TensorSpec], batch: int, height: int, width: int
+    unet: UNet2DConditionModel, times: Sequence[TimeInput], batch: int, height: int, width: int
 ) -> dict[str, Tensor]:
     """Random inputs of the undivided UNet."""
     random = generator()
@@ -154,16 +195,16 @@ def unet_feeds(
         "timestep": torch.rand(batch, generator=random) * 999,
         "context": torch.randn(batch, 77, unet.config.cross_attention_dim, generator=random),
     }
-    for spec in times[1:]:
-        shape = [batch if axis == "n" else int(axis) for axis in spec.shape]
-        feeds[spec.name] = torch.rand(shape, generator=random) * PROBED_TO[spec.name]
+    for one in times[1:]:
+        shape = [batch if axis == "n" else int(axis) for axis in one.spec.shape]
+        feeds[one.spec.name] = torch.rand(shape, generator=random) * one.probe
     return feeds
 
 
 def predicted(unet: UNet2DConditionModel, feeds: Mapping[str, Tensor], layout: Layout) -> Tensor:
     """The output of the undivided UNet."""
-    told = feeds.get("guidance")
-    guidance = None if told is None else guidance_sinusoid(unet.config.time_cond_proj_dim)(1000 * told)
+    arguments = embedding_arguments(unet, feeds)
+    added = arguments.pop("added_cond_kwargs")
     steering: dict[str, Any] = {}
     levels, features, seen = (
         [tensor for name, tensor in feeds.items() if name.startswith(kind)] for kind in ("residual_", "feature_", SEEN)
@@ -177,8 +218,8 @@ def predicted(unet: UNet2DConditionModel, feeds: Mapping[str, Tensor], layout: L
         feeds["sample"],
         feeds["timestep"],
         feeds["context"],
-        timestep_cond=guidance,
-        added_cond_kwargs={**added_to_time(feeds), **({"image_embeds": seen} if seen else {})},
+        added_cond_kwargs={**added, **({"image_embeds": seen} if seen else {})},
+        **arguments,
         **steering,
     )
     prediction: Tensor = output.sample
@@ -203,7 +244,22 @@ def vae_parts(vae: AutoencoderKL, *, float32: bool = False) -> Iterator[Part]:
     latents_spec, mean_spec, variance_spec = (
         TensorSpec(name, "float32", latent_shape) for name in ("latents", "mean", "log_variance")
     )
-    yield Part("vae_decoder", lambda: VaeDecoder(vae), (latents_spec,), (image_spec,), tuple(decoded), float32)
     yield Part(
-        "vae_encoder", lambda: VaeEncoder(vae), (image_spec,), (mean_spec, variance_spec), tuple(encoded), float32
+        "vae_decoder",
+        lambda: VaeDecoder(vae),
+        (latents_spec,),
+        (image_spec,),
+        tuple(decoded),
+        float32,
+        role="vae_decoder",
+    )
+    encoder_outputs = mean_spec, variance_spec
+    yield Part(
+        "vae_encoder",
+        lambda: VaeEncoder(vae),
+        (image_spec,),
+        encoder_outputs,
+        tuple(encoded),
+        float32,
+        role="vae_encoder",
     )

@@ -93,4 +93,4 @@ def tiny_part(component: Component, latent: tuple[int, int]) -> Part:
             probes.append(Probe({"sample": sample}, (tiny.decode(sample / config.scaling_factor).sample,)))
     sample_spec = TensorSpec("sample", "float32", ("batch", channels, "height", "width"))
     image_spec = TensorSpec("image", "float32", ("batch", 3, f"{pixels}*height", f"{pixels}*width"))
-    return Part(NAME, lambda: TinyDecoder(tiny), (sample_spec,), (image_spec,), tuple(probes))
+    return Part(NAME, lambda: TinyDecoder(tiny), (sample_spec,), (image_spec,), tuple(probes), role="tiny_decoder")

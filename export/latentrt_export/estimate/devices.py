@@ -1,15 +1,15 @@
-"""What devices can do at most, from what their makers publish: the table behind `latentrt estimate`.
+"""Peak rates of devices as their makers publish them: the table of `latentrt estimate`.
 
-Every rate is dense. NVIDIA's headline figures are twice as high: they count structured sparsity, which no checkpoint
-has. Jetson figures are the GPU's alone; the DLAs cannot run these graphs. Where a rate depends on how sums are kept,
-the higher one stands (GeForce: fp16 sums), so that an estimate stays a lower bound.
+All rates are dense. NVIDIA's headline figures are twice as high, because they count structured sparsity, which no
+checkpoint has. Jetson figures are those of the GPU; the DLAs cannot run these graphs. Where a rate depends on the type
+of sums, the higher one is listed (GeForce: fp16 sums), so that estimates stay lower bounds.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-ORIN = "8 GPU SMs x 4096 dense INT8 operations a cycle; half of that in FP16, a quarter in TF32"
+ORIN = "8 GPU SMs x 4096 dense INT8 operations per cycle; half as many in FP16, a quarter in TF32"
 ORIN_CACHE_MB = 8.0  # 4 MB of L2 and 4 MB of system cache: Jetson AGX Orin Series Technical Brief v1.2
 
 
@@ -17,10 +17,9 @@ ORIN_CACHE_MB = 8.0  # 4 MB of L2 and 4 MB of system cache: Jetson AGX Orin Seri
 class Device:
     """A device at its highest clocks.
 
-    tf32, fp16, int8: tera-operations a second of dense matrix products, a multiply-add counting as two; 8-bit floats,
-    where there are any, are as fast as INT8 at most. bandwidth_gb: 1e9 bytes a second. memory_gb: 1e9 bytes. cache_mb:
-    1e6 bytes that may stay on the chip from one layer to the next. shared: whether the CPU lives in the same memory.
-    source: where the figures were read, or what they follow from.
+    tf32, fp16, int8: tera-operations per second of dense matrix products, two per multiply-add; 8-bit floats are at
+    most as fast as INT8. bandwidth_gb: 1e9 bytes per second. memory_gb: 1e9 bytes. cache_mb: 1e6 bytes that may stay on
+    the chip between layers. shared: the CPU uses the same memory. source: of the figures.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""What a bundle needs on a device: the least time per step and per picture, the memory, and what binds it."""
+"""Estimates of a bundle on a device: least time per step and per picture, memory, and the limiting resource."""
 
 from __future__ import annotations
 
@@ -8,26 +8,27 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from latentrt.bundle.folder import Bundle
+from latentrt.conditioning.text import from_text
 from latentrt.request.settings import Settings, guided
 from latentrt.tensors import shape_of
 from latentrt_export.estimate.devices import Device
 from latentrt_export.estimate.roofline import PRECISIONS, Precision, PrecisionName, Roofline, roofline, weight_bytes
 from latentrt_export.graph.costs import Cost, cost_of
 
-# A CUDA context and the engine: what a user of an Orin Nano found (github.com/ace-step/ACE-Step-1.5/issues/1192).
+# CUDA context and engine, as measured by a user of an Orin Nano (github.com/ace-step/ACE-Step-1.5/issues/1192).
 CONTEXT_BYTES = 500_000_000
-# Of shared memory, what the system keeps: of 8 GiB, some 5.2 GiB are free beside a desktop of some 0.8 GiB.
+# Shared memory that the system keeps: of 8 GiB, about 5.2 GiB are free beside a desktop of about 0.8 GiB.
 SYSTEM_BYTES = 2_200_000_000
 
-# The one graph that `latentrt calibrate` quantizes; the others compute in FP16 beside it.
+# The graph that `latentrt calibrate` quantizes; the others compute in FP16.
 QUANTIZED = "unet"
 
 
 @dataclass(frozen=True)
 class Call:
-    """A graph's cost at the sizes of a request, and how often that calls it.
+    """A graph's cost at the sizes of a request, and its number of calls.
 
-    always: the precision of a graph that has it in every bundle, such as SDXL's VAE.
+    always: precision of a graph that is the same in every bundle, such as SDXL's VAE.
     """
 
     cost: Cost
@@ -37,10 +38,10 @@ class Call:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a device needs: seconds are lower bounds, bytes are estimates, none is measured.
+    """Estimate of a request on a device: seconds are lower bounds, bytes are estimates; nothing is measured.
 
-    step: one call of the UNet. seconds: a whole request. resident_bytes: all graphs loaded. least_bytes: one graph
-    loaded at a time. room_bytes: what the device has for them.
+    step: one call of the UNet. seconds: the whole request. activation_bytes: of the largest graph. resident_bytes: all
+    graphs loaded. least_bytes: one graph loaded at a time. room_bytes: free memory of the device.
     """
 
     step: Roofline
@@ -60,28 +61,27 @@ class Estimate:
 
 
 def calls_of(bundle: Bundle, settings: Settings) -> dict[str, Call]:
-    """Returns what a request calls, in that order. Weights are not read.
+    """Returns the calls of a request by component, in order. Weights are not read.
 
-    The UNet is called once a step, on the negative prompt too if any step is guided.
+    The UNet is called once per step, on the negative prompt too if any step is guided.
     """
     manifest = bundle.manifest
-    images, pixels = len(settings.seeds), manifest.latents.pixels
-    prompts = 2 if guided(settings, manifest) else 1
-    sides = {"height": settings.height // pixels, "width": settings.width // pixels, "n": settings.steps}
-    sides |= {"tokens": manifest.tokenizer.length, "images": 1}
-    texts = dict.fromkeys((*manifest.text.encoders, "cross_kv"), prompts)
-    batches = {**texts, "time_bias": 1, "unet": images * prompts, settings.decoder: 1}
-    times = {"unet": settings.steps, settings.decoder: images}
+    images, prompts = len(settings.seeds), 2 if guided(settings, manifest) else 1
+    texts = (*manifest.text.encoders, *(name for name, one in manifest.hoisted.items() if from_text(one)))
+    batches = dict.fromkeys(texts, prompts) | {name: 1 for name in manifest.hoisted if name not in texts}
+    batches |= {manifest.denoiser: images * prompts, settings.decoder: 1}
+    times = {manifest.denoiser: settings.steps, settings.decoder: images}
     calls = {}
     for name, batch in batches.items():
         component = manifest.components[name]
-        shapes = {spec.name: shape_of(spec, {**sides, "batch": batch}) for spec in component.inputs}
+        sizes = manifest.sizes(settings.width, settings.height, n=settings.steps, batch=batch)
+        shapes = {spec.name: shape_of(spec, sizes) for spec in component.inputs}
         calls[name] = Call(cost_of(ir.load(bundle.path(component.file)), shapes), times.get(name, 1))
     return calls
 
 
 def estimate(calls: Mapping[str, Call], precision: PrecisionName, device: Device) -> Estimate:
-    """Returns the least that these calls need on a device; at "int8" the UNet alone is quantized, the rest is fp16."""
+    """Returns the estimate of these calls on a device. At "int8" only the UNet is quantized, the rest is fp16."""
     how = {name: precision_of(name, call, precision) for name, call in calls.items()}
     bounds = {name: roofline(call.cost, how[name], device) for name, call in calls.items()}
     weights = {name: weight_bytes(call.cost, how[name]) for name, call in calls.items()}
@@ -98,6 +98,6 @@ def estimate(calls: Mapping[str, Call], precision: PrecisionName, device: Device
 
 
 def precision_of(name: str, call: Call, precision: PrecisionName) -> Precision:
-    """How a graph computes in a bundle of that precision."""
+    """The precision of a graph in a bundle of that precision."""
     quantized_elsewhere = precision == "int8" and name != QUANTIZED
     return PRECISIONS[call.always or ("fp16" if quantized_elsewhere else precision)]

@@ -1,8 +1,8 @@
-"""The least time that a device needs for a graph: each piece of work at the peak rate or at the peak bandwidth.
+"""Roofline: the least time of a graph on a device, each layer at the peak rate or at the peak bandwidth.
 
-A roofline (Williams, Waterman and Patterson, 2009) layer by layer. It is a lower bound for engines that run layers one
-after another, multiply densely and convolve directly: norms, additions and launches take no time, a tensor that fits
-the cache is never written to memory, and the part of the weights that fits stays there between calls.
+Williams, Waterman and Patterson (2009), layer by layer. It is a lower bound for engines that run layers one after
+another, multiply densely and convolve directly: norms, additions and launches take no time, a tensor that fits the
+cache is never written to memory, and the part of the weights that fits stays there between calls.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PrecisionName = Literal["fp32", "fp16", "int8"]
 
 @dataclass(frozen=True)
 class Rate:
-    """How layers compute: the device's field that has the rate, and the bytes of a weight and of an activation."""
+    """Arithmetic of layers: the device's field with the rate, and the bytes per weight and per activation."""
 
     field: str
     weight_bytes: int
@@ -28,10 +28,10 @@ class Rate:
 
 @dataclass(frozen=True)
 class Precision:
-    """How a graph computes.
+    """Arithmetic and storage of a graph.
 
-    layers: those with fixed weights. products: attention. other_bytes: of biases, norms and tables. live_bytes: of an
-    activation that waits in memory.
+    layers: layers with fixed weights. products: attention. other_bytes: per element of biases, norms and tables.
+    activation_bytes: per element of an activation that stays in memory.
     """
 
     layers: Rate
@@ -42,7 +42,7 @@ class Precision:
 
 FP32, FP16, INT8 = Rate("tf32", 4, 4), Rate("fp16", 2, 2), Rate("int8", 1, 1)
 
-# Attention stays in float in INT8 graphs, and so does what is added to a residual: live activations take two bytes.
+# Attention and residual additions stay in float in INT8 graphs: activations that stay in memory take two bytes.
 PRECISIONS: Mapping[PrecisionName, Precision] = {
     "fp32": Precision(FP32, FP32, 4, 4),
     "fp16": Precision(FP16, FP16, 2, 2),
@@ -52,9 +52,9 @@ PRECISIONS: Mapping[PrecisionName, Precision] = {
 
 @dataclass(frozen=True)
 class Roofline:
-    """The bound on one call. seconds: all of it. compute, memory: the part that multiplying, or moving, takes longest.
+    """Lower bound of one call, in seconds. compute, memory: time of the layers limited by arithmetic, or by bandwidth.
 
-    multiplying, moving: what each would take by itself.
+    multiplying, moving: time of all arithmetic, or of all transfers, alone.
     """
 
     seconds: float
@@ -65,7 +65,7 @@ class Roofline:
 
     @property
     def binds(self) -> str:
-        """What most of the time goes to: compute or memory."""
+        """The resource that limits most of the time: compute or memory."""
         return "compute" if self.compute >= self.memory else "memory"
 
 
@@ -85,9 +85,9 @@ def roofline(cost: Cost, precision: Precision, device: Device) -> Roofline:
 
 
 def moved_bytes(work: LayerWork, rate: Rate, uncached: float, cache: float) -> float:
-    """The bytes that a piece of work has to move between the chip and its memory.
+    """The bytes that a layer moves between the chip and its memory.
 
-    uncached: the share of the weights that does not fit the cache. cache: bytes that a tensor may leave there.
+    uncached: share of the weights that does not fit the cache. cache: bytes of a tensor that may stay in the cache.
     """
     tensors = (size * rate.activation_bytes for size in (*work.reads, work.writes))
     return uncached * work.weights * rate.weight_bytes + sum(max(0.0, size - cache) for size in tensors)

@@ -1,7 +1,6 @@
-"""The canonical graph: what the tracer wrote, reduced to the few forms that every engine reads and fuses.
+"""The canonical graph: the traced graph in the few forms that every engine reads and fuses.
 
-Opset 18 and IR 10, weights as plain initialisers, shape arithmetic folded into the reshapes. Nothing here changes a
-value that the graph computes.
+Opset 18 and IR 10, weights as plain initialisers, shape arithmetic folded into the reshapes. No computed value changes.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ IR_VERSION = 10
 
 
 def canonical(model: ir.Model, weights: Mapping[str, torch.Tensor]) -> ir.Model:
-    """`model`, in place: `weights` bound to the inputs of their names, shapes and constants folded, clutter removed.
+    """`model`, in place: `weights` bound to inputs by name, shapes and constants folded, unused nodes removed.
 
     The tensors are shared with `weights`, not copied; transposed ones are views.
     """
@@ -72,12 +71,12 @@ def name_of(value: ir.Value) -> str:
 
 
 def constant_of(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """What `value` is known to hold."""
+    """The constant of `value`, if it is one."""
     return ir.convenience.get_const_tensor(value) if value is not None else None
 
 
 def fold_weight_view(graph: ir.Graph, node: ir.Node) -> None:
-    """Replaces a transposed or unsqueezed weight, which the tracer leaves as a node, by such an initialiser."""
+    """Replaces a Transpose or Unsqueeze of a weight by a transposed or unsqueezed initialiser."""
     weight = node.inputs[0]
     if weight is None or not isinstance(weight.const_value, TorchTensor):
         return
@@ -119,9 +118,9 @@ def drop_division_by_one(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def fold_reshape(graph: ir.Graph, node: ir.Node) -> None:
-    """Writes the target shape of a Reshape as a constant: 0 for a side kept, -1 for the one that is computed.
+    """Writes the target shape of a Reshape as a constant: 0 for a kept axis, -1 for the inferred one.
 
-    The tracer spells a shape as a Concat of Gather(Shape(x)): a handful of nodes per reshape that hide it from fusions.
+    The tracer writes a shape as a Concat of Gather(Shape(x)): several nodes per reshape that prevent fusions.
     """
     source, shape = node.inputs
     concat = shape.producer() if shape is not None else None
@@ -138,7 +137,7 @@ def fold_reshape(graph: ir.Graph, node: ir.Node) -> None:
 
 
 def side(part: ir.Value | None, place: int, source: ir.Value | None) -> int | None:
-    """One side of a Reshape's target: its constant, 0 where it repeats the source's side, None where it is computed."""
+    """One axis of a Reshape's target: its constant, 0 for the source's size, None for a computed size."""
     constant = constant_of(part)
     if constant is not None:
         return int(constant.numpy().item()) if constant.size == 1 else None
@@ -152,13 +151,13 @@ def side(part: ir.Value | None, place: int, source: ir.Value | None) -> int | No
 
 
 def operands(value: ir.Value | None, op_type: str) -> Sequence[ir.Value | None]:
-    """The inputs of the node that makes `value` if that is an `op_type`, else nothing, twice."""
+    """The inputs of the `op_type` node that computes `value`; (None, None) for another node."""
     node = value.producer() if value is not None else None
     return node.inputs if node is not None and node.op_type == op_type else (None, None)
 
 
 def strip(model: ir.Model) -> ir.Model:
-    """`model` without what differs from run to run: doc strings, traces, the producer's version."""
+    """`model` without doc strings, traces and the producer's version, which differ from run to run."""
     model.ir_version, model.producer_name, model.producer_version = IR_VERSION, "latentrt", None
     model.doc_string = model.graph.doc_string = None
     model.graph.name = "latentrt"

@@ -1,7 +1,7 @@
-"""What a graph holds fixed: the arrays behind its values, and how they are put in and taken out.
+"""Constants of a graph: reading their arrays, adding, replacing and removing them.
 
-A weight may reach its node through a Cast (weights kept in half precision) or a Transpose; here it counts as one thing,
-the array that the node reads.
+A weight may reach its node through a Cast (weights stored in half precision) or a Transpose. Here it counts as one
+constant, the array that the node reads.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def name_of(value: ir.Value | None) -> str:
 
 
 def initializer_of(value: ir.Value | None) -> ir.Value | None:
-    """The initialiser that `value` is, or is made of by Cast and Transpose alone; None for anything computed."""
+    """The initialiser that `value` is, directly or through Cast and Transpose; None for a computed value."""
     while value is not None and not value.is_initializer():
         node = value.producer()
         value = node.inputs[0] if node is not None and node.op_type in VIEWS else None
@@ -31,7 +31,7 @@ def initializer_of(value: ir.Value | None) -> ir.Value | None:
 
 
 def shape_of_constant(value: ir.Value) -> tuple[int, ...]:
-    """The shape of what a value made from an initialiser holds, without reading it."""
+    """The shape of a constant value, without reading its array."""
     node = value.producer()
     if node is None:
         assert value.const_value is not None
@@ -42,7 +42,7 @@ def shape_of_constant(value: ir.Value) -> tuple[int, ...]:
 
 
 def dtype_of_constant(value: ir.Value) -> ir.DataType:
-    """The type of what a value made from an initialiser holds."""
+    """The type of a constant value."""
     node = value.producer()
     if node is None:
         assert value.const_value is not None
@@ -52,7 +52,7 @@ def dtype_of_constant(value: ir.Value) -> ir.DataType:
 
 
 def array_of(value: ir.Value) -> Array:
-    """What a value made from an initialiser holds; mapped from the file where nothing has to be converted."""
+    """The array of a constant value; mapped from the file if it needs no conversion."""
     node = value.producer()
     if node is None:
         assert value.const_value is not None
@@ -65,7 +65,7 @@ def array_of(value: ir.Value) -> Array:
 
 
 def permutation(node: ir.Node, rank: int) -> tuple[int, ...]:
-    """The order in which a Transpose takes the axes; without the attribute, the reverse."""
+    """The axes of a Transpose; reversed without the attribute."""
     given = node.attributes.get("perm")
     return tuple(given.as_ints()) if given is not None else tuple(reversed(range(rank)))
 
@@ -79,14 +79,14 @@ def add_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
 
 
 def replace_input(graph: ir.Graph, node: ir.Node, place: int, value: ir.Value | None) -> None:
-    """Has `node` read `value` at `place`; the constant that it read there leaves the graph if nothing else reads it."""
+    """Makes `value` the node's input at index `place`; the previous constant is removed if nothing else reads it."""
     before = node.inputs[place]
     node.replace_input_with(place, value)
     drop_unread(graph, before)
 
 
 def drop_unread(graph: ir.Graph, value: ir.Value | None) -> None:
-    """Takes a constant out of the graph, with the casts and transposes on its way, as far as nothing reads it."""
+    """Removes a constant that nothing reads, with its casts and transposes."""
     while value is not None and initializer_of(value) is not None and not value.uses() and not value.is_graph_output():
         node = value.producer()
         if node is None:
@@ -104,21 +104,21 @@ def new_node(op_type: str, inputs: list[ir.Value], name: str, like: ir.Value, **
 
 
 def set_value(value: ir.Value, name: str, like: ir.Value) -> None:
-    """Gives `value` its name, and the shape and type of `like`."""
+    """Sets the name of `value`, and the shape and type of `like`."""
     value.name, value.shape = name, like.shape
-    # A type of its own: the other may be changed later.
+    # A copy of the type: that of `like` may change later.
     value.type = ir.TensorType(like.dtype) if like.dtype is not None else None
 
 
 def insert_constant(graph: ir.Graph, node: ir.Node, maker: ir.Node, shape: tuple[int, ...]) -> ir.Value:
-    """Puts `maker`, which computes a constant of that shape, before `node`; returns the constant."""
+    """Inserts `maker`, which computes a constant of that shape, before `node`; returns the constant."""
     maker.outputs[0].shape = ir.Shape(shape)
     graph.insert_before(node, maker)
     return maker.outputs[0]
 
 
 def insert_after(graph: ir.Graph, value: ir.Value, node: ir.Node) -> None:
-    """Puts `node`, which reads `value`, where `value` has just been made: the start, for an input of the graph."""
+    """Inserts `node`, which reads `value`, right after the node that computes `value`, or first for a graph input."""
     producer = value.producer()
     if producer is not None:
         graph.insert_after(producer, node)

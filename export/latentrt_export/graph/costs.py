@@ -1,8 +1,8 @@
-"""What a graph costs whatever runs it: the multiply-adds and the tensors of each convolution, product and attention.
+"""Costs of a graph on any engine: multiply-adds and tensor sizes of each convolution, matrix product and attention.
 
-Only what no engine can avoid counts. Norms, activations, additions and views are taken to happen on the way of a
-layer's output; the scores of attention never leave the chip, as in FlashAttention (Dao et al., 2022), so its two
-products are one piece of work; a tensor that several layers read is read once.
+Only costs that no engine can avoid are counted. Norms, activation functions, additions and views are fused into a
+layer's output. The scores of attention never leave the chip, as in FlashAttention (Dao et al., 2022), so its two
+products count as one layer. A tensor that several layers read is read once.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ Shapes = Mapping[str, Sequence[int]]
 Known = Mapping[str, tuple[int, ...]]
 
 OPERATORS = ("Conv", "MatMul", "Gemm")
-# What may stand between the two products of attention.
+# Operators between the two products of attention.
 BETWEEN_PRODUCTS = ("Softmax", "Add", "Mul", "Div", "Cast", "Where", "QuantizeLinear", "DequantizeLinear")
-# Constants with more elements than this are weights, which shape inference needs the shape of and nothing more.
+# Constants with more elements than this are weights; shape inference needs only their shapes.
 LARGEST_SHAPE = 64
 
 
 @dataclass(frozen=True)
 class LayerWork:
-    """One layer, or one attention: what it multiplies, and the elements of the tensors that it reads and writes.
+    """Work of one layer or one attention: multiply-adds, and elements of the tensors that it reads and writes.
 
     kind: conv, linear or attention. macs: multiply-adds. weights: elements of fixed weights. reads: elements of each
-    activation that nothing before it has read. writes: elements of its output.
+    activation that no earlier layer has read. writes: elements of its output.
     """
 
     kind: str
@@ -46,10 +46,10 @@ class LayerWork:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one call of a graph costs at fixed shapes.
+    """Cost of one call of a graph at fixed shapes.
 
-    work: how often each piece of work occurs. parameters: elements of all constants that are weights, biases and
-    tables included. live: elements of the activations that have to be in memory at once.
+    work: number of layers with the same work. parameters: elements of all weights, biases and tables.
+    activation_elements: most elements of activations in memory at once.
     """
 
     work: Mapping[LayerWork, int]
@@ -63,12 +63,12 @@ class Cost:
 
     @property
     def layer_weights(self) -> int:
-        """Elements of the weights that layers multiply by, each as often as a layer reads it."""
+        """Elements of the layers' weights, counted once per layer that reads them."""
         return sum(one.weights * count for one, count in self.work.items())
 
 
 def cost_of(model: ir.Model, shapes: Shapes) -> Cost:
-    """Returns what one call costs for inputs of these shapes. Weights are not read.
+    """Returns the cost of one call for inputs of these shapes. Weights are not read.
 
     Raises ShapeError for an input without a shape.
     """
@@ -112,7 +112,7 @@ def concrete_shapes(model: ir.Model, shapes: Shapes) -> dict[str, tuple[int, ...
 
 
 def node_macs(node: ir.Node, known: Known) -> int:
-    """The multiply-adds of one node: those of one output element, times the elements."""
+    """The multiply-adds of one node: those per output element, times the elements."""
     first, second, output = (known[name_of(value)] for value in (*node.inputs[:2], node.outputs[0]))
     if node.op_type == "Conv":
         return math.prod(output) * math.prod(second[1:])
@@ -121,7 +121,7 @@ def node_macs(node: ir.Node, known: Known) -> int:
 
 
 def layer_works(graph: ir.Graph, known: Known) -> Iterator[LayerWork]:
-    """The pieces of work in graph order."""
+    """The work of each layer, in graph order."""
     attentions = attentions_of(graph)
     firsts = {scores.producer() for scores, *_ in attentions.values()}
     seen: set[ir.Value] = set()
@@ -145,7 +145,7 @@ def layer_works(graph: ir.Graph, known: Known) -> Iterator[LayerWork]:
 
 
 def attentions_of(graph: ir.Graph) -> dict[ir.Node, list[ir.Value]]:
-    """The second product of every attention, and what lies between it and the first: the scores, ..., their softmax."""
+    """The second product of every attention, with the values between the two products: scores, ..., softmax."""
     found = {}
     for node in graph:
         value, between, normed = node.inputs[0] if node.op_type == "MatMul" else None, list[ir.Value](), False
@@ -161,7 +161,7 @@ def attentions_of(graph: ir.Graph) -> dict[ir.Node, list[ir.Value]]:
 
 
 def is_fixed(value: ir.Value) -> bool:
-    """Whether a value is a weight, however it is stored."""
+    """Whether a value is a weight, in any storage."""
     maker = value.producer()
     while maker is not None and maker.op_type in (*VIEWS, "DequantizeLinear"):
         value = maker.inputs[0]  # type: ignore[assignment]  # each of them has one
@@ -170,12 +170,12 @@ def is_fixed(value: ir.Value) -> bool:
 
 
 def before_resize(value: ir.Value) -> ir.Value:
-    """What a layer has to read for `value`: an enlarged tensor is no larger than what it was enlarged from."""
+    """The tensor that a layer has to read for `value`: for an enlarged tensor, the one before the Resize."""
     maker = value.producer()
     enlarged = maker is not None and maker.op_type == "Resize"
     return maker.inputs[0] if enlarged else value  # type: ignore[union-attr, return-value]
 
 
 def elements(value: ir.Value, known: Known) -> int:
-    """How many elements a value has."""
+    """The number of elements of a value."""
     return math.prod(known[name_of(value)])

@@ -1,7 +1,7 @@
-"""What a graph in fp16 computes, on a CPU: fp16 is spelt out there, or ONNX Runtime would not compute in it.
+"""Emulation of fp16 on a CPU, by casts that are written into the graph.
 
 ONNX Runtime has no fp16 kernels for a CPU: it casts to float32 around each operator, then drops the casts that cancel
-out, so that a graph in fp16 gives float32's answer. Casts that are written in the graph stay.
+out, so that a graph in fp16 gives float32 results. Casts that are written in the graph stay.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SINGLE, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 
 
 def emulated_session(graph: Path) -> InferenceSession:
-    """The session of a graph in a file that computes in fp16 what it has in fp16; its weights stay where they are."""
+    """A session of a graph's file whose fp16 operators round to fp16; weights stay in their file."""
     model = emulated(ir.load(graph))
     return low_memory_session(ir.to_proto(model).SerializeToString(), weights=graph.parent)
 
@@ -26,7 +26,7 @@ def emulated_session(graph: Path) -> InferenceSession:
 def emulated(model: ir.Model) -> ir.Model:
     """`model`, in place, with every fp16 operator as float32 arithmetic on fp16 tensors, each result rounded once.
 
-    That is what tensor cores do: fp16 in, float32 sums, fp16 out. A result beyond 65504 becomes infinite.
+    Tensor cores do the same: fp16 in, float32 sums, fp16 out. A result beyond 65504 becomes infinite.
     """
     graph = model.graph
     raised: dict[ir.Value, ir.Value] = {}
@@ -51,7 +51,7 @@ def raise_to_single(graph: ir.Graph, node: ir.Node, value: ir.Value, raised: dic
 
 
 def round_to_half(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
-    """Has everything that reads the node's result, now float32, read it rounded to fp16."""
+    """Rounds the node's result, now float32, to fp16 for all its readers."""
     value.type = ir.TensorType(SINGLE)
     name, cast = name_of(value), new_cast(value, HALF)
     rounded = cast.outputs[0]

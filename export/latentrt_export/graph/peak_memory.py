@@ -1,4 +1,4 @@
-"""How many elements a graph's activations need at once, in the order in which its nodes stand."""
+"""Peak memory of a graph's activations: the most elements in memory at once, in the order of its nodes."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import onnx_ir as ir
 
 from latentrt_export.graph.constants import initializer_of, name_of
 
-# What an engine computes on the way of the value that it reads, or only looks at otherwise.
+# Operators that an engine fuses with their input, and views.
 IN_PASSING = (
     "Cast Transpose Reshape Flatten Squeeze Unsqueeze Slice Split Identity Expand "
     "Sigmoid Erf Tanh Gelu QuantizeLinear DequantizeLinear"
 ).split()
-# What may not write over what it reads.
+# Operators that may not overwrite their input.
 OUT_OF_PLACE = ("Conv", "MatMul", "Gemm", "Resize", "Concat", "Gather")
 
 
 def peak_activation_elements(graph: ir.Graph, known: Mapping[str, tuple[int, ...]], fused: Collection[ir.Value]) -> int:
-    """Returns the most elements that are live at once, inputs included and constants not.
+    """Returns the most elements in memory at once, with inputs and without constants.
 
-    A node's output takes the place of an input that nothing reads later, unless the node is a layer. known: the shape
-    of every value. fused: values that are never in memory.
+    A node's output overwrites an input that nothing reads later, unless the node is a layer. known: the shape of every
+    value. fused: values that are never in memory.
     """
     homes = homes_of(graph)
     last = {homes[value]: place for place, node in enumerate(graph) for value in node.inputs if value in homes}
@@ -42,7 +42,7 @@ def peak_activation_elements(graph: ir.Graph, known: Mapping[str, tuple[int, ...
 
 
 def homes_of(graph: ir.Graph) -> dict[ir.Value, ir.Value]:
-    """The value in whose memory each activation lies: itself, or what it is a view or a passing function of."""
+    """The value in whose memory each activation lies: itself, or the value that it is a view or fused function of."""
     homes = {value: value for value in graph.inputs}
     for node in graph:
         read = [homes[value] for value in node.inputs if value in homes]
@@ -54,7 +54,7 @@ def homes_of(graph: ir.Graph) -> dict[ir.Value, ir.Value]:
 
 
 def all_fixed_but_one(node: ir.Node) -> bool:
-    """Whether a node combines one activation with constants alone, element by element."""
+    """Whether a node combines one activation with constants, element by element."""
     return node.op_type in ("Add", "Sub", "Mul", "Div", "Pow") and any(
         value is not None and initializer_of(value) is not None for value in node.inputs
     )

@@ -1,4 +1,4 @@
-"""The precisions a bundle can have, and how a module and its graph are brought to each."""
+"""The precisions of a bundle, and the conversion of a module and its graph to each."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from latentrt.errors import FidelityError
 from latentrt.tensors import TensorSpec
 from latentrt_export.graph.canonical import name_of
 
-# A timestep, a size or a thousandfold guidance needs more than fp16's 11 bits: these stay float32 in any graph.
+# Timesteps, sizes and guidance times 1000 need more than fp16's 11 bits: these inputs are float32 in every graph.
 FLOAT32_INPUTS = ("timestep", "size_ids", "guidance")
 
 FloatPrecision = Literal["fp32", "fp16", "w16"]
 
 
 def float32_module(module: nn.Module) -> nn.Module:
-    """The module as it was loaded."""
+    """The module, unchanged."""
     return module
 
 
@@ -33,12 +33,12 @@ def half_module(module: nn.Module) -> nn.Module:
 
 
 def unchanged(model: ir.Model) -> ir.Model:
-    """The graph as it was traced."""
+    """The graph, unchanged."""
     return model
 
 
 def store_half(model: ir.Model) -> ir.Model:
-    """The graph, in place, with float32 weights stored as fp16 and cast back where they enter: half the bytes.
+    """The graph, in place, with float32 weights stored as fp16 behind a Cast: half the bytes.
 
     Raises FidelityError for a weight that fp16 cannot hold.
     """
@@ -69,9 +69,9 @@ def store_half(model: ir.Model) -> ir.Model:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a precision is reached, and the gate that its graphs must pass.
+    """Conversion to a precision, and the gate of its graphs.
 
-    dtype: of the floats that go in and out. relative_error, psnr_db: the gate; either may be None.
+    dtype: of float inputs and outputs. relative_error, psnr_db: the gate; one of them is None.
     """
 
     module: Callable[[nn.Module], nn.Module]
@@ -82,19 +82,19 @@ class Recipe:
 
     @property
     def gate(self) -> str:
-        """The gate in words."""
+        """The gate as text."""
         if self.relative_error is not None:
             return f"relative error at most {self.relative_error:g}"
         return f"PSNR at least {self.psnr_db:g} dB"
 
     def passes(self, fidelity: Fidelity) -> bool:
-        """Whether what was lost is within the gate; NaN is not."""
+        """Whether the loss is within the gate; NaN is not."""
         if self.relative_error is not None:
             return fidelity.relative_error <= self.relative_error
         return fidelity.psnr_db is None or fidelity.psnr_db >= (self.psnr_db or 0)
 
     def spec(self, spec: TensorSpec) -> TensorSpec:
-        """A float32 spec as this precision has it."""
+        """A float32 spec in this precision."""
         fixed = spec.dtype != "float32" or spec.name in FLOAT32_INPUTS
         return spec if fixed else replace(spec, dtype=self.dtype)
 
@@ -107,6 +107,6 @@ PRECISIONS: dict[FloatPrecision, Recipe] = {
 
 
 def cast_like(tensor: torch.Tensor, spec: TensorSpec) -> torch.Tensor:
-    """`tensor` in the type that `spec` asks for."""
+    """`tensor` in the type of `spec`."""
     dtype: torch.dtype = getattr(torch, spec.dtype)
     return tensor.to(dtype)

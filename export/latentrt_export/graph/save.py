@@ -1,4 +1,4 @@
-"""A graph in a file, its weights beside it when they are many. Needs onnx-ir alone."""
+"""Saving of graphs, large weights in a second file. Needs onnx-ir only."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-# A larger graph keeps its weights in a file beside it: protobuf ends at 2 GB, and a separate file can be mapped.
+# A larger graph keeps its weights in a second file: protobuf is limited to 2 GB, and a separate file can be mapped.
 LARGEST_SINGLE_FILE_BYTES = 1_000_000_000
 
 
 def save_graph(model: ir.Model, folder: Path, name: str) -> tuple[str, ...]:
-    """Writes `name`.onnx, and its weights beside it when they are many; returns the names of such files.
+    """Writes `name`.onnx, and large weights to a second file; returns the names of weight files.
 
-    Weights that were left in a file are in the model's memory afterwards where they are few.
+    Small weights that lay in another file are in the model's memory afterwards.
     """
     weights = sum(value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value)
     data = f"{name}.onnx.data" if weights > LARGEST_SINGLE_FILE_BYTES else None
     if data is None:
-        ir.external_data.load_to_model(model)  # else weights that are in another graph's file would be looked for here
+        ir.external_data.load_to_model(model)  # else the graph would refer to another graph's weight file
     ir.save(model, folder / f"{name}.onnx", external_data=data)
     return (data,) if data else ()

@@ -1,6 +1,6 @@
-"""An ONNX Runtime session that leaves weights mapped: packed for speed, they would be the peak of memory.
+"""ONNX Runtime sessions of low memory: weights stay mapped, because packed copies of them would be the peak of memory.
 
-For the fp16 UNet of Stable Diffusion 1.5 that is 3.5 GB in place of 5.8, and 2 s in place of 13 to load.
+For the fp16 UNet of Stable Diffusion 1.5: 3.5 GB instead of 5.8, and 2 s instead of 13 to load.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from latentrt.device.cores import usable_cores
 def low_memory_session(graph: Path | bytes, *, weights: Path | None = None, arena: bool = True) -> InferenceSession:
     """Returns the session of a graph in a file or in memory.
 
-    weights: the folder that the external data of a graph in memory is in. arena: whether memory is kept between runs.
-    Raises what ONNX Runtime raises.
+    weights: folder of the external data of a graph in memory. arena: keep memory between runs. Raises ONNX Runtime's
+    own errors.
     """
     options = SessionOptions()
     options.intra_op_num_threads = usable_cores()

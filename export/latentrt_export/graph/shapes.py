@@ -1,7 +1,7 @@
-"""Symbolic shapes of every tensor inside a graph, written into it.
+"""Symbolic shapes of every value of a graph, written into the graph.
 
-Engines plan memory by comparing shapes. ONNX's own inference loses height and width at the first strided convolution;
-ONNX Runtime then takes 2.1 s instead of 0.75 s to load the built-in UNet.
+Engines plan memory from shapes. ONNX's own inference loses height and width at the first strided convolution; ONNX
+Runtime then takes 2.1 s instead of 0.75 s to load the built-in UNet.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from latentrt.tensors import split_axis
 def annotate_shapes(model: ir.Model) -> ir.Model:
     """`model`, in place, with the shape of each intermediate value in terms of the inputs' symbols.
 
-    The weights have to be inputs still: the graph is copied as a protobuf message, which ends at 2 GB.
+    The weights must still be inputs: the graph is copied as a protobuf message, which is limited to 2 GB.
     """
     inference = SymbolicShapeInference(int_max=2**31 - 1, auto_merge=False, guess_output_rank=False, verbose=0)
     inference._preprocess(symbols_named(ir.to_proto(model), inference))
@@ -32,9 +32,9 @@ def annotate_shapes(model: ir.Model) -> ir.Model:
 
 
 def symbols_named(proto: onnx.ModelProto, inference: SymbolicShapeInference) -> onnx.ModelProto:
-    """The graph, in place, its inputs' axes such as "height/4" called what the inference calls them further down.
+    """The graph, in place, with input axes such as "height/4" renamed to the inference's expressions.
 
-    Merged with themselves, so that the inference takes them for what they are made of, not for symbols of their own.
+    Each is merged with itself, so that the inference uses the expression and not a new symbol.
     """
     for value in proto.graph.input:
         for side in value.type.tensor_type.shape.dim:
@@ -46,7 +46,7 @@ def symbols_named(proto: onnx.ModelProto, inference: SymbolicShapeInference) -> 
 
 
 def halved(axis: str) -> sympy.Expr:
-    """What an axis such as "height/4" is where convolutions with a stride of 2 lead to it."""
+    """The expression of an axis such as "height/4" after convolutions with a stride of 2."""
     factor, symbol = split_axis(axis)
     side: sympy.Expr = sympy.Symbol(symbol, integer=True, positive=True)
     while factor < 1:

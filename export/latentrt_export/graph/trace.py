@@ -1,8 +1,8 @@
-"""A torch module becomes a canonical ONNX graph with symbolic axes.
+"""Tracing of torch modules to canonical ONNX graphs with symbolic axes.
 
-The TorchScript tracer is used on purpose. On the built-in UNet with batch, height, width and tokens symbolic, the newer
-exporter takes 30 times as long (its shape algebra: 110 s against 4 s) and refuses latents under 3x5; the traced graph
-computes the same numbers. Weights never pass through the tracer: they are bound afterwards, so no copy is made.
+The TorchScript tracer is used on purpose. On the built-in UNet with symbolic batch, height, width and tokens, the newer
+exporter takes 30 times as long (110 s against 4 s, for its shape algebra) and refuses latents under 3x5; the traced
+graph computes the same numbers. Weights are bound after tracing, so that they are not copied.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from torch import Tensor, nn
 from latentrt.tensors import TensorSpec, shape_of
 from latentrt_export.graph.canonical import OPSET, canonical
 
-# The sizes at which a module is traced; small, because some operators are very slow in fp16 on a CPU.
+# Sizes of the traced inputs; small, because some operators are very slow in fp16 on a CPU.
 SIZES = {"batch": 2, "height": 2, "width": 3, "tokens": 5, "n": 2, "images": 2}
 
 
 def trace(module: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> ir.Model:
-    """Returns the canonical graph of `module`, with inputs and outputs named and shaped as the specs say.
+    """Returns the canonical graph of `module`, with inputs and outputs as in the specs.
 
-    The weights stay shared with `module`.
+    The graph shares the weights of `module`.
     """
     module.eval()
     buffer = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the tracer warns of its age, and of every shape that it reads
+        warnings.simplefilter("ignore")  # the tracer warns of its deprecation, and of every shape that it reads
         torch.onnx.export(
             module,
             tuple(example(spec) for spec in inputs),
@@ -52,10 +52,10 @@ def trace(module: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[Ten
 
 
 def example(spec: TensorSpec) -> Tensor:
-    """Ones that fit `spec`: zero would be no `clip_skip`."""
+    """A tensor of ones for `spec`: zeros would not be a valid `clip_skip`."""
     return torch.ones(shape_of(spec, SIZES), dtype=getattr(torch, spec.dtype))
 
 
 def symbols(spec: TensorSpec) -> dict[int, str]:
-    """The axes that are not fixed, by place."""
+    """The symbolic axes by index."""
     return {place: axis for place, axis in enumerate(spec.shape) if isinstance(axis, str)}

@@ -1,1 +1,3 @@
-"""Lowering: a canonical graph becomes one that NVIDIA's builders fuse."""
+"""Lowering: canonical graphs rewritten in the forms that NVIDIA's builders or ONNX Runtime on a CPU need."""
+
+__all__ = ["fused", "stripes", "tensorrt"]

@@ -1,6 +1,6 @@
-"""Attention as one operator, which TensorRT reads from 10.14 on; older versions find the same in MatMul and Softmax.
+"""Attention as one ONNX operator, which TensorRT reads from 10.14 on; older versions fuse MatMul, Softmax, MatMul.
 
-ONNX Attention is of opset 23; the operators that graphs hold besides mean the same there as in opset 18.
+ONNX Attention needs opset 23; the graphs' other operators are the same there as in opset 18.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ ATTENTION_OPSET = 23
 
 
 def as_operator(model: ir.Model) -> int:
-    """Puts one Attention in the place of every MatMul, Softmax, MatMul, in place; returns how many it made.
+    """Replaces every MatMul, Softmax, MatMul by one Attention, in place; returns the number of replacements.
 
-    The query keeps the scale that it has been multiplied by, so the operator's own is 1.
+    The query is scaled already, so the operator's scale is 1.
     """
     made = sum(replace(model.graph, node) for node in list(model.graph) if node.op_type == "Softmax")
     if made:
@@ -51,7 +51,7 @@ def replace(graph: ir.Graph, softmax: ir.Node) -> bool:
 
 
 def scores_and_mask(softmax: ir.Node) -> tuple[ir.Node | None, ir.Value | None]:
-    """The product whose softmax is taken, and the mask that is added to it first, if one is."""
+    """The product before the softmax, and the mask added to it, if there is one."""
     source = softmax.inputs[0]
     node = source.producer() if source is not None else None
     if node is not None and node.op_type == "Add":

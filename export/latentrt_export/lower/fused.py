@@ -1,7 +1,7 @@
-"""Attention as ONNX Runtime's own operator for a CPU, which never holds all scores at once.
+"""Attention as ONNX Runtime's fused CPU operator, which never stores all scores at once.
 
-Of Stable Diffusion 1.5 at 512x512, the widest level takes 0.82 of its time that way, and 1 GB less. `com.microsoft`'s
-MultiHeadAttention reads queries, keys and values as the projections make them, so their transposes go as well.
+At the widest level of Stable Diffusion 1.5 at 512x512, it takes 0.82 of the time and 1 GB less. MultiHeadAttention of
+`com.microsoft` reads the projections' outputs directly, so their transposes are removed as well.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ DOMAIN = "com.microsoft"
 
 
 def as_fused(model: ir.Model) -> int:
-    """Puts one MultiHeadAttention in the place of every attention without a mask, in place; returns how many."""
+    """Replaces every attention without a mask by one MultiHeadAttention, in place; returns the number."""
     made = sum(replace(model.graph, node) for node in list(model.graph) if node.op_type == "Softmax")
     if made:
         model.opset_imports[DOMAIN] = 1
@@ -26,7 +26,7 @@ def as_fused(model: ir.Model) -> int:
 
 
 def replace(graph: ir.Graph, softmax: ir.Node) -> bool:
-    """Replaces the attention around a Softmax; returns whether there was one of this form."""
+    """Replaces the attention around a Softmax; returns whether it has the expected form."""
     scores, mask = scores_and_mask(softmax)
     product = only_reader(softmax.outputs[0], "MatMul")
     merged = only_reader(product.outputs[0], "Transpose") if product is not None else None
@@ -55,7 +55,7 @@ def only_reader(value: ir.Value, op_type: str) -> ir.Node | None:
 
 
 def scaled(value: ir.Value | None) -> tuple[ir.Value | None, float]:
-    """What `value` is before it is multiplied by a number, and that number; 1 where it is not."""
+    """The value before its multiplication by a number, and that number; `value` and 1 without one."""
     node = value.producer() if value is not None else None
     if node is None or node.op_type != "Mul":
         return value, 1.0
@@ -64,7 +64,7 @@ def scaled(value: ir.Value | None) -> tuple[ir.Value | None, float]:
 
 
 def split_heads(value: ir.Value | None) -> tuple[ir.Value, int] | None:
-    """What was split into heads and turned to make `value`, (batch, length, width), and into how many."""
+    """The tensor (batch, length, width) that was split into heads to get `value`, and the number of heads."""
     turned = value.producer() if value is not None else None
     split = turned.inputs[0] if turned is not None and turned.op_type == "Transpose" else None
     reshape = split.producer() if split is not None else None
@@ -75,6 +75,6 @@ def split_heads(value: ir.Value | None) -> tuple[ir.Value, int] | None:
 
 
 def number(value: ir.Value | None) -> Array | None:
-    """What a constant holds; None for what is computed."""
+    """The array of a constant; None for a computed value."""
     tensor = ir.convenience.get_const_tensor(value) if value is not None else None
     return tensor.numpy() if tensor is not None else None

@@ -1,8 +1,8 @@
-"""A graph that computes in float32 becomes one that computes in fp16, with every type written out.
+"""Conversion of a float32 graph to fp16, with every type written out.
 
-What goes in and out keeps its type, so that a component's specs hold for every target. Weights that are stored in half
-precision are read as they are. Engines accumulate norms, softmax and products in float32 whatever the type of their
-tensors, so those need no casts of their own.
+Inputs and outputs keep their types, so that a component's specs hold for every target. Weights stored in half precision
+are read without a cast. Engines accumulate norms, softmax and products in float32 for any type of tensors, so those
+need no casts.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from latentrt_export.graph.constants import add_constant, insert_after, name_of,
 SINGLE, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 LARGEST_HALF = float(np.finfo(np.float16).max)
 
-# A timestep near 1000 needs more bits than fp16 has: the sinusoid of it is computed in float32.
+# A timestep near 1000 needs more bits than fp16 has: its sinusoid is computed in float32.
 FLOAT32_OPERATORS = ("Sin", "Cos")
-# Inputs whose type the standard fixes, by operator: what Resize multiplies the sides by.
+# Indices of inputs that must be float32 by the standard, by operator: the scales of Resize.
 FLOAT32_PLACES = {"Resize": (2,)}
 # The first opset whose Q/DQ operators take float16.
 QUANTIZED_OPERATORS, QUANTIZED_OPSET = ("QuantizeLinear", "DequantizeLinear"), 19
@@ -52,7 +52,7 @@ def half(model: ir.Model) -> ir.Model:
 
 
 def drop_stored_casts(graph: ir.Graph) -> None:
-    """Has nodes read weights that are stored in half precision without the cast to float32."""
+    """Removes the casts to float32 of weights stored in half precision."""
     for node in list(graph):
         stored = node.inputs[0] if node.op_type == "Cast" else None
         if stored is not None and stored.is_initializer() and node.outputs[0].dtype == SINGLE:
@@ -61,7 +61,7 @@ def drop_stored_casts(graph: ir.Graph) -> None:
 
 
 def kept_nodes(graph: ir.Graph) -> set[ir.Node]:
-    """The nodes that stay float32: the operators that must, and all that they are computed from."""
+    """The nodes that stay float32: the operators that must, and all nodes that they depend on."""
     kept: set[ir.Node] = set()
     for node in reversed(graph):
         must = node.op_type in FLOAT32_OPERATORS or any(
@@ -73,7 +73,7 @@ def kept_nodes(graph: ir.Graph) -> set[ir.Node]:
 
 
 def upcast_nodes(graph: ir.Graph) -> set[ir.Node]:
-    """The nodes of an fp16 graph that compute in float32 nonetheless: what follows a cast up, to the cast back."""
+    """The float32 nodes of an fp16 graph: those between a cast to float32 and the cast back."""
     found: set[ir.Node] = set()
     for node in graph:
         up = node.op_type == "Cast" and node.inputs[0] is not None and node.inputs[0].dtype == HALF
@@ -84,7 +84,7 @@ def upcast_nodes(graph: ir.Graph) -> set[ir.Node]:
 
 
 def retype_nodes(graph: ir.Graph, kept: set[ir.Node]) -> None:
-    """Says of all float32 results but those of `kept` that they are fp16, and has casts and fills make that."""
+    """Sets the type of all float32 results to fp16, except those of `kept`; adapts casts and fills."""
     for node in graph:
         if node in kept:
             continue
@@ -100,7 +100,7 @@ def retype_nodes(graph: ir.Graph, kept: set[ir.Node]) -> None:
 
 
 def retype_constants(graph: ir.Graph, kept: set[ir.Node]) -> None:
-    """Gives every reader of a constant the constant in the type that it computes in."""
+    """Gives every reader of a constant the constant in the reader's type."""
     for value in list(graph.initializers.values()):
         array = value.const_value
         if array is None or array.dtype not in (SINGLE, HALF):
@@ -117,7 +117,7 @@ def retype_constants(graph: ir.Graph, kept: set[ir.Node]) -> None:
 
 
 def wanted(use: Use, kept: set[ir.Node]) -> ir.DataType:
-    """The type of floats that a node reads at a place."""
+    """The float type of a node's input."""
     node, place = use
     return SINGLE if node in kept or place in FLOAT32_PLACES.get(node.op_type, ()) else HALF
 
@@ -125,7 +125,7 @@ def wanted(use: Use, kept: set[ir.Node]) -> ir.DataType:
 def converted(value: ir.Value, dtype: ir.DataType) -> Array:
     """The constant's array in another float type. Raises FidelityError where it is out of fp16's range.
 
-    Scales of Q/DQ nodes that would vanish become the smallest fp16 instead: nothing may be divided by zero.
+    Scales of Q/DQ nodes that would round to zero become the smallest fp16 number, to prevent a division by zero.
     """
     assert value.const_value is not None
     array = value.const_value.numpy()
@@ -140,14 +140,14 @@ def converted(value: ir.Value, dtype: ir.DataType) -> Array:
 
 
 def cast_inputs(graph: ir.Graph, kept: set[ir.Node]) -> None:
-    """Puts a cast to fp16 between a float32 input of the graph and the nodes that compute in fp16."""
+    """Inserts a cast to fp16 between a float32 input of the graph and its fp16 readers."""
     for value in graph.inputs:
         if value.dtype == SINGLE:
             cast(graph, value, HALF, [use for use in value.uses() if wanted(use, kept) == HALF])
 
 
 def cast_between(graph: ir.Graph, kept: set[ir.Node]) -> None:
-    """Puts a cast to fp16 where the part that stays float32 ends."""
+    """Inserts a cast to fp16 after the part that stays float32."""
     for node in list(graph):
         if node in kept:
             for value in node.outputs:
@@ -155,7 +155,7 @@ def cast_between(graph: ir.Graph, kept: set[ir.Node]) -> None:
 
 
 def cast_outputs(graph: ir.Graph, types: dict[ir.Value, ir.DataType | None]) -> None:
-    """Casts results back to the types that the graph's outputs had, under the names that they had."""
+    """Casts results back to the original types of the graph's outputs, under their original names."""
     for place, value in enumerate(graph.outputs):
         if types[value] == SINGLE and value.dtype == HALF:
             name = name_of(value)
@@ -167,7 +167,7 @@ def cast_outputs(graph: ir.Graph, types: dict[ir.Value, ir.DataType | None]) -> 
 
 
 def cast(graph: ir.Graph, value: ir.Value, dtype: ir.DataType, uses: Iterable[Use]) -> None:
-    """Has `uses` read `value` through a cast, behind the node that makes it."""
+    """Inserts a cast after the node that computes `value`, and makes `uses` read it."""
     uses = list(uses)
     if not uses:
         return

@@ -1,8 +1,8 @@
-"""A decoder's pictures in stripes of rows, so that what is held at once is little more than a layer reads and writes.
+"""A decoder computed in stripes of rows, so that memory holds little more than a layer's input and output.
 
-No picture is whole before the last: each layer's stripes are what the next one reads, with a row of the neighbours
-where a kernel reaches over. Group norms take the mean and variance of all stripes, so pictures are the same up to
-rounding. Each doubling of the sizes doubles the number of stripes: all have the height of the latents, at least 1.
+Only the final picture is whole: each layer reads the stripes of the previous one, with one row of the neighbours where
+a kernel needs it. Group norms use the mean and variance over all stripes, so pictures are the same up to rounding. Each
+upsampling doubles the number of stripes: every stripe has the height of the latents, at least 1.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from onnx_ir.tape import Tape
 from latentrt_export.graph.constants import nodes_reading
 from latentrt_export.lower.fused import number, only_reader
 
-ROWS = 2  # the axis
+ROWS = 2  # the axis of rows
 END = np.iinfo(np.int64).max
-# How many rows a kernel of that shape, with those pads, reaches over.
+# Rows of a neighbour that a kernel of that shape, with those pads, needs.
 REACHES: dict[tuple[tuple[int, ...], tuple[int, ...]], int] = {((1, 1), (0,) * 4): 0, ((3, 3), (1,) * 4): 1}
 POINTWISE = ("Add", "Mul", "Sigmoid", "Cast", "QuantizeLinear", "DequantizeLinear")
 
 
 @dataclass(frozen=True)
 class Norm:
-    """A group norm: what it reads, and what each channel of that is multiplied by and then raised by."""
+    """A group norm: its input, and the factor and offset of each channel."""
 
     source: ir.Value
     scale: ir.Value
@@ -35,10 +35,10 @@ class Norm:
 
 @dataclass
 class Stripes:
-    """The striped part of a graph, as far as it has been made.
+    """The striped part of a graph.
 
-    counts: into how many stripes a value is cut. norms: the values that are group norms. made: a stripe by value, place
-    and how many rows of each neighbour it has. doubled: what two stripes of a value twice the size are cut from.
+    counts: number of stripes per value. norms: values that are group norms. made: stripes by value, index and number of
+    rows of each neighbour. doubled: upsampled stripes, from each of which two stripes are cut.
     """
 
     tape: Tape = field(default_factory=Tape)
@@ -48,7 +48,7 @@ class Stripes:
     doubled: dict[tuple[ir.Value, int], ir.Value] = field(default_factory=dict)
 
     def rows(self, value: ir.Value, place: int, halo: int = 0) -> ir.Value:
-        """A stripe of `value`, with `halo` rows, one or none, of each neighbour."""
+        """A stripe of `value`, with `halo` rows (0 or 1) of each neighbour."""
         key = (value, place, halo)
         if key not in self.made:
             kept = halo and (value, place, 0) in self.made
@@ -57,11 +57,11 @@ class Stripes:
         return self.made[key]
 
     def halos(self, value: ir.Value, place: int, halo: int) -> tuple[int, int]:
-        """The rows above and below that a stripe can have: none at the picture's edge."""
+        """The rows above and below that a stripe has: none at the picture's edge."""
         return halo * (place > 0), halo * (place < self.counts[value] - 1)
 
     def sized(self, stripe: ir.Value, value: ir.Value, more: int = 0) -> ir.Value:
-        """A stripe of `value` with `more` rows, said to be: ONNX Runtime uses memory again for what has one size."""
+        """A stripe of `value` with its shape declared: ONNX Runtime reuses memory of values of equal shape."""
         if value.shape is not None and value.type is not None:
             batch, channels, *_ = value.shape
             stripe.shape = ir.Shape([batch, channels, f"rows+{more}", f"columns*{self.counts[value]}"])
@@ -69,7 +69,7 @@ class Stripes:
         return stripe
 
     def with_neighbours(self, value: ir.Value, place: int) -> ir.Value:
-        """A stripe that is there, between the rows that are next to it."""
+        """An existing stripe with the neighbouring rows."""
         parts, (above, below) = [self.rows(value, place)], self.halos(value, place, 1)
         if above:
             parts.insert(0, self.cut(self.rows(value, place - 1), self.ints(-1), self.ints(END)))
@@ -78,7 +78,7 @@ class Stripes:
         return self.joined(parts)
 
     def computed(self, value: ir.Value, place: int, halo: int) -> ir.Value:
-        """A stripe computed from those that its node reads."""
+        """A stripe computed from the stripes of its node's inputs."""
         if value in self.norms:
             norm, more = self.norms[value], sum(self.halos(value, place, halo))
             scaled = self.op("Mul", self.rows(norm.source, place, halo), norm.scale)
@@ -91,7 +91,7 @@ class Stripes:
         return self.tape.op(node.op_type, inputs, node.attributes)
 
     def half(self, resize: ir.Node, place: int, halo: int) -> ir.Value:
-        """A stripe of a picture of twice the size: the upper or the lower half of a stripe twice as high."""
+        """A stripe of an upsampled value: the upper or lower half of an upsampled stripe."""
         source, (above, lower) = resize.inputs[0], divmod(place, 2)
         assert source is not None
         if (source, above) not in self.doubled:
@@ -110,11 +110,11 @@ class Stripes:
         return self.joined([self.rows(value, place) for place in range(self.counts[value])])
 
     def op(self, op_type: str, *inputs: ir.Value) -> ir.Value:
-        """What a node without attributes makes."""
+        """The output of a node without attributes."""
         return self.tape.op(op_type, inputs)
 
     def ints(self, *numbers: int) -> ir.Value:
-        """A list of numbers."""
+        """A constant list of numbers."""
         return self.tape.op("Constant", [], {"value_ints": numbers})
 
     def cut(self, value: ir.Value, start: ir.Value, end: ir.Value) -> ir.Value:
@@ -122,12 +122,12 @@ class Stripes:
         return self.op("Slice", value, start, end, self.ints(ROWS))
 
     def joined(self, parts: list[ir.Value]) -> ir.Value:
-        """Rows of several stripes as one."""
+        """The rows of several stripes, concatenated."""
         return self.tape.op("Concat", parts, {"axis": ROWS}) if len(parts) > 1 else parts[0]
 
 
 def in_stripes(model: ir.Model) -> int:
-    """Has what comes after the first doubling of the sizes made in stripes, in place; returns how many at the end."""
+    """Computes everything after the first upsampling in stripes, in place; returns the final number of stripes."""
     ShapeInferencePass()(model)
     graph, stripes = model.graph, Stripes()
     for node in list(graph):
@@ -146,14 +146,14 @@ def in_stripes(model: ir.Model) -> int:
 
 
 def renamed(value: ir.Value, like: ir.Value) -> ir.Value:
-    """`value` under the name of `like`, which takes another."""
+    """`value` with the name of `like`, which is renamed."""
     value.name, value.shape, value.type = like.name, like.shape, like.type
     like.name = f"{like.name}.unstriped"
     return value
 
 
 def add(stripes: Stripes, node: ir.Node) -> None:
-    """Cuts what a node makes of striped values into stripes; a node that cannot be cut reads them whole."""
+    """Computes a node's output in stripes; a node that cannot be striped reads whole values."""
     output, counts = node.outputs[0], stripes.counts
     count = max(counts[one] for one in node.inputs if one is not None and one in counts)
     if node.op_type == "Conv" and (reach := reach_of(node)) is not None:
@@ -176,7 +176,7 @@ def add(stripes: Stripes, node: ir.Node) -> None:
 
 
 def reach_of(conv: ir.Node) -> int | None:
-    """How many rows a kernel reaches over, 0 or 1; None for one that changes the size or reaches further."""
+    """Rows of a neighbour that a convolution needs, 0 or 1; None if it changes the size or needs more."""
     kernel, pads, strides, dilations = (
         tuple(conv.attributes[name].as_ints()) if name in conv.attributes else usual
         for name, usual in (("kernel_shape", ()), ("pads", (0,) * 4), ("strides", (1,)), ("dilations", (1,)))
@@ -185,7 +185,7 @@ def reach_of(conv: ir.Node) -> int | None:
 
 
 def convolved(stripes: Stripes, conv: ir.Node, place: int, reach: int) -> ir.Value:
-    """One stripe of what a Conv makes: only at the picture's edge has it a row of zeros."""
+    """One stripe of a Conv's output, with zero padding at the picture's edges only."""
     source, *weights = conv.inputs
     assert source is not None
     top, bottom = (reach - halo for halo in stripes.halos(source, place, reach))
@@ -194,7 +194,7 @@ def convolved(stripes: Stripes, conv: ir.Node, place: int, reach: int) -> ir.Val
 
 
 def doubles(node: ir.Node) -> bool:
-    """Whether a node doubles height and width by repeating each."""
+    """Whether a node doubles height and width by nearest-neighbour upsampling."""
     if node.op_type != "Resize" or node.attributes["mode"].as_string() != "nearest" or len(node.inputs) < 4:
         return False
     factors, waiting = [], [node.inputs[3]]
@@ -209,7 +209,7 @@ def doubles(node: ir.Node) -> bool:
 
 
 def norm_of(first: ir.Node) -> list[ir.Node] | None:
-    """The nodes of a group norm that begins with this one, if one does: Reshape to Add, each read by the next alone."""
+    """The nodes of a group norm that begins with this one, Reshape to Add, each with one reader; None for another."""
     if first.op_type != "Reshape" or number(first.inputs[1]) is None:
         return None
     nodes = [first]
@@ -222,7 +222,7 @@ def norm_of(first: ir.Node) -> list[ir.Node] | None:
 
 
 def normalised(stripes: Stripes, norm: list[ir.Node]) -> Norm:
-    """A group norm as a factor and a term for each channel, (batch, channels, 1, 1), from all stripes' statistics."""
+    """A group norm as a factor and an offset per channel, (batch, channels, 1, 1), from all stripes' statistics."""
     first, instance, _, scaled, raised = norm
     source, split, weight, bias = first.inputs[0], number(first.inputs[1]), scaled.inputs[1], raised.inputs[1]
     assert source is not None and split is not None and weight is not None and bias is not None
@@ -239,8 +239,8 @@ def normalised(stripes: Stripes, norm: list[ir.Node]) -> Norm:
 def statistics(stripes: Stripes, source: ir.Value, groups: int) -> tuple[ir.Value, ir.Value]:
     """Mean and variance of each group, (batch, groups, 1).
 
-    The variance is the mean of that of each channel and stripe, and the variance of their means: nothing is lost, as it
-    is from a sum of squares whose mean is large.
+    The variance is the mean of the variances of each channel and stripe plus the variance of their means. A sum of
+    squares would lose precision where the mean is large.
     """
     op, ints = stripes.op, stripes.ints
     means, variances = [], []
@@ -258,6 +258,6 @@ def statistics(stripes: Stripes, source: ir.Value, groups: int) -> tuple[ir.Valu
 
 
 def is_flat(value: ir.Value | None) -> bool:
-    """Whether a constant is the same for every row."""
+    """Whether a constant does not depend on the row."""
     held = number(value)
     return held is not None and (held.ndim < 2 or held.shape[-2] == 1)

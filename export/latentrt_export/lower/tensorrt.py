@@ -1,7 +1,7 @@
-"""Canonical graphs become the graphs that TensorRT builds from: fp16 or INT8, every type written out.
+"""Lowering of canonical graphs to the graphs that TensorRT builds from: fp16 or INT8, every type written out.
 
-A component that was exported in fp32 stays fp32, and so does one whose values leave fp16's range, as those of SDXL's
-VAE do: each lowered graph is run against the canonical one before it is kept.
+A component that was exported in fp32 stays fp32, and so does one whose values leave fp16's range, such as SDXL's VAE:
+each lowered graph is compared with the canonical one before it is kept.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from latentrt_export.graph.session import low_memory_session
 from latentrt_export.lower.attention import as_operator
 from latentrt_export.lower.half import half
 
-# The targets that `latentrt calibrate` may have written a graph for.
+# Targets of `latentrt calibrate` whose graphs TensorRT takes.
 QUANTIZED_FOR = ("tensorrt", "any")
-# What a lowered graph is run at: (batch, height, width) in latents.
-PROBE = {"batch": 2, "height": 16, "width": 24, "images": 1}
+# Sizes of the inputs that graphs are compared on; height and width in latents.
+PROBE = {"batch": 2, "height": 16, "width": 24}
 
 Progress = Callable[[str], None]
 Arrays = Mapping[str, Array]
@@ -38,29 +38,29 @@ Arrays = Mapping[str, Array]
 
 @dataclass(frozen=True)
 class Gate:
-    """What lowering may cost, in PSNR against the canonical graph."""
+    """Least PSNR of a lowered graph against the canonical graph."""
 
     psnr_db: float
 
     @property
     def words(self) -> str:
-        """The gate as records state it."""
+        """The gate as text, for records."""
         return f"PSNR at least {self.psnr_db:g} dB"
 
     def passes(self, lost: Fidelity) -> bool:
-        """Whether what was lost is within the gate."""
+        """Whether the loss is within the gate."""
         return lost.psnr_db is None or lost.psnr_db >= self.psnr_db
 
 
-# Rounding to fp16 moves some values to the next of INT8's 256 steps: that alone costs the second 10 dB.
+# Rounding to fp16 moves some values to the next of INT8's 256 steps, which costs 10 dB more.
 GATES = {"fp32": Gate(120.0), "fp16": Gate(40.0), "int8": Gate(30.0)}
 
 
 def lower(bundle: Bundle, folder: Path, attention: Attention, progress: Progress = lambda line: None) -> None:
-    """Writes into `folder` the lowered graph of every component of the bundle that is not there yet.
+    """Writes the lowered graph of every component of the bundle into `folder`, except those that are there.
 
     Each appears whole or not at all. Raises BundleError for a graph that is quantized for another target,
-    FidelityError for one that lowering changes by more than its gate allows.
+    FidelityError for a loss that the gate does not allow.
     """
     for name, component in bundle.manifest.components.items():
         check_target(name, component)
@@ -75,12 +75,12 @@ def lower(bundle: Bundle, folder: Path, attention: Attention, progress: Progress
             try:
                 write(bundle, name, path, attention, feeds, references, progress)
             except OutputError:
-                if not path.is_dir():  # else another process was faster, and wrote the same
+                if not path.is_dir():  # else another process has written the same graph
                     raise
 
 
 def check_target(name: str, component: Component) -> None:
-    """Raises BundleError for a graph whose Q/DQ nodes TensorRT does not take."""
+    """Raises BundleError for a graph that is quantized for another target."""
     quantization = component.quantization
     if quantization is not None and quantization.target not in QUANTIZED_FOR:
         raise BundleError(
@@ -98,7 +98,7 @@ def write(
     references: Arrays,
     progress: Progress,
 ) -> None:
-    """Writes one component in the narrowest floats that keep within their gate."""
+    """Writes one component in fp16 if its gate allows that, else in fp32."""
     component = bundle.manifest.components[name]
     quantized = component.quantization is not None
     choices: tuple[Floats, ...] = ("fp32",) if component.precision == "fp32" else ("fp16", "fp32")
@@ -119,7 +119,7 @@ def write(
 
 
 def lowered_model(graph: Path, floats: Floats, attention: Attention) -> ir.Model:
-    """The graph in a file, lowered."""
+    """The lowered graph of a file."""
     model = ir.load(graph)
     if floats == "fp16":
         half(model)
@@ -129,7 +129,7 @@ def lowered_model(graph: Path, floats: Floats, attention: Attention) -> ir.Model
 
 
 def measure(graph: Path, feeds: Arrays, references: Arrays, gate: Gate) -> Fidelity:
-    """What a graph loses against `references`. Raises FidelityError where that is more than the gate allows."""
+    """The loss of a graph against `references`. Raises FidelityError if the gate does not allow it."""
     got = run(graph, feeds, emulated_session)
     lost = worst([loss(got[name], reference, gate.words) for name, reference in references.items()])
     if not gate.passes(lost):
@@ -140,16 +140,16 @@ def measure(graph: Path, feeds: Arrays, references: Arrays, gate: Gate) -> Fidel
 def run(
     graph: Path, feeds: Arrays, opened: Callable[[Path], InferenceSession] = low_memory_session
 ) -> dict[str, Array]:
-    """Every output of a graph by name, on a CPU, in the session that `opened` gives."""
+    """Every output of a graph by name, on a CPU, in the session that `opened` returns."""
     session = opened(graph)
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
 
 def probe_feeds(bundle: Bundle, name: str, known: Arrays) -> dict[str, Array]:
-    """Inputs to run a component on: what an earlier component made where it made one of that name, else random."""
+    """Inputs of a component: an earlier component's output of that name if it fits, else random values."""
     random = np.random.default_rng(0)
-    sizes = PROBE | {"tokens": bundle.manifest.tokenizer.length, "n": PROBE["batch"]}
+    sizes = bundle.manifest.sizes(n=PROBE["batch"]) | PROBE
     feeds = {}
     for spec in bundle.manifest.components[name].inputs:
         shape = shape_of(spec, sizes)
@@ -160,12 +160,12 @@ def probe_feeds(bundle: Bundle, name: str, known: Arrays) -> dict[str, Array]:
 
 
 def drawn(bundle: Bundle, spec: TensorSpec, shape: tuple[int, ...], random: np.random.Generator) -> Array:
-    """Random values such as an input of that name has: token ids, layers, timesteps, latents of a VAE, or normal."""
+    """Random values in the usual range of the input: token ids, layers, timesteps, VAE latents, or normal."""
     manifest = bundle.manifest
     highest = {"input_ids": manifest.tokenizer.eos, "clip_skip": manifest.text.layers}
     if spec.dtype == "int64":
         return random.integers(1, highest.get(spec.name, 1) + 1, shape)
-    if spec.name in ("timestep", "size_ids"):  # sizes are as large
+    if spec.name in ("timestep", "size_ids"):  # sizes have the same range
         return random.uniform(0, manifest.schedule.train_steps - 1, shape).astype(spec.dtype)
     scale = 1 / manifest.latents.scaling if spec.name == "latents" else 1.0
     return (random.standard_normal(shape) * scale).astype(spec.dtype)

@@ -1,1 +1,3 @@
-"""Networks as they are traced: split, with residuals and hoisted inputs."""
+"""Torch modules in the form in which they are traced: divided, with hoisted projections and residuals as inputs."""
+
+__all__ = ["adapter_network", "component", "control_network", "hoist", "image_encoder", "residuals"]

@@ -1,6 +1,6 @@
-"""T2I-Adapters as modules: what is added to a UNet's features on the way down, made once of an image.
+"""T2I-Adapters as modules, Mou et al. (2023): features added in a UNet's down blocks, computed once per image.
 
-Mou et al. (2023); the reference is diffusers 0.42.1's T2IAdapter, and what its UNet does with the features.
+The reference is diffusers 0.42.1: T2IAdapter, and its UNet's use of the features.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ Features = tuple[tuple[int, int], ...]
 
 
 def places_of(unet: UNet2DConditionModel) -> Features:
-    """Where a UNet takes features: at the end of each block on the way down, and the last in the middle.
+    """The levels and channels of a UNet's features: at the end of each down block, and the last in the middle block.
 
-    As in diffusers: in a block with cross-attention ahead of what halves its sides, in one without behind that; and
-    what is added is part of the block's last skip.
+    As in diffusers: before the downsampler in a block with cross-attention, after it in a block without; the sum is
+    part of the block's last skip.
     """
     level, found = 0, []
     for block in unet.down_blocks:
@@ -36,7 +36,7 @@ def places_of(unet: UNet2DConditionModel) -> Features:
 
 
 def features_of(adapter: T2IAdapter, pixels: int) -> Features:
-    """The features that an adapter makes. pixels: a side of one latent."""
+    """The levels and channels of an adapter's features. pixels: pixels per latent, along each side."""
     level, found = round(math.log2(adapter.downscale_factor / pixels)), []
     for block in adapter.adapter.body:
         level += block.downsample is not None
@@ -54,9 +54,10 @@ def feature_specs(features: Features) -> tuple[TensorSpec, ...]:
 
 
 class Unshuffled(nn.Module):
-    """A convolution of an image whose squares were laid side by side along the channels, in one strided convolution.
+    """Pixel unshuffle and convolution as one strided convolution.
 
-    squares: their side in pixels. The image ends with zeros where its sides are no multiples of that but of `pixels`.
+    squares: side of the unshuffled squares in pixels. The image is padded with zeros to whole squares; its sides are
+    multiples of `pixels`.
     """
 
     def __init__(self, conv: nn.Conv2d, squares: int, pixels: int) -> None:
@@ -72,7 +73,7 @@ class Unshuffled(nn.Module):
         self.border = near, far, near, far
 
     def forward(self, image: Tensor) -> Tensor:
-        """One result for each square, begun ones included."""
+        """One output per square, partial squares included."""
         found: Tensor = self.conv(F.pad(image, self.border))
         return found
 
@@ -91,7 +92,7 @@ class AdapterNetwork(nn.Module):
         self.body = network.body
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """What is added to the UNet's features, one for each block."""
+        """Features to add to the UNet's, one per block."""
         hidden, features = self.first(image), []
         for block in self.body:
             hidden = block(hidden)
@@ -100,7 +101,7 @@ class AdapterNetwork(nn.Module):
 
 
 def adapter_run(adapter: T2IAdapter, sample: Tensor, pixels: int) -> dict[str, Tensor]:
-    """An image for a probe, and the undivided adapter's features of it; it wants whole squares."""
+    """A reference image, and the undivided adapter's features of it, padded to whole squares."""
     batch, _, height, width = sample.shape
     image = torch.rand(batch, adapter.config.in_channels, pixels * height, pixels * width, generator=generator())
     right, below = (-side % adapter.downscale_factor for side in (pixels * width, pixels * height))
@@ -110,8 +111,16 @@ def adapter_run(adapter: T2IAdapter, sample: Tensor, pixels: int) -> dict[str, T
 
 
 def adapter_part(name: str, adapter: T2IAdapter, pixels: int, runs: Sequence[Mapping[str, Tensor]]) -> Part:
-    """An adapter as a part to export."""
+    """The component of an adapter."""
     sides = f"{pixels}*height", f"{pixels}*width"
     image_spec = TensorSpec("image", "float32", ("batch", adapter.config.in_channels, *sides))
     outputs = feature_specs(features_of(adapter, pixels))
-    return part(f"adapter_{name}", lambda: AdapterNetwork(adapter, pixels), (image_spec,), outputs, runs)
+    return part(
+        f"adapter_{name}",
+        lambda: AdapterNetwork(adapter, pixels),
+        (image_spec,),
+        outputs,
+        runs,
+        role="t2i_adapter",
+        controls=(name,),
+    )

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor, nn
 
+from latentrt.bundle.sources import InputSource, Role
 from latentrt.tensors import TensorSpec
-
-pass
-
-# The names that diffusers' networks have for what they add to the time embedding.
-ADDED_NAMES = {"pooled": "text_embeds", "size_ids": "time_ids"}
 
 # (batch, height, width) in latents: even sides, and sides that every level rounds.
 PROBES = ((2, 16, 24), (1, 9, 13))
+NO_SOURCES: Mapping[str, InputSource] = {}
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,8 @@ class Probe:
 class Part:
     """One component to export. `build` makes the module to trace, of which the original may not survive the making.
 
-    float32: whether it is exported in fp32 whatever the precision, because its values leave fp16's range.
+    float32: whether it is exported in fp32 whatever the precision, because its values leave fp16's range. role,
+    sources, controls: see `latentrt.bundle.manifest.Component`.
     """
 
     name: str
@@ -42,6 +40,9 @@ class Part:
     outputs: tuple[TensorSpec, ...]
     probes: tuple[Probe, ...]
     float32: bool = False
+    role: Role = field(kw_only=True)
+    sources: Mapping[str, InputSource] = field(default_factory=dict, kw_only=True)
+    controls: tuple[str, ...] = field(default=(), kw_only=True)
 
 
 def sample_spec(network: ControlNetModel | UNet2DConditionModel) -> TensorSpec:
@@ -55,17 +56,16 @@ def part(
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
     runs: Sequence[Mapping[str, Tensor]],
+    *,
+    role: Role,
+    sources: Mapping[str, InputSource] = NO_SOURCES,
+    controls: tuple[str, ...] = (),
 ) -> Part:
     """A component whose probes are taken out of all the tensors of some runs, by name."""
     probes = (
         Probe({spec.name: run[spec.name] for spec in inputs}, tuple(run[spec.name] for spec in outputs)) for run in runs
     )
-    return Part(name, build, inputs, outputs, tuple(probes))
-
-
-def added_to_time(feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What diffusers' networks add to the time embedding, under the names that it has for them."""
-    return {theirs: feeds[ours] for ours, theirs in ADDED_NAMES.items() if ours in feeds}
+    return Part(name, build, inputs, outputs, tuple(probes), role=role, sources=sources, controls=controls)
 
 
 def generator() -> torch.Generator:

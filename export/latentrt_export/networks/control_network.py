@@ -1,7 +1,7 @@
-"""ControlNets as modules, Zhang et al. (2023): what each sees of its image, and the residuals that it makes.
+"""ControlNets as modules, Zhang et al. (2023): an encoder of the control image, and a network of residuals.
 
-What a network takes of the timestep and of the text is hoisted with the UNet's own, and the image's features are
-computed once a picture.
+The projections of timestep and text are hoisted together with the UNet's. The image's features are computed once per
+picture.
 """
 
 from __future__ import annotations
@@ -13,33 +13,34 @@ from diffusers import ControlNetModel
 from torch import Tensor, nn
 
 from latentrt.tensors import TensorSpec
-from latentrt_export.networks.component import Part, added_to_time, generator, part, sample_spec
+from latentrt_export.networks.component import Part, generator, part, sample_spec
 from latentrt_export.networks.hoist import hoist, way_down
 from latentrt_export.networks.residuals import layout_of, packed, residual_specs
+from latentrt_export.networks.time_bias import embedding_arguments
 
 
 def hint_factor(network: ControlNetModel) -> int:
-    """Pixels of the image, a side, that one of a control network's features is of."""
+    """Pixels of the image per feature of the control network, along each side."""
     return int(2 ** (len(network.config.conditioning_embedding_out_channels) - 1))
 
 
 class HintEncoder(nn.Module):
-    """image (batch, 3, 8h, 8w) in [0, 1] -> hint (batch, channels, h, w), what a control network sees of the image."""
+    """image (batch, 3, 8h, 8w) in [0, 1] -> hint (batch, channels, h, w), a ControlNet's features of the image."""
 
     def __init__(self, network: ControlNetModel) -> None:
         super().__init__()
         self.embedding = network.controlnet_cond_embedding
 
     def forward(self, image: Tensor) -> Tensor:
-        """The features that are added to those of the latents."""
+        """Features that are added to those of the latents."""
         hint: Tensor = self.embedding(image)
         return hint
 
 
 class HoistedControl(nn.Module):
-    """A control network without the parts that were computed beforehand: time, text, image.
+    """A ControlNet without the parts that are computed beforehand: time, text, image.
 
-    Takes over the modules of `network`. kv_start, bias_start: where its part of `cross_kv` and `time_bias` begins.
+    Takes over the modules of `network`. kv_start, bias_start: start of its slices of `cross_kv` and `time_bias`.
     """
 
     def __init__(self, network: ControlNetModel, kv_start: int, bias_start: int) -> None:
@@ -52,7 +53,7 @@ class HoistedControl(nn.Module):
     def forward(
         self, sample: Tensor, time_bias: Tensor, cross_kv: Tensor, hint: Tensor, scales: Tensor
     ) -> tuple[Tensor, ...]:
-        """The packed residuals of every level, each residual times its number of `scales` (residuals)."""
+        """The packed residuals of every level, each multiplied by its entry of `scales` (residuals,)."""
         network = self.network
         middle, skips = way_down(network, network.conv_in(sample) + hint, time_bias, (cross_kv,))
         convolutions = (*network.controlnet_down_blocks, network.controlnet_mid_block)
@@ -70,9 +71,9 @@ def control_parts(
     starts: tuple[int, int],
     runs: Sequence[Mapping[str, Tensor]],
 ) -> Iterator[Part]:
-    """A control network: what it sees of the image, once a picture, and the residuals that it makes at every call.
+    """The components of a ControlNet: image encoder, once per picture, and residuals, at every call.
 
-    shared: what it takes of what the UNet takes. starts: where its part of `cross_kv` and `time_bias` begins.
+    shared: inputs that it shares with the UNet. starts: start of its slices of `cross_kv` and `time_bias`.
     """
     layout, config = layout_of(control), control.config
     factor = hint_factor(control)
@@ -81,19 +82,29 @@ def control_parts(
     )
     hint_spec = TensorSpec("hint", "float32", ("batch", config.block_out_channels[0], "height", "width"))
     scales_spec = TensorSpec("scales", "float32", (len(layout),))
-    yield part(f"hint_{name}", lambda: HintEncoder(control), (image_spec,), (hint_spec,), runs)
+    yield part(
+        f"hint_{name}",
+        lambda: HintEncoder(control),
+        (image_spec,),
+        (hint_spec,),
+        runs,
+        role="controlnet_hint",
+        controls=(name,),
+    )
     yield part(
         f"control_{name}",
         lambda: HoistedControl(control, *starts),
         (sample_spec(control), *shared, hint_spec, scales_spec),
         residual_specs(layout),
         runs,
+        role="controlnet",
+        controls=(name,),
     )
 
 
 def control_run(control: ControlNetModel, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a control network takes besides, its features of an image, and the undivided network's packed residuals."""
-    sample = feeds["sample"][:, : control.config.in_channels]  # the latents come before what a UNet sees besides
+    """Reference inputs of a ControlNet, its features of an image, and the undivided network's packed residuals."""
+    sample = feeds["sample"][:, : control.config.in_channels]  # the latents come before the extra channels
     batch, _, height, width = sample.shape
     layout, scale, factor = layout_of(control), 0.7, hint_factor(control)
     shape = (batch, control.config.conditioning_channels, factor * height, factor * width)
@@ -105,8 +116,8 @@ def control_run(control: ControlNetModel, feeds: Mapping[str, Tensor]) -> dict[s
             feeds["context"],
             image,
             scale,
-            added_cond_kwargs=added_to_time(feeds),
             return_dict=False,
+            **embedding_arguments(control, feeds),
         )
         hint = HintEncoder(control)(image)
     levels = zip(residual_specs(layout), packed([*down, middle], layout), strict=True)

@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
-from diffusers.models.embeddings import Timesteps
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
@@ -192,67 +191,6 @@ class CrossKV(nn.Module):
     def forward(self, context: Tensor) -> Tensor:
         """The packed projections of `context` (batch, tokens, width)."""
         return self.project(context)
-
-
-class TimeBias(nn.Module):
-    """The time-embedding branch: timestep float32 (n) -> (n, sum of channels over ResNets), added after each conv1.
-
-    Its other inputs are what the UNet embeds besides: the guidance (n), pooled text (n, pooled) and sizes (n, ids).
-    Sinusoids stay in float32: fp16 cannot tell the timesteps near 1000 apart.
-    """
-
-    def __init__(self, unet: UNet2DConditionModel | ControlNetModel) -> None:
-        super().__init__()
-        self.sinusoid, self.embedding = unet.time_proj, unet.time_embedding
-        guidance = unet.config.get("time_cond_proj_dim")  # which no control network is told
-        self.guidance = guidance_sinusoid(guidance) if guidance else None
-        self.added = AddedEmbedding(unet) if unet.config.addition_embed_type else None
-        self.project = stacked([resnet.time_emb_proj for resnet in resnets(unet)])
-
-    def forward(self, timestep: Tensor, *added: Tensor) -> Tensor:
-        """The packed biases of every ResNet for each timestep."""
-        dtype, condition = self.project.weight.dtype, None
-        if self.guidance is not None:
-            condition = self.guidance(1000 * added[0]).to(dtype)
-        embedded = self.embedding(self.sinusoid(timestep).to(dtype), condition)
-        if self.added is not None:
-            embedded = embedded + self.added(*added[-2:])
-        return self.project(F.silu(embedded))
-
-
-class TimeBiases(nn.Module):
-    """The biases of a UNet and of the control networks beside it, side by side; each has an embedding of its own."""
-
-    def __init__(self, *networks: nn.Module) -> None:
-        super().__init__()
-        self.branches = nn.ModuleList(TimeBias(network) for network in networks)
-
-    def forward(self, timestep: Tensor, *added: Tensor) -> Tensor:
-        """The packed biases of every ResNet of every network for each timestep."""
-        biases = [branch(timestep, *added) for branch in self.branches]
-        return torch.cat(biases, -1) if len(biases) > 1 else biases[0]
-
-
-def guidance_sinusoid(width: int) -> Timesteps:
-    """What embeds a thousand times the guidance in models that were distilled with it: Meng et al. (2023).
-
-    As diffusers 0.42.1's get_guidance_scale_embedding, which takes the guidance less one.
-    """
-    return Timesteps(width, flip_sin_to_cos=False, downscale_freq_shift=1)
-
-
-class AddedEmbedding(nn.Module):
-    """What SDXL adds to the time embedding: Podell et al. (2023), section 2.2."""
-
-    def __init__(self, unet: UNet2DConditionModel) -> None:
-        super().__init__()
-        self.sinusoid, self.embedding = unet.add_time_proj, unet.add_embedding
-
-    def forward(self, pooled: Tensor, size_ids: Tensor) -> Tensor:
-        """The embedding, (n, width), of pooled text (n, pooled) and sizes float32 (n, ids)."""
-        # Column by column: shapes of what is flattened and folded again cannot be told from the batch's symbol.
-        sizes = [self.sinusoid(size_ids[:, place]).to(pooled.dtype) for place in range(int(size_ids.shape[1]))]
-        return self.embedding(torch.cat([pooled, *sizes], -1))
 
 
 class HoistedUNet(nn.Module):

@@ -1,7 +1,7 @@
-"""What IP-Adapters make of an image, as one graph: CLIP's vision transformer, then keys and values for the UNet.
+"""IP-Adapters as one graph: CLIP's vision transformer, then keys and values of an image for the UNet.
 
-They depend on no timestep, so they leave the UNet as those of a text do. How strongly an image works is in no graph, as
-softmax(q k) (s v) = s softmax(q k) v: whoever calls the UNet scales the values, all of which follow all keys.
+They do not depend on the timestep, so they are hoisted out of the UNet like those of the text. The image's strength is
+in no graph, as softmax(q k) (s v) = s softmax(q k) v: the caller of the UNet scales the values, which follow all keys.
 """
 
 from __future__ import annotations
@@ -18,22 +18,23 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from latentrt.bundle.manifest import IMAGE_ENCODER, IMAGE_KV
 from latentrt.tensors import TensorSpec
 from latentrt_export.networks.component import Part, Probe, generator
 from latentrt_export.networks.hoist import ExplicitAttention, cross_attentions, layer_output, stacked
 
-# The mean and the deviation of the colours that CLIP was trained on.
+# Mean and standard deviation of CLIP's colours.
 SPREAD = (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)
 Projection: TypeAlias = ImageProjection | IPAdapterPlusImageProjection
-# What stands before an adapter's name in that of a probe's features, which the undivided UNet takes.
+# Prefix of an adapter's name for reference features, which the undivided UNet takes.
+# The component, and the prefix of an IP-Adapter's name in its outputs and the UNet's inputs.
+IMAGE_ENCODER, IMAGE_KV = "image_encoder", "image_kv_"
 SEEN = "seen_"
-# How many patches those are of, where they are of patches; any number will do.
+# Number of patches of reference features; any number will do.
 PROBED_PATCHES = 5
 
 
 class ContextAttention(ExplicitAttention):
-    """Attention whose keys and values are projections of the context that it is called with."""
+    """Attention whose keys and values are projections of its context."""
 
     def key_values(self, attn: Attention, x: Tensor, context: Any) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields the keys and values of the context."""
@@ -55,17 +56,17 @@ class ImageKV(nn.Module):
 
     @property
     def pooled(self) -> bool:
-        """Whether it takes what the encoder says of the whole image; else the states of all its patches."""
+        """Whether it takes the encoder's pooled output; otherwise the states of all patches."""
         return isinstance(self.projection, ImageProjection)
 
     @property
     def tokens(self) -> int:
-        """How many tokens it makes of an image."""
+        """The number of tokens per image."""
         return int(self.projection.num_image_text_embeds if self.pooled else self.projection.latents.shape[1])
 
     @property
     def width(self) -> int:
-        """How wide all keys and values of a token are."""
+        """The width of all keys and values of a token."""
         return int(self.project.out_features)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -76,8 +77,8 @@ class ImageKV(nn.Module):
 class ImageEncoder(nn.Module):
     """CLIP's vision transformer with IP-Adapters behind it.
 
-    image (batch, 3, side, side) in [0, 1], shown (batch), 1 for an image and 0 for none -> what each adapter makes of
-    it. Takes over the modules of `model` and of `adapters`.
+    image (batch, 3, side, side) in [0, 1], shown (batch,), 1 for an image and 0 for none -> keys and values of each
+    adapter. Takes over the modules of `model` and of `adapters`.
     """
 
     def __init__(self, model: CLIPVisionModelWithProjection, adapters: Sequence[ImageKV]) -> None:
@@ -88,17 +89,17 @@ class ImageEncoder(nn.Module):
                 module.set_processor(ContextAttention())
         self.embeddings, self.before, layers = vision.embeddings, vision.pre_layrnorm, vision.encoder.layers
         pooled = any(adapter.pooled for adapter in adapters)
-        self.but_one = len(layers) - 1  # patches are seen as they leave the last layer but one
+        self.but_one = len(layers) - 1  # patches' states come from the last layer but one
         self.layers = layers if pooled else layers[: self.but_one]
         self.whole = nn.Sequential(vision.post_layernorm, model.visual_projection) if pooled else None
 
     def forward(self, image: Tensor, shown: Tensor) -> tuple[Tensor, ...]:
-        """The packed keys and values, (batch, tokens, K) an adapter.
+        """The packed keys and values, (batch, tokens, K) per adapter.
 
-        Without an image, an adapter of the whole image is given zeros for its features, one of patches those of a grey
-        one: of CLIP's mean.
+        Without an image, an adapter of pooled features gets zeros, an adapter of patches the features of a grey image
+        of CLIP's mean colour.
         """
-        # Constants and no buffers, which are weights, and may be stored in fp16.
+        # Constants, not buffers: buffers are weights, and may be stored in fp16.
         mean, deviation = (image.new_tensor(numbers).reshape(3, 1, 1) for numbers in SPREAD)
         states = [self.before(self.embedded((image - mean) / deviation * shown[:, None, None, None]))]
         for layer in self.layers:
@@ -107,7 +108,7 @@ class ImageEncoder(nn.Module):
         return tuple(adapter(whole if adapter.pooled else states[self.but_one]) for adapter in self.adapters)
 
     def embedded(self, pixels: Tensor) -> Tensor:
-        """The patches, each with its place, behind the embedding that the whole image is seen by."""
+        """The class embedding and the patch embeddings, with positions added."""
         patches = self.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
         places = self.embeddings.position_embedding.weight
         first = F.pad(self.embeddings.class_embedding[None], (0, 0, 0, len(places) - 1))
@@ -115,14 +116,14 @@ class ImageEncoder(nn.Module):
 
 
 def widths_of(projection: Projection) -> tuple[str, int, int]:
-    """How wide a projection's features and tokens are, after the name that the encoder's config has for the first."""
+    """The encoder config's name of a projection's input width, that width, and the width of its tokens."""
     if isinstance(projection, ImageProjection):
         return "projection_dim", projection.image_embeds.in_features, projection.norm.normalized_shape[0]
     return "hidden_size", projection.proj_in.in_features, projection.norm_out.normalized_shape[0]
 
 
 def prompt_run(name: str, adapter: ImageKV, batch: int, images: int) -> dict[str, Tensor]:
-    """Random features of so many images a row, as an undivided UNet takes them, and the keys and values of them."""
+    """Random features of `images` images per row, for the undivided UNet, and their keys and values."""
     _, width, _ = widths_of(adapter.projection)
     patches = () if adapter.pooled else (PROBED_PATCHES,)
     features = torch.randn(batch, images, *patches, width, generator=generator())
@@ -132,7 +133,7 @@ def prompt_run(name: str, adapter: ImageKV, batch: int, images: int) -> dict[str
 
 
 def kv_specs(adapters: Mapping[str, ImageKV], images: str = "") -> tuple[TensorSpec, ...]:
-    """The keys and values of one image, or with "*images" of those that the UNet takes side by side."""
+    """The specs of the keys and values of one image, or with "*images" of all images that the UNet takes."""
     return tuple(
         TensorSpec(IMAGE_KV + name, "float32", ("batch", f"{one.tokens}{images}" if images else one.tokens, one.width))
         for name, one in adapters.items()
@@ -140,18 +141,26 @@ def kv_specs(adapters: Mapping[str, ImageKV], images: str = "") -> tuple[TensorS
 
 
 def encoder_part(model: CLIPVisionModelWithProjection, adapters: Mapping[str, ImageKV]) -> Part:
-    """The image encoder as a part to export, probed with an image, with none and with both."""
+    """The image encoder's component, with reference inputs with and without an image."""
     side = model.config.image_size
     image_spec = TensorSpec("image", "float32", ("batch", 3, side, side))
     probes = tuple(encoder_probe(model, adapters, shown) for shown in ((1.0, 0.0), (1.0,)))
     inputs, outputs = (image_spec, TensorSpec("shown", "float32", ("batch",))), kv_specs(adapters)
-    return Part(IMAGE_ENCODER, lambda: ImageEncoder(model, tuple(adapters.values())), inputs, outputs, probes)
+    return Part(
+        IMAGE_ENCODER,
+        lambda: ImageEncoder(model, tuple(adapters.values())),
+        inputs,
+        outputs,
+        probes,
+        role="image_encoder",
+        controls=tuple(adapters),
+    )
 
 
 def encoder_probe(
     model: CLIPVisionModelWithProjection, adapters: Mapping[str, ImageKV], shown: Sequence[float]
 ) -> Probe:
-    """An image a row, and what the original makes of it: with none, as diffusers' `encode_image` has it."""
+    """One image per row, and the original's outputs; without an image as in diffusers' `encode_image`."""
     side = model.config.image_size
     image = torch.rand(len(shown), 3, side, side, generator=generator())
     mean, deviation = (torch.tensor(numbers).reshape(3, 1, 1) for numbers in SPREAD)

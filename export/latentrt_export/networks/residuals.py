@@ -1,7 +1,7 @@
-"""The residuals that a UNet adds to its skips: ControlNet, Zhang et al. (2023).
+"""Residuals of ControlNets, Zhang et al. (2023), which a UNet adds to its skips.
 
-Residuals travel packed by level, the number of times that the sides were halved: side by side along the channels, in
-the order of the skips, the middle's last.
+Residuals are packed by level (number of downsamplings): concatenated along the channels in the order of the skips, the
+middle block's last.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Layout: TypeAlias = tuple[tuple[int, int], ...]
 
 
 def layout_of(network: Network) -> Layout:
-    """Returns where a network's residuals belong: the same for a UNet and all that fit it."""
+    """Returns the levels and channels of a network's residuals: the same for a UNet and its ControlNets."""
     level, found = 0, [(0, network.conv_in.out_channels)]
     for block in network.down_blocks:
         found += [(level, resnet.out_channels) for resnet in block.resnets]
@@ -33,7 +33,7 @@ def layout_of(network: Network) -> Layout:
 
 
 def residual_specs(layout: Layout) -> tuple[TensorSpec, ...]:
-    """Returns the packed residuals of every level."""
+    """Returns the specs of the packed residuals of every level."""
     widths = {level: sum(channels for _, channels in group) for level, group in groupby(layout, lambda one: one[0])}
     return tuple(
         TensorSpec(f"residual_{level}", "float32", ("batch", width, *sides_at(level)))
@@ -42,13 +42,13 @@ def residual_specs(layout: Layout) -> tuple[TensorSpec, ...]:
 
 
 def sides_at(level: int) -> tuple[str, str]:
-    """The axes of features whose sides were halved so often, and rounded up each time."""
+    """The axes of features after `level` downsamplings, each rounded up."""
     height, width = (f"{side}/{2**level}" if level else side for side in ("height", "width"))
     return height, width
 
 
 def packed(residuals: Sequence[Tensor], layout: Layout) -> tuple[Tensor, ...]:
-    """The residuals of each level side by side."""
+    """The residuals of each level, concatenated."""
     pairs = zip(layout, residuals, strict=True)
     return tuple(torch.cat([one for _, one in group], 1) for _, group in groupby(pairs, lambda pair: pair[0][0]))
 

@@ -1,4 +1,4 @@
-"""Sound as pictures: Riffusion's spectrograms, drawn from a sound and heard again, with NumPy alone."""
+"""Riffusion's spectrograms: a picture from a sound and a sound from a picture, with NumPy alone."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ from latentrt.validate import whole
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+__all__ = ["parameters", "picture", "picture_from_sound", "sound_from_picture", "wav"]
+
 MOST_ITERATIONS = 1000
 
 
 def picture_from_sound(samples: Array, parameters: Parameters) -> Image:
-    """The spectrogram of a sound: RGB, a row a band, a column every 10 ms, parameters in its EXIF.
+    """The spectrogram of a sound: RGB, one row per band, one column per 10 ms, parameters in its EXIF.
 
     samples: (samples, channels), in units of 16 bits. Two channels become their mean in a mono picture, and one becomes
     both of a stereo picture.

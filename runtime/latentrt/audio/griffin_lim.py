@@ -48,7 +48,7 @@ def griffin_lim(
 
 
 def first_phases(generator: TorchGenerator, frames: int, bins: int) -> Array:
-    """Where torchaudio starts: (frames, bins) complex64, real and imaginary parts in [0, 1), so of any length to 1.4.
+    """Initial phases, torchaudio's: (frames, bins) complex64, real and imaginary parts in [0, 1), so up to 1.4 long.
 
     All of the FFT's bins are drawn, or the next channel's would not be torch's; turned as `latentrt.audio.stft` says.
     """

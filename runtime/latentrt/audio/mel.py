@@ -43,7 +43,7 @@ def linear_from_mel(bands: Array, parameters: Parameters) -> Array:
 
 @lru_cache(maxsize=4)
 def overlaps(parameters: Parameters) -> Array:
-    """What every two bands have in common, (bands, bands) float64: a well conditioned matrix, that of neighbours."""
+    """Overlap of every two mel bands, (bands, bands) float64: a well conditioned band matrix."""
     bank = filter_bank(parameters).astype(np.float64)
     shared: Array = bank @ bank.T
     shared.flags.writeable = False

@@ -1,4 +1,4 @@
-"""What a Riffusion spectrogram is: the numbers of riffusion 0.0.5's SpectrogramParams, and their EXIF tags.
+"""Parameters of a Riffusion spectrogram: the numbers of riffusion 0.0.5's SpectrogramParams, and their EXIF tags.
 
 Rate and windows are constants: every Riffusion model was trained on them. Bands and frequencies differ between models.
 """
@@ -51,7 +51,7 @@ class Parameters:
 
     @property
     def bins(self) -> int:
-        """How many of the FFT's bins, from 0 Hz on, can hold anything."""
+        """Number of FFT bins, from 0 Hz up, that can be nonzero."""
         return int(self.high_hz / BIN_HZ) + 1
 
 

@@ -16,7 +16,7 @@ from latentrt.bench.report import FORMAT, Report, subject_of
 from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import open_bundle
 from latentrt.device.nvml import open_nvml
-from latentrt.engines import choose, engine_kind
+from latentrt.engines import AUTO, choose, engine_kind
 from latentrt.errors import RequestError
 from latentrt.pipeline.load import load
 from latentrt.pipeline.prepare import prepare
@@ -47,7 +47,7 @@ def benchmark(
     sweep: Sweep,
     plan: Plan,
     *,
-    engine: str = "cpu",
+    engine: str = AUTO,
     split_guidance: bool = False,
     memory_budget: int | None = None,
     advance: Callable[[], None] = lambda: None,
@@ -61,7 +61,7 @@ def benchmark(
     engine_kind(engine)
     check(plan)
     opened = open_bundle(folder_of(bundle), verify=False)
-    engine = choose(engine, opened, frugal=memory_budget is not None)
+    engine = choose(engine, opened, low_memory=memory_budget is not None)
     cases = sweep.cases(request)
     opening = partial(load, bundle, engine=engine, split_guidance=split_guidance, memory_budget=memory_budget)
     with opening(verify=False) as pipeline:

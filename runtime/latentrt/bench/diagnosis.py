@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
@@ -14,7 +15,7 @@ from latentrt.device.jetson import Jetson, fits, read_jetson
 from latentrt.device.jetson import advice as jetson_advice
 from latentrt.device.meminfo import MEMINFO, memory
 from latentrt.device.nvidia import Nvidia, read_nvidia
-from latentrt.engines import ENGINES, EngineKind
+from latentrt.engines import ENGINES, VARIABLE, EngineKind, auto_engines
 from latentrt.engines.autoselect import remembered
 
 RUNNING = ("numpy", "tokenizers", "pillow")
@@ -43,6 +44,7 @@ def diagnose(root: Path = Path("/")) -> dict[str, Any]:
         "gpu": {**asdict(nvidia), "cuda": ".".join(map(str, nvidia.cuda)) if nvidia.cuda else None},
         "jetson": about_jetson(jetson, known),
         "engines": engines,
+        "auto": auto_state(),
         "fastest": [
             {"model": choice.model, "engine": choice.engine, "seconds": choice.seconds} for choice in remembered()
         ],
@@ -55,6 +57,12 @@ def diagnose(root: Path = Path("/")) -> dict[str, Any]:
 def about_jetson(jetson: Jetson | None, known: dict[str, int] | None) -> dict[str, Any] | None:
     """What there is to say of a Jetson, and which models fit the memory that is available."""
     return {**asdict(jetson), "fits": fits(known["available_bytes"]) if known else []} if jetson else None
+
+
+def auto_state() -> dict[str, Any]:
+    """The installed engines that "auto" may stand for, and the value of LATENTRT_ENGINE if that names one."""
+    names = [name for name in auto_engines() if ENGINES[name].installed]
+    return {"engines": names, VARIABLE: os.environ.get(VARIABLE) or None}
 
 
 def engine_state(name: str, nvidia: Nvidia) -> dict[str, Any]:
@@ -90,9 +98,9 @@ def problem_of(kind: EngineKind, nvidia: Nvidia) -> str | None:
     if nvidia.problem is not None:
         return f"{nvidia.problem}, or use --engine cpu"
     bindings = installed("cuda-bindings")
-    if kind.builder and bindings is None:
+    if kind.bindings and bindings is None:
         return f"it needs cuda-bindings: {kind.install}"
-    if kind.builder and bindings and nvidia.cuda and int(bindings.split(".")[0]) > nvidia.cuda[0]:
+    if kind.bindings and bindings and nvidia.cuda and int(bindings.split(".")[0]) > nvidia.cuda[0]:
         major, minor = nvidia.cuda
         return (
             f"the driver runs CUDA {major}.{minor} at most, which is too old for cuda-bindings {bindings}: update the "

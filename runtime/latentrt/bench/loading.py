@@ -27,7 +27,7 @@ def load(opening: Open, request: Request) -> tuple[Pipeline, Prepared, dict[str,
         pipeline = opening()
     prepared = prepare(pipeline, request)
     for name, engine in pipeline.engines.items():
-        if prepared.demand.uses(name):
+        if prepared.demand.uses(name, pipeline.bundle.manifest.components[name].role):
             with spent.phase(name):
                 engine.load()
             if not prepared.keeps:

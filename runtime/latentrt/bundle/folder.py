@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from latentrt.bundle.manifest import FileRecord, Manifest, read, write
+from latentrt.bundle.manifest import FileRecord, Manifest
 from latentrt.bundle.manifest_hash import check, has_hash
+from latentrt.bundle.manifest_json import read, write
 from latentrt.errors import BundleError
 from latentrt.storage.json_codec import TypedError
 

@@ -1,40 +1,27 @@
-"""bundle.json as frozen dataclasses: all that a device has to know about a model, and what it must measure to."""
+"""bundle.json as frozen dataclasses: all that a device has to know about a model. `manifest_json` reads it."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from latentrt.bundle.manifest_hash import KEY, ZEROS, sealed
 from latentrt.bundle.quantization import Quantization
+from latentrt.bundle.sources import GUIDANCE, IMAGE_ROLES, ExtraChannelsName, InputSource, Role
 from latentrt.sampling.curves import SigmasName
 from latentrt.sampling.schedule import NoiseSchedule
-from latentrt.storage.json_codec import TypedError, parse, plain
-from latentrt.tensors import TensorSpec, split_axis
+from latentrt.tensors import Array, TensorSpec
 
-FORMAT = 1
-DTYPES = ("float16", "float32", "int64")
-# What stands before the name of what steers the UNet by an image in those of its components: a ControlNet and what
-# encodes its image, a T2I-Adapter.
-CONTROL, HINT, ADAPTER = "control_", "hint_", "adapter_"
-# What encodes images that prompt the UNet, and what stands before an IP-Adapter's name in that of what it makes of one.
-IMAGE_ENCODER, IMAGE_KV = "image_encoder", "image_kv_"
+FORMAT = 2
+# Prompts in one call of a graph: usually a negative and a positive one. A plan is built for at most this many.
+USUAL_PROMPTS, MOST_PROMPTS = 2, 8
 
 Precision = Literal["fp32", "fp16", "w16", "int8", "w8"]
-# The numbers that a time embedding may take besides the timestep: pixels, but for the score.
-SizeId = Literal[
-    "original_height", "original_width", "crop_top", "crop_left", "target_height", "target_width", "aesthetic_score"
-]
-# What a UNet may be shown besides noisy latents, as further channels of its sample.
-Shown = Literal["mask", "masked_image", "image"]
 
 
 @dataclass(frozen=True)
 class Fidelity:
-    """What an exported component lost against the original on fixed random inputs, and what it was allowed to lose.
+    """Loss of an exported component against the original on fixed random inputs, and the loss allowed by its gate.
 
     relative_error: largest difference over the largest reference value. psnr_db: None when nothing differed.
     """
@@ -46,28 +33,38 @@ class Fidelity:
 
 @dataclass(frozen=True)
 class Component:
-    """One graph: its file, the external data it reads, what goes in and out.
+    """One graph: its role, its file, its external data, its inputs and outputs.
 
-    quantization: what it costs that the graph is quantized; None for one that is not.
+    sources: of the denoiser and the hoisted graphs, the source of each input. controls: the names by which a request
+    asks for the controls that this component serves; of an image encoder, one per output. quantization: the loss
+    measured for a quantized graph; None for a float one.
     """
 
+    role: Role
     file: str
     data: tuple[str, ...]
     precision: Precision
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     fidelity: Fidelity
+    sources: Mapping[str, InputSource] = field(default_factory=dict)
+    controls: tuple[str, ...] = ()
     quantization: Quantization | None = None
+
+    def input(self, name: str) -> TensorSpec:
+        """The input of that name."""
+        (spec,) = (spec for spec in self.inputs if spec.name == name)
+        return spec
 
 
 @dataclass(frozen=True)
 class Text:
     """How prompts are encoded.
 
-    layers: the most that the encoders' input `clip_skip` may be. encoders: the components that take the tokens; their
-    contexts are laid side by side. pads: the id that fills rows of one, where it is not the tokenizer's.
-    zero_negative: zeros stand for a negative prompt that is not given, in place of an empty text. unread: how many
-    layers an encoder has at its end that nothing reads; its graph is without them.
+    layers: the highest value of the encoders' input `clip_skip`. encoders: the components that take the tokens; their
+    contexts are concatenated along the width. pads: the id of the padding token of encoders where it is not the
+    tokenizer's. zero_negative: zeros, not an empty text, stand for a missing negative prompt. unread: the number of
+    layers at the end of an encoder that nothing reads; its graph is without them.
     """
 
     layers: int
@@ -79,23 +76,37 @@ class Text:
 
 @dataclass(frozen=True)
 class Latents:
-    """The latent space: channels, pixels a side that one latent covers, and the factor that gives unit variance.
+    """The latent space.
 
-    to_rgb: rows of (red, green, blue), one a channel and one constant; a linear preview in [-1, 1].
+    factor: pixels per latent along each side. scaling, shift: latents of unit variance are (VAE's - shift) * scaling.
+    patch_size: latents per side of a patch, where the denoiser takes patches as channels. to_rgb: rows of (red, green,
+    blue), one per channel and one constant; a linear preview in [-1, 1].
     """
 
     channels: int
-    pixels: int
+    factor: int
     scaling: float
     to_rgb: tuple[tuple[float, float, float], ...]
+    shift: float = 0.0
+    patch_size: int = 1
+
+    def for_vae(self, latents: Array) -> Array:
+        """Latents of unit variance as the VAE's decoder takes them."""
+        unscaled: Array = latents / self.scaling
+        return unscaled + latents.dtype.type(self.shift) if self.shift else unscaled
+
+    def from_vae(self, mean: Array) -> Array:
+        """Latents of unit variance from those of the VAE's encoder."""
+        centred = mean - mean.dtype.type(self.shift) if self.shift else mean
+        scaled: Array = centred * mean.dtype.type(self.scaling)
+        return scaled
 
 
 @dataclass(frozen=True)
 class TokenizerSpec:
     """The tokenizer's file, in the `tokenizers` package's format, and the ids of the tokens around a prompt.
 
-    embeddings: the words that stand for what was learned by textual inversion, and how many vectors each has. Their ids
-    follow each other.
+    embeddings: the words added by textual inversion, and the number of vectors of each. Their ids are consecutive.
     """
 
     file: str
@@ -108,7 +119,7 @@ class TokenizerSpec:
 
 @dataclass(frozen=True)
 class Defaults:
-    """What a request uses where it says nothing. Sizes in pixels."""
+    """Values of a request that does not state them. Sizes in pixels."""
 
     sampler: str
     sigmas: SigmasName
@@ -120,7 +131,7 @@ class Defaults:
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What a file must measure to."""
+    """The size and the hash that a file must have."""
 
     bytes: int
     sha256: str
@@ -130,7 +141,7 @@ class FileRecord:
 class Manifest:
     """The whole of bundle.json. Paths are relative to the bundle, with forward slashes.
 
-    shown: what the UNet's sample holds after the noisy latents, in this order.
+    lora_weights: the file with the table of weights that LoRA files may change; "" for none.
     """
 
     format: int
@@ -145,111 +156,83 @@ class Manifest:
     defaults: Defaults
     provenance: Mapping[str, str]
     files: Mapping[str, FileRecord]
-    size_ids: tuple[SizeId, ...] = ()
-    shown: tuple[Shown, ...] = ()
+    lora_weights: str = ""
+
+    def of_role(self, role: Role) -> dict[str, Component]:
+        """The components of a role, by name."""
+        return {name: component for name, component in self.components.items() if component.role == role}
+
+    @property
+    def denoiser(self) -> str:
+        """The name of the denoiser."""
+        (name,) = self.of_role("denoiser")
+        return name
+
+    @property
+    def hoisted(self) -> dict[str, Component]:
+        """The graphs whose outputs the denoiser takes, made less often than once per step."""
+        return self.of_role("hoisted")
+
+    @property
+    def sample(self) -> str:
+        """The name of the denoiser's input that takes the noisy latents."""
+        sources = self.components[self.denoiser].sources
+        (name,) = (name for name, source in sources.items() if source.kind == "latents")
+        return name
+
+    @property
+    def extra_channels(self) -> tuple[ExtraChannelsName, ...]:
+        """The names of the channels that follow the noisy latents in the denoiser's sample, in order."""
+        source = self.components[self.denoiser].sources[self.sample]
+        return tuple(extra.name for extra in source.extra_channels)
+
+    @property
+    def request_values(self) -> tuple[str, ...]:
+        """The values of a request that the model is conditioned on."""
+        sources = (source for component in self.components.values() for source in component.sources.values())
+        return tuple(value for source in sources for value in source.values)
 
     @property
     def embeds_guidance(self) -> bool:
-        """Whether the model was distilled with guidance, which it is told: no negative prompt then has a say."""
-        known = self.components.get("time_bias")
-        return known is not None and any(spec.name == "guidance" for spec in known.inputs)
+        """Whether the guidance scale is an input of a model distilled with it; it then has no negative prompt."""
+        return GUIDANCE in self.request_values
 
     @property
     def controls(self) -> dict[str, str]:
-        """By each name by which an image can steer the UNet, the component that sees the image."""
-        networks = {
-            name.removeprefix(prefix): name
-            for name in self.components
-            for prefix in (HINT, ADAPTER)
-            if name.startswith(prefix)
+        """The component that is given a control's image, by the control's name."""
+        return {
+            control: name
+            for role in IMAGE_ROLES
+            for name, component in self.of_role(role).items()
+            for control in component.controls
         }
-        encoder = self.components.get(IMAGE_ENCODER)
-        made = encoder.outputs if encoder else ()
-        return networks | {spec.name.removeprefix(IMAGE_KV): IMAGE_ENCODER for spec in made}
 
+    def networks_of(self, control: str) -> frozenset[str]:
+        """The components that a control of that name needs."""
+        return frozenset(name for name, component in self.components.items() if control in component.controls)
 
-# Keys that bundles of earlier versions do not have; only what says something is written.
-LATER = ("quantization", "encoders", "pads", "zero_negative", "unread", "size_ids", "shown", "embeddings")
+    def sizes(self, width: int = 0, height: int = 0, **others: int) -> dict[str, int]:
+        """Returns the size of every symbolic axis for one picture.
 
+        width, height: in pixels; 0 for the defaults. others: sizes that differ, such as batch=2. Without them there is
+        one row of a batch (`batch`), one chunk of text (`tokens`), the default steps (`n`), one control image
+        (`images`).
+        """
+        defaults, factor = self.defaults, self.latents.factor
+        return {
+            "batch": 1,
+            "height": (height or defaults.height) // factor,
+            "width": (width or defaults.width) // factor,
+            "tokens": self.tokenizer.length,
+            "n": defaults.steps,
+            "images": 1,
+        } | others
 
-def read(text: str | bytes) -> Manifest:
-    """Returns the manifest in `text`, whatever hash it has of itself.
-
-    `latentrt.bundle.manifest_hash` checks that of a file.
-    Raises TypedError that names the place and what was expected there.
-    """
-    document = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
-    if isinstance(document, dict):
-        document.pop(KEY, None)
-    version = document.get("format") if isinstance(document, dict) else None
-    if isinstance(version, int) and version > FORMAT:
-        raise TypedError(f".format: got {version}, this version of latentrt reads up to {FORMAT}; update latentrt")
-    manifest = parse(Manifest, document)
-    if manifest.format != FORMAT:
-        raise TypedError(f".format: got {manifest.format}, expected {FORMAT}")
-    _check_counts(manifest)
-    for name, component in manifest.components.items():
-        for spec in (*component.inputs, *component.outputs):
-            _check_spec(spec, f".components.{name}.{spec.name}")
-    if not manifest.text.encoders:
-        raise TypedError(".text.encoders: got none, expected at least one")
-    for file in named_files(manifest):
-        if file not in manifest.files:
-            raise TypedError(f".files: {file} is used but not listed")
-    if len(manifest.latents.to_rgb) != manifest.latents.channels + 1:
-        raise TypedError(f".latents.to_rgb: got {len(manifest.latents.to_rgb)} rows, expected one a channel and one")
-    return manifest
-
-
-def write(manifest: Manifest) -> str:
-    """Returns the manifest as JSON: stable order, two-space indent, its own hash and a line at the end."""
-    document = plain(manifest, LATER) | {KEY: ZEROS}
-    return sealed(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def named_files(manifest: Manifest) -> list[str]:
-    """Every file that some part of the manifest will have an engine or the tokenizer read."""
-    graphs = [file for component in manifest.components.values() for file in (component.file, *component.data)]
-    return [*graphs, manifest.tokenizer.file]
-
-
-def _check_counts(manifest: Manifest) -> None:
-    latents, defaults = manifest.latents, manifest.defaults
-    counts = {
-        ".text.layers": manifest.text.layers,
-        ".latents.channels": latents.channels,
-        ".latents.pixels": latents.pixels,
-        ".schedule.train_steps": manifest.schedule.train_steps,
-        ".defaults.steps": defaults.steps,
-        ".defaults.width": defaults.width,
-        ".defaults.height": defaults.height,
-    }
-    for where, count in counts.items():
-        if count < 1:
-            raise TypedError(f"{where}: got {count}, expected at least 1")
-
-
-def _check_spec(spec: TensorSpec, where: str) -> None:
-    if spec.dtype not in DTYPES:
-        raise TypedError(f"{where}: got the type {spec.dtype!r}, expected one of {', '.join(DTYPES)}")
-    for axis in spec.shape:
-        if isinstance(axis, int):
-            if axis < 1:
-                raise TypedError(f"{where}: got a side of {axis}, expected at least 1")
-            continue
-        try:
-            split_axis(axis)
-        except ValueError as error:
-            raise TypedError(f"{where}: {error}") from error
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) < len(pairs):
-        ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
-        raise TypedError(f".{key}: the key occurs twice")
-    return document
-
-
-def _refuse_constant(name: str) -> None:
-    raise TypedError(f"got {name}, expected a finite number")
+    def size_bounds(self) -> dict[str, tuple[int, int, int]]:
+        """The least, usual and largest size of every symbolic axis that the picture's size does not determine."""
+        usual = self.sizes()
+        return {
+            "batch": (1, USUAL_PROMPTS, MOST_PROMPTS),
+            "n": (1, usual["n"], self.schedule.train_steps),
+            **{name: (usual[name],) * 3 for name in ("tokens", "images")},
+        }

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-# And the text encoders that the bundle names.
-TEXT_TO_IMAGE = frozenset({"cross_kv", "time_bias", "unet", "vae_decoder"})
+# Besides the denoiser, which every bundle has with all that feeds it, and the text encoders that it names.
+TEXT_TO_IMAGE = frozenset({"vae_decoder"})
 FROM_AN_IMAGE = TEXT_TO_IMAGE | {"vae_encoder"}
 TASKS = {"text-to-image": TEXT_TO_IMAGE, "image-to-image": FROM_AN_IMAGE, "inpainting": FROM_AN_IMAGE}
-# Which a bundle may have besides, for previews and `fast_decode`.
+# An optional component for previews and `fast_decode`.
 TINY_DECODER = "tiny_decoder"
 
 

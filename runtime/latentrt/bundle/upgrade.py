@@ -1,4 +1,4 @@
-"""A bundle of an earlier version as this one writes it: its bundle.json gets its own hash."""
+"""Bundles of earlier versions: bundle.json is rewritten in the newest format, with its own hash."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from latentrt.bundle.folder import (
     parsed,
     read_manifest,
 )
-from latentrt.bundle.manifest import write
 from latentrt.bundle.manifest_hash import unix
+from latentrt.bundle.manifest_json import write
 from latentrt.errors import BundleError, OutputError
 from latentrt.storage.atomic import new_file
 

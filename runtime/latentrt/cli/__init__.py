@@ -15,6 +15,7 @@ import click
 
 from latentrt.cli.output import echo, open_streams
 from latentrt.errors import LatentError, OutOfMemoryError
+from latentrt.extensions import COMMANDS as EXTENSIONS
 from latentrt.version import VERSION
 
 INTERRUPTED = 130
@@ -30,18 +31,8 @@ COMMANDS = {
     "bench": "Time a bundle on this machine, phase by phase.",
     "estimate": "Show what a bundle needs on a device, at least.",
     "verify": "Check every byte of a bundle.",
-    "upgrade": "Renew the hash that a bundle's list has of itself.",
+    "upgrade": "Rewrite a bundle's bundle.json in the newest format.",
     "doctor": "Show what is installed, and what is missing.",
-}
-
-
-# Commands that need a layer above this one live there; all others are a module here of their own name.
-ELSEWHERE = {
-    "export": "latentrt_export.cli",
-    "build": "latentrt_export.cli",
-    "estimate": "latentrt_export.cli",
-    "calibrate": "latentrt_calib.cli",
-    "compare": "latentrt_calib.cli",
 }
 
 
@@ -57,7 +48,7 @@ class Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = getattr(
-            importlib.import_module(f"{ELSEWHERE.get(cmd_name, 'latentrt.cli')}.{cmd_name}"), cmd_name
+            importlib.import_module(f"{EXTENSIONS.get(cmd_name, 'latentrt.cli')}.{cmd_name}"), cmd_name
         )
         return command
 

@@ -50,7 +50,7 @@ def hertz_of(_context: click.Context, _option: click.Parameter, value: str | Non
 @click.option("--guidance", type=float, help="How much the prompt counts.")
 @click.option("--init", metavar="IMG", help="A spectrogram that every clip starts from.")
 @click.option("--strength", type=float, metavar="F", help="Share of the steps taken from there.  [default: 0.8]")
-@click.option("--engine", default="cpu", metavar="NAME", show_default=True, help="What runs the graphs.")
+@click.option("--engine", default="auto", metavar="NAME", show_default=True, help="What runs the graphs.")
 @as_json
 def audio(
     source: str,

@@ -103,7 +103,7 @@ def show(pairings: Sequence[Pairing]) -> None:
 @click.option(
     "--seed", type=int, callback=seed_of, default=0, show_default=True, help="Of the first request; the others' follow."
 )
-@click.option("--engine", default="cpu", metavar="NAME", show_default=True, help="What runs the graphs.")
+@click.option("--engine", default="auto", metavar="NAME", show_default=True, help="What runs the graphs.")
 @click.option("--runs", type=int, default=10, show_default=True, help="How many requests are timed.")
 @click.option("--warmups", type=int, default=2, show_default=True, help="How many come before, and do not count.")
 @click.option("--audit", is_flag=True, help="Also check that the timed work is done and nothing is cached.")

@@ -53,6 +53,18 @@ def print_gpu(gpu: dict[str, Any]) -> None:
         echo(f"gpu         none can be used: {gpu['problem']}")
 
 
+def auto_text(auto: dict[str, Any]) -> str:
+    """The engine that `--engine auto` stands for on this machine."""
+    names, variable = auto["engines"], auto["LATENTRT_ENGINE"]
+    if not names:
+        return "no engine for a CPU is installed" if variable in (None, "auto") else f"{variable} is not installed"
+    if variable not in (None, "auto"):
+        return f"{names[0]}, named by LATENTRT_ENGINE"
+    if len(names) == 1:
+        return f"{names[0]}, the only installed engine for a CPU"
+    return f"the fastest of {', '.join(names)}, measured when a model is first loaded"
+
+
 def print_table(found: dict[str, Any]) -> None:
     """Prints the diagnosis, a line a fact."""
     memory = found["memory"]
@@ -68,9 +80,10 @@ def print_table(found: dict[str, Any]) -> None:
         there = [f"{engine['package']} {engine['version']}"] if engine["installed"] else []
         wrong = [f"not usable, {engine['problem']}" if there else engine["problem"]] if engine["problem"] else []
         echo(f"engine      {name}: {', '.join([*there, *wrong])}")
+    echo(f"engine      auto: {auto_text(found['auto'])}")
     for choice in found["fastest"]:
         measured = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in choice["seconds"].items())
-        echo(f"engine      cpu: {choice['engine']} for {choice['model']} ({measured} a picture)")
+        echo(f"engine      auto: {choice['engine']} for {choice['model']} ({measured} per picture)")
     for name, version in found["packages"].items():
         echo(f"package     {name}: {version or 'not installed'}")
     echo(f"models      {', '.join(found['models']) or 'none'}")

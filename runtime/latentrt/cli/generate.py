@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @lora_option("LoRA file and its scale.", cls=FirstOption)
 @first(
     "--engine",
-    default="cpu",
+    default="auto",
     metavar="NAME",
     show_default=True,
     help="Engine that runs the graphs; `latentrt doctor` lists them.",

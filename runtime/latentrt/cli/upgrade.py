@@ -1,4 +1,4 @@
-"""`latentrt upgrade`: a bundle of an earlier version as this one writes it."""
+"""`latentrt upgrade`: bundle.json of an earlier version, rewritten in the newest format."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from latentrt.cli.output import as_json, echo, print_json
 @click.option("--edited", is_flag=True, help="Take bundle.json as it is now, changed by hand.")
 @as_json
 def upgrade(bundle: str, edited: bool, as_json: bool) -> None:
-    """Check every file of BUNDLE, and give its bundle.json the hash of itself by which damage to it is found."""
+    """Check every file of BUNDLE, and rewrite its bundle.json in the newest format, with its own hash."""
     from latentrt.bundle.catalog import folder_of
     from latentrt.bundle.upgrade import upgrade as upgrade_bundle
 

@@ -1,1 +1,3 @@
-"""Conditioning: what the denoiser is given besides the sample."""
+"""Conditioning: all inputs of the denoiser but the noisy latents, made from the sources that a manifest declares."""
+
+__all__ = ["control", "extra_channels", "inputs", "prompt_blend", "prompts", "request_values", "text"]

@@ -1,4 +1,4 @@
-"""What some UNets are shown besides noisy latents, as further channels of their sample: inpainting, InstructPix2Pix.
+"""Extra channels after the noisy latents (concat conditioning): inpainting models, InstructPix2Pix.
 
 As in diffusers 0.42.1's StableDiffusionInpaintPipeline with a UNet of 9 channels, Rombach et al. (2022), and its
 StableDiffusionInstructPix2PixPipeline, Brooks et al. (2023).
@@ -7,63 +7,86 @@ StableDiffusionInstructPix2PixPipeline, Brooks et al. (2023).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from latentrt.bundle.manifest import Latents, Shown
+from latentrt.bundle.manifest import Latents
+from latentrt.bundle.sources import ExtraChannelsName
 from latentrt.request.settings import Settings
-from latentrt.sampling.start_latents import drawn
+from latentrt.sampling.start_latents import sample_posterior
 from latentrt.tensors import Array
 
 Encode = Callable[[Array], tuple[Array, Array]]
 Draw = Callable[[], Array]
 
 
-def shown_of(names: Sequence[Shown], settings: Settings, space: Latents, encode: Encode, draw: Draw) -> Array | None:
-    """All that the UNet is shown at every step, (batch, channels, rows, columns) float32; None where that is nothing.
+@dataclass(frozen=True)
+class ChannelMaker:
+    """All that extra channels are made of.
 
     encode: the mean and the deviation of latents of unit variance, from pixels. draw: the next normals of every image,
-    for a masked image whose latents are drawn from the posterior. Without a mask, all of an image is masked; without an
-    image, zeros stand for it.
+    for a masked image whose latents are sampled from the posterior.
     """
-    kinds = {"mask": mask, "masked_image": masked_image, "image": image}
-    batch = len(settings.seeds)
-    found = [kinds[name](settings, space, encode, draw) for name in names]
+
+    settings: Settings
+    space: Latents
+    encode: Encode
+    draw: Draw
+
+
+def extra_channels_of(names: Sequence[ExtraChannelsName], maker: ChannelMaker) -> Array | None:
+    """Returns the extra channels of all steps, (batch, channels, rows, columns) float32; None where there are none.
+
+    Without a mask, all of the image is masked; without an image, zeros stand for it.
+    """
+    batch = len(maker.settings.seeds)
+    found = [EXTRA_CHANNELS[name](maker) for name in names]
     return np.concatenate([np.broadcast_to(one, (batch, *one.shape[1:])) for one in found], axis=1) if found else None
 
 
-def mask(settings: Settings, space: Latents, _encode: Encode, _draw: Draw) -> Array:
-    """1 where latents are painted, 0 where not."""
+def mask(maker: ChannelMaker) -> Array:
+    """1 where latents are painted, 0 elsewhere."""
+    settings, factor = maker.settings, maker.space.factor
     width, height = settings.width, settings.height
-    painted = settings.init_image.latent_mask(width, height, space.pixels) if settings.init_image else None
+    painted = settings.init_image.latent_mask(width, height, factor) if settings.init_image else None
     if painted is None:
-        painted = np.ones((1, 1, height // space.pixels, width // space.pixels), bool)
+        painted = np.ones((1, 1, height // factor, width // factor), bool)
     return painted.astype(np.float32)
 
 
-def masked_image(settings: Settings, _space: Latents, encode: Encode, draw: Draw) -> Array:
+def masked_image(maker: ChannelMaker) -> Array:
     """The latents of the image, grey where it is painted."""
+    settings = maker.settings
     source, size = settings.init_image, (settings.width, settings.height)
     white = source.pixel_mask(*size) if source else None
     if source is None or white is None:
         pixels = np.zeros((1, 3, settings.height, settings.width), np.float32)
     else:
         pixels = np.where(white, np.float32(0), source.pixels(*size))
-    mean, deviation = encode(pixels)
-    noise = draw() if source and source.posterior == "sample" else None
-    return drawn(mean, deviation, noise, len(settings.seeds))
+    mean, deviation = maker.encode(pixels)
+    noise = maker.draw() if source and source.posterior == "sample" else None
+    return sample_posterior(mean, deviation, noise, len(settings.seeds))
 
 
-def image(settings: Settings, space: Latents, encode: Encode, _draw: Draw) -> Array:
-    """The mean of the image's latents, not brought to unit variance."""
+def image(maker: ChannelMaker) -> Array:
+    """The mean of the image's latents as the VAE has them, not of unit variance."""
+    settings, space = maker.settings, maker.space
     if settings.init_image is None:
-        rows, columns = settings.height // space.pixels, settings.width // space.pixels
+        rows, columns = settings.height // space.factor, settings.width // space.factor
         return np.zeros((1, space.channels, rows, columns), np.float32)
-    mean, _ = encode(settings.init_image.pixels(settings.width, settings.height))
-    return mean / np.float32(space.scaling)
+    mean, _ = maker.encode(settings.init_image.pixels(settings.width, settings.height))
+    return space.for_vae(mean)
 
 
-def beside(sample: Array, shown: Array, *, bare: bool) -> Array:
-    """The sample as the UNet takes it, with what it is shown, or zeros in its place, as its last channels."""
-    more = np.zeros_like(shown) if bare else shown
+EXTRA_CHANNELS: dict[ExtraChannelsName, Callable[[ChannelMaker], Array]] = {
+    "mask": mask,
+    "masked_image": masked_image,
+    "image": image,
+}
+
+
+def concat_channels(sample: Array, extra: Array, *, dropped: bool) -> Array:
+    """The sample with the extra channels, or zeros in their place, after its own."""
+    more = np.zeros_like(extra) if dropped else extra
     return np.concatenate([sample, more.astype(sample.dtype, copy=False)], axis=1)

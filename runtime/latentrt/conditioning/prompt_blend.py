@@ -1,52 +1,36 @@
-"""Between two prompts: what the UNet is told of both, mixed in one proportion."""
+"""Blends of two prompts: the interpolation of their text conditioning."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from latentrt.conditioning.text import Encoded
+from latentrt.conditioning.text import TextConditioning
 from latentrt.errors import RequestError
-from latentrt.prompt import Guide, Prompt
+from latentrt.prompt import Prompt
 from latentrt.tensors import Array
 
 
 def check_blend(*prompts: Prompt) -> None:
-    """Raises RequestError for prompts of several parts, of which none answers to another's."""
+    """Raises RequestError for prompts of several parts, which have no counterparts in each other."""
     for prompt in prompts:
         if len(prompt.guides) > 1 or prompt.weight != 1:
             raise RequestError(f"blend: got a prompt of {len(prompt.guides)} parts with AND, expected prompts without")
 
 
-def blended(
-    one: Prompt, other: Prompt, texts: Mapping[str, Encoded], share: float
-) -> tuple[Prompt, dict[str, Encoded]]:
-    """The prompt between two, and what its text becomes at each step: what that of `one` does at 0, of `other` at 1.
+def interpolated_conditioning(one: TextConditioning, other: TextConditioning, share: float) -> TextConditioning:
+    """Returns the linear interpolation of two texts: `one` at a share of 0, `other` at 1.
 
-    Keys and values are linear in what the text encoder gives, so that it is the same to mix either. The shorter is made
-    as long as the longer by repeating its last row, as between ANDs.
+    Keys and values are linear in the text encoder's output, so interpolating either gives the same. The shorter text is
+    made as long as the longer by repeating its last row, as between ANDs.
     """
-    (first,), (second,) = one.guides, other.guides
-    pairs = [*zip(first.texts, second.texts, strict=True)]
-    names = tuple("\0".join(pair) for pair in pairs)  # which no text of a person holds
-    mixed = {name: mix(texts[a], texts[b], share) for name, (a, b) in zip(names, pairs, strict=True)}
-    return Prompt((Guide(1.0, names),), dict.fromkeys(mixed, ())), mixed
-
-
-def mix(one: Encoded, other: Encoded, share: float) -> Encoded:
-    """The straight mix of two texts."""
     longest = max(one.tokens, other.tokens)
-    first, second = (
-        np.pad(text.cross_kv, ((0, 0), (0, longest - text.tokens), (0, 0)), "edge") for text in (one, other)
+    return TextConditioning(
+        {name: interpolated(one.resized(name, longest), other.resized(name, longest), share) for name in one.sequences},
+        {name: interpolated(array, other.vectors[name], share) for name, array in one.vectors.items()},
     )
-    pooled = None
-    if one.pooled is not None and other.pooled is not None:
-        pooled = between(one.pooled, other.pooled, share)
-    return Encoded(between(first, second, share), pooled)
 
 
-def between(one: Array, other: Array, share: float) -> Array:
-    """The straight mix of two arrays, in the type of the first."""
+def interpolated(one: Array, other: Array, share: float) -> Array:
+    """The linear interpolation of two arrays, in the type of the first."""
     mixed: Array = ((1 - share) * one.astype(np.float32) + share * other.astype(np.float32)).astype(one.dtype)
     return mixed

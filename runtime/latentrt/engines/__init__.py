@@ -1,249 +1,214 @@
-"""The seam between the pipeline and what runs a graph; nothing outside this folder knows which engine that is."""
+"""Engines run graphs: one engine per component of a bundle. Other rooms know engines by name only.
+
+An engine is a row in `kinds.ENGINES` and a module with the functions of `EngineFactory`.
+"""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
 
+from latentrt.engines.kinds import ALIASES, AUTO, CPU_ENGINES, ENGINES, NAMES, EngineKind, MemoryModel
 from latentrt.errors import EngineError, OutOfMemoryError
+from latentrt.extensions import PLAN_BUILDERS
 
 if TYPE_CHECKING:
     from latentrt.bundle.folder import Bundle
     from latentrt.bundle.manifest import Component
     from latentrt.tensors import Array
 
+__all__ = [
+    "AUTO",
+    "CPU_ENGINES",
+    "ENGINES",
+    "NAMES",
+    "VARIABLE",
+    "Engine",
+    "EngineFactory",
+    "EngineKind",
+    "MemoryModel",
+    "Weight",
+    "Weights",
+    "WeightsFactory",
+    "artifacts",
+    "auto_engines",
+    "autoselect",
+    "choose",
+    "engine_kind",
+    "failure",
+    "lacks_memory",
+    "nvidia",
+    "onnx",
+    "open_engine",
+    "open_engines",
+    "open_with_weights",
+    "telemetry",
+]
+
 
 class Engine(Protocol):
     """One graph, ready to be called. Loading is explicit, so that a pipeline decides what is in memory when."""
 
+    @property
+    def memory(self) -> MemoryModel | None:
+        """The memory that the engine needs for this graph; None where that is not known."""
+        ...
+
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Returns every output by name. Loads first if need be. Raises ShapeError for feeds that do not fit."""
+        """Returns every output by name; loads the graph first if need be. Raises ShapeError for wrong feeds."""
         ...
 
     def load(self) -> None:
-        """Puts the graph into memory; does nothing when it is there."""
+        """Loads the graph into memory; does nothing if it is loaded."""
         ...
 
     def unload(self) -> None:
-        """Frees what `load` took; the engine can be loaded again."""
+        """Frees the memory of the graph; the engine can be loaded again."""
         ...
 
     def close(self) -> None:
-        """Frees everything; for use at the end."""
+        """Frees everything, at the end of the engine's use."""
         ...
 
 
 class Weight(Protocol):
-    """What stands in for an initialiser of a graph."""
+    """A tensor that overrides an initialiser of a graph."""
 
     def read(self) -> Array:
-        """Returns it, in the shape and type of the initialiser."""
+        """Returns the tensor, in the shape and type of the initialiser."""
         ...
 
 
 Weights: TypeAlias = Mapping[str, Weight]
 
 
-@dataclass(frozen=True)
-class EngineKind:
-    """Where an engine lives: the module that opens it, the package that it needs, the extra that installs that.
+class EngineFactory(Protocol):
+    """The functions of an engine's module. engine: the row of `ENGINES`, since one module may serve several."""
 
-    variant: what of several the module is to open. or_else: other names under which the package comes. file: a file
-    that has to be in the package. builder: the module that builds what the engine runs, which is a layer above this
-    one and is asked only when a call finds nothing that takes it; its `build_plan` is described at ours. exchanges:
-    whether its graphs can be loaded with other weights than are in their files. gpu: whether it needs one of NVIDIA's.
-    """
+    def open_engines(self, bundle: Bundle, engine: str, *, low_memory: bool = False) -> Mapping[str, Engine]:
+        """Returns an engine per component of the bundle."""
+        ...
 
-    module: str
-    requires: str
-    extra: str
-    variant: str
-    or_else: tuple[str, ...] = ()
-    file: str = ""
-    builder: str = ""
-    exchanges: bool = False
-    gpu: bool = False
-
-    @property
-    def installed(self) -> bool:
-        """Whether the package that runs it can be found."""
-        return self.found is not None
-
-    @property
-    def found(self) -> str | None:
-        """The name under which the package comes here; None where it is not installed."""
-        for name in (self.requires, *self.or_else):
-            spec = importlib.util.find_spec(name)
-            folders = spec.submodule_search_locations or () if spec else ()
-            if any((Path(folder) / self.file).exists() for folder in folders):
-                return name
-        return None
-
-    @property
-    def needs(self) -> str:
-        """What has to be installed, in words."""
-        return f"{self.requires} with {self.file}" if self.file else self.requires
-
-    @property
-    def install(self) -> str:
-        """What to run where it is missing."""
-        command = f"run `pip install 'latentrt[{self.extra}]'`"
-        # Two packages of the same files: whichever is installed last overwrites the other's.
-        before = (
-            ", after `pip uninstall onnxruntime onnxruntime-gpu` where onnxruntime is installed: the two must not be "
-            "beside each other"
-        )
-        return command + before if self.file else command
+    def open_engine(self, name: str, component: Component, folder: Path, engine: str) -> Engine:
+        """Returns the engine of one component of the bundle in `folder`."""
+        ...
 
 
-LIBRARY = "capi/onnxruntime_providers_{}.dll" if os.name == "nt" else "capi/libonnxruntime_providers_{}.so"
-CUDA, TENSORRT = LIBRARY.format("cuda"), LIBRARY.format("tensorrt")
+class WeightsFactory(EngineFactory, Protocol):
+    """An engine's module, where `takes_weights` is stated for the engine."""
 
-ENGINES = {
-    "onnxruntime": EngineKind("latentrt.engines.onnx.session", "onnxruntime", "cpu", "cpu", exchanges=True),
-    "openvino": EngineKind("latentrt.engines.openvino", "openvino", "openvino", "cpu"),
-    "cuda": EngineKind(
-        "latentrt.engines.onnx.session", "onnxruntime", "cuda", "cuda", file=CUDA, exchanges=True, gpu=True
-    ),
-    "cuda-tensorrt": EngineKind(
-        "latentrt.engines.onnx.session", "onnxruntime", "cuda", "cuda-tensorrt", file=TENSORRT, gpu=True
-    ),
-    "tensorrt": EngineKind(
-        "latentrt.engines.nvidia.engine",
-        "tensorrt",
-        "tensorrt",
-        "tensorrt",
-        ("tensorrt_bindings", "tensorrt_lean", "tensorrt_lean_bindings"),
-        builder="latentrt_export.build.tensorrt",
-        gpu=True,
-    ),
-    "tensorrt-rtx": EngineKind(
-        "latentrt.engines.nvidia.engine",
-        "tensorrt_rtx",
-        "rtx",
-        "tensorrt-rtx",
-        ("tensorrt_rtx_bindings",),
-        builder="latentrt_export.build.tensorrt",
-        gpu=True,
-    ),
-}
+    def open_with_weights(
+        self, bundle: Bundle, weights: Mapping[str, Weights], engine: str, *, low_memory: bool = False
+    ) -> Mapping[str, Engine]:
+        """Returns an engine per component in `weights`, whose initialisers these weights override."""
+        ...
 
 
-# "cpu" is whichever of these is installed, and the fastest where several are; or what the user's variable names.
-CPU, CPU_ENGINES = "cpu", ("onnxruntime", "openvino")
 VARIABLE = "LATENTRT_ENGINE"
 
 
-def default_engines() -> tuple[str, ...]:
-    """The engines that "cpu" may stand for, the first one preferred. Raises EngineError for a wrong variable."""
+def auto_engines() -> tuple[str, ...]:
+    """Engines that "auto" may stand for, in order of preference. Raises EngineError for a wrong LATENTRT_ENGINE."""
     named = os.environ.get(VARIABLE, "")
-    if named in ("", CPU):
+    if named in ("", AUTO):
         return CPU_ENGINES
-    if named not in ENGINES:
-        raise EngineError(f"{VARIABLE}: got {named!r}, expected one of {', '.join((CPU, *ENGINES))}")
-    return (named,)
+    if named not in NAMES:
+        raise EngineError(f"{VARIABLE}: got {named!r}, expected one of {', '.join(NAMES)}")
+    return (ALIASES.get(named, named),)
 
 
-def choose(name: str, bundle: Bundle, *, frugal: bool = False, exchanges: bool = False) -> str:
-    """Returns the engine that `name` stands for with this bundle: others than "cpu" for themselves.
+def choose(name: str, bundle: Bundle, *, low_memory: bool = False, takes_weights: bool = False) -> str:
+    """Returns the engine in `ENGINES` that `name` stands for with this bundle.
 
-    "cpu" is the one that the variable LATENTRT_ENGINE names, else the fastest of those that are installed.
+    "cpu" is ONNX Runtime. "auto" is the engine that LATENTRT_ENGINE names, else the fastest installed engine for a CPU;
+    where several are installed, they are measured once. All other names stand for themselves.
 
-    frugal: it is the first that is installed, which needs the least memory; measuring others would need theirs.
-    exchanges: it is one that takes other weights than a graph's, where one is installed, whatever is the fastest.
-    Raises EngineError if what it needs is not installed.
+    low_memory: "auto" is the first installed engine, which needs the least memory; measuring others would need more.
+    takes_weights: "auto" is an engine that can override weights, if one is installed, even a slower one.
+    Raises EngineError if the engine's package is not installed.
     """
     engine_kind(name)
-    if name != CPU:
-        return name
-    able = [one for one in CPU_ENGINES if ENGINES[one].exchanges and ENGINES[one].installed]
-    if exchanges and able:
+    if name != AUTO:
+        return ALIASES.get(name, name)
+    able = [one for one in CPU_ENGINES if ENGINES[one].takes_weights and ENGINES[one].installed]
+    if takes_weights and able:
         return able[0]
-    if frugal:
-        return next(one for one in default_engines() if ENGINES[one].installed)
+    if low_memory:
+        return next(one for one in auto_engines() if ENGINES[one].installed)
     fastest: str = importlib.import_module("latentrt.engines.autoselect").fastest(bundle)
     return fastest
 
 
-def open_engines(name: str, bundle: Bundle, *, frugal: bool = False) -> dict[str, Engine]:
-    """Returns an engine of the kind `name` for every component of a bundle; nothing is loaded yet.
+def open_engines(name: str, bundle: Bundle, *, low_memory: bool = False) -> dict[str, Engine]:
+    """Returns an engine of the kind `name` for every component of a bundle; no graph is loaded yet.
 
-    frugal: give memory back between the calls, which may make them slower, where the engine would keep it. They share
-    what can be shared. Raises EngineError for an unknown name, or one whose package is not installed.
+    low_memory: memory is given back between calls, which may be slower, by engines that would otherwise keep it. The
+    engines share what can be shared. Raises EngineError for an unknown name, or one whose package is not installed.
     """
-    kind = engine_kind(name)
-    opened: dict[str, Engine] = importlib.import_module(kind.module).open_engines(bundle, kind.variant, frugal=frugal)
-    return opened
+    factory = cast(EngineFactory, importlib.import_module(engine_kind(name).module))
+    return dict(factory.open_engines(bundle, ALIASES.get(name, name), low_memory=low_memory))
 
 
-def open_changed(
-    name: str, bundle: Bundle, weights: Mapping[str, Weights], *, frugal: bool = False
+def open_with_weights(
+    name: str, bundle: Bundle, weights: Mapping[str, Weights], *, low_memory: bool = False
 ) -> dict[str, Engine]:
-    """Returns engines for the components of a bundle that some weights are changed of; nothing is loaded yet.
+    """Returns engines for the components of a bundle whose weights are overridden; no graph is loaded yet.
 
-    weights: by component, then by initialiser. frugal: as in `open_engines`. Raises EngineError for an engine that
-    cannot take them.
+    weights: by component, then by initialiser. low_memory: as in `open_engines`. Raises EngineError for an engine that
+    cannot override weights.
     """
     kind = engine_kind(name)
-    if not kind.exchanges:
-        able = " or ".join(one for one, kind in ENGINES.items() if kind.exchanges)
+    if not kind.takes_weights:
+        able = " or ".join(one for one, kind in ENGINES.items() if kind.takes_weights)
         raise EngineError(
             f"LoRA: got the engine {name}, expected {able}; load with one of these (--engine), or fuse the file into "
             "the bundle with `latentrt export --lora FILE:SCALE`"
         )
-    opened: dict[str, Engine] = importlib.import_module(kind.module).open_changed(
-        bundle, weights, kind.variant, frugal=frugal
-    )
-    return opened
+    factory = cast(WeightsFactory, importlib.import_module(kind.module))
+    return dict(factory.open_with_weights(bundle, weights, ALIASES.get(name, name), low_memory=low_memory))
 
 
 def open_engine(name: str, name_of_component: str, component: Component, folder: Path) -> Engine:
-    """Returns an engine of the kind `name` for a component of the bundle in `folder`; nothing is loaded yet.
+    """Returns an engine of the kind `name` for one component of the bundle in `folder`; the graph is not loaded yet.
 
     Raises EngineError for an unknown name, or one whose package is not installed.
     """
-    kind = engine_kind(name)
-    opened: Engine = importlib.import_module(kind.module).open_engine(
-        name_of_component, component, folder, kind.variant
-    )
-    return opened
+    factory = cast(EngineFactory, importlib.import_module(engine_kind(name).module))
+    return factory.open_engine(name_of_component, component, folder, ALIASES.get(name, name))
 
 
 def build_plan(name: str, bundle: Bundle, component: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Has a plan built that takes inputs of these shapes, and puts it into the bundle's `plan_store`.
+    """Builds a plan that accepts inputs of these shapes, in the bundle's `plan_store`, with the export package.
 
-    name: the engine that is to run it, on the current GPU. Raises what the builder raises, which is EngineError where
-    this machine cannot build.
+    name: the engine that will run the plan, on the current GPU. Raises EngineError where this machine cannot build.
     """
-    importlib.import_module(ENGINES[name].builder).build_plan(name, bundle, component, shapes)
+    importlib.import_module(PLAN_BUILDERS[name]).build_plan(name, bundle, component, shapes)
 
 
 OUT_OF_MEMORY = ("bad_alloc", "Failed to allocate", "can't alloc", "Cannot allocate memory", "out of memory")
 
 
 def failure(message: str, error: Exception) -> EngineError:
-    """The error of an engine that failed with `error`: OutOfMemoryError where that is what its own says."""
+    """The error to raise for an engine that failed with `error`: OutOfMemoryError if memory ran out."""
     return OutOfMemoryError(message) if lacks_memory(error) else EngineError(message)
 
 
 def lacks_memory(error: Exception) -> bool:
-    """Whether an engine failed for want of memory."""
+    """Whether an engine failed because memory ran out."""
     return isinstance(error, MemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)
 
 
 def engine_kind(name: str) -> EngineKind:
-    """The installed engine of that name, the first that is for "cpu".
+    """The engine of that name, if its package is installed; for "auto", the first that is.
 
-    Raises EngineError that says what there is, or what to install.
+    Raises EngineError that lists the known names, or says what to install.
     """
-    if name not in (CPU, *ENGINES):
-        raise EngineError(f"engine: got {name!r}, expected one of {', '.join((CPU, *ENGINES))}")
-    kinds = [ENGINES[one] for one in (default_engines() if name == CPU else (name,))]
+    if name not in NAMES:
+        raise EngineError(f"engine: got {name!r}, expected one of {', '.join(NAMES)}")
+    kinds = [ENGINES[one] for one in (auto_engines() if name == AUTO else (ALIASES.get(name, name),))]
     kind = next((one for one in kinds if one.installed), kinds[0])
     if not kind.installed:
         raise EngineError(f"engine {name!r} needs {kind.needs}: {kind.install}")

@@ -1,7 +1,7 @@
-"""What "cpu" stands for: of the engines that are installed, the one that draws a picture soonest on this processor.
+"""Choice of the engine for `engine="auto"`: the installed CPU engine with the shortest time to a first picture.
 
-Measured once for a model, and remembered in a small file of the user's cache. Which one that is cannot be said
-beforehand: it depends on the processor's instructions, on the model's size and on whether it is quantized.
+Measured once per model, and remembered in a small file of the user's cache. It cannot be known without measuring: it
+depends on the processor's instructions, on the model's size and on whether the model is quantized.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from latentrt.bundle.folder import Bundle
 from latentrt.device.cores import usable_cores
 from latentrt.device.cpu import processor
-from latentrt.engines import ENGINES, Engine, default_engines, open_engines
+from latentrt.engines import ENGINES, Engine, auto_engines, open_engines
 from latentrt.engines.artifacts import graph_digest
 from latentrt.engines.onnx import optimised
 from latentrt.errors import EngineError
@@ -31,7 +31,6 @@ from latentrt.tensors import Array, shape_of
 
 log = logging.getLogger(__name__)
 
-MEASURED = "unet"
 # The least of so many turns counts: other work on the machine only adds, and engines that keep what they compile load
 # faster the second time. Where a turn of all takes this long, either hardly matters, and one must do.
 TURNS, LONG_SECONDS = 3, 20.0
@@ -71,7 +70,7 @@ def fastest(bundle: Bundle) -> str:
 
     Raises EngineError if none of them runs the model.
     """
-    names = [name for name in default_engines() if ENGINES[name].installed]
+    names = [name for name in auto_engines() if ENGINES[name].installed]
     if len(names) == 1:
         return names[0]
     situation = situation_of(bundle, names)
@@ -92,8 +91,14 @@ def fastest(bundle: Bundle) -> str:
 
 def measured(bundle: Bundle, situation: Situation, names: Sequence[str], path: Path) -> Choice:
     """What is measured now, and remembered. Raises EngineError as `fastest`, OSError where it cannot be written."""
-    log.warning("measuring, once, which of %s is fastest for %s here", ", ".join(names), bundle.manifest.name)
-    choice = Choice(bundle.manifest.name, situation, measure(bundle, names))
+    model = bundle.manifest.name
+    log.warning(
+        'engine "auto": several engines are installed (%s), so they are timed once to find the fastest for %s on this '
+        'machine; this takes about 20 s for a small model, minutes for a large one. Engine "cpu" skips it.',
+        ", ".join(names),
+        model,
+    )
+    choice = Choice(model, situation, measure(bundle, names))
     with new_file(path) as temporary:
         temporary.write_text(json.dumps(asdict(choice), indent=2) + "\n", encoding="utf-8")
     return choice
@@ -107,7 +112,7 @@ def known_for(situation: Situation, path: Path) -> Choice | None:
 
 def remembered() -> list[Choice]:
     """What was measured on this processor with the engines that are installed now."""
-    names = [name for name in default_engines() if ENGINES[name].installed]
+    names = [name for name in auto_engines() if ENGINES[name].installed]
     here = (processor(), usable_cores(), versions_of(names))
     found = (read(path) for path in sorted(user_cache("fastest").glob("*.json")))
     choices = (choice for choice in found if choice is not None)
@@ -116,8 +121,9 @@ def remembered() -> list[Choice]:
 
 def situation_of(bundle: Bundle, names: Iterable[str]) -> Situation:
     """What decides here and now."""
-    graph = graph_digest(bundle.manifest, bundle.manifest.components[MEASURED])
-    built = optimised.folder_of(bundle, MEASURED)
+    manifest = bundle.manifest
+    graph = graph_digest(manifest, manifest.components[manifest.denoiser])
+    built = optimised.folder_of(bundle, manifest.denoiser)
     return Situation(graph, built.name if built else "", processor(), usable_cores(), versions_of(names))
 
 
@@ -161,7 +167,9 @@ def measure(bundle: Bundle, names: Iterable[str]) -> dict[str, float]:
         start = time.perf_counter()
         for name in [name for name in seconds if name not in failed]:
             try:
-                seconds[name].append(seconds_of_picture(open_engines(name, bundle)[MEASURED], feeds, steps))
+                seconds[name].append(
+                    seconds_of_picture(open_engines(name, bundle)[bundle.manifest.denoiser], feeds, steps)
+                )
             except EngineError as error:
                 log.warning("%s", error)
                 failed[name] = error
@@ -176,15 +184,8 @@ def measure(bundle: Bundle, names: Iterable[str]) -> dict[str, float]:
 def feeds_of(bundle: Bundle) -> dict[str, Array]:
     """Random inputs of the UNet, of the bundle's default size, with guidance where that is the default."""
     manifest, random = bundle.manifest, np.random.default_rng(0)
-    defaults, pixels = manifest.defaults, manifest.latents.pixels
-    sizes = {
-        "batch": 2 if defaults.guidance > 1 else 1,
-        "height": defaults.height // pixels,
-        "width": defaults.width // pixels,
-        "tokens": manifest.tokenizer.length,
-        "images": 1,
-    }
-    inputs = manifest.components[MEASURED].inputs
+    sizes = manifest.sizes(batch=2 if manifest.defaults.guidance > 1 else 1)
+    inputs = manifest.components[manifest.denoiser].inputs
     return {spec.name: random.standard_normal(shape_of(spec, sizes)).astype(spec.dtype) for spec in inputs}
 
 

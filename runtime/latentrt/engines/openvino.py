@@ -15,7 +15,7 @@ from latentrt.bundle.folder import Bundle
 from latentrt.bundle.manifest import Component
 from latentrt.device.cores import usable_cores
 from latentrt.device.cpu import processor
-from latentrt.engines import failure, lacks_memory, telemetry
+from latentrt.engines import ENGINES, MemoryModel, failure, lacks_memory, telemetry
 from latentrt.engines.artifacts import graph_digest, one_line
 from latentrt.engines.openvino_cache import kept
 from latentrt.storage.user_dirs import user_cache
@@ -34,13 +34,13 @@ FLOAT32_INPUT = "timestep"
 LARGEST_CACHED_BYTES = 1 << 30
 
 
-def open_engines(bundle: Bundle, variant: str, *, frugal: bool = False) -> dict[str, Engine]:
-    """An engine for each component of the bundle; see `latentrt.engines.open_engines`."""
+def open_engines(bundle: Bundle, engine: str, *, low_memory: bool = False) -> dict[str, Engine]:
+    """An engine for each component of the bundle; see `EngineFactory`."""
     return {name: engine_of(bundle, name) for name in bundle.manifest.components}
 
 
-def open_engine(name: str, component: Component, folder: Path, variant: str) -> OpenVinoEngine:
-    """The engine of one component of the bundle in `folder`; see `latentrt.engines.open_engine`."""
+def open_engine(name: str, component: Component, folder: Path, engine: str) -> OpenVinoEngine:
+    """The engine of one component of the bundle in `folder`; see `EngineFactory`."""
     return OpenVinoEngine(name, component, folder / component.file)
 
 
@@ -67,6 +67,11 @@ class OpenVinoEngine:
         self.model: Any = None
         self.request: Any = None
         self.fixed: dict[str, int] | None = None
+
+    @property
+    def memory(self) -> MemoryModel | None:
+        """The memory that OpenVINO needs for the graph."""
+        return ENGINES["openvino"].memory
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Every output by name. Raises ShapeError for feeds that do not fit, EngineError if the run fails."""

@@ -1,1 +1,3 @@
-"""Images: opened, fitted, written."""
+"""Images: reading, resizing and writing them, inpainting masks, EXIF."""
+
+__all__ = ["exif", "load", "mask", "pillow"]

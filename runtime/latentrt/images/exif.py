@@ -1,4 +1,4 @@
-"""What EXIF says of a picture's making: the user's comment, as AUTOMATIC1111 writes it, and the maker's note.
+"""Generation data in EXIF: the user's comment, as AUTOMATIC1111 writes it, and the maker's note.
 
 JPEG and WebP have no text chunks as PNG has. Pillow writes both tags with the type of numbers, which other readers do
 not take for a comment, so the block is laid out here: Exif 2.3, section 4.6.

@@ -66,7 +66,7 @@ def open_image(name: str, source: str | Path | Image, mode: str = "RGB") -> Imag
 
 
 def reason_of(error: Exception) -> str:
-    """Why an image cannot be read, in one line."""
+    """Reason that an image cannot be read, in one line."""
     from PIL import Image
 
     if isinstance(error, Image.DecompressionBombError):

@@ -1,4 +1,4 @@
-"""The mask of an inpainting run: which pixels are painted anew, and how the result is put back."""
+"""Inpainting masks: the repainted pixels, and pasting the result back."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Mask:
-    """What is repainted of an image; see `Request`. image: grey, of the image's size, blurred already.
+    """Inpainting mask; see `Request`. image: grey, of the image's size, already blurred.
 
-    given: whether there is more to it than what the image was extended by.
+    given: False for a mask that only comes from extending the image.
     """
 
     image: Image = field(repr=False)
@@ -53,7 +53,7 @@ class Mask:
         return images.composite(base, init, self.image)
 
     def record(self) -> dict[str, Any]:
-        """What a picture says of it, as JSON can hold it."""
+        """Metadata of the mask, JSON-serializable."""
         return {
             **({"mask": digest(self.image)} if self.given else {}),
             "mask_blur": self.blur,

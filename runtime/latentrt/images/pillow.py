@@ -107,7 +107,7 @@ def to_shares(image: Image) -> Array:
 
 
 def digest(image: Image) -> dict[str, str | list[int]]:
-    """What tells an image from others: its size, and the SHA-256 of its pixels."""
+    """Identity of an image: its size, and the SHA-256 of its pixels."""
     return {"sha256": hashlib.sha256(image.tobytes()).hexdigest(), "size": [*image.size]}
 
 
@@ -153,7 +153,7 @@ def kind_of(path: Path) -> str:
 
 
 def png_options(text: Mapping[str, str]) -> dict[str, Any]:
-    """What Pillow writes a PNG with."""
+    """Pillow's options for a PNG."""
     from PIL.PngImagePlugin import PngInfo
 
     info = PngInfo()
@@ -163,7 +163,7 @@ def png_options(text: Mapping[str, str]) -> dict[str, Any]:
 
 
 def exif_options(kind: str, text: Mapping[str, str], note: bytes) -> dict[str, Any]:
-    """What Pillow writes a JPEG or a WebP with."""
+    """Pillow's options for a JPEG or a WebP."""
     options = dict(WRITTEN[kind])
     if not text:
         return options

@@ -1,1 +1,3 @@
-"""LoRA files: what they say, which weights they change and by how much. NumPy alone, for export and the runtime."""
+"""LoRA files: their layers, the weights that they change, and the changes. NumPy alone, for export and the runtime."""
+
+__all__ = ["change", "files", "layers", "parse", "tagged", "weights"]

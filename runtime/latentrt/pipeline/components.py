@@ -57,8 +57,8 @@ class Components:
         mean, log_variance = (outputs[name].astype(np.float32) for name in ("mean", "log_variance"))
         if not np.isfinite(mean).all():
             raise EngineError("vae_encoder: got latents that are not finite; export with --precision fp32 or w16")
-        scaling = np.float32(self.bundle.manifest.latents.scaling)
-        return mean * scaling, np.exp(np.clip(log_variance, -30, 20) / 2) * scaling
+        space = self.bundle.manifest.latents
+        return space.from_vae(mean), np.exp(np.clip(log_variance, -30, 20) / 2) * np.float32(space.scaling)
 
     def decode(self, latents: Array, decoder: str = "vae_decoder") -> Array:
         """Pixels in about [-1, 1], (batch, 3, height, width), from latents of unit variance; one image at a time.
@@ -67,8 +67,8 @@ class Components:
         """
         feeds: list[dict[str, Array]] = [{"sample": latents[i : i + 1]} for i in range(len(latents))]
         if decoder != TINY_DECODER:
-            scaling = self.bundle.manifest.latents.scaling
-            feeds = [{"latents": one["sample"] / scaling} for one in feeds]
+            space = self.bundle.manifest.latents
+            feeds = [{"latents": space.for_vae(one["sample"])} for one in feeds]
         pixels = np.concatenate([self._decode_one(decoder, one) for one in feeds])
         if not np.isfinite(pixels).all():
             raise EngineError(f"{decoder}: got pixels that are not finite; export with --precision fp32 or w16")

@@ -6,26 +6,28 @@ import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from latentrt.conditioning.control import Steering
-from latentrt.conditioning.extra_channels import beside
-from latentrt.conditioning.text import Call, Conditioning, Row
-from latentrt.conditioning.time_embedding import TimeBias
+from latentrt.bundle.manifest import Manifest
+from latentrt.conditioning.control import ControlSet
+from latentrt.conditioning.extra_channels import concat_channels
+from latentrt.conditioning.inputs import DenoiserInputs
+from latentrt.conditioning.prompts import Row
+from latentrt.conditioning.text import Call
 from latentrt.sampling.grids import Grid
 from latentrt.sampling.guidance import Guidance, guided, sum_of
 from latentrt.sampling.prediction import Prediction
 from latentrt.sampling.schedule import timestep_at
-from latentrt.sampling.step import Walk
-from latentrt.sampling.tiling import Window
-from latentrt.tensors import Array, read_only
+from latentrt.sampling.step import SamplerSteps
+from latentrt.sampling.tiling import Tile
+from latentrt.tensors import Array
 
 log = logging.getLogger(__name__)
 
 
-def timesteps_of_calls(walk: Callable[..., Walk], grid: Grid) -> dict[float, float]:
+def timesteps_of_calls(sampler: Callable[..., SamplerSteps], grid: Grid) -> dict[float, float]:
     """The timestep for every level at which `walk` will call the model, in the order of the first calls.
 
     Found by walking once with next to nothing, so that no sampler has to say it twice: its own levels have the grid's
@@ -39,7 +41,7 @@ def timesteps_of_calls(walk: Callable[..., Walk], grid: Grid) -> dict[float, flo
         return x
 
     nothing = np.zeros((1, 1, 1, 1), np.float32)
-    for _ in walk(denoise, nothing, grid, lambda _sigma, _lower: nothing):
+    for _ in sampler(denoise, nothing, grid, lambda _sigma, _lower: nothing):
         pass
     return found
 
@@ -48,50 +50,50 @@ def timesteps_of_calls(walk: Callable[..., Walk], grid: Grid) -> dict[float, flo
 class Denoiser:
     """The model for one run; everything that depends on the prompt or the timestep alone was computed before.
 
-    split: one call of the UNet for each prompt in place of one for all, which needs less memory. sample_dtype: the
-    float type in which the UNet takes latents. step: the one that the run is in, for guidance and prompts that change.
-    shown: what the UNet sees besides the latents, (batch, channels, height, width), None for one that sees no more.
-    steering: of a UNet that images may steer.
+    split: one call of the network per prompt in place of one for all, which needs less memory. step: the current step,
+    for guidance and prompts that change. extra_channels: those after the noisy latents, (batch, channels, height,
+    width); None for a model without any. controls: of a model that control images may guide.
     """
 
     call: Call
-    conditioning: Conditioning
+    manifest: Manifest
+    inputs: DenoiserInputs
     guidance: Guidance
     prediction: Prediction
-    time_bias: TimeBias
     split: bool = False
-    sample_dtype: str = "float32"
     step: int = 0
-    shown: Array | None = None
-    steering: Steering | None = None
-    stacked: dict[tuple[Row, ...], Array] = field(default_factory=dict)
+    extra_channels: Array | None = None
+    controls: ControlSet | None = None
 
-    def __call__(self, x: Array, sigma: float, window: Window | None = None) -> Array:
-        """The clean latents that the model, guided, sees in `x`; same shape, float32. window: the part that `x` is."""
+    def __call__(self, x: Array, sigma: float, window: Tile | None = None) -> Array:
+        """The clean latents that the model, guided, predicts from `x`; same shape, float32. window: the part in `x`."""
         scale = self.guidance.at(self.step, sigma)
-        negative, positives = self.conditioning.rows(self.step)
+        negative, positives = self.inputs.conditioning.rows(self.step)
         weights, rows = zip(*positives, strict=True)
         image = self.guidance.image if scale > 1 else 1.0
-        if scale == 1 and math.fsum(weights) == 1:  # the negative prompt would cancel out
+        # Without guidance, the negative prompt would cancel out.
+        if negative is None or (scale == 1 and math.fsum(weights) == 1):
             combined = sum_of(list(zip(weights, self.predict(x, sigma, rows, window), strict=True)))
         else:
-            bare = (negative._replace(bare=True),) if image != 1 else ()
-            found = self.predict(x, sigma, (*bare, negative, *rows), window)
-            first, *rest = found[len(bare) :]
-            added = (image - 1) * (first - found[0]) if bare else 0.0
+            dropped = (negative._replace(image_dropped=True),) if image != 1 else ()
+            found = self.predict(x, sigma, (*dropped, negative, *rows), window)
+            first, *rest = found[len(dropped) :]
+            added = (image - 1) * (first - found[0]) if dropped else 0.0
             combined = guided(first, list(zip(weights, rest, strict=True)), scale, self.guidance.rescale, added)
         return self.prediction.denoised(x, combined, sigma)
 
-    def predict(self, x: Array, sigma: float, rows: Sequence[Row], window: Window | None = None) -> list[Array]:
-        """What the UNet predicts under each text, in as few calls as may be. window: the part that `x` is."""
-        shown = self.shown if self.shown is None or window is None else self.shown[..., window[0], window[1]]
+    def predict(self, x: Array, sigma: float, rows: Sequence[Row], window: Tile | None = None) -> list[Array]:
+        """The network's prediction under each text, in as few calls as possible. window: the part that `x` is."""
+        extra = self.extra_channels
+        extra = extra if extra is None or window is None else extra[..., window[0], window[1]]
         scale = self.prediction.scale(sigma)
+        dtype = self.manifest.components[self.manifest.denoiser].input(self.manifest.sample).dtype
         # Converted before it is repeated: NumPy makes float16 slowly, one element at a time.
-        sample = (x if scale == 1 else x * np.float32(scale)).astype(self.sample_dtype, copy=False)
+        sample = (x if scale == 1 else x * np.float32(scale)).astype(dtype, copy=False)
         predictions: list[Array] = []
         for group in self.groups(rows):
             try:
-                predictions += self.predict_group(group, sample, sigma, shown, window)
+                predictions += self.predict_group(group, sample, sigma, extra, window)
             except MemoryError:  # the engine's or NumPy's
                 if len(group) == 1:
                     raise
@@ -104,39 +106,20 @@ class Denoiser:
         return self.predict(x, sigma, rows, window)
 
     def predict_group(
-        self, group: tuple[Row, ...], sample: Array, sigma: float, shown: Array | None, window: Window | None
+        self, group: tuple[Row, ...], sample: Array, sigma: float, extra: Array | None, window: Tile | None
     ) -> list[Array]:
-        """What the UNet predicts under some texts, in one call. sample, shown: of one text."""
-        feeds = {
-            "sample": np.concatenate([sample] * len(group)),
-            "time_bias": np.repeat(self.bias(group, sigma), len(sample), axis=0),
-            "cross_kv": self.cross_kv(group, len(sample)),
-        }
+        """The network's prediction under some texts, in one call. sample, extra: of one text."""
+        name = self.manifest.sample
+        feeds = {name: np.concatenate([sample] * len(group)), **self.inputs.feeds(group, sigma, len(sample))}
         negative = [row.negative for row in group for _ in sample]
-        more = self.steering.feeds(self.step, feeds, negative, window) if self.steering else {}
-        if shown is not None:
-            feeds["sample"] = np.concatenate([beside(sample, shown, bare=row.bare) for row in group])
-        output = self.call("unet", **feeds, **more)["prediction"]
+        more = self.controls.feeds(self.step, feeds, negative, window) if self.controls else {}
+        if extra is not None:
+            feeds[name] = np.concatenate([concat_channels(sample, extra, dropped=row.image_dropped) for row in group])
+        output = self.call(self.manifest.denoiser, **feeds, **more)["prediction"]
         return list(output.astype(np.float32, copy=False).reshape(len(group), *sample.shape))
 
-    def bias(self, rows: Sequence[Row], sigma: float) -> Array:
-        """The time bias at a level under each text, (texts, T)."""
-        return np.concatenate([self.time_bias.of(sigma, row) for row in rows])
-
     def groups(self, rows: Sequence[Row]) -> Iterable[tuple[Row, ...]]:
-        """The texts that one call takes together, in order: those next to each other that are equally long."""
+        """The texts of each call, in order: neighbours of equal length share one."""
         if self.split:
             return ((row,) for row in rows)
         return (tuple(group) for _, group in itertools.groupby(rows, lambda row: row.tokens))
-
-    def cross_kv(self, rows: tuple[Row, ...], images: int) -> Array:
-        """The keys and values of each text for every image; kept for the next call, which mostly asks for the same.
-
-        Read-only and no view, so that an engine which has them on its device knows that they did not change.
-        """
-        if rows not in self.stacked:
-            if len(self.stacked) > 1:
-                self.stacked.clear()
-            packed = [self.conditioning.packed(row) for row in rows for _ in range(images)]
-            self.stacked[rows] = read_only(np.concatenate(packed))
-        return self.stacked[rows]

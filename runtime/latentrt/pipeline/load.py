@@ -8,9 +8,10 @@ from pathlib import Path
 from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import MANIFEST, REMEDY, Bundle, open_bundle
 from latentrt.bundle.tasks import FROM_AN_IMAGE, TEXT_TO_IMAGE
-from latentrt.engines import CPU, choose, engine_kind, open_engines
+from latentrt.conditioning.request_values import check_request_values
+from latentrt.engines import AUTO, choose, engine_kind, open_engines
 from latentrt.errors import BundleError, RequestError
-from latentrt.pipeline.memory import Budget, footprints_of
+from latentrt.pipeline.memory import Budget, memory_models
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.prompt.tokenizer import Tokenizer
 from latentrt.request.request import Request
@@ -20,7 +21,7 @@ from latentrt.request.settings import resolve
 def load(
     bundle: str | Path,
     *,
-    engine: str = "cpu",
+    engine: str = AUTO,
     verify: bool = True,
     split_guidance: bool = False,
     memory_budget: int | None = None,
@@ -29,24 +30,25 @@ def load(
 ) -> Pipeline:
     """Returns a pipeline for a bundle's folder, or for a built-in model by name ("emoji").
 
-    engine: what runs the graphs; its package must be installed. "cpu" is the fastest of those for a CPU: measured when
-    a model is first loaded with several of them installed. verify: hash every file first, so that damage is found
-    before an engine reads it; graphs are read when first used, so leave the folder alone while the pipeline lives.
+    engine: a name in `latentrt.engines.ENGINES`, whose package must be installed, or "cpu", which is ONNX Runtime, or
+    "auto": the fastest installed engine for a CPU, measured once per model where several are installed; the variable
+    LATENTRT_ENGINE names another. verify: hash every file first, so that damage is found before an engine reads it;
+    graphs are read when first used, so leave the folder alone while the pipeline lives.
     split_guidance: call the UNet once for each prompt of a step, not once for all, which takes less memory and longer.
     memory_budget: the bytes that the whole process may need, on a CPU; runs are made to fit, or refused before they
     start; those of several threads wait for each other. lora_dir: the folder of the LoRA files that prompts name,
     `<lora:NAME:0.8>`; the environment's LATENTRT_LORAS where none is given. loras: LoRA files and their scales for
-    every prompt, as `Pipeline.with_loras` takes them. With either, "cpu" draws with ONNX Runtime. A pipeline may be
+    every prompt, as `Pipeline.with_loras` takes them. With either, "auto" is ONNX Runtime. A pipeline may be
     used from several threads. Raises BundleError or EngineError, and CheckpointError for LoRA files.
     """
     engine_kind(engine)
     opened = open_bundle(folder_of(bundle), verify=verify)
     check_complete(opened)
-    frugal = memory_budget is not None
-    name = choose(engine, opened, frugal=frugal, exchanges=bool(loras))
-    engines = open_engines(name, opened, frugal=frugal)
-    budget = None if memory_budget is None else Budget(memory_budget, footprints_of(name, engines))
-    tokenizer, chosen = load_tokenizer(opened), engine == CPU
+    low_memory = memory_budget is not None
+    name = choose(engine, opened, low_memory=low_memory, takes_weights=bool(loras))
+    engines = open_engines(name, opened, low_memory=low_memory)
+    budget = None if memory_budget is None else Budget(memory_budget, memory_models(name, engines))
+    tokenizer, chosen = load_tokenizer(opened), engine == AUTO
     pipeline = Pipeline(
         opened,
         tokenizer,
@@ -63,8 +65,9 @@ def load(
 def check_complete(bundle: Bundle) -> None:
     """Raises BundleError unless the bundle can do text to image with the defaults that it states."""
     where = bundle.folder / MANIFEST
-    needed = FROM_AN_IMAGE if bundle.manifest.shown else TEXT_TO_IMAGE
+    needed = FROM_AN_IMAGE if bundle.manifest.extra_channels else TEXT_TO_IMAGE
     missing = {*needed, *bundle.manifest.text.encoders} - bundle.manifest.components.keys()
+    check_request_values(bundle.manifest, where)
     if missing:
         raise BundleError(f"{where}: got no {', '.join(sorted(missing))}, which text to image needs; {REMEDY}")
     try:

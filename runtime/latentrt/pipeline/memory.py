@@ -11,9 +11,9 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from latentrt.bundle.manifest import ADAPTER, CONTROL, HINT, IMAGE_ENCODER, Component, Manifest, Precision
-from latentrt.bundle.tasks import TINY_DECODER
-from latentrt.engines import Engine
+from latentrt.bundle.manifest import Component, Manifest, Precision
+from latentrt.bundle.sources import CONTROL_ROLES, Role
+from latentrt.engines import ENGINES, Engine, MemoryModel
 from latentrt.errors import EngineError, OutOfMemoryError
 from latentrt.request.settings import Settings, guided
 from latentrt.tensors import shape_of
@@ -29,27 +29,6 @@ FLOAT_BYTES = 4
 # Of a T2I-Adapter, as many as are held at once of the size of what it makes.
 ADAPTER_TENSORS = 4
 WEIGHT_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "w16": 2, "int8": 1, "w8": 1}
-
-
-@dataclass(frozen=True)
-class Footprint:
-    """What an engine makes of a graph. weights: bytes in memory for one in the file. scores: whether it holds them.
-
-    striped: whether it decodes a stripe at a time.
-    """
-
-    weights: Mapping[Precision, float]
-    scores: bool
-    striped: bool = False
-
-
-FOOTPRINTS = {
-    "onnxruntime": Footprint({"fp32": 1.1, "fp16": 5.5, "w16": 5.5, "int8": 2.3, "w8": 5.0}, scores=True),
-    "optimised": Footprint({"fp32": 1.1, "fp16": 4.3, "w16": 4.3, "int8": 0.95, "w8": 5.0}, scores=False, striped=True),
-    # Weights that take the place of a graph's are held beside what is packed of them; all of them may be exchanged.
-    "exchanged": Footprint({"fp32": 2.5, "fp16": 7.0, "w16": 7.0, "int8": 2.3, "w8": 5.0}, scores=True),
-    "openvino": Footprint({"fp32": 2.0, "fp16": 8.0, "w16": 8.0, "int8": 3.4, "w8": 8.0}, scores=False),
-}
 
 
 @dataclass(frozen=True)
@@ -69,9 +48,9 @@ class Demand:
     decoder: str = "vae_decoder"
     steering: frozenset[str] = frozenset()
 
-    def uses(self, name: str) -> bool:
+    def uses(self, name: str, role: Role) -> bool:
         """Whether it calls a component."""
-        if name.startswith((CONTROL, HINT, ADAPTER, IMAGE_ENCODER)):
+        if role in CONTROL_ROLES:
             return name in self.steering
         unused = {"vae_decoder"} - {self.decoder} | (set() if self.encodes else {"vae_encoder"})
         return name not in unused
@@ -92,110 +71,116 @@ class Plan:
 
 @dataclass(frozen=True)
 class Budget:
-    """The bytes that a run may need, and what each component's engine makes of its graph."""
+    """The bytes that a run may need, and the memory model of each component's engine."""
 
     bytes: int
-    footprints: Mapping[str, Footprint]
+    models: Mapping[str, MemoryModel]
 
     def plan(self, manifest: Manifest, demand: Demand) -> Plan:
         """How a run keeps to it; see `plan`."""
-        return plan(manifest, demand, self.footprints, self.bytes)
+        return plan(manifest, demand, self.models, self.bytes)
 
 
 def demand_of(settings: Settings, prompts: int, manifest: Manifest) -> Demand:
     """What a run of these settings asks for. prompts: those between ANDs."""
-    pixels = manifest.latents.pixels
+    pixels = manifest.latents.factor
     rows, columns = settings.height // pixels, settings.width // pixels
     window, works = (settings.tiling.window or 0) // pixels, guided(settings, manifest)
     prompts += works + (works and (settings.guidance.image or 1) > 1)
-    encodes = settings.init_image is not None or "masked_image" in manifest.shown
-    steering = {name for control in settings.controls.images for name in (control.component, CONTROL + control.name)}
-    return Demand(len(settings.seeds), prompts, rows, columns, encodes, window, settings.decoder, frozenset(steering))
+    encodes = settings.init_image is not None or "masked_image" in manifest.extra_channels
+    steering = frozenset[str]().union(*(manifest.networks_of(control.name) for control in settings.controls.images))
+    return Demand(len(settings.seeds), prompts, rows, columns, encodes, window, settings.decoder, steering)
 
 
 def smaller(engine: str, engines: Mapping[str, Engine], manifest: Manifest, demand: Demand) -> str:
     """What to ask for in place of a run for which there was too little memory."""
-    if engine not in FOOTPRINTS:
+    if engine not in modelled():
         return "ask for fewer or smaller images"
-    footprints = footprints_of(engine, engines)
-    least = min(one.peak_bytes for one in candidates(manifest, demand, footprints))
-    return f"in half of the memory, {remedy(manifest, demand, footprints, least // 2)}"
+    models = memory_models(engine, engines)
+    least = min(one.peak_bytes for one in candidates(manifest, demand, models))
+    return f"in half of the memory, {remedy(manifest, demand, models, least // 2)}"
 
 
-def footprints_of(name: str, engines: Mapping[str, Engine]) -> dict[str, Footprint]:
-    """What the engines of that name make of each graph. Raises EngineError for one whose memory is not known."""
-    if name not in FOOTPRINTS:
+def modelled() -> list[str]:
+    """Names of the engines whose memory is modelled."""
+    return [name for name, kind in ENGINES.items() if kind.memory is not None]
+
+
+def memory_models(name: str, engines: Mapping[str, Engine]) -> dict[str, MemoryModel]:
+    """The memory model of each component's engine. Raises EngineError for an engine that has none."""
+    models = {component: engine.memory for component, engine in engines.items()}
+    known = {component: model for component, model in models.items() if model is not None}
+    if name not in modelled() or len(known) < len(models):
         raise EngineError(
-            f"memory budget: got the engine {name}, expected onnxruntime or openvino; leave the budget out, or use "
+            f"memory budget: got the engine {name}, expected {' or '.join(modelled())}; leave the budget out, or use "
             "--engine cpu"
         )
-    return {part: FOOTPRINTS[kind_of(one, name)] for part, one in engines.items()}
+    return known
 
 
-def kind_of(engine: Engine, name: str) -> str:
-    """What an engine makes of a graph: that was optimised for this processor, with other weights, or as all by name."""
-    if getattr(engine, "optimised", False):
-        return "optimised"
-    return "exchanged" if getattr(engine, "weights", None) else name
-
-
-def plan(manifest: Manifest, demand: Demand, footprints: Mapping[str, Footprint], budget: int) -> Plan:
+def plan(manifest: Manifest, demand: Demand, models: Mapping[str, MemoryModel], budget: int) -> Plan:
     """Returns the first plan that fits into `budget` bytes of those that cost the least time.
 
-    footprints: by component. Raises OutOfMemoryError that says what is needed, and what would fit.
+    models: by component. Raises OutOfMemoryError that says what is needed, and what would fit.
     """
-    plans = list(candidates(manifest, demand, footprints))
+    plans = list(candidates(manifest, demand, models))
     for one in plans:
         if one.peak_bytes <= budget:
             return one
     least = min(one.peak_bytes for one in plans)
     raise OutOfMemoryError(
         f"memory budget: got {budget / 1e9:.2f} GB, expected at least {least / 1e9:.2f} GB for {described(demand)}; "
-        f"{remedy(manifest, demand, footprints, budget)}"
+        f"{remedy(manifest, demand, models, budget)}"
     )
 
 
-def candidates(manifest: Manifest, demand: Demand, footprints: Mapping[str, Footprint]) -> Iterator[Plan]:
+def candidates(manifest: Manifest, demand: Demand, models: Mapping[str, MemoryModel]) -> Iterator[Plan]:
     """Every plan, those that cost the least time first: a second call a step is cheaper than loading for each run."""
-    used = {name: one for name, one in manifest.components.items() if demand.uses(name)}
-    weights = {name: file_bytes(manifest, one) * footprints[name].weights[one.precision] for name, one in used.items()}
+    used = {name: one for name, one in manifest.components.items() if demand.uses(name, one.role)}
+    weights = {name: file_bytes(manifest, one) * models[name].weights[one.precision] for name, one in used.items()}
     for keep, split in itertools.product((True, False), (False, True)):
         asked = replace(demand, prompts=1) if split else demand
-        live = {name: live_bytes(manifest, name, asked, footprints[name]) for name in used}
-        loop = sum(weight for name, weight in weights.items() if in_loop(name))  # these stay loaded from step to step
-        apart = {name: loop if in_loop(name) else weight for name, weight in weights.items()}
+        live = {name: live_bytes(manifest, name, asked, models[name]) for name in used}
+        loop = sum(
+            weight for name, weight in weights.items() if in_loop(used[name])
+        )  # these stay loaded from step to step
+        apart = {name: loop if in_loop(used[name]) else weight for name, weight in weights.items()}
         loaded = {name: sum(weights.values()) if keep else apart[name] for name in used}
         yield Plan(keep, split, round(BASE_BYTES + max(loaded[name] + live[name] for name in used)))
 
 
-def in_loop(name: str) -> bool:
+def in_loop(component: Component) -> bool:
     """Whether a component is called at every step."""
-    return name == "unet" or name.startswith(CONTROL)
+    return component.role in ("denoiser", "controlnet")
 
 
-def live_bytes(manifest: Manifest, name: str, demand: Demand, footprint: Footprint) -> float:
+def live_bytes(manifest: Manifest, name: str, demand: Demand, model: MemoryModel) -> float:
     """The activations of one call of a component."""
     component, latents = manifest.components[name], demand.height * demand.width
-    if in_loop(name):
+    if in_loop(component):
         latents = math.prod(min(side, demand.window or side) for side in (demand.height, demand.width))
         rows = demand.prompts * demand.images
-        scores = SCORE_BYTES * rows * latents**2 if footprint.scores else 0
+        scores = SCORE_BYTES * rows * latents**2 if model.scores else 0
         return UNET_BYTES * rows * latents * time_bias_width(manifest) + scores
-    if name.startswith(("vae_", HINT)) or name == TINY_DECODER:
-        scores = FLOAT_BYTES * latents**2 if footprint.scores and name.startswith("vae_") else 0
-        each = STRIPED_BYTES if footprint.striped and name == "vae_decoder" else VAE_BYTES
+    if component.role in ("vae_encoder", "vae_decoder", "tiny_decoder", "controlnet_hint"):
+        attends = component.role in ("vae_encoder", "vae_decoder")
+        scores = FLOAT_BYTES * latents**2 if model.scores and attends else 0
+        each = STRIPED_BYTES if model.striped and component.role == "vae_decoder" else VAE_BYTES
         return each * latents * math.sqrt(file_bytes(manifest, component) / WEIGHT_BYTES[component.precision]) + scores
-    if name.startswith(ADAPTER):
+    if component.role == "t2i_adapter":
         sizes = {"batch": 1, "height": demand.height, "width": demand.width}
         return ADAPTER_TENSORS * FLOAT_BYTES * sum(math.prod(shape_of(spec, sizes)) for spec in component.outputs)
     return 0
 
 
 def time_bias_width(manifest: Manifest) -> int:
-    """The channels of all ResNets of the UNet, and of the control networks beside it."""
-    (spec,) = manifest.components["time_bias"].outputs
-    width = spec.shape[-1]
-    return width if isinstance(width, int) else 0
+    """The width of the denoiser's inputs made for each step: the channels of all ResNets, ControlNets' included."""
+    denoiser = manifest.components[manifest.denoiser]
+    stepwise = {
+        name for name, source in denoiser.sources.items() if source.kind == "component" and "step" in source.per
+    }
+    widths = (spec.shape[-1] for spec in denoiser.inputs if spec.name in stepwise)
+    return sum(width for width in widths if isinstance(width, int))
 
 
 def file_bytes(manifest: Manifest, component: Component) -> int:
@@ -209,13 +194,13 @@ def described(demand: Demand) -> str:
     return f"{images} of {demand.width}x{demand.height} latents"
 
 
-def remedy(manifest: Manifest, demand: Demand, footprints: Mapping[str, Footprint], budget: int) -> str:
+def remedy(manifest: Manifest, demand: Demand, models: Mapping[str, MemoryModel], budget: int) -> str:
     """What would fit: fewer images, else a smaller picture, else another bundle."""
 
     def fits(asked: Demand) -> bool:
-        return any(one.peak_bytes <= budget for one in candidates(manifest, asked, footprints))
+        return any(one.peak_bytes <= budget for one in candidates(manifest, asked, models))
 
-    pixels = manifest.latents.pixels
+    pixels = manifest.latents.factor
     fewer = [count for count in range(demand.images - 1, 0, -1) if fits(replace(demand, images=count))]
     if fewer:
         return f"--batch {fewer[0]} fits"

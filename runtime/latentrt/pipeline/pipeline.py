@@ -10,10 +10,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from latentrt.bundle.folder import Bundle
-from latentrt.engines import CPU, Engine, choose, open_changed, open_engines
+from latentrt.engines import AUTO, Engine, choose, open_engines, open_with_weights
 from latentrt.errors import OutOfMemoryError
 from latentrt.pipeline.components import Components
-from latentrt.pipeline.memory import Budget, footprints_of
+from latentrt.pipeline.memory import Budget, memory_models
 from latentrt.pipeline.prepare import prepare_settings
 from latentrt.pipeline.result import Result
 from latentrt.pipeline.run import Run
@@ -71,9 +71,9 @@ class Pipeline(Components):
 
         loras: the scale of each file, such as {"style.safetensors": 0.8}, or two, (0.8, 0.5): the UNet's and the text
         encoders'. Components that none of them changes are shared; the others are loaded anew when first called, from
-        the canonical graph; of "cpu" by ONNX Runtime, all of them, whichever engine is the fastest. Where memory is
-        short, `unload` what has run before. Raises CheckpointError for a file that cannot be read or does not fit the
-        bundle, EngineError for an engine or a bundle that cannot take any.
+        the canonical graph. With the engine "auto", ONNX Runtime runs all components, even if another engine is faster.
+        Where memory is short, `unload` what has run before. Raises CheckpointError for a file that cannot be read or
+        does not fit the bundle, EngineError for an engine or a bundle that cannot take any.
 
         >>> pipe.with_loras({"style.safetensors": 0.8}).generate("a red apple")  # doctest: +SKIP
         """
@@ -82,21 +82,23 @@ class Pipeline(Components):
         chosen = loras_of(loras)
         other = self._exchanging() if chosen else copy(self)
         weights = changed_weights(self.bundle, chosen) if chosen else {}
-        changed = open_changed(other.engine, self.bundle, weights, frugal=self.budget is not None) if chosen else {}
+        changed = (
+            open_with_weights(other.engine, self.bundle, weights, low_memory=self.budget is not None) if chosen else {}
+        )
         other.engines, other.loras = {**other.unchanged, **changed}, applied(chosen)
         other.added = {one.file: (float(one.scale), float(one.scale_of("text_encoder"))) for one in chosen}
         other._tagged = None
         if self.budget is not None:
-            other.budget = replace(self.budget, footprints=footprints_of(other.engine, other.engines))
+            other.budget = replace(self.budget, models=memory_models(other.engine, other.engines))
         return other
 
     def _exchanging(self) -> Pipeline:
         """A copy on an engine that takes other weights, unless the user named one that does not."""
-        other, frugal = copy(self), self.budget is not None
+        other, low_memory = copy(self), self.budget is not None
         if self.chosen:
-            other.engine = choose(CPU, self.bundle, frugal=frugal, exchanges=True)
+            other.engine = choose(AUTO, self.bundle, low_memory=low_memory, takes_weights=True)
         if other.engine != self.engine:
-            self.exchanging = self.exchanging or open_engines(other.engine, self.bundle, frugal=frugal)
+            self.exchanging = self.exchanging or open_engines(other.engine, self.bundle, low_memory=low_memory)
             other.unchanged = other.engines = self.exchanging
         return other
 

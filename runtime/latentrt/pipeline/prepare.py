@@ -92,7 +92,7 @@ def prepare_settings(components: Components, settings: Settings) -> Prepared:
         settings,
         prompts,
         whole,
-        whole.after(first, last),
+        whole.sliced(first, last),
         first,
         demand,
         plan,
@@ -134,7 +134,7 @@ def steps_taken(settings: Settings, whole: Grid, train_steps: int) -> tuple[int,
 
 def second_pass(components: Components, settings: Settings, hires: Hires) -> Prepared:
     """The second pass of a run in two; its latents are still to come."""
-    old, pixels = (settings.width, settings.height), components.bundle.manifest.latents.pixels
+    old, pixels = (settings.width, settings.height), components.bundle.manifest.latents.factor
     width, height = hires.size(*old, pixels)
     told = settings.size_conditioning
     sizes: dict[str, Any] = {

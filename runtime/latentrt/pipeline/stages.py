@@ -8,24 +8,24 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from latentrt.bundle.tasks import TINY_DECODER
-from latentrt.conditioning.control import Steering
-from latentrt.conditioning.extra_channels import shown_of
-from latentrt.conditioning.prompt_blend import blended
-from latentrt.conditioning.text import Conditioning, encode, nothing
-from latentrt.conditioning.time_embedding import TimeBias, added, time_bias
+from latentrt.conditioning.control import ControlSet
+from latentrt.conditioning.extra_channels import ChannelMaker, extra_channels_of
+from latentrt.conditioning.inputs import DenoiserInputs, InputMaker, denoiser_inputs
+from latentrt.conditioning.prompts import conditioning_of, with_zero_negative
+from latentrt.conditioning.text import encode
 from latentrt.images.pillow import to_images, to_shares
 from latentrt.pipeline.denoiser import Denoiser, timesteps_of_calls
 from latentrt.pipeline.prepare import Prepared
 from latentrt.pipeline.result import Step
 from latentrt.pipeline.timed import Timed
 from latentrt.sampling.guidance import Guidance
-from latentrt.sampling.inpainting import painted
+from latentrt.sampling.inpainting import inpainting
 from latentrt.sampling.noise.source import NoiseSource
 from latentrt.sampling.prediction import PREDICTIONS
 from latentrt.sampling.samplers import SAMPLERS
-from latentrt.sampling.start_latents import drawn, restore, started
-from latentrt.sampling.step import Denoise, Noise, Walk
-from latentrt.sampling.tiling import decoded, laid, windowed
+from latentrt.sampling.start_latents import keep_unmasked, sample_posterior, starting_latents
+from latentrt.sampling.step import Denoise, Noise, SamplerSteps
+from latentrt.sampling.tiling import decoded, tile_grid, tiled
 from latentrt.tensors import Array
 
 if TYPE_CHECKING:
@@ -36,10 +36,9 @@ if TYPE_CHECKING:
 class Encoded:
     """Everything that depends on the prompt, the images that steer, or the timestep alone."""
 
-    conditioning: Conditioning
+    inputs: DenoiserInputs
     guidance: Guidance
-    time_bias: TimeBias
-    controls: Steering | None
+    controls: ControlSet | None
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,10 @@ class Start:
     extra_channels: Array | None
 
 
-def sampler_of(prepared: Prepared) -> Callable[..., Walk]:
+def sampler_of(prepared: Prepared) -> Callable[..., SamplerSteps]:
     """The sampler with its options."""
     schedule = prepared.settings.schedule
-    return partial(SAMPLERS[schedule.sampler].walk, **schedule.options)
+    return partial(SAMPLERS[schedule.sampler].steps, **schedule.options)
 
 
 def encode_prompts(run: Timed, prepared: Prepared) -> Encoded:
@@ -71,14 +70,13 @@ def encode_prompts(run: Timed, prepared: Prepared) -> Encoded:
     zero = not alone and manifest.text.zero_negative and not settings.text.negative
     used = [prompts.positive] if alone or zero else [prompts.negative, prompts.positive]
     used += [prompts.blend] if prompts.blend else []
-    texts = encode(run.call, manifest.text, used, settings.text.clip_skip)
-    positive = prompts.positive
-    if prompts.blend:
-        positive, mixed = blended(positive, prompts.blend, texts, settings.text.blend_strength)
-        texts |= mixed
-    conditioning = Conditioning(prompts.negative, positive, texts, nothing(texts) if zero else None)
-    biases = time_bias(run.call, times, added(manifest, settings, conditioning))
-    return Encoded(conditioning, guidance, biases, attach_controls(run, prepared) if manifest.controls else None)
+    texts = encode(run.call, manifest, used, settings.text.clip_skip)
+    blend = (prompts.blend, settings.text.blend_strength) if prompts.blend else None
+    conditioning = conditioning_of(texts, prompts.positive, None if alone or zero else prompts.negative, blend)
+    if zero:
+        conditioning = with_zero_negative(conditioning, settings.steps)
+    inputs = denoiser_inputs(manifest, InputMaker(run.call, conditioning, settings, times))
+    return Encoded(inputs, guidance, attach_controls(run, prepared) if manifest.controls else None)
 
 
 def guidance_of(run: Timed, prepared: Prepared) -> Guidance:
@@ -89,34 +87,35 @@ def guidance_of(run: Timed, prepared: Prepared) -> Guidance:
     return Guidance(scales, spec.sigmas, spec.rescale, spec.image or 1.0)
 
 
-def attach_controls(run: Timed, prepared: Prepared) -> Steering:
-    """The images that steer, each seen once by its network."""
+def attach_controls(run: Timed, prepared: Prepared) -> ControlSet:
+    """The control images, each of which its network is called with once."""
     settings, steps = prepared.settings, len(prepared.whole.sigmas) - prepared.first
-    components = run.components.bundle.manifest.components
-    steering = Steering(run.call, components, prepared.first, steps, settings.controls.guess)
+    manifest = run.components.bundle.manifest
+    controls = ControlSet(run.call, manifest, prepared.first, steps, settings.controls.guess)
     for control in settings.controls.images:
         with run.phase("image"):
             image = to_shares(control.fit_to(settings.width, settings.height, settings.init_image))
-        steering.see(control, image)
-    return steering
+        controls.attach(control, image)
+    return controls
 
 
 def initial_latents(run: Timed, prepared: Prepared) -> Start:
     """Noise, or an image's latents with noise, or the latents of an earlier run: diffusers' `prepare_latents`."""
     settings, manifest = prepared.settings, run.components.bundle.manifest
     space, image = manifest.latents, settings.init_image
-    size = (settings.height // space.pixels, settings.width // space.pixels)
+    size = (settings.height // space.factor, settings.width // space.factor)
     source = NoiseSource(settings.noise, (space.channels, *size))
-    mask = image.latent_mask(settings.width, settings.height, space.pixels) if image else None
+    mask = image.latent_mask(settings.width, settings.height, space.factor) if image else None
     # Inpainting at strength 1, and models that take the image as extra channels, start from noise alone.
-    noise_alone = not settings.skipped and (mask is not None or bool(manifest.shown))
-    mask = None if "mask" in manifest.shown else mask  # a model that takes the mask keeps the rest by itself
+    noise_alone = not settings.skipped and (mask is not None or bool(manifest.extra_channels))
+    mask = None if "mask" in manifest.extra_channels else mask  # a model that takes the mask keeps the rest by itself
     clean = None if noise_alone and mask is None else clean_latents(run, prepared, source)
     given = settings.denoising_range.latents
     first = source.initial() if given is None else given
-    extra = shown_of(manifest.shown, settings, space, run.encode, lambda: source.normal(0.0, 0.0))
-    latents = started(prepared.grid, first, clean, alone=noise_alone) if given is None else first
-    keep = None if mask is None or clean is None else partial(restore, mask, clean, first)
+    maker = ChannelMaker(settings, space, run.encode, lambda: source.normal(0.0, 0.0))
+    extra = extra_channels_of(manifest.extra_channels, maker)
+    latents = starting_latents(prepared.grid, first, clean, alone=noise_alone) if given is None else first
+    keep = None if mask is None or clean is None else partial(keep_unmasked, mask, clean, first)
     # The Brownian path of the whole grid, so that its noise is the same at any strength.
     brownian = SAMPLERS[settings.schedule.sampler].noise == "brownian"
     return Start(latents, source.brownian(prepared.whole) if brownian else source.normal, keep, extra)
@@ -133,28 +132,26 @@ def clean_latents(run: Timed, prepared: Prepared, source: NoiseSource) -> Array 
         pixels = settings.init_image.pixels(settings.width, settings.height)
     mean, deviation = run.encode(pixels)
     noise = source.normal(0.0, 0.0) if settings.init_image.posterior == "sample" else None
-    return drawn(mean, deviation, noise, len(settings.seeds))
+    return sample_posterior(mean, deviation, noise, len(settings.seeds))
 
 
 def denoise(run: Timed, prepared: Prepared, encoded: Encoded, start: Start) -> Iterator[Step]:
     """The sampler's steps."""
     manifest, grid = run.components.bundle.manifest, prepared.grid
     sampler = sampler_of(prepared)
-    sampler = painted(sampler, start.keep) if start.keep else sampler
-    [dtype] = (spec.dtype for spec in manifest.components["unet"].inputs if spec.name == "sample")
+    sampler = inpainting(sampler, start.keep) if start.keep else sampler
     denoiser = Denoiser(
         run.call,
-        encoded.conditioning,
+        manifest,
+        encoded.inputs,
         encoded.guidance,
         PREDICTIONS[manifest.schedule.prediction],
-        encoded.time_bias,
         prepared.split,
-        dtype,
-        shown=start.extra_channels,
-        steering=encoded.controls,
+        extra_channels=start.extra_channels,
+        controls=encoded.controls,
     )
     with run.phase("sampler"):
-        steps = sampler(in_tiles(denoiser, prepared, manifest.latents.pixels), start.latents, grid, start.noise)
+        steps = sampler(in_tiles(denoiser, prepared, manifest.latents.factor), start.latents, grid, start.noise)
     tiny = TINY_DECODER in manifest.components
     preview = partial(run.components.decode, decoder=TINY_DECODER) if tiny else None
     for index in range(len(grid.sigmas)):
@@ -172,7 +169,7 @@ def in_tiles(denoiser: Denoiser, prepared: Prepared, pixels: int) -> Denoise:
         return denoiser
     sides = (settings.height, settings.width, tiling.window, tiling.stride)
     rows, columns, window, stride = (side // pixels for side in sides)
-    return windowed(denoiser, laid(rows, columns, window, stride, tiling.seamless))
+    return tiled(denoiser, tile_grid(rows, columns, window, stride, tiling.seamless))
 
 
 def decode(run: Timed, prepared: Prepared, latents: Array) -> tuple[Image, ...]:
@@ -180,7 +177,7 @@ def decode(run: Timed, prepared: Prepared, latents: Array) -> tuple[Image, ...]:
     settings, space = prepared.settings, run.components.bundle.manifest.latents
     to_pixels = partial(run.decode, decoder=settings.decoder)
     with run.phase(settings.decoder):
-        pixels = decoded(to_pixels, latents, space.pixels, settings.tiling.seamless)
+        pixels = decoded(to_pixels, latents, space.factor, settings.tiling.seamless)
     run.release(prepared.plan)
     with run.phase("image"):
         images = to_images(pixels)

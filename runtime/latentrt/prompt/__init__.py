@@ -26,8 +26,12 @@ __all__ = [
     "check",
     "chunked",
     "composed",
+    "errors",
+    "file",
     "read",
+    "tags",
     "tags_of",
+    "tokenizer",
     "untagged",
     "weighted",
 ]

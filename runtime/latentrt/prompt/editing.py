@@ -119,7 +119,7 @@ def edits_of(tokens: list[str]) -> list[Edit]:
 
 
 def _closes(tokens: list[str], bracket: _Open, stop: int) -> bool:
-    """Whether the bracket and the one at `stop` are a pair: emphasis or an edit."""
+    """True if the bracket and the one at `stop` are a pair: emphasis or an edit."""
     marks = [tokens[index] for index in bracket.marks]
     if tokens[bracket.start] == "(":
         return tokens[stop] == ")" and marks in ([], [":"])
@@ -143,7 +143,7 @@ def _edit(tokens: list[str], bracket: _Open, stop: int) -> Edit | None:
 
 
 def _when(tokens: list[str], bracket: _Open, stop: int) -> str | None:
-    """What follows the last colon, if that is a number."""
+    """The number after the last colon, if there is one."""
     last = tokens[bracket.marks[-1] + 1 : stop]
     found = WHEN.fullmatch(last[0]) if len(last) == 1 else None
     return found["when"] if found else None

@@ -37,7 +37,7 @@ def read_prompts(path: Path) -> tuple[str, ...]:
 
 
 def bytes_of(path: Path) -> bytes:
-    """What a file holds, or stdin. Raises OSError."""
+    """Content of a file, or of stdin. Raises OSError."""
     if path != STDIN:
         return path.read_bytes()
     if sys.stdin is None or not hasattr(sys.stdin, "buffer"):

@@ -29,7 +29,7 @@ class Guide:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a run is guided by; `chunks` has every distinct text of the guides, in the order in which they are used."""
+    """A parsed prompt; `chunks` has every distinct text of its guides, in order of use."""
 
     guides: tuple[Guide, ...]
     chunks: Mapping[str, tuple[Chunk, ...]]

@@ -76,7 +76,7 @@ def _check(text: str, start: int, stop: int) -> list[_Open]:
 
 
 def _closed(text: str, opened: list[_Open], stop: int) -> bool:
-    """Whether the bracket that ends at `stop` is an edit; takes it off `opened`."""
+    """True if the bracket that ends at `stop` is an edit; removes it from `opened`."""
     closer = text[stop]
     if not opened:
         what = f"{closer!r} that was never opened"
@@ -98,7 +98,7 @@ def _closed(text: str, opened: list[_Open], stop: int) -> bool:
 
 
 def _round(text: str, bracket: _Open, stop: int) -> tuple[bool, bool]:
-    """Whether the pair is an edit, which round brackets never are, and whether an edit around it would be text."""
+    """(is this pair an edit, would an edit around it be text); round brackets are never an edit."""
     colon = text.rfind(":", bracket.start, stop)  # an escaped one too: to emphasis, a backslash escapes no colon
     weight = WEIGHT.fullmatch(text, colon, stop + 1) if colon >= 0 else None
     if weight and number(weight["weight"]) is None:
@@ -108,7 +108,7 @@ def _round(text: str, bracket: _Open, stop: int) -> tuple[bool, bool]:
 
 
 def _square(text: str, bracket: _Open, stop: int) -> tuple[bool, bool]:
-    """Whether the pair is an edit, and whether an edit around it would be text."""
+    """(is this pair an edit, would an edit around it be text)."""
     marks = bracket.marks
     bars = [index for index in marks if text[index] == "|"]
     if not marks or len(bars) == len(marks):

@@ -68,7 +68,7 @@ def blanked(text: str) -> str:
 
 
 def first_tag(text: str) -> int | None:
-    """Where the first tag of a prompt begins."""
+    """Position of the first tag in a prompt."""
     found = _TAG.search(text)
     return found.start() if found else None
 

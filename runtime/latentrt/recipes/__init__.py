@@ -1,7 +1,6 @@
-"""How a picture says that it was made, whichever tool wrote it, in the words of `latentrt.Request` where there are any.
+"""Recipes: generation data that other tools write into pictures, converted to fields of `latentrt.Request`.
 
-A layout is a file here, or a table, and a function from the picture's texts to a `Recipe`; None where they are in
-another one.
+Each layout is one module or table, with a function from the picture's texts to a `Recipe`, or None for another layout.
 """
 
 from __future__ import annotations
@@ -13,15 +12,15 @@ from latentrt.recipes import comfyui, infotext, tools
 from latentrt.recipes.recipe import Recipe
 from latentrt.recipes.texts import read_texts
 
-__all__ = ["Recipe", "read_recipe", "recipe_of"]
+__all__ = ["Recipe", "read_recipe", "recipe_of", "texts"]
 
 READERS = (tools.recipe_of, comfyui.recipe_of, infotext.recipe_of)
 
 
 def read_recipe(path: Path) -> Recipe:
-    """What a picture of another tool says of its making. Raises RequestError for no picture, and for one that does not.
+    """Recipe in a picture of another tool. Raises RequestError for a file that is no picture or holds none.
 
-    PNG's text chunks, EXIF and XMP of PNG, JPEG and WebP, and JPEG's comment are looked at.
+    Reads PNG's text chunks, EXIF and XMP of PNG, JPEG and WebP, and JPEG's comment.
     """
     texts = read_texts(path)
     found = recipe_of(texts)
@@ -35,5 +34,5 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def recipe_of(texts: dict[str, str]) -> Recipe | None:
-    """What the texts of a picture, by their names, say of its making; None where they say nothing."""
+    """Recipe in the texts of a picture, by their names; None if they hold none."""
     return next((found for reader in READERS if (found := reader(texts)) is not None), None)

@@ -84,7 +84,7 @@ class Graph:
 
 
 def recipe_of(texts: dict[str, str]) -> Recipe | None:
-    """What the graph in the texts says; None where there is none."""
+    """Recipe of the graph in the texts; None if there is none."""
     found = dict(texts)
     for tag in TAGS:
         name, colon, rest = texts.get(tag, "").partition(":")
@@ -134,7 +134,7 @@ def last_sampler(graph: Graph) -> str | None:
 
 
 def samples(inputs: Mapping[str, Any]) -> bool:
-    """Whether a node with these inputs samples, and does not just choose a sampler."""
+    """True if a node with these inputs runs a sampler, rather than choosing one."""
     return bool({"latent_image", "positive", "guider", "seed", "noise_seed"} & inputs.keys())
 
 

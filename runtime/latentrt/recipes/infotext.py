@@ -64,7 +64,7 @@ WORDS: dict[str, tuple[str, Reading]] = {
 
 
 def recipe_of(texts: dict[str, str]) -> Recipe | None:
-    """What the texts say in this layout; None where none of them is in it."""
+    """Recipe in texts of this layout; None if no text is in it."""
     for place in PLACES:
         found = parsed(texts[place]) if place in texts else None
         if found or (place == "parameters" and place in texts):
@@ -82,7 +82,7 @@ def translated(prompt: str, negative: str, pairs: dict[str, str], software: str 
 
 
 def tool_of(pairs: dict[str, str], software: str) -> str:
-    """What wrote the settings, as far as they say."""
+    """The tool that wrote the settings, if they name it."""
     if "App" in pairs:
         return pairs["App"]
     if any(key.startswith("Civitai") for key in pairs):
@@ -106,7 +106,7 @@ def parsed(written: str) -> tuple[str, str, dict[str, str]] | None:
 
 
 def is_settings(line: str) -> bool:
-    """Whether a line is one of settings."""
+    """True for a line of settings."""
     return line.startswith("Steps: ") or len(PAIR.findall(line)) >= FEWEST
 
 

@@ -1,4 +1,4 @@
-"""What a picture says of its making, and how values of other tools become those of a request."""
+"""Recipes: a picture's generation data, with values of other tools converted to those of a request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Reading = Callable[[Any], Any]
 
 @dataclass(frozen=True)
 class Recipe:
-    """What made a picture, and how.
+    """Generation data of a picture: the tool, and its settings.
 
     settings: in the words of `latentrt.Request`, and `model` and `loras`. other: what has no such word, as it is there.
     """
@@ -101,7 +101,7 @@ def model(value: Any) -> str | None:
 
 
 def json_of(written: str | None) -> Any:
-    """What JSON a text is; None for what is none."""
+    """JSON value of a text; None for a text that is no JSON."""
     try:
         return None if written is None else json.loads(written)
     except (ValueError, RecursionError):

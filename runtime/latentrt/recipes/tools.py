@@ -147,12 +147,12 @@ UNWANTED = re.compile(r"\[([^\]]*)\]")
 
 
 def recipe_of(texts: Texts) -> Recipe | None:
-    """What the texts say in one of these layouts; None where they are in none."""
+    """Recipe in texts of one of these layouts; None if they are in none."""
     return next((found for reader in TOOLS if (found := reader(texts)) is not None), None)
 
 
 def by_words(tool: str, noted: Mapping[str, Any], words: Words) -> Recipe:
-    """What a tool noted, by its table."""
+    """Recipe of a tool, by its table."""
     return Recipe(tool, *read(noted, words))
 
 

@@ -1,1 +1,3 @@
-"""Reports as HTML pages: one file each, that needs no other file and no script."""
+"""HTML reports: each is one file that needs no other file and no script."""
+
+__all__ = ["document", "markup", "plots"]

@@ -74,7 +74,7 @@ def picture(pixels: Array, name: str) -> str:
 
 
 def difference(one: Array, other: Array) -> Array:
-    """How far two pictures are apart, AMPLIFIED times so bright, black where they are equal; uint8."""
+    """Absolute difference of two pictures times AMPLIFIED, black where they are equal; uint8."""
     apart = np.abs(one.astype(np.int16) - other) * AMPLIFIED
     clipped: Array = np.minimum(apart, 255).astype(np.uint8)
     return clipped

@@ -30,11 +30,11 @@ class Frame:
     left: float = LEFT
 
     def x(self, value: float) -> float:
-        """How far right a value is, in pixels."""
+        """x of a value, in pixels."""
         return round(self.left + share(value, self.across) * (self.width - self.left - RIGHT), 2)
 
     def y(self, value: float) -> float:
-        """How far down a value is, in pixels."""
+        """y of a value, in pixels from the top."""
         return round(self.height - BOTTOM - share(value, self.upward) * (self.height - TOP - BOTTOM), 2)
 
 
@@ -150,7 +150,7 @@ def heat(
 
 
 def shades(name: str) -> str:
-    """What the strength of a colour stands for."""
+    """Colour scale of a heat map."""
     keys = "".join(f'<span><i class="one" style="opacity: {shade:g}"></i>{shade:g}</span>' for shade in SHADES)
     return f'<p class="legend">{escape(name)}: {keys}</p>'
 
@@ -226,7 +226,7 @@ def scrolled(picture: str) -> str:
 
 
 def legend(entries: Iterable[tuple[str, str]]) -> str:
-    """What each colour stands for."""
+    """Legend of the colours."""
     keys = "".join(f'<span><i class="{style}"></i>{escape(name)}</span>' for name, style in entries)
     return f'<p class="legend">{keys}</p>'
 
@@ -259,5 +259,5 @@ def padded(values: Values) -> Span:
 
 
 def share(value: float, ends: Span) -> float:
-    """Where between the ends a value is, 0 to 1."""
+    """Position of a value between the ends, 0 to 1."""
     return (value - ends[0]) / (ends[1] - ends[0])

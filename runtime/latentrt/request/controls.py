@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from latentrt.bundle.manifest import HINT, Manifest
+from latentrt.bundle.manifest import Manifest
+from latentrt.bundle.sources import Role
 from latentrt.errors import RequestError
 from latentrt.images.load import open_image
 from latentrt.images.pillow import digest, resized, squared
@@ -29,12 +30,13 @@ if TYPE_CHECKING:
 class ResolvedControl(Control):
     """A control with every choice checked against the bundle.
 
-    image: in the mode that its network sees, of any size. component: what sees it. side: of the square, in pixels, that
-    it sees; None where that is the picture's size.
+    image: in the mode that its network takes, of any size. component, role: those of the network that takes it. side:
+    of the square, in pixels, that it takes; None where that is the picture's size.
     """
 
     image: Image = field(repr=False)
     component: str = field(kw_only=True)
+    role: Role = field(kw_only=True)
     side: int | None = field(default=None, kw_only=True)
 
     def works(self, step: int, steps: int) -> bool:
@@ -72,7 +74,7 @@ def resolve_controls(request: Request, manifest: Manifest) -> ControlsSpec:
     if not isinstance(controls, Sequence) or not all(isinstance(one, Control) for one in controls):
         raise RequestError(f"controls: got {shown(controls)}, expected a list of latentrt.Control")
     images = tuple(resolve_control(control, manifest) for control in controls)
-    if guess and not any(control.component.startswith(HINT) for control in images):
+    if guess and not any(control.role == "controlnet_hint" for control in images):
         raise RequestError("guess: got it without a ControlNet; give an image for one too")
     return ControlsSpec(images, guess)
 
@@ -107,4 +109,5 @@ def resolve_control(control: Control, manifest: Manifest) -> ResolvedControl:
     [shape] = (spec.shape for spec in manifest.components[component].inputs if spec.name == "image")
     image = open_image(where, control.image, "L" if shape[1] == 1 else "RGB")
     side = shape[-1] if isinstance(shape[-1], int) else None
-    return ResolvedControl(name, image, scale, start, end, component=component, side=side)
+    role = manifest.components[component].role
+    return ResolvedControl(name, image, scale, start, end, component=component, role=role, side=side)

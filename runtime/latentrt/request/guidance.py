@@ -87,7 +87,7 @@ def interval_of(value: Any) -> tuple[float, float] | None:
 
 def image_guidance_of(request: Request, manifest: Manifest) -> float | None:
     """The image guidance of a model that edits images; None for any other model, and without an image."""
-    if "image" not in manifest.shown:
+    if "image" not in manifest.extra_channels:
         if request.image_guidance is not None:
             got = shown(request.image_guidance)
             raise RequestError(f"image_guidance: got {got}, but {manifest.name} edits no images; leave it out")

@@ -102,7 +102,7 @@ def resolve_init_image(request: Request, manifest: Manifest) -> InitImage | None
     if "vae_encoder" not in manifest.components:
         raise RequestError(f"init: {manifest.name} has no vae_encoder; export it anew with `latentrt export`")
     # A UNet that is shown the image needs no more of it to start from.
-    usual = 1.0 if manifest.shown else STRENGTH
+    usual = 1.0 if manifest.extra_channels else STRENGTH
     image, extend = open_image("init", request.init), extend_of(request)
     return InitImage(
         extended(image, extend) if extend else image,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 from latentrt.request.request import LARGEST_SEED, RANDOM, Request
 from latentrt.request.rows import checked
@@ -18,6 +19,12 @@ def resolve_noise(request: Request) -> NoiseSpec:
     varied = request.variation_seed is not None
     variations = seeds_of("variation_seed", request.variation_seed, batch) if varied else ()
     return NoiseSpec(checked(request, "noise"), seeds, variations if strength else (), strength)
+
+
+def noise_record(spec: NoiseSpec) -> dict[str, Any]:
+    """The fields of the request that make this again; seeds and variation seeds one per image."""
+    fields = dict(vars(spec))
+    return {"noise": fields.pop("generator"), **fields}
 
 
 def seeds_of(name: str, seed: int | None, batch: int, *, one: bool = False) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from latentrt.request.denoising_range import DenoisingRange, resolve_denoising_r
 from latentrt.request.guidance import GuidanceSpec, resolve_guidance
 from latentrt.request.hires import Hires, UpscaledLatents, resolve_hires
 from latentrt.request.init_image import InitImage, resolve_init_image
-from latentrt.request.noise import resolve_noise
+from latentrt.request.noise import noise_record, resolve_noise
 from latentrt.request.request import Request
 from latentrt.request.rows import checked
 from latentrt.request.schedule import ScheduleSpec, resolve_schedule
@@ -79,10 +79,8 @@ class Settings:
 
     def record(self) -> dict[str, Any]:
         """All fields of the request that make this again, as JSON can hold them; images and latents by their hash."""
-        noise, found = self.noise, self.text.record()
+        found = self.text.record() | noise_record(self.noise)
         found |= {"width": self.width, "height": self.height, "fast_decode": self.fast_decode}
-        found |= {"noise": noise.generator, "seeds": noise.seeds, "variation_seeds": noise.variation_seeds}
-        found |= {"variation_strength": noise.variation_strength}
         specs = (self.schedule, self.guidance, self.size_conditioning, self.tiling, self.hires, self.denoising_range)
         for spec in (*specs, self.init_image, self.controls):
             found |= spec.record() if spec else {}
@@ -108,7 +106,7 @@ def guided(settings: Settings, manifest: Manifest) -> bool:
 
 def resolve(request: Request, manifest: Manifest) -> Settings:
     """The request with the bundle's defaults filled in. Raises RequestError for what cannot be generated."""
-    pixels = manifest.latents.pixels
+    pixels = manifest.latents.factor
     schedule = resolve_schedule(request, manifest)
     init_image = resolve_init_image(request, manifest)
     part = resolve_denoising_range(request, manifest.latents.channels)

@@ -20,7 +20,7 @@ def resolve_size(request: Request, manifest: Manifest, followed: tuple[str, Size
 
     followed: the name and the size of the image that the picture follows. Raises RequestError.
     """
-    defaults, pixels = manifest.defaults, manifest.latents.pixels
+    defaults, pixels = manifest.defaults, manifest.latents.factor
     requested, usual = (request.width, request.height), (defaults.width, defaults.height)
     if followed is not None and None in requested:
         usual = cut(*followed, pixels, requested)

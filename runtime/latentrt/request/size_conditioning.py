@@ -48,8 +48,8 @@ def resolve_size_conditioning(request: Request, manifest: Manifest, size: tuple[
 def takes(manifest: Manifest, name: str) -> bool:
     """Whether the model has an input for a field."""
     if name in SCORES:
-        return "aesthetic_score" in manifest.size_ids
-    return any(one.startswith(name.removesuffix("size")) for one in manifest.size_ids)
+        return "aesthetic_score" in manifest.request_values
+    return any(one.startswith(name.removesuffix("size")) for one in manifest.request_values)
 
 
 def pair(request: Request, name: str, default: tuple[int, int]) -> tuple[int, int]:

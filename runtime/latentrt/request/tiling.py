@@ -38,7 +38,7 @@ def resolve_tiling(request: Request, manifest: Manifest) -> Tiling:
         if request.stride is not None:
             raise RequestError(f"stride: got {shown(request.stride)} without window; give the side of tiles too")
         return Tiling()
-    pixels, own = manifest.latents.pixels, min(manifest.defaults.width, manifest.defaults.height)
+    pixels, own = manifest.latents.factor, min(manifest.defaults.width, manifest.defaults.height)
     window = side("window", own if request.window is None else request.window, pixels)
     apart = window // OVERLAP // pixels * pixels or pixels
     stride = side("stride", apart if request.stride is None else request.stride, pixels)

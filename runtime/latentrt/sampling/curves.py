@@ -1,4 +1,4 @@
-"""Named curves of noise levels: how many steps, of which height, whatever the sampler.
+"""Named curves of noise levels, for every sampler.
 
 Each falls from the highest level to the lowest in `steps` points; the sampler's last step, to zero, is not among them.
 `Span` holds what curves are drawn between.
@@ -27,7 +27,7 @@ AYS_SDXL = (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.11
 
 @dataclass(frozen=True)
 class Span:
-    """What a curve is drawn between: the levels at its ends, and sigma at every training timestep, rising."""
+    """Range of a curve: its highest and lowest sigma, and sigma at every training timestep, rising."""
 
     highest: float
     lowest: float
@@ -94,8 +94,8 @@ CURVES: dict[str, Callable[[Span, int], Floats]] = {
 }
 
 
-def drawn(sigmas: Sigmas, span: Span, steps: int) -> Floats:
-    """`steps` noise levels, falling: a curve of CURVES by name, or the very levels that are given."""
+def sigmas_of_curve(sigmas: Sigmas, span: Span, steps: int) -> Floats:
+    """`steps` noise levels, falling: a curve of CURVES by name, or the given levels themselves."""
     return np.array(sigmas, np.float64) if isinstance(sigmas, tuple) else CURVES[sigmas](span, steps)
 
 

@@ -1,6 +1,6 @@
-"""The grids of noise levels that samplers walk down, each laid out as the sampler's reference implementation does.
+"""Grids of noise levels, each as the sampler's reference implementation computes it.
 
-Images are comparable only where the levels are, so the references' peculiarities are kept and named here.
+Images are comparable only with equal levels, so the peculiarities of the references are kept and named here.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from functools import partial
 import numpy as np
 
 from latentrt.errors import RequestError
-from latentrt.sampling.curves import Sigmas, Span, drawn
+from latentrt.sampling.curves import Sigmas, Span, sigmas_of_curve
 from latentrt.sampling.schedule import (
     Floats,
     NoiseSchedule,
     Spacing,
     flow_sigmas,
     flow_times,
+    noise_scale,
     sigma_table,
-    spread,
     timestep_at,
 )
 
-# How many steps LCM and TCD are distilled at, of which inference takes some: diffusers' original_inference_steps.
+# Steps that LCM and TCD are distilled at, of which inference uses some: diffusers' original_inference_steps.
 DISTILLED_STEPS = 50
 
 
@@ -41,29 +41,31 @@ KDPM_ROUNDING: Rounding = {"karras": np.round}
 
 @dataclass(frozen=True)
 class Grid:
-    """One run's noise levels: step i calls the model at `timesteps[i]` and goes from `sigmas[i]` to `lowers[i]`.
+    """One run's noise levels: step i calls the model at `timesteps[i]` and goes from `sigmas[i]` to `sigmas_next[i]`.
 
     table: sigma at every training timestep, rising. start: the factor on unit-variance noise that gives the initial
-    latents. laid: how many steps were laid out, before any were cut off the front.
+    latents. total_steps: the steps of the whole grid, before any were cut off.
     """
 
     timesteps: Floats
     sigmas: Floats
-    lowers: Floats
+    sigmas_next: Floats
     table: Floats
     start: float = 1.0
-    laid: int = 0
+    total_steps: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "laid", self.laid or len(self.sigmas))
+        object.__setattr__(self, "total_steps", self.total_steps or len(self.sigmas))
 
-    def after(self, skipped: int, end: int | None = None) -> Grid:
+    def sliced(self, skipped: int, end: int | None = None) -> Grid:
         """The grid without its first steps, for a run that starts from a noised image, and without those from `end`."""
         part = slice(skipped, end)
-        return replace(self, timesteps=self.timesteps[part], sigmas=self.sigmas[part], lowers=self.lowers[part])
+        return replace(
+            self, timesteps=self.timesteps[part], sigmas=self.sigmas[part], sigmas_next=self.sigmas_next[part]
+        )
 
 
-def spaced(schedule: NoiseSchedule, steps: int, spacing: Spacing, *, extra: int = 0) -> Floats:
+def timestep_spacing(schedule: NoiseSchedule, steps: int, spacing: Spacing, *, extra: int = 0) -> Floats:
     """`steps` timesteps from high to low; Lin et al. (2023), table 2, as diffusers 0.42.1 computes them.
 
     extra: how many more points the grid is laid out for, dropped from its low end (DPM-Solver lays out one more).
@@ -87,7 +89,7 @@ def ddim_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: Sig
     if sigmas != "normal":
         return dpm_grid(schedule, steps, spacing, sigmas)
     table = sigma_table(schedule, clamped=clamped)
-    times = np.round(spaced(schedule, steps, spacing))
+    times = np.round(timestep_spacing(schedule, steps, spacing))
     previous = times.astype(np.int64) - schedule.train_steps // steps
     last = 0.0 if schedule.last_alpha == "one" else table[0]
     return Grid(times, table[times.astype(np.int64)], np.where(previous >= 0, table[previous], last), table)
@@ -98,7 +100,7 @@ def ddpm_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: Sig
     if sigmas != "normal":
         return dpm_grid(schedule, steps, spacing, sigmas)
     table = sigma_table(schedule, clamped=False)
-    times = np.round(spaced(schedule, steps, spacing))
+    times = np.round(timestep_spacing(schedule, steps, spacing))
     levels = table[times.astype(np.int64)]
     return Grid(times, levels, np.append(levels[1:], 0.0), table)
 
@@ -112,12 +114,12 @@ def sigma_grid(
     the spaced ones, and starts from noise times s, not 1, unless spacing is leading.
     """
     table = sigma_table(schedule, clamped=True)
-    times = spaced(schedule, steps, spacing)
+    times = timestep_spacing(schedule, steps, spacing)
     levels = np.interp(times, np.arange(len(table)), table)
     if sigmas != "normal":
-        levels = drawn(sigmas, Span(levels[0], levels[-1], table), steps)
+        levels = sigmas_of_curve(sigmas, Span(levels[0], levels[-1], table), steps)
         times = (rounding or {}).get(sigmas, np.asarray)(timestep_at(levels, table))
-    start = 1.0 if spacing == "leading" else spread(levels[0])
+    start = 1.0 if spacing == "leading" else noise_scale(levels[0])
     return Grid(times, levels, np.append(levels[1:], 0.0), table, start)
 
 
@@ -131,10 +133,10 @@ def dpm_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: Sigm
     """
     table = sigma_table(schedule, clamped=True)
     if sigmas == "normal":
-        times = np.round(spaced(schedule, steps, spacing, extra=1))
+        times = np.round(timestep_spacing(schedule, steps, spacing, extra=1))
         levels = table[times.astype(np.int64)]
     else:
-        levels = drawn(sigmas, Span(table[-1], table[0], table), steps)
+        levels = sigmas_of_curve(sigmas, Span(table[-1], table[0], table), steps)
         times = DPM_ROUNDING.get(sigmas, np.asarray)(timestep_at(levels, table))
     return Grid(times, levels, np.append(levels[1:], 0.0), table)
 
@@ -174,7 +176,7 @@ def above_zero(grid: Grid) -> Grid:
     """The grid with its last step ending at the table's lowest level instead of zero; not moving if it is there."""
     lowest, last = grid.table[0], grid.sigmas[-1]
     end = lowest if last > lowest * (1 + 1e-6) else last  # curves reach the lowest level but for rounding
-    return replace(grid, lowers=np.append(grid.lowers[:-1], end))
+    return replace(grid, sigmas_next=np.append(grid.sigmas_next[:-1], end))
 
 
 def flow_grid(schedule: NoiseSchedule, steps: int, _spacing: Spacing, sigmas: Sigmas) -> Grid:
@@ -186,7 +188,7 @@ def flow_grid(schedule: NoiseSchedule, steps: int, _spacing: Spacing, sigmas: Si
     table = flow_times(schedule, whole)
     shares = flow_times(schedule, np.linspace(1, whole[0], steps))
     if sigmas != "normal":
-        shares = drawn(sigmas, Span(shares[0], shares[-1], table), steps)
+        shares = sigmas_of_curve(sigmas, Span(shares[0], shares[-1], table), steps)
     if shares[0] > 1:
         raise RequestError(f"sigmas: got {sigmas}, expected levels up to 1 for a flow model, for example normal")
     levels = flow_sigmas(shares)

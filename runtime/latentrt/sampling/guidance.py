@@ -1,4 +1,4 @@
-"""Classifier-free guidance: how strongly at each step, and how predictions are put together."""
+"""Classifier-free guidance: its scale at each step, and the guided prediction."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ EVERYWHERE = (0.0, float("inf"))
 
 @dataclass(frozen=True)
 class Guidance:
-    """How a run is guided.
+    """Guidance of a run.
 
-    scales: one a step; 1 gives the conditional prediction alone, as in diffusers (the paper's w is scale - 1), and so
-    does less. interval: the lowest and highest sigma at which guidance works at all, Kynkaanniemi et al. (2024), eq. 5.
-    rescale: phi of Lin et al. (2023), eq. 16. image: the scale of what an image that the UNet is shown adds, s_I of
-    Brooks et al. (2023), eq. 3; 1 for a UNet that is shown none.
+    scales: one per step; 1 or less gives the conditional prediction alone, as in diffusers (the paper's w is
+    scale - 1). interval: the lowest and highest sigma with guidance, Kynkaanniemi et al. (2024), eq. 5. rescale: phi of
+    Lin et al. (2023), eq. 16. image: image guidance scale, s_I of Brooks et al. (2023), eq. 3; 1 for a UNet without an
+    image among its inputs.
     """
 
     scales: tuple[float, ...]
@@ -33,7 +33,7 @@ class Guidance:
         return max(1.0, self.scales[step]) if low <= sigma <= high else 1.0
 
     def works(self, sigmas: Iterable[float]) -> bool:
-        """Whether any call of the model at these levels may be guided."""
+        """True if a call of the model at one of these levels may be guided."""
         low, high = self.interval
         return max(self.scales) > 1 and any(low <= sigma <= high for sigma in sigmas)
 
@@ -48,7 +48,7 @@ def guided(
     """The guided prediction: Ho and Salimans (2022), eq. 6; for several prompts, Liu et al. (2022), eq. 11.
 
     positives: the weight and the prediction of each prompt, as the negative one (batch, channels, height, width).
-    image: what guidance by an image adds.
+    image: the term of image guidance, added.
     """
     towards = sum_of([(weight, prediction - negative) for weight, prediction in positives])
     combined: Array = negative + scale * towards + image
@@ -56,7 +56,7 @@ def guided(
 
 
 def sum_of(weighted: Sequence[tuple[float, Array]]) -> Array:
-    """The weighted sum of arrays, of which there is one at least; a weight of 1 costs nothing."""
+    """Weighted sum of at least one array; a weight of 1 costs nothing."""
     terms = [array if weight == 1 else weight * array for weight, array in weighted]
     total = terms[0]
     for term in terms[1:]:
@@ -65,9 +65,9 @@ def sum_of(weighted: Sequence[tuple[float, Array]]) -> Array:
 
 
 def rescaled(guided: Array, conditional: Array, phi: float) -> Array:
-    """`guided` brought towards the spread of the conditional prediction, image by image.
+    """`guided` rescaled towards the standard deviation of the conditional prediction, image by image.
 
-    Lin et al. (2023), eqs. 14 to 16; as diffusers 0.42.1's rescale_noise_cfg. phi: 0 leaves it, 1 gives that spread.
+    Lin et al. (2023), eqs. 14 to 16; as diffusers 0.42.1's rescale_noise_cfg. phi: 0 changes nothing, 1 gives it all.
     """
     axes = tuple(range(1, guided.ndim))
     ratio = conditional.std(axes, keepdims=True) / guided.std(axes, keepdims=True)

@@ -1,44 +1,45 @@
-"""Inpainting with any model: where the mask is black, the image's own latents take the place of the sampler's.
+"""Inpainting with any model: where the mask is black, the image's own latents replace the sampler's.
 
-At every level that the run comes by, the image is noised to that level and put in. As diffusers 0.42.1's
+After each step the image is noised to the level of the step and put in. As diffusers 0.42.1's
 StableDiffusionInpaintPipeline with a UNet of 4 channels (blended diffusion, Avrahami et al. 2022).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from latentrt.sampling.grids import Grid
-from latentrt.sampling.step import Denoise, Noise, Walk
+from latentrt.sampling.step import Denoise, Noise, SamplerSteps
 from latentrt.tensors import Array
 
-if TYPE_CHECKING:
-    pass
 
-
-def painted(walk: Callable[..., Walk], restore: Callable[[Array, float], None]) -> Callable[..., Walk]:
-    """A sampler that paints only what is masked: `restore` writes the rest into latents, as it is at a level.
+def inpainting(
+    sampler: Callable[..., SamplerSteps], keep_unmasked: Callable[[Array, float], None]
+) -> Callable[..., SamplerSteps]:
+    """A sampler that changes only the masked part: `keep_unmasked` overwrites the rest with the image at that level.
 
     The model never sees, and the sampler never goes on from, anything else there. The first step starts from what it is
     given, which at strength 1 is noise alone, as in diffusers.
     """
 
-    def masked(denoise: Denoise, x: Array, grid: Grid, noise: Noise, **options: Any) -> Walk:
+    def keeping(denoise: Denoise, x: Array, grid: Grid, noise: Noise, **options: Any) -> SamplerSteps:
         first, *following = grid.sigmas.tolist()
 
-        def seen(x: Array, sigma: float) -> Array:
+        def denoise_kept(x: Array, sigma: float) -> Array:
             if sigma != first:
-                restore(x, sigma)  # also between two levels, where samplers of second order try a step
+                keep_unmasked(x, sigma)  # also between two levels, where samplers of second order try a step
             return denoise(x, sigma)
 
-        return restored(walk(seen, x, grid, noise, **options), [*following, 0.0], restore)
+        return kept_steps(sampler(denoise_kept, x, grid, noise, **options), [*following, 0.0], keep_unmasked)
 
-    return masked
+    return keeping
 
 
-def restored(walk: Walk, levels: list[float], restore: Callable[[Array, float], None]) -> Iterator[tuple[Array, Array]]:
-    """The steps of a walk, their latents written into before the walk goes on from them."""
-    for level, (latents, denoised) in zip(levels, walk, strict=True):
-        restore(latents, level)
+def kept_steps(
+    sampler: SamplerSteps, levels: list[float], keep_unmasked: Callable[[Array, float], None]
+) -> Iterator[tuple[Array, Array]]:
+    """The sampler's steps, with the unmasked part overwritten before the next step."""
+    for level, (latents, denoised) in zip(levels, sampler, strict=True):
+        keep_unmasked(latents, level)
         yield latents, denoised

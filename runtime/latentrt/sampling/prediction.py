@@ -1,4 +1,4 @@
-"""What a model's output says about the clean latents, and how it wants its input, for each prediction type."""
+"""Prediction types: denoised latents from a model's output, and the scale of its input."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from latentrt.sampling.schedule import alpha, spread
+from latentrt.sampling.schedule import noise_scale, signal_scale
 from latentrt.tensors import Array
 
 
 def from_epsilon(x: Array, prediction: Array, sigma: float) -> Array:
     """The model predicts the noise: Ho et al. (2020), eq. 15. Undefined at sigma = inf, where x holds no signal."""
-    return (x - spread(sigma) * prediction) / alpha(sigma)
+    return (x - noise_scale(sigma) * prediction) / signal_scale(sigma)
 
 
 def from_v(x: Array, prediction: Array, sigma: float) -> Array:
     """The model predicts v = alpha * noise - s * x0: Salimans and Ho (2022), appendix D."""
-    return alpha(sigma) * x - spread(sigma) * prediction
+    return signal_scale(sigma) * x - noise_scale(sigma) * prediction
 
 
 def from_sample(_x: Array, prediction: Array, _sigma: float) -> Array:

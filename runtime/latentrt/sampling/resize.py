@@ -17,7 +17,7 @@ def bilinear(latents: Array, rows: int, columns: int) -> Array:
 
 
 def weights(given: int, wanted: int) -> Array:
-    """How much of each given place every wanted one has, (wanted, given) float32."""
+    """Interpolation weights, (wanted, given) float32: row i has the weights of output i."""
     places = np.clip((np.arange(wanted) + 0.5) * given / wanted - 0.5, 0, given - 1)
     found: Array = np.maximum(0, 1 - np.abs(places[:, np.newaxis] - np.arange(given)))
     return found.astype(np.float32)

@@ -43,12 +43,12 @@ class NoiseSchedule:
     shift: float = 1.0
 
 
-def alpha(sigma: float) -> float:
+def signal_scale(sigma: float) -> float:
     """The signal's share of unit-variance latents at `sigma`; 0 at infinity."""
     return 1 / math.hypot(1, sigma)
 
 
-def spread(sigma: float) -> float:
+def noise_scale(sigma: float) -> float:
     """The noise's share of unit-variance latents at `sigma`; 1 at infinity."""
     return 1 / math.hypot(1, 1 / sigma) if sigma else 0.0
 

@@ -1,6 +1,6 @@
-"""Pictures larger than a model was trained for, and pictures that repeat: the model sees windows, which overlap.
+"""Tiled denoising with overlap, for pictures larger than a model was trained for, and seamless pictures.
 
-At every call each window is denoised by itself, guidance included, and where windows overlap the mean is taken:
+At every call each tile is denoised by itself, guidance included, and where tiles overlap the mean is taken:
 MultiDiffusion, Bar-Tal et al. (2023), eq. 5. There, and in diffusers 0.42.1's StableDiffusionPanoramaPipeline, steps
 are averaged; as every sampler's step is linear in the latents and in what the model sees in them, that is the same, and
 no sampler has to know.
@@ -16,13 +16,13 @@ import numpy as np
 from latentrt.sampling.step import Denoise
 from latentrt.tensors import Array
 
-WRAPPED = 8  # latents of the other side that the decoder is shown beyond an edge, as in diffusers
+WRAPPED = 8  # latents of the opposite edge that the decoder gets beyond an edge, as in diffusers
 
-Window = tuple[Array, Array]  # the rows and the columns that it shows
+Tile = tuple[Array, Array]  # indices of its rows and of its columns
 
 
-def laid(rows: int, columns: int, window: int, stride: int, seamless: Seamless | None) -> list[Window]:
-    """The windows over latents of so many rows and columns; all are counted in latents."""
+def tile_grid(rows: int, columns: int, window: int, stride: int, seamless: Seamless | None) -> list[Tile]:
+    """Tiles that cover latents of `rows` x `columns`; all sizes are in latents."""
     axes = ((rows, "y"), (columns, "x"))
     down, across = (starts(length, window, stride, wraps=name in (seamless or "")) for length, name in axes)
     high, wide = min(window, rows), min(window, columns)
@@ -34,15 +34,15 @@ def laid(rows: int, columns: int, window: int, stride: int, seamless: Seamless |
 
 
 def starts(length: int, window: int, stride: int, *, wraps: bool) -> list[int]:
-    """Where windows start along an axis: all of it is covered, the last one ends with it unless it wraps around."""
+    """Starts of tiles along an axis: they cover it; the last one ends with it unless it wraps around."""
     if wraps:
         return list(range(0, length, stride))
     last = max(length - window, 0)
     return sorted({*range(0, last, stride), last})
 
 
-def windowed(denoise: Callable[[Array, float, Window], Array], windows: Sequence[Window]) -> Denoise:
-    """A model that sees latents through windows, one after the other, and gives the mean of what it sees."""
+def tiled(denoise: Callable[[Array, float, Tile], Array], windows: Sequence[Tile]) -> Denoise:
+    """A model called on each tile in turn; where tiles overlap, the mean of their denoised latents."""
 
     def denoised(x: Array, sigma: float) -> Array:
         total, count = np.zeros_like(x), np.zeros(x.shape[-2:], x.dtype)
@@ -56,7 +56,7 @@ def windowed(denoise: Callable[[Array, float, Window], Array], windows: Sequence
 
 
 def decoded(decode: Callable[[Array], Array], latents: Array, pixels: int, seamless: Seamless | None) -> Array:
-    """The pictures, whose edges meet: the decoder is shown what comes after them. pixels: a side of one latent."""
+    """Decoded pictures with matching edges: latents are padded by wrapping. pixels: width of one latent."""
     if seamless is None:
         return decode(latents)
     down, across = (WRAPPED if name in seamless else 0 for name in "yx")

@@ -1,1 +1,3 @@
-"""Files: written whole or not at all, read with every value checked; folders of the user's."""
+"""Files and folders: atomic writes, checked JSON, safetensors, locks, the user's folders."""
+
+__all__ = ["atomic", "json_codec", "locks", "safetensors", "user_dirs"]

@@ -104,7 +104,7 @@ def filling(folder: Path, path: Path) -> Iterator[None]:
 
 
 def disk_fault(error: BaseException, folder: Path) -> OSError | None:
-    """What the disk failed, where that is why `error` was raised while `folder` was filled; None where it is not."""
+    """The disk error that caused `error` while `folder` was filled; None if there was none."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and (seen.errno in FULL or within(seen, folder)):
@@ -117,13 +117,13 @@ def disk_fault(error: BaseException, folder: Path) -> OSError | None:
 
 
 def within(error: OSError, folder: Path) -> bool:
-    """Whether an error of the system is of a file in `folder`, and not one of a missing file that was to be read."""
+    """True for a system error about a file in `folder`, except a missing file that was to be read."""
     name = error.filename
     return isinstance(name, (str, Path)) and folder in Path(name).parents and error.errno != errno.ENOENT
 
 
 def fault_now(folder: Path) -> OSError | None:
-    """What fails when a little is written into `folder` now, as after a library that did not say why it failed."""
+    """Error of a small test write into `folder`, for a library that did not say why it failed; None if it works."""
     limit = largest_file_bytes()
     try:
         if limit is not None and any(item.stat().st_size >= limit for item in folder.rglob("*")):
@@ -140,7 +140,7 @@ def fault_now(folder: Path) -> OSError | None:
 
 
 def largest_file_bytes() -> int | None:
-    """How large a file this process may write, None where there is no limit or no way to tell."""
+    """Largest file in bytes that this process may write; None if there is no limit or it is unknown."""
     try:
         import resource
     except ImportError:  # on Windows

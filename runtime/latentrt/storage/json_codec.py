@@ -43,7 +43,7 @@ def plain(value: Any, omitted: Collection[str]) -> Any:
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:
-    """What stands for a field that is left out; MISSING where it may not be."""
+    """Default of a field; MISSING for a required one."""
     made = field.default_factory
     return field.default if made is dataclasses.MISSING else made()
 

@@ -76,7 +76,7 @@ class StoredTensor:
 
 @dataclass(frozen=True)
 class TensorFile:
-    """What a file holds: its tensors by key, and what its header notes besides."""
+    """Content of a file: tensors by key, and the metadata of its header."""
 
     tensors: Mapping[str, StoredTensor]
     notes: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""Where this user's files go: those that can always be made again, and those that cannot.
+"""Folders of this user: the cache, for files that can be made again, and data, for those that cannot.
 
 The folders are the system's usual ones: on Linux ~/.cache and ~/.local/state, or what XDG_CACHE_HOME and XDG_STATE_HOME
 say.
@@ -33,7 +33,7 @@ def user_state() -> Path:
 
 
 def writable(folder: Path) -> bool:
-    """Whether files can be made in the folder, which is made if need be."""
+    """True if files can be created in the folder, which is created if need be."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -42,6 +42,6 @@ def writable(folder: Path) -> bool:
 
 
 def own(path: Path) -> bool:
-    """Whether the file or folder belongs to this user; where the system does not say, as on Windows, it does."""
+    """True if the file or folder belongs to this user, and where the system does not say, as on Windows."""
     uid = getattr(os, "getuid", None)
     return uid is None or path.lstat().st_uid == uid()

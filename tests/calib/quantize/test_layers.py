@@ -19,7 +19,7 @@ def built_in(name):
     """A component of the built-in model, and the shapes of its inputs at batch 1 and the size it was trained at."""
     bundle = open_bundle(folder_of("emoji"), verify=False)
     component, defaults = bundle.manifest.components[name], bundle.manifest.defaults
-    pixels = bundle.manifest.latents.pixels
+    pixels = bundle.manifest.latents.factor
     sides = {"batch": 1, "height": defaults.height // pixels, "width": defaults.width // pixels}
     sides["tokens"] = bundle.manifest.tokenizer.length
     shapes = {spec.name: [sides.get(side, side) for side in spec.shape] for spec in component.inputs}

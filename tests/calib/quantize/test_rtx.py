@@ -47,7 +47,7 @@ def test_what_is_written_for_the_cpu_does_not(tmp_path):
 def test_the_built_in_model_builds(name, tmp_path):
     bundle = open_bundle(folder_of("emoji"), verify=False)
     component, defaults = bundle.manifest.components[name], bundle.manifest.defaults
-    pixels = bundle.manifest.latents.pixels
+    pixels = bundle.manifest.latents.factor
     sides = {"batch": 2, "height": defaults.height // pixels, "width": defaults.width // pixels}
     sides["tokens"] = bundle.manifest.tokenizer.length
     shapes = {spec.name: tuple(sides.get(side, side) for side in spec.shape) for spec in component.inputs}

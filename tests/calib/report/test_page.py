@@ -93,10 +93,10 @@ def test_figures_are_shown():
 def test_a_report_has_its_sections():
     text = Reader(page_of(report())).text
     for title in (
-        "What each part is worth",
-        "What stays in float",
+        "Gain of each part of the method",
+        "Layers that stay float",
         "Ranges over timesteps",
-        "Which layers matter most",
+        "Most sensitive layers",
     ):
         assert title in text
     assert "80.0%" in text and "of its layers; 40.0% of all" in text and "73% less than before" in text
@@ -114,10 +114,10 @@ def test_the_vae_decoder_has_a_section(own, said):
 def test_a_report_of_little_has_no_empty_sections():
     text = Reader(page_of(SUBJECTS["report of little"])).text
     for title in (
-        "What each part is worth",
-        "What stays in float",
+        "Gain of each part of the method",
+        "Layers that stay float",
         "Ranges over timesteps",
-        "Which layers matter most",
+        "Most sensitive layers",
     ):
         assert title not in text
 

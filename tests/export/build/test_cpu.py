@@ -80,7 +80,7 @@ def test_weights_are_mapped(folder: Path) -> None:
 
 @pytest.mark.parametrize("changed", ["version", "processor", "lowering", "graph"])
 def test_graphs_for_something_else_are_left_alone(changed: str, bundle: Bundle, monkeypatch) -> None:
-    assert cpu.engine_of(bundle, "time_bias", "cpu").optimised
+    assert cpu.engine_of(bundle, "time_bias", "onnxruntime").optimised
     if changed == "version":
         monkeypatch.setattr("onnxruntime.__version__", "1.99")
     elif changed == "processor":
@@ -91,7 +91,7 @@ def test_graphs_for_something_else_are_left_alone(changed: str, bundle: Bundle, 
         record = replace(bundle.manifest.files["time_bias.onnx"], sha256="0" * 64)
         files = {**bundle.manifest.files, "time_bias.onnx": record}
         bundle = replace(bundle, manifest=replace(bundle.manifest, files=files))
-    assert not cpu.engine_of(bundle, "time_bias", "cpu").optimised
+    assert not cpu.engine_of(bundle, "time_bias", "onnxruntime").optimised
     assert not cpu.engine_of(bundle, "time_bias", "cuda").optimised
 
 
@@ -110,9 +110,9 @@ def test_a_damaged_graph_is_refused(damage: str, bundle: Bundle) -> None:
     else:
         (path / optimised.RECORD).write_text("{}")
     with pytest.raises(BundleError, match=r"damaged \(.*\); remove this folder and run `latentrt build` again"):
-        cpu.engine_of(bundle, "time_bias", "cpu")
+        cpu.engine_of(bundle, "time_bias", "onnxruntime")
     if damage == "bit":  # as in the bundle's own files, hashes are checked where they were asked for
-        assert cpu.engine_of(replace(bundle, verified=False), "time_bias", "cpu").optimised
+        assert cpu.engine_of(replace(bundle, verified=False), "time_bias", "onnxruntime").optimised
 
 
 def test_a_graph_under_its_gate_leaves_nothing(tmp_path: Path, monkeypatch) -> None:

@@ -9,7 +9,7 @@ from latentrt.tensors import split_axis
 
 BUNDLE = open_bundle(folder_of("emoji"), verify=False)
 MANIFEST = BUNDLE.manifest
-LATENT = MANIFEST.latents.pixels
+LATENT = MANIFEST.latents.factor
 
 
 def bounds(component, profile, name, axis):
@@ -79,7 +79,7 @@ def wanted(component, **sizes):
 def test_a_profile_for_given_shapes_takes_them(component, sizes):
     shapes = wanted(component, **sizes)
     profile = profile_for(BUNDLE, component, shapes)
-    assert all(own.take(shapes[own.name]) for own in profile) and len(profile) == len(shapes)
+    assert all(own.accepts(shapes[own.name]) for own in profile) and len(profile) == len(shapes)
     assert ("height" in sizes) == all(own.smallest == own.largest for own in profile)
 
 

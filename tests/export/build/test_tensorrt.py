@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from latentrt.cli import cli
-from latentrt.engines.nvidia.bindings import FLAVOURS
+from latentrt.engines.nvidia.bindings import VARIANTS
 from latentrt.engines.nvidia.cuda import Device
 from latentrt.engines.nvidia.plans import STRIPPED, Shapes, plan_store
 from latentrt.errors import EngineError, RequestError
@@ -112,7 +112,7 @@ def test_plans_of_other_sizes_stay_beside_each_other(tmp_path):
     bundle = pictures(tmp_path)
     paths = {one.path for size in ((64, 64), (64, 96)) for one in build(bundle.folder, options("sm86", sizes=(size,)))}
     assert len(paths) == 2 and all(path.exists() for path in paths)
-    pixels = bundle.manifest.latents.pixels
+    pixels = bundle.manifest.latents.factor
     asked = {"latents": (1, 4, 96 // pixels, 64 // pixels)}
     assert sorted(str(key.profile_of(asked)) for key in plan_store(bundle.folder).keys()) == ["0", "None"]
 
@@ -274,28 +274,28 @@ def test_a_device_without_onnx_builds_from_what_a_workstation_lowered(bundle):
 
 def test_with_no_gpu_tensorrt_says_where_to_build(bundle, monkeypatch):
     trt = open_builder("tensorrt-rtx").trt  # the same classes; TensorRT itself needs a GPU to be installed
-    monkeypatch.setattr(builders, "import_bindings", lambda flavour: trt)
-    with pytest.raises(EngineError, match="built on the GPU that is to run them.*copy the bundle to the device"):
+    monkeypatch.setattr(builders, "import_bindings", lambda variant: trt)
+    with pytest.raises(EngineError, match="built on the GPU that runs them.*copy the bundle to the device"):
         list(build(bundle.folder, BuildOptions("tensorrt")))
     assert len(list((bundle.folder / "targets" / "lowered").iterdir())) == 2, "what can be done here was done"
 
 
 @pytest.mark.parametrize("target", ["tensorrt", "tensorrt-rtx"])
 def test_with_no_tensorrt_the_error_says_what_to_install(bundle, monkeypatch, target):
-    monkeypatch.setitem(FLAVOURS, target, replace(FLAVOURS[target], modules=("no_such_module",)))
+    monkeypatch.setitem(VARIANTS, target, replace(VARIANTS[target], modules=("no_such_module",)))
     with pytest.raises(EngineError, match=f"{target}: got none of no_such_module installed.*pip install"):
         list(build(bundle.folder, BuildOptions(target)))
 
 
 def test_a_runtime_alone_cannot_build(bundle, monkeypatch):
     lean = pytest.importorskip("tensorrt_lean_bindings", reason="pip install --no-deps tensorrt-lean-cu13-bindings")
-    monkeypatch.setitem(FLAVOURS, "tensorrt", replace(FLAVOURS["tensorrt"], modules=(lean.__name__,)))
+    monkeypatch.setitem(VARIANTS, "tensorrt", replace(VARIANTS["tensorrt"], modules=(lean.__name__,)))
     with pytest.raises(EngineError, match="got tensorrt_lean_bindings, which runs plans and builds none"):
         list(build(bundle.folder, BuildOptions("tensorrt")))
 
 
 def test_a_wrong_version_is_refused(bundle, monkeypatch):
-    monkeypatch.setitem(FLAVOURS, "tensorrt-rtx", replace(FLAVOURS["tensorrt-rtx"], oldest=(99, 0), below=(100, 0)))
+    monkeypatch.setitem(VARIANTS, "tensorrt-rtx", replace(VARIANTS["tensorrt-rtx"], oldest=(99, 0), below=(100, 0)))
     with pytest.raises(EngineError, match=r"got version 1\.\S+ of tensorrt_rtx\S*, expected 99.0 or later"):
         list(build(bundle.folder, RTX))
 

@@ -15,8 +15,9 @@ from latentrt_export.checkpoint.load import load_checkpoint
 from latentrt_export.checkpoint.named import NamedNetwork, check_names
 from latentrt_export.graph.trace import trace
 from latentrt_export.networks.adapter_network import AdapterNetwork, feature_specs, features_of, places_of
-from latentrt_export.networks.hoist import CrossKV, HoistedUNet, TimeBias
+from latentrt_export.networks.hoist import CrossKV, HoistedUNet
 from latentrt_export.networks.residuals import layout_of, residual_specs
+from latentrt_export.networks.time_bias import TimeBias
 from tests.export import tiny
 from tests.export.adapters import build_adapter
 from tests.export.tiny_families import UNET

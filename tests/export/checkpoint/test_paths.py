@@ -87,7 +87,7 @@ def test_a_full_disk_under_a_quantization_is_one_error(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(calibration, "evaluator_of", fail)
-    options = calibration.Options(("a",), ("a",), Recipe(), images=1, evaluations=1, steps=1)
+    options = calibration.CalibrationOptions(("a",), ("a",), Recipe(), images=1, evaluations=1, steps=1)
     with pytest.raises(OutputError, match="q: cannot be written .No space left on device.; free space on that disk"):
         calibration.calibrate("emoji", tmp_path / "q", "int8", options)
     assert not (tmp_path / "q").exists()

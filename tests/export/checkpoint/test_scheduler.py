@@ -70,7 +70,7 @@ def test_what_another_sampler_stands_in_for_has_its_schedule(name):
     assert {key: entry(config, key) for key in asked} == {key: known[key] for key in asked}
     assert schedule_of(config) == schedule_of({"_class_name": STAND_INS[name]})
     first, *_ = said_of(config)
-    assert first == f"{name} has no sampler here: {sampler_of(config)} stands in, over the same noise"
+    assert first == f"{name} has no sampler here: {sampler_of(config)} replaces it, on the same noise schedule"
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)

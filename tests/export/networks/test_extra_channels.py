@@ -16,15 +16,15 @@ from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl
 
 from latentrt.engines import open_engines
 from latentrt.errors import BundleError, CheckpointError
-from latentrt_calib.calibrate import check_alone
+from latentrt_calib.calibrate import check_latents_only
 from latentrt_export.build.tensorrt import BuildOptions, build
 from latentrt_export.checkpoint.families import FAMILIES
 from latentrt_export.checkpoint.load import load_checkpoint
 from latentrt_export.checkpoint.markers import Declared
 from latentrt_export.checkpoint.recognition import FIRST_LAYER
 from latentrt_export.checkpoint.single_file import configs_folder, configs_in
-from latentrt_export.components.parts import unet_parts
-from latentrt_export.export import shown_of, write_component
+from latentrt_export.components.parts import extra_channels, unet_parts
+from latentrt_export.export import write_component
 from tests.export.image_pairs import mask, picture
 from tests.export.parts import written
 from tests.export.shown_pairs import EDITING, INPAINTING, MASKED, SIZE, Pair
@@ -109,7 +109,7 @@ def test_single_file_holds_the_same_tensors(folders, name):
     save_file(SHOWN[name], folder / "single.safetensors")
     single = load_checkpoint(folder / "single.safetensors", configs=folder / "configs")
     whole = load_checkpoint(folder / "checkpoint")
-    assert single.family == whole.family and shown_of(single) == shown_of(whole)
+    assert single.family == whole.family and extra_channels(single) == extra_channels(whole)
     for name, component in whole.components.items():
         got, expected = single.components[name].load().state_dict(), component.load().state_dict()
         assert got.keys() == expected.keys()
@@ -122,7 +122,7 @@ def test_configs_of_single_files_need_not_know_the_channels(folders):
     file = folder / "configs" / "unet.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"in_channels": 4}))
     found = load_checkpoint(folder / "single.safetensors", configs=folder / "configs")
-    assert shown_of(found) == ("mask", "masked_image")
+    assert extra_channels(found) == ("mask", "masked_image")
     [family] = (one for one in FAMILIES if one.name == "sd2")
 
     def prediction_of(channels, declared=None):
@@ -165,5 +165,5 @@ def test_graphs_compute_the_same_and_build_with_tensorrt_rtx(folders, pairs, tmp
 
 
 def test_bundles_of_these_are_not_calibrated_by_prompts(pairs):
-    with pytest.raises(BundleError, match="is shown mask and masked image besides latents, expected one that is shown"):
-        check_alone(pairs("inpaint").ours.bundle)
+    with pytest.raises(BundleError, match=r"\(mask and masked image\), expected one that takes latents"):
+        check_latents_only(pairs("inpaint").ours.bundle)

@@ -14,9 +14,10 @@ from safetensors.torch import save_file as save_tensors
 import latentrt
 from latentrt.bundle.folder import sha256_of
 from latentrt.cli.generate import generate
+from latentrt.engines import ENGINES
+from latentrt.engines.onnx.session import OVERRIDDEN
 from latentrt.errors import BundleError, CheckpointError, EngineError
 from latentrt.lora.files import Lora
-from latentrt.pipeline.memory import FOOTPRINTS
 from latentrt.pipeline.metadata import read_png
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.request import Request
@@ -89,16 +90,16 @@ def test_only_what_changes_is_loaded_anew(pair):
 
 
 def test_a_budget_reckons_with_the_weights_beside_those_of_the_graph(pair):
-    with latentrt.load(pair.folder / "bundle", memory_budget=1 << 30) as frugal:
-        added = frugal.with_loras(loras.scales_in(pair.folder))
-    kinds = {name: footprint is FOOTPRINTS["exchanged"] for name, footprint in added.budget.footprints.items()}
+    with latentrt.load(pair.folder / "bundle", memory_budget=1 << 30) as small:
+        added = small.with_loras(loras.scales_in(pair.folder))
+    kinds = {name: model is OVERRIDDEN for name, model in added.budget.models.items()}
     assert kinds == {name: not name.startswith("vae") for name in added.engines}
-    assert all(footprint is FOOTPRINTS["onnxruntime"] for footprint in frugal.budget.footprints.values())
+    assert all(model is ENGINES["onnxruntime"].memory for model in small.budget.models.values())
     assert pixels(added).tobytes() == pixels(pair.ours.with_loras(loras.scales_in(pair.folder))).tobytes()
 
 
 @pytest.mark.parametrize("named", [False, True], ids=["measured", "by the variable"])
-def test_cpu_takes_them_whichever_engine_is_the_fastest(pair, named, monkeypatch):
+def test_auto_takes_them_whichever_engine_is_the_fastest(pair, named, monkeypatch):
     if named:
         monkeypatch.setenv("LATENTRT_ENGINE", "openvino")
     else:

@@ -1,4 +1,4 @@
-"""What Riffusion made of a note and a beat, and how close what is made here comes to it."""
+"""Riffusion's spectrograms and sounds of a note and a beat, and the tolerances to them."""
 
 from functools import cache
 from pathlib import Path

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from latentrt.cli import main
-from latentrt.pipeline.memory import FOOTPRINTS, Budget
+from latentrt.engines import ENGINES
+from latentrt.pipeline.memory import Budget
 from tests.runtime.fake import pipeline_of
 from tests.runtime.report.pages import check_stands_alone
 
@@ -38,7 +39,7 @@ def here(tmp_path, monkeypatch, bundle):
     def opened(_name, *, engine, split_guidance, memory_budget, verify=True):
         pipeline = pipeline_of(bundle, [], split_guidance=split_guidance)
         if memory_budget is not None:
-            pipeline.budget = Budget(memory_budget, dict.fromkeys(pipeline.engines, FOOTPRINTS["onnxruntime"]))
+            pipeline.budget = Budget(memory_budget, dict.fromkeys(pipeline.engines, ENGINES["onnxruntime"].memory))
         return pipeline
 
     monkeypatch.setattr("latentrt.bench.benchmark.load", opened)
@@ -120,7 +121,7 @@ def test_compare_refuses_what_is_not_valid_and_shows_it_when_forced(here, capsys
         (("emoji", "--steps", "4,0"), 2, "steps: got 0"),
         (("emoji", "--out", "a.png"), 7, "expected one of .json"),
         (("emoji", "--out", "no/a.json"), 7, "mkdir -p no"),
-        (("emoji", "--engine", "magic"), 4, "expected one of cpu"),
+        (("emoji", "--engine", "magic"), 4, "expected one of auto, cpu"),
         (("emoji", "--memory-budget", "0"), 2, "not in the range"),
         (("emoji", "--memory-budget", "0.001"), 4, "memory budget: got 0.00 GB, expected at least"),
         (("emoji", "--memory-budget", "0.5", "--size", "64x64,2048x2048"), 4, "fits"),

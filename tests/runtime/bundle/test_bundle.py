@@ -15,8 +15,8 @@ import pytest
 import latentrt
 from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import LARGEST_MANIFEST_BYTES, open_bundle, record_files, save_manifest
-from latentrt.bundle.manifest import read
 from latentrt.bundle.manifest_hash import sealed
+from latentrt.bundle.manifest_json import read
 from latentrt.engines.onnx import session as cpu
 from latentrt.errors import BundleError, LatentError
 
@@ -307,14 +307,14 @@ def test_a_key_that_occurs_twice(folder: Path, place: str) -> None:
 
 
 def test_a_newer_format(folder: Path) -> None:
-    message = refusal(with_value(folder, '"format": 1,', '"format": 2, "news": [],'))
-    assert "got 2" in message
+    message = refusal(with_value(folder, '"format": 2,', '"format": 3, "news": [],'))
+    assert "got 3" in message
     assert "update latentrt" in message
 
 
 @pytest.mark.parametrize("version", ["0", "-1", "true", "1.0", '"1"'])
 def test_a_format_that_never_was(folder: Path, version: str) -> None:
-    assert " .format: " in refusal(with_value(folder, '"format": 1', f'"format": {version}'))
+    assert " .format: " in refusal(with_value(folder, '"format": 2', f'"format": {version}'))
 
 
 NOT_A_MANIFEST = {
@@ -368,7 +368,7 @@ def test_external_data_used_but_not_listed(folder: Path) -> None:
 def test_a_missing_component(folder: Path) -> None:
     with edited(folder) as document:
         del document["components"]["unet"]
-    with pytest.raises(BundleError, match="got no unet"):
+    with pytest.raises(BundleError, match="got 0 of the role 'denoiser', expected one"):
         latentrt.load(folder)
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from latentrt.bundle.manifest import read, write
+from latentrt.bundle.manifest_json import read, write
 from latentrt.bundle.quantization import LayerLoss, PictureLoss, Quantization
 from latentrt.cli.inspect import lines_of
 from latentrt.storage.json_codec import TypedError

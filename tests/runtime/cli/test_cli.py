@@ -312,7 +312,7 @@ def test_a_bad_option_is_one_line(here, capsys, options, said):
     [
         (["generate", "x", "--size", "100x64"], 2, "the nearest are 96 or 104"),
         (["generate", "x", "--bundle", "nowhere"], 3, "latentrt export"),
-        (["generate", "x", "--engine", "warp"], 4, "expected one of cpu"),
+        (["generate", "x", "--engine", "warp"], 4, "expected one of auto, cpu"),
         (["generate"], 2, "Missing argument"),
     ],
 )

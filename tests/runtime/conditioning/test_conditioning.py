@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from latentrt.conditioning.text import emphasised
+from latentrt.conditioning.text import apply_weights
 from latentrt.prompt import Chunk
 from tests.runtime.fake import SMALL, encode, kv_of, named, pipeline_of
 
@@ -117,7 +117,7 @@ def test_each_chunk_keeps_its_own_mean():
     context = np.random.default_rng(0).standard_normal((3, 4, 5)).astype(np.float32) + 1
     weights = [(1.0, 1.5, 1.0, 1.0), (1.0,) * 4, (1.0, 0.2, 3.0, 1.0)]
     before = context.copy()
-    got = emphasised(context, [Chunk((0,) * 4, row) for row in weights])
+    got = apply_weights(context, [Chunk((0,) * 4, row) for row in weights])
     assert got.dtype == np.float32
     np.testing.assert_array_equal(context, before)
     np.testing.assert_array_equal(got[1], context[1])
@@ -129,7 +129,7 @@ def test_each_chunk_keeps_its_own_mean():
 
 def test_a_chunk_that_sums_to_nothing_is_only_multiplied():
     context = np.array([[[1.0, 2.0], [3.0, 4.0]]], np.float32)
-    got = emphasised(context, [Chunk((0, 0), (0.0, 0.0))])
+    got = apply_weights(context, [Chunk((0, 0), (0.0, 0.0))])
     np.testing.assert_array_equal(got, np.zeros_like(context))
 
 

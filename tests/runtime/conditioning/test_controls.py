@@ -4,9 +4,10 @@ import click
 import numpy as np
 import pytest
 
-from latentrt.bundle.manifest import Component, Fidelity
+from latentrt.bundle.manifest import Component, Fidelity, Manifest
+from latentrt.bundle.sources import control_source, latents_source
 from latentrt.cli.parsing import control_of
-from latentrt.conditioning.control import Steering
+from latentrt.conditioning.control import ControlSet
 from latentrt.request.control import Control
 from latentrt.request.controls import ResolvedControl
 from latentrt.tensors import TensorSpec
@@ -24,16 +25,27 @@ FEATURES = (
 )
 
 
-def component(inputs, outputs):
-    return Component("x.onnx", (), "fp32", tuple(inputs), tuple(outputs), Fidelity(0.0, None, ""))
+def component(role, inputs, outputs, sources=None, controls=()):
+    fidelity = Fidelity(0.0, None, "")
+    return Component(role, "x.onnx", (), "fp32", tuple(inputs), tuple(outputs), fidelity, sources or {}, controls)
 
 
-COMPONENTS = {
-    "unet": component((SAMPLE, *RESIDUALS, *FEATURES), (SAMPLE,)),
-    "hint_edges": component((TensorSpec("image", "float32", ("batch", 3, "8*height", "8*width")),), (HINT,)),
-    "control_edges": component((SAMPLE, HINT, SCALES), RESIDUALS),
-    "adapter_sketch": component((TensorSpec("image", "float32", ("batch", 1, "8*height", "8*width")),), FEATURES),
+def image(channels):
+    return (TensorSpec("image", "float32", ("batch", channels, "8*height", "8*width")),)
+
+
+SOURCES = {
+    "sample": latents_source(),
+    **{spec.name: control_source("controlnet") for spec in RESIDUALS},
+    **{spec.name: control_source("t2i_adapter") for spec in FEATURES},
 }
+COMPONENTS = {
+    "unet": component("denoiser", (SAMPLE, *RESIDUALS, *FEATURES), (SAMPLE,), SOURCES),
+    "hint_edges": component("controlnet_hint", image(3), (HINT,), controls=("edges",)),
+    "control_edges": component("controlnet", (SAMPLE, HINT, SCALES), RESIDUALS, controls=("edges",)),
+    "adapter_sketch": component("t2i_adapter", image(1), FEATURES, controls=("sketch",)),
+}
+MANIFEST = Manifest(2, "x", "sd1", (), COMPONENTS, None, None, None, None, None, {}, {})
 
 
 @pytest.fixture
@@ -59,9 +71,9 @@ def steering(calls, *controls, **options):
             "residual_1": np.full((rows, 3, 3, 4), value, np.float32),
         }
 
-    made = Steering(call, COMPONENTS, **options)
+    made = ControlSet(call, MANIFEST, **options)
     for place, one in enumerate(controls):
-        made.see(one, np.full((1, 3, 40, 56), place + 1, np.float32))
+        made.attach(one, np.full((1, 3, 40, 56), place + 1, np.float32))
     return made
 
 
@@ -70,11 +82,11 @@ def feeds(rows):
 
 
 def control(*numbers):
-    return ResolvedControl("edges", None, *numbers, component="hint_edges")
+    return ResolvedControl("edges", None, *numbers, component="hint_edges", role="controlnet_hint")
 
 
 def adapter(*numbers):
-    return ResolvedControl("sketch", None, *numbers, component="adapter_sketch")
+    return ResolvedControl("sketch", None, *numbers, component="adapter_sketch", role="t2i_adapter")
 
 
 def test_nothing_at_work_is_zeros_made_once(calls):

@@ -13,7 +13,7 @@ from latentrt.request.request import Request
 from latentrt.sampling.grids import Grid
 from latentrt.sampling.prediction import PREDICTIONS
 from latentrt.sampling.samplers import SAMPLERS
-from latentrt.sampling.schedule import PURE_NOISE, alpha, spread
+from latentrt.sampling.schedule import PURE_NOISE, noise_scale, signal_scale
 from tests.runtime.fake import SMALL, latents_of, named, pipeline_of, predictions
 
 DIFFUSION = [name for name, sampler in SAMPLERS.items() if not sampler.flow]
@@ -35,23 +35,23 @@ def expected_timesteps(sampler, steps, grid):
     times = []
     for i, step in enumerate(steps):
         times.append(step.timestep)
-        lower = float(grid.lowers[i])
+        sigma_next = float(grid.sigmas_next[i])
         if step.sigma >= PURE_NOISE and sampler in EULER_FROM_PURE_NOISE:
             continue
-        if sampler in ("heun", "flow_heun") and lower:
-            times.append(where[lower])
+        if sampler in ("heun", "flow_heun") and sigma_next:
+            times.append(where[sigma_next])
         elif sampler == "pndm" and i == 0 and len(steps) > 1:
             times.append(steps[1].timestep)
-        elif sampler in ("dpm2", "dpmpp_sde") and lower:
-            times.append(between(step.sigma, lower, grid.table))
-        elif sampler in ("dpm2_a", "dpmpp_2s_a") and lower:  # eta 1 keeps noise of lower^2 / sigma
-            times.append(between(step.sigma, lower**2 / step.sigma, grid.table))
+        elif sampler in ("dpm2", "dpmpp_sde") and sigma_next:
+            times.append(between(step.sigma, sigma_next, grid.table))
+        elif sampler in ("dpm2_a", "dpmpp_2s_a") and sigma_next:  # eta 1 keeps noise of lower^2 / sigma
+            times.append(between(step.sigma, sigma_next**2 / step.sigma, grid.table))
     return times
 
 
-def between(sigma, lower, table):
+def between(sigma, sigma_next, table):
     """The timestep halfway in log sigma."""
-    middle = (math.log(sigma) + math.log(lower)) / 2
+    middle = (math.log(sigma) + math.log(sigma_next)) / 2
     return float(np.interp(middle, np.log(table), np.arange(len(table))))
 
 
@@ -116,9 +116,11 @@ def test_flow_euler_in_the_frame_of_the_model_by_hand(bundle, calls, shift):
     even = np.linspace(1, 0.001, 4)
     np.testing.assert_allclose(times, shift * even / (1 + (shift - 1) * even), rtol=1e-6)
     z = named(calls, "unet")[0]["sample"]
-    for t, lower, feed, velocity in zip(times, [*times[1:], 0], named(calls, "unet"), predictions(calls), strict=True):
+    for t, sigma_next, feed, velocity in zip(
+        times, [*times[1:], 0], named(calls, "unet"), predictions(calls), strict=True
+    ):
         np.testing.assert_allclose(feed["sample"], z, rtol=1e-5, atol=1e-5)
-        z = z + (lower - t) * velocity
+        z = z + (sigma_next - t) * velocity
     np.testing.assert_allclose(final, z, rtol=1e-5, atol=1e-5)
 
 
@@ -149,7 +151,7 @@ def test_the_denoised_latents_are_what_the_prediction_says(bundle, calls, predic
     pipeline = pipeline_of(bundle, calls, **schedule)
     done = list(pipeline.steps(Request("a", steps=3, guidance=1.0, seed=0, **SMALL)))
     for step, feed, answer in zip(done, named(calls, "unet"), predictions(calls), strict=True):
-        a, s, x = alpha(step.sigma), spread(step.sigma), feed["sample"]
+        a, s, x = signal_scale(step.sigma), noise_scale(step.sigma), feed["sample"]
         expected = {"epsilon": (x - s * answer) / a, "v_prediction": a * x - s * answer, "sample": answer}
         np.testing.assert_allclose(step.denoised, expected[prediction], rtol=1e-4, atol=1e-4)
 

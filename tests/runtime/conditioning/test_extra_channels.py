@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from latentrt.bundle.folder import Bundle
-from latentrt.bundle.manifest import Shown
+from latentrt.bundle.sources import ExtraChannelsName, extra_channels_of, latents_source
 from latentrt.errors import BundleError, RequestError
 from latentrt.images.pillow import to_pixels
 from latentrt.pipeline.load import check_complete, load_tokenizer
@@ -23,8 +23,8 @@ from latentrt.sampling.noise.torch_cpu import TorchGenerator
 from latentrt.sampling.prediction import PREDICTIONS
 from tests.runtime.fake import ANSWERS, FakeEngine, named, predict
 
-INPAINTING: tuple[Shown, ...] = ("mask", "masked_image")
-EDITING: tuple[Shown, ...] = ("image",)
+INPAINTING: tuple[ExtraChannelsName, ...] = ("mask", "masked_image")
+EDITING: tuple[ExtraChannelsName, ...] = ("image",)
 INIT = Image.effect_noise((40, 24), 90).convert("RGB")
 LEFT = Image.new("L", INIT.size)
 LEFT.paste(255, (0, 0, 17, 24))  # the third column of latents is white at its first pixel
@@ -33,14 +33,15 @@ NAMED = ("version", "bundle", "engine")
 Showing = Callable[..., Pipeline]
 
 
-def widened(bundle: Bundle, shown: tuple[Shown, ...]) -> Bundle:
+def widened(bundle: Bundle, shown: tuple[ExtraChannelsName, ...]) -> Bundle:
     """The bundle, as if its UNet were shown these."""
     components = dict(bundle.manifest.components)
     sample, *others = components["unet"].inputs
     channels = 4 + sum(1 if name == "mask" else 4 for name in shown)
     wider = replace(sample, shape=(sample.shape[0], channels, *sample.shape[2:]))
-    components["unet"] = replace(components["unet"], inputs=(wider, *others))
-    return replace(bundle, manifest=replace(bundle.manifest, components=components, shown=shown))
+    sources = {**components["unet"].sources, "sample": latents_source(*extra_channels_of(shown, 4))}
+    components["unet"] = replace(components["unet"], inputs=(wider, *others), sources=sources)
+    return replace(bundle, manifest=replace(bundle.manifest, components=components))
 
 
 def looking(sample: Any, time_bias: Any, cross_kv: Any) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def looking(sample: Any, time_bias: Any, cross_kv: Any) -> dict[str, Any]:
 def showing(bundle: Bundle, calls: Any) -> Showing:
     """Makes the built-in model on fake engines, its UNet shown what is asked for."""
 
-    def pipeline(shown: tuple[Shown, ...], **options: Any) -> Pipeline:
+    def pipeline(shown: tuple[ExtraChannelsName, ...], **options: Any) -> Pipeline:
         changed = widened(bundle, shown)
         answers = ANSWERS | {"unet": looking}
         parts = changed.manifest.components
@@ -168,7 +169,7 @@ def test_a_picture_says_how_its_image_guided(showing: Showing, tmp_path: Path) -
     assert pipeline.generate(**fields | {"init": INIT}).images == result.images
 
 
-REFUSED: list[tuple[tuple[Shown, ...], dict[str, Any], str]] = [
+REFUSED: list[tuple[tuple[ExtraChannelsName, ...], dict[str, Any], str]] = [
     ((), {"init": INIT, "image_guidance": 2.0}, "image_guidance: got 2.0, but emoji edits no images; leave it out"),
     (EDITING, {"image_guidance": 2.0}, "image_guidance: got 2.0 without init; give init too"),
     (EDITING, {"init": INIT, "image_guidance": 0.5}, "image_guidance: got 0.5, expected a number of at least 1"),
@@ -185,6 +186,6 @@ def test_what_is_refused(bundle: Bundle, shown: Any, options: dict[str, Any], sa
 def test_a_bundle_needs_its_encoder(bundle: Bundle) -> None:
     inpainting = widened(bundle, INPAINTING)
     check_complete(inpainting)
-    components = {name: part for name, part in bundle.manifest.components.items() if name != "vae_encoder"}
+    components = {name: part for name, part in inpainting.manifest.components.items() if name != "vae_encoder"}
     with pytest.raises(BundleError, match="got no vae_encoder, which text to image needs"):
         check_complete(replace(inpainting, manifest=replace(inpainting.manifest, components=components)))

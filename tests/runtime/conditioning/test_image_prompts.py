@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from latentrt.bundle.manifest import IMAGE_ENCODER, Component, Fidelity
-from latentrt.conditioning.control import Steering
+from latentrt.bundle.manifest import Component, Fidelity, Manifest
+from latentrt.bundle.sources import control_source, latents_source
+from latentrt.conditioning.control import ControlSet
 from latentrt.pipeline.memory import Demand
 from latentrt.request.controls import ResolvedControl
 from latentrt.tensors import TensorSpec
@@ -21,11 +22,18 @@ FEEDS = {"sample": np.zeros((3, 4, 5, 7), np.float32)}
 NEGATIVE = [True, False, False]
 
 
-def component(inputs, outputs):
-    return Component("x.onnx", (), "fp32", tuple(inputs), tuple(outputs), Fidelity(0.0, None, ""))
+def component(role, inputs, outputs, sources=None, controls=()):
+    fidelity = Fidelity(0.0, None, "")
+    return Component(role, "x.onnx", (), "fp32", tuple(inputs), tuple(outputs), fidelity, sources or {}, controls)
 
 
-COMPONENTS = {"unet": component((SAMPLE, *TAKEN), (SAMPLE,)), IMAGE_ENCODER: component((), MADE)}
+IMAGE_ENCODER = "image_encoder"
+SOURCES = {"sample": latents_source(), **{spec.name: control_source("image_encoder") for spec in TAKEN}}
+COMPONENTS = {
+    "unet": component("denoiser", (SAMPLE, *TAKEN), (SAMPLE,), SOURCES),
+    IMAGE_ENCODER: component("image_encoder", (), MADE, controls=tuple(TOKENS)),
+}
+MANIFEST = Manifest(2, "x", "sd1", (), COMPONENTS, None, None, None, None, None, {}, {})
 
 
 def call(name, image, shown):
@@ -37,14 +45,14 @@ def call(name, image, shown):
 
 def prompted(*controls, steps=1):
     """A run's image prompts; the first image is of ones, the next of twos."""
-    made = Steering(call, COMPONENTS, steps=steps)
+    made = ControlSet(call, MANIFEST, steps=steps)
     for place, one in enumerate(controls, 1):
-        made.see(one, np.full((1, 3, 6, 6), place, np.float32))
+        made.attach(one, np.full((1, 3, 6, 6), place, np.float32))
     return made
 
 
 def prompt(name, *numbers):
-    return ResolvedControl(name, None, *numbers, component=IMAGE_ENCODER, side=6)
+    return ResolvedControl(name, None, *numbers, component=IMAGE_ENCODER, role="image_encoder", side=6)
 
 
 def test_values_are_scaled_and_negative_prompts_are_shown_nothing():
@@ -61,7 +69,7 @@ def test_the_same_rows_are_given_the_same_array():
     assert first is second and not first.flags.writeable
 
 
-def test_images_of_one_name_are_laid_side_by_side_each_as_strong_as_it_says():
+def test_images_of_one_name_are_laid_concatenated_each_as_strong_as_it_says():
     steered = prompted(prompt("face", 0.5), prompt("style", 1.0, 0.0, 0.5), prompt("face", 2.0), steps=2)
     first, second = (steered.feeds(step, FEEDS, NEGATIVE) for step in range(2))
     assert first["image_kv_face"][1, ::3].tolist() == [[1, 1, 0.5, 0.5], [3, 3, 6, 6]]
@@ -71,8 +79,8 @@ def test_images_of_one_name_are_laid_side_by_side_each_as_strong_as_it_says():
 
 def test_a_run_has_room_for_the_encoder_where_an_image_prompts():
     demand = Demand(images=1, prompts=2, height=8, width=8)
-    assert not demand.uses(IMAGE_ENCODER)
-    assert replace(demand, steering=frozenset({IMAGE_ENCODER})).uses(IMAGE_ENCODER)
+    assert not demand.uses(IMAGE_ENCODER, "image_encoder")
+    assert replace(demand, steering=frozenset({IMAGE_ENCODER})).uses(IMAGE_ENCODER, "image_encoder")
 
 
 @pytest.mark.parametrize("times", [2, 3])

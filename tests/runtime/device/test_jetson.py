@@ -234,7 +234,7 @@ def test_doctor_says_it_and_keeps_its_fields(tmp_path, monkeypatch, capsys):
             main()
         outputs.append(capsys.readouterr().out)
     table, found = outputs[0], json.loads(outputs[1])
-    fields = "latentrt python platform cores memory engines fastest packages models advice jetson gpu".split()
+    fields = "latentrt python platform cores memory engines auto fastest packages models advice jetson gpu".split()
     assert sorted(found) == sorted(fields)
     assert found["jetson"]["module"] == "Orin Nano 8GB" and found["memory"]["total_bytes"] == 7_802_880 * 1024
     for line in (

@@ -1,4 +1,4 @@
-"""Which engine "cpu" stands for: measured once, remembered, and measured again when anything that decides changes."""
+"""Which engine "auto" stands for: measured once, remembered, and measured again when anything that decides changes."""
 
 import json
 from dataclasses import replace
@@ -8,7 +8,7 @@ import pytest
 
 import latentrt
 from latentrt.device.cpu import processor
-from latentrt.engines import CPU_ENGINES, ENGINES, VARIABLE, autoselect, choose
+from latentrt.engines import CPU_ENGINES, ENGINES, VARIABLE, auto_engines, autoselect, choose
 from latentrt.errors import EngineError
 from tests.runtime.fake import FakeEngine, predict
 
@@ -47,18 +47,42 @@ class Kind:
 def test_one_engine_needs_no_measuring(bundle, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(autoselect, "measure", lambda *_: pytest.fail("measured"))
-    assert choose("cpu", bundle) == "onnxruntime" and not list(tmp_path.iterdir())
+    assert choose("auto", bundle) == "onnxruntime" and not list(tmp_path.iterdir())
     with latentrt.load("emoji", verify=False) as pipeline:
         assert pipeline.engine == "onnxruntime"
 
 
 def test_the_fastest_is_measured_once(both, bundle):
     seconds, opened = both
-    assert choose("cpu", bundle) == "openvino"
+    assert choose("auto", bundle) == "openvino"
     seconds["openvino"] = 9.0
-    assert choose("cpu", bundle) == "openvino" and opened == list(CPU_ENGINES) * autoselect.TURNS
+    assert choose("auto", bundle) == "openvino" and opened == list(CPU_ENGINES) * autoselect.TURNS
     (choice,) = autoselect.remembered()
     assert choice.model == "emoji" and choice.seconds == {"onnxruntime": 40.0, "openvino": 20.0}
+
+
+def test_cpu_is_onnx_runtime_and_nothing_is_measured(both, bundle, monkeypatch):
+    assert choose("cpu", bundle) == "onnxruntime" and both[1] == []
+    monkeypatch.setenv(VARIABLE, "openvino")
+    assert choose("cpu", bundle) == "onnxruntime"
+
+
+def test_the_variable_says_what_auto_is(both, bundle, monkeypatch):
+    for named, engines in (("openvino", ("openvino",)), ("cpu", ("onnxruntime",)), ("auto", CPU_ENGINES)):
+        monkeypatch.setenv(VARIABLE, named)
+        assert auto_engines() == engines
+    monkeypatch.setenv(VARIABLE, "cpu")
+    assert choose("auto", bundle) == "onnxruntime" and both[1] == []
+    monkeypatch.setenv(VARIABLE, "gpu")
+    with pytest.raises(EngineError, match="LATENTRT_ENGINE: got 'gpu', expected one of auto, cpu, onnxruntime,"):
+        choose("auto", bundle)
+
+
+def test_it_says_once_that_it_measures_and_why(both, bundle, caplog):
+    choose("auto", bundle)
+    choose("auto", bundle)
+    (line,) = [record.getMessage() for record in caplog.records if "auto" in record.getMessage()]
+    assert "(onnxruntime, openvino)" in line and "about 20 s" in line and '"cpu" skips it' in line
 
 
 def test_other_work_during_one_turn_decides_nothing(both, bundle, monkeypatch):
@@ -69,19 +93,19 @@ def test_other_work_during_one_turn_decides_nothing(both, bundle, monkeypatch):
         return call(engine, feeds) * (10 if len(opened) == 2 else 1)
 
     monkeypatch.setattr(autoselect, "seconds_of_call", disturbed)
-    assert choose("cpu", bundle) == "openvino"
+    assert choose("auto", bundle) == "openvino"
 
 
 def test_a_model_that_takes_long_is_measured_in_one_turn(both, bundle, monkeypatch):
     _, opened = both
     monkeypatch.setattr(autoselect, "LONG_SECONDS", 0.0)
-    assert choose("cpu", bundle) == "openvino" and opened == list(CPU_ENGINES)
+    assert choose("auto", bundle) == "openvino" and opened == list(CPU_ENGINES)
 
 
 @pytest.mark.parametrize("changed", ["graph", "processor", "cores", "versions", "file"])
 def test_what_decides_is_measured_again_when_it_changes(changed, both, bundle, monkeypatch, tmp_path):
     seconds, _ = both
-    assert choose("cpu", bundle) == "openvino"
+    assert choose("auto", bundle) == "openvino"
     seconds["openvino"] = 9.0
     if changed == "graph":
         files = {**bundle.manifest.files, "unet.onnx": replace(bundle.manifest.files["unet.onnx"], sha256="0" * 64)}
@@ -96,27 +120,27 @@ def test_what_decides_is_measured_again_when_it_changes(changed, both, bundle, m
             "versions": ("versions_of", {"onnxruntime": "2"}),
         }[changed]
         monkeypatch.setattr(autoselect, name, lambda *_: value)
-    assert choose("cpu", bundle) == "onnxruntime"
+    assert choose("auto", bundle) == "onnxruntime"
 
 
 def test_an_engine_that_fails_is_left_out(both, bundle, caplog):
     seconds, _ = both
     seconds["openvino"] = None
-    assert choose("cpu", bundle) == "onnxruntime" and "openvino failed" in caplog.text
+    assert choose("auto", bundle) == "onnxruntime" and "openvino failed" in caplog.text
 
 
 def test_engines_that_all_fail(both, bundle, tmp_path):
     seconds, _ = both
     seconds.update(onnxruntime=None, openvino=None)
     with pytest.raises(EngineError, match="onnxruntime failed"):
-        choose("cpu", bundle)
+        choose("auto", bundle)
     assert not list(tmp_path.rglob("*.json"))
 
 
 def test_nothing_is_measured_that_cannot_be_remembered(both, bundle, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert choose("cpu", bundle) == "onnxruntime" and both[1] == []
+    assert choose("auto", bundle) == "onnxruntime" and both[1] == []
     assert "cannot be written, so nothing is measured: using onnxruntime" in caplog.text
 
 
@@ -127,7 +151,7 @@ def test_it_is_measured_for_real(tmp_path, monkeypatch, emoji):
     small = replace(emoji.bundle.manifest.defaults, width=64, height=64)
     bundle = replace(emoji.bundle, manifest=replace(emoji.bundle.manifest, defaults=small))
     installed = [name for name in CPU_ENGINES if ENGINES[name].installed]
-    chosen = choose("cpu", bundle)
+    chosen = choose("auto", bundle)
     assert chosen in installed
     if len(installed) > 1:
         (path,) = tmp_path.glob("latentrt/fastest/*.json")

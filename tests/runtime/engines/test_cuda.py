@@ -133,7 +133,7 @@ def test_a_session_as_asked_for_is_taken():
     check_active(PROVIDERS["cuda"], active)
     with pytest.raises(EngineError, match="could not start TensorrtExecutionProvider"):
         check_active(PROVIDERS["cuda-tensorrt"], active)
-    check_available(PROVIDERS["cpu"], onnxruntime)
+    check_available(PROVIDERS["onnxruntime"], onnxruntime)
     assert new_session(GRAPH).get_providers() == ["CPUExecutionProvider"]
 
 
@@ -153,7 +153,7 @@ def test_a_model_that_would_run_on_the_cpu_is_refused():
 
 
 def test_engines_come_under_several_names(tmp_path, monkeypatch):
-    kind = EngineKind("module", "first_name", "extra", "variant", or_else=("second_name",), file="lib/a.so")
+    kind = EngineKind("module", "first_name", "extra", alternatives=("second_name",), file="lib/a.so")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert kind.found is None
     (tmp_path / "second_name/lib").mkdir(parents=True)

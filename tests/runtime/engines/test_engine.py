@@ -1,7 +1,9 @@
 """The ONNX Runtime engine on the smallest graph of the built-in bundle: (n,) timesteps in, (n, 1696) biases out."""
 
+import importlib
 import importlib.metadata
 import importlib.util
+import inspect
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,10 +12,12 @@ import pytest
 
 import latentrt
 from latentrt.bundle.catalog import MODELS
-from latentrt.bundle.manifest import Component, read
-from latentrt.engines import ENGINES, engine_kind, open_engine
+from latentrt.bundle.manifest import Component
+from latentrt.bundle.manifest_json import read
+from latentrt.engines import ENGINES, WeightsFactory, engine_kind, open_engine
 from latentrt.engines.onnx import session as cpu
 from latentrt.errors import EngineError, ShapeError
+from latentrt.extensions import COMMANDS, PLAN_BUILDERS
 from latentrt.tensors import Array
 
 EMOJI = MODELS / "emoji"
@@ -158,9 +162,9 @@ def test_a_run_that_fails_names_the_component_and_the_sizes() -> None:
 
 @pytest.mark.parametrize("name", ["gpu", "", "CPU"])
 def test_an_unknown_engine(name: str) -> None:
-    with pytest.raises(EngineError, match=f"engine: got {name!r}, expected one of cpu"):
+    with pytest.raises(EngineError, match=f"engine: got {name!r}, expected one of auto, cpu"):
         latentrt.load("emoji", engine=name)
-    with pytest.raises(EngineError, match=f"engine: got {name!r}, expected one of cpu"):
+    with pytest.raises(EngineError, match=f"engine: got {name!r}, expected one of auto, cpu"):
         open_engine(name, "time_bias", COMPONENTS["time_bias"], EMOJI)
 
 
@@ -182,3 +186,18 @@ def test_the_engine_comes_before_the_bundle(tmp_path: Path) -> None:
     with pytest.raises(EngineError):
         latentrt.load(tmp_path, engine="gpu")
     assert engine_kind("cpu").installed
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_an_engine_s_module_has_the_declared_functions(name: str) -> None:
+    kind = ENGINES[name]
+    module = importlib.import_module(kind.module)
+    for declared in ("open_engines", "open_engine", *(["open_with_weights"] if kind.takes_weights else [])):
+        wanted = list(inspect.signature(getattr(WeightsFactory, declared)).parameters)[1:]
+        assert list(inspect.signature(getattr(module, declared)).parameters) == wanted
+
+
+def test_every_part_of_the_table_of_extensions_is_there() -> None:
+    for module in (*PLAN_BUILDERS.values(), *COMMANDS.values()):
+        assert importlib.util.find_spec(module.partition(".")[0]) is not None
+    assert PLAN_BUILDERS.keys() <= ENGINES.keys()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from latentrt.engines.nvidia.bindings import FLAVOURS
+from latentrt.engines.nvidia.bindings import VARIANTS
 from tests.runtime.engines import standin
 
 RUNTIME = pytest.importorskip("cuda.bindings.runtime", reason="pip install cuda-bindings")
@@ -178,23 +178,23 @@ def test_building():
 def test_the_versions_are_among_those_that_are_taken():
     from latentrt.engines.nvidia.bindings import version_of
 
-    for module, flavour in ((RTX, FLAVOURS["tensorrt-rtx"]), (LEAN, FLAVOURS["tensorrt"])):
-        assert module.__name__ in flavour.modules
-        assert flavour.oldest <= version_of(module.__version__) < flavour.below
+    for module, variant in ((RTX, VARIANTS["tensorrt-rtx"]), (LEAN, VARIANTS["tensorrt"])):
+        assert module.__name__ in variant.modules
+        assert variant.oldest <= version_of(module.__version__) < variant.below
         assert importlib.import_module(module.__name__) is module
 
 
 def test_lines_of_the_real_logger():
     """A subclass of the real ILogger; the builder logs through it from C++."""
-    from latentrt.engines.nvidia.bindings import Lines
+    from latentrt.engines.nvidia.bindings import LogCapture
 
-    lines = Lines(RTX)
+    lines = LogCapture(RTX)
     builder = RTX.Builder(lines.logger)
     network = builder.create_network(1 << int(RTX.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = RTX.OnnxParser(network, lines.logger)
     assert not parser.parse_from_file("missing.onnx")
-    assert "missing.onnx" in lines.taken()
-    assert lines.taken() == "it gave no reason"
+    assert "missing.onnx" in lines.drain()
+    assert lines.drain() == "it gave no reason"
 
 
 FUNCTIONS = {

@@ -105,9 +105,9 @@ def test_a_failed_call_does_not_spoil_the_next(bundle, trt, cuda):
 
 def test_messages_of_the_runtime_go_to_logging(bundle, trt, caplog):
     with caplog.at_level(logging.DEBUG, "latentrt.engines.nvidia.bindings"):
-        gpu = execution.Gpu(execution.Flavour("tensorrt", ("tensorrt",), (10, 3), (12, 0), ""))
+        gpu = execution.Gpu(execution.RuntimeVariant("tensorrt", ("tensorrt",), (10, 3), (12, 0), ""))
         gpu.acquire()
         gpu.lines.logger.log(standin.Severity.INFO, "loaded engine size: 5 MiB")
         gpu.release()
     assert "INFO: loaded engine size: 5 MiB" in caplog.text
-    assert gpu.lines.taken() == "it gave no reason"
+    assert gpu.lines.drain() == "it gave no reason"

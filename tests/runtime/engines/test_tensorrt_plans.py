@@ -41,7 +41,7 @@ def test_plans_for_something_else_are_not_loaded(bundle, trt, changes):
     with pytest.raises(EngineError) as caught:
         open_engines("tensorrt", bundle)["unet"](feeds_of(bundle, "unet", SIZES))
     assert trt.deserialized == 0
-    pixels = bundle.manifest.latents.pixels
+    pixels = bundle.manifest.latents.factor
     assert str(caught.value).startswith("unet: got no plan of tensorrt 10.3.0 on Stand-in (sm87) for sample (2, ")
     assert f"run `latentrt build {bundle.folder} --target tensorrt --size {6 * pixels}x{8 * pixels}`" in str(
         caught.value

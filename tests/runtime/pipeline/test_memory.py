@@ -16,12 +16,19 @@ from PIL import Image
 import latentrt
 from latentrt.bundle.manifest import FileRecord
 from latentrt.cli import main
-from latentrt.engines import failure
+from latentrt.engines import ENGINES, failure
+from latentrt.engines.onnx.session import OPTIMISED, OVERRIDDEN
 from latentrt.errors import EngineError, OutOfMemoryError
-from latentrt.pipeline.memory import FOOTPRINTS, Budget, Demand, Plan, candidates, footprints_of, plan
+from latentrt.pipeline.memory import Budget, Demand, Plan, candidates, memory_models, plan
 from tests.runtime.fake import SMALL, named, pipeline_of
 
 GB = 1_000_000_000
+MODELS = {
+    "onnxruntime": ENGINES["onnxruntime"].memory,
+    "optimised": OPTIMISED,
+    "overridden": OVERRIDDEN,
+    "openvino": ENGINES["openvino"].memory,
+}
 # Bytes of Stable Diffusion 1.5's files in fp32.
 SD15 = {
     "text_encoder": 492_000_000,
@@ -38,14 +45,15 @@ def sd15(manifest, precision="fp32"):
     sizes = {**SD15, "unet": 817_000_000} if precision == "int8" else SD15
     components = {name: replace(one, precision="fp32") for name, one in manifest.components.items()}
     components["unet"] = replace(components["unet"], precision=precision)
-    (spec,) = components["time_bias"].outputs
-    components["time_bias"] = replace(components["time_bias"], outputs=(replace(spec, shape=("n", 20160)),))
+    unet = components["unet"]
+    wide = (replace(spec, shape=("batch", 20160)) if spec.name == "time_bias" else spec for spec in unet.inputs)
+    components["unet"] = replace(unet, inputs=tuple(wide))
     files = {**manifest.files, **{f"{name}.onnx": FileRecord(size, "") for name, size in sizes.items()}}
     return replace(manifest, components=components, files=files)
 
 
 def feet(manifest, name):
-    return dict.fromkeys(manifest.components, FOOTPRINTS[name])
+    return dict.fromkeys(manifest.components, MODELS[name])
 
 
 MEASURED = {
@@ -78,9 +86,7 @@ def test_a_fast_picture_needs_no_room_for_the_vae_s_decoder(bundle):
     assert peaks[0] - peaks[1] >= SD15["vae_decoder"]
 
 
-CASES = list(
-    itertools.product(FOOTPRINTS, ("fp32", "int8"), (1, 5), (1, 2), ((64, 64), (96, 64), (16, 24)), (False, True))
-)
+CASES = list(itertools.product(MODELS, ("fp32", "int8"), (1, 5), (1, 2), ((64, 64), (96, 64), (16, 24)), (False, True)))
 BUDGETS = [0.2, 0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 20, 60, 400]
 
 
@@ -145,7 +151,11 @@ def test_windows_need_less_of_the_unet(bundle):
 
 def test_control_networks_count_where_they_are_used(bundle):
     manifest, size = sd15(bundle.manifest), 1_450_000_000
-    extra = {f"{part}_canny": replace(manifest.components["unet"], file=f"{part}.onnx") for part in ("control", "hint")}
+    roles = {"control": "controlnet", "hint": "controlnet_hint"}
+    extra = {
+        f"{part}_canny": replace(manifest.components["unet"], file=f"{part}.onnx", role=role)
+        for part, role in roles.items()
+    }
     files = {"control.onnx": FileRecord(size, ""), "hint.onnx": FileRecord(4_000_000, "")}
     manifest = replace(manifest, components={**manifest.components, **extra}, files={**manifest.files, **files})
     plain, steered = (
@@ -178,7 +188,8 @@ def limited(pipeline, component, rows):
             raise OutOfMemoryError(f"{component}: no memory")
         return engine(feeds)
 
-    stand_in = type("Limited", (), {"__call__": lambda self, feeds: call(feeds), "unload": lambda self: None})()
+    methods = {"__call__": lambda self, feeds: call(feeds), "unload": lambda self: None, "memory": engine.memory}
+    stand_in = type("Limited", (), methods)()
     return pipeline.with_engines({component: stand_in})
 
 
@@ -219,7 +230,7 @@ def test_decoding_is_tried_again_with_all_else_unloaded(bundle, calls, unloads):
 # Where NumPy or Pillow may find no memory in a run, outside any engine.
 SHORT_OF_MEMORY = {
     "noise": "latentrt.sampling.noise.source.NoiseSource.initial",
-    "feeds": "latentrt.pipeline.denoiser.Denoiser.cross_kv",
+    "feeds": "latentrt.conditioning.inputs.DenoiserInputs.constant",
     "an image": "latentrt.request.init_image.InitImage.pixels",
     "encoding": "latentrt.pipeline.stages.drawn",
     "guidance": "latentrt.pipeline.denoiser.guided",
@@ -332,7 +343,7 @@ def test_runs_under_a_budget_do_not_run_at_once(bundle):
 
 def test_engines_of_gpus_have_no_budget():
     with pytest.raises(EngineError, match="memory budget: got the engine cuda, expected onnxruntime or openvino"):
-        footprints_of("cuda", {})
+        memory_models("cuda", {})
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_a_session_is_made_once(monkeypatch):
         return new_session(*arguments, **options)
 
     monkeypatch.setattr(ort, "new_session", slow)
-    engine = ort.engine_of(open_bundle(MODELS / "emoji", verify=False), "time_bias", "cpu")
+    engine = ort.engine_of(open_bundle(MODELS / "emoji", verify=False), "time_bias", "onnxruntime")
     found = at_once(lambda number: engine({"timestep": np.array([number], np.float32)})["time_bias"])
     assert made == [1]
     for number, bias in enumerate(found):

@@ -1,4 +1,4 @@
-"""What holds at each of five steps: `expected` has one text for all, or one for each stretch of equal ones."""
+"""The text of each of five steps: `expected` has one text for all, or one for each stretch of equal ones."""
 
 import time
 from itertools import groupby

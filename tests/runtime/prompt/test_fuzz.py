@@ -1,4 +1,4 @@
-"""What holds for every prompt, on some that no one would write; the seeds are fixed."""
+"""Properties of every prompt, tested on random ones with fixed seeds."""
 
 import random
 from collections.abc import Iterator

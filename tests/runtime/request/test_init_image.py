@@ -113,7 +113,9 @@ def test_every_mode_of_8_bits_is_taken(bundle: Bundle, mode: str) -> None:
 
 def steered(bundle: Bundle) -> Bundle:
     """The bundle with what sees a ControlNet's image, of which only the name and the input count here."""
-    components = {**bundle.manifest.components, "hint_canny": bundle.manifest.components["vae_encoder"]}
+    encoder = bundle.manifest.components["vae_encoder"]
+    hint = replace(encoder, role="controlnet_hint", controls=("canny",))
+    components = {**bundle.manifest.components, "hint_canny": hint}
     return replace(bundle, manifest=replace(bundle.manifest, components=components))
 
 

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from latentrt.bundle.catalog import MODELS
-from latentrt.bundle.manifest import Manifest, TensorSpec, read
+from latentrt.bundle.manifest import Manifest
+from latentrt.bundle.manifest_json import read
+from latentrt.bundle.sources import GUIDANCE, request_source
 from latentrt.errors import RequestError
 from latentrt.request.request import LARGEST_SEED, Request
 from latentrt.request.schedule import SIGMAS
@@ -112,7 +114,7 @@ def test_guidance_is_one_for_all_steps_or_one_a_step(manifest: Manifest) -> None
 
 @pytest.mark.parametrize(("guidance", "expected"), [(1.0, False), (7.5, True), ([1.0, 1.5], True)])
 def test_a_model_that_is_told_the_guidance_is_not_guided_besides(manifest, guidance, expected):
-    told = {"time_bias": replace(manifest.components["time_bias"], inputs=(TensorSpec("guidance", "float32", (1,)),))}
+    told = {"time_bias": replace(manifest.components["time_bias"], sources={"guidance": request_source(GUIDANCE)})}
     settings = settled(manifest, guidance=guidance, steps=2)
     assert guided(settings, manifest) is expected
     assert not guided(settings, replace(manifest, components={**manifest.components, **told}))

@@ -9,23 +9,38 @@ import pytest
 from PIL import Image
 
 from latentrt.bundle.catalog import MODELS
-from latentrt.bundle.manifest import Manifest, SizeId, Text, read, write
-from latentrt.conditioning.time_embedding import size_ids
-from latentrt.errors import RequestError
+from latentrt.bundle.manifest import Manifest, Text
+from latentrt.bundle.manifest_json import read, write
+from latentrt.bundle.sources import SizeId, component_source, request_source
+from latentrt.conditioning.request_values import check_request_values, request_input
+from latentrt.errors import BundleError, RequestError
 from latentrt.request.request import Request
 from latentrt.request.settings import resolve
 from latentrt.storage.json_codec import TypedError
+from latentrt.tensors import TensorSpec
 
 BUILT_IN = read((MODELS / "emoji" / "bundle.json").read_bytes())
 *SIZES, SCORE = get_args(SizeId)
 
 
-def told(*names: SizeId) -> Manifest:
-    return replace(BUILT_IN, size_ids=names, text=Text(3, ("text_encoder", "text_encoder"), {"text_encoder": 2}, True))
+def told(*names: str) -> Manifest:
+    components = dict(BUILT_IN.components)
+    old, unet, size_ids = components["time_bias"], components["unet"], request_source(*names)
+    inputs, sources = (*old.inputs, spec_of(names)), {**old.sources, "size_ids": size_ids}
+    components["time_bias"] = replace(old, inputs=inputs, sources=sources)
+    made = component_source("time_bias", *sources.values())
+    components["unet"] = replace(unet, sources={**unet.sources, "time_bias": made})
+    text = Text(3, ("text_encoder", "text_encoder"), {"text_encoder": 2}, True)
+    return replace(BUILT_IN, components=components, text=text)
+
+
+def spec_of(names: tuple[str, ...]) -> TensorSpec:
+    return TensorSpec("size_ids", "float32", ("n", len(names)))
 
 
 def ids(manifest: Manifest, **options: Any) -> list[float]:
-    found = size_ids(manifest.size_ids, resolve(Request("a cat", **options), manifest))
+    names = manifest.request_values
+    found = request_input(spec_of(names), names, resolve(Request("a cat", **options), manifest))
     assert found.dtype == np.float32
     return found[0].tolist()
 
@@ -40,8 +55,9 @@ def test_a_picture_made_from_another_is_as_large() -> None:
 
 def test_scores_differ_between_the_prompts() -> None:
     settings = resolve(Request("a cat", aesthetic_score=7.5), told(SCORE))
-    assert size_ids((SCORE,), settings).tolist() == [[7.5]]
-    assert size_ids((SCORE,), settings, negative=True).tolist() == [[2.5]]
+    spec = spec_of((SCORE,))
+    assert request_input(spec, (SCORE,), settings).tolist() == [[7.5]]
+    assert request_input(spec, (SCORE,), settings, negative=True).tolist() == [[2.5]]
     with pytest.raises(RequestError, match="negative_aesthetic_score: got -1, expected a number from 0 to 100"):
         resolve(Request("a cat", negative_aesthetic_score=-1), told(SCORE))
 
@@ -75,10 +91,10 @@ def test_a_model_that_is_told_nothing(name: str) -> None:
 
 
 def test_a_manifest_says_only_what_differs() -> None:
-    assert not {"size_ids", "encoders"} & json.loads(write(BUILT_IN)).keys()
+    assert "encoders" not in json.loads(write(BUILT_IN))["text"]
     manifest = told(*SIZES)
     assert read(write(manifest)) == manifest
     with pytest.raises(TypedError, match="text.encoders: got none"):
         read(write(replace(manifest, text=Text(3, ()))))
-    with pytest.raises(TypedError, match="size_ids.0.: got 'depth', expected one of 'original_height'"):
-        read(json.dumps(json.loads(write(manifest)) | {"size_ids": ["depth"]}))
+    with pytest.raises(BundleError, match="conditioned on depth, expected values among .*original_width"):
+        check_request_values(told("depth"), "bundle.json")

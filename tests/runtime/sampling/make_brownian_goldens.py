@@ -25,7 +25,7 @@ CASES = [  # seed, shape, levels from the greatest to the least
 def golden(seed: int, shape: tuple[int, ...], levels: tuple[float, ...]) -> dict[str, object]:
     """Returns the noise of each step: its first three values, exact in float64, and the sha256 of its bytes."""
     sampler = BrownianTreeNoiseSampler(torch.zeros(shape), levels[-1], levels[0], seed=seed)
-    noises = [sampler(sigma, lower).numpy() for sigma, lower in zip(levels, levels[1:], strict=False)]
+    noises = [sampler(sigma, sigma_next).numpy() for sigma, sigma_next in zip(levels, levels[1:], strict=False)]
     return {
         "seed": seed,
         "shape": shape,

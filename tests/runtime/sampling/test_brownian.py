@@ -25,17 +25,17 @@ def levels(steps: int, high: float = HIGH) -> list[float]:
     return np.clip(ramp**7, LOW, high).tolist()
 
 
-def increment(tree: BrownianTree, sigma: float, lower: float) -> np.ndarray:
+def increment(tree: BrownianTree, sigma: float, sigma_next: float) -> np.ndarray:
     """W(lower) - W(sigma), from the noise of the step."""
-    return tree(sigma, lower).astype(np.float64) * math.sqrt(abs(sigma - lower))
+    return tree(sigma, sigma_next).astype(np.float64) * math.sqrt(abs(sigma - sigma_next))
 
 
 @pytest.mark.parametrize("case", GOLDENS["cases"], ids=lambda case: str(case["seed"]))
 def test_every_bit_is_that_of_torchsde(case):
     grid = case["levels"]
     tree = BrownianTree(case["seed"], tuple(case["shape"]), grid[-1], grid[0])
-    for sigma, lower, first, digest in zip(grid, grid[1:], case["first"], case["sha256"], strict=False):
-        noise = tree(sigma, lower)
+    for sigma, sigma_next, first, digest in zip(grid, grid[1:], case["first"], case["sha256"], strict=False):
+        noise = tree(sigma, sigma_next)
         assert (noise.shape, noise.dtype) == (tuple(case["shape"]), np.float32)
         assert noise.reshape(-1)[:3].tolist() == first
         assert hashlib.sha256(noise.astype("<f4").tobytes()).hexdigest() == digest
@@ -81,8 +81,8 @@ def test_what_is_returned_is_the_callers_to_change():
 
 def test_a_step_of_no_height_gives_zeros_and_disturbs_nothing():
     tree = BrownianTree(5, (3, 4), LOW, HIGH)
-    for sigma, lower in ((2.0, 2.0), (HIGH, HIGH), (LOW, LOW), (2.0000001, 2.0000003)):
-        noise = tree(sigma, lower)
+    for sigma, sigma_next in ((2.0, 2.0), (HIGH, HIGH), (LOW, LOW), (2.0000001, 2.0000003)):
+        noise = tree(sigma, sigma_next)
         assert (noise.dtype, noise.tolist()) == (np.float32, np.zeros((3, 4)).tolist())
     np.testing.assert_array_equal(tree(3.0, 2.0), BrownianTree(5, (3, 4), LOW, HIGH)(3.0, 2.0))
 
@@ -145,10 +145,10 @@ def test_levels_that_do_not_rise_are_refused(low, high):
         BrownianTree(0, (3,), low, high)
 
 
-@pytest.mark.parametrize(("sigma", "lower"), [(15.0, 1.0), (1.0, 0.0), (math.nan, 1.0), (math.inf, 1.0)])
-def test_a_level_outside_is_refused(sigma, lower):
+@pytest.mark.parametrize(("sigma", "sigma_next"), [(15.0, 1.0), (1.0, 0.0), (math.nan, 1.0), (math.inf, 1.0)])
+def test_a_level_outside_is_refused(sigma, sigma_next):
     with pytest.raises(RequestError, match="noise level outside the tree's: got .*, expected 0.0"):
-        BrownianTree(0, (3,), LOW, HIGH)(sigma, lower)
+        BrownianTree(0, (3,), LOW, HIGH)(sigma, sigma_next)
 
 
 @pytest.mark.parametrize("seed", [2**64, -(2**63) - 1])

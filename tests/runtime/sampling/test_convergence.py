@@ -19,8 +19,8 @@ import pytest
 from latentrt.sampling.grids import Grid
 from latentrt.sampling.samplers import SAMPLERS
 from latentrt.sampling.samplers.adams import EVEN
-from latentrt.sampling.samplers.dpm import gained
-from latentrt.sampling.schedule import alpha, spread
+from latentrt.sampling.samplers.dpm import multistep_integral
+from latentrt.sampling.schedule import noise_scale, signal_scale
 
 MU, C = 0.7, 0.5
 W = 0.5
@@ -32,7 +32,7 @@ def walk_of(name, **options):
     """Returns a sampler's walk with its options, the defaults where nothing is said."""
     sampler = SAMPLERS[name]
     assert options.keys() <= sampler.options.keys()
-    return partial(sampler.walk, **{key: option.default for key, option in sampler.options.items()} | options)
+    return partial(sampler.steps, **{key: option.default for key, option in sampler.options.items()} | options)
 
 
 def down(levels):
@@ -68,26 +68,26 @@ def normals(shape=(1, 4, 6, 5)):
 
 def ideal(x, sigma):
     """Returns the mean of x0 given unit-variance latents, for x0 ~ N(MU, C^2)."""
-    signal, noise = alpha(sigma), spread(sigma)
+    signal, noise = signal_scale(sigma), noise_scale(sigma)
     return (C**2 * signal * x + noise**2 * MU) / (C**2 * signal**2 + noise**2)
 
 
 def two_bumps(x, sigma):
     """Returns the mean of x0 given unit-variance latents, for the two bumps."""
-    signal, noise = alpha(sigma), spread(sigma)
+    signal, noise = signal_scale(sigma), noise_scale(sigma)
     variance = W**2 * signal**2 + noise**2
     return (W**2 * signal * x + noise**2 * np.tanh(signal * x / variance)) / variance
 
 
-def exact(x, sigma, lower):
+def exact(x, sigma, sigma_next):
     """Returns where the path through `x` at `sigma` is at `lower`, for the two bumps, by bisection."""
-    share = distribution(x / alpha(sigma), sigma)
+    share = distribution(x / signal_scale(sigma), sigma)
     low, high = np.full_like(x, -20.0), np.full_like(x, 20.0)
     for _ in range(60):
         middle = (low + high) / 2
-        below = distribution(middle, lower) < share
+        below = distribution(middle, sigma_next) < share
         low, high = np.where(below, middle, low), np.where(below, high, middle)
-    return alpha(lower) * high
+    return signal_scale(sigma_next) * high
 
 
 def distribution(y, sigma):
@@ -139,7 +139,7 @@ def test_order_of_convergence(case):
     walk, x = walk_of(name, **options_of(words)), normals()
     grids = [even(n) if name == "pndm" else graded(n) for n in STEPS]
     errors = [
-        np.abs(last(walk, two_bumps, x, grid) - exact(x, grid.sigmas[0], grid.lowers[-1])).max() for grid in grids
+        np.abs(last(walk, two_bumps, x, grid) - exact(x, grid.sigmas[0], grid.sigmas_next[-1])).max() for grid in grids
     ]
     slopes = -np.diff(np.log2(errors))
     assert slopes == pytest.approx([ORDERS[case]] * 2, abs=0.16), errors
@@ -161,10 +161,10 @@ def test_the_first_correction_of_unipc_by_hand(solver, scale):
     # Zhao et al. (2023), eq. 9 with p = 1 from 3 to 1: half of B(h) times what the clean latents changed on the way.
     x = normals()
     before = two_bumps(x, 3.0)
-    tried = spread(1.0) / spread(3.0) * x + alpha(1.0) * (1 - 1 / 3) * before
+    tried = noise_scale(1.0) / noise_scale(3.0) * x + signal_scale(1.0) * (1 - 1 / 3) * before
     there = two_bumps(tried, 1.0)
-    corrected = tried + alpha(1.0) * scale / 2 * (there - before)
-    expected = spread(0.5) / spread(1.0) * corrected + alpha(0.5) / 2 * there
+    corrected = tried + signal_scale(1.0) * scale / 2 * (there - before)
+    expected = noise_scale(0.5) / noise_scale(1.0) * corrected + signal_scale(0.5) / 2 * there
     got = last(walk_of("unipc", order=1, solver=solver), two_bumps, x, down([3.0, 1.0, 0.5]))
     np.testing.assert_allclose(got, expected, rtol=1e-12)
 
@@ -184,9 +184,13 @@ def test_a_bend_counts_half(decay):
     whole = -math.expm1(-decay)
     line = 1 - whole / decay  # the integrals of decay * e^(-decay * (1 - s)) * s^n over the step
     parabola = 1 - 2 * line / decay
-    got = gained([(np.array(3 + 2 * p), float(level)) for p, level in zip(s, levels, strict=True)], h, decay, "heun")
+    got = multistep_integral(
+        [(np.array(3 + 2 * p), float(level)) for p, level in zip(s, levels, strict=True)], h, decay, "heun"
+    )
     assert got == pytest.approx(3 * whole + 2 * line, rel=1e-12)
-    got = gained([(np.array(p**2), float(level)) for p, level in zip(s, levels, strict=True)], h, decay, "heun")
+    got = multistep_integral(
+        [(np.array(p**2), float(level)) for p, level in zip(s, levels, strict=True)], h, decay, "heun"
+    )
     assert got == pytest.approx(parabola / 2, rel=1e-12)
 
 
@@ -211,7 +215,7 @@ def test_the_same_walk_by_another_name(noisy, plain):
 
     def source():
         generator = np.random.default_rng(1)
-        return lambda sigma, lower: generator.standard_normal(x.shape)
+        return lambda sigma, sigma_next: generator.standard_normal(x.shape)
 
     got, expected = (
         last(walk_of(name, **options_of(words)), two_bumps, x, grid, source()) for name, *words in (noisy, plain)
@@ -239,15 +243,17 @@ def laws(walk, denoise, grid, c=C):
     last(walk, denoise, np.zeros((1, 1, 1, 1)), grid, lambda *ends: asked.append(ends) or 0.0)
     pieces = list(itertools.pairwise(sorted({level for ends in asked for level in ends})))
 
-    def noise(sigma, lower):
-        units = [math.sqrt(max(0, min(high, sigma) - max(low, lower)) / (sigma - lower)) for low, high in pieces]
+    def noise(sigma, sigma_next):
+        units = [
+            math.sqrt(max(0, min(high, sigma) - max(low, sigma_next)) / (sigma - sigma_next)) for low, high in pieces
+        ]
         return np.array([0, 0, *units]).reshape(1, 1, 1, -1)
 
     top = float(grid.sigmas[0])
-    x = np.full((1, 1, 1, 2 + len(pieces)), alpha(top) * MU)
-    x[..., 1] += alpha(top) * math.hypot(c, top)
-    for (latents, _), lower in zip(walk(denoise, x, grid, noise), grid.lowers.tolist(), strict=True):
-        y = latents.ravel() / alpha(lower)
+    x = np.full((1, 1, 1, 2 + len(pieces)), signal_scale(top) * MU)
+    x[..., 1] += signal_scale(top) * math.hypot(c, top)
+    for (latents, _), sigma_next in zip(walk(denoise, x, grid, noise), grid.sigmas_next.tolist(), strict=True):
+        y = latents.ravel() / signal_scale(sigma_next)
         yield y[0], np.square(y[1:] - y[0]).sum()
 
 
@@ -259,17 +265,17 @@ def test_noise_has_its_exact_share_when_the_data_is_a_point(case):
     walk = walk_of(name, **options_of(words))
     means, variances = zip(*laws(walk, lambda x, sigma: np.full_like(x, MU), grid, c=0.0), strict=True)
     np.testing.assert_allclose(means, MU, rtol=1e-9)
-    np.testing.assert_allclose(variances, grid.lowers**2, rtol=1e-9)
+    np.testing.assert_allclose(variances, grid.sigmas_next**2, rtol=1e-9)
 
 
 def test_lcm_has_the_exact_law_with_a_model_that_knows_where_paths_end():
     def end(x, sigma):
-        return MU + C * (x / alpha(sigma) - MU) / math.hypot(C, sigma)
+        return MU + C * (x / signal_scale(sigma) - MU) / math.hypot(C, sigma)
 
     for levels in ([14.6, 0.0], [14.6, 5.0, 0.2, 0.0], [14.6, 5.0, 0.2]):
         grid = high(down(levels))
-        for (mean, variance), lower in zip(laws(walk_of("lcm"), end, grid), grid.lowers, strict=True):
-            assert (mean, variance) == pytest.approx((MU, C**2 + lower**2), rel=1e-9)
+        for (mean, variance), sigma_next in zip(laws(walk_of("lcm"), end, grid), grid.sigmas_next, strict=True):
+            assert (mean, variance) == pytest.approx((MU, C**2 + sigma_next**2), rel=1e-9)
 
 
 def high(grid):

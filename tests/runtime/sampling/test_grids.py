@@ -11,9 +11,9 @@ import pytest
 
 from latentrt.errors import RequestError
 from latentrt.sampling.curves import CURVES
-from latentrt.sampling.grids import Grid, spaced
+from latentrt.sampling.grids import Grid, timestep_spacing
 from latentrt.sampling.samplers import SAMPLERS
-from latentrt.sampling.schedule import NoiseSchedule, sigma_table, spread
+from latentrt.sampling.schedule import NoiseSchedule, noise_scale, sigma_table
 
 STABLE = NoiseSchedule(1000, "scaled_linear", 0.00085, 0.012, "epsilon", False, "leading", 1, "one")
 ZERO = replace(STABLE, zero_terminal_snr=True)
@@ -50,7 +50,7 @@ def test_grid_is_that_of_diffusers(key):
     np.testing.assert_allclose(grid.timesteps, golden["timesteps"], rtol=1e-7, atol=5e-3 if sigmas == "karras" else 0)
     if sampler != "ddim":
         np.testing.assert_allclose(grid.sigmas, golden["sigmas"][:-1], rtol=5e-4)
-        assert grid.lowers[-1] == golden["sigmas"][-1] == 0
+        assert grid.sigmas_next[-1] == golden["sigmas"][-1] == 0
 
 
 @pytest.mark.parametrize("schedule", [STABLE, ZERO, replace(ZERO, last_alpha="first")], ids=["plain", "zero", "first"])
@@ -58,13 +58,13 @@ def test_grid_is_that_of_diffusers(key):
 def test_every_grid_is_whole(schedule, sampler, spacing):
     for steps, sigmas in itertools.product(few(sampler), ("normal", "karras")):
         grid = grid_of(sampler, steps, spacing, sigmas, schedule)
-        assert grid.timesteps.shape == grid.sigmas.shape == grid.lowers.shape == (steps,)
-        assert grid.timesteps.dtype == grid.sigmas.dtype == grid.lowers.dtype == np.float64
-        assert grid.laid == steps
+        assert grid.timesteps.shape == grid.sigmas.shape == grid.sigmas_next.shape == (steps,)
+        assert grid.timesteps.dtype == grid.sigmas.dtype == grid.sigmas_next.dtype == np.float64
+        assert grid.total_steps == steps
         assert grid.timesteps.min() >= 0
         assert grid.timesteps.max() <= 999
-        assert (grid.lowers <= grid.sigmas).all()
-        assert (grid.lowers >= 0).all()
+        assert (grid.sigmas_next <= grid.sigmas).all()
+        assert (grid.sigmas_next >= 0).all()
         infinite = np.flatnonzero(np.isinf(grid.sigmas)).tolist()
         if sampler in INFINITE and sigmas == "normal" and schedule.zero_terminal_snr:
             assert infinite == np.flatnonzero(grid.timesteps == 999).tolist()
@@ -80,9 +80,9 @@ def test_grid_goes_down(sampler, spacing):
         assert (np.diff(grid.sigmas) < 0).all()
         assert (np.diff(grid.timesteps) <= 0).all()
         if sampler not in BESIDE or sigmas != "normal":
-            np.testing.assert_array_equal(grid.lowers[:-1], grid.sigmas[1:])
+            np.testing.assert_array_equal(grid.sigmas_next[:-1], grid.sigmas[1:])
             end = min(grid.sigmas[-1], grid.table[0]) if sampler in ABOVE_ZERO else 0
-            assert grid.lowers[-1] == pytest.approx(end, rel=1e-9)
+            assert grid.sigmas_next[-1] == pytest.approx(end, rel=1e-9)
 
 
 @pytest.mark.parametrize("sampler", NOISY)
@@ -100,7 +100,7 @@ def test_a_list_of_levels_is_walked_as_it_is(sampler):
     for spacing in SPACINGS:
         grid = grid_of(sampler, 3, spacing, levels)
         assert tuple(grid.sigmas) == levels
-        assert grid.lowers[-1] == (TABLE[0] if sampler in ABOVE_ZERO else 0)
+        assert grid.sigmas_next[-1] == (TABLE[0] if sampler in ABOVE_ZERO else 0)
 
 
 @pytest.mark.parametrize("sampler", NOISY)
@@ -116,25 +116,25 @@ def test_trailing_starts_at_pure_noise(sampler):
 def test_ddim_ends_where_the_schedule_says(sampler, last, expected):
     grid = grid_of(sampler, 20, "leading", schedule=replace(STABLE, last_alpha=last))
     assert grid.timesteps[-1] == 1
-    assert grid.lowers[-1] == expected
+    assert grid.sigmas_next[-1] == expected
 
 
 def test_steps_of_ddim_go_down_by_a_fixed_number_of_timesteps():
     # In linspace these are not where the next one starts.
     grid = grid_of("ddim", 20, "linspace")
-    np.testing.assert_array_equal(grid.lowers[:-1], TABLE[grid.timesteps[:-1].astype(int) - 50])
-    assert (grid.lowers[:-1] != grid.sigmas[1:]).any()
+    np.testing.assert_array_equal(grid.sigmas_next[:-1], TABLE[grid.timesteps[:-1].astype(int) - 50])
+    assert (grid.sigmas_next[:-1] != grid.sigmas[1:]).any()
 
 
 def test_spacings_by_hand():
     # Lin et al. (2023), table 2, for 10 of 1000 steps; the offset of 1 is Stable Diffusion's.
-    assert spaced(STABLE, 10, "leading").tolist() == list(range(901, 0, -100))
-    assert spaced(STABLE, 10, "trailing").tolist() == list(range(999, 0, -100))
-    assert spaced(STABLE, 10, "linspace").tolist() == [111.0 * k for k in range(9, -1, -1)]
-    assert spaced(STABLE, 1, "linspace").tolist() == [0]
+    assert timestep_spacing(STABLE, 10, "leading").tolist() == list(range(901, 0, -100))
+    assert timestep_spacing(STABLE, 10, "trailing").tolist() == list(range(999, 0, -100))
+    assert timestep_spacing(STABLE, 10, "linspace").tolist() == [111.0 * k for k in range(9, -1, -1)]
+    assert timestep_spacing(STABLE, 1, "linspace").tolist() == [0]
     # One point more for DPM-Solver, the lowest of which is left out.
-    assert spaced(STABLE, 9, "leading", extra=1).tolist() == list(range(901, 100, -100))
-    assert spaced(STABLE, 9, "linspace", extra=1).tolist() == [111.0 * k for k in range(9, 0, -1)]
+    assert timestep_spacing(STABLE, 9, "leading", extra=1).tolist() == list(range(901, 100, -100))
+    assert timestep_spacing(STABLE, 9, "linspace", extra=1).tolist() == [111.0 * k for k in range(9, 0, -1)]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_start_is_the_noise_share_in_sigma_spaced_grids_unless_spacing_is_leadin
     for spacing in SPACINGS:
         grid = grid_of(sampler, 5, spacing)
         scaled = sampler in euler_like and spacing != "leading"
-        assert grid.start == (spread(grid.sigmas[0]) if scaled else 1.0)
+        assert grid.start == (noise_scale(grid.sigmas[0]) if scaled else 1.0)
 
 
 @pytest.mark.parametrize("sampler", FLOWS)
@@ -177,7 +177,7 @@ def test_flow_models_go_down_in_even_times_shifted(sampler, shift):
         np.testing.assert_allclose(grid.timesteps, np.multiply(1000, shares), rtol=1e-12)
         np.testing.assert_allclose(grid.sigmas[1:], [t / (1 - t) for t in shares[1:]], rtol=1e-9)
         assert grid.sigmas[0] == math.inf
-        np.testing.assert_array_equal(grid.lowers, [*grid.sigmas[1:], 0])
+        np.testing.assert_array_equal(grid.sigmas_next, [*grid.sigmas[1:], 0])
         assert grid.start == 1
 
 
@@ -201,10 +201,10 @@ def test_levels_of_other_models_are_refused_for_flow_models(sampler, sigmas):
 
 def test_the_rest_of_a_grid_remembers_how_many_steps_were_laid_out():
     grid = grid_of("euler", 20)
-    rest = grid.after(15)
-    assert (len(rest.sigmas), rest.laid, rest.start) == (5, 20, grid.start)
+    rest = grid.sliced(15)
+    assert (len(rest.sigmas), rest.total_steps, rest.start) == (5, 20, grid.start)
     np.testing.assert_array_equal(rest.sigmas, grid.sigmas[15:])
-    np.testing.assert_array_equal(rest.lowers, grid.lowers[15:])
+    np.testing.assert_array_equal(rest.sigmas_next, grid.sigmas_next[15:])
     np.testing.assert_array_equal(rest.timesteps, grid.timesteps[15:])
-    assert rest.after(2).laid == 20
-    assert Grid(np.zeros(3), np.arange(3.0), np.zeros(3), np.zeros(3)).laid == 3
+    assert rest.sliced(2).total_steps == 20
+    assert Grid(np.zeros(3), np.arange(3.0), np.zeros(3), np.zeros(3)).total_steps == 3

@@ -7,7 +7,7 @@ import pytest
 
 from latentrt.request.request import Request
 from latentrt.sampling.guidance import Guidance, guided, rescaled
-from latentrt.sampling.schedule import alpha, spread
+from latentrt.sampling.schedule import noise_scale, signal_scale
 from tests.runtime.fake import SMALL, kv_of, latents_of, named, pipeline_of, predictions
 
 
@@ -109,7 +109,7 @@ def test_guidance_for_each_step(fake, calls):
     for step, feed, answer, scale in zip(steps, named(calls, "unet"), predictions(calls), scales, strict=True):
         negative, positive = answer[:1], answer[-1:]
         combined = negative + scale * (positive - negative)
-        expected = alpha(step.sigma) * feed["sample"][:1] - spread(step.sigma) * combined
+        expected = signal_scale(step.sigma) * feed["sample"][:1] - noise_scale(step.sigma) * combined
         np.testing.assert_allclose(step.denoised, expected, rtol=1e-5, atol=1e-5)
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from latentrt.sampling.grids import Grid
 from latentrt.sampling.samplers import SAMPLERS
-from latentrt.sampling.schedule import alpha
+from latentrt.sampling.schedule import signal_scale
 
 GOLDENS = json.loads((Path(__file__).parent / "kdiffusion.json").read_text())
 SHAPE, STRIDE = (1, 4, 6, 5), 7
@@ -39,24 +39,24 @@ NAMES = {
 TOLERANCE = {name: 1e-10 if name.startswith(("dpm_2", "dpmpp_2s", "dpmpp_sde")) else 1e-12 for name in NAMES}
 
 
-def final(case, laid=0):
+def final(case, total_steps=0):
     """Returns where this package's sampler ends in y = x / alpha, with k-diffusion's noise."""
     sampler = SAMPLERS[NAMES[case["sampler"]]]
     options = {name: option.default for name, option in sampler.options.items()}
     options |= {name.removesuffix("_type"): value for name, value in case["options"].items()}
     levels, model = np.array(GOLDENS["sigmas"][case["sigmas"]]), MODELS[case["model"]]
-    grid = Grid(np.zeros(len(levels) - 1), levels[:-1], levels[1:], levels[::-1], laid=laid)
+    grid = Grid(np.zeros(len(levels) - 1), levels[:-1], levels[1:], levels[::-1], total_steps=total_steps)
     seeds = itertools.count(1000)
 
-    def noise(sigma, lower):
+    def noise(sigma, sigma_next):
         return np.random.default_rng(next(seeds)).standard_normal(SHAPE)
 
     def denoise(x, sigma):
-        return model(x / alpha(sigma), sigma)
+        return model(x / signal_scale(sigma), sigma)
 
-    x = alpha(levels[0]) * levels[0] * np.random.default_rng(0).standard_normal(SHAPE)
-    *_, (x, _) = partial(sampler.walk, **options)(denoise, x, grid, noise)
-    return (x / alpha(levels[-1])).flatten()[::STRIDE]
+    x = signal_scale(levels[0]) * levels[0] * np.random.default_rng(0).standard_normal(SHAPE)
+    *_, (x, _) = partial(sampler.steps, **options)(denoise, x, grid, noise)
+    return (x / signal_scale(levels[-1])).flatten()[::STRIDE]
 
 
 def words(case):
@@ -71,8 +71,8 @@ def test_every_sampler_of_the_file_has_a_counterpart():
 @pytest.mark.parametrize("case", GOLDENS["cases"], ids=words)
 def test_result_is_that_of_k_diffusion(case):
     # In a run of under 15 steps "dpmpp_2m" lowers the order of the last ones, as diffusers does and k-diffusion does
-    # not. That shows where they end above 0, so the grid claims to be the rest of one that was laid out for 15.
-    got = final(case, laid=15 if case["sampler"] == "dpmpp_2m" else 0)
+    # not. That shows where they end above 0, so the grid claims to be the rest of one that was total_steps out for 15.
+    got = final(case, total_steps=15 if case["sampler"] == "dpmpp_2m" else 0)
     np.testing.assert_allclose(got, case["result"], rtol=0, atol=TOLERANCE[case["sampler"]])
 
 

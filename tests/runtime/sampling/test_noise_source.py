@@ -13,7 +13,7 @@ from latentrt.sampling.noise.torch_cpu import TorchGenerator, randn
 from latentrt.sampling.noise.torch_cuda import PhiloxGenerator
 from latentrt.sampling.noise.variation import varied
 from latentrt.sampling.samplers import SAMPLERS
-from latentrt.sampling.schedule import alpha, spread
+from latentrt.sampling.schedule import noise_scale, signal_scale
 from tests.runtime.fake import SMALL, latents_of, named, pipeline_of, psnr
 
 SHAPE = (4, 2, 3)
@@ -30,7 +30,7 @@ def grid(bundle, sampler, steps, sigmas="karras"):
 
 
 def options_of(sampler):
-    """What makes the sampler draw."""
+    """Options under which the sampler draws noise."""
     return {"eta": 1.0} if sampler == "ddim" else {"gamma": 0.5} if sampler == "tcd" else {}
 
 
@@ -118,12 +118,12 @@ def test_a_brownian_sampler_follows_the_path(fake, calls):
     """The first step of DPM-Solver++ on the SDE solved for the noise that it added: Lu et al. (2022b), section 4."""
     step = next(fake.steps(Request("a", sampler="dpmpp_2m_sde", sigmas=(9.0, 4.0, 1.0), seed=7, **SMALL)))
     x, h = named(calls, "unet")[0]["sample"][:1], math.log(9 / 4)
-    still = spread(4) / spread(9) * math.exp(-h) * x - alpha(4) * math.expm1(-2 * h) * step.denoised
-    added = (step.latents - still) / (alpha(4) * 4 * math.sqrt(-math.expm1(-2 * h)))
+    still = noise_scale(4) / noise_scale(9) * math.exp(-h) * x - signal_scale(4) * math.expm1(-2 * h) * step.denoised
+    added = (step.latents - still) / (signal_scale(4) * 4 * math.sqrt(-math.expm1(-2 * h)))
     np.testing.assert_allclose(added[0], BrownianTree(7, SHAPE, 1.0, 9.0)(9.0, 4.0), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize(("spacing", "start"), [("trailing", spread(14.6)), ("leading", 1.0)])
+@pytest.mark.parametrize(("spacing", "start"), [("trailing", noise_scale(14.6)), ("leading", 1.0)])
 @pytest.mark.parametrize("sampler", ["euler", "dpm2_a", "dpmpp_sde"])
 def test_a_grid_says_how_strong_the_noise_is_at_first(fake, calls, sampler, spacing, start):
     fake.generate("a", sampler=sampler, spacing=spacing, sigmas=(14.6, 1.0), guidance=1.0, seed=7, **SMALL)

@@ -1,4 +1,4 @@
-"""What every sampler has in common, on every kind of grid; how well they converge is in test_convergence.
+"""Properties that every sampler has, on every kind of grid; how well they converge is in test_convergence.
 
 The data are Gaussian, x0 ~ N(MU, C^2). In the frame y = x / alpha = x0 + sigma * noise, the mean of x0 given y is
 (C^2 y + sigma^2 MU) / (C^2 + sigma^2), and along the probability-flow ODE of Karras et al. (2022), eq. 1,
@@ -20,7 +20,7 @@ from latentrt.sampling.grids import Grid
 from latentrt.sampling.prediction import PREDICTIONS
 from latentrt.sampling.samplers import SAMPLERS
 from latentrt.sampling.samplers.single import midpoint
-from latentrt.sampling.schedule import NoiseSchedule, alpha, spread
+from latentrt.sampling.schedule import NoiseSchedule, noise_scale, signal_scale
 
 MU, C = 0.7, 0.5
 STABLE = NoiseSchedule(1000, "scaled_linear", 0.00085, 0.012, "epsilon", False, "leading", 1, "one")
@@ -44,7 +44,7 @@ VARIANTS = [
 def walk_of(name, options=None):
     """Returns a sampler's walk with its options."""
     sampler = SAMPLERS[name]
-    return partial(sampler.walk, **{key: option.default for key, option in sampler.options.items()} | (options or {}))
+    return partial(sampler.steps, **{key: option.default for key, option in sampler.options.items()} | (options or {}))
 
 
 def is_quiet(name, options=None):
@@ -66,14 +66,14 @@ def down(*levels):
 
 def ideal(x, sigma):
     """Returns the mean of x0 given unit-variance latents, in a form that holds at sigma = inf as well."""
-    signal, noise = alpha(sigma), spread(sigma)
+    signal, noise = signal_scale(sigma), noise_scale(sigma)
     return (C**2 * signal * x + noise**2 * MU) / (C**2 * signal**2 + noise**2)
 
 
-def exact(x, sigma, lower):
+def exact(x, sigma, sigma_next):
     """Returns where the path through `x` at `sigma` is at `lower`, in unit-variance latents."""
-    score = (x - alpha(sigma) * MU) / math.hypot(C * alpha(sigma), spread(sigma))
-    return alpha(lower) * MU + math.hypot(C * alpha(lower), spread(lower)) * score
+    score = (x - signal_scale(sigma) * MU) / math.hypot(C * signal_scale(sigma), noise_scale(sigma))
+    return signal_scale(sigma_next) * MU + math.hypot(C * signal_scale(sigma_next), noise_scale(sigma_next)) * score
 
 
 def normals(*images, dtype=np.float32):
@@ -84,9 +84,9 @@ def normals(*images, dtype=np.float32):
 def noise_for(*images, dtype=np.float32):
     """Returns a source of noise for these images: of each its own at every level."""
 
-    def noise(sigma, lower):
-        assert sigma > lower > 0
-        place = int(1e6 * lower)
+    def noise(sigma, sigma_next):
+        assert sigma > sigma_next > 0
+        place = int(1e6 * sigma_next)
         draws = [np.random.default_rng([image, place]).standard_normal((4, 6, 5)) for image in images]
         return np.stack(draws).astype(dtype)
 
@@ -114,7 +114,7 @@ def checked(walk, x, grid, denoise=ideal):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_walks_take_exactly_the_options_that_are_said(name):
     # A trailing argument without default that is not among the options would fail at the first image.
-    walk, options = SAMPLERS[name].walk, SAMPLERS[name].options
+    walk, options = SAMPLERS[name].steps, SAMPLERS[name].options
     parameters = inspect.signature(walk).parameters.values()
     assert {p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty} == options.keys()
     for option in options.values():
@@ -126,8 +126,8 @@ def test_walks_take_exactly_the_options_that_are_said(name):
 def test_runs_of_every_length_from_every_start(name, options, steps):
     grid = grid_of(name, steps)
     for skipped in sorted({0, 1, steps // 2, steps - 1} - {steps}):
-        rest = grid.after(skipped)
-        assert len(rest.sigmas) == steps - skipped and rest.laid == steps
+        rest = grid.sliced(skipped)
+        assert len(rest.sigmas) == steps - skipped and rest.total_steps == steps
         for images in (1, 3) if skipped < 2 else (1,):
             checked(walk_of(name, options), normals(*range(images)), rest)
 
@@ -153,7 +153,7 @@ def test_every_curve_and_a_list(name, sigmas):
 def test_twenty_steps_come_close(name, sigmas):
     grid = grid_of(name, 20, sigmas=sigmas)
     x = (grid.start * normals(0, 1, 2)).astype(np.float32)
-    final, expected = last(walk_of(name), x, grid), exact(x, grid.sigmas[0], grid.lowers[-1])
+    final, expected = last(walk_of(name), x, grid), exact(x, grid.sigmas[0], grid.sigmas_next[-1])
     if not is_quiet(name):
         assert final.mean() == pytest.approx(MU, abs=0.1)  # 4 standard errors of 360 numbers
         assert final.std() == pytest.approx(C, abs=0.13)  # the first order is still 0.1 away
@@ -170,7 +170,7 @@ def test_as_many_steps_as_timesteps(name, steps, spacing, schedule):
     final = last(walk_of(name), x, grid)
     assert np.isfinite(final).all()
     if is_quiet(name):
-        np.testing.assert_allclose(final, exact(x, grid.sigmas[0], grid.lowers[-1]), atol=0.03)
+        np.testing.assert_allclose(final, exact(x, grid.sigmas[0], grid.sigmas_next[-1]), atol=0.03)
 
 
 # lcm's steps end at clean latents with new noise, wherever they start. pndm counts steps, each as high as the others.
@@ -178,7 +178,7 @@ def test_as_many_steps_as_timesteps(name, steps, spacing, schedule):
 def test_steps_that_start_where_they_end_change_nothing(name, options):
     levels = (5.0, 5.0, 2.0, 1.0, 0.5) if name == "unipc" else (5.0, 5.0, 2.0, 2.0, 2.0, 1.0, 0.5, 0.5)
     walk, x = walk_of(name, options), normals(0, dtype=np.float64)  # unipc looks at the steps that are left
-    once, twice = (replace(down(*levels), laid=20) for levels in ((5.0, 2.0, 1.0, 0.5), levels))
+    once, twice = (replace(down(*levels), total_steps=20) for levels in ((5.0, 2.0, 1.0, 0.5), levels))
     if name == "tcd":  # which looks levels up in the table by the next timestep
         once, twice = (replace(grid, timesteps=0 * grid.timesteps) for grid in (once, twice))
     np.testing.assert_allclose(last(walk, x, twice), last(walk, x, once), rtol=1e-9)
@@ -203,32 +203,34 @@ def test_the_last_step_to_zero_is_of_first_order(name):
 
 @pytest.mark.parametrize(("name", "options"), [case for case in VARIANTS if is_quiet(*case)])
 def test_one_step_is_the_exact_path_when_the_data_is_a_point(name, options):
-    x, sigma, lower = normals(0, dtype=np.float64), 5.0, 0.4
-    final = last(walk_of(name, options), x, down(sigma, lower), denoise=lambda x, sigma: np.full_like(x, MU))
-    expected = alpha(lower) * MU + spread(lower) * (x - alpha(sigma) * MU) / spread(sigma)
+    x, sigma, sigma_next = normals(0, dtype=np.float64), 5.0, 0.4
+    final = last(walk_of(name, options), x, down(sigma, sigma_next), denoise=lambda x, sigma: np.full_like(x, MU))
+    expected = signal_scale(sigma_next) * MU + noise_scale(sigma_next) * (x - signal_scale(sigma) * MU) / noise_scale(
+        sigma
+    )
     np.testing.assert_allclose(final, expected, rtol=1e-11, atol=1e-12)
 
 
 def test_two_steps_of_first_order_by_hand():
     x = normals(0, dtype=np.float64)
-    y = x / alpha(3.0)
-    for sigma, lower in itertools.pairwise([3.0, 1.0, 0.5]):  # Euler's method on dy / dsigma = (y - x0) / sigma
-        y = y + (lower - sigma) * (y - ideal(y * alpha(sigma), sigma)) / sigma
-    np.testing.assert_allclose(last(walk_of("euler"), x, down(3.0, 1.0, 0.5)), alpha(0.5) * y, rtol=1e-12)
+    y = x / signal_scale(3.0)
+    for sigma, sigma_next in itertools.pairwise([3.0, 1.0, 0.5]):  # Euler's method on dy / dsigma = (y - x0) / sigma
+        y = y + (sigma_next - sigma) * (y - ideal(y * signal_scale(sigma), sigma)) / sigma
+    np.testing.assert_allclose(last(walk_of("euler"), x, down(3.0, 1.0, 0.5)), signal_scale(0.5) * y, rtol=1e-12)
 
 
 def test_two_steps_of_dpmpp_2m_by_hand():
     # Lu et al. (2022), algorithm 2, in their symbols: lambda = -log sigma, r = h_1 / h_2. Laid out for 20 steps, since
     # under 15 the last one is of first order.
-    grid = replace(down(3.0, 1.0, 0.5), laid=20)
+    grid = replace(down(3.0, 1.0, 0.5), total_steps=20)
     x = normals(0, dtype=np.float64)
     h1, h2 = math.log(3.0), math.log(2.0)
     d0 = ideal(x, 3.0)
-    x1 = spread(1.0) / spread(3.0) * x - alpha(1.0) * math.expm1(-h1) * d0
+    x1 = noise_scale(1.0) / noise_scale(3.0) * x - signal_scale(1.0) * math.expm1(-h1) * d0
     d1 = ideal(x1, 1.0)
     r = h1 / h2
     target = (1 + 1 / (2 * r)) * d1 - 1 / (2 * r) * d0
-    x2 = spread(0.5) / spread(1.0) * x1 - alpha(0.5) * math.expm1(-h2) * target
+    x2 = noise_scale(0.5) / noise_scale(1.0) * x1 - signal_scale(0.5) * math.expm1(-h2) * target
     (first, _), (second, denoised) = walk_of("dpmpp_2m")(ideal, x, grid, None)
     np.testing.assert_allclose(first, x1, rtol=1e-12)
     np.testing.assert_allclose(second, x2, rtol=1e-12)
@@ -240,8 +242,8 @@ def test_order_falls_at_the_end_of_short_runs_alone(name, options):
     x, grid = normals(0, dtype=np.float64), down(8.0, 4.0, 2.0, 1.0, 0.5)
     one = last(walk_of(name, {**options, "order": 1}), x, grid)
     steps = [
-        [latents for latents, _ in walk_of(name, options)(ideal, x, replace(grid, laid=laid), None)]
-        for laid in (14, 15)
+        [latents for latents, _ in walk_of(name, options)(ideal, x, replace(grid, total_steps=total_steps), None)]
+        for total_steps in (14, 15)
     ]
     differing = [not np.allclose(short, long, rtol=1e-9) for short, long in zip(*steps, strict=True)]
     assert differing == [False, False, True, True]  # of orders 1, 2, 2, 1 and not 1, 2, 3, 3
@@ -257,8 +259,8 @@ def test_pure_noise_is_where_runs_start_when_the_schedule_ends_there(name):
     def denoise(x, sigma):
         levels.append(sigma)
         x0 = ideal(x, sigma)
-        noise = x if math.isinf(sigma) else (x - alpha(sigma) * x0) / spread(sigma)
-        return v.denoised(x, alpha(sigma) * noise - spread(sigma) * x0, sigma)
+        noise = x if math.isinf(sigma) else (x - signal_scale(sigma) * x0) / noise_scale(sigma)
+        return v.denoised(x, signal_scale(sigma) * noise - noise_scale(sigma) * x0, sigma)
 
     final = checked(walk_of(name), normals(0), grid, denoise)
     assert levels == grid.sigmas.tolist()
@@ -270,21 +272,21 @@ def test_first_order_starts_from_pure_noise():
     np.testing.assert_allclose(last(walk_of("ddim"), x, grid), exact(x, math.inf, 0.0), atol=0.02)
     first, denoised = next(walk_of("ddim")(ideal, x, grid, None))
     np.testing.assert_allclose(denoised, MU)
-    np.testing.assert_allclose(first, alpha(grid.lowers[0]) * MU + spread(grid.lowers[0]) * x)
+    np.testing.assert_allclose(first, signal_scale(grid.sigmas_next[0]) * MU + noise_scale(grid.sigmas_next[0]) * x)
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
 def test_noise_is_asked_for_when_it_is_added(name, options):
     asked, levels = [], [5.0, 2.0, 1.0, 0.0]
 
-    def noise(sigma, lower):
-        asked.append((sigma, lower))
+    def noise(sigma, sigma_next):
+        asked.append((sigma, sigma_next))
         return normals(len(asked))
 
     last(walk_of(name, options), normals(0), down(*levels), noise)
     steps = list(itertools.pairwise(levels))[:-1]  # the step to zero adds none
     if name == "dpmpp_sde":
-        steps = [(sigma, to) for sigma, lower in steps for to in (midpoint(sigma, lower), lower)]
+        steps = [(sigma, to) for sigma, sigma_next in steps for to in (midpoint(sigma, sigma_next), sigma_next)]
     assert asked == ([] if is_quiet(name, options) else steps)
 
 
@@ -308,10 +310,10 @@ def test_the_model_is_called_at_the_grid_s_levels_and_in_between(name):
 @pytest.mark.parametrize("sigma", [0.03, 1.0, 14.6])
 def test_every_prediction_type_gives_the_same_clean_latents(prediction, sigma):
     x0, eps = normals(0), normals(1)
-    x = (alpha(sigma) * x0 + spread(sigma) * eps).astype(np.float32)
+    x = (signal_scale(sigma) * x0 + noise_scale(sigma) * eps).astype(np.float32)
     predicted = {
         "epsilon": eps,
-        "v_prediction": alpha(sigma) * eps - spread(sigma) * x0,
+        "v_prediction": signal_scale(sigma) * eps - noise_scale(sigma) * x0,
         "sample": x0,
         "flow_prediction": eps - x0,
     }[prediction]
@@ -331,7 +333,7 @@ def test_what_is_defined_at_pure_noise():
 @pytest.mark.parametrize("sigma", [0.25, 3.0, math.inf])
 def test_flow_models_take_shares_of_signal_and_noise_that_add_up(sigma):
     scale = PREDICTIONS["flow_prediction"].scale(sigma)
-    assert scale * (alpha(sigma) + spread(sigma)) == pytest.approx(1)
+    assert scale * (signal_scale(sigma) + noise_scale(sigma)) == pytest.approx(1)
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS)

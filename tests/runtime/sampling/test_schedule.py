@@ -8,13 +8,13 @@ import pytest
 
 from latentrt.sampling.schedule import (
     NoiseSchedule,
-    alpha,
     alphas_squared,
     flow_sigmas,
     flow_times,
+    noise_scale,
     sigma_at,
     sigma_table,
-    spread,
+    signal_scale,
     timestep_at,
 )
 
@@ -69,8 +69,8 @@ def test_sigma_at_is_the_inverse_of_timestep_at():
 
 @pytest.mark.parametrize("sigma", [0.0, 1e-3, 1.0, 14.6, 4096.0, math.inf])
 def test_shares_of_signal_and_noise_are_of_unit_variance(sigma):
-    assert alpha(sigma) ** 2 + spread(sigma) ** 2 == pytest.approx(1)
-    assert spread(sigma) == pytest.approx(sigma * alpha(sigma) if math.isfinite(sigma) else 1.0)
+    assert signal_scale(sigma) ** 2 + noise_scale(sigma) ** 2 == pytest.approx(1)
+    assert noise_scale(sigma) == pytest.approx(sigma * signal_scale(sigma) if math.isfinite(sigma) else 1.0)
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0, 0.5])

@@ -11,7 +11,7 @@ from latentrt.pipeline.metadata import read_png
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.request import Request
 from latentrt.request.settings import resolve
-from latentrt.sampling.tiling import decoded, laid, starts, windowed
+from latentrt.sampling.tiling import decoded, starts, tile_grid, tiled
 from latentrt.tensors import Array
 from tests.runtime.fake import named
 
@@ -44,7 +44,7 @@ def test_where_windows_start(length: int, window: int, stride: int, wraps: bool,
 
 @pytest.mark.parametrize("seamless", [None, "x", "y", "xy"])
 def test_windows_give_the_mean_of_all_that_show_a_place(seamless: Any) -> None:
-    x, windows = noise(7, 11), laid(7, 11, 5, 3, seamless)
+    x, windows = noise(7, 11), tile_grid(7, 11, 5, 3, seamless)
     total, count = np.zeros((2, 3, 7, 11)), np.zeros((7, 11))
     for rows, columns in windows:
         seen = blurred(x[:, :, rows.ravel()][..., columns])
@@ -53,19 +53,19 @@ def test_windows_give_the_mean_of_all_that_show_a_place(seamless: Any) -> None:
                 total[:, :, row, column] += seen[:, :, i, j]
                 count[row, column] += 1
     assert count.min() >= 1
-    np.testing.assert_allclose(windowed(blurred, windows)(x, 1.0), total / count, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(tiled(blurred, windows)(x, 1.0), total / count, rtol=0, atol=1e-6)
 
 
 def test_a_window_as_large_as_the_picture_is_the_picture() -> None:
     x = noise(7, 11)
-    np.testing.assert_array_equal(windowed(blurred, laid(7, 11, 11, 3, None))(x, 1.0), blurred(x))
+    np.testing.assert_array_equal(tiled(blurred, tile_grid(7, 11, 11, 3, None))(x, 1.0), blurred(x))
 
 
 @pytest.mark.parametrize(("seamless", "axes"), [("x", (-1,)), ("y", (-2,)), ("xy", (-2, -1))])
 def test_what_repeats_has_no_edge(seamless: Any, axes: tuple[int, ...]) -> None:
     """Turned by a stride, the latents give the same picture, turned by as much: where it begins does not show."""
     x, shifts = noise(12, 12), (3,) * len(axes)
-    seen = windowed(blurred, laid(12, 12, 9, 3, seamless))
+    seen = tiled(blurred, tile_grid(12, 12, 9, 3, seamless))
     turned = np.roll(seen(x, 1.0), shifts, axes)
     np.testing.assert_allclose(seen(np.roll(x, shifts, axes), 1.0), turned, rtol=0, atol=1e-6)
     picture = decoded(blurred, x, 1, seamless)

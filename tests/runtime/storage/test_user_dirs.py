@@ -1,4 +1,4 @@
-"""Where the user's files go: the places that Linux has for them, and nowhere for a user without a home."""
+"""Folders of the user: the places that Linux has for them, and nowhere for a user without a home."""
 
 import pytest
 

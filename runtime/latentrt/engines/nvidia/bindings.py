@@ -24,12 +24,13 @@ SEVERITIES = {
 
 
 @dataclass(frozen=True)
-class Flavour:
+class RuntimeVariant:
     """One of NVIDIA's runtimes.
 
-    modules: the names that its bindings are imported under, the fullest first. oldest, below: versions that work are
-    from the one up to but without the other. install: what to do where it is missing. jit: it compiles kernels when a
-    plan is loaded, keeps them in a runtime cache, and its plans run on any GPU of their architecture.
+    name: the engine's, and the variant's key in `VARIANTS`. modules: import names of the bindings, the most complete
+    first. oldest, below: versions that work, from `oldest` up to, not including, `below`. install: the advice if it is
+    missing. jit: kernels are compiled when a plan is loaded and kept in a runtime cache; a plan runs on any GPU of its
+    architecture.
     """
 
     name: str
@@ -40,17 +41,17 @@ class Flavour:
     jit: bool = False
 
 
-FLAVOURS = {
-    flavour.name: flavour
-    for flavour in (
-        Flavour(
+VARIANTS = {
+    variant.name: variant
+    for variant in (
+        RuntimeVariant(
             "tensorrt",
             ("tensorrt", "tensorrt_bindings", "tensorrt_lean", "tensorrt_lean_bindings"),
             (10, 3),
             (12, 0),
             "run `pip install 'latentrt[tensorrt]'`; on a Jetson it comes with JetPack 6.1 or later",
         ),
-        Flavour(
+        RuntimeVariant(
             "tensorrt-rtx",
             ("tensorrt_rtx", "tensorrt_rtx_bindings"),
             (1, 4),
@@ -62,22 +63,22 @@ FLAVOURS = {
 }
 
 
-def import_bindings(flavour: Flavour) -> Any:
+def import_bindings(variant: RuntimeVariant) -> Any:
     """The bindings' module. Raises EngineError when there is none, it cannot be imported, or its version is wrong."""
-    names = [name for name in flavour.modules if importlib.util.find_spec(name)]
+    names = [name for name in variant.modules if importlib.util.find_spec(name)]
     if not names:
-        raise EngineError(f"{flavour.name}: got none of {', '.join(flavour.modules)} installed; {flavour.install}")
+        raise EngineError(f"{variant.name}: got none of {', '.join(variant.modules)} installed; {variant.install}")
     try:
         trt = importlib.import_module(names[0])
     except (ImportError, OSError) as error:  # a library that the bindings load is missing
         raise EngineError(
-            f"{flavour.name}: {names[0]} is installed but cannot be imported ({error}); {flavour.install}"
+            f"{variant.name}: {names[0]} is installed but cannot be imported ({error}); {variant.install}"
         ) from error
-    if not flavour.oldest <= version_of(trt.__version__) < flavour.below:
-        oldest, below = (".".join(map(str, version)) for version in (flavour.oldest, flavour.below))
+    if not variant.oldest <= version_of(trt.__version__) < variant.below:
+        oldest, below = (".".join(map(str, version)) for version in (variant.oldest, variant.below))
         raise EngineError(
-            f"{flavour.name}: got version {trt.__version__} of {names[0]}, expected {oldest} or later, before {below}; "
-            + flavour.install
+            f"{variant.name}: got version {trt.__version__} of {names[0]}, expected {oldest} or later, before {below}; "
+            + variant.install
         )
     return trt
 
@@ -88,8 +89,8 @@ def version_of(text: str) -> tuple[int, int]:
     return major, minor
 
 
-class Lines:
-    """The log lines of NVIDIA's software: the last errors are kept for messages, all go to Python's logging."""
+class LogCapture:
+    """Log of NVIDIA's software: the last errors are kept for messages; every line goes to Python's logging."""
 
     def __init__(self, trt: Any) -> None:
         self.errors: deque[str] = deque(maxlen=8)
@@ -109,8 +110,8 @@ class Lines:
 
         self.logger = Logger()
 
-    def taken(self) -> str:
-        """The errors since the last call, on one line."""
+    def drain(self) -> str:
+        """Returns the errors since the last call, on one line, and forgets them."""
         text = " | ".join(self.errors) or "it gave no reason"
         self.errors.clear()
         return text

@@ -11,7 +11,7 @@ from latentrt.bundle.folder import Bundle, open_bundle
 from latentrt.bundle.manifest import Component
 from latentrt.engines import build_plan
 from latentrt.engines.artifacts import graph_digest
-from latentrt.engines.nvidia.bindings import FLAVOURS
+from latentrt.engines.nvidia.bindings import VARIANTS
 from latentrt.engines.nvidia.execution import Gpu, Plan, Profile, Sizes
 from latentrt.engines.nvidia.lowered import is_current, source_of
 from latentrt.engines.nvidia.plans import STRIPPED, PlanKey, PlanStore, plan_store
@@ -21,19 +21,21 @@ from latentrt.tensors import Array, check
 log = logging.getLogger(__name__)
 
 
-def open_engines(bundle: Bundle, flavour: str, *, frugal: bool = False) -> dict[str, TensorRTEngine]:
+def open_engines(bundle: Bundle, engine: str, *, low_memory: bool = False) -> dict[str, TensorRTEngine]:
     """An engine for each component of the bundle; they share the GPU's stream and activation memory."""
-    gpu = Gpu(FLAVOURS[flavour])
+    gpu = Gpu(VARIANTS[engine])
     return {name: TensorRTEngine(name, bundle, gpu) for name in bundle.manifest.components}
 
 
-def open_engine(name: str, component: Component, folder: Path, flavour: str) -> TensorRTEngine:
-    """The engine of one component of the bundle in `folder`; see `latentrt.engines.open_engine`."""
-    return TensorRTEngine(name, open_bundle(folder, verify=False), Gpu(FLAVOURS[flavour]))
+def open_engine(name: str, component: Component, folder: Path, engine: str) -> TensorRTEngine:
+    """The engine of one component of the bundle in `folder`; see `EngineFactory`."""
+    return TensorRTEngine(name, open_bundle(folder, verify=False), Gpu(VARIANTS[engine]))
 
 
 class TensorRTEngine:
-    """One component: the plans of it that calls have asked for, by key."""
+    """One component, with the plans that its calls needed so far, by key. Memory on a GPU is not modelled."""
+
+    memory = None
 
     def __init__(self, name: str, bundle: Bundle, gpu: Gpu) -> None:
         self.name, self.bundle, self.gpu = name, bundle, gpu
@@ -144,7 +146,7 @@ class TensorRTEngine:
         """Has a plan built for these shapes. Raises EngineError that says what is missing and how to make it."""
         log.warning("%s: %s; building one, which may take minutes", self.name, self.missing(shapes))
         try:
-            build_plan(self.gpu.flavour.name, self.bundle, self.name, shapes)
+            build_plan(self.gpu.variant.name, self.bundle, self.name, shapes)
         except LatentError as error:
             raise EngineError(f"{self.name}: {self.missing(shapes)}; run `{self.command(sizes)}` ({error})") from error
 
@@ -164,14 +166,14 @@ class TensorRTEngine:
             f"{key.engine} {key.version} on {key.gpu or key.sm}" for key in self.store.keys() if key.graph == self.graph
         }
         return (
-            f"got no plan of {self.gpu.flavour.name} {self.gpu.trt.__version__} on {device.name} ({device.sm}) for "
+            f"got no plan of {self.gpu.variant.name} {self.gpu.trt.__version__} on {device.name} ({device.sm}) for "
             f"{wanted}; there are {'those of ' + ', '.join(sorted(others)) if others else 'none'}"
         )
 
     def command(self, sizes: Mapping[str, int]) -> str:
         """The command line that builds plans which take these sizes."""
-        pixels = self.bundle.manifest.latents.pixels
-        line = f"latentrt build {self.bundle.folder} --target {self.gpu.flavour.name}"
+        pixels = self.bundle.manifest.latents.factor
+        line = f"latentrt build {self.bundle.folder} --target {self.gpu.variant.name}"
         if "width" in sizes and "height" in sizes:
             line += f" --size {sizes['width'] * pixels}x{sizes['height'] * pixels}"
         return line + (f" --batch {sizes['batch']}" if sizes.get("batch", 1) > 2 else "")

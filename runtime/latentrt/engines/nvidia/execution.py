@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from latentrt.bundle.manifest import Component
-from latentrt.engines.nvidia.bindings import Flavour, Lines, import_bindings
+from latentrt.engines.nvidia.bindings import LogCapture, RuntimeVariant, import_bindings
 from latentrt.engines.nvidia.cuda import Buffer, Device, Graph, Memory, Stopwatch, Stream, current_device
 from latentrt.engines.nvidia.plans import STRIPPED, VERSION_COMPATIBLE, PlanKey, PlanStore
 from latentrt.errors import EngineError
@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 class Gpu:
     """What the engines of a pipeline share: runtime, stream, arena. Made on first use, freed with the last plan."""
 
-    def __init__(self, flavour: Flavour) -> None:
-        self.flavour = flavour
+    def __init__(self, variant: RuntimeVariant) -> None:
+        self.variant = variant
         self.lock = threading.RLock()  # buffers and arena serve one call at a time
         self.users = 0
         self.arena: Memory | None = None
@@ -41,10 +41,10 @@ class Gpu:
     def acquire(self) -> None:
         """Makes what is shared if this is the first plan. Raises EngineError with no runtime or no GPU."""
         if self.users == 0:
-            self.trt = import_bindings(self.flavour)
+            self.trt = import_bindings(self.variant)
             self.device = current_device()  # before the runtime, which needs a driver even to be destroyed
             self.stream = Stream()
-            self.lines = Lines(self.trt)
+            self.lines = LogCapture(self.trt)
             self.runtime = self.trt.Runtime(self.lines.logger)
         self.users += 1
 
@@ -71,7 +71,7 @@ class Gpu:
         """Whether plans of this key are for this runtime, in this version, on this GPU."""
         lean = "lean" in self.trt.__name__
         return (
-            (key.engine, key.version, key.sm) == (self.flavour.name, self.trt.__version__, self.device.sm)
+            (key.engine, key.version, key.sm) == (self.variant.name, self.trt.__version__, self.device.sm)
             and key.gpu in ("", self.device.name)
             and (not lean or (VERSION_COMPATIBLE in key.flags and STRIPPED not in key.flags))
         )
@@ -103,12 +103,12 @@ class Plan:
             self.engine = gpu.runtime.deserialize_cuda_engine(content)
         if self.engine is None:
             raise EngineError(
-                f"{name}: {gpu.flavour.name} cannot load the plan {file.name}: {gpu.lines.taken()}; if memory is "
+                f"{name}: {gpu.variant.name} cannot load the plan {file.name}: {gpu.lines.drain()}; if memory is "
                 "short, close other programs or use --split-guidance; else remove the file and build it again"
             )
         if graph is not None:
             self.refit(graph)
-        self.cache = RuntimeCache(self, store) if gpu.flavour.jit else None
+        self.cache = RuntimeCache(self, store) if gpu.variant.jit else None
 
     def refit(self, graph: Path) -> None:
         """Puts the weights of the lowered graph into the plan. Raises EngineError if they do not fit or not suffice."""
@@ -149,7 +149,7 @@ class Plan:
 
     def error(self, what: str) -> EngineError:
         """An error with the lines that NVIDIA's software logged."""
-        return EngineError(f"{self.name}: {self.gpu.flavour.name} {what}: {self.gpu.lines.taken()}")
+        return EngineError(f"{self.name}: {self.gpu.variant.name} {what}: {self.gpu.lines.drain()}")
 
     def close(self, store: PlanStore) -> None:
         """Frees contexts before the engine that they came from."""
@@ -273,7 +273,7 @@ class Profile:
 
     def can_capture(self) -> bool:
         """Whether the call can be captured now; TensorRT-RTX may still be compiling."""
-        jit = self.gpu.flavour.jit
+        jit = self.gpu.variant.jit
         return self.capturable and (not jit or self.context.is_stream_capturable(self.gpu.stream.handle))
 
     def capture(self) -> None:

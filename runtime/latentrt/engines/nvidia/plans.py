@@ -34,15 +34,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Shapes:
-    """The shapes of one input within one profile: the smallest, the one it is tuned for, and the largest."""
+    """Shapes of one input in one optimisation profile: TensorRT's min, opt and max. A plan's record has these names."""
 
     name: str
     smallest: tuple[int, ...]
     usual: tuple[int, ...]
     largest: tuple[int, ...]
 
-    def take(self, shape: tuple[int, ...]) -> bool:
-        """Whether a shape is within the bounds."""
+    def accepts(self, shape: tuple[int, ...]) -> bool:
+        """Whether a shape is between the smallest and the largest."""
         return len(shape) == len(self.smallest) and all(
             low <= side <= high for low, side, high in zip(self.smallest, shape, self.largest, strict=True)
         )
@@ -74,7 +74,7 @@ class PlanKey:
     def profile_of(self, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
         """The index of the first profile that takes inputs of these shapes; None if there is none."""
         for index, profile in enumerate(self.profiles):
-            if shapes.keys() == {own.name for own in profile} and all(own.take(shapes[own.name]) for own in profile):
+            if shapes.keys() == {own.name for own in profile} and all(own.accepts(shapes[own.name]) for own in profile):
                 return index
         return None
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from latentrt.bundle.folder import Bundle
 from latentrt.bundle.manifest import Component
 from latentrt.device.cores import usable_cores
-from latentrt.engines import ENGINES, Weights, failure, telemetry
+from latentrt.engines import ENGINES, MemoryModel, Weights, failure, telemetry
 from latentrt.engines.artifacts import one_line
 from latentrt.engines.onnx.initializers import beside, with_weights
 from latentrt.engines.onnx.optimised import graph_of
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from latentrt.engines import Engine
 
 
-# The providers of each variant, the preferred one first, with options that differ from their defaults.
+# Execution providers of each engine, the preferred one first, with options that differ from their defaults.
 PROVIDERS: dict[str, dict[str, dict[str, str]]] = {
-    "cpu": {"CPUExecutionProvider": {}},
+    "onnxruntime": {"CPUExecutionProvider": {}},
     "cuda": {"CUDAExecutionProvider": {"cudnn_conv_algo_search": "HEURISTIC"}},
     # Its engines are not cached: ONNX Runtime would load them unsigned.
     "cuda-tensorrt": {
@@ -50,47 +50,52 @@ ASSIGNMENT = "session.record_ep_graph_assignment_info"
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 NO_WEIGHTS: Weights = {}
 NO_ARRAYS: Mapping[str, Array] = {}
+CPU = "onnxruntime"
+# Memory for a graph that `latentrt build --target cpu` optimised.
+OPTIMISED = MemoryModel({"fp32": 1.1, "fp16": 4.3, "w16": 4.3, "int8": 0.95, "w8": 5.0}, scores=False, striped=True)
+# Memory for a graph with overridden weights: these are held beside their packed copies. All may be overridden.
+OVERRIDDEN = MemoryModel({"fp32": 2.5, "fp16": 7.0, "w16": 7.0, "int8": 2.3, "w8": 5.0}, scores=True)
 
 
-def open_engines(bundle: Bundle, variant: str = "cpu", *, frugal: bool = False) -> dict[str, Engine]:
-    """An engine for each component of the bundle; see `latentrt.engines.open_engines`."""
-    return {name: engine_of(bundle, name, variant, frugal=frugal) for name in bundle.manifest.components}
+def open_engines(bundle: Bundle, engine: str = CPU, *, low_memory: bool = False) -> dict[str, Engine]:
+    """An engine per component of the bundle; see `EngineFactory`."""
+    return {name: engine_of(bundle, name, engine, low_memory=low_memory) for name in bundle.manifest.components}
 
 
-def engine_of(bundle: Bundle, name: str, variant: str, *, frugal: bool = False) -> OnnxRuntimeEngine:
-    """The engine for one component: on what was optimised for this processor, if that was done."""
+def engine_of(bundle: Bundle, name: str, engine: str, *, low_memory: bool = False) -> OnnxRuntimeEngine:
+    """The engine of one component, on the graph optimised for this processor if there is one."""
     component = bundle.manifest.components[name]
-    built = graph_of(bundle, name) if variant == "cpu" else None
+    built = graph_of(bundle, name) if engine == CPU else None
     graph = built or bundle.path(component.file)
-    return OnnxRuntimeEngine(name, component, graph, variant, optimised=built is not None, frugal=frugal)
+    return OnnxRuntimeEngine(name, component, graph, engine, optimised=built is not None, low_memory=low_memory)
 
 
-def open_changed(
-    bundle: Bundle, weights: Mapping[str, Weights], variant: str = "cpu", *, frugal: bool = False
+def open_with_weights(
+    bundle: Bundle, weights: Mapping[str, Weights], engine: str = CPU, *, low_memory: bool = False
 ) -> dict[str, Engine]:
-    """An engine for each component that weights are changed of; see `latentrt.engines.open_changed`.
+    """An engine per component in `weights`; see `WeightsFactory`.
 
-    What was optimised for this processor has its weights packed: these run the canonical graph.
+    Graphs optimised for this processor have packed weights, so the canonical graphs run here.
     """
     components = bundle.manifest.components
     return {
         name: OnnxRuntimeEngine(
-            name, components[name], bundle.path(components[name].file), variant, frugal=frugal, weights=changed
+            name, components[name], bundle.path(components[name].file), engine, low_memory=low_memory, weights=overrides
         )
-        for name, changed in weights.items()
+        for name, overrides in weights.items()
     }
 
 
-def open_engine(name: str, component: Component, folder: Path, variant: str = "cpu") -> OnnxRuntimeEngine:
-    """The engine for one component; see `latentrt.engines.open_engine`."""
-    return OnnxRuntimeEngine(name, component, folder / component.file, variant)
+def open_engine(name: str, component: Component, folder: Path, engine: str = CPU) -> OnnxRuntimeEngine:
+    """The engine of one component; see `EngineFactory`."""
+    return OnnxRuntimeEngine(name, component, folder / component.file, engine)
 
 
 class OnnxRuntimeEngine:
     """One ONNX Runtime session, made on first use.
 
-    optimised: whether the graph is one of `optimised.graph_of`. frugal: whether memory goes back after every call.
-    weights: what stands in for initialisers of the graph.
+    engine: the row of `ENGINES`, and of `PROVIDERS`. optimised: whether the graph comes from `optimised.graph_of`.
+    low_memory: give memory back after every call. weights: tensors that override initialisers of the graph.
     """
 
     def __init__(
@@ -98,23 +103,30 @@ class OnnxRuntimeEngine:
         name: str,
         component: Component,
         path: Path,
-        variant: str = "cpu",
+        engine: str = CPU,
         *,
         optimised: bool = False,
-        frugal: bool = False,
+        low_memory: bool = False,
         weights: Weights = NO_WEIGHTS,
     ) -> None:
-        self.name, self.component, self.path, self.variant = name, component, path, variant
-        self.optimised, self.frugal, self.weights = optimised, frugal, weights
+        self.name, self.component, self.path, self.engine = name, component, path, engine
+        self.optimised, self.low_memory, self.weights = optimised, low_memory, weights
         self.session: InferenceSession | None = None
-        self.held: Mapping[str, Array] = {}
-        self.lock = threading.Lock()  # of what is loaded; calls run beside each other, which a session is made for
+        self.overrides: Mapping[str, Array] = {}
+        self.lock = threading.Lock()  # for loading only: a session allows calls side by side
+
+    @property
+    def memory(self) -> MemoryModel | None:
+        """The memory that the graph needs, in the form in which it is run."""
+        if self.optimised:
+            return OPTIMISED
+        return OVERRIDDEN if self.weights else ENGINES[self.engine].memory
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Every output by name. Raises ShapeError for feeds that do not fit, EngineError if the run fails."""
         sizes = check(self.component.inputs, feeds, self.name)
         names = [spec.name for spec in self.component.outputs]
-        session, _held = self.loaded()  # which another thread may unload meanwhile
+        session, _overrides = self.loaded()  # which another thread may unload meanwhile
         try:
             outputs = session.run(names, dict(feeds))
         except Exception as error:  # ONNX Runtime's own errors share no base but Exception
@@ -126,20 +138,20 @@ class OnnxRuntimeEngine:
         self.loaded()
 
     def loaded(self) -> tuple[InferenceSession, Mapping[str, Array]]:
-        """The session, made if need be, and the weights that have to live as long. Raises EngineError as `load`."""
+        """The session, made if need be, and the overriding weights, which must live as long. Raises as `load`."""
         with self.lock:
             if self.session is None:
-                held = {name: weight.read() for name, weight in self.weights.items()}
+                overrides = {name: weight.read() for name, weight in self.weights.items()}
                 self.session = new_session(
-                    self.path, self.variant, optimised=self.optimised, frugal=self.frugal, weights=held
+                    self.path, self.engine, optimised=self.optimised, low_memory=self.low_memory, overrides=overrides
                 )
-                self.held = held
-            return self.session, self.held
+                self.overrides = overrides
+            return self.session, self.overrides
 
     def unload(self) -> None:
         """Drops the session; its memory goes back to the system, once calls in other threads are done."""
         with self.lock:
-            self.session, self.held = None, {}
+            self.session, self.overrides = None, {}
 
     def close(self) -> None:
         """The same as `unload`: a session holds nothing else, and a later call would make it again."""
@@ -148,49 +160,64 @@ class OnnxRuntimeEngine:
 
 def new_session(
     path: Path,
-    variant: str = "cpu",
+    engine: str = CPU,
     *,
     optimised: bool = False,
-    frugal: bool = False,
-    weights: Mapping[str, Array] = NO_ARRAYS,
+    low_memory: bool = False,
+    overrides: Mapping[str, Array] = NO_ARRAYS,
 ) -> InferenceSession:
-    """A session of a graph, which is run as it is if it is `optimised`; `frugal` as in `OnnxRuntimeEngine`.
+    """A session of a graph; one that is `optimised` runs as it is. low_memory: as in `OnnxRuntimeEngine`.
 
-    weights: what stands in for initialisers; the session does not hold them, so they have to live as long.
-    Raises EngineError if it cannot be made, or would not run as asked.
+    overrides: tensors by initialiser; the session does not hold them, so they must live as long. Raises EngineError if
+    the session cannot be made, or would not run on the engine's providers.
     """
-    onnxruntime = telemetry.onnxruntime()
-    options = new_options()
-    if optimised:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.enable_cpu_mem_arena = not frugal  # an arena grows by doubling: 3.2 GB for a decoder that needs 1.6
-    if frugal:
-        return_memory()
-    source = exchanged(path, weights, options) if weights else path
-    providers = PROVIDERS[variant]
-    check_available(providers, onnxruntime)
-    if variant != "cpu":
+    options = session_options(optimised=optimised, low_memory=low_memory)
+    source = override_weights(path, overrides, options) if overrides else path
+    check_available(PROVIDERS[engine], telemetry.onnxruntime())
+    if engine != CPU:
         options.add_session_config_entry(ASSIGNMENT, "1")
-        preload(onnxruntime)
-    try:
-        session = onnxruntime.InferenceSession(source, options, providers=list(providers.items()), enable_fallback=0)
-        session._model_bytes = None  # kept for a fallback that is off: the whole graph once more
-    except Exception as error:  # ONNX Runtime's own errors share no base but Exception
-        raise failure(
-            f"{path}: ONNX Runtime cannot load it: {one_line(error)}; check it with `latentrt verify`", error
-        ) from error
-    check_active(providers, session)
-    if variant != "cpu":
+        preload(telemetry.onnxruntime())
+    session = open_session(path, source, options, PROVIDERS[engine])
+    check_active(PROVIDERS[engine], session)
+    if engine != CPU:
         check_assigned(path, session)
     return session
 
 
-def exchanged(path: Path, weights: Mapping[str, Array], options: SessionOptions) -> Path | bytes:
-    """What a session is made of that has these weights in place of the graph's, before it folds or packs any.
+def session_options(*, optimised: bool, low_memory: bool) -> SessionOptions:
+    """Options of a session. An optimised graph is not optimised again; without an arena, memory goes back."""
+    options = new_options()
+    if optimised:
+        options.graph_optimization_level = telemetry.onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_cpu_mem_arena = not low_memory  # an arena grows by doubling: 3.2 GB for a decoder that needs 1.6
+    if low_memory:
+        return_memory()
+    return options
 
-    ONNX Runtime takes others only for weights beside the graph; those in it are exchanged in a copy, which looks for
-    the rest in its folder. Its `add_initializer` takes both, but leaves the old ones to what is rewritten at load, such
-    as convolutions.
+
+def open_session(
+    path: Path, source: Path | bytes, options: SessionOptions, providers: Mapping[str, dict[str, str]]
+) -> InferenceSession:
+    """The session of the graph at `path`, or of its bytes. Raises EngineError if ONNX Runtime refuses it."""
+    try:
+        session = telemetry.onnxruntime().InferenceSession(
+            source, options, providers=list(providers.items()), enable_fallback=0
+        )
+    except Exception as error:  # ONNX Runtime's own errors share no base but Exception
+        raise failure(
+            f"{path}: ONNX Runtime cannot load it: {one_line(error)}; check it with `latentrt verify`", error
+        ) from error
+    session._model_bytes = None  # kept for a fallback that is off: a second copy of the whole graph
+    opened: InferenceSession = session
+    return opened
+
+
+def override_weights(path: Path, weights: Mapping[str, Array], options: SessionOptions) -> Path | bytes:
+    """The source of a session whose initialisers are overridden before ONNX Runtime folds or packs any.
+
+    ONNX Runtime can override only weights in files beside the graph. Weights inside the graph are replaced in a copy of
+    it, which reads the other weights from its folder. `add_initializer` accepts both kinds, but graph rewrites at load,
+    such as those of convolutions, still use the old weights.
     """
     content, outside = with_weights(path, weights), beside(path, weights)
     if outside:
@@ -202,7 +229,7 @@ def exchanged(path: Path, weights: Mapping[str, Array], options: SessionOptions)
 
 
 def new_options() -> SessionOptions:
-    """Options of a session with one thread a usable core."""
+    """Options of a session with one thread per usable core."""
     options: SessionOptions = telemetry.onnxruntime().SessionOptions()
     options.intra_op_num_threads = usable_cores()
     options.inter_op_num_threads = 1

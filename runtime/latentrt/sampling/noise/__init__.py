@@ -1,1 +1,3 @@
-"""Random numbers: torch's generators for CPU and CUDA, and noise over a Brownian path."""
+"""Noise of a run: torch's random numbers on a CPU and on a GPU, Brownian paths, variation seeds."""
+
+__all__ = ["source", "torch_cpu", "torch_cuda"]

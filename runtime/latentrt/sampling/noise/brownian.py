@@ -77,22 +77,22 @@ class BrownianTree:
         self._whole = _Interval(start, end, 0, 0, increment)
         self._kept: dict[tuple[int, int], _Halves] = {}
 
-    def __call__(self, sigma: float, lower: float) -> Floats:
-        """Return unit-variance noise for the step from `sigma` down to `lower`: float32 of the shape.
+    def __call__(self, sigma: float, sigma_next: float) -> Floats:
+        """Return unit-variance noise for the step from `sigma` down to `sigma_next`: float32 of the shape.
 
         It is (W(lower) - W(sigma)) / sqrt(|sigma - lower|), with k-diffusion's sign. Levels equal to six decimals give
         zeros, where k-diffusion divides by zero: a step of no height adds no noise. Any order of queries gives the
         same. Raises RequestError (a ValueError) for a level outside the tree's.
         """
-        sigma, lower = _as_float32(sigma), _as_float32(lower)
-        for level in (sigma, lower):
+        sigma, sigma_next = _as_float32(sigma), _as_float32(sigma_next)
+        for level in (sigma, sigma_next):
             if not self._low <= level <= self._high:
                 raise RequestError(f"noise level outside the tree's: got {level}, expected {self._low} to {self._high}")
-        start, end = (self._on_grid(level) for level in sorted((sigma, lower)))
+        start, end = (self._on_grid(level) for level in sorted((sigma, sigma_next)))
         if start == end:
             return np.zeros(self._shape, np.float32)
-        height = np.sqrt(np.float32(abs(lower - sigma)))
-        noise: Floats = self._increment(start, end) / (height if sigma < lower else -height)
+        height = np.sqrt(np.float32(abs(sigma_next - sigma)))
+        noise: Floats = self._increment(start, end) / (height if sigma < sigma_next else -height)
         return noise
 
     def _on_grid(self, level: float) -> float:

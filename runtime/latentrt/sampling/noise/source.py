@@ -21,7 +21,7 @@ GENERATORS: dict[str, Callable[[int], Generator]] = {"cpu": TorchGenerator, "cud
 
 @dataclass(frozen=True)
 class NoiseSpec:
-    """Which random numbers a run uses.
+    """Generator and seeds of a run's random numbers.
 
     generator: torch's on a "cpu" or a "cuda" GPU. seeds: one per image. variation_seeds: one per image, or none; the
     initial noise of `seeds` turns towards theirs by variation_strength, 0 to 1.
@@ -75,7 +75,7 @@ class NoiseSource:
 
 def lowest_level(grid: Grid) -> float:
     """The lowest level above zero."""
-    levels: Sequence[float] = [*grid.sigmas.tolist(), *grid.lowers.tolist()]
+    levels: Sequence[float] = [*grid.sigmas.tolist(), *grid.sigmas_next.tolist()]
     return min(level for level in levels if level)
 
 

@@ -1,4 +1,4 @@
-"""What other tools call samplers and curves: one table, read both ways.
+"""Names of samplers and curves in other tools: one table, used for reading and writing.
 
 AUTOMATIC1111's names may end in a curve's ("DPM++ 2M Karras"), as InvokeAI's may ("dpmpp_2m_k"). Case, blanks, hyphens
 and underscores do not matter, and a `+` is a p: "dpm++ 2m" is ComfyUI's dpmpp_2m. A name stands for the sampler as
@@ -20,37 +20,14 @@ from latentrt.validate import shown
 
 @dataclass(frozen=True)
 class Named:
-    """A sampler, and what its name says besides: the curve of noise levels, options."""
+    """A sampler, with the curve of noise levels and the options that its name implies."""
 
     sampler: str
     sigmas: SigmasName | None = None
     options: Mapping[str, Value] = field(default_factory=dict)
 
 
-# Of each sampler AUTOMATIC1111's name first, for the pictures' metadata, then ComfyUI's, InvokeAI's and diffusers'.
-# What AUTOMATIC1111 does not have begins with its own name.
-SAMPLER_NAMES: dict[str, tuple[str, ...]] = {
-    "ddim": ("DDIM", "DDIMScheduler"),
-    "ddpm": ("ddpm", "DDPMScheduler"),
-    "pndm": ("PLMS", "PNDMScheduler"),
-    "lms": ("LMS", "LMSDiscreteScheduler"),
-    "euler": ("Euler", "EulerDiscreteScheduler"),
-    "euler_a": ("Euler a", "euler_ancestral", "EulerAncestralDiscreteScheduler"),
-    "heun": ("Heun", "HeunDiscreteScheduler"),
-    "dpm2": ("DPM2", "dpm_2", "kdpm_2", "KDPM2DiscreteScheduler"),
-    "dpm2_a": ("DPM2 a", "dpm_2_ancestral", "kdpm_2_a", "KDPM2AncestralDiscreteScheduler"),
-    "dpmpp_2s_a": ("DPM++ 2S a", "dpmpp_2s_ancestral", "dpmpp_2s"),
-    "dpmpp_2m": ("DPM++ 2M", "DPMSolverMultistepScheduler"),
-    "dpmpp_sde": ("DPM++ SDE", "dpmpp_sde_gpu", "DPMSolverSDEScheduler"),
-    "dpmpp_2m_sde": ("DPM++ 2M SDE", "dpmpp_2m_sde_gpu"),
-    "dpmpp_3m_sde": ("DPM++ 3M SDE", "dpmpp_3m_sde_gpu"),
-    "unipc": ("UniPC", "uni_pc", "UniPCMultistepScheduler"),
-    "deis": ("deis", "DEISMultistepScheduler"),
-    "lcm": ("LCM", "LCMScheduler"),
-    "tcd": ("tcd", "TCDScheduler"),
-    "flow_euler": ("flow_euler", "FlowMatchEulerDiscreteScheduler"),
-    "flow_heun": ("flow_heun", "FlowMatchHeunDiscreteScheduler"),
-}
+SAMPLER_NAMES = {name: sampler.names for name, sampler in SAMPLERS.items()}
 # Names that stand for a sampler with an option that is not its default.
 WITH_OPTIONS: dict[str, Named] = {
     "DPM++ 2M SDE Heun": Named("dpmpp_2m_sde", options={"solver": "heun"}),
@@ -93,7 +70,7 @@ def curve_of(name: str) -> SigmasName | None:
 
 
 def sampler_named(name: object) -> Named:
-    """What a name stands for. Raises RequestError, which lists what is known, for none."""
+    """The sampler of a name. Raises RequestError, which lists the known ones, for an unknown name."""
     found = found_as(name) if isinstance(name, str) else None
     if found is None:
         raise RequestError(
@@ -104,7 +81,7 @@ def sampler_named(name: object) -> Named:
 
 
 def found_as(name: str) -> Named | None:
-    """What a name stands for, None for what is unknown."""
+    """The sampler of a name, None for an unknown name."""
     for key in keys_of(name):
         if key in KNOWN:
             return KNOWN[key]

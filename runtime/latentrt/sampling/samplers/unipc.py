@@ -9,48 +9,53 @@ from collections.abc import Sequence
 import numpy as np
 
 from latentrt.sampling.grids import Grid
-from latentrt.sampling.schedule import alpha
-from latentrt.sampling.step import Denoise, Noise, Seen, Walk, moved, steps_of
+from latentrt.sampling.schedule import signal_scale
+from latentrt.sampling.step import Denoise, HistoryEntry, Noise, SamplerSteps, ddim_step, steps_of
 from latentrt.tensors import Array
 
 
-def unipc(denoise: Denoise, x: Array, grid: Grid, _noise: Noise, *, order: int, solver: str) -> Walk:
+def unipc(denoise: Denoise, x: Array, grid: Grid, _noise: Noise, *, order: int, solver: str) -> SamplerSteps:
     """Steps of UniPC, Zhao et al. (2023), algorithms 5 to 8 (predicting the clean latents). order: 1 to 3.
 
     solver: B(h) of eq. 9, "bh1" for h, "bh2" for e^h - 1. The order falls to that of the steps that are left. As
     diffusers 0.42.1's UniPCMultistepScheduler, which with "bh1" multiplies infinity by zero in the last step.
     """
-    seen: deque[Seen] = deque(maxlen=order)
+    history: deque[HistoryEntry] = deque(maxlen=order)
     start: tuple[Array, float, int] | None = None  # of the step before: its latents, its level, its order
-    for i, (sigma, lower) in enumerate(steps_of(grid)):
+    for i, (sigma, sigma_next) in enumerate(steps_of(grid)):
         denoised = denoise(x, sigma)
         if start is not None:
-            x = advanced(start[0], start[1], sigma, list(seen)[: start[2]], solver, (denoised, sigma))
-        if lower == sigma:  # close to as many steps as there are timesteps, a grid repeats levels
+            x = multistep_step(start[0], start[1], sigma, list(history)[: start[2]], solver, (denoised, sigma))
+        if sigma_next == sigma:  # close to as many steps as there are timesteps, a grid repeats levels
             start = None
         else:
-            seen.appendleft((denoised, sigma))
-            used = min(len(seen), len(grid.sigmas) - i)
+            history.appendleft((denoised, sigma))
+            used = min(len(history), len(grid.sigmas) - i)
             start = (x, sigma, used)
-            x = advanced(x, sigma, lower, list(seen)[:used], solver)
+            x = multistep_step(x, sigma, sigma_next, list(history)[:used], solver)
         yield x, denoised
 
 
-def advanced(
-    x: Array, sigma: float, lower: float, seen: Sequence[Seen], solver: str, arrived: Seen | None = None
+def multistep_step(
+    x: Array,
+    sigma: float,
+    sigma_next: float,
+    history: Sequence[HistoryEntry],
+    solver: str,
+    arrived: HistoryEntry | None = None,
 ) -> Array:
-    """`x` taken from `sigma` to `lower`; `seen` newest first; `arrived`, what the model saw there, corrects."""
-    newest = seen[0][0]
-    others = [*seen[1:], *([arrived] if arrived else [])]
-    x = moved(x, newest, sigma, lower)
+    """`x` taken from `sigma` to `sigma_next`; `seen` newest first; `arrived`, what the model saw there, corrects."""
+    newest = history[0][0]
+    others = [*history[1:], *([arrived] if arrived else [])]
+    x = ddim_step(x, newest, sigma, sigma_next)
     if not others:
         return x
-    h = math.log(sigma / lower)
+    h = math.log(sigma / sigma_next)
     ratios = [math.log(sigma / level) / h for _, level in others]
     scale = h if solver == "bh1" else -math.expm1(-h)
     weights = weights_of(ratios, h, scale)
     differences = (w / r * (latents - newest) for w, r, (latents, _) in zip(weights, ratios, others, strict=True))
-    corrected: Array = x + (alpha(lower) * scale) * sum(differences)
+    corrected: Array = x + (signal_scale(sigma_next) * scale) * sum(differences)
     return corrected
 
 

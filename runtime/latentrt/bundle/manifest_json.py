@@ -1,0 +1,149 @@
+"""bundle.json read and written: format 2 as it is, format 1 through `format1`. Every value is checked on reading."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from latentrt.bundle.format1 import manifest_of
+from latentrt.bundle.manifest import FORMAT, Component, Manifest
+from latentrt.bundle.manifest_hash import KEY, ZEROS, sealed
+from latentrt.bundle.sources import InputSource, per_of
+from latentrt.storage.json_codec import TypedError, parse, plain
+from latentrt.tensors import TensorSpec, split_axis
+
+DTYPES = ("float16", "float32", "int64")
+LARGEST_ID = 2**31 - 1
+# Keys that are left out at their default.
+OMITTED = (
+    *("sources", "controls", "quantization", "encoders", "pads", "zero_negative", "unread", "embeddings"),
+    *("name", "values", "extra_channels", "lora_weights"),
+)
+
+
+def read(text: str | bytes) -> Manifest:
+    """Returns the manifest in `text`, of format 2 or 1. Its own hash is not checked: see `manifest_hash`.
+
+    Raises TypedError that names the place and what was expected there.
+    """
+    document = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+    if isinstance(document, dict):
+        document.pop(KEY, None)
+    version = document.get("format") if isinstance(document, dict) else None
+    if isinstance(version, int) and version > FORMAT:
+        raise TypedError(f".format: got {version}, this version of latentrt reads up to {FORMAT}; update latentrt")
+    manifest = manifest_of(document) if version == 1 else parse(Manifest, document)
+    if manifest.format != FORMAT:
+        raise TypedError(f".format: got {manifest.format}, expected {FORMAT}")
+    _check_counts(manifest)
+    for name, component in manifest.components.items():
+        for spec in (*component.inputs, *component.outputs):
+            _check_spec(spec, f".components.{name}.{spec.name}")
+    _check_sources(manifest)
+    if not manifest.text.encoders:
+        raise TypedError(".text.encoders: got none, expected at least one")
+    for file in named_files(manifest):
+        if file not in manifest.files:
+            raise TypedError(f".files: {file} is used but not listed")
+    if len(manifest.latents.to_rgb) != manifest.latents.channels + 1:
+        raise TypedError(f".latents.to_rgb: got {len(manifest.latents.to_rgb)} rows, expected one a channel and one")
+    return manifest
+
+
+def write(manifest: Manifest) -> str:
+    """Returns the manifest as JSON: stable order, two-space indent, its own hash and a line break at the end."""
+    document = plain(manifest, OMITTED) | {KEY: ZEROS}
+    return sealed(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def named_files(manifest: Manifest) -> list[str]:
+    """Every file that the manifest names: graphs and their data, the tokenizer, the table of weights."""
+    graphs = [file for component in manifest.components.values() for file in (component.file, *component.data)]
+    return [*graphs, manifest.tokenizer.file, *filter(None, [manifest.lora_weights])]
+
+
+def _check_counts(manifest: Manifest) -> None:
+    latents, defaults = manifest.latents, manifest.defaults
+    counts = {
+        ".text.layers": manifest.text.layers,
+        ".latents.channels": latents.channels,
+        ".latents.factor": latents.factor,
+        ".schedule.train_steps": manifest.schedule.train_steps,
+        ".defaults.steps": defaults.steps,
+        ".defaults.width": defaults.width,
+        ".defaults.height": defaults.height,
+    }
+    for where, count in counts.items():
+        if count < 1:
+            raise TypedError(f"{where}: got {count}, expected at least 1")
+    for name in ("bos", "eos", "pad"):
+        if getattr(manifest.tokenizer, name) > LARGEST_ID:
+            raise TypedError(f".tokenizer.{name}: got {getattr(manifest.tokenizer, name)}, expected a token's id")
+    if latents.patch_size != 1:
+        raise TypedError(f".latents.patch_size: got {latents.patch_size}, this version of latentrt knows 1 only")
+    if latents.scaling == 0:
+        raise TypedError(".latents.scaling: got 0, expected another number")
+
+
+def _check_spec(spec: TensorSpec, where: str) -> None:
+    if spec.dtype not in DTYPES:
+        raise TypedError(f"{where}: got the type {spec.dtype!r}, expected one of {', '.join(DTYPES)}")
+    for axis in spec.shape:
+        if isinstance(axis, int):
+            if axis < 1:
+                raise TypedError(f"{where}: got a side of {axis}, expected at least 1")
+            continue
+        try:
+            split_axis(axis)
+        except ValueError as error:
+            raise TypedError(f"{where}: {error}") from error
+
+
+def _check_sources(manifest: Manifest) -> None:
+    """Raises TypedError unless there is one denoiser, and it and every hoisted graph can be fed."""
+    denoisers = [*manifest.of_role("denoiser")]
+    if len(denoisers) != 1:
+        raise TypedError(f".components: got {len(denoisers)} of the role 'denoiser', expected one")
+    fed = manifest.of_role("denoiser") | manifest.hoisted
+    for name, component in fed.items():
+        where = f".components.{name}.sources"
+        names = {spec.name for spec in component.inputs}
+        if component.sources.keys() != names:
+            raise TypedError(f"{where}: got {sorted(component.sources)}, expected the inputs {sorted(names)}")
+        for key, source in component.sources.items():
+            _check_source(source, f"{where}.{key}", key, component, manifest.hoisted)
+    latents = [key for key, source in fed[denoisers[0]].sources.items() if source.kind == "latents"]
+    if len(latents) != 1:
+        raise TypedError(f".components.{denoisers[0]}.sources: got {len(latents)} of the kind 'latents', expected one")
+
+
+def _check_source(
+    source: InputSource, where: str, key: str, component: Component, hoisted: Mapping[str, Component]
+) -> None:
+    if component.role == "hoisted" and source.kind not in ("timestep", "text", "request"):
+        raise TypedError(f"{where}: got {source.kind!r}, expected 'timestep', 'text' or 'request' in a hoisted graph")
+    if source.kind == "text" and source.name not in ("context", "pooled"):
+        raise TypedError(f"{where}.name: got {source.name!r}, expected 'context' or 'pooled'")
+    if source.kind == "request" and not source.values:
+        raise TypedError(f"{where}.values: got none, expected the names of values of a request")
+    if source.kind == "component":
+        maker = hoisted.get(source.name)
+        if maker is None or key not in {spec.name for spec in maker.outputs}:
+            raise TypedError(f"{where}: got the component {source.name!r}, expected a hoisted one with an output {key}")
+        expected = per_of(tuple(maker.sources.values()))
+        if source.per != expected:
+            raise TypedError(f"{where}.per: got {list(source.per)}, expected {list(expected)}, as {source.name} is fed")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        ((key, _),) = Counter(key for key, _ in pairs).most_common(1)
+        raise TypedError(f".{key}: the key occurs twice")
+    return document
+
+
+def _refuse_constant(name: str) -> None:
+    raise TypedError(f"got {name}, expected a finite number")

@@ -1,0 +1,105 @@
+"""Roles of components, and sources of their inputs: data that says how a model is fed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal[
+    "text_encoder",
+    "hoisted",
+    "denoiser",
+    "vae_decoder",
+    "vae_encoder",
+    "tiny_decoder",
+    "controlnet_hint",
+    "controlnet",
+    "t2i_adapter",
+    "image_encoder",
+]
+# Roles of components that serve images which control a picture, and of those that are given such an image.
+CONTROL_ROLES: tuple[Role, ...] = ("controlnet_hint", "controlnet", "t2i_adapter", "image_encoder")
+IMAGE_ROLES: tuple[Role, ...] = ("controlnet_hint", "t2i_adapter", "image_encoder")
+
+SourceKind = Literal["latents", "timestep", "text", "request", "component", "control"]
+Per = Literal["model", "run", "prompt", "step", "row"]
+TextOutput = Literal["context", "pooled"]
+# Request values of SDXL's size conditioning, in pixels but for the score.
+SizeId = Literal[
+    "original_height", "original_width", "crop_top", "crop_left", "target_height", "target_width", "aesthetic_score"
+]
+# The guidance scale minus one, as diffusers feeds it to models that were distilled with guidance.
+GUIDANCE = "guidance_scale_minus_one"
+ExtraChannelsName = Literal["mask", "masked_image", "image"]
+
+
+@dataclass(frozen=True)
+class ExtraChannels:
+    """Channels that follow the noisy latents in the denoiser's sample (concat conditioning).
+
+    range: the lowest and the highest value; None for latents, which have no bounds.
+    """
+
+    name: ExtraChannelsName
+    channels: int
+    range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class InputSource:
+    """The source of one input of the denoiser or of a hoisted graph.
+
+    kind: "latents" (the noisy sample), "timestep", "text" (an output of the text encoders), "request" (values of the
+    request), "component" (the output of that name of a hoisted component) or "control" (control images; zeros without).
+    per: what the values depend on. name: the text encoders' output, the component, or the role of the controls'
+    network. values: the names of the request's values, one per column. extra_channels: those after the noisy latents,
+    in order.
+    """
+
+    kind: SourceKind
+    per: tuple[Per, ...]
+    name: str = ""
+    values: tuple[str, ...] = ()
+    extra_channels: tuple[ExtraChannels, ...] = ()
+
+
+def per_of(sources: tuple[InputSource, ...]) -> tuple[Per, ...]:
+    """What the outputs of a graph depend on whose inputs have these sources: the run where it is nothing narrower."""
+    order: tuple[Per, ...] = ("prompt", "step", "row")
+    found = {per for source in sources for per in source.per}
+    return tuple(per for per in order if per in found) or ("run",)
+
+
+def latents_source(*extra_channels: ExtraChannels) -> InputSource:
+    """The source of the denoiser's sample."""
+    return InputSource("latents", ("step", "row"), extra_channels=extra_channels)
+
+
+def text_source(output: TextOutput) -> InputSource:
+    """The source of an input that takes an output of the text encoders."""
+    return InputSource("text", ("prompt",), output)
+
+
+TIMESTEP = InputSource("timestep", ("step",))
+
+
+def request_source(*values: str) -> InputSource:
+    """The source of an input that takes values of the request; the aesthetic score differs for negative prompts."""
+    return InputSource("request", ("prompt",) if "aesthetic_score" in values else ("run",), values=values)
+
+
+def component_source(name: str, *inputs: InputSource) -> InputSource:
+    """The source of an input that takes the output of a hoisted component. inputs: the sources of its own inputs."""
+    return InputSource("component", per_of(inputs), name)
+
+
+def control_source(role: Role) -> InputSource:
+    """The source of an input that takes what the controls of a role make: ControlNets at every step, others once."""
+    return InputSource("control", ("step", "row") if role == "controlnet" else ("run", "row"), role)
+
+
+def extra_channels_of(names: tuple[ExtraChannelsName, ...], latent_channels: int) -> tuple[ExtraChannels, ...]:
+    """The extra channels of these names: a mask has one channel in [0, 1], images have those of their latents."""
+    return tuple(
+        ExtraChannels(name, 1, (0.0, 1.0)) if name == "mask" else ExtraChannels(name, latent_channels) for name in names
+    )
