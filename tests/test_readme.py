@@ -38,6 +38,15 @@ def anchors(page):
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_and_scripts_that_are_named_exist(page):
+    text = page.read_text()
+    named = re.findall(r"`((?:tests|runtime|export|calib|benchmarks|examples|emoji)/[\w/.\-]+)`", text)
+    named += re.findall(r"python ((?:examples|docs)/\w+\.py)", text)
+    named += [name.replace(".", "/") + ".py" for name in re.findall(r"python -m ((?:benchmarks|emoji)\.\w+)", text)]
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
 def test_options_md_is_what_the_script_makes():
     script = ROOT / "docs" / "make_options.py"
     made = runpy.run_path(str(script))["page"]()
