@@ -147,7 +147,7 @@ def test_the_defaults_of_the_reference_hold_for_both(fakes):
     assert len(named(calls["two"], "unet")) == len(named(calls["one"], "unet")) and compared.loss.psnr_db is None
 
 
-@pytest.mark.parametrize("change", [{"pixels": 16}, {"channels": 16}])
+@pytest.mark.parametrize("change", [{"factor": 16}, {"channels": 16}])
 def test_bundles_without_a_common_latent_are_refused(fakes, change):
     calls, _, changes = fakes
     changes["two"] = lambda manifest: replace(manifest, latents=replace(manifest.latents, **change))
