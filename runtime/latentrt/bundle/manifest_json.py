@@ -102,10 +102,10 @@ def _check_spec(spec: TensorSpec, where: str) -> None:
 
 
 def _check_sources(manifest: Manifest) -> None:
-    """Raises TypedError unless there is one denoiser, and it and every hoisted graph can be fed."""
-    denoisers = [*manifest.of_role("denoiser")]
-    if len(denoisers) != 1:
-        raise TypedError(f".components: got {len(denoisers)} of the role 'denoiser', expected one")
+    """Raises TypedError unless every denoiser and hoisted graph says how it is fed.
+
+    A bundle of some components alone can be built and checked; `latentrt.load` asks for all of them.
+    """
     fed = manifest.of_role("denoiser") | manifest.hoisted
     for name, component in fed.items():
         where = f".components.{name}.sources"
@@ -114,9 +114,10 @@ def _check_sources(manifest: Manifest) -> None:
             raise TypedError(f"{where}: got {sorted(component.sources)}, expected the inputs {sorted(names)}")
         for key, source in component.sources.items():
             _check_source(source, f"{where}.{key}", key, component, manifest.hoisted)
-    latents = [key for key, source in fed[denoisers[0]].sources.items() if source.kind == "latents"]
-    if len(latents) != 1:
-        raise TypedError(f".components.{denoisers[0]}.sources: got {len(latents)} of the kind 'latents', expected one")
+    for name, component in manifest.of_role("denoiser").items():
+        latents = [key for key, source in component.sources.items() if source.kind == "latents"]
+        if len(latents) != 1:
+            raise TypedError(f".components.{name}.sources: got {len(latents)} of the kind 'latents', expected one")
 
 
 def _check_source(
@@ -128,9 +129,9 @@ def _check_source(
         raise TypedError(f"{where}.name: got {source.name!r}, expected 'context' or 'pooled'")
     if source.kind == "request" and not source.values:
         raise TypedError(f"{where}.values: got none, expected the names of values of a request")
-    if source.kind == "component":
-        maker = hoisted.get(source.name)
-        if maker is None or key not in {spec.name for spec in maker.outputs}:
+    if source.kind == "component" and source.name in hoisted:
+        maker = hoisted[source.name]
+        if key not in {spec.name for spec in maker.outputs}:
             raise TypedError(f"{where}: got the component {source.name!r}, expected a hoisted one with an output {key}")
         expected = per_of(tuple(maker.sources.values()))
         if source.per != expected:
