@@ -18,7 +18,6 @@ from safetensors.torch import save_file as save_tensors
 from latentrt.engines import open_engines
 from latentrt.errors import BundleError, RequestError
 from latentrt.lora.files import Lora
-from latentrt.lora.places import places_of, unread_of
 from latentrt.lora.weights import changed_weights
 from latentrt_export.build.cpu import build_cpu
 from latentrt_export.build.tensorrt import BuildOptions, build
