@@ -32,8 +32,8 @@ def upgrade(
 ) -> tuple[Bundle, bool]:
     """Writes the bundle's manifest anew, once every file is as it says; returns the bundle, and whether it changed.
 
-    edited: whatever hash it has of itself. amend: adds files to the folder, and returns the manifest with them. Raises BundleError for a damaged bundle, OutputError where it cannot be
-    written; then it stays as it was.
+    edited: whatever hash it has of itself. amend: adds files to the folder, and returns the manifest with them. Raises
+    BundleError for a damaged bundle, OutputError where it cannot be written; then its manifest stays as it was.
     """
     before = read_manifest(folder)
     manifest = parsed(folder, unix(before), edited=edited)
