@@ -109,8 +109,9 @@ def place_of(bundle: Bundle, row: Row, where: str) -> Place:
     inside = 0 <= start and start + length <= bundle.manifest.files[file].bytes
     if not inside or length != initializer.bytes or min(stored, default=0) < 1:
         raise TypedError(f"{where}: got {length} bytes at {start} for {list(stored)}, which {file} does not have")
-    rows = math.prod(stored) // math.prod(shape[1:]) if min(shape, default=0) > 0 else 0
-    if (turned and stored[::-1][1:] != shape[1:]) or not 0 <= first < end <= rows or end - first != shape[0]:
+    rows = stored[-1 if turned else 0]
+    whole = min(shape, default=0) > 0 and rows * math.prod(shape[1:]) == math.prod(stored)
+    if not whole or (turned and len(shape) != 2) or not 0 <= first < end <= rows or end - first != shape[0]:
         raise TypedError(f"{where}: got the rows {first} to {end} of {list(stored)}, expected {list(shape)}")
     return Place(component, name, initializer, turned, slice(first, end), shape, shared)
 
