@@ -34,7 +34,7 @@ DRIVERS = Path(__file__).parent / "peer_drivers"
 
 
 @dataclass(frozen=True)
-class PicturePair:
+class Sample:
     """One process, in seconds and bytes.
 
     ready: to the end of a first picture of one step. steps: between the ends of those of a second picture, of --steps.
@@ -47,7 +47,7 @@ class PicturePair:
     peak: int
 
 
-def driven(row: Row, python: Path, files: Path, steps: int) -> PicturePair:
+def driven(row: Row, python: Path, files: Path, steps: int) -> Sample:
     """Runs a row once. Raises RuntimeError if it fails or reports no steps."""
     command = [python, DRIVERS / f"{row.driver}_driver.py", files, row.variant, "1", steps]
     start = time.monotonic()
@@ -63,10 +63,10 @@ def driven(row: Row, python: Path, files: Path, steps: int) -> PicturePair:
     if len(ends) < steps:
         raise RuntimeError(f"{row.key}: got {len(ends)} steps reported, expected {steps}")
     between = tuple(later - earlier for earlier, later in pairwise(ends))
-    return PicturePair(first["end"] - start, between, last["end"] - last["start"], usage.ru_maxrss * 1024)
+    return Sample(first["end"] - start, between, last["end"] - last["start"], usage.ru_maxrss * 1024)
 
 
-def table(samples: Mapping[Row, Sequence[PicturePair]], sizes: Mapping[Home, float | None], steps: int) -> str:
+def table(samples: Mapping[Row, Sequence[Sample]], sizes: Mapping[Home, float | None], steps: int) -> str:
     """The rows in Markdown; ratios are to the least median step among the peers."""
     peers = [statistics.median(steps_of(found)) for row, found in samples.items() if row.home is not OURS]
     best = min(peers) if peers else None
@@ -91,17 +91,17 @@ def table(samples: Mapping[Row, Sequence[PicturePair]], sizes: Mapping[Home, flo
     return "\n".join(lines)
 
 
-def steps_of(found: Sequence[PicturePair]) -> list[float]:
+def steps_of(found: Sequence[Sample]) -> list[float]:
     """The seconds of all steps of all rounds."""
     return [step for one in found for step in one.steps]
 
 
-def middle(found: Sequence[PicturePair], field: str) -> float:
+def middle(found: Sequence[Sample], field: str) -> float:
     """The median of one figure."""
     return statistics.median(getattr(one, field) for one in found)
 
 
-def chart(samples: Mapping[Row, Sequence[PicturePair]], model: str) -> str:
+def chart(samples: Mapping[Row, Sequence[Sample]], model: str) -> str:
     """A bar a row, as SVG: seconds a step, ours in another colour."""
     rows = []
     for row, found in sorted(samples.items(), key=lambda item: statistics.median(steps_of(item[1]))):
@@ -130,7 +130,7 @@ def main() -> None:
     if given.prepare:
         return
     sizes = {row.home: row.home.megabytes(work) for row in rows}
-    samples: dict[Row, list[PicturePair]] = {row: [] for row in rows}
+    samples: dict[Row, list[Sample]] = {row: [] for row in rows}
     about = machine()
     for number in range(given.rounds):
         for row in rows:

@@ -55,7 +55,7 @@ def publish(
     settings: Mapping[str, str | int | float],
 ) -> Report:
     """Completes the folder that holds the quantized graphs to a bundle, and returns its report."""
-    manifest = source.manifest
+    manifest = replace(source.manifest, lora_weights="")  # quantized weights take no LoRA files
     parts = [unet, *([decoder.written] if decoder and decoder.written else [])]
     plain = with_components(manifest, {part.graph.component: component_of(manifest, part) for part in parts})
     copy_others(source, folder, [part.graph.component for part in parts])
@@ -86,9 +86,10 @@ def with_components(manifest: Manifest, components: Mapping[str, Component]) -> 
 
 
 def copy_others(source: Bundle, folder: Path, names: Sequence[str]) -> None:
-    """Copies every file of the bundle, except those of the components named."""
+    """Copies every file of the bundle, except those of the components named and the table of weights for LoRA files."""
     components = [source.manifest.components[name] for name in names]
     own = {file for component in components for file in (component.file, *component.data)}
+    own.add(source.manifest.lora_weights)
     for file in source.manifest.files:
         if file not in own:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)

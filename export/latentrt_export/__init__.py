@@ -7,6 +7,19 @@ torch nor NumPy.
 
 from latentrt.engines.telemetry import silence
 
-__all__ = ["build", "checkpoint", "cli", "components", "estimate", "export", "graph", "lower", "networks", "options"]
+__all__ = [
+    "build",
+    "checkpoint",
+    "cli",
+    "components",
+    "estimate",
+    "export",
+    "graph",
+    "lora_table",
+    "lower",
+    "networks",
+    "options",
+    "upgrade",
+]
 
 silence()  # before any module here imports ONNX Runtime

@@ -39,6 +39,7 @@ from latentrt_export.gate import check_gate
 from latentrt_export.graph.precision import PRECISIONS, FloatPrecision
 from latentrt_export.graph.save import save_graph
 from latentrt_export.graph.trace import trace
+from latentrt_export.lora_table.table import with_table
 from latentrt_export.networks.component import Config, Part, pixels_of
 from latentrt_export.options import ExportOptions as ExportOptions
 from latentrt_export.options import with_networks, without_pickles
@@ -81,6 +82,7 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
         manifest = manifest_of(found, options, components, (latents, side_px))
         manifest = replace(manifest, provenance={**manifest.provenance, **pickled})
         shutil.rmtree(scratch, ignore_errors=True)
+        manifest = with_table(folder, manifest)
         files = record_files(folder, named_files(manifest))
         manifest = replace(manifest, files=files)
         save_manifest(folder, manifest)

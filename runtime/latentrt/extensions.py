@@ -13,6 +13,7 @@ COMMANDS = {
     "export": "latentrt_export.cli",
     "build": "latentrt_export.cli",
     "estimate": "latentrt_export.cli",
+    "upgrade": "latentrt_export.cli",
     "calibrate": "latentrt_calib.cli",
     "compare": "latentrt_calib.cli",
 }

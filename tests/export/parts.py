@@ -11,6 +11,7 @@ from latentrt.bundle.folder import open_bundle, record_files, save_manifest
 from latentrt.bundle.manifest import Component, Fidelity
 from latentrt.bundle.manifest_json import named_files
 from latentrt.tensors import TensorSpec
+from latentrt_export.lora_table.table import with_table
 
 
 def some_of_the_built_in(folder, *names, **changes):
@@ -33,11 +34,12 @@ def of_graph(folder, model, inputs, outputs, *, precision="w16"):
 
 def written(folder, source, components):
     """The bundle, its manifest written; files that are not there yet are those of `source`."""
-    manifest = replace(source.manifest, components=components, files={})
+    manifest = replace(source.manifest, components=components, files={}, lora_weights="")
     for file in named_files(manifest):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         if not (folder / file).exists():
             shutil.copyfile(source.path(file), folder / file)
+    manifest = with_table(folder, manifest)
     save_manifest(folder, replace(manifest, files=record_files(folder, named_files(manifest))))
     return open_bundle(folder)
 

@@ -1,3 +1,3 @@
-"""The commands `latentrt export`, `latentrt build` and `latentrt estimate`."""
+"""The commands `latentrt export`, `latentrt build`, `latentrt estimate` and `latentrt upgrade`."""
 
-__all__ = ["build", "estimate", "export"]
+__all__ = ["build", "estimate", "export", "upgrade"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from latentrt.bundle.folder import (
@@ -14,24 +15,32 @@ from latentrt.bundle.folder import (
     parsed,
     read_manifest,
 )
+from latentrt.bundle.manifest import Manifest
 from latentrt.bundle.manifest_hash import unix
 from latentrt.bundle.manifest_json import write
 from latentrt.errors import BundleError, OutputError
 from latentrt.storage.atomic import new_file
 
 
-def upgrade(folder: Path, *, edited: bool = False) -> tuple[Bundle, bool]:
+def unchanged(_folder: Path, manifest: Manifest) -> Manifest:
+    """The manifest as it is."""
+    return manifest
+
+
+def upgrade(
+    folder: Path, *, edited: bool = False, amend: Callable[[Path, Manifest], Manifest] = unchanged
+) -> tuple[Bundle, bool]:
     """Writes the bundle's manifest anew, once every file is as it says; returns the bundle, and whether it changed.
 
-    edited: whatever hash it has of itself. Raises BundleError for a damaged bundle, OutputError where it cannot be
-    written; then it stays as it was.
+    edited: whatever hash it has of itself. amend: adds files to the folder, and returns the manifest with them. Raises
+    BundleError for a damaged bundle, OutputError where it cannot be written; then its manifest stays as it was.
     """
     before = read_manifest(folder)
     manifest = parsed(folder, unix(before), edited=edited)
     check_files(folder, manifest)
     check_hashes(folder, manifest)
     try:
-        after = write(manifest).encode()
+        after = write(amended(folder, manifest, amend)).encode()
     except UnicodeEncodeError as error:
         raise BundleError(f"{folder / MANIFEST}: a text in it is not Unicode ({error}); {REMEDY}") from error
     if after != before:
@@ -39,7 +48,18 @@ def upgrade(folder: Path, *, edited: bool = False) -> tuple[Bundle, bool]:
             with new_file(folder / MANIFEST) as temporary:
                 temporary.write_bytes(after)
         except OSError as error:
-            raise OutputError(
-                f"{folder / MANIFEST}: cannot be written ({error.strerror or error}); copy the bundle first"
-            ) from error
+            raise cannot_write(folder / MANIFEST, error) from error
     return open_bundle(folder, verify=False), after != before
+
+
+def amended(folder: Path, manifest: Manifest, amend: Callable[[Path, Manifest], Manifest]) -> Manifest:
+    """The manifest after `amend`. Raises OutputError where the folder cannot be written."""
+    try:
+        return amend(folder, manifest)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> OutputError:
+    """The error to raise for a bundle that cannot be written."""
+    return OutputError(f"{path}: cannot be written ({error.strerror or error}); copy the bundle first")

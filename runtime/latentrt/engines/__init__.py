@@ -18,6 +18,7 @@ from latentrt.extensions import PLAN_BUILDERS
 if TYPE_CHECKING:
     from latentrt.bundle.folder import Bundle
     from latentrt.bundle.manifest import Component
+    from latentrt.engines.onnx.initializers import Initializer
     from latentrt.tensors import Array
 
 __all__ = [
@@ -76,6 +77,11 @@ class Engine(Protocol):
 
 class Weight(Protocol):
     """A tensor that overrides an initialiser of a graph."""
+
+    @property
+    def initializer(self) -> Initializer:
+        """The place of the initialiser."""
+        ...
 
     def read(self) -> Array:
         """Returns the tensor, in the shape and type of the initialiser."""

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 
 from latentrt.bundle.folder import Bundle, sha256_of
+from latentrt.engines.onnx.initializers import Initializer
 from latentrt.errors import BundleError, CheckpointError, EngineError, first_few
 from latentrt.lora.change import Change
 from latentrt.lora.files import Lora, bundled_words, changes_of
 from latentrt.lora.layers import found_file
-from latentrt.lora.places import Place, places_of, twins_of, unread_of
+from latentrt.lora.places import QUANTIZED, Place, changed_components, read_places
 from latentrt.tensors import Array
 
 
@@ -42,12 +43,17 @@ class ChangedWeight:
 
     changes: Sequence[tuple[Place, Change]]
 
+    @property
+    def initializer(self) -> Initializer:
+        """The place of the initialiser."""
+        return self.changes[0][0].initializer
+
     def read(self) -> Array:
         """Returns the new weight, computed in float32 and rounded once to the type that it has in the graph.
 
         Raises CheckpointError for a file that has changed, and for weights that are not finite.
         """
-        stored = self.changes[0][0].initializer.read()
+        stored = self.initializer.read()
         changed = stored.astype(np.float32)
         for place, change in self.changes:
             part = place.of(changed)
@@ -67,28 +73,28 @@ def changed_weights(bundle: Bundle, loras: Sequence[Lora]) -> dict[str, dict[str
     """Returns the initialisers that LoRA files change in each component, by name; none is computed yet.
 
     Raises CheckpointError for a file that does not fit the bundle or brings words along, EngineError for a bundle that
-    has no float weights, BundleError for one whose graphs share a weight of which one use is changed.
+    has no float weights, BundleError for one without a table of weights, and for one whose graphs share a
+    weight of which one use is changed.
     """
     manifest = bundle.manifest
-    for name in ("unet", "cross_kv", "time_bias", *manifest.text.encoders):
-        if (precision := manifest.components[name].precision) in ("int8", "w8"):
+    for name in changed_components(manifest):
+        if (precision := manifest.components[name].precision) in QUANTIZED:
             raise EngineError(
                 f"LoRA: got a {name} in {precision}, expected float weights to add to; fuse it with `latentrt export "
                 "--lora FILE:SCALE`, then `latentrt calibrate`"
             )
-    places = places_of(bundle)
-    unread = unread_of(bundle, places)
-    twins = twins_of(places, unread)
+    places = read_places(bundle)
     shapes = {
-        name: {key: place.shape for key, place in places[name].items()} | unread[name] | twins[name] for name in places
+        name: {**{key: place.shape for key, place in found.items()}, **places.unread[name], **places.twins[name]}
+        for name, found in places.weights.items()
     }
     found: dict[str, dict[str, list[tuple[Place, Change]]]] = defaultdict(lambda: defaultdict(list))
     for lora in loras:
         changes = changes_of(lora, shapes, manifest.name, manifest.family)
         check_words(lora)
         for change in changes:
-            if change.weight not in unread[change.component]:
-                place = alone(bundle, places[change.component].get(change.weight), change)
+            if change.weight not in places.unread[change.component]:
+                place = alone(bundle, places.weights[change.component].get(change.weight), change)
                 found[place.component][place.name].append((place, change))
     return {
         component: {name: ChangedWeight(changes) for name, changes in weights.items()}

@@ -65,16 +65,16 @@ def load(
 def check_complete(bundle: Bundle) -> None:
     """Raises BundleError unless the bundle can do text to image with the defaults that it states."""
     where = bundle.folder / MANIFEST
+    denoisers = bundle.manifest.of_role("denoiser")
+    if len(denoisers) != 1:
+        raise BundleError(f"{where}: got {len(denoisers)} of the role 'denoiser', expected one; {REMEDY}")
     needed = FROM_AN_IMAGE if bundle.manifest.extra_channels else TEXT_TO_IMAGE
     missing = {*needed, *bundle.manifest.text.encoders} - bundle.manifest.components.keys()
-    denoisers = bundle.manifest.of_role("denoiser")
     fed = (denoisers | bundle.manifest.hoisted).values()
     sources = [source for one in fed for source in one.sources.values() if source.kind == "component"]
     missing |= {source.name for source in sources} - bundle.manifest.components.keys()
     if missing:
         raise BundleError(f"{where}: got no {', '.join(sorted(missing))}, which text to image needs; {REMEDY}")
-    if len(denoisers) != 1:
-        raise BundleError(f"{where}: got {len(denoisers)} of the role 'denoiser', expected one; {REMEDY}")
     check_request_values(bundle.manifest, where)
     try:
         resolve(Request(""), bundle.manifest)

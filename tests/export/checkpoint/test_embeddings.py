@@ -12,8 +12,8 @@ from latentrt.lora.files import Lora
 from latentrt.pipeline.load import load_tokenizer
 from latentrt_export import export
 from latentrt_export.checkpoint.embeddings import Embedding, words_of
+from latentrt_export.cli.export import embedding_of
 from latentrt_export.cli.export import export as command
-from latentrt_export.cli.export import word_of
 from latentrt_export.export import ExportOptions, opened
 from tests.export.embeddings import images, saved, vectors, with_words
 from tests.export.samplers import MARKS, psnr
@@ -194,5 +194,5 @@ def test_words_that_a_lora_brings_are_added(folder, tmp_path, monkeypatch):
 
 def test_a_file_whose_name_has_a_colon(folder, tmp_path):
     save_file({"emb_params": vectors(0, 32)}, tmp_path / "a:b.safetensors")
-    assert word_of(f"{tmp_path}/a:b.safetensors") == (tmp_path / "a:b.safetensors", None)
-    assert word_of(f"{tmp_path}/a:b.safetensors:word") == (tmp_path / "a:b.safetensors", "word")
+    assert embedding_of(f"{tmp_path}/a:b.safetensors") == (tmp_path / "a:b.safetensors", None)
+    assert embedding_of(f"{tmp_path}/a:b.safetensors:word") == (tmp_path / "a:b.safetensors", "word")

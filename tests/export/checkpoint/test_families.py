@@ -18,7 +18,6 @@ from safetensors.torch import save_file as save_tensors
 from latentrt.engines import open_engines
 from latentrt.errors import BundleError, RequestError
 from latentrt.lora.files import Lora
-from latentrt.lora.places import places_of, unread_of
 from latentrt.lora.weights import changed_weights
 from latentrt_export.build.cpu import build_cpu
 from latentrt_export.build.tensorrt import BuildOptions, build
@@ -29,6 +28,7 @@ from latentrt_export.checkpoint.recognition import config_differences
 from latentrt_export.components.parts import unet_parts, vae_parts
 from latentrt_export.components.steering import Steering
 from latentrt_export.export import write_component
+from latentrt_export.lora_table.places import places_of, unread_of
 from tests.export import loras
 from tests.export.controls import build_controlnet
 from tests.export.pairs import (

@@ -11,8 +11,8 @@ from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.manifest import FORMAT
 from latentrt.bundle.manifest_json import read, write
 from latentrt.bundle.sources import GUIDANCE
-from latentrt.bundle.upgrade import upgrade
 from latentrt.storage.json_codec import TypedError
+from latentrt_export.upgrade import upgrade
 
 EMOJI, FIRST = MODELS / "emoji", Path(__file__).parent / "format1"
 SPEC = {"dtype": "float32", "shape": ["batch", 4]}

@@ -23,7 +23,7 @@ class Doubled:
 def changed(folder, dtype, largest):
     file = folder / "weights"
     np.array([[1, 2, 3], [4, 5, largest]], dtype).tofile(file)
-    one = Initializer((2, 3), dtype, file, 0, 1)
+    one = Initializer((2, 3), dtype, file, 0)
     return ChangedWeight([(Place("unet", "conv_in.weight.2x3", one, True, slice(0, 3), (3, 2)), Doubled())])
 
 

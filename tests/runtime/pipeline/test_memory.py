@@ -232,7 +232,7 @@ SHORT_OF_MEMORY = {
     "noise": "latentrt.sampling.noise.source.NoiseSource.initial",
     "feeds": "latentrt.conditioning.inputs.DenoiserInputs.constant",
     "an image": "latentrt.request.init_image.InitImage.pixels",
-    "encoding": "latentrt.pipeline.stages.drawn",
+    "encoding": "latentrt.pipeline.stages.sample_posterior",
     "guidance": "latentrt.pipeline.denoiser.guided",
     "pixels": "latentrt.pipeline.stages.to_images",
     "a preview's size": "latentrt.pipeline.stages.decoded",

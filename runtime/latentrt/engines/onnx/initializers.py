@@ -1,15 +1,9 @@
-"""The weights of an ONNX graph, found without the onnx package: where each lies, so that some can be read alone.
-
-Only the fields that are needed of ModelProto, GraphProto and TensorProto (onnx.proto3, IR 10) are looked at, and of
-protobuf's wire format only what they use. Bytes of weights are skipped, not read.
-"""
+"""Initialisers of ONNX graphs by their places in files, and graphs with other tensors in these places."""
 
 from __future__ import annotations
 
 import math
-import mmap
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,27 +12,20 @@ import numpy as np
 from latentrt.errors import BundleError
 from latentrt.tensors import Array
 
-# Field numbers of onnx.proto3.
-GRAPH, NODE, INITIALIZER, NODE_INPUT = 7, 1, 5, 1
-DIMS, DATA_TYPE, NAME, RAW_DATA, EXTERNAL_DATA = 1, 2, 8, 9, 13
-KEY, VALUE = 1, 2
-FLOAT, FLOAT16 = 1, 10
-DTYPES = {FLOAT: "<f4", FLOAT16: "<f2"}
-
-# A field: its number, its value if it is a number, and where its bytes lie if it has some.
-Field = tuple[int, int, int, int]
-
 
 @dataclass(frozen=True)
 class Initializer:
-    """A float weight of a graph: its shape, its type, the file and the byte at which it starts, how many inputs read
-    it."""
+    """A float weight of a graph: its shape, its type, the file and the byte at which it starts."""
 
     shape: tuple[int, ...]
     dtype: str
     file: Path
     start: int
-    uses: int
+
+    @property
+    def bytes(self) -> int:
+        """The length of the weight in its file."""
+        return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     def read(self) -> Array:
         """Returns the weight as it is stored."""
@@ -49,29 +36,18 @@ class Initializer:
             raise BundleError(f"{self.file}: cannot be read any more ({error}); copy the bundle again") from error
 
 
-def initializers_of(graph: Path) -> dict[str, Initializer]:
-    """Returns the float weights in an ONNX file that have an axis, by name.
+@dataclass(frozen=True)
+class Override:
+    """A tensor that overrides an initialiser, and the initialiser's place."""
 
-    Raises BundleError for a file that is no ONNX graph.
-    """
-    try:
-        with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            [(_, _, start, end)] = [field for field in fields(content, 0, len(content)) if field[0] == GRAPH]
-            parts = list(fields(content, start, end))
-            uses = Counter(name for kind, _, a, b in parts if kind == NODE for name in node_inputs(content, a, b))
-            found = (initializer(graph, content, a, b, uses) for kind, _, a, b in parts if kind == INITIALIZER)
-            return {name: one for name, one in found if one is not None}
-    except (OSError, ValueError, IndexError, KeyError) as error:
-        raise BundleError(f"{graph}: no ONNX graph can be read from it ({error}); copy the bundle again") from error
+    array: Array
+    initializer: Initializer
 
 
-def with_weights(graph: Path, weights: Mapping[str, Array]) -> bytes | None:
-    """Returns the content of an ONNX file with these arrays in place of initialisers; None if they lie beside it.
-
-    Raises BundleError as `initializers_of` does.
-    """
-    known = initializers_of(graph)
-    places = sorted((known[name].start, array) for name, array in weights.items() if known[name].file == graph)
+def with_weights(graph: Path, overrides: Mapping[str, Override]) -> bytes | None:
+    """Returns the content of an ONNX file with the overridden initialisers in it; None if all lie beside the file."""
+    inside = [one for one in overrides.values() if one.initializer.file == graph]
+    places = sorted(((one.initializer.start, one.array) for one in inside), key=lambda place: place[0])
     if not places:
         return None
     before = np.memmap(graph, np.uint8, mode="r")
@@ -82,76 +58,6 @@ def with_weights(graph: Path, weights: Mapping[str, Array]) -> bytes | None:
     return b"".join([*pieces, before[end:].data])
 
 
-def beside(graph: Path, weights: Mapping[str, Array]) -> dict[str, Array]:
-    """Returns those of the weights that lie in other files than the ONNX file; small ones never do.
-
-    Raises BundleError as `initializers_of` does.
-    """
-    known = initializers_of(graph)
-    return {name: array for name, array in weights.items() if known[name].file != graph}
-
-
-def initializer(
-    graph: Path, content: mmap.mmap, start: int, end: int, uses: Mapping[str, int]
-) -> tuple[str, Initializer | None]:
-    """The name of a TensorProto, and where its floats lie; None for what is no array of floats."""
-    name, dtype, shape, where = "", "", list[int](), None
-    outside: dict[str, str] = {}
-    for number, value, first, last in fields(content, start, end):
-        if number == DIMS:
-            shape += [value] if first == last else varints(content, first, last)
-        elif number == DATA_TYPE:
-            dtype = DTYPES.get(value, "")
-        elif number == NAME:
-            name = content[first:last].decode()
-        elif number == RAW_DATA:
-            where = graph, first
-        elif number == EXTERNAL_DATA:
-            entry = {key: content[low:high].decode() for key, _, low, high in fields(content, first, last)}
-            outside[entry[KEY]] = entry[VALUE]
-    if outside:
-        where = graph.parent / outside["location"], int(outside.get("offset", 0))
-    if not dtype or not shape or where is None:
-        return name, None
-    return name, Initializer(tuple(shape), dtype, *where, uses[name])
-
-
-def node_inputs(content: mmap.mmap, start: int, end: int) -> list[str]:
-    """The names of what a NodeProto reads."""
-    return [content[a:b].decode() for number, _, a, b in fields(content, start, end) if number == NODE_INPUT]
-
-
-def fields(content: mmap.mmap, start: int, end: int) -> Iterator[Field]:
-    """Every field of a protobuf message; the bytes of one that is a number are nowhere."""
-    while start < end:
-        tag, start = varint(content, start)
-        number, kind = tag >> 3, tag & 7
-        if kind == 0:
-            value, start = varint(content, start)
-            yield number, value, start, start
-            continue
-        size, start = varint(content, start) if kind == 2 else ({1: 8, 5: 4}[kind], start)
-        if size > end - start:
-            raise ValueError(f"a field of {size} bytes ends after the message")
-        yield number, 0, start, start + size
-        start += size
-
-
-def varints(content: mmap.mmap, start: int, end: int) -> list[int]:
-    """The numbers of a packed field."""
-    found = []
-    while start < end:
-        value, start = varint(content, start)
-        found.append(value)
-    return found
-
-
-def varint(content: mmap.mmap, start: int) -> tuple[int, int]:
-    """A number of seven bits a byte, the lowest first, and where the next field starts."""
-    value, shift = 0, 0
-    while True:
-        byte = content[start]
-        value |= (byte & 127) << shift
-        start, shift = start + 1, shift + 7
-        if byte < 128:
-            return value, start
+def beside(graph: Path, overrides: Mapping[str, Override]) -> dict[str, Array]:
+    """Returns the tensors whose initialisers lie in other files than the ONNX file; small ones never do."""
+    return {name: one.array for name, one in overrides.items() if one.initializer.file != graph}

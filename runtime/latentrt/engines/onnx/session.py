@@ -18,7 +18,7 @@ from latentrt.bundle.manifest import Component
 from latentrt.device.cores import usable_cores
 from latentrt.engines import ENGINES, MemoryModel, Weights, failure, telemetry
 from latentrt.engines.artifacts import one_line
-from latentrt.engines.onnx.initializers import beside, with_weights
+from latentrt.engines.onnx.initializers import Override, beside, with_weights
 from latentrt.engines.onnx.optimised import graph_of
 from latentrt.errors import EngineError
 from latentrt.tensors import Array, check
@@ -49,7 +49,7 @@ ASSIGNMENT = "session.record_ep_graph_assignment_info"
 # Where a graph that is given as bytes has its weights.
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 NO_WEIGHTS: Weights = {}
-NO_ARRAYS: Mapping[str, Array] = {}
+NO_OVERRIDES: Mapping[str, Override] = {}
 CPU = "onnxruntime"
 # Memory for a graph that `latentrt build --target cpu` optimised.
 OPTIMISED = MemoryModel({"fp32": 1.1, "fp16": 4.3, "w16": 4.3, "int8": 0.95, "w8": 5.0}, scores=False, striped=True)
@@ -112,7 +112,7 @@ class OnnxRuntimeEngine:
         self.name, self.component, self.path, self.engine = name, component, path, engine
         self.optimised, self.low_memory, self.weights = optimised, low_memory, weights
         self.session: InferenceSession | None = None
-        self.overrides: Mapping[str, Array] = {}
+        self.overrides: Mapping[str, Override] = {}
         self.lock = threading.Lock()  # for loading only: a session allows calls side by side
 
     @property
@@ -137,11 +137,11 @@ class OnnxRuntimeEngine:
         """Makes the session. Raises EngineError if ONNX Runtime refuses the graph."""
         self.loaded()
 
-    def loaded(self) -> tuple[InferenceSession, Mapping[str, Array]]:
+    def loaded(self) -> tuple[InferenceSession, Mapping[str, Override]]:
         """The session, made if need be, and the overriding weights, which must live as long. Raises as `load`."""
         with self.lock:
             if self.session is None:
-                overrides = {name: weight.read() for name, weight in self.weights.items()}
+                overrides = {name: Override(weight.read(), weight.initializer) for name, weight in self.weights.items()}
                 self.session = new_session(
                     self.path, self.engine, optimised=self.optimised, low_memory=self.low_memory, overrides=overrides
                 )
@@ -164,7 +164,7 @@ def new_session(
     *,
     optimised: bool = False,
     low_memory: bool = False,
-    overrides: Mapping[str, Array] = NO_ARRAYS,
+    overrides: Mapping[str, Override] = NO_OVERRIDES,
 ) -> InferenceSession:
     """A session of a graph; one that is `optimised` runs as it is. low_memory: as in `OnnxRuntimeEngine`.
 
@@ -212,14 +212,14 @@ def open_session(
     return opened
 
 
-def override_weights(path: Path, weights: Mapping[str, Array], options: SessionOptions) -> Path | bytes:
+def override_weights(path: Path, overrides: Mapping[str, Override], options: SessionOptions) -> Path | bytes:
     """The source of a session whose initialisers are overridden before ONNX Runtime folds or packs any.
 
     ONNX Runtime can override only weights in files beside the graph. Weights inside the graph are replaced in a copy of
     it, which reads the other weights from its folder. `add_initializer` accepts both kinds, but graph rewrites at load,
     such as those of convolutions, still use the old weights.
     """
-    content, outside = with_weights(path, weights), beside(path, weights)
+    content, outside = with_weights(path, overrides), beside(path, overrides)
     if outside:
         values = [telemetry.onnxruntime().OrtValue.ortvalue_from_numpy(array) for array in outside.values()]
         options.add_external_initializers(list(outside), values)

@@ -1,4 +1,4 @@
-"""`latentrt upgrade`: bundle.json of an earlier version, rewritten in the newest format."""
+"""`latentrt upgrade`: bundles of earlier versions, rewritten in the newest format. Needs neither torch nor onnx."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from latentrt.cli.output import as_json, echo, print_json
 @click.option("--edited", is_flag=True, help="Take bundle.json as it is now, changed by hand.")
 @as_json
 def upgrade(bundle: str, edited: bool, as_json: bool) -> None:
-    """Check every file of BUNDLE, and rewrite its bundle.json in the newest format, with its own hash."""
+    """Check every file of BUNDLE, and rewrite its bundle.json in the newest format, with its own hash.
+
+    Add the table of weights that LoRA files may change, if there is none.
+    """
     from latentrt.bundle.catalog import folder_of
-    from latentrt.bundle.upgrade import upgrade as upgrade_bundle
+    from latentrt_export.upgrade import upgrade as upgrade_bundle
 
     opened, changed = upgrade_bundle(folder_of(bundle), edited=edited)
     if as_json:

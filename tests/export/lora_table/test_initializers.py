@@ -1,4 +1,4 @@
-"""The runtime's reader of ONNX graphs finds the weights that the onnx package finds, and can exchange them."""
+"""The reader of ONNX graphs finds the weights that the onnx package finds, and the runtime can exchange them."""
 
 import numpy as np
 import onnx
@@ -6,9 +6,10 @@ import pytest
 from onnx import numpy_helper
 
 from latentrt.bundle.catalog import MODELS
+from latentrt.engines.onnx.initializers import Override, with_weights
 from latentrt.engines.onnx.initializers import beside as outside
-from latentrt.engines.onnx.initializers import initializers_of, with_weights
 from latentrt.errors import BundleError
+from latentrt_export.lora_table.initializers import initializers_of
 
 GRAPH = MODELS / "emoji" / "unet.onnx"
 
@@ -20,6 +21,12 @@ def of_package(model):
     return {
         name: (array, reads.count(name)) for name, array in arrays.items() if array.ndim and array.dtype.kind == "f"
     }
+
+
+def overrides_of(graph, arrays):
+    """The arrays as overrides of a graph's initialisers."""
+    known = initializers_of(graph)
+    return {name: Override(array, known[name]) for name, array in arrays.items()}
 
 
 def check(found, expected):
@@ -35,9 +42,9 @@ def test_every_weight_in_a_graph_and_beside_it(tmp_path):
     beside = tmp_path / "beside.onnx"
     onnx.save(onnx.load(GRAPH), beside, save_as_external_data=True, location="beside.data", size_threshold=0)
     check(initializers_of(beside), expected)
-    assert with_weights(beside, {next(iter(expected)): np.zeros(1, np.float16)}) is None
     arrays = {name: array for name, (array, _) in expected.items()}
-    assert outside(beside, arrays) == arrays and outside(GRAPH, arrays) == {}
+    assert with_weights(beside, overrides_of(beside, arrays)) is None
+    assert outside(beside, overrides_of(beside, arrays)) == arrays and outside(GRAPH, overrides_of(GRAPH, arrays)) == {}
 
 
 def test_weights_are_exchanged_and_nothing_else_is(tmp_path):
@@ -45,7 +52,7 @@ def test_weights_are_exchanged_and_nothing_else_is(tmp_path):
     expected = of_package(model)
     names = list(expected)[3:40:9]
     changed = {name: expected[name][0] * np.float16(2) for name in names}
-    content = with_weights(GRAPH, changed)
+    content = with_weights(GRAPH, overrides_of(GRAPH, changed))
     for one in model.graph.initializer:
         if one.name in changed:
             one.raw_data = changed[one.name].tobytes()

@@ -1,0 +1,78 @@
+"""The table of weights that LoRA files may change: read as the exporter wrote it, refused when missing or damaged."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from latentrt.bundle.catalog import MODELS
+from latentrt.bundle.folder import Bundle, open_bundle
+from latentrt.errors import BundleError
+from latentrt.lora.files import Lora
+from latentrt.lora.places import Places, read_places
+from latentrt.lora.weights import changed_weights
+from latentrt_export.lora_table.places import places_of, twins_of, unread_of
+from latentrt_export.lora_table.table import takes_loras, with_table
+
+EMOJI = open_bundle(MODELS / "emoji", verify=False)
+KEY = "conv_in.weight"
+
+
+def test_the_table_says_what_the_graphs_do():
+    read, places = read_places(EMOJI), places_of(EMOJI)
+    unread = unread_of(EMOJI, places)
+    assert read.unread == unread and read.twins == twins_of(places, unread)
+    for component, found in places.items():
+        assert found.keys() == read.weights[component].keys()
+        for key, place in found.items():
+            one, other = place.initializer, read.weights[component][key].initializer
+            assert replace(place, initializer=other) == read.weights[component][key]
+            assert (one.shape, one.dtype, one.file, one.start) == (other.shape, other.dtype, other.file, other.start)
+    assert isinstance(read, Places)
+
+
+def test_a_bundle_without_it_says_what_to_do(tmp_path):
+    bundle = replace(EMOJI, manifest=replace(EMOJI.manifest, lora_weights=""))
+    with pytest.raises(BundleError, match="has no table of the weights .* `latentrt upgrade .*emoji`"):
+        changed_weights(bundle, [Lora(tmp_path / "a.safetensors")])
+
+
+def test_a_quantized_bundle_gets_none(tmp_path):
+    components = EMOJI.manifest.components
+    quantized = replace(EMOJI.manifest, components={**components, "unet": replace(components["unet"], precision="w8")})
+    assert takes_loras(EMOJI.manifest) and not takes_loras(quantized)
+    assert with_table(tmp_path, quantized).lora_weights == "" and not list(tmp_path.iterdir())
+
+
+def edited(row: int, value: object) -> str:
+    """The table with another value in a row of the UNet's."""
+    table = json.loads((EMOJI.folder / "lora_weights.json").read_bytes())
+    table["weights"]["unet"][KEY][row] = value
+    return json.dumps(table)
+
+
+DAMAGED = {
+    "no JSON": "{",
+    "another key": '{"weights": {}, "unread": {}, "twins": {}, "more": {}}',
+    "components that differ": '{"weights": {}, "unread": {"unet": {}}, "twins": {}}',
+    "an unknown component": edited(0, "another"),
+    "a file of another component": edited(4, "cross_kv.onnx"),
+    "a file outside": edited(4, "../unet.onnx"),
+    "another type": edited(3, "int64"),
+    "an offset before the file": edited(5, -1),
+    "an offset behind the file": edited(5, 1 << 40),
+    "another length": edited(6, 4),
+    "an empty shape": edited(2, []),
+    "too many rows": edited(8, [0, 65]),
+    "rows backwards": edited(8, [64, 0]),
+    "another shape": edited(9, [64, 4, 3]),
+    "no shape": edited(9, []),
+    "a number for a name": edited(1, 3),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_one_is_one_error(tmp_path, damage):
+    (tmp_path / "lora_weights.json").write_text(DAMAGED[damage])
+    with pytest.raises(BundleError, match=r"lora_weights.json: .*copy the bundle again"):
+        read_places(Bundle(tmp_path, EMOJI.manifest, ""))
