@@ -89,7 +89,10 @@ def test_manifest_is_the_checkpoint_s(exported, precision):
     assert manifest.text.layers == 2
     assert (manifest.tokenizer.length, manifest.tokenizer.bos, manifest.tokenizer.eos) == (32, 0, 1)
     assert manifest.provenance["source"] == "folder"
-    assert set(manifest.files) == {f"{name}.onnx" for name in COMPONENTS} | {"tokenizer/tokenizer.json"}
+    assert set(manifest.files) == {f"{name}.onnx" for name in COMPONENTS} | {
+        "tokenizer/tokenizer.json",
+        "lora_weights.json",
+    }
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

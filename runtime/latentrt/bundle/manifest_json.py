@@ -34,7 +34,7 @@ def read(text: str | bytes) -> Manifest:
     version = document.get("format") if isinstance(document, dict) else None
     if isinstance(version, int) and version > FORMAT:
         raise TypedError(f".format: got {version}, this version of latentrt reads up to {FORMAT}; update latentrt")
-    manifest = manifest_of(document) if version == 1 else parse(Manifest, document)
+    manifest = manifest_of(document) if type(version) is int and version == 1 else parse(Manifest, document)
     if manifest.format != FORMAT:
         raise TypedError(f".format: got {manifest.format}, expected {FORMAT}")
     _check_counts(manifest)

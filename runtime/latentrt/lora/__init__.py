@@ -1,3 +1,11 @@
 """LoRA files: their layers, the weights that they change, and the changes. NumPy alone, for export and the runtime."""
 
-__all__ = ["change", "files", "layers", "parse", "tagged", "weights"]
+__all__ = [
+    "change",
+    "files",
+    "layers",
+    "parse",
+    "places",
+    "tagged",
+    "weights",
+]

@@ -10,7 +10,7 @@ from latentrt.bundle.folder import sha256_of
 from latentrt.errors import CheckpointError
 from latentrt.lora.files import Lora
 from latentrt.pipeline.load import load_tokenizer
-from latentrt_export import export
+from latentrt_export import options as options_module
 from latentrt_export.checkpoint.embeddings import Embedding, words_of
 from latentrt_export.cli.export import embedding_of
 from latentrt_export.cli.export import export as command
@@ -179,7 +179,9 @@ def test_where_one_of_two_encoders_has_no_vectors_it_sees_zeros(folder, tmp_path
 
 def test_words_that_a_lora_brings_are_added(folder, tmp_path, monkeypatch):
     """A word that is there already is left as it is, which is no error: no one asked for it."""
-    monkeypatch.setattr(export, "with_loras", lambda checkpoint, loras: checkpoint)  # which tests of its own hold
+    monkeypatch.setattr(
+        options_module, "with_loras", lambda checkpoint, loras: checkpoint
+    )  # which tests of its own hold
     brought = {"bundle_emb.mine.clip_l": vectors(0, 32), "bundle_emb.<cat>.clip_l": vectors(1, 32)}
     save_file(brought, tmp_path / "a.safetensors")
     tokenizer = folder / "tokenizers" / "sd1" / "tokenizer"

@@ -45,7 +45,8 @@ def folder(tmp_path: Path) -> Path:
     """The built-in bundle with a kilobyte in place of each graph, so that every test has a copy of its own."""
     folder = tmp_path / "emoji"
     (folder / "tokenizer").mkdir(parents=True)
-    shutil.copyfile(EMOJI / "tokenizer" / "tokenizer.json", folder / "tokenizer" / "tokenizer.json")
+    for file in ("tokenizer/tokenizer.json", "lora_weights.json"):
+        shutil.copyfile(EMOJI / file, folder / file)
     for graph in GRAPHS:
         (folder / graph).write_bytes(random.Random(graph).randbytes(1024))
     manifest = read((EMOJI / "bundle.json").read_bytes())
