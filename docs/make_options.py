@@ -4,7 +4,7 @@ import re
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 
-from latentrt.cli.request_options import HEADINGS, MOST_USED
+from latentrt.cli.request_options import AFTER_SIZE, BEFORE_SIZE, HEADINGS
 from latentrt.request.request import Request
 from latentrt.request.rows import Choice, Flag, Kind, Number, Whole, row_of
 
@@ -34,7 +34,7 @@ guidance](samplers.md), [images, control and sizes](tasks.md).
 """
 HEADER = "| field | option | value | default | meaning |\n|---|---|---|---|---|"
 TITLES = {**HEADINGS, "python": "Python alone"}
-FIRST = ("prompt", *MOST_USED, "width", "height")
+FIRST = ("prompt", *BEFORE_SIZE, *AFTER_SIZE, "width", "height")
 OPTIONS = {"prompt": "`PROMPT`", "width": "`--size WxH`", "height": "`--size WxH`"}  # fields without an own option
 VALUES = {
     "sampler": "[a sampler's name](samplers.md#samplers)",

@@ -13,7 +13,15 @@ import click
 from latentrt.cli.lora_option import lora_option
 from latentrt.cli.output import as_json, echo, print_json, progress_bar
 from latentrt.cli.parsing import size_of
-from latentrt.cli.request_options import FirstOption, GroupedCommand, first, grouped, request_options
+from latentrt.cli.request_options import (
+    AFTER_SIZE,
+    BEFORE_SIZE,
+    FirstOption,
+    RequestCommand,
+    first,
+    grouped,
+    request_options,
+)
 from latentrt.errors import RequestError
 from latentrt.request.request import RANDOM
 
@@ -26,19 +34,19 @@ if TYPE_CHECKING:
     from latentrt.request.settings import Settings
 
 
-@click.command(cls=GroupedCommand)
+@click.command(cls=RequestCommand)
 @click.argument("prompt", required=False)
 @first(
     "--bundle", default="emoji", metavar="DIR", show_default=True, help="Bundle: a folder, or a built-in model's name."
 )
-@request_options(first=("negative", "steps", "guidance", "seed"))
+@request_options(first=BEFORE_SIZE)
 @first(
     "--size",
     callback=size_of,
     metavar="WxH",
     help="Width and height in pixels, multiples of 8.  [default: the bundle's]",
 )
-@request_options(first=("sampler", "batch", "init", "strength", "mask", "controls"))
+@request_options(first=AFTER_SIZE)
 @lora_option("LoRA file and its scale.", cls=FirstOption)
 @first(
     "--engine",

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from latentrt.cli import parsing
+from latentrt.cli.grouped import GroupedCommand
 from latentrt.request.request import Request
 from latentrt.request.rows import Flag, Group, Number, Row, Text, Whole, row_of
 
@@ -32,6 +33,9 @@ PARSERS: Mapping[str, Callable[..., Any]] = {
     "pixels": parsing.pixels_of,
     "controls": parsing.controls_of,
 }
+# The fields that the command puts first, before its own --size and after it.
+BEFORE_SIZE = ("negative", "steps", "guidance", "seed")
+AFTER_SIZE = ("sampler", "batch", "init", "strength", "mask", "controls")
 NAMED = {one.name: one for one in fields(Request) if row_of(one).option is not None}
 
 
@@ -47,18 +51,15 @@ class FirstOption(GroupedOption):
     heading = "first"
 
 
-class GroupedCommand(click.Command):
-    """A command whose help has its options under headings, one after the other."""
+class RequestCommand(GroupedCommand):
+    """A command whose help has its options under the headings that they know."""
 
-    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes the options, heading by heading."""
-        for heading, title in HEADINGS.items():
-            options = (one for one in self.get_params(ctx) if isinstance(one, click.Option))
-            shown = [one for one in options if getattr(one, "heading", "output") == heading]
-            rows = [record for one in shown if (record := one.get_help_record(ctx)) is not None]
-            if rows:
-                with formatter.section(title):
-                    formatter.write_dl(rows)
+    def __init__(self, *args: Any, params: list[click.Parameter], **kwargs: Any) -> None:
+        options = [one for one in params if isinstance(one, GroupedOption)]
+        groups = {
+            title: [str(one.name) for one in options if one.heading == heading] for heading, title in HEADINGS.items()
+        }
+        super().__init__(*args, params=params, groups=groups, rest=HEADINGS[GroupedOption.heading], **kwargs)
 
 
 def grouped(heading: Group | str, *names: str, **attributes: Any) -> Callable[[Decorated], Decorated]:
@@ -76,16 +77,12 @@ def request_options(first: Sequence[str] = ()) -> Callable[[Decorated], Decorate
     """The options of these fields, among those that everybody uses; without names, of all others by heading."""
 
     def decorate(command: Decorated) -> Decorated:
-        names = first or [name for name in NAMED if name not in MOST_USED]
+        names = first or [name for name in NAMED if name not in (*BEFORE_SIZE, *AFTER_SIZE)]
         for name in reversed(names):
             command = option_of(name, "first" if first else row_of(NAMED[name]).group)(command)
         return command
 
     return decorate
-
-
-# The fields that the command puts first.
-MOST_USED = ("negative", "steps", "guidance", "seed", "sampler", "batch", "init", "strength", "mask", "controls")
 
 
 def option_of(name: str, heading: str) -> Callable[[Decorated], Decorated]:

@@ -37,7 +37,7 @@ class Prepared:
 
     whole: the grid of all steps. grid: that of the steps taken, which begin at step `first` of the whole. demand: the
     memory it asks for. plan: how it keeps to a budget; None without one. split: one call of the denoiser per prompt.
-    second: the second pass of a run in two.
+    second: the second pass of a run in two. before: the steps of the pass before this one.
     """
 
     settings: Settings
@@ -49,11 +49,12 @@ class Prepared:
     plan: Plan | None
     split: bool
     second: Prepared | None = None
+    before: int = 0
 
     @property
     def total(self) -> int:
         """The number of steps taken, in both passes where there are two."""
-        return len(self.grid.sigmas) + (self.second.total if self.second else 0)
+        return self.second.total if self.second else self.before + len(self.grid.sigmas)
 
     @property
     def keeps(self) -> bool:
@@ -80,24 +81,26 @@ def prepare(components: Components, request: Request) -> Prepared:
     return prepare_settings(components, resolve(request, components.bundle.manifest))
 
 
-def prepare_settings(components: Components, settings: Settings) -> Prepared:
-    """The same, from settings."""
+def prepare_settings(components: Components, settings: Settings, before: int = 0) -> Prepared:
+    """The same, from settings. before: the steps of the pass before this one."""
     manifest, prompts = components.bundle.manifest, read_prompts(components, settings)
     demand = demand_of(settings, len(prompts.positive.guides), manifest)
     plan = components.budget.plan(manifest, demand) if components.budget else None
     schedule = settings.schedule
     whole = SAMPLERS[schedule.sampler].grid(manifest.schedule, schedule.steps, schedule.spacing, schedule.sigmas)
     first, last = steps_taken(settings, whole, manifest.schedule.train_steps)
+    grid = whole.sliced(first, last)
     return Prepared(
         settings,
         prompts,
         whole,
-        whole.sliced(first, last),
+        grid,
         first,
         demand,
         plan,
         components.split_guidance or (plan is not None and plan.split),
-        second_pass(components, settings, settings.hires) if settings.hires else None,
+        second_pass(components, settings, settings.hires, len(grid.sigmas)) if settings.hires else None,
+        before,
     )
 
 
@@ -132,8 +135,8 @@ def steps_taken(settings: Settings, whole: Grid, train_steps: int) -> tuple[int,
     return first, last
 
 
-def second_pass(components: Components, settings: Settings, hires: Hires) -> Prepared:
-    """The second pass of a run in two; its latents are still to come."""
+def second_pass(components: Components, settings: Settings, hires: Hires, before: int) -> Prepared:
+    """The second pass of a run in two; its latents are still to come. before: the steps of the first."""
     old, pixels = (settings.width, settings.height), components.bundle.manifest.latents.factor
     width, height = hires.size(*old, pixels)
     told = settings.size_conditioning
@@ -149,4 +152,4 @@ def second_pass(components: Components, settings: Settings, hires: Hires) -> Pre
         schedule=replace(settings.schedule, steps=hires.steps),
         size_conditioning=replace(told, **sizes),
     )
-    return prepare_settings(components, larger)
+    return prepare_settings(components, larger, before)

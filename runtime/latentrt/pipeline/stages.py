@@ -159,7 +159,8 @@ def denoise(run: Timed, prepared: Prepared, encoded: Encoded, start: Start) -> I
         with run.phase("sampler"):
             latents, denoised = next(steps)
         timestep, sigma = float(grid.timesteps[index]), float(grid.sigmas[index])
-        yield Step(index, prepared.total, timestep, sigma, latents, denoised, manifest.latents.to_rgb, preview)
+        place = prepared.before + index
+        yield Step(place, prepared.total, timestep, sigma, latents, denoised, manifest.latents.to_rgb, preview)
 
 
 def in_tiles(denoiser: Denoiser, prepared: Prepared, pixels: int) -> Denoise:

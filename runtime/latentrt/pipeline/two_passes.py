@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,15 +24,8 @@ def two_passes(run: Timed, prepared: Prepared) -> Generator[Step, None, tuple[Im
     """The steps of both passes, and the pictures of the second."""
     assert prepared.second is not None
     latents = yield from sample(run, prepared)
-    second, before = prepared.second, len(prepared.grid.sigmas)
-    steps = picture(run, second.starting_from(upscale(run, prepared, latents)))
-    while True:
-        try:
-            step = next(steps)
-        except StopIteration as end:
-            images: tuple[Image, ...] = end.value
-            return images
-        yield replace(step, index=before + step.index, total=prepared.total)
+    second = prepared.second.starting_from(upscale(run, prepared, latents))
+    return (yield from picture(run, second))
 
 
 def upscale(run: Timed, prepared: Prepared, latents: Array) -> Array:

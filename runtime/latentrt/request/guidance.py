@@ -11,7 +11,7 @@ from latentrt.errors import RequestError
 from latentrt.request.request import Request
 from latentrt.request.rows import checked
 from latentrt.sampling.guidance import EVERYWHERE
-from latentrt.validate import is_list, number, shown
+from latentrt.validate import is_list, number, or_default, shown
 
 # As in diffusers 0.42.1's StableDiffusionInstructPix2PixPipeline.
 IMAGE_GUIDANCE = 1.5
@@ -61,7 +61,7 @@ def resolve_guidance(request: Request, manifest: Manifest, steps: int) -> Guidan
 
 def scale_of(request: Request, manifest: Manifest, steps: int) -> float | tuple[float, ...]:
     """One finite number, or one per step; always one for a model that takes the scale as an input."""
-    scale = manifest.defaults.guidance if request.guidance is None else request.guidance
+    scale = or_default(request.guidance, manifest.defaults.guidance)
     if manifest.embeds_guidance or not is_list(scale):
         return number("guidance", scale, -math.inf, math.inf)
     if len(scale) != steps:

@@ -11,7 +11,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, Literal
 
 from latentrt.errors import RequestError
-from latentrt.validate import choice, flag, number, shown, text, whole
+from latentrt.validate import choice, flag, number, or_default, shown, text, whole
 
 Group = Literal["prompt", "size", "sampling", "images", "control", "output", "python"]
 Part = Literal["both", "base", "refiner"]
@@ -130,7 +130,7 @@ def checked(request: Any, name: str, default: Any = None, highest: float | None 
     """
     value = getattr(request, name)
     one: Row = type(request).__dataclass_fields__[name].metadata["row"]
-    return one.kind.check(name, default if value is None else value, highest)
+    return one.kind.check(name, or_default(value, default), highest)
 
 
 def changed(request: Any, name: str) -> bool:

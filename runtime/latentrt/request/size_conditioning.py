@@ -9,7 +9,7 @@ from latentrt.bundle.manifest import Manifest
 from latentrt.errors import RequestError
 from latentrt.request.request import Request
 from latentrt.request.rows import checked
-from latentrt.validate import is_list, shown, whole
+from latentrt.validate import is_list, or_default, shown, whole
 
 LARGEST_SIDE = 1 << 16
 # As in diffusers 0.42.1's StableDiffusionXLImg2ImgPipeline.
@@ -54,8 +54,7 @@ def takes(manifest: Manifest, name: str) -> bool:
 
 def pair(request: Request, name: str, default: tuple[int, int]) -> tuple[int, int]:
     """Two whole numbers."""
-    value = getattr(request, name)
-    value = default if value is None else value
+    value = or_default(getattr(request, name), default)
     if not is_list(value) or len(value) != 2:
         raise RequestError(f"{name}: got {shown(value)}, expected two whole numbers, for example (1024, 1024)")
     first, second = (whole(name, one, 0 if name == "crop" else 1, LARGEST_SIDE) for one in value)

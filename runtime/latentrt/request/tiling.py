@@ -10,7 +10,7 @@ from latentrt.errors import RequestError
 from latentrt.request.request import Request
 from latentrt.request.rows import checked
 from latentrt.sampling.tiling import Seamless
-from latentrt.validate import shown, side
+from latentrt.validate import or_default, shown, side
 
 OVERLAP = 4  # tiles over each place, along an axis, unless a stride is given
 
@@ -39,9 +39,9 @@ def resolve_tiling(request: Request, manifest: Manifest) -> Tiling:
             raise RequestError(f"stride: got {shown(request.stride)} without window; give the side of tiles too")
         return Tiling()
     pixels, own = manifest.latents.factor, min(manifest.defaults.width, manifest.defaults.height)
-    window = side("window", own if request.window is None else request.window, pixels)
+    window = side("window", or_default(request.window, own), pixels)
     apart = window // OVERLAP // pixels * pixels or pixels
-    stride = side("stride", apart if request.stride is None else request.stride, pixels)
+    stride = side("stride", or_default(request.stride, apart), pixels)
     if stride > window:
         raise RequestError(f"stride: got {stride}, expected at most {window}, the side of a tile; more leaves gaps")
     return Tiling(window, stride, seamless)
