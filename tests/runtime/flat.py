@@ -16,7 +16,7 @@ RENAMED = {
     "image_guidance": ("guidance", "image"),
     "noise": ("noise", "generator"),
 }
-SPECS = ("text", "schedule", "noise", "size_conditioning", "tiling")
+SPECS = ("text", "schedule", "noise", "model_inputs", "tiling")
 PLAIN = Settings(
     TextSpec("a red apple"),
     ScheduleSpec("ddim", 20, "normal", "trailing"),

@@ -9,6 +9,7 @@ import numpy as np
 from latentrt.bundle.manifest import Manifest
 from latentrt.bundle.sources import GUIDANCE
 from latentrt.errors import BundleError
+from latentrt.request.model_inputs import VALUES
 from latentrt.request.settings import Settings
 from latentrt.tensors import Array, TensorSpec
 
@@ -16,27 +17,14 @@ from latentrt.tensors import Array, TensorSpec
 RequestValue = Callable[[Settings, bool], float]
 
 
-def part_of(field: str, place: int) -> RequestValue:
-    """One number of a pair of the settings."""
-    return lambda settings, _negative: getattr(settings.size_conditioning, field)[place]
-
-
-def aesthetic_score(settings: Settings, negative: bool) -> float:
-    """The score that the picture is to look rated with; the negative prompt has its own."""
-    spec = settings.size_conditioning
-    score = spec.negative_aesthetic_score if negative else spec.aesthetic_score
-    return 0.0 if score is None else score
+def model_input(name: str) -> RequestValue:
+    """An input of the model besides the prompt."""
+    return lambda settings, negative: VALUES[name](settings.model_inputs, negative)
 
 
 REQUEST_VALUES: dict[str, RequestValue] = {
     GUIDANCE: lambda settings, _negative: settings.scales[0] - 1,
-    "original_width": part_of("original_size", 0),
-    "original_height": part_of("original_size", 1),
-    "crop_left": part_of("crop", 0),
-    "crop_top": part_of("crop", 1),
-    "target_width": part_of("target_size", 0),
-    "target_height": part_of("target_size", 1),
-    "aesthetic_score": aesthetic_score,
+    **{name: model_input(name) for name in VALUES},
 }
 
 

@@ -139,7 +139,7 @@ def second_pass(components: Components, settings: Settings, hires: Hires, before
     """The second pass of a run in two; its latents are still to come. before: the steps of the first."""
     old, pixels = (settings.width, settings.height), components.bundle.manifest.latents.factor
     width, height = hires.size(*old, pixels)
-    told = settings.size_conditioning
+    told = settings.model_inputs
     sizes: dict[str, Any] = {
         name: (width, height) for name in ("original_size", "target_size") if getattr(told, name) == old
     }
@@ -150,6 +150,6 @@ def second_pass(components: Components, settings: Settings, hires: Hires, before
         width=width,
         height=height,
         schedule=replace(settings.schedule, steps=hires.steps),
-        size_conditioning=replace(told, **sizes),
+        model_inputs=replace(told, **sizes),
     )
     return prepare_settings(components, larger, before)

@@ -13,12 +13,12 @@ from latentrt.request.denoising_range import DenoisingRange, resolve_denoising_r
 from latentrt.request.guidance import GuidanceSpec, resolve_guidance
 from latentrt.request.hires import Hires, UpscaledLatents, resolve_hires
 from latentrt.request.init_image import InitImage, resolve_init_image
+from latentrt.request.model_inputs import ModelInputs, resolve_model_inputs
 from latentrt.request.noise import noise_record, resolve_noise
 from latentrt.request.request import Request
 from latentrt.request.rows import checked
 from latentrt.request.schedule import ScheduleSpec, resolve_schedule
 from latentrt.request.size import followed_size, resolve_size
-from latentrt.request.size_conditioning import SizeConditioning, resolve_size_conditioning
 from latentrt.request.text import TextSpec, resolve_text
 from latentrt.request.tiling import Tiling, resolve_tiling
 from latentrt.sampling.noise.source import NoiseSpec
@@ -38,7 +38,7 @@ class Settings:
     noise: NoiseSpec
     width: int
     height: int
-    size_conditioning: SizeConditioning = SizeConditioning()
+    model_inputs: ModelInputs = ModelInputs()
     init_image: InitImage | None = None
     controls: ControlsSpec = ControlsSpec()
     tiling: Tiling = Tiling()
@@ -81,7 +81,7 @@ class Settings:
         """All fields of the request that make this again, as JSON can hold them; images and latents by their hash."""
         found = self.text.record() | noise_record(self.noise)
         found |= {"width": self.width, "height": self.height, "fast_decode": self.fast_decode}
-        specs = (self.schedule, self.guidance, self.size_conditioning, self.tiling, self.hires, self.denoising_range)
+        specs = (self.schedule, self.guidance, self.model_inputs, self.tiling, self.hires, self.denoising_range)
         for spec in (*specs, self.init_image, self.controls):
             found |= spec.record() if spec else {}
         return found
@@ -125,7 +125,7 @@ def resolve(request: Request, manifest: Manifest) -> Settings:
         resolve_noise(request),
         width,
         height,
-        resolve_size_conditioning(request, manifest, size),
+        resolve_model_inputs(request, manifest, size),
         init_image,
         controls,
         resolve_tiling(request, manifest),

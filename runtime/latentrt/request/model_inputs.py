@@ -1,7 +1,12 @@
-"""Size conditioning of SDXL, and the aesthetic score of its refiner: inputs of the model besides the prompt."""
+"""Inputs of the model besides the prompt: the size conditioning of SDXL, the aesthetic score of its refiner.
+
+A new one is a field of `ModelInputs`, its line in `resolve_model_inputs`, and the row of VALUES by which a manifest
+asks for it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +23,7 @@ SIZES = ("original_size", "crop", "target_size")
 
 
 @dataclass(frozen=True)
-class SizeConditioning:
+class ModelInputs:
     """Sizes are (width, height) in pixels, crop is (left, top); None for what the model does not take."""
 
     original_size: tuple[int, int] | None = None
@@ -31,8 +36,30 @@ class SizeConditioning:
         """The fields of the request that make this again."""
         return dict(vars(self))
 
+    def score(self, *, negative: bool) -> float:
+        """The aesthetic score of the prompt or of the negative prompt."""
+        score = self.negative_aesthetic_score if negative else self.aesthetic_score
+        return 0.0 if score is None else score
 
-def resolve_size_conditioning(request: Request, manifest: Manifest, size: tuple[int, int]) -> SizeConditioning:
+
+def part_of(field: str, place: int) -> Callable[[ModelInputs, bool], float]:
+    """One number of a pair."""
+    return lambda inputs, _negative: float(getattr(inputs, field)[place])
+
+
+# Values by their names in a manifest; the second argument says whether it is for the negative prompt.
+VALUES: Mapping[str, Callable[[ModelInputs, bool], float]] = {
+    "original_width": part_of("original_size", 0),
+    "original_height": part_of("original_size", 1),
+    "crop_left": part_of("crop", 0),
+    "crop_top": part_of("crop", 1),
+    "target_width": part_of("target_size", 0),
+    "target_height": part_of("target_size", 1),
+    "aesthetic_score": lambda inputs, negative: inputs.score(negative=negative),
+}
+
+
+def resolve_model_inputs(request: Request, manifest: Manifest, size: tuple[int, int]) -> ModelInputs:
     """The inputs that the model takes, by default those of the picture's size. Raises RequestError for all others."""
     usual: dict[str, Any] = {"original_size": size, "crop": (0, 0), "target_size": size, **SCORES}
     taken = {name for name in usual if takes(manifest, name)}
@@ -42,7 +69,7 @@ def resolve_size_conditioning(request: Request, manifest: Manifest, size: tuple[
             raise RequestError(f"{name}: got {got}, but {manifest.family} models do not take it; leave it out")
     sizes: dict[str, Any] = {name: pair(request, name, usual[name]) for name in SIZES if name in taken}
     scores = {name: checked(request, name, usual[name]) for name in SCORES if name in taken}
-    return SizeConditioning(**sizes, **scores)
+    return ModelInputs(**sizes, **scores)
 
 
 def takes(manifest: Manifest, name: str) -> bool:
