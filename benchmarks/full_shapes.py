@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from benchmarks.checkpoint import config
-from latentrt_export.components.parts import unet_parts
+from latentrt_export.components.denoiser import unet_parts
 from latentrt_export.components.steering import Steering
 from latentrt_export.graph.trace import trace
 from latentrt_export.networks.component import Part

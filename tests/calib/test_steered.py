@@ -9,7 +9,7 @@ from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import open_bundle
 from latentrt.request.control import Control
 from latentrt_calib.calibrate import calibrate
-from latentrt_export.components.parts import unet_parts
+from latentrt_export.components.denoiser import unet_parts
 from latentrt_export.components.steering import Steering
 from latentrt_export.export import write_component
 from tests.calib.small import OPTIONS

@@ -21,7 +21,7 @@ from tests.export import compvis, tiny
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-COMPONENTS = ("text_encoder", "cross_kv", "time_bias", "unet", "vae_decoder", "vae_encoder")
+COMPONENTS = ("text_encoder", "time_bias", "cross_kv", "unet", "vae_decoder", "vae_encoder")
 PRECISIONS = ("fp32", "fp16", "w16")
 # Softmax nodes, one an attention: text layers; UNet: self and cross, one down, one middle, two up; one a VAE half.
 ATTENTIONS = {"text_encoder": 2, "cross_kv": 0, "time_bias": 0, "unet": 8, "vae_decoder": 1, "vae_encoder": 1}

@@ -25,8 +25,9 @@ from latentrt_export.checkpoint.builders import BUILDERS
 from latentrt_export.checkpoint.families import CONFIGS, FAMILIES
 from latentrt_export.checkpoint.load import load_checkpoint
 from latentrt_export.checkpoint.recognition import config_differences
-from latentrt_export.components.parts import unet_parts, vae_parts
+from latentrt_export.components.denoiser import unet_parts
 from latentrt_export.components.steering import Steering
+from latentrt_export.components.vae import vae_parts
 from latentrt_export.export import write_component
 from latentrt_export.lora_table.places import places_of, unread_of
 from tests.export import loras
@@ -96,7 +97,7 @@ def test_components_build_with_tensorrt_rtx(pairs, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     (tmp_path / "bundle").mkdir()
-    _, guided, _ = unet_parts(load_checkpoint(pairs("lcm").folder / "checkpoint").load_unet())
+    guided, *_ = unet_parts(load_checkpoint(pairs("lcm").folder / "checkpoint").load_unet())
     guided = write_component(replace(guided, name="guided"), tmp_path / "bundle", "w16", lambda line: None)
     source = pairs("sdxl").ours.bundle
     known = {name: source.manifest.components[name] for name in XL_COMPONENTS} | {"guided": guided}
@@ -210,7 +211,7 @@ def test_a_lora_of_a_layer_that_a_controlnet_has_as_well_is_refused(pairs, tmp_p
     whole, unet = pairs("sd2").ours.bundle, module_of("unet", TINY["sd2"].configs["unet"])
     network = build_controlnet(unet)
     network.time_embedding.load_state_dict(unet.time_embedding.state_dict())
-    _, part, *_ = unet_parts(unet, steering=Steering({"canny": network}))
+    part, *_ = unet_parts(unet, steering=Steering({"canny": network}))
     (tmp_path / "bundle").mkdir()
     shared = write_component(part, tmp_path / "bundle", "w16", lambda line: None)
     bundle = written(tmp_path / "bundle", whole, {**whole.manifest.components, "time_bias": shared})

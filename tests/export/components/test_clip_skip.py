@@ -9,7 +9,7 @@ from transformers import CLIPTokenizer
 from latentrt.bundle.folder import open_bundle
 from latentrt.engines import open_engine
 from latentrt.prompt.tokenizer import Tokenizer
-from latentrt_export.components.parts import text_parts
+from latentrt_export.components.text import text_parts
 from latentrt_export.export import write_component
 from tests.export import builtin, tiny
 

@@ -7,7 +7,7 @@ import torch
 from latentrt.engines.nvidia.plans import Shapes
 from latentrt_export.build.builders import open_builder
 from latentrt_export.build.plan import BuilderSettings, BuildTask, write_plan
-from latentrt_export.components.parts import unet_parts
+from latentrt_export.components.denoiser import unet_parts
 from latentrt_export.graph.precision import PRECISIONS
 from latentrt_export.graph.trace import trace
 from latentrt_export.lower.half import half

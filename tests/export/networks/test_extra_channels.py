@@ -23,7 +23,8 @@ from latentrt_export.checkpoint.load import load_checkpoint
 from latentrt_export.checkpoint.markers import Declared
 from latentrt_export.checkpoint.recognition import FIRST_LAYER
 from latentrt_export.checkpoint.single_file import configs_folder, configs_in
-from latentrt_export.components.parts import extra_channels, unet_parts
+from latentrt_export.components.denoiser import unet_parts
+from latentrt_export.components.parts import extra_channels
 from latentrt_export.export import write_component
 from tests.export.image_pairs import mask, picture
 from tests.export.parts import written

@@ -5,7 +5,7 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from latentrt_export.checkpoint.families import XL_SECOND
-from latentrt_export.components.parts import text_parts
+from latentrt_export.components.text import text_parts
 from latentrt_export.export import write_component
 from latentrt_export.networks.hoist import CrossKV, HoistedUNet, TextEncoder, VaeDecoder, VaeEncoder
 from latentrt_export.networks.time_bias import TimeBias

@@ -1,0 +1,168 @@
+"""The denoiser as components: graphs hoisted out of the UNet, the rest of the UNet, and networks that control it.
+
+All are compared with the undivided UNet, so that the split itself is under the gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor, nn
+
+from latentrt.bundle.sources import (
+    ExtraChannels,
+    InputSource,
+    component_source,
+    control_source,
+    latents_source,
+    text_source,
+)
+from latentrt.tensors import TensorSpec
+from latentrt_export.components.steering import Run, Steering
+from latentrt_export.networks.adapter_network import feature_specs
+from latentrt_export.networks.component import PROBES, Part, generator, part, sample_spec
+from latentrt_export.networks.hoist import CrossKV, HoistedUNet, widths_of
+from latentrt_export.networks.image_encoder import SEEN, kv_specs
+from latentrt_export.networks.residuals import Layout, residual_specs, unpacked
+from latentrt_export.networks.time_bias import TimeBiases, TimeInput, embedding_arguments, time_inputs
+
+
+@dataclass(frozen=True)
+class HoistedPart:
+    """A graph hoisted out of the UNet, with one output of its own name. inputs: the source of each."""
+
+    name: str
+    module: nn.Module
+    inputs: Mapping[TensorSpec, InputSource]
+    axes: tuple[str, ...]
+
+    def run(self, feeds: Run) -> Tensor:
+        """The output for the feeds of a run."""
+        output: Tensor = self.module(*(feeds[spec.name] for spec in self.inputs))
+        return output
+
+    def output(self, width: int, *axes: str) -> TensorSpec:
+        """The spec of the output. axes: symbols of the axes before the width, by default the graph's own."""
+        return TensorSpec(self.name, "float32", (*(axes or self.axes), width))
+
+    @property
+    def source(self) -> InputSource:
+        """The source of the denoiser's input that takes the output."""
+        return component_source(self.name, *self.inputs.values())
+
+    def part(self, runs: Sequence[Run]) -> Part:
+        """The component to export."""
+        output = self.output(int(runs[0][self.name].shape[-1]))
+        sources = {spec.name: source for spec, source in self.inputs.items()}
+        return part(self.name, lambda: self.module, (*self.inputs,), (output,), runs, role="hoisted", sources=sources)
+
+
+def unet_parts(
+    unet: UNet2DConditionModel,
+    size_ids: Sequence[str] = (),
+    steering: Steering | None = None,
+    extra: Sequence[ExtraChannels] = (),
+) -> Iterator[Part]:
+    """Yields the graphs hoisted out of the UNet, the networks that control it, and the rest of the UNet.
+
+    size_ids: names of the sizes that the time embedding takes. steering: networks of control images. extra: channels
+    after the noisy latents.
+    """
+    steering = steering or Steering()
+    layout, times = steering.layout(unet), time_inputs(unet, size_ids)
+    hoisted = hoisted_parts(unet, times, [*steering.controls.values()])
+    controlled = control_inputs(steering, layout)
+    runs = [unet_feeds(unet, times, *probe) | steering.prompted(probe[0]) for probe in PROBES]
+    control_runs = steering.runs(runs)
+    for place, feeds in enumerate(runs):
+        feeds |= control_sums([found[place] for found in control_runs.values()], controlled)
+        with torch.no_grad():
+            feeds["prediction"] = predicted(unet, feeds, layout)
+            feeds |= {one.name: one.run(feeds) for one in hoisted}
+    yield from (one.part(runs) for one in hoisted)
+    shared = {one.output(int(runs[0][one.name].shape[-1]), "batch", *one.axes[1:]): one.source for one in hoisted}
+    yield from steering.parts((*shared,), widths_of(unet), runs, control_runs)
+    prompts = {spec: control_source("image_encoder") for spec in kv_specs(steering.prompts, "*images")}
+    inputs = {sample_spec(unet): latents_source(*extra), **shared, **controlled, **prompts}
+    yield part(
+        "unet",
+        lambda: HoistedUNet(unet, layout, len(steering.features)),
+        (*inputs,),
+        (TensorSpec("prediction", "float32", ("batch", unet.config.out_channels, "height", "width")),),
+        runs,
+        role="denoiser",
+        sources={spec.name: source for spec, source in inputs.items()},
+    )
+
+
+def hoisted_parts(
+    unet: UNet2DConditionModel, times: Sequence[TimeInput], controls: Sequence[nn.Module]
+) -> tuple[HoistedPart, ...]:
+    """The graphs whose outputs the UNet takes, in the order in which it takes them."""
+    time_bias = TimeBiases(unet, *controls, names=[one.spec.name for one in times[1:]]).eval()
+    context = TensorSpec("context", "float32", ("batch", "tokens", unet.config.cross_attention_dim))
+    cross_kv = CrossKV(unet, *controls).eval()
+    return (
+        HoistedPart("time_bias", time_bias, {one.spec: one.source for one in times}, ("n",)),
+        HoistedPart("cross_kv", cross_kv, {context: text_source("context")}, ("batch", "tokens")),
+    )
+
+
+def control_inputs(steering: Steering, layout: Layout) -> dict[TensorSpec, InputSource]:
+    """The inputs of the UNet that control networks feed."""
+    return {
+        **{spec: control_source("controlnet") for spec in residual_specs(layout)},
+        **{spec: control_source("t2i_adapter") for spec in feature_specs(steering.features)},
+    }
+
+
+def control_sums(outputs: Sequence[Run], controlled: Mapping[TensorSpec, InputSource]) -> Run:
+    """The sum of all networks' outputs for each input that they feed."""
+    names = [spec.name for spec in controlled]
+    return {name: torch.stack([found[name] for found in outputs if name in found]).sum(0) for name in names}
+
+
+def unet_feeds(
+    unet: UNet2DConditionModel, times: Sequence[TimeInput], batch: int, height: int, width: int
+) -> dict[str, Tensor]:
+    """Random inputs of the undivided UNet."""
+    random = generator()
+    feeds = {
+        "sample": torch.randn(batch, unet.config.in_channels, height, width, generator=random),
+        "timestep": torch.rand(batch, generator=random) * 999,
+        "context": torch.randn(batch, 77, unet.config.cross_attention_dim, generator=random),
+    }
+    for one in times[1:]:
+        shape = [batch if axis == "n" else int(axis) for axis in one.spec.shape]
+        values = torch.rand(shape, generator=random) * one.probe
+        feeds[one.spec.name] = values.to(getattr(torch, one.spec.dtype))
+    return feeds
+
+
+def predicted(unet: UNet2DConditionModel, feeds: Mapping[str, Tensor], layout: Layout) -> Tensor:
+    """The output of the undivided UNet."""
+    arguments = embedding_arguments(unet, feeds)
+    added = arguments.pop("added_cond_kwargs")
+    steering: dict[str, Any] = {}
+    levels, features, seen = (
+        [tensor for name, tensor in feeds.items() if name.startswith(kind)] for kind in ("residual_", "feature_", SEEN)
+    )
+    if levels:
+        *down, middle = unpacked(levels, layout)
+        steering = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+    if features:
+        steering["down_intrablock_additional_residuals"] = features
+    output = unet(
+        feeds["sample"],
+        feeds["timestep"],
+        feeds["context"],
+        added_cond_kwargs={**added, **({"image_embeds": seen} if seen else {})},
+        **arguments,
+        **steering,
+    )
+    prediction: Tensor = output.sample
+    return prediction

@@ -1,0 +1,56 @@
+"""Text encoders as components: CLIP's, with the outputs that a family takes from each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+from latentrt.tensors import TensorSpec
+from latentrt_export.checkpoint.families import Encoder
+from latentrt_export.networks.component import Part, Probe, generator
+from latentrt_export.networks.hoist import PooledTextEncoder, TextEncoder
+
+USUAL = Encoder()
+TextModel: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
+
+
+def text_parts(model: TextModel, encoder: Encoder = USUAL, name: str = "text_encoder") -> Iterator[Part]:
+    """A text encoder, probed at its last layer, the one before and its first.
+
+    The probes are random tokens: the mask lets each position see what stands before it. Where a
+    prompt's end matters, each has one.
+    """
+    config, rows, layers = model.config, 3, model.config.num_hidden_layers - encoder.skipped
+    tokens = config.max_position_embeddings
+    ids = torch.randint(0, config.vocab_size, (rows, tokens), generator=generator())
+    if encoder.pooled:
+        ids[:, tokens // 2] = config.eos_token_id
+    skips = sorted({1, min(2, layers), layers})
+    outputs = [TensorSpec("context", "float32", ("batch", tokens, config.hidden_size))]
+    if encoder.pooled:
+        outputs.append(TensorSpec("pooled", "float32", ("batch", config.projection_dim)))
+    kind = PooledTextEncoder if encoder.pooled else TextEncoder
+    yield Part(
+        name,
+        lambda: kind(model, skipped=encoder.skipped, normed=encoder.normed),
+        (TensorSpec("input_ids", "int64", ("batch", tokens)), TensorSpec("clip_skip", "int64", (1,))),
+        tuple(outputs),
+        (text_probe(model, encoder, ids, 1), *(text_probe(model, encoder, ids[:1], skip) for skip in skips)),
+        role="text_encoder",
+    )
+
+
+def text_probe(model: TextModel, encoder: Encoder, ids: Tensor, clip_skip: int) -> Probe:
+    """Token ids and what the original makes of them: its output where a `clip_skip` of 1 is that, else a layer's."""
+    place = clip_skip + encoder.skipped
+    with torch.no_grad():
+        encoded = model(ids, output_hidden_states=True)
+        reference = encoded.hidden_states[-place]
+        if encoder.normed:
+            reference = encoded.last_hidden_state if place == 1 else model.final_layer_norm(reference)
+    pooled = (encoded.text_embeds,) if encoder.pooled else ()
+    return Probe({"input_ids": ids, "clip_skip": torch.tensor([clip_skip])}, (reference, *pooled))
