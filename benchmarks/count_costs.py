@@ -25,7 +25,9 @@ from benchmarks.costs import save_entries, write
 from latentrt.tensors import TensorSpec, shape_of
 from latentrt_export.graph.costs import cost_of
 from latentrt_export.graph.trace import trace
-from latentrt_export.networks.hoist import CrossKV, HoistedUNet, TextEncoder, VaeDecoder
+from latentrt_export.networks.autoencoder import VaeDecoder
+from latentrt_export.networks.hoist import CrossKV, HoistedUNet
+from latentrt_export.networks.text_encoder import TextEncoder
 from latentrt_export.networks.time_bias import TimeBias
 
 SD15 = Path(__file__).parents[1] / "export" / "latentrt_export" / "configs" / "sd15"

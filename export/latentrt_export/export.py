@@ -33,6 +33,7 @@ from latentrt_export.checkpoint.markers import asked
 from latentrt_export.checkpoint.named import check_names
 from latentrt_export.checkpoint.scheduler import defaults_of, said_of, schedule_of
 from latentrt_export.checkpoint.tokenizer import clip_tokenizer, tokenizer_from_folder
+from latentrt_export.components.denoiser import multiple_of
 from latentrt_export.components.parts import parts_of
 from latentrt_export.components.tiny_decoder import open_tiny_decoder, tiny_part
 from latentrt_export.gate import check_gate
@@ -40,6 +41,7 @@ from latentrt_export.graph.precision import PRECISIONS, FloatPrecision
 from latentrt_export.graph.save import save_graph
 from latentrt_export.graph.trace import trace
 from latentrt_export.lora_table.table import with_table
+from latentrt_export.networks.autoencoder import latent_channels
 from latentrt_export.networks.component import Config, Part, pixels_of
 from latentrt_export.options import ExportOptions as ExportOptions
 from latentrt_export.options import with_networks, without_pickles
@@ -67,8 +69,9 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
         found = opened(source, options, progress)
         tiny = open_tiny_decoder(options.tiny_decoder) if options.tiny_decoder else None
         checkpoint, tokenizer = found.checkpoint, found.tokenizer
-        (folder / TOKENIZER_FILE).parent.mkdir()
-        tokenizer.backend.save(str(folder / TOKENIZER_FILE), pretty=False)
+        if tokenizer:
+            (folder / TOKENIZER_FILE).parent.mkdir()
+            tokenizer.backend.save(str(folder / TOKENIZER_FILE), pretty=False)
         components = {
             part.name: write_component(part, folder, options.precision, progress) for part in parts_of(checkpoint)
         }
@@ -100,11 +103,16 @@ def manifest_of(
         family=checkpoint.family.name,
         tasks=tasks_of(components),
         components=components,
-        text=text_of(checkpoint, found.pads),
+        text=text_of(checkpoint, found.pads) if found.tokenizer else None,
         latents=latents,
         schedule=found.schedule,
-        tokenizer=spec_of(found.tokenizer),
-        defaults=defaults_of(checkpoint.scheduler, side_px, steps=options.steps, guidance=options.guidance),
+        tokenizer=spec_of(found.tokenizer) if found.tokenizer else None,
+        defaults=defaults_of(
+            checkpoint.scheduler,
+            side_px,
+            steps=options.steps or checkpoint.family.steps,
+            guidance=checkpoint.family.guidance if options.guidance is None else options.guidance,
+        ),
         provenance=provenance(checkpoint)
         | loras_provenance(options.loras)
         | dict(found.words)
@@ -118,7 +126,7 @@ class Found:
     """A checkpoint with all that is added to it, ready to be exported. words: what a bundle says of embeddings."""
 
     checkpoint: Checkpoint
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     pads: Mapping[str, int]
     schedule: NoiseSchedule
     words: Mapping[str, str]
@@ -134,9 +142,19 @@ def opened(source: Path, options: ExportOptions, progress: Progress) -> Found:
     for line in [*(f"{name}: {said}" for name, said in checkpoint.said.items()), *said_of(checkpoint.scheduler)]:
         progress(line)
     checkpoint = with_networks(checkpoint, options)
+    if not checkpoint.family.encoders:
+        refuse_words(checkpoint, options)
+        return Found(checkpoint, None, {}, schedule, {})
     tokenizer, pads = find_tokenizer(checkpoint, options)
     worded = with_embeddings(checkpoint, tokenizer, (*options.embeddings, *bundled_in(options.loras)), progress)
     return Found(worded.checkpoint, worded.tokenizer, pads, schedule, worded.provenance)
+
+
+def refuse_words(checkpoint: Checkpoint, options: ExportOptions) -> None:
+    """Raises CheckpointError for words and tokenizers that are added to a model without prompts."""
+    if options.embeddings or options.tokenizer:
+        name = "--embedding" if options.embeddings else "--tokenizer"
+        raise CheckpointError(f"{name}: got one, but {checkpoint.family.name} models take no prompt; leave it out")
 
 
 def find_tokenizer(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Tokenizer, dict[str, int]]:
@@ -200,7 +218,7 @@ def write_component(part: Part, folder: Path, precision: FloatPrecision, progres
     inputs, outputs = [recipe.spec(spec) for spec in part.inputs], [recipe.spec(spec) for spec in part.outputs]
     progress(f"{part.name}: tracing")
     module = recipe.module(part.build())
-    model = recipe.graph(trace(module, inputs, outputs))
+    model = recipe.graph(trace(module, inputs, outputs, part.multiple))
     progress(f"{part.name}: writing")
     data = save_graph(model, folder, part.name)
     # The weights go before the engine takes its own: together they would be the peak. No later part uses them.
@@ -227,7 +245,14 @@ def latents_of(checkpoint: Checkpoint) -> tuple[Latents, int]:
     vae = checkpoint.load_vae()
     factor = pixels_of(vae.config)
     shift = vae.config.get("shift_factor") or 0.0
-    latents = Latents(vae.config.latent_channels, factor, vae.config.scaling_factor, fit_to_rgb(vae), shift)
+    latents = Latents(
+        latent_channels(vae),
+        factor,
+        vae.config.scaling_factor,
+        fit_to_rgb(vae),
+        shift,
+        multiple=multiple_of(checkpoint.components["unet"].config),
+    )
     return latents, side_of(checkpoint.components["unet"].config) * factor
 
 

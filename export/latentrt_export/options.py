@@ -24,19 +24,19 @@ from latentrt_export.graph.precision import FloatPrecision
 class ExportOptions:
     """Options of an export.
 
-    precision, name, steps, guidance: the bundle's precision, name and default steps and guidance. tokenizer: folder of
-    a tokenizer in place of the checkpoint's. vae, configs, variant: as in `load_checkpoint`. loras: LoRAs to fuse, as
-    in `with_loras`. tiny_decoder: a TAESD to add, as in `open_tiny_decoder`. embeddings: textual inversions, as in
-    `with_embeddings`. controls, adapters: ControlNets and T2I-Adapters, as in `with_controls` and `with_adapters`.
-    image_prompts, image_encoder: IP-Adapters and their image encoder, as in `with_image_prompts`. prediction, zero_snr:
-    prediction type and zero terminal SNR, in place of what the checkpoint says. allow_pickle: read pickles, as
-    `converted` does.
+    precision, name, steps, guidance: the bundle's precision, name and default steps and guidance, by default those of
+    the family. tokenizer: folder of a tokenizer in place of the checkpoint's. vae, configs, variant: as in
+    `load_checkpoint`. loras: LoRAs to fuse, as in `with_loras`. tiny_decoder: a TAESD to add, as in
+    `open_tiny_decoder`. embeddings: textual inversions, as in `with_embeddings`. controls, adapters: ControlNets and
+    T2I-Adapters, as in `with_controls` and `with_adapters`. image_prompts, image_encoder: IP-Adapters and their image
+    encoder, as in `with_image_prompts`. prediction, zero_snr: prediction type and zero terminal SNR, in place of what
+    the checkpoint says. allow_pickle: read pickles, as `converted` does.
     """
 
     precision: FloatPrecision = "fp32"
     name: str | None = None
-    steps: int = 20
-    guidance: float = 7.5
+    steps: int | None = None
+    guidance: float | None = None
     tokenizer: Path | None = None
     vae: Path | None = None
     configs: Path | None = None

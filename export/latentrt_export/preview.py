@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import torch
-from diffusers import AutoencoderKL
 
+from latentrt_export.networks.autoencoder import Autoencoder, encode
 from latentrt_export.networks.component import generator, pixels_of
 
 COLOURS, SIDE = 64, 8
 
 
-def fit_to_rgb(vae: AutoencoderKL) -> tuple[tuple[float, float, float], ...]:
+def fit_to_rgb(vae: Autoencoder) -> tuple[tuple[float, float, float], ...]:
     """Returns rows of (red, green, blue), one per latent channel and one constant: least squares on random colours.
 
     Pictures of one colour each are encoded. Smooth colour fields and blocks fit worse: on pictures of the built-in
@@ -18,10 +18,9 @@ def fit_to_rgb(vae: AutoencoderKL) -> tuple[tuple[float, float, float], ...]:
     """
     side = SIDE * pixels_of(vae.config)
     colours = torch.rand(COLOURS, 3, 1, 1, generator=generator()) * 2 - 1
-    with torch.no_grad():
-        posteriors = [vae.encode(colour.expand(1, 3, side, side)).latent_dist.mean for colour in colours]
+    means = [encode(vae, colour.expand(1, 3, side, side))[0] for colour in colours]
     shift = vae.config.get("shift_factor") or 0.0
-    samples = ((torch.cat(posteriors) - shift) * vae.config.scaling_factor).permute(0, 2, 3, 1).flatten(1, 2)
+    samples = ((torch.cat(means) - shift) * vae.config.scaling_factor).permute(0, 2, 3, 1).flatten(1, 2)
     ones = torch.ones(*samples.shape[:2], 1)
     matrix = torch.cat([samples, ones], 2).flatten(0, 1).double()
     truth = colours.flatten(1)[:, None].expand(-1, SIDE * SIDE, -1).flatten(0, 1).double()

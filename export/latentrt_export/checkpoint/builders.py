@@ -6,7 +6,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, AutoencoderTiny, ControlNetModel, T2IAdapter, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderTiny,
+    ControlNetModel,
+    T2IAdapter,
+    UNet2DConditionModel,
+    UNet2DModel,
+    VQModel,
+)
+from diffusers.models.attention_processor import Attention
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -26,6 +35,35 @@ def from_config(kind: Any) -> Callable[[Config], Any]:
             return kind.from_config(dict(config))
 
     return build
+
+
+def unet(config: Config) -> UNet2DConditionModel | UNet2DModel:
+    """A UNet of the class that its config names.
+
+    num_heads: of a UNet2DModel, an entry beside diffusers': the heads of all attentions, whatever their width.
+    """
+    if config.get("_class_name") != "UNet2DModel":
+        module: UNet2DConditionModel = from_config(UNet2DConditionModel)(config)
+        return module
+    plain_unet: UNet2DModel = from_config(UNet2DModel)({key: one for key, one in config.items() if key != "num_heads"})
+    heads = config.get("num_heads")
+    for attn in plain_unet.modules() if heads else ():
+        if isinstance(attn, Attention):
+            attn.heads, attn.scale = heads, (attn.inner_dim / heads) ** -0.5
+    return plain_unet
+
+
+def autoencoder(config: Config) -> AutoencoderKL | VQModel:
+    """An autoencoder of the class that its config names.
+
+    Latents of a VQ model are of unit variance where its config names no factor: the original has none, and the default
+    of diffusers' class is Stable Diffusion's.
+    """
+    if config.get("_class_name") != "VQModel":
+        module: AutoencoderKL = from_config(AutoencoderKL)(config)
+        return module
+    quantized: VQModel = from_config(VQModel)({"scaling_factor": 1.0, **config})
+    return quantized
 
 
 def tiny_decoder(config: Config) -> AutoencoderTiny:
@@ -72,8 +110,8 @@ def add_positions(embeddings: Any) -> None:
 
 
 BUILDERS: Mapping[str, Callable[[Config], Any]] = {
-    "unet": from_config(UNet2DConditionModel),
-    "vae": from_config(AutoencoderKL),
+    "unet": unet,
+    "vae": autoencoder,
     "tiny_decoder": tiny_decoder,
     "text_encoder": text_encoder,
     "text_encoder_2": projected,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentrt.errors import CheckpointError, first_few
-from latentrt_export.checkpoint.families import Family
+from latentrt_export.checkpoint.family import Family
 from latentrt_export.checkpoint.paths import check_there
 from latentrt_export.checkpoint.stored import FLOATS, Stored, header
 from latentrt_export.networks.component import Config

@@ -9,7 +9,8 @@ from typing import Any
 
 from latentrt.errors import CheckpointError
 from latentrt_export.checkpoint.config_defaults import TEXT_DEFAULTS
-from latentrt_export.checkpoint.families import COMPONENTS, Family
+from latentrt_export.checkpoint.families import FOLDERS
+from latentrt_export.checkpoint.family import Family
 from latentrt_export.checkpoint.layouts import folder_keys
 from latentrt_export.checkpoint.markers import Declared, overruled
 from latentrt_export.checkpoint.match import ComponentSource
@@ -43,9 +44,10 @@ def open_folder(path: Path, configs: Path | None, variant: str | None, asked: De
     for name, folder in tokenizers.items():
         if not folder.is_dir():
             raise CheckpointError(f"{path} has no {name} folder: expected {folder}, fetch it as well")
-    if variant is not None and not any(variant in found_in(path / name, stem_of(name)) for name in family.slots):
+    folders = {name: path / family.folder(name) for name in family.slots}
+    if variant is not None and not any(variant in found_in(one, stem_of(name)) for name, one in folders.items()):
         raise CheckpointError(f"--variant {variant}: no component in {path} has files of that variant; leave it out")
-    sources = {name: folder_source(path / name, name, variant) for name in family.slots}
+    sources = {name: folder_source(one, name, variant) for name, one in folders.items()}
     scheduler, said = overruled(read_json(path / "scheduler" / "scheduler_config.json"), asked)
     return OpenedCheckpoint(
         family, sources, scheduler, tokenizers, index.get(ZERO_NEGATIVE, family.zero_negative), said
@@ -57,12 +59,13 @@ def differences(path: Path, index: Mapping[str, Any], family: Family) -> list[st
     got = index.get("_class_name")
     if got not in family.pipelines:
         return [f"_class_name in its model_index.json is {got!r}, expected {pipeline_names(family)}"]
-    listed = [name for name in COMPONENTS if isinstance(part := index.get(name), list) and any(part)]
-    if set(listed) != family.slots.keys():
-        return [f"its model_index.json names {', '.join(listed)}, expected {', '.join(family.slots)}"]
+    listed = [name for name in FOLDERS if isinstance(part := index.get(name), list) and any(part)]
+    folders = [family.folder(name) for name in family.slots]
+    if {*listed} != {*folders}:
+        return [f"its model_index.json names {', '.join(listed)}, expected {', '.join(folders)}"]
     if index.get("is_cosxl_edit"):  # whose images are latents of unit variance, and whose schedule is EDM's
         return ["is_cosxl_edit in its model_index.json is true, expected false"]
-    return config_differences(family, {name: config_in(path / name, name) for name in family.slots})
+    return config_differences(family, {name: config_in(path / family.folder(name), name) for name in family.slots})
 
 
 def folder_source(folder: Path, name: str, variant: str | None = None) -> ComponentSource:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel, VQModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from latentrt.errors import CheckpointError
 from latentrt.lora.change import Change
 from latentrt_export.checkpoint.builders import BUILDERS
-from latentrt_export.checkpoint.families import Family
+from latentrt_export.checkpoint.family import Family
 from latentrt_export.checkpoint.folder import name_of, open_folder
 from latentrt_export.checkpoint.markers import Declared
 from latentrt_export.checkpoint.match import ComponentSource, left_out, located
@@ -81,11 +81,11 @@ class Checkpoint:
     said: Mapping[str, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
 
-    def load_unet(self) -> UNet2DConditionModel:
+    def load_unet(self) -> UNet2DConditionModel | UNet2DModel:
         """Returns the UNet; raises CheckpointError when its file has changed since the checkpoint was opened."""
         return self.components["unet"].load()
 
-    def load_vae(self) -> AutoencoderKL:
+    def load_vae(self) -> AutoencoderKL | VQModel:
         """Returns the VAE; raises CheckpointError when its file has changed since the checkpoint was opened."""
         return self.components["vae"].load()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from latentrt_export.checkpoint.families import Family
+from latentrt_export.checkpoint.family import Family
 from latentrt_export.checkpoint.match import ComponentSource
 
 

@@ -3,17 +3,16 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from latentrt.bundle.sources import ExtraChannelsName
+from latentrt.bundle.sources import ExtraChannels, extra_channels_of
 from latentrt.errors import CheckpointError, first_few
 from latentrt_export.checkpoint.config_defaults import DEFAULTS
-from latentrt_export.checkpoint.families import FAMILIES, Family
+from latentrt_export.checkpoint.families import FAMILIES
+from latentrt_export.checkpoint.family import Family
 from latentrt_export.checkpoint.layouts import Shape
 from latentrt_export.networks.component import Config
 
 Configs = Mapping[str, Config]
 
-# Extra channels that a UNet may take behind the noisy latents, in this order.
-SHOWN: tuple[tuple[ExtraChannelsName, ...], ...] = ((), ("mask", "masked_image"), ("image",))
 # Entry of the UNet's config: the width of the pooled text and of the sinusoids of all size ids together.
 ADDED_WIDTH = "projection_class_embeddings_input_dim"
 # The convolution of a single file whose second axis is the UNet's input channels.
@@ -68,7 +67,8 @@ def shape_differences(family: Family, shapes: Mapping[str, Shape], configs: Conf
 
 def pipeline_names(family: Family) -> str:
     """Returns the pipeline classes of a family's folders, for a message."""
-    return f"{family.pipelines[0]} or another of its {len(family.pipelines)} pipelines (docs/export.md)"
+    first, *others = family.pipelines or ("a single file",)
+    return f"{first} or another of its {len(others) + 1} pipelines (docs/export.md)" if others else first
 
 
 def config_differences(family: Family, configs: Configs) -> list[str]:
@@ -78,7 +78,7 @@ def config_differences(family: Family, configs: Configs) -> list[str]:
         f"the config of {component} has {key} {meant[component][key]!r}, expected {value!r}"
         for component in family.slots
         for key, value in family.expected(component).items()
-        if meant[component].get(key) != value
+        if meant[component].get(key) not in (value if isinstance(value, tuple) else (value,))
     ]
     return differences or [
         f"{what} is {got}, expected {expected} to fit the other components"
@@ -91,8 +91,9 @@ def sizes_that_fit(family: Family, configs: Configs) -> Iterator[tuple[str, Any,
     """Yields a name, the UNet's size, and the size that the other components need."""
     unet = configs["unet"]
     width = sum(configs[name].get("hidden_size", 0) for name in family.encoders)
-    yield "unet cross_attention_dim", unet.get("cross_attention_dim"), width
-    got, fitting = unet.get("in_channels", 4), shown_by_channels(configs)
+    if family.encoders:
+        yield "unet cross_attention_dim", unet.get("cross_attention_dim"), width
+    got, fitting = unet.get("in_channels", 4), extra_by_channels(family, configs)
     yield "unet in_channels", got, got if got in fitting else " or ".join(map(str, fitting))
     for name, encoder in family.encoders.items():
         if encoder.pooled:
@@ -101,10 +102,11 @@ def sizes_that_fit(family: Family, configs: Configs) -> Iterator[tuple[str, Any,
             yield f"unet {ADDED_WIDTH}", unet.get(ADDED_WIDTH), pooled + sizes
 
 
-def shown_by_channels(configs: Configs) -> dict[int, tuple[ExtraChannelsName, ...]]:
-    """Returns the extra channels of UNets over these latents, by the number of all input channels."""
-    latents = configs["vae"].get("latent_channels", 4)
-    return {latents + sum(1 if name == "mask" else latents for name in names): names for names in SHOWN}
+def extra_by_channels(family: Family, configs: Configs) -> dict[int, tuple[ExtraChannels, ...]]:
+    """Returns the extra channels that a UNet may take over these latents, by its number of input channels."""
+    latents = configs["vae"].get("vq_embed_dim") or configs["vae"].get("latent_channels", 4)
+    possible = [extra_channels_of(names, latents) for names in family.extra]
+    return {latents + sum(one.channels for one in extra): extra for extra in possible}
 
 
 def likeness(shapes: Mapping[str, Shape]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from latentrt.errors import first_few
-from latentrt_export.checkpoint.families import Family
+from latentrt_export.checkpoint.family import Family
 from latentrt_export.checkpoint.folder import name_of
 from latentrt_export.checkpoint.layouts import Shape
 from latentrt_export.checkpoint.markers import MARKERS, Declared, declared_by, overruled

@@ -72,8 +72,8 @@ GROUPS = {
     help="fp16: half floats. w16: weights stored as fp16, computed in fp32.",
 )
 @click.option("--name", help="Name of the bundle.  [default: name of the checkpoint]")
-@click.option("--steps", type=click.IntRange(min=1), default=20, show_default=True, help="Default denoising steps.")
-@click.option("--guidance", type=float, default=7.5, show_default=True, help="Default guidance scale; 1 is off.")
+@click.option("--steps", type=click.IntRange(min=1), help="Default denoising steps.  [default: the family's]")
+@click.option("--guidance", type=float, help="Default guidance scale; 1 is off.  [default: the family's]")
 @click.option(
     "--prediction",
     type=click.Choice(["epsilon", "v_prediction", "sample"]),

@@ -7,28 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 
 from latentrt.bundle.sources import (
+    CLASS_LABEL,
     ExtraChannels,
     InputSource,
     component_source,
     control_source,
     latents_source,
+    request_source,
     text_source,
 )
 from latentrt.tensors import TensorSpec
 from latentrt_export.components.steering import Run, Steering
 from latentrt_export.networks.adapter_network import feature_specs
-from latentrt_export.networks.component import PROBES, Part, generator, part, sample_spec
+from latentrt_export.networks.component import Config, Part, generator, part, probes_of, sample_spec
 from latentrt_export.networks.hoist import CrossKV, HoistedUNet, widths_of
 from latentrt_export.networks.image_encoder import SEEN, kv_specs
+from latentrt_export.networks.one_token import ClassBias
 from latentrt_export.networks.residuals import Layout, residual_specs, unpacked
 from latentrt_export.networks.time_bias import TimeBiases, TimeInput, embedding_arguments, time_inputs
+
+UNet: TypeAlias = UNet2DConditionModel | UNet2DModel
 
 
 @dataclass(frozen=True)
@@ -62,21 +67,23 @@ class HoistedPart:
 
 
 def unet_parts(
-    unet: UNet2DConditionModel,
+    unet: UNet,
     size_ids: Sequence[str] = (),
     steering: Steering | None = None,
     extra: Sequence[ExtraChannels] = (),
+    classes: nn.Embedding | None = None,
 ) -> Iterator[Part]:
     """Yields the graphs hoisted out of the UNet, the networks that control it, and the rest of the UNet.
 
     size_ids: names of the sizes that the time embedding takes. steering: networks of control images. extra: channels
-    after the noisy latents.
+    after the noisy latents. classes: the embedding of class labels, the one token of cross-attention's context.
     """
     steering = steering or Steering()
     layout, times = steering.layout(unet), time_inputs(unet, size_ids)
-    hoisted = hoisted_parts(unet, times, [*steering.controls.values()])
+    hoisted = hoisted_parts(unet, times, [*steering.controls.values()], classes)
     controlled = control_inputs(steering, layout)
-    runs = [unet_feeds(unet, times, *probe) | steering.prompted(probe[0]) for probe in PROBES]
+    multiple = multiple_of(unet.config)
+    runs = [unet_feeds(unet, times, classes, *probe) | steering.prompted(probe[0]) for probe in probes_of(multiple)]
     control_runs = steering.runs(runs)
     for place, feeds in enumerate(runs):
         feeds |= control_sums([found[place] for found in control_runs.values()], controlled)
@@ -90,26 +97,39 @@ def unet_parts(
     inputs = {sample_spec(unet): latents_source(*extra), **shared, **controlled, **prompts}
     yield part(
         "unet",
-        lambda: HoistedUNet(unet, layout, len(steering.features)),
+        lambda: HoistedUNet(
+            unet, layout, len(steering.features), conditioned=len(hoisted) > 1, one_token=classes is not None
+        ),
         (*inputs,),
         (TensorSpec("prediction", "float32", ("batch", unet.config.out_channels, "height", "width")),),
         runs,
         role="denoiser",
         sources={spec.name: source for spec, source in inputs.items()},
+        multiple=multiple,
     )
+
+
+def multiple_of(config: Config) -> int:
+    """The number of which the sides of latents must be multiples for the UNet of that config."""
+    levels = len(config["block_out_channels"])
+    return int(2 ** (levels - 1)) if config.get("_class_name") == "UNet2DModel" else 1
 
 
 def hoisted_parts(
-    unet: UNet2DConditionModel, times: Sequence[TimeInput], controls: Sequence[nn.Module]
+    unet: UNet, times: Sequence[TimeInput], controls: Sequence[nn.Module], classes: nn.Embedding | None
 ) -> tuple[HoistedPart, ...]:
     """The graphs whose outputs the UNet takes, in the order in which it takes them."""
     time_bias = TimeBiases(unet, *controls, names=[one.spec.name for one in times[1:]]).eval()
+    hoisted = HoistedPart("time_bias", time_bias, {one.spec: one.source for one in times}, ("n",))
+    if isinstance(unet, UNet2DModel):
+        return (hoisted,)
+    if classes is not None:
+        label = TensorSpec(CLASS_LABEL, "int64", ("batch",))
+        bias = ClassBias(unet, classes).eval()
+        return hoisted, HoistedPart("class_bias", bias, {label: request_source(CLASS_LABEL)}, ("batch",))
     context = TensorSpec("context", "float32", ("batch", "tokens", unet.config.cross_attention_dim))
     cross_kv = CrossKV(unet, *controls).eval()
-    return (
-        HoistedPart("time_bias", time_bias, {one.spec: one.source for one in times}, ("n",)),
-        HoistedPart("cross_kv", cross_kv, {context: text_source("context")}, ("batch", "tokens")),
-    )
+    return hoisted, HoistedPart("cross_kv", cross_kv, {context: text_source("context")}, ("batch", "tokens"))
 
 
 def control_inputs(steering: Steering, layout: Layout) -> dict[TensorSpec, InputSource]:
@@ -127,15 +147,19 @@ def control_sums(outputs: Sequence[Run], controlled: Mapping[TensorSpec, InputSo
 
 
 def unet_feeds(
-    unet: UNet2DConditionModel, times: Sequence[TimeInput], batch: int, height: int, width: int
+    unet: UNet, times: Sequence[TimeInput], classes: nn.Embedding | None, batch: int, height: int, width: int
 ) -> dict[str, Tensor]:
-    """Random inputs of the undivided UNet."""
+    """Random inputs of the undivided UNet, and the class labels that stand for its context."""
     random = generator()
     feeds = {
         "sample": torch.randn(batch, unet.config.in_channels, height, width, generator=random),
         "timestep": torch.rand(batch, generator=random) * 999,
-        "context": torch.randn(batch, 77, unet.config.cross_attention_dim, generator=random),
     }
+    if classes is not None:
+        feeds[CLASS_LABEL] = torch.randint(0, classes.num_embeddings, (batch,), generator=random)
+        feeds["context"] = classes(feeds[CLASS_LABEL])[:, None]
+    elif isinstance(unet, UNet2DConditionModel):
+        feeds["context"] = torch.randn(batch, 77, unet.config.cross_attention_dim, generator=random)
     for one in times[1:]:
         shape = [batch if axis == "n" else int(axis) for axis in one.spec.shape]
         values = torch.rand(shape, generator=random) * one.probe
@@ -143,8 +167,11 @@ def unet_feeds(
     return feeds
 
 
-def predicted(unet: UNet2DConditionModel, feeds: Mapping[str, Tensor], layout: Layout) -> Tensor:
+def predicted(unet: UNet, feeds: Mapping[str, Tensor], layout: Layout) -> Tensor:
     """The output of the undivided UNet."""
+    if isinstance(unet, UNet2DModel):
+        found: Tensor = unet(feeds["sample"], feeds["timestep"]).sample
+        return found
     arguments = embedding_arguments(unet, feeds)
     added = arguments.pop("added_cond_kwargs")
     steering: dict[str, Any] = {}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from latentrt.bundle.sources import ExtraChannels, extra_channels_of
+from latentrt.bundle.sources import ExtraChannels
 from latentrt_export.checkpoint.load import Checkpoint
-from latentrt_export.checkpoint.recognition import shown_by_channels
+from latentrt_export.checkpoint.recognition import extra_by_channels
 from latentrt_export.components.denoiser import unet_parts
 from latentrt_export.components.steering import Steering
 from latentrt_export.components.text import text_parts
@@ -34,5 +34,4 @@ def parts_of(checkpoint: Checkpoint) -> Iterator[Part]:
 def extra_channels(checkpoint: Checkpoint) -> tuple[ExtraChannels, ...]:
     """The channels after the noisy latents in the UNet's sample, by their number."""
     configs = {name: component.config for name, component in checkpoint.components.items()}
-    names = shown_by_channels(configs)[configs["unet"].get("in_channels", 4)]
-    return extra_channels_of(names, configs["vae"].get("latent_channels", 4))
+    return extra_by_channels(checkpoint.family, configs)[configs["unet"].get("in_channels", 4)]

@@ -10,9 +10,9 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from latentrt.tensors import TensorSpec
-from latentrt_export.checkpoint.families import Encoder
+from latentrt_export.checkpoint.family import Encoder
 from latentrt_export.networks.component import Part, Probe, generator
-from latentrt_export.networks.hoist import PooledTextEncoder, TextEncoder
+from latentrt_export.networks.text_encoder import PooledTextEncoder, TextEncoder
 
 USUAL = Encoder()
 TextModel: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection

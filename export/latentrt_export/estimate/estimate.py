@@ -67,7 +67,7 @@ def calls_of(bundle: Bundle, settings: Settings) -> dict[str, Call]:
     """
     manifest = bundle.manifest
     images, prompts = len(settings.seeds), 2 if guided(settings, manifest) else 1
-    texts = (*manifest.text.encoders, *(name for name, one in manifest.hoisted.items() if from_text(one)))
+    texts = (*manifest.text_encoders, *(name for name, one in manifest.hoisted.items() if from_text(one)))
     batches = dict.fromkeys(texts, prompts) | {name: 1 for name in manifest.hoisted if name not in texts}
     batches |= {manifest.denoiser: images * prompts, settings.decoder: 1}
     times = {manifest.denoiser: settings.steps, settings.decoder: images}

@@ -20,13 +20,15 @@ from latentrt.tensors import TensorSpec, shape_of
 from latentrt_export.graph.canonical import OPSET, canonical
 
 # Sizes of the traced inputs; small, because some operators are very slow in fp16 on a CPU.
-SIZES = {"batch": 2, "height": 2, "width": 3, "tokens": 5, "n": 2, "images": 2}
+SIZES = {"batch": 2, "height": 2, "width": 3, "tokens": 5, "n": 2, "images": 2, "vectors": 2}
 
 
-def trace(module: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> ir.Model:
+def trace(
+    module: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], multiple: int = 1
+) -> ir.Model:
     """Returns the canonical graph of `module`, with inputs and outputs as in the specs.
 
-    The graph shares the weights of `module`.
+    The graph shares the weights of `module`. multiple: of which its height and width must be multiples.
     """
     module.eval()
     buffer = io.BytesIO()
@@ -34,7 +36,7 @@ def trace(module: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[Ten
         warnings.simplefilter("ignore")  # the tracer warns of its deprecation, and of every shape that it reads
         torch.onnx.export(
             module,
-            tuple(example(spec) for spec in inputs),
+            tuple(example(spec, multiple) for spec in inputs),
             buffer,  # type: ignore[arg-type]  # the tracer writes to any binary file
             dynamo=False,
             opset_version=OPSET,
@@ -51,9 +53,10 @@ def trace(module: nn.Module, inputs: Sequence[TensorSpec], outputs: Sequence[Ten
     return model
 
 
-def example(spec: TensorSpec) -> Tensor:
+def example(spec: TensorSpec, multiple: int = 1) -> Tensor:
     """A tensor of ones for `spec`: zeros would not be a valid `clip_skip`."""
-    return torch.ones(shape_of(spec, SIZES), dtype=getattr(torch, spec.dtype))
+    sizes = SIZES | {side: SIZES[side] * multiple for side in ("height", "width")}
+    return torch.ones(shape_of(spec, sizes), dtype=getattr(torch, spec.dtype))
 
 
 def symbols(spec: TensorSpec) -> dict[int, str]:

@@ -45,7 +45,7 @@ def places_of(bundle: Bundle) -> dict[str, dict[str, Place]]:
 
     Raises BundleError for graphs that do not go together.
     """
-    encoders = bundle.manifest.text.encoders
+    encoders = bundle.manifest.text_encoders
     found = {name: found_in(bundle, name, TEXT_PREFIXES) for name in encoders}
     graphs = {name: found_in(bundle, name, prefixes) for name, prefixes in PREFIXES.items()}
     unet = {key: place for key, place in (graphs["unet"] | graphs["time_bias"]).items() if key not in STACKED}
@@ -67,7 +67,7 @@ def unread_of(bundle: Bundle, places: Mapping[str, Mapping[str, Place]]) -> dict
     By component and key.
     """
     found: dict[str, dict[str, tuple[int, ...]]] = {name: {} for name in places}
-    for name, count in bundle.manifest.text.unread.items():
+    for name, count in (bundle.manifest.text.unread if bundle.manifest.text else {}).items():
         layers = {key: LAYER.match(key) for key in places[name]}
         last = max(int(match[1]) for match in layers.values() if match)
         for key, match in layers.items():

@@ -162,7 +162,11 @@ def probe_feeds(bundle: Bundle, name: str, known: Arrays) -> dict[str, Array]:
 def drawn(bundle: Bundle, spec: TensorSpec, shape: tuple[int, ...], random: np.random.Generator) -> Array:
     """Random values in the usual range of the input: token ids, layers, timesteps, VAE latents, or normal."""
     manifest = bundle.manifest
-    highest = {"input_ids": manifest.tokenizer.eos, "clip_skip": manifest.text.layers}
+    highest = {
+        **({"input_ids": manifest.tokenizer.eos} if manifest.tokenizer else {}),
+        **({"clip_skip": manifest.text.layers} if manifest.text else {}),
+        **({"class_label": manifest.classes.count - 1} if manifest.classes else {}),
+    }
     if spec.dtype == "int64":
         return random.integers(1, highest.get(spec.name, 1) + 1, shape)
     if spec.name in ("timestep", "size_ids"):  # sizes have the same range

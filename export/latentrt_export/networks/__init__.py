@@ -1,3 +1,14 @@
 """Torch modules in the form in which they are traced: divided, with hoisted projections and residuals as inputs."""
 
-__all__ = ["adapter_network", "component", "control_network", "hoist", "image_encoder", "residuals", "time_bias"]
+__all__ = [
+    "adapter_network",
+    "autoencoder",
+    "component",
+    "control_network",
+    "hoist",
+    "image_encoder",
+    "one_token",
+    "residuals",
+    "text_encoder",
+    "time_bias",
+]

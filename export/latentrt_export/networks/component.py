@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers import ControlNetModel, UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 
 from latentrt.bundle.sources import InputSource, Role
@@ -30,8 +30,8 @@ class Probe:
 class Part:
     """One component to export. `build` makes the module to trace, of which the original may not survive the making.
 
-    float32: whether it is exported in fp32 whatever the precision, because its values leave fp16's range. role,
-    sources, controls: see `latentrt.bundle.manifest.Component`.
+    float32: whether it is exported in fp32 whatever the precision, because its values leave fp16's range. multiple:
+    sides in latents must be multiples of it. role, sources, controls: see `latentrt.bundle.manifest.Component`.
     """
 
     name: str
@@ -40,14 +40,22 @@ class Part:
     outputs: tuple[TensorSpec, ...]
     probes: tuple[Probe, ...]
     float32: bool = False
+    multiple: int = 1
     role: Role = field(kw_only=True)
     sources: Mapping[str, InputSource] = field(default_factory=dict, kw_only=True)
     controls: tuple[str, ...] = field(default=(), kw_only=True)
 
 
-def sample_spec(network: ControlNetModel | UNet2DConditionModel) -> TensorSpec:
-    """The noisy latents, and what a network sees besides."""
+def sample_spec(network: ControlNetModel | UNet2DConditionModel | UNet2DModel) -> TensorSpec:
+    """The noisy latents with the extra channels of a network."""
     return TensorSpec("sample", "float32", ("batch", network.config.in_channels, "height", "width"))
+
+
+def probes_of(multiple: int) -> tuple[tuple[int, int, int], ...]:
+    """PROBES with sides that are multiples."""
+    return tuple(
+        (batch, -(-height // multiple) * multiple, -(-width // multiple) * multiple) for batch, height, width in PROBES
+    )
 
 
 def part(
@@ -60,12 +68,15 @@ def part(
     role: Role,
     sources: Mapping[str, InputSource] = NO_SOURCES,
     controls: tuple[str, ...] = (),
+    multiple: int = 1,
 ) -> Part:
     """A component whose probes are taken out of all the tensors of some runs, by name."""
     probes = (
         Probe({spec.name: run[spec.name] for spec in inputs}, tuple(run[spec.name] for spec in outputs)) for run in runs
     )
-    return Part(name, build, inputs, outputs, tuple(probes), role=role, sources=sources, controls=controls)
+    return Part(
+        name, build, inputs, outputs, tuple(probes), multiple=multiple, role=role, sources=sources, controls=controls
+    )
 
 
 def generator() -> torch.Generator:

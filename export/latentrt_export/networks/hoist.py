@@ -15,12 +15,11 @@ from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel
+from diffusers import ControlNetModel, UNet2DConditionModel, UNet2DModel
 from diffusers.models.attention_processor import Attention
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from latentrt_export.networks.residuals import Layout, unpacked
 
@@ -79,6 +78,20 @@ class HoistedCrossAttention(ExplicitAttention):
             yield kv[:, :, key : key + self.width], kv[:, :, value : value + self.width]
 
 
+class ConstantAttention:
+    """Cross-attention to one token: a slice of the outputs that `ClassBias` computed, whatever the query is."""
+
+    def __init__(self, start: int, width: int) -> None:
+        self.start, self.width = start, width
+
+    def __call__(
+        self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Any = None, attention_mask: None = None
+    ) -> Tensor:
+        """The output at this layer's place, (batch, 1, width)."""
+        (bias,) = encoder_hidden_states
+        return bias[:, None, self.start : self.start + self.width]
+
+
 def attend(
     query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None, *, upcast: bool = False
 ) -> Tensor:
@@ -94,87 +107,6 @@ def attend(
     weights = (scores if mask is None else scores + mask).softmax(-1)
     weights = weights.to(v.dtype) if wide else weights
     return (weights @ v).transpose(1, 2).reshape(batch, -1, width)
-
-
-def layer_output(layer: Any, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-    """What a layer of one of CLIP's transformers makes of its input, the same shape: (batch, tokens, width)."""
-    x, attn = layer.layer_norm1(hidden), layer.self_attn
-    x = attend(attn.q_proj(x), attn.k_proj(x), attn.v_proj(x), attn.num_heads, mask)
-    hidden = hidden + attn.out_proj(x)
-    made: Tensor = hidden + layer.mlp(layer.layer_norm2(hidden))
-    return made
-
-
-class TextEncoder(nn.Module):
-    """CLIP's text transformer: input_ids int64 (batch, tokens), clip_skip int64 (1) -> context (batch, tokens, width).
-
-    The causal mask is written out, as Radford et al. (2021) describe it, so that no engine has to know about causality.
-    skipped: layers at the end that no `clip_skip` reaches. normed: whether the final layer norm follows the others.
-    """
-
-    mask: Tensor
-
-    def __init__(self, model: CLIPTextModel, *, skipped: int = 0, normed: bool = True) -> None:
-        super().__init__()
-        self.skipped, self.normed = skipped, normed
-        self.embeddings, self.layers = model.embeddings, model.encoder.layers
-        self.final_layer_norm = model.final_layer_norm
-        tokens, dtype = model.config.max_position_embeddings, model.dtype
-        # Half of fp16's lowest number: scores are added to it, and the sum must not overflow in any precision.
-        mask = torch.full((1, 1, tokens, tokens), torch.finfo(torch.float16).min / 2, dtype=dtype).triu(1)
-        self.register_buffer("mask", mask)
-
-    def forward(self, input_ids: Tensor, clip_skip: Tensor) -> Tensor:
-        """The hidden state after the layer that is `clip_skip` from the end, after the final layer norm.
-
-        clip_skip: 1, the last layer that is not skipped, to the number of these. It counts as AUTOMATIC1111's web UI
-        and stable-diffusion.cpp do, one more than diffusers; the final layer norm, if any, follows whichever it is.
-        """
-        return self.chosen(self.states(input_ids), clip_skip)
-
-    def chosen(self, states: list[Tensor], clip_skip: Tensor) -> Tensor:
-        """The state that is `clip_skip` from the end."""
-        used = len(states) - self.skipped
-        return torch.stack(states[:used], 1).index_select(1, used - clip_skip).squeeze(1)
-
-    def states(self, input_ids: Tensor) -> list[Tensor]:
-        """The hidden state after every layer; that of the last is normed in any case."""
-        hidden, states = self.embeddings(input_ids), list[Tensor]()
-        for layer in self.layers:
-            hidden = layer_output(layer, hidden, self.mask)
-            # Normed before one is picked, not after: engines fuse a sum with the norm that follows it, the last one's
-            # too, so a clip_skip of 1 is to the bit what a graph without the choice computes.
-            last = len(states) == len(self.layers) - 1
-            states.append(self.final_layer_norm(hidden) if self.normed or last else hidden)
-        return states
-
-
-class PooledTextEncoder(TextEncoder):
-    """A text encoder that also says what the whole prompt is: pooled (batch, pooled), its projected end of text.
-
-    end: the token at whose first place a prompt ends; None for the highest one of the vocabulary.
-    """
-
-    before: Tensor
-
-    def __init__(self, model: CLIPTextModelWithProjection, *, skipped: int, normed: bool) -> None:
-        super().__init__(model.text_model, skipped=skipped, normed=normed)
-        self.projection = model.text_projection
-        tokens = model.config.max_position_embeddings
-        # Products with this count the ends before each place: a form of "the first" that every engine reads.
-        self.register_buffer("before", torch.ones(tokens, tokens, dtype=model.dtype).triu(1))
-        # 2 stands in configs of before the token was looked up, for whichever has the highest id.
-        self.end = None if model.config.eos_token_id == 2 else model.config.eos_token_id
-
-    def forward(self, input_ids: Tensor, clip_skip: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        """The context, and the last layer's state at the first end of text, projected."""
-        states = self.states(input_ids)
-        last = states[-1]
-        # By argmax: ONNX Runtime's symbolic shape inference knows no ReduceMax whose axes are an input.
-        end = input_ids.gather(-1, input_ids.argmax(-1, keepdim=True)) if self.end is None else self.end
-        ends = (input_ids == end).to(last.dtype)
-        first = ends * (ends @ self.before == 0).to(last.dtype)
-        return self.chosen(states, clip_skip), self.projection((first[:, None] @ last)[:, 0])
 
 
 class CrossKV(nn.Module):
@@ -194,28 +126,41 @@ class CrossKV(nn.Module):
 
 
 class HoistedUNet(nn.Module):
-    """The denoising UNet without the parts that `CrossKV` and `TimeBias` computed beforehand.
+    """The denoising UNet without the parts that hoisted graphs computed beforehand.
 
-    Takes over the modules of `unet`, which cannot be called by itself any more. layout: of the residuals that it takes
-    of control networks, packed. features: how many it takes of T2I-Adapters. The keys and values of images follow.
+    Takes over the modules of `unet`, which cannot be called by itself any more. conditioned: whether it takes the
+    conditioning of its cross-attention. one_token: which is to one token, and a constant per layer; see `one_token.py`.
+    layout: of the residuals that it takes of control networks, packed. features: the number that it takes of
+    T2I-Adapters. The keys and values of images follow.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, layout: Layout = (), features: int = 0) -> None:
+    def __init__(
+        self,
+        unet: UNet2DConditionModel | UNet2DModel,
+        layout: Layout = (),
+        features: int = 0,
+        *,
+        conditioned: bool = True,
+        one_token: bool = False,
+    ) -> None:
         super().__init__()
         unet.encoder_hid_proj = None  # of image prompts, which `ImageKV` has taken over
-        hoist(unet)
+        hoist(unet, one_token=one_token)
+        self.conditioned = int(conditioned)
         unet.time_embedding = unet.add_embedding = None
         self.unet, self.layout, self.features = unet, layout, features
 
-    def forward(self, sample: Tensor, time_bias: Tensor, cross_kv: Tensor, *steering: Tensor) -> Tensor:
+    def forward(self, sample: Tensor, time_bias: Tensor, *others: Tensor) -> Tensor:
         """The prediction, (batch, channels, height, width), at any height and width the latents may have.
 
-        steering: the residuals of each level, then the features, then the keys and values of image prompts.
+        others: the conditioning of cross-attention, the residuals of each level, the features, then the keys and values
+        of image prompts.
         """
+        conditioning, steering = others[: self.conditioned], others[self.conditioned :]
         levels = len({level for level, _ in self.layout})
         images = levels + self.features
         residuals, features = tuple(unpacked(steering[:levels], self.layout)), steering[levels:images]
-        context = cross_kv, *steering[images:]
+        context = *conditioning, *steering[images:]
         hidden, skips = way_down(self.unet, self.unet.conv_in(sample), time_bias, context, features)
         if residuals:
             hidden = hidden + residuals[-1]
@@ -224,12 +169,14 @@ class HoistedUNet(nn.Module):
             taken, skips = skips[-len(block.resnets) :], skips[: -len(block.resnets)]
             # diffusers upsamples to the next skip's size when the size is odd; elsewhere the two are the same.
             size = skips[-1].shape[2:] if skips else None
-            hidden = block(hidden, taken, time_bias, upsample_size=size, **context_of(block, context))
+            for upsample in (one for one in block.modules() if isinstance(one, SizedUpsample)):
+                upsample.size = size
+            hidden = block(hidden, taken, time_bias, **context_of(block, context))
         return self.unet.conv_out(self.unet.conv_act(self.unet.conv_norm_out(hidden)))
 
 
 def way_down(
-    network: UNet2DConditionModel | ControlNetModel,
+    network: UNet2DConditionModel | UNet2DModel | ControlNetModel,
     hidden: Tensor,
     time_bias: Tensor,
     context: Context,
@@ -264,31 +211,6 @@ def block_down(
     return hidden, (*outputs[:-1], hidden)
 
 
-class VaeDecoder(nn.Module):
-    """latents (batch, channels, h, w), already divided by the scaling factor -> image (batch, 3, 8h, 8w) in [-1, 1]."""
-
-    def __init__(self, vae: AutoencoderKL) -> None:
-        super().__init__()
-        self.post_quant, self.decoder = vae.post_quant_conv or nn.Identity(), plain(vae.decoder)
-
-    def forward(self, latents: Tensor) -> Tensor:
-        """The decoded image; values may leave [-1, 1] a little."""
-        return self.decoder(self.post_quant(latents))
-
-
-class VaeEncoder(nn.Module):
-    """image (batch, 3, 8h, 8w) in [-1, 1] -> mean and log-variance of the latents, (batch, channels, h, w) each."""
-
-    def __init__(self, vae: AutoencoderKL) -> None:
-        super().__init__()
-        self.encoder, self.quant = plain(vae.encoder), vae.quant_conv or nn.Identity()
-
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """The posterior's parameters, log-variance clamped as diffusers' DiagonalGaussianDistribution does."""
-        mean, log_variance = self.quant(self.encoder(image)).chunk(2, dim=1)
-        return mean, log_variance.clamp(-30, 20)
-
-
 class TimeSlice(nn.Module):
     """Stands where a ResNet had its `time_emb_proj`: this layer's part of the packed time bias."""
 
@@ -302,16 +224,19 @@ class TimeSlice(nn.Module):
 
 
 class SizedUpsample(nn.Module):
-    """Nearest-neighbour upsampling to a given size, twice the input's when none is given, and its convolution."""
+    """Nearest-neighbour upsampling to `size`, twice the input's when that is None, and its convolution, if any."""
+
+    size: torch.Size | None = None
 
     def __init__(self, upsample: Upsample2D) -> None:
         super().__init__()
-        self.conv = upsample.conv
+        self.conv = upsample.conv if upsample.use_conv else nn.Identity()
 
     def forward(self, hidden: Tensor, output_size: torch.Size | None = None) -> Tensor:
         """The upsampled and convolved features."""
-        size = output_size or [2 * side for side in hidden.shape[2:]]
-        return self.conv(F.interpolate(hidden, size=size, mode="nearest"))
+        size = output_size or self.size or [2 * side for side in hidden.shape[2:]]
+        upsampled: Tensor = self.conv(F.interpolate(hidden, size=size, mode="nearest"))
+        return upsampled
 
 
 def stacked(layers: list[nn.Linear]) -> nn.Linear:
@@ -334,14 +259,17 @@ def resnets(unet: nn.Module) -> Iterator[ResnetBlock2D]:
     return (m for m in unet.modules() if isinstance(m, ResnetBlock2D))
 
 
-def hoist(network: nn.Module, kv_start: int = 0, bias_start: int = 0) -> None:
-    """Replaces in place what `CrossKV` and `TimeBias` compute by slices of their outputs, from these places on."""
+def hoist(network: nn.Module, kv_start: int = 0, bias_start: int = 0, *, one_token: bool = False) -> None:
+    """Replaces in place what hoisted graphs compute by slices of their outputs, from these places on.
+
+    one_token: cross-attention is to one token; its outputs are slices, else its keys and values are.
+    """
     plain(network)
     for attn in cross_attentions(network):
         width = attn.to_k.out_features
-        attn.set_processor(HoistedCrossAttention(kv_start, width))
+        attn.set_processor((ConstantAttention if one_token else HoistedCrossAttention)(kv_start, width))
         attn.to_k = attn.to_v = None
-        kv_start += 2 * width
+        kv_start += width if one_token else 2 * width
     for resnet in resnets(network):
         width = resnet.time_emb_proj.out_features
         resnet.time_emb_proj, resnet.skip_time_act = TimeSlice(bias_start, width), True
@@ -359,9 +287,13 @@ def plain(module: nn.Module) -> nn.Module:
     for parent in list(module.modules()):
         if isinstance(parent, Attention):
             parent.set_processor(ExplicitAttention())
+        if isinstance(parent, ResnetBlock2D) and isinstance(parent.upsample, Upsample2D):
+            parent.upsample = SizedUpsample(parent.upsample)
         upsamplers = getattr(parent, "upsamplers", None)
         if upsamplers is not None:
-            parent.upsamplers = nn.ModuleList(SizedUpsample(layer) for layer in upsamplers)
+            parent.upsamplers = nn.ModuleList(
+                SizedUpsample(layer) if isinstance(layer, Upsample2D) else layer for layer in upsamplers
+            )
     return module
 
 

@@ -20,7 +20,8 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from latentrt.tensors import TensorSpec
 from latentrt_export.networks.component import Part, Probe, generator
-from latentrt_export.networks.hoist import ExplicitAttention, cross_attentions, layer_output, stacked
+from latentrt_export.networks.hoist import ExplicitAttention, cross_attentions, stacked
+from latentrt_export.networks.text_encoder import layer_output
 
 # Mean and standard deviation of CLIP's colours.
 SPREAD = (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD)

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from diffusers import ControlNetModel, UNet2DConditionModel
+from diffusers import ControlNetModel, UNet2DConditionModel, UNet2DModel
 from diffusers.models.embeddings import Timesteps
 from torch import Tensor, nn
 
 from latentrt.bundle.sources import GUIDANCE, TIMESTEP, InputSource, request_source, text_source
 from latentrt.tensors import TensorSpec
 from latentrt_export.networks.hoist import resnets, stacked
+
+Network: TypeAlias = UNet2DConditionModel | UNet2DModel | ControlNetModel
 
 
 @dataclass(frozen=True)
@@ -30,15 +32,15 @@ class TimeInput:
     probe: float
 
 
-def time_inputs(unet: UNet2DConditionModel, size_ids: Sequence[str] = ()) -> tuple[TimeInput, ...]:
+def time_inputs(unet: UNet2DConditionModel | UNet2DModel, size_ids: Sequence[str] = ()) -> tuple[TimeInput, ...]:
     """The inputs of a UNet's time embedding. size_ids: the names of its sizes, in order.
 
     Pooled text has the width that the added projection has room for besides the sizes.
     """
     config, found = unet.config, [TimeInput(TensorSpec("timestep", "float32", ("n",)), TIMESTEP, 999.0)]
-    if config.time_cond_proj_dim:
+    if config.get("time_cond_proj_dim"):
         found.append(TimeInput(TensorSpec("guidance", "float32", ("n",)), request_source(GUIDANCE), 10.0))
-    if config.addition_embed_type:
+    if config.get("addition_embed_type"):
         pooled = config.projection_class_embeddings_input_dim - len(size_ids) * config.addition_time_embed_dim
         found.append(TimeInput(TensorSpec("pooled", "float32", ("n", pooled)), text_source("pooled"), 1.0))
         sizes = TensorSpec("size_ids", "float32", ("n", len(size_ids)))
@@ -46,7 +48,7 @@ def time_inputs(unet: UNet2DConditionModel, size_ids: Sequence[str] = ()) -> tup
     return tuple(found)
 
 
-def embedding_arguments(network: UNet2DConditionModel | ControlNetModel, feeds: Mapping[str, Tensor]) -> dict[str, Any]:
+def embedding_arguments(network: Network, feeds: Mapping[str, Tensor]) -> dict[str, Any]:
     """The arguments of an undivided network of diffusers for these inputs of its time embedding."""
     arguments: dict[str, Any] = {
         "added_cond_kwargs": {
@@ -68,13 +70,13 @@ class TimeBias(nn.Module):
     Sinusoids stay in float32: fp16 cannot tell the timesteps near 1000 apart.
     """
 
-    def __init__(self, network: UNet2DConditionModel | ControlNetModel, names: Sequence[str] = ()) -> None:
+    def __init__(self, network: Network, names: Sequence[str] = ()) -> None:
         super().__init__()
         self.names = tuple(names)
         self.sinusoid, self.embedding = network.time_proj, network.time_embedding
         guidance = network.config.get("time_cond_proj_dim")  # which no control network has
         self.guidance = guidance_sinusoid(guidance) if guidance else None
-        self.added = AddedEmbedding(network) if network.config.addition_embed_type else None
+        self.added = AddedEmbedding(network) if network.config.get("addition_embed_type") else None
         self.project = stacked([resnet.time_emb_proj for resnet in resnets(network)])
 
     def forward(self, timestep: Tensor, *others: Tensor) -> Tensor:

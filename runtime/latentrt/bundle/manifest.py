@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from latentrt.bundle.quantization import Quantization
-from latentrt.bundle.sources import GUIDANCE, IMAGE_ROLES, ExtraChannelsName, InputSource, Role
+from latentrt.bundle.sources import GUIDANCE, IMAGE_ROLES, PIXELS, ExtraChannelsName, InputSource, Role
 from latentrt.sampling.curves import SigmasName
 from latentrt.sampling.schedule import NoiseSchedule
 from latentrt.tensors import Array, TensorSpec
@@ -15,6 +15,8 @@ from latentrt.tensors import Array, TensorSpec
 FORMAT = 2
 # Prompts in one call of a graph: usually a negative and a positive one. A plan is built for at most this many.
 USUAL_PROMPTS, MOST_PROMPTS = 2, 8
+# Latents in one call of the quantizer: their distances to all vectors of a codebook of 16384 take 67 MB.
+QUANTIZED_AT_ONCE = 1024
 
 Precision = Literal["fp32", "fp16", "w16", "int8", "w8"]
 
@@ -80,7 +82,8 @@ class Latents:
 
     factor: pixels per latent along each side. scaling, shift: latents of unit variance are (VAE's - shift) * scaling.
     patch_size: latents per side of a patch, where the denoiser takes patches as channels. to_rgb: rows of (red, green,
-    blue), one per channel and one constant; a linear preview in [-1, 1].
+    blue), one per channel and one constant; a linear preview in [-1, 1]. multiple: sides in latents must be multiples
+    of it.
     """
 
     channels: int
@@ -89,6 +92,12 @@ class Latents:
     to_rgb: tuple[tuple[float, float, float], ...]
     shift: float = 0.0
     patch_size: int = 1
+    multiple: int = 1
+
+    @property
+    def pixel_multiple(self) -> int:
+        """Sides of a picture in pixels must be multiples of it."""
+        return self.factor * self.multiple
 
     def for_vae(self, latents: Array) -> Array:
         """Latents of unit variance as the VAE's decoder takes them."""
@@ -118,6 +127,17 @@ class TokenizerSpec:
 
 
 @dataclass(frozen=True)
+class Classes:
+    """The classes of a class-conditional model. unconditional: the label of the class that stands for none, for
+    guidance; None where there is none. names: of the classes, in order; synonyms are divided by ", ".
+    """
+
+    count: int
+    unconditional: int | None = None
+    names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Defaults:
     """Values of a request that does not state them. Sizes in pixels."""
 
@@ -141,7 +161,8 @@ class FileRecord:
 class Manifest:
     """The whole of bundle.json. Paths are relative to the bundle, with forward slashes.
 
-    lora_weights: the file with the table of weights that LoRA files may change; "" for none.
+    text, tokenizer: None for a model without prompts. classes: None for a model without class labels. lora_weights: the
+    file with the table of weights that LoRA files may change; "" for none.
     """
 
     format: int
@@ -149,13 +170,14 @@ class Manifest:
     family: str
     tasks: tuple[str, ...]
     components: Mapping[str, Component]
-    text: Text
+    text: Text | None
     latents: Latents
     schedule: NoiseSchedule
-    tokenizer: TokenizerSpec
+    tokenizer: TokenizerSpec | None
     defaults: Defaults
     provenance: Mapping[str, str]
     files: Mapping[str, FileRecord]
+    classes: Classes | None = None
     lora_weights: str = ""
 
     def of_role(self, role: Role) -> dict[str, Component]:
@@ -167,6 +189,16 @@ class Manifest:
         """The name of the denoiser."""
         (name,) = self.of_role("denoiser")
         return name
+
+    @property
+    def text_encoders(self) -> tuple[str, ...]:
+        """The names of the text encoders; none for a model without prompts."""
+        return self.text.encoders if self.text else ()
+
+    @property
+    def unconditional(self) -> bool:
+        """Whether the denoiser can be called without the condition, as classifier-free guidance does."""
+        return self.text is not None or (self.classes is not None and self.classes.unconditional is not None)
 
     @property
     def hoisted(self) -> dict[str, Component]:
@@ -185,6 +217,11 @@ class Manifest:
         """The names of the channels that follow the noisy latents in the denoiser's sample, in order."""
         source = self.components[self.denoiser].sources[self.sample]
         return tuple(extra.name for extra in source.extra_channels)
+
+    @property
+    def encodes_extra_channels(self) -> bool:
+        """Whether extra channels are made by the VAE's encoder."""
+        return bool(set(self.extra_channels) - {*PIXELS})
 
     @property
     def request_values(self) -> tuple[str, ...]:
@@ -216,16 +253,17 @@ class Manifest:
 
         width, height: in pixels; 0 for the defaults. others: sizes that differ, such as batch=2. Without them there is
         one row of a batch (`batch`), one chunk of text (`tokens`), the default steps (`n`), one control image
-        (`images`).
+        (`images`), and a stripe of latents for the quantizer (`vectors`).
         """
         defaults, factor = self.defaults, self.latents.factor
         return {
             "batch": 1,
             "height": (height or defaults.height) // factor,
             "width": (width or defaults.width) // factor,
-            "tokens": self.tokenizer.length,
+            "tokens": self.tokenizer.length if self.tokenizer else 1,
             "n": defaults.steps,
             "images": 1,
+            "vectors": QUANTIZED_AT_ONCE,
         } | others
 
     def size_bounds(self) -> dict[str, tuple[int, int, int]]:
@@ -234,5 +272,6 @@ class Manifest:
         return {
             "batch": (1, USUAL_PROMPTS, MOST_PROMPTS),
             "n": (1, usual["n"], self.schedule.train_steps),
+            "vectors": (1, usual["vectors"], usual["vectors"]),
             **{name: (usual[name],) * 3 for name in ("tokens", "images")},
         }

@@ -19,7 +19,7 @@ LARGEST_ID = 2**31 - 1
 # Keys that are left out at their default.
 OMITTED = (
     *("sources", "controls", "quantization", "encoders", "pads", "zero_negative", "unread", "embeddings"),
-    *("name", "values", "extra_channels", "lora_weights"),
+    *("name", "values", "extra_channels", "classes", "names", "multiple", "lora_weights"),
 )
 
 
@@ -42,7 +42,7 @@ def read(text: str | bytes) -> Manifest:
         for spec in (*component.inputs, *component.outputs):
             _check_spec(spec, f".components.{name}.{spec.name}")
     _check_sources(manifest)
-    if not manifest.text.encoders:
+    if manifest.text and not manifest.text.encoders:
         raise TypedError(".text.encoders: got none, expected at least one")
     for file in named_files(manifest):
         if file not in manifest.files:
@@ -61,26 +61,33 @@ def write(manifest: Manifest) -> str:
 def named_files(manifest: Manifest) -> list[str]:
     """Every file that the manifest names: graphs and their data, the tokenizer, the table of weights."""
     graphs = [file for component in manifest.components.values() for file in (component.file, *component.data)]
-    return [*graphs, manifest.tokenizer.file, *filter(None, [manifest.lora_weights])]
+    tokenizer = manifest.tokenizer.file if manifest.tokenizer else ""
+    return [*graphs, *filter(None, [tokenizer, manifest.lora_weights])]
 
 
 def _check_counts(manifest: Manifest) -> None:
     latents, defaults = manifest.latents, manifest.defaults
     counts = {
-        ".text.layers": manifest.text.layers,
         ".latents.channels": latents.channels,
         ".latents.factor": latents.factor,
+        ".latents.multiple": latents.multiple,
         ".schedule.train_steps": manifest.schedule.train_steps,
         ".defaults.steps": defaults.steps,
         ".defaults.width": defaults.width,
         ".defaults.height": defaults.height,
     }
+    if manifest.text:
+        counts[".text.layers"] = manifest.text.layers
+    if manifest.classes:
+        counts[".classes.count"] = manifest.classes.count
     for where, count in counts.items():
         if count < 1:
             raise TypedError(f"{where}: got {count}, expected at least 1")
-    for name in ("bos", "eos", "pad"):
+    for name in ("bos", "eos", "pad") if manifest.tokenizer else ():
         if getattr(manifest.tokenizer, name) > LARGEST_ID:
             raise TypedError(f".tokenizer.{name}: got {getattr(manifest.tokenizer, name)}, expected a token's id")
+    if (manifest.text is None) != (manifest.tokenizer is None):
+        raise TypedError(".tokenizer: got one of text and tokenizer, expected both or none")
     if latents.patch_size != 1:
         raise TypedError(f".latents.patch_size: got {latents.patch_size}, this version of latentrt knows 1 only")
     if latents.scaling == 0:

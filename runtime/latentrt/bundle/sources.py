@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,7 @@ Role = Literal[
     "text_encoder",
     "hoisted",
     "denoiser",
+    "quantizer",
     "vae_decoder",
     "vae_encoder",
     "tiny_decoder",
@@ -30,7 +32,17 @@ SizeId = Literal[
 ]
 # The guidance scale minus one, as diffusers feeds it to models that were distilled with guidance.
 GUIDANCE = "guidance_scale_minus_one"
-ExtraChannelsName = Literal["mask", "masked_image", "image"]
+# The class of class-conditional models; the unconditional class in the rows of the negative prompt.
+CLASS_LABEL = "class_label"
+# Values that differ between the prompt and the negative prompt.
+PER_PROMPT = ("aesthetic_score", CLASS_LABEL)
+ExtraChannelsName = Literal["mask", "masked_image", "image", "low_resolution"]
+LOW_RESOLUTION: ExtraChannelsName = "low_resolution"
+# Channels of pixels, one per latent, in place of encoded images.
+PIXELS: Mapping[ExtraChannelsName, tuple[int, tuple[float, float]]] = {
+    "mask": (1, (0.0, 1.0)),
+    LOW_RESOLUTION: (3, (-1.0, 1.0)),
+}
 
 
 @dataclass(frozen=True)
@@ -84,8 +96,9 @@ TIMESTEP = InputSource("timestep", ("step",))
 
 
 def request_source(*values: str) -> InputSource:
-    """The source of an input that takes values of the request; the aesthetic score differs for negative prompts."""
-    return InputSource("request", ("prompt",) if "aesthetic_score" in values else ("run",), values=values)
+    """The source of an input that takes values of the request."""
+    differs = any(value in PER_PROMPT for value in values)
+    return InputSource("request", ("prompt",) if differs else ("run",), values=values)
 
 
 def component_source(name: str, *inputs: InputSource) -> InputSource:
@@ -99,7 +112,5 @@ def control_source(role: Role) -> InputSource:
 
 
 def extra_channels_of(names: tuple[ExtraChannelsName, ...], latent_channels: int) -> tuple[ExtraChannels, ...]:
-    """The extra channels of these names: a mask has one channel in [0, 1], images have those of their latents."""
-    return tuple(
-        ExtraChannels(name, 1, (0.0, 1.0)) if name == "mask" else ExtraChannels(name, latent_channels) for name in names
-    )
+    """The extra channels of these names: those of PIXELS, or of encoded images, which have those of the latents."""
+    return tuple(ExtraChannels(name, *PIXELS.get(name, (latent_channels, None))) for name in names)

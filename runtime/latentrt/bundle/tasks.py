@@ -1,17 +1,33 @@
-"""The tasks that a bundle can do, by the components that it has."""
+"""The tasks that a bundle can do, by the components that it has and by how its denoiser is fed."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterator, Mapping
 
-# Besides the denoiser, which every bundle has with all that feeds it, and the text encoders that it names.
-TEXT_TO_IMAGE = frozenset({"vae_decoder"})
-FROM_AN_IMAGE = TEXT_TO_IMAGE | {"vae_encoder"}
-TASKS = {"text-to-image": TEXT_TO_IMAGE, "image-to-image": FROM_AN_IMAGE, "inpainting": FROM_AN_IMAGE}
+from latentrt.bundle.manifest import Component
+from latentrt.bundle.sources import CLASS_LABEL, LOW_RESOLUTION
+
+DECODER, ENCODER = "vae_decoder", "vae_encoder"
 # An optional component for previews and `fast_decode`.
 TINY_DECODER = "tiny_decoder"
 
 
-def tasks_of(components: Collection[str]) -> tuple[str, ...]:
+def tasks_of(components: Mapping[str, Component]) -> tuple[str, ...]:
     """The names of the tasks whose components are all there."""
-    return tuple(task for task, needed in TASKS.items() if needed.issubset(components))
+    return tuple(found_tasks(components))
+
+
+def found_tasks(components: Mapping[str, Component]) -> Iterator[str]:
+    """Yields the tasks: the one that the denoiser was trained for, then those from an image."""
+    if DECODER not in components:
+        return
+    sources = [source for component in components.values() for source in component.sources.values()]
+    if LOW_RESOLUTION in {extra.name for source in sources for extra in source.extra_channels}:
+        yield "super-resolution"
+        return
+    if any(source.kind == "text" for source in sources):
+        yield "text-to-image"
+    else:
+        yield "class-to-image" if any(CLASS_LABEL in source.values for source in sources) else "unconditional"
+    if ENCODER in components:
+        yield from ("image-to-image", "inpainting")

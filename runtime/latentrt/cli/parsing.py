@@ -56,6 +56,11 @@ def pixels_of(_context: click.Context, _option: click.Parameter, value: str | No
         raise click.BadParameter(f"got {value!r}, expected whole numbers with commas between them") from None
 
 
+def class_of(_context: click.Context, _option: click.Parameter, value: str | None) -> int | str | None:
+    """The number of a class, or its name."""
+    return int(value) if value is not None and value.isascii() and value.isdecimal() else value
+
+
 def controls_of(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> tuple[Control, ...]:
     """The controls of "canny=edges.png:0.8:0:0.5" and such."""
     return tuple(control_of(value) for value in values)

@@ -79,10 +79,18 @@ def image(maker: ChannelMaker) -> Array:
     return space.for_vae(mean)
 
 
+def low_resolution(maker: ChannelMaker) -> Array:
+    """The picture to upscale, in [-1, 1]: one pixel per latent."""
+    settings, factor = maker.settings, maker.space.factor
+    assert settings.init_image is not None  # `resolve_init_image` asks for one
+    return settings.init_image.pixels(settings.width // factor, settings.height // factor)
+
+
 EXTRA_CHANNELS: dict[ExtraChannelsName, Callable[[ChannelMaker], Array]] = {
     "mask": mask,
     "masked_image": masked_image,
     "image": image,
+    "low_resolution": low_resolution,
 }
 
 

@@ -44,11 +44,11 @@ def encode(call: Call, manifest: Manifest, prompts: Sequence[Prompt], clip_skip:
     """
     chunks = {text: parts for prompt in prompts for text, parts in prompt.chunks.items()}
     rows = [chunk for parts in chunks.values() for chunk in parts]
-    arrays = encoder_outputs(call, manifest.text, rows, clip_skip)
+    arrays = encoder_outputs(call, manifest.text, rows, clip_skip) if manifest.text else {}
     for name, component in manifest.hoisted.items():
         if from_text(component):
             arrays |= call(name, **{key: arrays[source.name] for key, source in component.sources.items()})
-    taken = taken_from_text(manifest)
+    taken = taken_from_text(manifest) if manifest.text else set()
     found, start = {}, 0
     for text, parts in chunks.items():
         own = {name: arrays[name][start : start + len(parts)] for name in taken}

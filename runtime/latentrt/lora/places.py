@@ -72,7 +72,7 @@ class Places:
 
 def changed_components(manifest: Manifest) -> tuple[str, ...]:
     """The components whose weights LoRA files may change."""
-    return ("unet", "cross_kv", "time_bias", *manifest.text.encoders)
+    return ("unet", "cross_kv", "time_bias", *manifest.text_encoders)
 
 
 def read_places(bundle: Bundle) -> Places:

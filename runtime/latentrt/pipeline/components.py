@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from latentrt.bundle.folder import Bundle
+from latentrt.bundle.manifest import QUANTIZED_AT_ONCE
 from latentrt.bundle.tasks import TINY_DECODER
 from latentrt.engines import Engine
 from latentrt.errors import EngineError
@@ -24,17 +25,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+QUANTIZER = "quantizer"
+
 
 @dataclass
 class Components:
     """The parts that a run calls.
 
-    engines: by component. engine: the name of their kind. split_guidance: one call of the denoiser per prompt. budget:
-    the memory that a run may need; None for no limit. loras: the files added to the weights.
+    tokenizer: None for a model without prompts. engines: by component. engine: the name of their kind. split_guidance:
+    one call of the denoiser per prompt. budget: the memory that a run may need; None for no limit. loras: the files
+    added to the weights.
     """
 
     bundle: Bundle
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     engines: Mapping[str, Engine]
     engine: str = "onnxruntime"
     split_guidance: bool = False
@@ -53,12 +57,14 @@ class Components:
 
         pixels: (batch, 3, height, width) in [-1, 1]. The range of the variance is that of diffusers.
         """
-        outputs = self.call("vae_encoder", image=pixels)
-        mean, log_variance = (outputs[name].astype(np.float32) for name in ("mean", "log_variance"))
+        outputs = {name: one.astype(np.float32) for name, one in self.call("vae_encoder", image=pixels).items()}
+        mean, space = outputs["mean"], self.bundle.manifest.latents
         if not np.isfinite(mean).all():
             raise EngineError("vae_encoder: got latents that are not finite; export with --precision fp32 or w16")
-        space = self.bundle.manifest.latents
-        return space.from_vae(mean), np.exp(np.clip(log_variance, -30, 20) / 2) * np.float32(space.scaling)
+        if "log_variance" not in outputs:  # VQ models' encoders have no posterior
+            return space.from_vae(mean), np.zeros_like(mean)
+        deviation = np.exp(np.clip(outputs["log_variance"], -30, 20) / 2)
+        return space.from_vae(mean), deviation * np.float32(space.scaling)
 
     def decode(self, latents: Array, decoder: str = "vae_decoder") -> Array:
         """Pixels in about [-1, 1], (batch, 3, height, width), from latents of unit variance; one image at a time.
@@ -68,11 +74,24 @@ class Components:
         feeds: list[dict[str, Array]] = [{"sample": latents[i : i + 1]} for i in range(len(latents))]
         if decoder != TINY_DECODER:
             space = self.bundle.manifest.latents
-            feeds = [{"latents": space.for_vae(one["sample"])} for one in feeds]
+            feeds = [{"latents": self.quantized(space.for_vae(one["sample"]))} for one in feeds]
         pixels = np.concatenate([self._decode_one(decoder, one) for one in feeds])
         if not np.isfinite(pixels).all():
             raise EngineError(f"{decoder}: got pixels that are not finite; export with --precision fp32 or w16")
         return pixels
+
+    def quantized(self, latents: Array) -> Array:
+        """The nearest vectors of the codebook, in the latents' shape; the latents themselves without a codebook.
+
+        In stripes: the distances to all vectors of the codebook take thousands of times the latents' memory.
+        """
+        if QUANTIZER not in self.bundle.manifest.components:
+            return latents
+        vectors = latents.transpose(0, 2, 3, 1).reshape(-1, latents.shape[1])
+        stripes = range(0, len(vectors), QUANTIZED_AT_ONCE)
+        found = [self.call(QUANTIZER, vectors=vectors[one : one + QUANTIZED_AT_ONCE])["quantized"] for one in stripes]
+        batch, channels, rows, columns = latents.shape
+        return np.concatenate(found).reshape(batch, rows, columns, channels).transpose(0, 3, 1, 2)
 
     def _decode_one(self, decoder: str, feeds: Mapping[str, Array]) -> Array:
         """The pixels of one image; the other components leave memory if it does not fit beside them."""

@@ -7,7 +7,9 @@ from pathlib import Path
 
 from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import MANIFEST, REMEDY, Bundle, open_bundle
-from latentrt.bundle.tasks import FROM_AN_IMAGE, TEXT_TO_IMAGE
+from latentrt.bundle.manifest import Manifest
+from latentrt.bundle.sources import LOW_RESOLUTION
+from latentrt.bundle.tasks import DECODER, ENCODER
 from latentrt.conditioning.request_values import check_request_values
 from latentrt.engines import AUTO, choose, engine_kind, open_engines
 from latentrt.errors import BundleError, RequestError
@@ -63,28 +65,41 @@ def load(
 
 
 def check_complete(bundle: Bundle) -> None:
-    """Raises BundleError unless the bundle can do text to image with the defaults that it states."""
+    """Raises BundleError unless the bundle can make a picture with the defaults that it states."""
     where = bundle.folder / MANIFEST
     denoisers = bundle.manifest.of_role("denoiser")
     if len(denoisers) != 1:
         raise BundleError(f"{where}: got {len(denoisers)} of the role 'denoiser', expected one; {REMEDY}")
-    needed = FROM_AN_IMAGE if bundle.manifest.extra_channels else TEXT_TO_IMAGE
-    missing = {*needed, *bundle.manifest.text.encoders} - bundle.manifest.components.keys()
+    needed = {DECODER, *bundle.manifest.text_encoders, *([ENCODER] if bundle.manifest.encodes_extra_channels else [])}
+    missing = needed - bundle.manifest.components.keys()
     fed = (denoisers | bundle.manifest.hoisted).values()
     sources = [source for one in fed for source in one.sources.values() if source.kind == "component"]
     missing |= {source.name for source in sources} - bundle.manifest.components.keys()
     if missing:
-        raise BundleError(f"{where}: got no {', '.join(sorted(missing))}, which text to image needs; {REMEDY}")
+        raise BundleError(f"{where}: got no {', '.join(sorted(missing))}, which a picture needs; {REMEDY}")
     check_request_values(bundle.manifest, where)
     try:
-        resolve(Request(""), bundle.manifest)
+        resolve(least_request(bundle.manifest), bundle.manifest)
     except RequestError as error:
         raise BundleError(f"{where}: its defaults cannot be run: {error}; {REMEDY}") from error
 
 
-def load_tokenizer(bundle: Bundle) -> Tokenizer:
-    """The bundle's tokenizer."""
+def least_request(manifest: Manifest) -> Request:
+    """A request that states only what the model asks of every request."""
+    label = 0 if manifest.classes else None
+    if LOW_RESOLUTION not in manifest.extra_channels:
+        return Request(class_label=label)
+    from PIL import Image
+
+    defaults, factor = manifest.defaults, manifest.latents.factor
+    return Request(class_label=label, init=Image.new("RGB", (defaults.width // factor, defaults.height // factor)))
+
+
+def load_tokenizer(bundle: Bundle) -> Tokenizer | None:
+    """The bundle's tokenizer; None for a model without prompts."""
     spec = bundle.manifest.tokenizer
+    if spec is None:
+        return None
     return Tokenizer.load(
         bundle.path(spec.file), length=spec.length, bos=spec.bos, eos=spec.eos, pad=spec.pad, embeddings=spec.embeddings
     )

@@ -35,7 +35,7 @@ class Pipeline(Components):
     def __init__(
         self,
         bundle: Bundle,
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None,
         engines: Mapping[str, Engine],
         engine: str = "cpu",
         *,
@@ -132,7 +132,7 @@ class Pipeline(Components):
         tagged = kept[1].engines.values() if kept else ()
         return list(dict.fromkeys([*self.engines.values(), *self.exchanging.values(), *tagged]))
 
-    def generate(self, prompt: str, **options: Any) -> Result:
+    def generate(self, prompt: str = "", **options: Any) -> Result:
         """Returns the images for `prompt`; the options are those of `Request`.
 
         Raises RequestError for what cannot be generated, EngineError when an engine fails.

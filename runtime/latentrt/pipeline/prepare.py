@@ -11,7 +11,7 @@ from latentrt.conditioning.prompt_blend import check_blend
 from latentrt.errors import RequestError
 from latentrt.pipeline.components import Components
 from latentrt.pipeline.memory import Demand, Plan, demand_of
-from latentrt.prompt import Prompt, read
+from latentrt.prompt import Prompt, read, without_text
 from latentrt.request.hires import Hires, UpscaledLatents
 from latentrt.request.request import Request
 from latentrt.request.settings import Settings, resolve
@@ -106,10 +106,12 @@ def prepare_settings(components: Components, settings: Settings, before: int = 0
 
 def read_prompts(components: Components, settings: Settings) -> Prompts:
     """The settings' texts, read. Raises RequestError for one that is malformed."""
-    text = settings.text
+    text, tokenizer = settings.text, components.tokenizer
+    if tokenizer is None:
+        return Prompts(without_text(settings.steps), without_text(settings.steps))
 
     def parsed(one: str, *, compose: bool) -> Prompt:
-        return read(one, components.tokenizer, settings.steps, syntax=text.syntax, compose=compose)
+        return read(one, tokenizer, settings.steps, syntax=text.syntax, compose=compose)
 
     try:
         negative = parsed(text.negative, compose=False)
@@ -137,7 +139,7 @@ def steps_taken(settings: Settings, whole: Grid, train_steps: int) -> tuple[int,
 
 def second_pass(components: Components, settings: Settings, hires: Hires, before: int) -> Prepared:
     """The second pass of a run in two; its latents are still to come. before: the steps of the first."""
-    old, pixels = (settings.width, settings.height), components.bundle.manifest.latents.factor
+    old, pixels = (settings.width, settings.height), components.bundle.manifest.latents.pixel_multiple
     width, height = hires.size(*old, pixels)
     told = settings.model_inputs
     sizes: dict[str, Any] = {

@@ -67,7 +67,7 @@ def encode_prompts(run: Timed, prepared: Prepared) -> Encoded:
     guidance = guidance_of(run, prepared)
     times = timesteps_of_calls(sampler_of(prepared), prepared.grid)
     alone = not guidance.works(times) and prompts.positive.weight == 1
-    zero = not alone and manifest.text.zero_negative and not settings.text.negative
+    zero = not alone and manifest.text is not None and manifest.text.zero_negative and not settings.text.negative
     used = [prompts.positive] if alone or zero else [prompts.negative, prompts.positive]
     used += [prompts.blend] if prompts.blend else []
     texts = encode(run.call, manifest, used, settings.text.clip_skip)

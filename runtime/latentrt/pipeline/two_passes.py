@@ -31,7 +31,7 @@ def two_passes(run: Timed, prepared: Prepared) -> Generator[Step, None, tuple[Im
 def upscale(run: Timed, prepared: Prepared, latents: Array) -> Array:
     """Clean latents of the second pass's size: of the latents themselves, or of the pixels that they decode to."""
     assert prepared.second is not None and prepared.settings.hires is not None
-    settings, pixels = prepared.second.settings, run.components.bundle.manifest.latents.factor
+    settings, pixels = prepared.second.settings, run.components.bundle.manifest.latents.pixel_multiple
     if prepared.settings.hires.upscaler == "latent":
         with run.phase("sampler"):
             return bilinear(latents, settings.height // pixels, settings.width // pixels)

@@ -8,7 +8,7 @@ from latentrt.prompt.attention import BREAK, weighted
 from latentrt.prompt.chunks import Chunk, chunked
 from latentrt.prompt.composition import composed
 from latentrt.prompt.editing import at_each_step
-from latentrt.prompt.reading import SYNTAXES, Guide, Prompt, Syntax, read
+from latentrt.prompt.reading import SYNTAXES, Guide, Prompt, Syntax, read, without_text
 from latentrt.prompt.strict import check
 from latentrt.prompt.tags import ORDERS, Order, Tag, tags_of, untagged
 
@@ -34,4 +34,5 @@ __all__ = [
     "tokenizer",
     "untagged",
     "weighted",
+    "without_text",
 ]

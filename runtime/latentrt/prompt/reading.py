@@ -61,6 +61,11 @@ def read(text: str, tokenizer: Tokenizer, steps: int, *, syntax: Syntax = "stric
     return Prompt(guides, {text: tuple(chunked(_finite(weighted(text)), tokenizer)) for text in texts})
 
 
+def without_text(steps: int) -> Prompt:
+    """The prompt of a model that takes none: one empty text, without tokens."""
+    return Prompt((Guide(1.0, ("",) * steps),), {"": ()})
+
+
 def _finite(parts: list[Part]) -> list[Part]:
     if not all(part is BREAK or math.isfinite(part[1]) for part in parts):
         raise RequestError("prompt: its weights multiply to more than a float holds; use fewer or weaker brackets")

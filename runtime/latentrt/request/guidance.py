@@ -62,6 +62,10 @@ def resolve_guidance(request: Request, manifest: Manifest, steps: int) -> Guidan
 def scale_of(request: Request, manifest: Manifest, steps: int) -> float | tuple[float, ...]:
     """One finite number, or one per step; always one for a model that takes the scale as an input."""
     scale = or_default(request.guidance, manifest.defaults.guidance)
+    if not manifest.unconditional and scale != 1:
+        raise RequestError(
+            f"guidance: got {shown(scale)}, but {manifest.name} has no unconditional input to guide from; leave it out"
+        )
     if manifest.embeds_guidance or not is_list(scale):
         return number("guidance", scale, -math.inf, math.inf)
     if len(scale) != steps:

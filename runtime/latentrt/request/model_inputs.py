@@ -1,4 +1,4 @@
-"""Inputs of the model besides the prompt: the size conditioning of SDXL, the aesthetic score of its refiner.
+"""Inputs of the model besides the prompt: SDXL's size conditioning, its refiner's aesthetic score, a class label.
 
 A new one is a field of `ModelInputs`, its line in `resolve_model_inputs`, and the row of VALUES by which a manifest
 asks for it.
@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
-from latentrt.bundle.manifest import Manifest
+from latentrt.bundle.manifest import Classes, Manifest
+from latentrt.bundle.sources import CLASS_LABEL
 from latentrt.errors import RequestError
 from latentrt.request.request import Request
 from latentrt.request.rows import checked
@@ -24,22 +26,33 @@ SIZES = ("original_size", "crop", "target_size")
 
 @dataclass(frozen=True)
 class ModelInputs:
-    """Sizes are (width, height) in pixels, crop is (left, top); None for what the model does not take."""
+    """Sizes are (width, height) in pixels, crop is (left, top); None for what the model does not take.
+
+    class_label: the class; unconditional_label: the one that stands for none, for guidance.
+    """
 
     original_size: tuple[int, int] | None = None
     crop: tuple[int, int] | None = None
     target_size: tuple[int, int] | None = None
     aesthetic_score: float | None = None
     negative_aesthetic_score: float | None = None
+    class_label: int | None = None
+    unconditional_label: int | None = None
 
     def record(self) -> dict[str, Any]:
         """The fields of the request that make this again."""
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if not name.endswith("_label")} | (
+            {} if self.class_label is None else {CLASS_LABEL: self.class_label}
+        )
 
     def score(self, *, negative: bool) -> float:
         """The aesthetic score of the prompt or of the negative prompt."""
         score = self.negative_aesthetic_score if negative else self.aesthetic_score
         return 0.0 if score is None else score
+
+    def label(self, *, negative: bool) -> float:
+        """The class, or the unconditional one in the rows of the negative prompt."""
+        return float((self.unconditional_label if negative else self.class_label) or 0)
 
 
 def part_of(field: str, place: int) -> Callable[[ModelInputs, bool], float]:
@@ -55,6 +68,7 @@ VALUES: Mapping[str, Callable[[ModelInputs, bool], float]] = {
     "crop_top": part_of("crop", 1),
     "target_width": part_of("target_size", 0),
     "target_height": part_of("target_size", 1),
+    CLASS_LABEL: lambda inputs, negative: inputs.label(negative=negative),
     "aesthetic_score": lambda inputs, negative: inputs.score(negative=negative),
 }
 
@@ -69,7 +83,44 @@ def resolve_model_inputs(request: Request, manifest: Manifest, size: tuple[int, 
             raise RequestError(f"{name}: got {got}, but {manifest.family} models do not take it; leave it out")
     sizes: dict[str, Any] = {name: pair(request, name, usual[name]) for name in SIZES if name in taken}
     scores = {name: checked(request, name, usual[name]) for name in SCORES if name in taken}
-    return ModelInputs(**sizes, **scores)
+    labels: dict[str, Any] = resolve_class(request, manifest)
+    return ModelInputs(**sizes, **scores, **labels)
+
+
+def resolve_class(request: Request, manifest: Manifest) -> dict[str, int | None]:
+    """The class and the unconditional class, for a model that takes one. Raises RequestError."""
+    label, classes = request.class_label, manifest.classes
+    if classes is None:
+        if label is not None:
+            raise RequestError(f"class_label: got {shown(label)}, but {manifest.name} takes no class; leave it out")
+        return {}
+    return {CLASS_LABEL: label_of(label, classes, manifest.name), "unconditional_label": classes.unconditional}
+
+
+def label_of(label: int | str | None, classes: Classes, model: str) -> int:
+    """The number of a class that is given by number or name; "none" is the unconditional one. Raises RequestError."""
+    if isinstance(label, str):
+        if label.lower() == "none" and classes.unconditional is not None:
+            return classes.unconditional
+        return named_class(label, classes)
+    if label is None:
+        named = " or a name" if classes.names else ""
+        raise RequestError(f"class_label: got none, but {model} draws a class; give 0 to {classes.count - 1}{named}")
+    if label == classes.unconditional:
+        return label
+    return whole(CLASS_LABEL, label, 0, classes.count - 1)
+
+
+def named_class(name: str, classes: Classes) -> int:
+    """The number of the class of that name, of any case. Raises RequestError with the nearest names."""
+    known = {one.casefold(): place for place, names in enumerate(classes.names) for one in reversed(names.split(", "))}
+    whole_names = {names.casefold(): place for place, names in enumerate(classes.names)}
+    found = (whole_names | known).get(name.casefold())
+    if found is None:
+        near = [*get_close_matches(name.casefold(), known, 3), *(one for one in known if name.casefold() in one)]
+        expected = " or ".join(map(repr, dict.fromkeys(near[:3]))) or f"0 to {classes.count - 1}"
+        raise RequestError(f"class_label: got {name!r}, which is no class of the model; expected {expected}")
+    return found
 
 
 def takes(manifest: Manifest, name: str) -> bool:

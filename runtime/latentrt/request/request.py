@@ -49,6 +49,8 @@ class Request:
     and height, and put back. extend: pixels beyond the left, top, right and bottom side, with or without a mask inside.
     hires: a second pass, image to image from the upscaled first one.
     controls: width and height are those of the first ControlNet's or T2I-Adapter's image, where there is no init.
+    class_label: for models that are conditioned on a class, such as those of ImageNet; a number, or one of the names
+    that `latentrt inspect` lists, of any case.
     window, stride: MultiDiffusion (Bar-Tal et al. 2023) for sizes that the model was not trained at. seamless: by
     windows too.
     original_size, crop, target_size: SDXL's size conditioning (Podell et al. 2023), in pixels, (width, height) and
@@ -56,7 +58,7 @@ class Request:
     denoising_end. latents: those that the run before ended with (`Run.latents`), (batch, channels, rows, columns).
     """
 
-    prompt: str = row(..., "Text of the picture.", "prompt", Text(), option=None)
+    prompt: str = row("", "Text of the picture.", "prompt", Text(), option=None)
     negative: str = row("", "Negative prompt: content to avoid.", "prompt", Text(), metavar="TEXT")
     steps: int | None = row(None, "Denoising steps.", "sampling", Whole(1), usual="the bundle's")
     guidance: float | Sequence[float] | None = row(
@@ -99,6 +101,15 @@ class Request:
         usual="the bundle's",
     )
     batch: int = row(1, "Images per prompt.", "output", Whole(1, LARGEST_BATCH))
+    class_label: int | str | None = row(
+        None,
+        "Class of a class-conditional model: its number or its name.",
+        "prompt",
+        Other(),
+        option="class",
+        metavar="N|NAME",
+        parse="class",
+    )
     syntax: Syntax = row(
         "strict",
         "Prompt syntax: strict, lenient (as AUTOMATIC1111) or plain text.",

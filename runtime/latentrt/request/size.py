@@ -20,12 +20,12 @@ def resolve_size(request: Request, manifest: Manifest, followed: tuple[str, Size
 
     followed: the name and the size of the image that the picture follows. Raises RequestError.
     """
-    defaults, pixels = manifest.defaults, manifest.latents.factor
+    defaults, multiple = manifest.defaults, manifest.latents.pixel_multiple
     requested, usual = (request.width, request.height), (defaults.width, defaults.height)
     if followed is not None and None in requested:
-        usual = cut(*followed, pixels, requested)
+        usual = cut(*followed, multiple, requested)
     width, height = (
-        side(name, or_default(one, other), pixels)
+        side(name, or_default(one, other), multiple)
         for name, one, other in zip(("width", "height"), requested, usual, strict=True)
     )
     return width, height

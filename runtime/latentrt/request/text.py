@@ -9,7 +9,8 @@ from latentrt.bundle.manifest import Manifest
 from latentrt.errors import RequestError
 from latentrt.prompt import Order, Syntax
 from latentrt.request.request import Request
-from latentrt.request.rows import checked
+from latentrt.request.rows import changed, checked
+from latentrt.validate import shown
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,10 @@ class TextSpec:
 
 
 def resolve_text(request: Request, manifest: Manifest) -> TextSpec:
-    """The request's texts. Raises RequestError."""
+    """The request's texts; an empty prompt for a model without one. Raises RequestError."""
+    if manifest.text is None:
+        refuse_text(request, manifest)
+        return TextSpec("")
     strength = strength_of(request, "blend_strength", "blend")
     return TextSpec(
         prompt=checked(request, "prompt"),
@@ -41,6 +45,16 @@ def resolve_text(request: Request, manifest: Manifest) -> TextSpec:
         blend=checked(request, "blend") if request.blend is not None and strength else None,
         blend_strength=strength,
     )
+
+
+def refuse_text(request: Request, manifest: Manifest) -> None:
+    """Raises RequestError for a text in a request to a model without prompts."""
+    instead = "give a class by class_label (--class)" if manifest.classes else "leave it out"
+    for name in ("prompt", "negative", "blend", "clip_skip"):
+        if changed(request, name):
+            raise RequestError(
+                f"{name}: got {shown(getattr(request, name))}, but {manifest.name} takes no prompt; {instead}"
+            )
 
 
 def strength_of(request: Request, name: str, towards: str) -> float:

@@ -38,7 +38,7 @@ def resolve_tiling(request: Request, manifest: Manifest) -> Tiling:
         if request.stride is not None:
             raise RequestError(f"stride: got {shown(request.stride)} without window; give the side of tiles too")
         return Tiling()
-    pixels, own = manifest.latents.factor, min(manifest.defaults.width, manifest.defaults.height)
+    pixels, own = manifest.latents.pixel_multiple, min(manifest.defaults.width, manifest.defaults.height)
     window = side("window", or_default(request.window, own), pixels)
     apart = window // OVERLAP // pixels * pixels or pixels
     stride = side("stride", or_default(request.stride, apart), pixels)

@@ -10,7 +10,8 @@ from latentrt.errors import ShapeError
 from latentrt.tensors import TensorSpec
 from latentrt_export.graph.costs import LayerWork, cost_of, total_macs
 from latentrt_export.graph.trace import trace
-from latentrt_export.networks.hoist import HoistedUNet, VaeDecoder
+from latentrt_export.networks.autoencoder import VaeDecoder
+from latentrt_export.networks.hoist import HoistedUNet
 from tests.export import builtin, tiny
 
 SIZES = [(1, 8, 8), (3, 8, 12), (2, 9, 13)]

@@ -7,7 +7,9 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 from latentrt_export.checkpoint.families import XL_SECOND
 from latentrt_export.components.text import text_parts
 from latentrt_export.export import write_component
-from latentrt_export.networks.hoist import CrossKV, HoistedUNet, TextEncoder, VaeDecoder, VaeEncoder
+from latentrt_export.networks.autoencoder import VaeDecoder, VaeEncoder
+from latentrt_export.networks.hoist import CrossKV, HoistedUNet
+from latentrt_export.networks.text_encoder import TextEncoder
 from latentrt_export.networks.time_bias import TimeBias
 from tests.export import builtin, tiny
 from tests.export.tiny_families import XL_TEXT_2

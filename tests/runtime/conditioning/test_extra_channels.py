@@ -187,5 +187,5 @@ def test_a_bundle_needs_its_encoder(bundle: Bundle) -> None:
     inpainting = widened(bundle, INPAINTING)
     check_complete(inpainting)
     components = {name: part for name, part in inpainting.manifest.components.items() if name != "vae_encoder"}
-    with pytest.raises(BundleError, match="got no vae_encoder, which text to image needs"):
+    with pytest.raises(BundleError, match="got no vae_encoder, which a picture needs"):
         check_complete(replace(inpainting, manifest=replace(inpainting.manifest, components=components)))

@@ -1,0 +1,91 @@
+"""A model family as data: its components, where each lies in a checkpoint, and what tells it from other families."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from latentrt.bundle.sources import ExtraChannelsName, SizeId
+from latentrt_export.checkpoint.config_defaults import DEFAULTS
+from latentrt_export.checkpoint.layouts import Tensors
+from latentrt_export.networks.component import Config
+
+# Extra channels of the UNets that were trained from a text-to-image model: none, inpainting, InstructPix2Pix.
+TEXT_TO_IMAGE_EXTRA: tuple[tuple[ExtraChannelsName, ...], ...] = ((), ("mask", "masked_image"), ("image",))
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Place of one component in a single file: the prefix of its keys, and their conversion to the module's keys.
+
+    unread: pattern of keys under the prefix that the module does not have, with entries of the config in braces.
+    """
+
+    prefix: str
+    convert: Callable[[Tensors, Config], Tensors]
+    unread: str | None = None
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Outputs that a family takes from a text encoder.
+
+    skipped: layers at the end that are never used. normed: apply the final layer norm to the output. pooled: take the
+    projected pooled output as well. tokenizer: folder of the tokenizer. pad: token that fills rows of a single file,
+    which has no tokenizer; None for EOS.
+    """
+
+    skipped: int = 0
+    normed: bool = True
+    pooled: bool = False
+    tokenizer: str = "tokenizer"
+    pad: int | None = None
+
+
+@dataclass(frozen=True)
+class Family:
+    """One model family.
+
+    configs: configs of its single files. pipelines: its names in model_index.json. slots: its components and their
+    places in a single file. mark: a key that every single file of the family has. mark_width: entry of the UNet's
+    config that the last axis of the mark must equal. encoders: its text encoders; their contexts are concatenated in
+    this order. values: entries of configs that set the family apart, by component; entries that are not named must be
+    those of DEFAULTS; a tuple lists the values that are allowed. size_ids: numbers that the time embedding takes
+    besides the timestep. float32_vae: the VAE leaves fp16's range, unless its config says `force_upcast` false.
+    zero_negative: zeros stand for a negative prompt that is not given, unless model_index.json says otherwise.
+    folders: names of components' folders, where they differ from the components'. extra: names of the extra channels
+    that its UNets may take, in order. absent: prefixes of keys that no single file of the family has. steps,
+    guidance: defaults. configs_by_channels, configs_by_prediction: configs of single files whose UNet has that many
+    input channels, or that declare that prediction type.
+    """
+
+    name: str
+    configs: Path
+    pipelines: tuple[str, ...]
+    slots: Mapping[str, Slot]
+    mark: str
+    encoders: Mapping[str, Encoder]
+    values: Mapping[str, Config] = field(default_factory=dict)
+    mark_width: str = "cross_attention_dim"
+    size_ids: tuple[SizeId, ...] = ()
+    float32_vae: bool = False
+    zero_negative: bool = False
+    folders: Mapping[str, str] = field(default_factory=dict)
+    extra: tuple[tuple[ExtraChannelsName, ...], ...] = TEXT_TO_IMAGE_EXTRA
+    absent: tuple[str, ...] = ()
+    steps: int = 20
+    guidance: float = 7.5
+    configs_by_channels: Mapping[int, Path] = field(default_factory=dict)
+    configs_by_prediction: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def tokenizer(self) -> str:
+        """The folder of the tokenizer, which all text encoders share."""
+        return next(iter(self.encoders.values())).tokenizer
+
+    def folder(self, component: str) -> str:
+        """The name of a component's folder."""
+        return self.folders.get(component, component)
+
+    def expected(self, component: str) -> Config:
+        """The entries that a component's config must have."""
+        return {**DEFAULTS[component], **self.values.get(component, {})}
