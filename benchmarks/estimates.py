@@ -109,7 +109,7 @@ def fits_table(names: Sequence[str]) -> str:
                     )
                 )
     heads = ("model", "precision", "device", "weights GB", "all loaded GB", "one at a time GB", "room GB", "fits")
-    return table((*heads, "ms a step, at least", f"s for {STEPS} steps, at least"), rows)
+    return table((*heads, "ms per step, at least", f"s for {STEPS} steps, at least"), rows)
 
 
 def table(heads: Sequence[str], rows: Iterable[tuple[str, ...]]) -> str:
