@@ -1,4 +1,4 @@
-"""What was reported, row by row: what is done, what happened, and whether that is right."""
+"""Rows of the reported faults: each runs its case and returns the result and whether it is right."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ EXTRA = {"sd1": "cond_stage_model.transformer", "sdxl": "conditioner.embedders.0
 
 
 def row(function: Callable[[Place], Outcome]) -> Callable[[Place], Outcome]:
-    """Puts a function into the table, under what its docstring says was reported."""
+    """Adds a function to the table; its docstring is the report's title."""
     ROWS[(function.__doc__ or "").removesuffix(".")] = function
     return function
 
 
 def refused(done: Done, *words: str) -> Outcome:
-    """One clear error that has these words."""
+    """Right if the process ended with one clear error that has these words."""
     return done.line, done.refused and all(word in done.err for word in words)
 
 
 def drawn(done: Done) -> Outcome:
-    """A picture."""
+    """Right if the process made a picture."""
     return done.line, done.status == 0
 
 
 def loaded(place: Place, *files: object) -> Outcome:
-    """A picture with each of these LoRA files, which is not that without."""
+    """Right if each of these LoRA files changes the picture."""
     bundle = ("--bundle", place.shared / "sd1-bundle")
     done = place.draw(*bundle, out="plain.png")
     for number, file in enumerate(files):
@@ -46,7 +46,7 @@ def loaded(place: Place, *files: object) -> Outcome:
 
 
 def exported(place: Place, name: str, base: str, words: str, *options: object) -> Outcome:
-    """A bundle of which `inspect` says these words."""
+    """Right if the export succeeds and `inspect` shows these words."""
     done = place.export(name, base, *options)
     if done.status:
         return done.line, False

@@ -1,11 +1,11 @@
-"""How close every task of every family comes to what diffusers draws: the table in docs/parity.md.
+"""Compares every task of every family with diffusers: writes the table in docs/parity.md.
 
     python -m benchmarks.parity [--rows WORD ...]
 
-Each row is a small model of the published shape with random weights on both sides: exported and run here, and drawn
-with by diffusers' own pipeline; the same noise, pixels before they are rounded, the lowest PSNR of a row's requests.
-Rows of sound are held against what Riffusion made. With --rows, those whose task or model has one of the words are
-printed and nothing is written. The status is 1 where a row is under 45 dB.
+Each row is a small model of the published shape with random weights. latentrt exports and runs it; diffusers' own
+pipeline runs it with the same noise. The figure is the lowest PSNR of a row's requests, of pixels before rounding. Rows
+of sound are compared with results of Riffusion. --rows prints the rows whose task or model has one of the words, and
+writes nothing. The exit status is 1 if a row is under 45 dB.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ PAGE = Path(__file__).parents[1] / "docs" / "parity.md"
 MARKS = "<!-- python -m benchmarks.parity -->", "<!-- end -->"
 BOTH = {"guidance": 5.0, "negative": "blue"}
 SIDES = (SIZE["width"], SIZE["height"])
-# What is asked of us, and what of diffusers besides.
+# Request fields for latentrt, and additional arguments for diffusers.
 Case = tuple[dict[str, Any], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a row measured: the lowest PSNR in dB, against which pipeline, and what was asked."""
+    """Result of a row: the lowest PSNR in dB, the reference pipeline, and the settings."""
 
     psnr_db: float
     reference: str
@@ -88,7 +88,7 @@ class Models:
 
 @dataclass(frozen=True)
 class Row:
-    """A task of a family, and how it is measured."""
+    """A task of a family and the function that measures it."""
 
     task: str
     model: str
@@ -96,13 +96,13 @@ class Row:
 
 
 def seen(pair: Pair, cases: Sequence[Case]) -> Found:
-    """What the requests of a row come to."""
+    """Measures the requests of a row."""
     found = min(pair.psnr(theirs=told, **asked) for asked, told in cases)
     return found_with(pair, found, [asked for asked, _ in cases])
 
 
 def found_with(pair: Any, psnr_db: float, asked: Sequence[dict[str, Any]]) -> Found:
-    """A figure with what was asked for."""
+    """A figure with the settings of its requests."""
     steps = ", ".join(str(count) for count in sorted({one.get("steps", 3) for one in asked}))
     width, height = (asked[0].get(side, SIZE[side]) for side in ("width", "height"))
     sampler = pair.ours.bundle.manifest.defaults.sampler
@@ -110,27 +110,27 @@ def found_with(pair: Any, psnr_db: float, asked: Sequence[dict[str, Any]]) -> Fo
 
 
 def drawn_by(pair: Pair, kind: str) -> Pair:
-    """The pair with another of diffusers' pipelines around the same modules."""
+    """The pair with another diffusers pipeline of the same modules."""
     theirs = getattr(diffusers, kind).from_pipe(pair.theirs)
     theirs.set_progress_bar_config(disable=True)
     return replace(pair, theirs=theirs)
 
 
 def from_text(models: Models, variant: str) -> Found:
-    """Text to image, with all that is asked of a published model."""
+    """Text to image, with all requests for a published model."""
     family, scheduler, requests = TEXT[variant]
     return seen(models.pair(family).with_scheduler(scheduler()), [(request, {}) for request in requests])
 
 
 def from_an_image(models: Models, family: str, kind: str) -> Found:
-    """Image to image, with a draw from the posterior."""
+    """Image to image, with a sample from the VAE's posterior."""
     told = {"image": picture(SIDES), "strength": 0.7}
     asked = {"init": told["image"], "strength": 0.7, "posterior": "sample", "guidance": 5.0}
     return seen(drawn_by(models.pair(family), kind), [(asked, told)])
 
 
 def under_a_mask(models: Models, family: str, kind: str) -> Found:
-    """Inpainting with a model that knows of no mask."""
+    """Inpainting by a mask, with a UNet of 4 channels."""
     told = {"image": picture(SIDES), "mask_image": mask(SIDES), "strength": 0.7, **SIZE}
     asked = {"init": told["image"], "mask": told["mask_image"], "strength": 0.7, "guidance": 5.0}
     with posterior_means():
@@ -139,7 +139,7 @@ def under_a_mask(models: Models, family: str, kind: str) -> Found:
 
 @contextmanager
 def posterior_means() -> Iterator[None]:
-    """Has diffusers' inpainting pipelines take the mean of the posterior."""
+    """Makes diffusers' inpainting pipelines use the posterior's mean."""
     with ExitStack() as patched:
         for module in (inpaint, xl_inpaint):
             mean = partial(module.retrieve_latents, sample_mode="argmax")
@@ -148,14 +148,14 @@ def posterior_means() -> Iterator[None]:
 
 
 def shown(models: Models, name: str, cases: Sequence[dict[str, Any]]) -> Found:
-    """A UNet that is shown a mask or an image."""
+    """A UNet with extra input channels for a mask or an image."""
     pair = models.shown(name)
     with posterior_means():
         return found_with(pair, min(pair.psnr(**case) for case in cases), cases)
 
 
 def through_windows(models: Models) -> Found:
-    """A picture larger than what the UNet is shown at a time."""
+    """A picture made through windows (tiles)."""
     pair = drawn_by(models.pair("sd1"), "StableDiffusionPanoramaPipeline")
     pair.theirs.get_views = partial(pair.theirs.get_views, window_size=16, stride=4)
     sides = {"width": 160, "height": 160}
@@ -163,13 +163,13 @@ def through_windows(models: Models) -> Found:
 
 
 def refined(models: Models) -> Found:
-    """The base's latents after three of five steps, gone on with by the refiner."""
+    """The base for three of five steps, then the refiner."""
     refiner = models.pair("sdxl-refiner")
     return found_with(refiner, handed_over(models.pair("sdxl"), refiner), [{"steps": 5}])
 
 
 def with_loras(models: Models, family: str, *, fused: bool) -> Found:
-    """Two LoRA files, in the weights of another export or added to those of the same bundle."""
+    """Two LoRA files, fused into another export or added at run time to the same bundle."""
     pair = models.pair(family, "fp32")
     if not (pair.folder / "kohya.safetensors").exists():
         loras.save_both(pair.folder, TINY[family])
@@ -193,13 +193,13 @@ def larger(models: Models) -> Found:
 
 
 def in_two_passes(models: Models) -> Found:
-    """The built-in model's picture made larger in a second pass."""
+    """The built-in model's picture enlarged in a second pass."""
     with hires_pairs.built_in_pair(models.folder / "built-in") as pair:
         return grown(pair, "StableDiffusionImg2ImgPipeline")
 
 
 def in_two_passes_of_xl(models: Models) -> Found:
-    """SDXL's picture made larger in a second pass."""
+    """SDXL's picture enlarged in a second pass."""
     pair = models.pair("sdxl")
     pair.theirs.scheduler = pair.scheduler
     with patch.object(xl_image, "retrieve_latents", partial(xl_image.retrieve_latents, sample_mode="argmax")):
@@ -207,7 +207,7 @@ def in_two_passes_of_xl(models: Models) -> Found:
 
 
 def grown(pair: Any, kind: str) -> Found:
-    """What the cases of two passes come to. kind: diffusers' pipeline of the second."""
+    """Measures the cases of two passes. kind: diffusers' pipeline for the second pass."""
     cases, second = itertools.product(hires_pairs.UPSCALERS, hires_pairs.CASES), getattr(diffusers, kind)
     found = min(hires_pairs.two_passes(pair, upscaler, *case, kind=second) for upscaler, case in cases)
     return Found(found, kind, pair.ours.bundle.manifest.defaults.sampler, "2 + 1, 3 + 2", "96x72, 80x56")
@@ -220,7 +220,7 @@ def steered_half(models: Models, family: str) -> Found:
 
 
 def steered_in_many_ways(models: Models) -> Found:
-    """A ControlNet, alone and twice, for some of the steps and all, with guess mode and without."""
+    """One ControlNet with one image and two, for some or all of the steps, with and without guess mode."""
     pair = control_pairs.Pair(models.folder / "controlnet")
     with pair.ours:
         found = min(pair.losses(*controls, **options)[0] for controls, options in control_pairs.CASES.values())
@@ -229,7 +229,7 @@ def steered_in_many_ways(models: Models) -> Found:
 
 
 def adapted_in_many_ways(models: Models) -> Found:
-    """A T2I-Adapter, of colours and of greys, alone and two at once."""
+    """T2I-Adapters for colour and for grey images, alone and together."""
     pair = control_pairs.Pair(models.folder / "adapters")
     with pair.ours:
         cases = control_pairs.ADAPTER_CASES.values()
@@ -254,13 +254,13 @@ def prompted_in_many_ways(models: Models) -> Found:
 
 
 def prompted_xl(models: Models) -> Found:
-    """Both kinds at once."""
+    """SDXL's IP-Adapters of both kinds at once."""
     pair = models.steered("sdxl")
     return found_with(pair, prompted(pair)[0], [{"steps": 2}])
 
 
 def with_words(models: Models) -> Found:
-    """Words of textual inversion in the prompt and in the negative one, of three vectors and of one."""
+    """Textual-inversion words in the prompt and the negative prompt, of three vectors and of one."""
     folder = embeddings.saved(models.folder / "embeddings")
     ours, theirs = embeddings.with_words(folder, folder / "bundle")
     got, expected = embeddings.images(ours, theirs, "a red <cat>, two bad-hands", "bad-hands")
@@ -269,7 +269,7 @@ def with_words(models: Models) -> Found:
 
 
 def heard(_models: Models, loss: Callable[[], float], size: str) -> Found:
-    """A sound, or the picture of one, against what Riffusion itself made."""
+    """A sound, or its spectrogram, compared with the result of Riffusion."""
     return Found(loss(), "riffusion 0.0.5, torchaudio 2.11", "Griffin-Lim", "32", size)
 
 
@@ -344,7 +344,7 @@ ROWS = (
 
 
 def lines(rows: Sequence[Row], models: Models) -> Iterator[tuple[str, float]]:
-    """Each row of the table as Markdown, and its figure."""
+    """Yields each row of the table as Markdown, and its figure."""
     for row in rows:
         found = row.measure(models)
         cells = (row.task, row.model, found.reference, found.sampler, found.steps, found.size, f"{found.psnr_db:.1f}")
@@ -352,7 +352,7 @@ def lines(rows: Sequence[Row], models: Models) -> Iterator[tuple[str, float]]:
 
 
 def write(table: Sequence[str], seconds: float) -> None:
-    """Puts the table into the page, between its marks."""
+    """Writes the table into the page, between its marks."""
     packages = ("diffusers", "torch", "onnxruntime", "numpy")
     about = ", ".join(f"{package} {version(package)}" for package in packages)
     said = f"{time.strftime('%Y-%m-%d')}, {about}; {seconds:.0f} s."
@@ -363,7 +363,7 @@ def write(table: Sequence[str], seconds: float) -> None:
 
 
 def main() -> None:
-    """Measures, prints and, where all rows were measured, writes the table."""
+    """Measures and prints the table; writes it if all rows were measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="*", metavar="WORD")
     words = parser.parse_args().rows

@@ -4,9 +4,9 @@
                                [--json FILE] [--picture FILE.svg] [--prepare]
 
 Every package has its own virtual environment and is used as its documentation shows, at 512x512 with guidance. A run is
-one process: it loads, generates a picture of one step, then a picture of --steps. Each round runs every row once, so that
-other load on the machine affects all rows alike. Seconds per step are medians over all rounds, between the ends of steps.
-Environments, checkpoints and exports stay in the work folder, about 40 GB for Stable Diffusion 1.5, 45 for SDXL;
+one process: it loads, generates a picture of one step, then a picture of --steps. Each round runs every row once, so
+that other load on the machine affects all rows alike. Seconds per step are medians over all rounds, between the ends of
+steps. Environments, checkpoints and exports stay in the work folder, about 40 GB for Stable Diffusion 1.5, 45 for SDXL;
 --prepare makes them and stops.
 """
 
@@ -38,8 +38,8 @@ DRIVERS = Path(__file__).parent / "peer_drivers"
 class Sample:
     """One process, in seconds and bytes.
 
-    ready: time to the end of a first picture of one step. steps: times between the ends of steps of a second picture, of
-    --steps. picture: time of the second picture. peak: resident bytes.
+    ready: time to the end of a first picture of one step. steps: times between the ends of steps of a second picture,
+    of --steps. picture: time of the second picture. peak: resident bytes.
     """
 
     ready: float
