@@ -12,8 +12,8 @@ from latentrt_export.networks.component import Config
 
 Configs = Mapping[str, Config]
 
-# Extra channels that a UNet may take behind the noisy latents, in this order.
-SHOWN: tuple[tuple[ExtraChannelsName, ...], ...] = ((), ("mask", "masked_image"), ("image",))
+# Extra channels that a UNet may take after the noisy latents, in this order.
+EXTRA_CHANNELS: tuple[tuple[ExtraChannelsName, ...], ...] = ((), ("mask", "masked_image"), ("image",))
 # Entry of the UNet's config: the width of the pooled text and of the sinusoids of all size ids together.
 ADDED_WIDTH = "projection_class_embeddings_input_dim"
 # The convolution of a single file whose second axis is the UNet's input channels.
@@ -92,7 +92,7 @@ def sizes_that_fit(family: Family, configs: Configs) -> Iterator[tuple[str, Any,
     unet = configs["unet"]
     width = sum(configs[name].get("hidden_size", 0) for name in family.encoders)
     yield "unet cross_attention_dim", unet.get("cross_attention_dim"), width
-    got, fitting = unet.get("in_channels", 4), shown_by_channels(configs)
+    got, fitting = unet.get("in_channels", 4), extra_channels_by_count(configs)
     yield "unet in_channels", got, got if got in fitting else " or ".join(map(str, fitting))
     for name, encoder in family.encoders.items():
         if encoder.pooled:
@@ -101,10 +101,10 @@ def sizes_that_fit(family: Family, configs: Configs) -> Iterator[tuple[str, Any,
             yield f"unet {ADDED_WIDTH}", unet.get(ADDED_WIDTH), pooled + sizes
 
 
-def shown_by_channels(configs: Configs) -> dict[int, tuple[ExtraChannelsName, ...]]:
-    """Returns the extra channels of UNets over these latents, by the number of all input channels."""
+def extra_channels_by_count(configs: Configs) -> dict[int, tuple[ExtraChannelsName, ...]]:
+    """Returns the names of a UNet's extra channels by its total number of input channels."""
     latents = configs["vae"].get("latent_channels", 4)
-    return {latents + sum(1 if name == "mask" else latents for name in names): names for names in SHOWN}
+    return {latents + sum(1 if name == "mask" else latents for name in names): names for names in EXTRA_CHANNELS}
 
 
 def likeness(shapes: Mapping[str, Shape]) -> str:

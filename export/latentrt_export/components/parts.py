@@ -22,7 +22,7 @@ from latentrt.bundle.sources import (
 from latentrt.tensors import TensorSpec
 from latentrt_export.checkpoint.families import Encoder
 from latentrt_export.checkpoint.load import Checkpoint
-from latentrt_export.checkpoint.recognition import shown_by_channels
+from latentrt_export.checkpoint.recognition import extra_channels_by_count
 from latentrt_export.components.steering import Steering
 from latentrt_export.networks.adapter_network import feature_specs
 from latentrt_export.networks.component import (
@@ -70,7 +70,7 @@ def parts_of(checkpoint: Checkpoint) -> Iterator[Part]:
 def extra_channels(checkpoint: Checkpoint) -> tuple[ExtraChannels, ...]:
     """The channels after the noisy latents in the UNet's sample, by their number."""
     configs = {name: component.config for name, component in checkpoint.components.items()}
-    names = shown_by_channels(configs)[configs["unet"].get("in_channels", 4)]
+    names = extra_channels_by_count(configs)[configs["unet"].get("in_channels", 4)]
     return extra_channels_of(names, configs["vae"].get("latent_channels", 4))
 
 
