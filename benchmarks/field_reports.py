@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("words", nargs="*")
     words = parser.parse_args().words
     failed = 0
-    print("| report | result now | |\n|---|---|---|")
+    print("| report | result today | as expected |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         (root / "shared").mkdir()
