@@ -1,4 +1,4 @@
-"""Measurements that are too long or too noisy for tests; each is a command, its output stands in docs/."""
+"""Measurements that are too long or too noisy for tests. Each module is a command; its results are in docs/."""
 
 from latentrt.engines.telemetry import silence
 

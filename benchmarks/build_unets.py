@@ -2,8 +2,8 @@
 
     python -m benchmarks.build_unets [--work DIR] [--gpu sm86] [sd15] [sd15-int8] [sdxl]
 
-No GPU is needed. The weights are random, in fp16; INT8 has one activation scale for all layers, which costs a builder
-what measured ones do. Graphs are traced and lowered once and kept in --work. Peak memory is the operating system's
+No GPU is needed. The weights are random, in fp16; INT8 has one activation scale for all layers, which takes a builder
+as long as calibrated ones. Graphs are traced and lowered once and kept in --work. Peak memory is the operating system's
 figure for the process that parses and builds.
 """
 
@@ -24,7 +24,8 @@ from latentrt_export.build.builders import open_builder
 from latentrt_export.build.plan import BuilderSettings, BuildTask, write_plan
 
 TARGET, ACTIVATION_SCALE = "tensorrt-rtx", 0.05
-# What sets SDXL's UNet apart from Stable Diffusion 1.5's: stabilityai/stable-diffusion-xl-base-1.0, unet/config.json.
+# Differences of SDXL's UNet config from Stable Diffusion 1.5's: stabilityai/stable-diffusion-xl-base-1.0,
+# unet/config.json.
 SDXL = {
     "sample_size": 128,
     "block_out_channels": [320, 640, 1280],
@@ -39,7 +40,7 @@ SDXL = {
 
 @dataclass(frozen=True)
 class Case:
-    """A UNet to build. changes: to Stable Diffusion 1.5's config. side: of the latents."""
+    """A UNet to build. changes: differences from Stable Diffusion 1.5's config. side: of the square latents."""
 
     changes: Mapping[str, Any]
     side: int
@@ -109,7 +110,7 @@ def shapes(case: Case, kv: int, bias: int) -> dict[str, tuple[int, ...]]:
 
 
 def build(case: Case, folder: Path, gpu: str) -> None:
-    """Builds the plan; run as a process of its own, so that its memory can be measured."""
+    """Builds the plan; runs in a separate process, so that its memory can be measured."""
     kv, bias = map(int, (folder / "widths").read_text().split())
     profile = tuple(Shapes(name, shape, shape, shape) for name, shape in shapes(case, kv, bias).items())
     task = BuildTask("unet", folder / "unet.onnx", (profile,), (gpu,), BuilderSettings(), folder / "timing.cache")
@@ -117,7 +118,7 @@ def build(case: Case, folder: Path, gpu: str) -> None:
 
 
 def row(name: str, folder: Path, gpu: str) -> str:
-    """Builds one case in a process of its own; a row of the table."""
+    """Builds one case in a separate process. Returns a row of the table."""
     seconds, peak = run_measured([*child(folder, gpu, "build"), name])
     weights = sum(path.stat().st_size for path in folder.glob("unet.onnx*"))
     plan = (folder / f"{gpu}.plan").stat().st_size
@@ -125,7 +126,7 @@ def row(name: str, folder: Path, gpu: str) -> str:
 
 
 def child(folder: Path, gpu: str, what: str) -> list[str]:
-    """The command of a process that makes a graph or builds a plan; its memory is its own, and gone with it."""
+    """The command of a process that makes a graph or builds a plan; its memory is freed when it ends."""
     own = [sys.executable, "-m", "benchmarks.build_unets"]
     return [*own, "--child", what, "--work", str(folder.parent), "--gpu", gpu]
 

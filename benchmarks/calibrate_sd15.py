@@ -3,11 +3,11 @@
     python -m benchmarks.calibrate_sd15 [--work DIR] [--size 64] [--images 1] [--steps 2] [--precision fp32]
                                         [--openvino PYTHON] [cpu] [tensorrt]
 
-The weights are random, so that fidelity says nothing and one small picture of few steps is enough: what counts is that
-the UNet of 3.4 GB goes through all stages. `benchmarks.export_sd15` makes the bundle where it is not there. The UNet of
-the cpu form is then called once at 512x512 with guidance in ONNX Runtime, and in OpenVINO where an interpreter that has
-it is named; the tensorrt form is built for SM86 and SM89, for pictures of 512x512. Peak memory is the operating
-system's figure for the process of each line.
+Weights are random, so fidelity means nothing, and one small picture of few steps is enough to take the UNet of 3.4 GB
+through all stages. `benchmarks.export_sd15` makes the bundle if it is missing. The UNet of the cpu form is then called
+once at 512x512 with guidance in ONNX Runtime, and also in OpenVINO if --openvino names an interpreter that has it. The
+tensorrt form is built for SM86 and SM89, for pictures of 512x512. Peak memory is the operating system's figure for the
+process of each line.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SIZES = {"batch": 2, "height": SIDE // 8, "width": SIDE // 8, "tokens": 77}
 
 
 def bundle_of(work: Path, precision: str, side: int) -> Path:
-    """The float bundle, exported if it is not there, with the size that calibration is to draw as its default."""
+    """The float bundle, exported if it is missing, with the calibration size as its default size."""
     bundle = work / precision
     if not bundle.exists():
         subprocess.run(
@@ -45,14 +45,14 @@ def bundle_of(work: Path, precision: str, side: int) -> Path:
 
 
 def sized(bundle: Path, side: int) -> Path:
-    """The bundle, that side now its default size."""
+    """The bundle, with its default width and height set to `side`."""
     manifest = open_bundle(bundle, verify=False).manifest
     save_manifest(bundle, replace(manifest, defaults=replace(manifest.defaults, width=side, height=side)))
     return bundle
 
 
 def line(phase: str, measured: tuple[float, int], result: str) -> str:
-    """A row of the table. measured: seconds and peak bytes."""
+    """Returns a row of the table. measured: seconds and peak bytes."""
     seconds, peak = measured
     return f"| {phase} | {seconds:.0f} | {peak / 1e9:.1f} | {result} |"
 
@@ -63,7 +63,7 @@ def calibrated(bundle: Path, out: Path, target: str, images: int, steps: int) ->
     shutil.rmtree(out, ignore_errors=True)
     prompts.write_text(PROMPT)
     counts = ["--images", str(images), "--evaluations", "1", "--steps", str(steps)]
-    # Random weights keep no picture: with no budget to hold, every layer is quantized.
+    # With random weights PSNR means nothing: without a budget, every layer is quantized.
     options = ["--target", target, "--prompts", str(prompts), *counts, "--budget", "0"]
     command = [sys.executable, "-m", "latentrt", "calibrate", str(bundle), str(out), *options]
     measured = run_measured(command, stdout=sys.stderr)
@@ -75,7 +75,7 @@ def calibrated(bundle: Path, out: Path, target: str, images: int, steps: int) ->
 
 
 def unet_bytes(manifest: Manifest) -> int:
-    """The bytes of the UNet's graph and weights."""
+    """Bytes of the UNet's graph and weights."""
     component = manifest.components["unet"]
     return sum(manifest.files[file].bytes for file in (component.file, *component.data))
 

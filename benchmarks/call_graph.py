@@ -2,7 +2,7 @@
 
     python benchmarks/call_graph.py onnxruntime|openvino GRAPH FEEDS.npz OUTPUT.npy
 
-Needs NumPy and that engine alone: an interpreter that has no latentrt can run it.
+Needs only NumPy and the engine, so an interpreter without latentrt can run it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def in_onnxruntime(graph: str, feeds: Feeds) -> Any:
 
 
 def in_openvino(graph: str, feeds: Feeds) -> Any:
-    """The first output, from OpenVINO; what is not INT8 in float32, which it would else leave where a CPU has bf16."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it would report to Google
+    """The first output, from OpenVINO. Float32 is set; otherwise OpenVINO would use bf16 on CPUs that have it."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it reports to Google
     import openvino
 
     compiled = openvino.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
@@ -39,7 +39,7 @@ ENGINES: dict[str, Callable[[str, Feeds], Any]] = {"onnxruntime": in_onnxruntime
 
 
 def main(engine: str, graph: str, feeds: str, output: str) -> None:
-    """Calls the graph and keeps what it returns."""
+    """Calls the graph and saves its first output."""
     with np.load(feeds) as arrays:
         np.save(output, ENGINES[engine](graph, dict(arrays)))
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.checkpoint PATH [--model sd15|sdxl]
 
-A diffusers folder, or for sd15, where PATH ends with .safetensors, one file in the CompVis layout. The weights of sd15
-are float32, 4.3 GB; those of sdxl float16, 6.9 GB.
+Writes a diffusers folder or, for sd15 and a PATH that ends with .safetensors, one file in the CompVis layout. The
+weights of sd15 are float32, 4.3 GB; those of sdxl float16, 6.9 GB.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ END = "<|endoftext|>"
 
 @dataclass(frozen=True)
 class Model:
-    """A published model's shape. tokenizers: what each fills up short texts with. index: what model_index.json adds."""
+    """A published model's shape. tokenizers: padding token of each. index: further entries of model_index.json."""
 
     pipeline: str
     dtype: torch.dtype
@@ -68,7 +68,7 @@ def config(name: str, model: str = "sd15") -> dict[str, object]:
 
 
 def made(model: str) -> dict[str, Any]:
-    """A model's parts, from its public configs; weights are torch's initial ones."""
+    """A model's modules from its public configs, with torch's initial weights."""
     parts = {}
     for name, kind in MODELS[model].parts.items():
         known = config(name, model)
@@ -89,7 +89,7 @@ def save_folder(model: Model, parts: Mapping[str, Any], folder: Path) -> None:
 
 
 def save_tokenizer(folder: Path, padding: str) -> None:
-    """Writes CLIP's tokenizer as version 4 of transformers had it."""
+    """Writes CLIP's tokenizer in the format of transformers 4."""
     folder.mkdir()
     model = json.loads(clip_tokenizer().backend.to_str())["model"]
     pairs = (pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])
@@ -102,7 +102,7 @@ def save_tokenizer(folder: Path, padding: str) -> None:
 
 
 def main() -> None:
-    """Writes under another name first: a half-written checkpoint would be used by the next run."""
+    """Writes the checkpoint under a temporary name, then renames it, so that the next run finds no half-written one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("path", type=Path)
     parser.add_argument("--model", choices=MODELS, default="sd15")

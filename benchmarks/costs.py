@@ -1,4 +1,4 @@
-"""What the public models cost, counted from their graphs and kept in costs.json so that no test has to export them."""
+"""Costs of public models, counted from their graphs and stored in costs.json, so that tests need no export."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ FILE = Path(__file__).parent / "costs.json"
 
 
 def load_costs() -> dict[str, Cost]:
-    """Returns the cost of every graph that was counted, by "model/component/latent size/batch"."""
+    """Returns the cost of every counted graph, by "model/component/latent size/batch"."""
     return {name: read(entry) for name, entry in load_entries().items()}
 
 
 def load_entries() -> dict[str, dict[str, Any]]:
-    """Returns the entries as they are stored: also what torch counts."""
+    """Returns the stored entries, with torch's count too."""
     entries: dict[str, dict[str, Any]] = json.loads(FILE.read_text())
     return entries
 
 
 def read(entry: dict[str, Any]) -> Cost:
-    """Returns the cost that an entry holds."""
+    """Returns the cost in an entry."""
     work = {
         LayerWork(kind, macs, weights, tuple(reads), writes): n
         for n, kind, macs, weights, reads, writes in entry["work"]
@@ -33,19 +33,19 @@ def read(entry: dict[str, Any]) -> Cost:
 
 
 def write(cost: Cost) -> dict[str, Any]:
-    """Returns the entry that `read` turns back into the cost: work in the order of the graph, each kind once."""
+    """Returns the entry from which `read` makes the cost: work in the order of the graph, each kind once."""
     work = [[count, *astuple(one)] for one, count in cost.work.items()]
     return {"macs": cost.macs, "parameters": cost.parameters, "live": cost.activation_elements, "work": work}
 
 
 def save_entries(entries: dict[str, dict[str, Any]]) -> None:
-    """Writes costs.json, a line a piece of work."""
+    """Writes costs.json, with a line per piece of work."""
     text = json.dumps(entries, indent=1)
     FILE.write_text(one_line_a_work(text) + "\n")
 
 
 def one_line_a_work(text: str) -> str:
-    """The JSON with the lists inside `work` joined to a line each."""
+    """Returns the JSON with each list inside `work` joined to one line."""
     lines: list[str] = []
     depth = 0
     for line in text.splitlines():

@@ -1,9 +1,9 @@
-"""Counts what Stable Diffusion 1.5, SD-Turbo and SDXL cost, from the graphs that `latentrt export` would write.
+"""Counts the costs of Stable Diffusion 1.5, SD-Turbo and SDXL from the graphs that `latentrt export` would write.
 
     python -m benchmarks.count_costs        writes benchmarks/costs.json; six minutes, 5 GB of memory, nothing on disk
 
-The modules are built from their public configs without memory for weights (each is one number, repeated) and traced as
-any checkpoint is. Beside our count stands torch's own, of the same modules on its meta device.
+The modules are built from their public configs without memory for weights (each is one repeated number) and traced like
+any checkpoint. Torch's own count, of the same modules on its meta device, is stored too.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ BIG_TEXT = {"hidden_size": 1280, "intermediate_size": 5120, "num_attention_heads
 
 @dataclass(frozen=True)
 class Counted:
-    """A module to count. sizes: the sizes of its symbolic axes, one count each."""
+    """A module to count. sizes: values of its symbolic axes, one count for each."""
 
     name: str
     module: nn.Module
@@ -69,7 +69,7 @@ def config(name: str) -> dict[str, Any]:
 
 
 def modules() -> Iterator[Counted]:
-    """Everything that is counted; each module is made when its turn comes."""
+    """Yields the modules to count, each made when it is needed."""
     yield from unet("sd15", config("unet"), square(64, 1, 2, 4))
     yield from unet("sd-turbo", config("unet") | TURBO, square(64, 1))
     yield from unet("sdxl", config("unet") | SDXL, square(128, 2))
@@ -83,12 +83,12 @@ def modules() -> Iterator[Counted]:
 
 
 def square(side: int, *batches: int) -> tuple[Mapping[str, int], ...]:
-    """Sizes for square pictures."""
+    """Axis sizes for square pictures."""
     return tuple({"batch": batch, "height": side, "width": side, "tokens": TOKENS, "n": 1} for batch in batches)
 
 
 def unet(model: str, config: dict[str, Any], sizes: tuple[Mapping[str, int], ...]) -> Iterator[Counted]:
-    """The UNet and what leaves it: cross-attention's keys and values, the time embedding."""
+    """The UNet and its hoisted parts: cross-attention's keys and values, and the time embedding."""
     with torch.device("meta"):
         whole = UNet2DConditionModel.from_config(config)
     kv, bias = CrossKV(whole), TimeBias(whole)
@@ -118,7 +118,7 @@ def text(name: str, config: dict[str, Any]) -> Counted:
 
 
 def entries_of(counted: Counted) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The entry of a module at each of its sizes."""
+    """The entries of a module at all of its sizes."""
     shapes = [{spec.name: shape_of(spec, sizes) for spec in counted.inputs} for sizes in counted.sizes]
     references = [torch_macs(counted, sizes) for sizes in counted.sizes]
     without_weights(counted.module)
@@ -129,7 +129,7 @@ def entries_of(counted: Counted) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def torch_macs(counted: Counted, sizes: Mapping[str, int]) -> int:
-    """What torch counts for a module on its meta device."""
+    """Multiply-adds by torch's count, for a module on the meta device."""
     with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.device("meta"):
         inputs = [torch.ones(shape_of(spec, sizes), dtype=getattr(torch, spec.dtype)) for spec in counted.inputs]
         counted.module.eval()(*inputs)
@@ -137,9 +137,9 @@ def torch_macs(counted: Counted, sizes: Mapping[str, int]) -> int:
 
 
 def without_weights(module: nn.Module) -> None:
-    """Gives a module on the meta device weights that can be computed with: one number each, repeated.
+    """Gives a module on the meta device weights for computing: each is one number, repeated.
 
-    Each has a number of its own, or the tracer would take those of one shape for the same weight.
+    Numbers differ between weights; otherwise the tracer would merge those of the same shape.
     """
     numbers = itertools.count(1)
     for part in module.modules():
@@ -154,7 +154,7 @@ def without_weights(module: nn.Module) -> None:
 
 
 def main() -> None:
-    """Counts everything, saying what is done."""
+    """Counts everything and prints progress."""
     entries: dict[str, dict[str, Any]] = {}
     for counted in modules():
         for name, entry in entries_of(counted):

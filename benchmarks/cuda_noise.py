@@ -1,9 +1,9 @@
-"""Holds latentrt's emulation of a GPU's noise against the GPU itself. Needs torch with CUDA and an NVIDIA GPU.
+"""Compares latentrt's emulation of CUDA noise with the GPU itself. Needs torch with CUDA and an NVIDIA GPU.
 
     python -m benchmarks.cuda_noise [--seeds 50]
 
-Prints, for each shape, how many values differ from `torch.randn(..., device="cuda")` and by how much at most, over all
-seeds and two successive draws. The exit status is 1 if any value is further away than 1e-5.
+For each shape, prints the number of values that differ from `torch.randn(..., device="cuda")` and the largest
+difference, over all seeds and two successive draws. The exit status is 1 if any difference is above 1e-5.
 """
 
 import argparse
@@ -19,7 +19,7 @@ LARGEST = 1e-5
 
 
 def main() -> None:
-    """Compare, and print a row a shape."""
+    """Compare, and print a row per shape."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=50)
     given = parser.parse_args()
@@ -42,7 +42,7 @@ def row(shape: tuple[int, ...], seeds: int, threads: int) -> float:
 
 
 def drawn(shape: tuple[int, ...], seed: int, threads: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return two successive draws of a seed, each as ours and the GPU's."""
+    """Return two successive draws of a seed, each from latentrt and from the GPU."""
     ours, theirs = PhiloxGenerator(seed, threads=threads), torch.Generator("cuda").manual_seed(seed)
     return [(ours.randn(shape), torch.randn(shape, generator=theirs, device="cuda").cpu().numpy()) for _ in range(2)]
 

@@ -1,7 +1,7 @@
-"""Damages a bundle again and again, and counts how often it is found: python -m benchmarks.damage [BUNDLE].
+"""Damages a bundle many times and counts how often loading finds it: python -m benchmarks.damage [BUNDLE].
 
-A damage is one bit that is flipped or a file that is cut short, drawn from a fixed seed; each file has its equal share.
-A quarter of them cuts. The bundle is loaded after each one as a program would load it.
+Each time, one bit of a file is flipped or (in a quarter of the cases) the file is cut, by random numbers of a fixed
+seed. The files take turns. After each change, the bundle is loaded as a program would load it, then restored.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CUTS = 0.25
 
 @contextmanager
 def damaged(path: Path, draw: random.Random) -> Iterator[str]:
-    """The file with one damage while the block runs; gives which."""
+    """Damages the file while the block runs, then restores it. Yields a description of the damage."""
     size = path.stat().st_size
     cut, place = draw.random() < CUTS, draw.randrange(size)
     with path.open("r+b") as file:
@@ -46,7 +46,7 @@ def damaged(path: Path, draw: random.Random) -> Iterator[str]:
 
 
 def outcome(folder: Path) -> str:
-    """What becomes of loading the bundle."""
+    """The result of loading the bundle: "found", "not found" or "tracebacks"."""
     try:
         latentrt.load(folder, engine="onnxruntime")
     except latentrt.BundleError:
@@ -58,7 +58,7 @@ def outcome(folder: Path) -> str:
 
 
 def main() -> None:
-    """Prints the counts; the exit status is 1 where anything was not found."""
+    """Prints the counts; the exit status is 1 if any damage was not found."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("bundle", nargs="?", default="emoji")
     parser.add_argument("--count", type=int, default=1000)

@@ -1,9 +1,9 @@
-"""Writes the tables of docs/estimate.md and docs/jetson.md: what graphs cost, bounds beside published times, what fits.
+"""Writes the tables of docs/estimate.md and docs/jetson.md: costs of graphs, published times, and fit.
 
     python -m benchmarks.estimates
 
-Needs neither a GPU nor a model: costs come from benchmarks/costs.json. Ends with 1 if a bound is above what was
-measured.
+Needs neither a GPU nor a model: costs come from benchmarks/costs.json. The exit status is 1 if a lower bound is above a
+published time.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from latentrt_export.estimate.roofline import PRECISIONS, PrecisionName, rooflin
 DOCS = Path(__file__).parents[1] / "docs"
 COSTS = load_costs()
 STEPS = 20
-# Its VAE overflows in fp16, so that one stays in fp32.
+# SDXL's VAE overflows in fp16.
 SDXL_VAE: PrecisionName = "fp32"
 
 
 def models() -> dict[str, dict[str, Call]]:
-    """What a picture of each model calls, at the size it was trained at, with guidance."""
+    """The graph calls of a picture, per model, at the training size, with guidance."""
     sd15 = {
         "text_encoder": Call(COSTS["sd15/text_encoder/64x64/batch2"], 1),
         "cross_kv": Call(COSTS["sd15/cross_kv/64x64/batch4"], 1),
@@ -47,7 +47,7 @@ def models() -> dict[str, dict[str, Call]]:
 
 
 def bound(row: Published) -> float:
-    """The least seconds for what a published figure covers. MLPerf's Orin has its VAE in fp32; others do not say."""
+    """Lower bound in seconds for a published figure. The VAE is fp32 in MLPerf's Orin rows, else fp16."""
     total = 0.0
     for name, times in row.graphs.items():
         unet = "/unet/" in name
@@ -57,7 +57,7 @@ def bound(row: Published) -> float:
 
 
 def published_table() -> str:
-    """Bounds beside published times."""
+    """Table of lower bounds and published times."""
     rows = (
         (
             row.what,
@@ -73,7 +73,7 @@ def published_table() -> str:
 
 
 def costs_table() -> str:
-    """What each graph costs, and what torch counts."""
+    """Table of each graph's costs, by our count and by torch's."""
     rows = (
         (
             f"`{name}`",
@@ -88,7 +88,7 @@ def costs_table() -> str:
 
 
 def fits_table(names: Sequence[str]) -> str:
-    """What a model needs on each of some devices."""
+    """Table of time and memory of every model on these devices."""
     rows = []
     for model, calls in models().items():
         for precision in ("fp16", "int8"):
@@ -109,11 +109,11 @@ def fits_table(names: Sequence[str]) -> str:
                     )
                 )
     heads = ("model", "precision", "device", "weights GB", "all loaded GB", "one at a time GB", "room GB", "fits")
-    return table((*heads, "ms a step, at least", f"s for {STEPS} steps, at least"), rows)
+    return table((*heads, "ms per step, at least", f"s for {STEPS} steps, at least"), rows)
 
 
 def table(heads: Sequence[str], rows: Iterable[tuple[str, ...]]) -> str:
-    """A Markdown table; figures stand to the right."""
+    """A Markdown table; columns of numbers are aligned to the right."""
     body = list(rows)
     right = [all(re.fullmatch(r"[\d.]*", row[place]) for row in body) for place in range(len(heads))]
     lines = [heads, tuple("---:" if number else "---" for number in right), *body]
@@ -121,7 +121,7 @@ def table(heads: Sequence[str], rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def pages() -> dict[Path, str]:
-    """The two pages with their tables as they should be."""
+    """The two pages with up-to-date tables, by path."""
     tables = {
         "costs": costs_table(),
         "published": published_table(),
@@ -138,7 +138,7 @@ def pages() -> dict[Path, str]:
 
 
 def main() -> int:
-    """Writes the pages; says which bounds are none."""
+    """Writes the pages; prints bounds that are above published times."""
     for page, text in pages().items():
         page.write_text(text, encoding="utf-8")
     wrong = [row for row in PUBLISHED if bound(row) >= row.seconds]

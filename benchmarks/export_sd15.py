@@ -3,7 +3,7 @@
     python -m benchmarks.export_sd15 [--work DIR] [fp32] [fp16] [w16]
 
 The checkpoint has random weights and is written once (4.3 GB). Peak memory is the operating system's figure for the
-whole `latentrt export` process, set against the bytes of the UNet's weights in the file that was exported.
+whole `latentrt export` process, shown also relative to the bytes of the UNet's weights in the exported file.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def run_measured(command: list[str], stdout: IO[str] | None = None) -> tuple[flo
 
 
 def row(checkpoint: Path, work: Path, precision: str) -> str:
-    """Exports at one precision; a row of the table."""
+    """Exports at one precision. Returns a row of the table."""
     out = work / precision
     shutil.rmtree(out, ignore_errors=True)
     export = [sys.executable, "-m", "latentrt", "export", str(checkpoint), str(out), "--precision", precision]

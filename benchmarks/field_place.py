@@ -1,4 +1,4 @@
-"""Where a report is tried: a folder and a home of its own, commands in processes of their own."""
+"""Environment of one report: its own folder and home folder, commands in separate processes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Done:
-    """How a process ended: its exit status, and what it printed."""
+    """Result of a process: exit status and output."""
 
     status: int
     out: str
@@ -25,14 +25,14 @@ class Done:
 
     @property
     def line(self) -> str:
-        """How it ended, and the line of an error or else the last line, cut to what fits a table."""
+        """Exit status and error line (or else the last line), cut to fit a table."""
         lines = [line for line in (self.err + "\n" + self.out).splitlines() if line.strip()]
         chosen = next((line for line in lines if line.startswith("error:")), lines[-1] if lines else "nothing printed")
         return f"exit {self.status}: {chosen[:200]}"
 
     @property
     def refused(self) -> bool:
-        """Whether it ended with one clear error and no traceback."""
+        """True if the process ended with one clear error and no traceback."""
         return self.status in range(2, 8) and "Traceback" not in self.err and "rror: " in self.err
 
 
@@ -44,7 +44,7 @@ class Place:
     shared: Path
 
     def run(self, *arguments: object, before: str = "", after: str = "", **environment: str) -> Done:
-        """Runs `latentrt` with arguments, in the folder. before, after: what a shell is to do around the command."""
+        """Runs `latentrt` with arguments, in the folder. before, after: shell text around the command."""
         command = [sys.executable, "-m", "latentrt", *map(str, arguments)]
         return self.process(["sh", "-c", f'{before or ":"}; "$@" {after}', "sh", *command], **environment)
 
@@ -64,12 +64,12 @@ class Place:
         return Done(done.returncode, out, err)
 
     def draw(self, *options: object, prompt: str = "a red apple", out: str = "o.png", **settings: str) -> Done:
-        """Draws one small picture in one step; settings as those of `run`."""
+        """Draws one small picture in one step. Keyword arguments are those of `run`."""
         few = ("--steps", 1, "--size", "64x64", "--seed", 1)
         return self.run("generate", prompt, *few, "--out", out, *options, **settings)
 
     def pixels(self, out: str = "o.png") -> np.ndarray:
-        """A picture that was drawn."""
+        """The pixels of a picture in the folder."""
         with Image.open(self.folder / out) as image:
             return np.asarray(image.convert("RGB"), int)
 

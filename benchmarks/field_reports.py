@@ -1,10 +1,10 @@
-"""Runs what users' files and habits once broke, and prints what happens now as a table in Markdown.
+"""Reproduces faults that users reported, and prints today's results as a Markdown table.
 
     python -m benchmarks.field_reports [WORD ...]
 
-Each row makes its own small input and gives it to the commands or to Python as a user would, in a process, a folder
-and a home of its own. The last column is ok where the outcome is the right one, else NOT; then the exit status is 1.
-WORD: only the rows that have one of these words in them.
+Each row makes a small input of its own and passes it to the commands or to Python as a user would, in a separate
+process, folder and home folder. The last column is ok if the outcome is right, otherwise NOT, and then the exit status
+is 1. WORD: selects the rows that contain one of these words.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from benchmarks.field_rows import ROWS
 
 
 def prepared(shared: Path) -> None:
-    """Makes the checkpoints that rows use, and exports two of them."""
+    """Makes the checkpoints that the rows use, and exports two of them."""
     made.checkpoints(shared)
     for name in ("sd1", "sdxl"):
         done = Place(shared, shared).run("export", f"{name}-folder", f"{name}-bundle")
@@ -28,12 +28,12 @@ def prepared(shared: Path) -> None:
 
 
 def main() -> None:
-    """Prints a row at a time, and ends with 1 where one of them is not as it should be."""
+    """Prints the rows; the exit status is 1 if one has a wrong outcome."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*")
     words = parser.parse_args().words
     failed = 0
-    print("| report | result now | |\n|---|---|---|")
+    print("| report | result today | as expected |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         (root / "shared").mkdir()

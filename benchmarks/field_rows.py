@@ -1,4 +1,4 @@
-"""What was reported, row by row: what is done, what happened, and whether that is right."""
+"""Rows of the reported faults: each runs its case and returns the result and whether it is right."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ EXTRA = {"sd1": "cond_stage_model.transformer", "sdxl": "conditioner.embedders.0
 
 
 def row(function: Callable[[Place], Outcome]) -> Callable[[Place], Outcome]:
-    """Puts a function into the table, under what its docstring says was reported."""
+    """Adds a function to the table; its docstring is the report's title."""
     ROWS[(function.__doc__ or "").removesuffix(".")] = function
     return function
 
 
 def refused(done: Done, *words: str) -> Outcome:
-    """One clear error that has these words."""
+    """Right if the process ended with one clear error that has these words."""
     return done.line, done.refused and all(word in done.err for word in words)
 
 
 def drawn(done: Done) -> Outcome:
-    """A picture."""
+    """Right if the process made a picture."""
     return done.line, done.status == 0
 
 
 def loaded(place: Place, *files: object) -> Outcome:
-    """A picture with each of these LoRA files, which is not that without."""
+    """Right if each of these LoRA files changes the picture."""
     bundle = ("--bundle", place.shared / "sd1-bundle")
     done = place.draw(*bundle, out="plain.png")
     for number, file in enumerate(files):
@@ -46,7 +46,7 @@ def loaded(place: Place, *files: object) -> Outcome:
 
 
 def exported(place: Place, name: str, base: str, words: str, *options: object) -> Outcome:
-    """A bundle of which `inspect` says these words."""
+    """Right if the export succeeds and `inspect` shows these words."""
     done = place.export(name, base, *options)
     if done.status:
         return done.line, False
@@ -108,7 +108,7 @@ def edm_folder(place: Place) -> Outcome:
 
 @row
 def extra_tensor(place: Place) -> Outcome:
-    """One tensor too many beside the text encoder."""
+    """An additional tensor beside the text encoder."""
     for base, prefix in EXTRA.items():
         extra = {f"{prefix}.text_projection.weight": torch.eye(32)}
         file = made.variant(place.shared, base, f"{base}-extra.safetensors", extra)
@@ -132,14 +132,14 @@ def tag(place: Place) -> Outcome:
         return tagged.line + named.line, False
     same = np.array_equal(place.pixels("tagged.png"), place.pixels("named.png"))
     return (
-        f"{'the' if same else 'not the'} picture of --lora; without a folder: {unknown.line}",
+        f"{'same' if same else 'another'} picture as with --lora; without a folder: {unknown.line}",
         same and unknown.refused,
     )
 
 
 @row
 def peft_alpha(place: Place) -> Outcome:
-    """The alpha of a folder that peft saved."""
+    """Alpha in a folder saved by peft."""
     folder = made.peft_folder(place.folder / "adapter")
     scaled = made.lora(place.folder / "l" / "kohya.safetensors", {**made.pair(), "alpha": torch.tensor(16.0)})
     bundle = ("--bundle", place.shared / "sd1-bundle")
@@ -147,7 +147,7 @@ def peft_alpha(place: Place) -> Outcome:
     if any(done.status for done in runs):
         return runs[0].line, False
     same = np.array_equal(place.pixels("a.png"), place.pixels("b.png"))
-    return f"the picture of alpha 16 at rank 4: {same}", same
+    return f"same picture as with alpha 16 at rank 4: {same}", same
 
 
 @row
@@ -161,7 +161,7 @@ def comfy_names(place: Place) -> Outcome:
 
 @row
 def no_stderr(place: Place) -> Outcome:
-    """Nothing is drawn with stderr closed."""
+    """No picture is made with stderr closed."""
     done = place.draw(after="2>&-")
     return f"{done.line}, picture: {(place.folder / 'o.png').exists()}", done.status == 0
 
@@ -198,12 +198,12 @@ two = pipe.generate("a red apple", seed=5, steps=2, width=32, height=32, guidanc
 print(one.images[0].tobytes() == two.images[0].tobytes())
 """
     done = place.python(code)
-    return f"the picture of Python's numbers: {done.out.strip() or done.line}", done.out.strip() == "True"
+    return f"same picture as with Python's numbers: {done.out.strip() or done.line}", done.out.strip() == "True"
 
 
 @row
 def odd_tensors(place: Place) -> Outcome:
-    """LoRA tensors that fail in the arithmetic: rank 0, alpha a vector, alpha a text, NaN."""
+    """LoRA tensors that cannot be computed with: rank 0, a vector or a text as alpha, NaN."""
     files = place.folder / "l"
     made.lora(files / "rank0.safetensors", {n: t[:0] if "down" in n else t[:, :0] for n, t in made.pair().items()})
     made.lora(files / "vector.safetensors", {**made.pair(), "alpha": torch.ones(4)})
@@ -216,12 +216,12 @@ def odd_tensors(place: Place) -> Outcome:
         for name in ("rank0", "vector", "text", "nan")
     }
     right = runs["rank0"].status == 0 and all(runs[name].refused for name in ("vector", "text", "nan"))
-    return f"rank 0 draws; {runs['vector'].line}", right
+    return f"rank 0: a picture; {runs['vector'].line}", right
 
 
 @row
 def small_image(place: Place) -> Outcome:
-    """An image smaller than 8 pixels, with a size."""
+    """An image under 8 pixels wide, with --size."""
     made.Image.new("RGB", (7, 300), "red").save(place.folder / "small.png")
     return drawn(
         place.run(
@@ -240,7 +240,7 @@ def warnings_of_pillow(place: Place) -> Outcome:
 
 @row
 def no_memory(place: Place) -> Outcome:
-    """Memory that NumPy cannot have."""
+    """A failed memory allocation in NumPy."""
     done = place.run("generate", "x", "--steps", 1, "--size", "16384x16384", before="ulimit -v 6000000")
     return done.line, done.status == 4 and done.refused
 
@@ -262,7 +262,7 @@ def damaged_cache(place: Place) -> Outcome:
 
 @row
 def odd_png(place: Place) -> Outcome:
-    """Inspect of an odd PNG."""
+    """`inspect` of a PNG without generation data."""
     made.empty_picture(place.folder / "odd.png")
     return refused(place.run("inspect", "odd.png"))
 
@@ -323,7 +323,7 @@ def kinds(place: Place) -> Outcome:
 
 @row
 def layouts(place: Place) -> Outcome:
-    """Names of peft's adapters, LyCORIS's prefix, any case of the suffix."""
+    """LoRA files with peft's adapter names, LyCORIS's prefix, any case of the file suffix."""
     path, halves = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_q", made.pair()
     named = {f"{path}.lora_{h}.style.weight": t for h, t in zip("AB", halves.values(), strict=True)}
     save_file(named, place.folder / "named.safetensors")
@@ -335,7 +335,7 @@ def layouts(place: Place) -> Outcome:
 
 @row
 def folders(place: Place) -> Outcome:
-    """Folders of other variants, and of classes over the same parts."""
+    """Folders of other variants, and of other pipelines with the same components."""
     variant = made.folder_variant(place.shared, "sd1", "bf16")
     for file in variant.rglob("*.safetensors"):
         file.rename(file.with_name(file.name.replace(".safetensors", ".bf16.safetensors")))
@@ -366,7 +366,7 @@ def pickle(place: Place) -> Outcome:
 
 @row
 def other_tools(place: Place) -> Outcome:
-    """Inspect of other tools' pictures."""
+    """`inspect` of other tools' pictures."""
     a1111 = "an apple\nNegative prompt: blue\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 5, Size: 16x16"
     made.picture_of(place.folder / "a.png", parameters=a1111)
     made.picture_of(place.folder / "c.png", prompt='{"3": {"class_type": "KSampler", "inputs": {"seed": 5}}}')
@@ -379,7 +379,7 @@ def other_tools(place: Place) -> Outcome:
 
 @row
 def habits(place: Place) -> Outcome:
-    """Seed -1, A1111's names of samplers, JPEG and WebP, 16-bit depth maps."""
+    """Seed -1, AUTOMATIC1111's sampler names, JPEG and WebP, 16-bit depth maps."""
     few = ("--steps", 2, "--size", "32x32")
     runs = [place.run("generate", "x", *few, "--seed", -1, "--sampler", "DPM++ 2M Karras", "--out", "o.jpg")]
     runs.append(place.run("generate", "x", *few, "--sampler", "Euler a", "--out", "o.webp"))

@@ -1,10 +1,10 @@
-"""Divides and traces what steers a UNet at Stable Diffusion 1.5's full shape, with random weights.
+"""Splits and traces a UNet's control networks at Stable Diffusion 1.5's full shape, with random weights.
 
     python -m benchmarks.full_shapes
 
-A ControlNet, a T2I-Adapter, an IP-Adapter and a Plus one with their encoder (ViT-H), all beside one UNet: each module
-is held against diffusers' and transformers' own on the probes that an export uses, and traced to a graph. Small models
-stand for these in the tests; they have fewer levels and layers, where graphs can differ. 3 minutes, 10 GB.
+A ControlNet, a T2I-Adapter, an IP-Adapter and an IP-Adapter Plus with their encoder (ViT-H), all added to one UNet.
+Each module is compared with diffusers' and transformers' own on the inputs that an export uses, then traced to a graph.
+The tests use small models instead, with fewer levels and layers, whose graphs can differ. Takes 3 minutes and 10 GB.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ VIT_H = {
 
 
 def main() -> None:
-    """Prints a line a component."""
+    """Prints a line per component."""
     torch.manual_seed(0)
     print("| component | relative error | nodes | s |\n|---|---|---|---|")
     for part in parts():
@@ -52,12 +52,12 @@ def main() -> None:
 
 
 def parts() -> Iterator[Part]:
-    """Yields every component that has to do with steering, the image encoder last, when the UNet is gone."""
+    """Yields the components that depend on control networks; the image encoder last, after the UNet is freed."""
     unet = UNet2DConditionModel.from_config(config("unet")).eval().requires_grad_(False)
     control = ControlNetModel.from_unet(unet).eval().requires_grad_(False)
     last = control.controlnet_cond_embedding.conv_out
     for convolution in (*control.controlnet_down_blocks, control.controlnet_mid_block, last):
-        nn.init.normal_(convolution.weight, std=0.02)  # untrained, they are zeros
+        nn.init.normal_(convolution.weight, std=0.02)  # untrained ones are zeros
     with patch.multiple(image_prompts, HIDDEN=CONTEXT, HEADS=12, QUERIES=16, ENCODER=VIT_H):
         unet._load_ip_adapter_weights([state(unet, plus=plus) for plus in (False, True)])
     unet.requires_grad_(False).eval()
@@ -69,7 +69,7 @@ def parts() -> Iterator[Part]:
 
 
 def state(unet: UNet2DConditionModel, *, plus: bool) -> Mapping[str, Mapping[str, Tensor]]:
-    """An IP-Adapter's random tensors, as diffusers takes them."""
+    """An IP-Adapter's random tensors, in diffusers' layout."""
     random = torch.Generator().manual_seed(0)
     shapes = image_prompts.plus_shapes(CONTEXT) if plus else image_prompts.plain_shapes(CONTEXT)
     attentions = {
@@ -84,7 +84,7 @@ def state(unet: UNet2DConditionModel, *, plus: bool) -> Mapping[str, Mapping[str
 
 
 def worst(part: Part, module: nn.Module) -> float:
-    """The largest difference from the original over the largest value, of all outputs on all probes."""
+    """The largest difference from the original divided by the largest value, over all outputs and inputs."""
     errors = []
     for probe in part.probes:
         with torch.no_grad():

@@ -2,11 +2,11 @@
 
     python -m benchmarks.generate [--runs 5] [--engine onnxruntime] [--json FILE]
 
-From the start of a process to its exit, the PNG written. The commands take turns, so that each meets the machine in the
-same states; the first turn fills the disk's cache and does not count. Seconds are by the clock and of the processor,
-all threads together: where other jobs run, the second says more. Phases are those that the command reports with --json;
-each holds the loading of its graph, which is read when first used. Start-up is the rest: Python, imports, checking the
-bundle, writing the picture. Python has to be allowed to keep its bytecode, as it is by default.
+Times are from the start of a process to its exit, with the PNG written. The commands are interleaved, so that load on
+the machine affects all alike; the first round fills the disk cache and does not count. There are wall-clock seconds and
+CPU seconds of all threads; on a busy machine, CPU seconds are more reliable. Phases are those that the command reports
+with --json; each includes loading its graph, which is read when first used. Start-up is the rest: Python, imports,
+checking the bundle, writing the picture. Python must be able to store its bytecode, as by default.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STEPS = (1, 20)
 
 
 def commands(engine: str, folder: Path) -> dict[str, list[str]]:
-    """What is run, by name."""
+    """Command lines by name."""
     picture = ["-m", "latentrt", "generate", "a red apple", "--seed", "7", "--engine", engine, "--json"]
     options = ["--out", str(folder / "apple.png"), "--steps"]
     return {
@@ -39,7 +39,7 @@ def commands(engine: str, folder: Path) -> dict[str, list[str]]:
 
 
 def run(arguments: list[str]) -> dict[str, float]:
-    """Seconds, processor seconds and peak MB of one process, and the seconds of its phases where it reports them."""
+    """Wall-clock seconds, CPU seconds and peak MB of one process, and the seconds of its phases if it reports them."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryFile() as out:
         start = time.perf_counter()
@@ -51,7 +51,7 @@ def run(arguments: list[str]) -> dict[str, float]:
             raise subprocess.CalledProcessError(process.returncode, arguments)
         out.seek(0)
         said = out.read()
-    # Linux counts kilobytes.
+    # Linux counts in kilobytes.
     found = {"clock, s": total, "processor, s": used.ru_utime + used.ru_stime, "peak, MB": used.ru_maxrss * 1024 / 1e6}
     phases: dict[str, float] = json.loads(said)["seconds"] if said.startswith(b"{") else {}
     rest = {"start-up, s": total - sum(phases.values())} if phases else {}
@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> dict[str, float]:
 
 
 def measured(engine: str, runs: int) -> dict[str, dict[str, dict[str, float]]]:
-    """The spread of every figure of every command over `runs` turns."""
+    """Statistics of every figure of every command over `runs` rounds."""
     times: dict[str, list[Mapping[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(runs + 1):
@@ -71,7 +71,7 @@ def measured(engine: str, runs: int) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def main() -> None:
-    """Measures every command, prints a table, keeps it as json if told where."""
+    """Measures every command, prints a table, and writes it as JSON if --json is given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--engine", default="onnxruntime")

@@ -3,9 +3,9 @@
     python benchmarks/gpu_check.py BUNDLE [--engine tensorrt|tensorrt-rtx|cuda|cuda-tensorrt] [--steps N]
                                    [--size WxH] [--pictures N] [--iterations N] [--json FILE]
 
-BUNDLE is a folder, or a built-in model's name. The CPU engine makes pictures first, and what it fed to every component
-is what the GPU's answers are compared on: once as the call runs at first, and again as a CUDA graph. One component's
-failure does not stop the others. Exits with 1 when anything failed or is outside its gate.
+BUNDLE is a folder, or a built-in model's name. The CPU engine makes pictures first. The GPU is compared on the inputs
+that every component had then: once in the first call, and again as a CUDA graph. If one component fails, the others are
+still checked. The exit status is 1 if anything failed or missed its gate.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from latentrt_export.fidelity import loss
 
 Feeds = Mapping[str, np.ndarray]
 
-# The least PSNR in dB of a component's outputs. fp32 is computed in TF32 on tensor cores.
+# Minimum PSNR in dB of a component's outputs. fp32 is computed in TF32 on tensor cores.
 COMPONENT_GATES = {"fp32": 50.0, "w16": 40.0, "fp16": 40.0, "int8": 30.0, "w8": 30.0}
-# Of a picture's pixels after all steps, in which differences add up.
+# Minimum PSNR in dB of a picture's pixels; differences add up over the steps.
 PICTURE_GATE = 25.0
 PROMPTS = ("a red apple", "a smiling face with sunglasses", "a blue butterfly", "a slice of pizza")
 WARM_UP = 5
@@ -45,13 +45,13 @@ WARM_UP = 5
 
 @dataclass
 class Report:
-    """What was found: everything by section, the rows of each table, and what failed."""
+    """Results. found: figures and table rows by section. failures: what failed."""
 
     found: dict[str, Any] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
 
     def attempt(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What `work` finds. A failure of any kind is noted and printed, for the rest is worth knowing all the same."""
+        """The results of `work`. An exception is recorded and printed, so that the other checks still run."""
         print(f"... {name}", file=sys.stderr, flush=True)
         try:
             return work()
@@ -61,7 +61,7 @@ class Report:
             return {"error": str(error)}
 
     def gate(self, name: str, psnr: float | None, least: float) -> str:
-        """ "pass" or "FAIL", which is noted. psnr: None where nothing differs."""
+        """Returns "pass" or "FAIL"; a failure is recorded. psnr: None if nothing differs."""
         if psnr is None or psnr >= least:
             return "pass"
         self.failures.append(f"{name}: got PSNR {psnr:.1f} dB, expected at least {least:g}")
@@ -69,7 +69,7 @@ class Report:
 
 
 class Recorder:
-    """An engine that keeps the feeds of its last call, and how its outputs came out."""
+    """An engine that keeps the feeds and outputs of its last call."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.feeds, self.outputs = engine, {}, {}
@@ -95,7 +95,7 @@ class Recorder:
 
 
 def main() -> int:
-    """Runs every check; the exit status."""
+    """Runs every check and returns the exit status."""
     arguments = parsed()
     report = Report()
     report.found["machine"] = report.attempt("machine", machine)
@@ -114,9 +114,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("bundle")
     parser.add_argument("--engine", default="tensorrt", choices=["tensorrt", "tensorrt-rtx", "cuda", "cuda-tensorrt"])
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--size", help="such as 512x512; the bundle's if not given")
+    parser.add_argument("--size", help="such as 512x512; default: the bundle's size")
     parser.add_argument("--pictures", type=int, default=2, choices=range(1, len(PROMPTS) + 1))
-    parser.add_argument("--iterations", type=int, default=50, help="of each timed call")
+    parser.add_argument("--iterations", type=int, default=50, help="repetitions of each timed call")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
@@ -179,7 +179,7 @@ def pictures(pipeline: Pipeline, count: int, options: Mapping[str, Any]) -> dict
 
 
 def feed_encoder(recorders: Mapping[str, Recorder]) -> None:
-    """Gives the VAE's encoder, which text to image does not use, the decoder's picture."""
+    """Calls the VAE encoder, which text to image does not use, with the decoder's picture."""
     if "vae_encoder" in recorders and "vae_decoder" in recorders:
         image = recorders["vae_decoder"].outputs["image"]
         [spec] = recorders["vae_encoder"].engine.component.inputs
@@ -195,7 +195,7 @@ def built(bundle: str, engine: str, size: tuple[int, int] | None) -> dict[str, A
 
 
 def component(pipeline: Pipeline, name: str, recorded: Recorder, report: Report) -> dict[str, Any]:
-    """Load time, time of a call, and PSNR against the CPU of the first call and of the third, a graph."""
+    """Load time, time per call, and PSNR compared with the CPU: of the first call, and of the third (a CUDA graph)."""
     engine, precision = pipeline.engines[name], pipeline.bundle.manifest.components[name].precision
     start = time.perf_counter()
     engine.load()
@@ -218,12 +218,12 @@ def component(pipeline: Pipeline, name: str, recorded: Recorder, report: Report)
 
 
 def timed_unet(pipeline: Pipeline, recorded: Recorder, batch: int, iterations: int) -> dict[str, Any]:
-    """Milliseconds a call of the UNet at this batch, with CUDA graph and without it."""
+    """Milliseconds per UNet call at this batch, with and without a CUDA graph."""
     engine = pipeline.engines["unet"]
     feeds = {name: np.array(np.resize(feed, (batch, *feed.shape[1:]))) for name, feed in recorded.feeds.items()}
     for feed in feeds.values():
         feed.flags.writeable = False
-    # The latents are new at every step; the rest is not.
+    # Only the latents change from step to step.
     samples = [feeds["sample"].copy() for _ in range(2)]
     turn = iter(range(1 << 30))
 
@@ -243,7 +243,7 @@ def timed_unet(pipeline: Pipeline, recorded: Recorder, batch: int, iterations: i
 
 
 def times(run: Callable[[], Any], engine: Engine, iterations: int) -> dict[str, float | None]:
-    """Medians in milliseconds: of the whole call, copies and Python included, and of the GPU's own part."""
+    """Median milliseconds of the whole call, with copies and Python, and of the GPU's part alone."""
     for _ in range(WARM_UP):
         run()
     whole, device = [], []
@@ -263,7 +263,7 @@ def times(run: Callable[[], Any], engine: Engine, iterations: int) -> dict[str, 
 def compared(
     pipeline: Pipeline, expected: Mapping[str, np.ndarray], options: Mapping[str, Any], report: Report
 ) -> dict[str, Any]:
-    """PSNR of each picture against the CPU's, and the seconds of its phases once everything is loaded."""
+    """PSNR of each picture compared with the CPU's, and the seconds of its phases with everything loaded."""
     rows = {}
     for prompt, reference in expected.items():
         result = pipeline.generate(prompt, seed=7, **options)
@@ -275,7 +275,7 @@ def compared(
 
 
 def used(pipeline: Pipeline, before: int) -> dict[str, Any]:
-    """GPU memory in MB that all components together take while loaded, activations, and what is back afterwards."""
+    """GPU memory in MB: of all components loaded together, of activations, and freed afterwards."""
     gpu = getattr(next(iter(pipeline.engines.values())), "gpu", None)
     arena = gpu.arena.size if gpu is not None and gpu.arena else 0
     loaded = free_memory()[0]
@@ -288,7 +288,7 @@ def used(pipeline: Pipeline, before: int) -> dict[str, Any]:
 
 
 def lowest(psnrs: Iterable[float | None]) -> float | None:
-    """The lowest of what is not None, which is equal."""
+    """The lowest value. None means equal and is ignored."""
     return min((psnr for psnr in psnrs if psnr is not None), default=None)
 
 
@@ -344,7 +344,7 @@ def component_table(components: Mapping[str, Any], plans: Mapping[str, Any]) -> 
 
 
 def unet_table(batches: Mapping[str, Any]) -> list[str]:
-    """A row for each batch of the UNet, the step of a picture."""
+    """A row per UNet batch, that is, per step of a picture."""
     lines = [
         "",
         "| UNet, batch | graph: GPU, ms | graph: call, ms | no graph: GPU, ms | no graph: call, ms |",

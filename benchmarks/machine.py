@@ -1,4 +1,4 @@
-"""Where and with what a measurement was taken, and how a figure spread over its runs."""
+"""Facts about the machine of a measurement, and statistics of a figure over several runs."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def machine() -> dict[str, object]:
 
 
 def one_line(about: dict[str, object]) -> str:
-    """What `machine` says, to stand above a table."""
+    """The facts of `machine` in one line, for the head of a table."""
     return ", ".join(f"{key} {value}" for key, value in about.items())
 
 
 def spread_of(samples: Sequence[float]) -> dict[str, float]:
-    """The least, the median, the ninetieth percentile and the most of some figures, rounded to a millionth."""
+    """Minimum, median, 90th percentile and maximum of some figures, rounded to a millionth."""
     tenth = statistics.quantiles(samples, n=10, method="inclusive")[-1] if len(samples) > 1 else samples[0]
     figures = {"min": min(samples), "median": statistics.median(samples), "p90": tenth, "max": max(samples)}
     return {name: round(figure, 6) for name, figure in figures.items()}

@@ -1,8 +1,8 @@
-"""Where a UNet call of a CPU engine spends its time, by kind of operator, as the engine itself counts it.
+"""Time of a UNet call on a CPU engine per type of operator, by the engine's own counters.
 
     python -m benchmarks.operators BUNDLE [--engine onnxruntime] [--size 512x512] [--calls 2]
 
-The call is that of one image with guidance; what is counted is the last of --calls.
+The call is that for one image with guidance; the last one of --calls is counted.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from latentrt.engines import open_engines
 from latentrt.engines.onnx.session import new_options
 from latentrt.tensors import Array, shape_of
 
-# An operator's kind and the seconds that it took.
+# Pairs of operator type and seconds.
 Spent = Iterator[tuple[str, float]]
 
 
 def by_onnxruntime(bundle: Bundle, feeds: Mapping[str, Array], calls: int) -> Spent:
-    """What ONNX Runtime's profile says of each node of the graph that the engine would run."""
+    """Seconds of each node of the graph that the engine runs, from ONNX Runtime's profile."""
     engine = open_engines("onnxruntime", bundle)["unet"]
     options = new_options()
     if engine.optimised:
@@ -48,7 +48,7 @@ def by_onnxruntime(bundle: Bundle, feeds: Mapping[str, Array], calls: int) -> Sp
 
 
 def by_openvino(bundle: Bundle, feeds: Mapping[str, Array], calls: int) -> Spent:
-    """What OpenVINO's counters say of each node that it made of the graph."""
+    """Seconds of each node of the compiled graph, from OpenVINO's counters."""
     engine: Any = open_engines("openvino", bundle)["unet"]
     settings = engine.settings()
     engine.settings = lambda: {**settings, "PERF_COUNT": True}
@@ -78,7 +78,7 @@ def feeds_of(bundle: Bundle, width: int, height: int) -> dict[str, Array]:
 
 
 def table(spent: Spent, least: float = 0.005) -> str:
-    """Seconds and shares by kind, in Markdown; kinds under `least` of all are one line."""
+    """Seconds and shares per operator type, in Markdown; types with less than the share `least` are one line."""
     seconds, counts = Counter[str](), Counter[str]()
     for kind, took in spent:
         name = kind if took else "not executed"

@@ -1,11 +1,11 @@
-"""What a step costs besides its engine: sampler, guidance and bookkeeping; and apart from that, what its noise costs.
+"""Times a step without its engine (sampler, guidance, bookkeeping), and separately the generation of noise.
 
     python -m benchmarks.overhead [--runs 20] [--noise-runs 3] [--samplers ddim,unipc] [--cold] [--json FILE]
 
-A real pipeline runs around engines that check what they are fed and answer at once, in Stable Diffusion 1.5's sizes:
-latents of 4x64x64, guidance on, so a UNet call takes two rows an image. Noise stands ready and is timed by itself.
-A sample is one step. The first of each run is left out of the steps and shown with all that comes before it: prompts,
-grid, conditioning. --cold has each call of the engine write over the processor's caches, untimed, as a real one does.
+A real pipeline runs with stub engines, which check their inputs and return at once, in Stable Diffusion 1.5's sizes:
+latents of 4x64x64, guidance on, so a UNet call has two rows per image. Noise is precomputed here, and timed separately.
+A sample is one step. The first step of each run is not among them; it is reported with everything before it: prompts,
+grid, conditioning. With --cold, each engine call overwrites the processor's caches, untimed, as a real call would.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from latentrt.sampling.step import Noise
 from latentrt.tensors import Array, TensorSpec, check
 
 TOKENS, CONTEXT, SIDE_PX = 77, 768, 512
-# Of Stable Diffusion 1.5's UNet, from its public config (export/latentrt_export/configs/sd15/unet.json): the channels
-# of its 16 cross-attentions, down, middle and up, each with keys and values; and those of its 22 ResNets.
+# Channels of Stable Diffusion 1.5's UNet, from its public config (export/latentrt_export/configs/sd15/unet.json): of
+# its 16 cross-attentions (down, middle, up), each with keys and values; and of its 22 ResNets.
 KV_WIDTH = 2 * (2 * (320 + 640 + 1280) + 1280 + 3 * (1280 + 640 + 320))
 BIAS_WIDTH = 2 * (320 + 640 + 1280 + 1280) + 2 * 1280 + 3 * (1280 + 1280 + 640 + 320)
 SCHEDULE = NoiseSchedule(1000, "scaled_linear", 0.00085, 0.012, "epsilon", False, "leading", 1, "first")
@@ -59,7 +59,7 @@ class Case:
 
 @dataclass(frozen=True)
 class NoiseCase:
-    """One row of the second table. kind: "white" or "path", a Brownian one. generator: whose normals."""
+    """One row of the second table. kind: "white" noise, or "path" (Brownian). generator: source of the normals."""
 
     kind: str
     generator: NoiseName
@@ -68,14 +68,14 @@ class NoiseCase:
 
 
 class StubEngine:
-    """Stands where a component's engine would: checks its feeds as the real one does, and answers from memory."""
+    """Replaces a component's engine: checks its feeds like a real one, and returns stored outputs."""
 
     def __init__(self, name: str, component: Component, outputs: Mapping[str, Array], scratch: Array) -> None:
         self.name, self.component, self.outputs, self.scratch = name, component, outputs, scratch
-        self.seconds = 0.0  # spent on the caches, which is the engine's time and no step's
+        self.seconds = 0.0  # time of overwriting the caches, subtracted from the steps
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """The same outputs every time, as many rows as are asked for."""
+        """The same outputs every time, with as many rows as the feeds."""
         check(self.component.inputs, feeds, self.name)
         start = time.perf_counter()
         self.scratch += 1
@@ -87,21 +87,21 @@ class StubEngine:
         """Nothing to load."""
 
     def unload(self) -> None:
-        """Nothing to drop."""
+        """Nothing to unload."""
 
     def close(self) -> None:
         """Nothing to close."""
 
 
 class ReadyNoise(NoiseSource):
-    """Noise that stands ready: the same for every draw."""
+    """Precomputed noise, the same for every draw."""
 
     def __init__(self, settings: Settings, shape: tuple[int, int, int]) -> None:
         super().__init__(settings.noise, shape)
         self.ready = NoiseSource.normal(self, 0.0, 0.0)
 
     def normal(self, _sigma: float, _sigma_next: float) -> Array:
-        """The normals that stand ready."""
+        """The precomputed normals."""
         return self.ready
 
     def brownian(self, _grid: object) -> Noise:
@@ -124,7 +124,7 @@ def manifest_of(manifest: Manifest, dtype: str) -> Manifest:
 
 
 def stub_pipeline(dtype: str, *, cold: bool, flow: bool) -> Pipeline:
-    """A pipeline of real parts around stub engines. flow: for a model that predicts a flow."""
+    """A real pipeline with stub engines. flow: for a model that predicts a flow."""
     bundle = open_bundle(MODELS / "emoji", verify=False)
     manifest = manifest_of(bundle.manifest, dtype)
     if flow:
@@ -152,14 +152,14 @@ def stub_pipeline(dtype: str, *, cold: bool, flow: bool) -> Pipeline:
 
 
 def request_of(case: Case | NoiseCase, sampler: str, noise: NoiseName = "cpu") -> Request:
-    """What is asked of the pipeline: a guided picture at the family's size."""
+    """The request: a guided picture at the family's size."""
     return Request(
         "a red apple", "blurred", case.steps, 7.5, 1, SIDE_PX, SIDE_PX, sampler, batch=case.batch, noise=noise
     )
 
 
 def step_times(pipeline: Pipeline, request: Request) -> list[float]:
-    """Milliseconds of each step of one run, the first with all that comes before it, without the engines' own."""
+    """Milliseconds of each step of one run, without the engines' time. The first includes everything before it."""
     engines = [engine for engine in pipeline.engines.values() if isinstance(engine, StubEngine)]
     times = []
     with mock.patch.object(pipelines, "NoiseSource", ReadyNoise):
@@ -174,7 +174,7 @@ def step_times(pipeline: Pipeline, request: Request) -> list[float]:
 
 
 def measured_steps(pipeline: Pipeline, case: Case, runs: int) -> dict[str, object]:
-    """The spread of one case over all steps of `runs` runs, after one that is not counted."""
+    """Statistics of one case over all steps of `runs` runs, after one that is not counted."""
     request = request_of(case, case.sampler)
     step_times(pipeline, request)
     times = [step_times(pipeline, request) for _ in range(runs)]
@@ -183,7 +183,7 @@ def measured_steps(pipeline: Pipeline, case: Case, runs: int) -> dict[str, objec
 
 
 def measured_noise(manifest: Manifest, case: NoiseCase, runs: int) -> dict[str, object]:
-    """The spread of one kind of noise over all draws of `runs` runs; of a path, the first draw plants the tree."""
+    """Statistics of one kind of noise over all draws of `runs` runs. A path's first draw also builds the tree."""
     settings = resolve(request_of(case, "dpmpp_2m_sde", case.generator), manifest)
     grid = SAMPLERS["dpmpp_2m_sde"].grid(SCHEDULE, settings.steps, settings.schedule.spacing, settings.schedule.sigmas)
     side, times = SIDE_PX // manifest.latents.factor, []
@@ -215,7 +215,7 @@ def all_noise(runs: int) -> Iterator[dict[str, object]]:
 
 
 def printed(title: str, rows: Iterator[dict[str, object]]) -> list[dict[str, object]]:
-    """The rows, once each is printed as a line of Markdown; the first gives the head."""
+    """Prints each row as a line of Markdown, with the keys of the first as the head; returns the rows."""
     found = []
     for row in rows:
         if not found:
@@ -231,7 +231,7 @@ def printed(title: str, rows: Iterator[dict[str, object]]) -> list[dict[str, obj
 
 
 def main() -> None:
-    """Measures both tables, prints them, keeps them as json if told where."""
+    """Measures and prints both tables, and writes them as JSON if --json is given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--noise-runs", type=int, default=3)

@@ -1,11 +1,11 @@
-"""How close every task of every family comes to what diffusers draws: the table in docs/parity.md.
+"""Compares every task of every family with diffusers: writes the table in docs/parity.md.
 
     python -m benchmarks.parity [--rows WORD ...]
 
-Each row is a small model of the published shape with random weights on both sides: exported and run here, and drawn
-with by diffusers' own pipeline; the same noise, pixels before they are rounded, the lowest PSNR of a row's requests.
-Rows of sound are held against what Riffusion made. With --rows, those whose task or model has one of the words are
-printed and nothing is written. The status is 1 where a row is under 45 dB.
+Each row is a small model of the published shape with random weights. latentrt exports and runs it; diffusers' own
+pipeline runs it with the same noise. The figure is the lowest PSNR of a row's requests, of pixels before rounding. Rows
+of sound are compared with results of Riffusion. --rows prints the rows whose task or model has one of the words, and
+writes nothing. The exit status is 1 if a row is under 45 dB.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ PAGE = Path(__file__).parents[1] / "docs" / "parity.md"
 MARKS = "<!-- python -m benchmarks.parity -->", "<!-- end -->"
 BOTH = {"guidance": 5.0, "negative": "blue"}
 SIDES = (SIZE["width"], SIZE["height"])
-# What is asked of us, and what of diffusers besides.
+# Request fields for latentrt, and additional arguments for diffusers.
 Case = tuple[dict[str, Any], dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a row measured: the lowest PSNR in dB, against which pipeline, and what was asked."""
+class Result:
+    """Result of a row: the lowest PSNR in dB, the reference pipeline, and the settings."""
 
     psnr_db: float
     reference: str
@@ -88,58 +88,58 @@ class Models:
 
 @dataclass(frozen=True)
 class Row:
-    """A task of a family, and how it is measured."""
+    """A task of a family and the function that measures it."""
 
     task: str
     model: str
-    measure: Callable[[Models], Found]
+    measure: Callable[[Models], Result]
 
 
-def seen(pair: Pair, cases: Sequence[Case]) -> Found:
-    """What the requests of a row come to."""
-    found = min(pair.psnr(theirs=told, **asked) for asked, told in cases)
-    return found_with(pair, found, [asked for asked, _ in cases])
+def measured(pair: Pair, cases: Sequence[Case]) -> Result:
+    """Measures the requests of a row."""
+    found = min(pair.psnr(theirs=arguments, **request) for request, arguments in cases)
+    return result_of(pair, found, [request for request, _ in cases])
 
 
-def found_with(pair: Any, psnr_db: float, asked: Sequence[dict[str, Any]]) -> Found:
-    """A figure with what was asked for."""
-    steps = ", ".join(str(count) for count in sorted({one.get("steps", 3) for one in asked}))
-    width, height = (asked[0].get(side, SIZE[side]) for side in ("width", "height"))
+def result_of(pair: Any, psnr_db: float, requests: Sequence[dict[str, Any]]) -> Result:
+    """A figure with the settings of its requests."""
+    steps = ", ".join(str(count) for count in sorted({one.get("steps", 3) for one in requests}))
+    width, height = (requests[0].get(side, SIZE[side]) for side in ("width", "height"))
     sampler = pair.ours.bundle.manifest.defaults.sampler
-    return Found(psnr_db, type(pair.theirs).__name__, sampler, steps, f"{width}x{height}")
+    return Result(psnr_db, type(pair.theirs).__name__, sampler, steps, f"{width}x{height}")
 
 
-def drawn_by(pair: Pair, kind: str) -> Pair:
-    """The pair with another of diffusers' pipelines around the same modules."""
+def with_pipeline(pair: Pair, kind: str) -> Pair:
+    """The pair with another diffusers pipeline of the same modules."""
     theirs = getattr(diffusers, kind).from_pipe(pair.theirs)
     theirs.set_progress_bar_config(disable=True)
     return replace(pair, theirs=theirs)
 
 
-def from_text(models: Models, variant: str) -> Found:
-    """Text to image, with all that is asked of a published model."""
+def from_text(models: Models, variant: str) -> Result:
+    """Text to image, with all requests for a published model."""
     family, scheduler, requests = TEXT[variant]
-    return seen(models.pair(family).with_scheduler(scheduler()), [(request, {}) for request in requests])
+    return measured(models.pair(family).with_scheduler(scheduler()), [(request, {}) for request in requests])
 
 
-def from_an_image(models: Models, family: str, kind: str) -> Found:
-    """Image to image, with a draw from the posterior."""
-    told = {"image": picture(SIDES), "strength": 0.7}
-    asked = {"init": told["image"], "strength": 0.7, "posterior": "sample", "guidance": 5.0}
-    return seen(drawn_by(models.pair(family), kind), [(asked, told)])
+def from_an_image(models: Models, family: str, kind: str) -> Result:
+    """Image to image, with a sample from the VAE's posterior."""
+    arguments = {"image": picture(SIDES), "strength": 0.7}
+    request = {"init": arguments["image"], "strength": 0.7, "posterior": "sample", "guidance": 5.0}
+    return measured(with_pipeline(models.pair(family), kind), [(request, arguments)])
 
 
-def under_a_mask(models: Models, family: str, kind: str) -> Found:
-    """Inpainting with a model that knows of no mask."""
-    told = {"image": picture(SIDES), "mask_image": mask(SIDES), "strength": 0.7, **SIZE}
-    asked = {"init": told["image"], "mask": told["mask_image"], "strength": 0.7, "guidance": 5.0}
+def under_a_mask(models: Models, family: str, kind: str) -> Result:
+    """Inpainting by a mask, with a UNet of 4 channels."""
+    arguments = {"image": picture(SIDES), "mask_image": mask(SIDES), "strength": 0.7, **SIZE}
+    request = {"init": arguments["image"], "mask": arguments["mask_image"], "strength": 0.7, "guidance": 5.0}
     with posterior_means():
-        return seen(drawn_by(models.pair(family), kind), [(asked, told)])
+        return measured(with_pipeline(models.pair(family), kind), [(request, arguments)])
 
 
 @contextmanager
 def posterior_means() -> Iterator[None]:
-    """Has diffusers' inpainting pipelines take the mean of the posterior."""
+    """Makes diffusers' inpainting pipelines use the posterior's mean."""
     with ExitStack() as patched:
         for module in (inpaint, xl_inpaint):
             mean = partial(module.retrieve_latents, sample_mode="argmax")
@@ -147,29 +147,29 @@ def posterior_means() -> Iterator[None]:
         yield
 
 
-def shown(models: Models, name: str, cases: Sequence[dict[str, Any]]) -> Found:
-    """A UNet that is shown a mask or an image."""
+def extra_channels(models: Models, name: str, cases: Sequence[dict[str, Any]]) -> Result:
+    """A UNet with extra input channels for a mask or an image."""
     pair = models.shown(name)
     with posterior_means():
-        return found_with(pair, min(pair.psnr(**case) for case in cases), cases)
+        return result_of(pair, min(pair.psnr(**case) for case in cases), cases)
 
 
-def through_windows(models: Models) -> Found:
-    """A picture larger than what the UNet is shown at a time."""
-    pair = drawn_by(models.pair("sd1"), "StableDiffusionPanoramaPipeline")
+def through_windows(models: Models) -> Result:
+    """A picture made through windows (tiles)."""
+    pair = with_pipeline(models.pair("sd1"), "StableDiffusionPanoramaPipeline")
     pair.theirs.get_views = partial(pair.theirs.get_views, window_size=16, stride=4)
     sides = {"width": 160, "height": 160}
-    return seen(pair, [({"window": 128, "stride": 32, "steps": 2, **BOTH, **sides}, sides)])
+    return measured(pair, [({"window": 128, "stride": 32, "steps": 2, **BOTH, **sides}, sides)])
 
 
-def refined(models: Models) -> Found:
-    """The base's latents after three of five steps, gone on with by the refiner."""
+def base_then_refiner(models: Models) -> Result:
+    """The base for three of five steps, then the refiner."""
     refiner = models.pair("sdxl-refiner")
-    return found_with(refiner, handed_over(models.pair("sdxl"), refiner), [{"steps": 5}])
+    return result_of(refiner, handed_over(models.pair("sdxl"), refiner), [{"steps": 5}])
 
 
-def with_loras(models: Models, family: str, *, fused: bool) -> Found:
-    """Two LoRA files, in the weights of another export or added to those of the same bundle."""
+def with_loras(models: Models, family: str, *, fused: bool) -> Result:
+    """Two LoRA files, fused into another export or added at run time to the same bundle."""
     pair = models.pair(family, "fp32")
     if not (pair.folder / "kohya.safetensors").exists():
         loras.save_both(pair.folder, TINY[family])
@@ -181,96 +181,96 @@ def with_loras(models: Models, family: str, *, fused: bool) -> Found:
     loras.load_both(pair.theirs, pair.folder)
     try:
         with ours:
-            return seen(replace(pair, ours=ours), [(BOTH, {})])
+            return measured(replace(pair, ours=ours), [(BOTH, {})])
     finally:
         pair.theirs.unload_lora_weights()
 
 
-def larger(models: Models) -> Found:
+def larger_than_trained(models: Models) -> Result:
     """Pictures of more than twice the sides that the UNet was trained on, in one piece."""
     sides = {"width": 160, "height": 136}
-    return seen(models.pair("sd1"), [({**BOTH, **sides}, sides)])
+    return measured(models.pair("sd1"), [({**BOTH, **sides}, sides)])
 
 
-def in_two_passes(models: Models) -> Found:
-    """The built-in model's picture made larger in a second pass."""
+def in_two_passes(models: Models) -> Result:
+    """The built-in model's picture enlarged in a second pass."""
     with hires_pairs.built_in_pair(models.folder / "built-in") as pair:
-        return grown(pair, "StableDiffusionImg2ImgPipeline")
+        return two_passes(pair, "StableDiffusionImg2ImgPipeline")
 
 
-def in_two_passes_of_xl(models: Models) -> Found:
-    """SDXL's picture made larger in a second pass."""
+def in_two_passes_of_xl(models: Models) -> Result:
+    """SDXL's picture enlarged in a second pass."""
     pair = models.pair("sdxl")
     pair.theirs.scheduler = pair.scheduler
     with patch.object(xl_image, "retrieve_latents", partial(xl_image.retrieve_latents, sample_mode="argmax")):
-        return grown(pair, "StableDiffusionXLImg2ImgPipeline")
+        return two_passes(pair, "StableDiffusionXLImg2ImgPipeline")
 
 
-def grown(pair: Any, kind: str) -> Found:
-    """What the cases of two passes come to. kind: diffusers' pipeline of the second."""
+def two_passes(pair: Any, kind: str) -> Result:
+    """Measures the cases of two passes. kind: diffusers' pipeline for the second pass."""
     cases, second = itertools.product(hires_pairs.UPSCALERS, hires_pairs.CASES), getattr(diffusers, kind)
     found = min(hires_pairs.two_passes(pair, upscaler, *case, kind=second) for upscaler, case in cases)
-    return Found(found, kind, pair.ours.bundle.manifest.defaults.sampler, "2 + 1, 3 + 2", "96x72, 80x56")
+    return Result(found, kind, pair.ours.bundle.manifest.defaults.sampler, "2 + 1, 3 + 2", "96x72, 80x56")
 
 
-def steered_half(models: Models, family: str) -> Found:
+def controlnet_half(models: Models, family: str) -> Result:
     """A ControlNet for half of the steps."""
     pair = models.steered(family)
-    return replace(found_with(pair, steered(pair)[0], [{}]), reference=STEERED[family].__name__)
+    return replace(result_of(pair, steered(pair)[0], [{}]), reference=STEERED[family].__name__)
 
 
-def steered_in_many_ways(models: Models) -> Found:
-    """A ControlNet, alone and twice, for some of the steps and all, with guess mode and without."""
+def controlnet_in_many_ways(models: Models) -> Result:
+    """One ControlNet with one image and two, for some or all of the steps, with and without guess mode."""
     pair = control_pairs.Pair(models.folder / "controlnet")
     with pair.ours:
         found = min(pair.losses(*controls, **options)[0] for controls, options in control_pairs.CASES.values())
-    asked = [{"steps": 2, **options} for _, options in control_pairs.CASES.values()]
-    return replace(found_with(pair, found, asked), reference="StableDiffusionControlNetPipeline")
+    requests = [{"steps": 2, **options} for _, options in control_pairs.CASES.values()]
+    return replace(result_of(pair, found, requests), reference="StableDiffusionControlNetPipeline")
 
 
-def adapted_in_many_ways(models: Models) -> Found:
-    """A T2I-Adapter, of colours and of greys, alone and two at once."""
+def t2i_adapter_in_many_ways(models: Models) -> Result:
+    """T2I-Adapters for colour and for grey images, alone and together."""
     pair = control_pairs.Pair(models.folder / "adapters")
     with pair.ours:
         cases = control_pairs.ADAPTER_CASES.values()
         found = min(pair.adapter_losses(*controls, **options)[0] for controls, options in cases)
-    asked = [{"steps": 2, **options} for _, options in cases]
-    return replace(found_with(pair, found, asked), reference="StableDiffusionAdapterPipeline")
+    requests = [{"steps": 2, **options} for _, options in cases]
+    return replace(result_of(pair, found, requests), reference="StableDiffusionAdapterPipeline")
 
 
-def adapted_half(models: Models) -> Found:
+def t2i_adapter_half(models: Models) -> Result:
     """SDXL's T2I-Adapter for half of the steps."""
     pair = models.steered("sdxl")
-    asked = [{"steps": 4, "width": 96, "height": 64}]
-    return replace(found_with(pair, adapted(pair)[0], asked), reference="StableDiffusionXLAdapterPipeline")
+    requests = [{"steps": 4, "width": 96, "height": 64}]
+    return replace(result_of(pair, adapted(pair)[0], requests), reference="StableDiffusionXLAdapterPipeline")
 
 
-def prompted_in_many_ways(models: Models) -> Found:
+def ip_adapter_in_many_ways(models: Models) -> Result:
     """IP-Adapters of both kinds, one and both at once, and two images for one."""
     pair, _ = image_prompt_pairs.prompted_pair(models.folder / "prompted")
     losses, cases = image_prompt_pairs.losses, image_prompt_pairs.CASES.values()
     found = min(losses(pair, controls, theirs=theirs, **options)[0] for controls, options, theirs in cases)
-    return found_with(pair, found, [options for _, options, _ in cases])
+    return result_of(pair, found, [options for _, options, _ in cases])
 
 
-def prompted_xl(models: Models) -> Found:
-    """Both kinds at once."""
+def ip_adapter_xl(models: Models) -> Result:
+    """SDXL's IP-Adapters of both kinds at once."""
     pair = models.steered("sdxl")
-    return found_with(pair, prompted(pair)[0], [{"steps": 2}])
+    return result_of(pair, prompted(pair)[0], [{"steps": 2}])
 
 
-def with_words(models: Models) -> Found:
-    """Words of textual inversion in the prompt and in the negative one, of three vectors and of one."""
+def with_words(models: Models) -> Result:
+    """Textual-inversion words in the prompt and the negative prompt, of three vectors and of one."""
     folder = embeddings.saved(models.folder / "embeddings")
     ours, theirs = embeddings.with_words(folder, folder / "bundle")
     got, expected = embeddings.images(ours, theirs, "a red <cat>, two bad-hands", "bad-hands")
     size = "x".join(str(side) for side in embeddings.SIZE.values())
-    return Found(psnr(got, expected, 1.0), type(theirs).__name__, "ddim", "2", size)
+    return Result(psnr(got, expected, 1.0), type(theirs).__name__, "ddim", "2", size)
 
 
-def heard(_models: Models, loss: Callable[[], float], size: str) -> Found:
-    """A sound, or the picture of one, against what Riffusion itself made."""
-    return Found(loss(), "riffusion 0.0.5, torchaudio 2.11", "Griffin-Lim", "32", size)
+def sound(_models: Models, loss: Callable[[], float], size: str) -> Result:
+    """A sound, or its spectrogram, compared with the result of Riffusion."""
+    return Result(loss(), "riffusion 0.0.5, torchaudio 2.11", "Griffin-Lim", "32", size)
 
 
 NAMES = {
@@ -317,34 +317,34 @@ ROWS = (
         for name, kind in MASK.items()
     ),
     *(
-        Row("inpainting, UNet", NAMES[name], partial(shown, name=name, cases=shown_pairs.INPAINTING[part]))
+        Row("inpainting, UNet", NAMES[name], partial(extra_channels, name=name, cases=shown_pairs.INPAINTING[part]))
         for name, part in PAINTED.items()
     ),
     *(
-        Row("editing", NAMES[name], partial(shown, name=name, cases=shown_pairs.EDITING[part]))
+        Row("editing", NAMES[name], partial(extra_channels, name=name, cases=shown_pairs.EDITING[part]))
         for name, part in EDITED.items()
     ),
-    Row("larger than trained on", NAMES["sd1"], larger),
+    Row("larger than trained on", NAMES["sd1"], larger_than_trained),
     Row("panorama, windows", NAMES["sd1"], through_windows),
     Row("two passes (hires)", NAMES["built-in"], in_two_passes),
     Row("two passes (hires)", NAMES["sdxl"], in_two_passes_of_xl),
-    Row("base, then refiner", NAMES["sdxl"], refined),
-    Row("ControlNet", NAMES["sd1"], steered_in_many_ways),
-    *(Row("ControlNet", NAMES[name], partial(steered_half, family=name)) for name in STEERED),
-    Row("T2I-Adapter", NAMES["sd1"], adapted_in_many_ways),
-    Row("T2I-Adapter", NAMES["sdxl"], adapted_half),
-    Row("IP-Adapter", NAMES["sd1"], prompted_in_many_ways),
-    Row("IP-Adapter", NAMES["sdxl"], prompted_xl),
+    Row("base, then refiner", NAMES["sdxl"], base_then_refiner),
+    Row("ControlNet", NAMES["sd1"], controlnet_in_many_ways),
+    *(Row("ControlNet", NAMES[name], partial(controlnet_half, family=name)) for name in STEERED),
+    Row("T2I-Adapter", NAMES["sd1"], t2i_adapter_in_many_ways),
+    Row("T2I-Adapter", NAMES["sdxl"], t2i_adapter_half),
+    Row("IP-Adapter", NAMES["sd1"], ip_adapter_in_many_ways),
+    Row("IP-Adapter", NAMES["sdxl"], ip_adapter_xl),
     Row("textual inversion", NAMES["sd1"], with_words),
     *(Row("LoRA, fused", NAMES[name], partial(with_loras, family=name, fused=True)) for name in ("sd1", "sdxl")),
     *(Row("LoRA, run time", NAMES[name], partial(with_loras, family=name, fused=False)) for name in ("sd1", "sdxl")),
-    Row("sound to spectrogram", "a note and a beat", partial(heard, loss=riffusion.picture_db, size="26x512")),
-    Row("spectrogram to sound: SNR", "a note and a beat", partial(heard, loss=riffusion.sound_db, size="0.25 s")),
+    Row("sound to spectrogram", "a note and a beat", partial(sound, loss=riffusion.picture_db, size="26x512")),
+    Row("spectrogram to sound: SNR", "a note and a beat", partial(sound, loss=riffusion.sound_db, size="0.25 s")),
 )
 
 
 def lines(rows: Sequence[Row], models: Models) -> Iterator[tuple[str, float]]:
-    """Each row of the table as Markdown, and its figure."""
+    """Yields each row of the table as Markdown, and its figure."""
     for row in rows:
         found = row.measure(models)
         cells = (row.task, row.model, found.reference, found.sampler, found.steps, found.size, f"{found.psnr_db:.1f}")
@@ -352,18 +352,18 @@ def lines(rows: Sequence[Row], models: Models) -> Iterator[tuple[str, float]]:
 
 
 def write(table: Sequence[str], seconds: float) -> None:
-    """Puts the table into the page, between its marks."""
+    """Writes the table into the page, between its marks."""
     packages = ("diffusers", "torch", "onnxruntime", "numpy")
     about = ", ".join(f"{package} {version(package)}" for package in packages)
-    said = f"{time.strftime('%Y-%m-%d')}, {about}; {seconds:.0f} s."
+    note = f"{time.strftime('%Y-%m-%d')}, {about}; {seconds:.0f} s."
     before, rest = PAGE.read_text(encoding="utf-8").split(MARKS[0])
     _, after = rest.split(MARKS[1])
-    text = "\n".join([MARKS[0], "", *table, "", said, "", MARKS[1]])
+    text = "\n".join([MARKS[0], "", *table, "", note, "", MARKS[1]])
     PAGE.write_text(f"{before}{text}{after}", encoding="utf-8")
 
 
 def main() -> None:
-    """Measures, prints and, where all rows were measured, writes the table."""
+    """Measures and prints the table; writes it if all rows were measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="*", metavar="WORD")
     words = parser.parse_args().rows

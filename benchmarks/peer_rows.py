@@ -1,4 +1,4 @@
-"""The peers: where each is installed, what it loads, made once, and the driver that calls it."""
+"""The compared packages: environment, model files (made once), and driver of each."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from pathlib import Path
 from benchmarks.calibrate_sd15 import calibrated, sized
 from benchmarks.export_sd15 import ROOT
 
-TORCH = "torch==2.13.0"  # of PyPI's builds for Linux, an open range brings CUDA
+TORCH = "torch==2.13.0"  # with an open range, PyPI's builds for Linux bring CUDA
 MODELS = {"sd15": "Stable Diffusion 1.5", "sdxl": "SDXL"}
 
 
 @dataclass(frozen=True)
 class Home:
-    """Where a peer is installed.
+    """The environment of a package.
 
-    packages: for its environment; none for this one. without: what they bring that keeps them from loading.
+    packages: installed into a new environment; empty for the current one. without: dependencies to remove, because they
+    prevent loading.
     """
 
     name: str
@@ -28,7 +29,7 @@ class Home:
     without: tuple[str, ...] = ()
 
     def python(self, work: Path) -> Path:
-        """Its interpreter, the environment made if it is not there. Raises CalledProcessError if that fails."""
+        """The environment's interpreter; makes a missing environment. Raises CalledProcessError if that fails."""
         if not self.packages:
             return Path(sys.executable)
         folder = work / f"venv-{self.name}"
@@ -44,7 +45,7 @@ class Home:
         return python
 
     def megabytes(self, work: Path) -> float | None:
-        """What is installed, without pip; None for this environment, which has more in it than the package."""
+        """Installed size without pip; None for the current environment, which has other packages too."""
         if not self.packages:
             return None
         site = next((work / f"venv-{self.name}" / "lib").glob("python*/site-packages"))
@@ -57,7 +58,7 @@ OPTIMUM = Home("optimum", (TORCH, "optimum-onnx[onnxruntime]==0.1.0", "diffusers
 GENAI = Home(
     "genai",
     (TORCH, "openvino-genai==2026.4.1.0", "optimum-intel[openvino]==2.2.0", "diffusers"),
-    without=("torchvision",),  # its build for CUDA does not load beside torch's for CPUs
+    without=("torchvision",),  # its CUDA build does not load with torch's CPU build
 )
 TASK = ("--task", "text-to-image")
 SDCPP = Home("sdcpp", ("stable-diffusion-cpp-python==0.4.7",))
@@ -69,8 +70,8 @@ SD15, SDXL = MODELS
 class Row:
     """One line of the table.
 
-    files: makes, once, what the driver loads, from the work folder and a model's name. models: those that it is for.
-    needs: a flag of the processor, "" for none.
+    files: makes the driver's model files once, from the work folder and a model's name. models: supported models.
+    needs: a required processor flag, "" for none.
     """
 
     key: str
@@ -84,18 +85,18 @@ class Row:
     needs: str = ""
 
     def runs(self, model: str) -> bool:
-        """Whether it is for that model, and the processor has what it needs."""
+        """True if the row supports the model and the processor has the required flag."""
         able = not self.needs or self.needs in Path("/proc/cpuinfo").read_text().split()
         return able and model in self.models
 
 
 def run(command: Sequence[object]) -> None:
-    """Runs a command, its output on stderr. Raises CalledProcessError if it fails."""
+    """Runs a command with its output on stderr. Raises CalledProcessError if it fails."""
     subprocess.run([str(part) for part in command], check=True, cwd=ROOT, stdout=sys.stderr)
 
 
 def once(path: Path, make: Callable[[Path], object]) -> Path:
-    """The path, made under another name first if it is not there: what was begun is not taken for done."""
+    """The path. If missing, it is made under a temporary name first, so that an unfinished one is never used."""
     if not path.exists():
         temporary = path.with_name(f"making-{path.name}")
         shutil.rmtree(temporary, ignore_errors=True)
@@ -105,7 +106,7 @@ def once(path: Path, make: Callable[[Path], object]) -> Path:
 
 
 def checkpoint(suffix: str) -> Callable[[Path, str], Path]:
-    """The model's checkpoint: a diffusers folder, or one file where the suffix is .safetensors."""
+    """The model's checkpoint: one file if the suffix is .safetensors, otherwise a diffusers folder."""
 
     def files(work: Path, model: str) -> Path:
         path = work / f"{model}{suffix}"
@@ -120,14 +121,14 @@ folder, single_file = checkpoint(""), checkpoint(".safetensors")
 
 
 def onnx(work: Path, model: str) -> Path:
-    """The folder as optimum-onnx exports it."""
+    """The model as exported by optimum-onnx."""
     command = ["export", "onnx", "--model", folder(work, model), *TASK]
     tool = OPTIMUM.python(work).with_name("optimum-cli")
     return once(work / f"{model}-onnx", lambda path: run([tool, *command, path]))
 
 
 def openvino(weights: str) -> Callable[[Path, str], Path]:
-    """The folder as optimum-intel exports it, its weights in that format."""
+    """The model as exported by optimum-intel with this weight format."""
 
     def files(work: Path, model: str) -> Path:
         command = ["export", "openvino", "--model", folder(work, model), "--weight-format", weights, *TASK]
@@ -138,7 +139,7 @@ def openvino(weights: str) -> Callable[[Path, str], Path]:
 
 
 def exported(work: Path, model: str, side: int) -> Path:
-    """Our bundle in fp32; side: of the pictures that it draws by itself."""
+    """Our bundle in fp32. side: its default picture size."""
     command = [sys.executable, "-m", "latentrt", "export", folder(work, model)]
     bundle = once(work / f"{model}-fp32", lambda path: run([*command, path, "--precision", "fp32"]))
     return sized(bundle, side)
@@ -150,7 +151,7 @@ def float_bundle(work: Path, model: str) -> Path:
 
 
 def int8_bundle(work: Path, model: str) -> Path:
-    """Our bundle in INT8: all layers, since random weights keep no picture."""
+    """Our bundle with all layers in INT8; with random weights, loss means nothing."""
     out = work / f"{model}-int8"
     if not out.exists():
         calibrated(exported(work, model, 64), out, "cpu", 1, 2)
@@ -158,7 +159,7 @@ def int8_bundle(work: Path, model: str) -> Path:
 
 
 def optimised(bundle: Callable[[Path, str], Path]) -> Callable[[Path, str], Path]:
-    """The bundle with graphs for this processor besides, which ONNX Runtime takes."""
+    """The bundle with additional graphs optimised for this processor, which ONNX Runtime uses."""
 
     def files(work: Path, model: str) -> Path:
         path = bundle(work, model)

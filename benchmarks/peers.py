@@ -1,12 +1,12 @@
-"""Times this package beside its peers: the same random weights, of a published model's shape, runs interleaved.
+"""Times this package and other packages on the same random weights of a published model's shape, interleaved.
 
     python -m benchmarks.peers [--model sd15|sdxl] [--work DIR] [--rounds 3] [--steps 4] [--rows diffusers-fp32,...]
                                [--json FILE] [--picture FILE.svg] [--prepare]
 
-Every peer lives in a virtual environment of its own and is driven as its documentation shows, 512x512 with guidance. A
-run is a process: it loads, draws a picture of one step, then one of --steps; each round runs every row once, so that
-what the machine does beside hits all alike. Seconds a step are the median of all rounds, between the ends of steps.
-Environments, checkpoints and exports stay in the work folder, about 40 GB for Stable Diffusion 1.5, 45 for SDXL;
+Every package has its own virtual environment and is used as its documentation shows, at 512x512 with guidance. A run is
+one process: it loads, generates a picture of one step, then a picture of --steps. Each round runs every row once, so
+that other load on the machine affects all rows alike. Seconds per step are medians over all rounds, between the ends of
+steps. Environments, checkpoints and exports stay in the work folder, about 40 GB for Stable Diffusion 1.5, 45 for SDXL;
 --prepare makes them and stops.
 """
 
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -37,8 +38,8 @@ DRIVERS = Path(__file__).parent / "peer_drivers"
 class Sample:
     """One process, in seconds and bytes.
 
-    ready: to the end of a first picture of one step. steps: between the ends of those of a second picture, of --steps.
-    picture: that whole.
+    ready: time to the end of a first picture of one step. steps: times between the ends of steps of a second picture,
+    of --steps. picture: time of the second picture. peak: resident bytes.
     """
 
     ready: float
@@ -67,11 +68,11 @@ def driven(row: Row, python: Path, files: Path, steps: int) -> Sample:
 
 
 def table(samples: Mapping[Row, Sequence[Sample]], sizes: Mapping[Home, float | None], steps: int) -> str:
-    """The rows in Markdown; ratios are to the least median step among the peers."""
+    """The rows in Markdown; ratios are to the shortest median step of the other packages."""
     peers = [statistics.median(steps_of(found)) for row, found in samples.items() if row.home is not OURS]
     best = min(peers) if peers else None
     lines = [
-        f"| | precision | s a step, median (least to most) | of the best peer's | s a picture, {steps} steps "
+        f"| | precision | s per step, median (range) | ratio | s per picture, {steps} steps "
         "| s to the first picture, one step | peak GB | installed MB |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -102,17 +103,29 @@ def middle(found: Sequence[Sample], field: str) -> float:
 
 
 def chart(samples: Mapping[Row, Sequence[Sample]], model: str) -> str:
-    """A bar a row, as SVG: seconds a step, ours in another colour."""
+    """A bar per row, as SVG: seconds per step, latentrt in another colour."""
     rows = []
     for row, found in sorted(samples.items(), key=lambda item: statistics.median(steps_of(item[1]))):
         step = statistics.median(steps_of(found))
-        title = f"{row.name}, {row.precision}: {step:.2f} s a step, {max(one.peak for one in found) / 1e9:.1f} GB"
+        title = f"{row.name}, {row.precision}: {step:.2f} s per step, {max(one.peak for one in found) / 1e9:.1f} GB"
         rows.append((title, [Mark(step, title, "one" if row.home is OURS else "quiet")]))
-    return picture(bars(rows, f"{model}, 512x512 with guidance: seconds a step, medians"))
+    plot = bars(rows, f"{model}, 512x512 with guidance: median seconds per step")
+    return picture(plot.replace("</svg>", f"{legend(plot)}</svg>"))
+
+
+def legend(plot: str) -> str:
+    """The colours' meaning, at the left foot of the plot, on the line of the axis name."""
+    names = re.search(r'y="(\d+)" text-anchor="end"', plot)
+    assert names is not None
+    y = int(names[1])
+    return "".join(
+        f'<rect class="{style}" x="{x}" y="{y - 10}" width="11" height="11"/><text x="{x + 17}" y="{y}">{name}</text>'
+        for x, style, name in ((46, "one", "latentrt"), (130, "quiet", "other package"))
+    )
 
 
 def main() -> None:
-    """Prepares what is missing, runs the rounds, prints the table after each."""
+    """Installs and exports what is missing, runs the rounds, prints the table after each round."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", choices=MODELS, default=next(iter(MODELS)))
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "peers")

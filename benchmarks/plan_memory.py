@@ -1,10 +1,9 @@
-"""Holds the estimate of live activations against the memory that TensorRT-RTX plans for the same graph and shapes.
+"""Compares estimates of activation memory with what TensorRT-RTX plans for the same graph and shapes.
 
     python -m benchmarks.plan_memory [--sd15]
 
-Needs the packages of TensorRT-RTX (docs/tensorrt.md) and no GPU: the builder compiles for SM86 and states, in its log,
-the activation memory that the plan will ask for. With --sd15 also Stable Diffusion 1.5's UNet, which takes 8 GB of
-memory and 2 GB of disk for a moment.
+Needs the packages of TensorRT-RTX (docs/tensorrt.md), but no GPU: the builder compiles for SM86 and logs the activation
+memory of the plan. --sd15 adds Stable Diffusion 1.5's UNet, which takes 8 GB of memory and, temporarily, 2 GB of disk.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ ACTIVATIONS = re.compile(r"Total Activation Memory: (\d+) bytes")
 
 
 def built_in() -> Iterator[tuple[str, ir.Model, Shapes]]:
-    """The graphs of the built-in model that take most, at the size it was trained at and larger."""
+    """The built-in model's graphs with the most activations, at the training size and larger."""
     bundle = open_bundle(folder_of("emoji"), verify=False)
     manifest = bundle.manifest
     for side in (manifest.defaults.width, 256, 512):
@@ -41,7 +40,7 @@ def built_in() -> Iterator[tuple[str, ir.Model, Shapes]]:
 
 
 def sd15() -> Iterator[tuple[str, ir.Model, Shapes]]:
-    """Stable Diffusion 1.5's UNet, with weights that are a number each."""
+    """Stable Diffusion 1.5's UNet, with each weight one repeated number."""
     from benchmarks.count_costs import TOKENS, config, square, unet, without_weights
     from latentrt_export.graph.trace import trace
 
@@ -88,7 +87,7 @@ def planned_bytes(model: ir.Model, shapes: Shapes) -> int:
 
 
 def main() -> None:
-    """Prints a row a graph."""
+    """Prints a row per graph."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sd15", action="store_true")
     asked = parser.parse_args()

@@ -1,4 +1,4 @@
-"""What others measured and published, to hold our lower bounds against: a row a figure."""
+"""Times published by others, to compare with our lower bounds; a row per figure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FAL = "fal-ai/stable-diffusion-benchmarks"
 STREAM = "cumulo-autumn/StreamDiffusion README; a frame is one call for all its steps"
 
 SDXL = {"sdxl/unet/128x128/batch2": 20, "vae_decoder/128x128/batch1": 1}
-# The backbone alone: whether the figures hold the VAE is not said.
+# The UNet alone: the source does not say whether its figures include the VAE.
 SDXL_30 = {"sdxl/unet/128x128/batch2": 30}
 SDXL_50 = {"sdxl/unet/128x128/batch2": 50, "vae_decoder/128x128/batch1": 1}
 SD15_50 = {"sd15/unet/64x64/batch2": 50, "vae_decoder/64x64/batch1": 1}
@@ -23,7 +23,7 @@ LCM = {"sd15/unet/64x64/batch4": 1}
 
 @dataclass(frozen=True)
 class Published:
-    """A figure. graphs: those of benchmarks/costs.json that it covers, with how often each runs."""
+    """A published figure. graphs: the graphs of benchmarks/costs.json that it covers, and how often each runs."""
 
     what: str
     device: str

@@ -1,11 +1,11 @@
-"""What each part of quantization is worth: one table of pictures, bytes and speed, every row on the same prompts.
+"""Compares methods and parts of quantization: one table of pictures, bytes and speed, on the same prompts.
 
     python -m benchmarks.quantization [--bundle emoji] [--prompts 100] [--steps 20] [--calibration FILE]
                                       [--evaluation FILE] [--rows stock,ours,...] [--json FILE]
 
-Each row is a quantized UNet: it draws the evaluation prompts with fixed seeds, and its pictures are compared with the
-float bundle's. All are calibrated on the same recorded trajectories. Speed is the median time of a call over the float
-UNet's, the two called in turn. Work is kept in runs/quantization/: the command goes on where it was stopped.
+Each row is a quantized UNet. It generates the evaluation prompts with fixed seeds, and its pictures are compared with
+the float bundle's. All rows are calibrated on the same recording. Speed is the median time per call relative to the
+float UNet, with interleaved calls. Results are kept in runs/quantization/; a stopped command continues there.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ from latentrt_export.graph.save import save_graph
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "runs" / "quantization"
-JUDGES = 16  # pictures that a budget is held on, as `latentrt calibrate` has it
+JUDGES = 16  # pictures on which a budget is checked, as in `latentrt calibrate`
 
 
 @dataclass(frozen=True)
 class Row:
-    """A way to quantize the UNet. make: gives the graph. unhoisted: of the bundle that hoists nothing.
+    """A method to quantize the UNet. make: returns the graph. unhoisted: use the bundle without hoisting.
 
-    precise: run with ONNX Runtime's option that keeps s8 x s8 products from saturating on x86 without VNNI.
+    precise: run with ONNX Runtime's option against saturation of s8 x s8 products on x86 without VNNI.
     """
 
     key: str
@@ -85,11 +85,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Measured:
-    """A row's figures. of_layers, of_all: shares of multiply-adds in INT8, 0 to 1: of fixed weights' products, of all.
+    """A row's figures. of_layers, of_all: INT8's share of multiply-adds, 0 to 1: with fixed weights, of all.
 
-    sha256: of the graph's files. snr_db: of the UNet's output, the mean over calls: pictures spread by some dB, so that
-    few of them say less than this. ratio: a call's time over the float UNet's. seconds: that the row took, with
-    calibration.
+    sha256: of the graph's files. snr_db: of the UNet's output, mean over calls; less noisy than the PSNR of a few
+    pictures. ratio: time per call relative to the float UNet. seconds: time for the row, with calibration.
     """
 
     sha256: str
@@ -105,34 +104,34 @@ class Measured:
 
 @dataclass(frozen=True)
 class Setup:
-    """A pipeline to quantize, what to calibrate and to judge it on, and a folder for work."""
+    """A pipeline to quantize, prompts to calibrate and to evaluate it on, and a work folder."""
 
     pipeline: Pipeline
     options: CalibrationOptions
     folder: Path
 
     def work(self, recipe: Recipe) -> Context:
-        """What the stages of calibration share; each form of the graph has a folder of its own."""
+        """Context shared by the stages of calibration; each form of the graph has its own folder."""
         folder = self.folder / f"{recipe.target}{'-split' if recipe.split else ''}"
         return Context(self.pipeline, replace(self.options, recipe=recipe), folder, say)
 
     @cached_property
     def recording(self) -> Recording:
-        """The calibration prompts' trajectories, which every row is calibrated on."""
+        """The recording of the calibration prompts, used by every row."""
         return recorded(Context(self.pipeline, self.options, self.folder, say))
 
     @cached_property
     def bench(self) -> Evaluator:
-        """The evaluation prompts, drawn in float."""
+        """The evaluator with float pictures of the evaluation prompts."""
         return self.drawn(self.options.evaluations)
 
     @cached_property
     def judges(self) -> Evaluator:
-        """The first of them, which a budget is held on."""
+        """The evaluator with the first prompts, on which budgets are checked."""
         return self.drawn(min(JUDGES, self.options.evaluations))
 
     def drawn(self, images: int) -> Evaluator:
-        """The first evaluation prompts, drawn in float."""
+        """An evaluator with float pictures of the first evaluation prompts."""
         options, bundle = self.options, self.pipeline.bundle
         seed = EVALUATION_SEED + options.seed
         asked = requests_of(options.evaluation, bundle, images=images, seed=seed, steps=options.steps)
@@ -141,18 +140,18 @@ class Setup:
 
     @property
     def component(self) -> Component:
-        """The float UNet's."""
+        """The float UNet's manifest entry."""
         return self.pipeline.bundle.manifest.components[UNET]
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of the UNet's inputs, for one picture."""
+        """Shapes of the UNet's inputs for one picture."""
         return shapes_of(self.pipeline.bundle.manifest, self.component.inputs)
 
 
 @dataclass(frozen=True)
 class Ours:
-    """This package's way to quantize. budget_db: what layers go back to float for; None: none does."""
+    """latentrt's method. budget_db: PSNR for which layers go back to float; None: all stay in INT8."""
 
     recipe: Recipe = Recipe()
     budget_db: float | None = None
@@ -207,10 +206,10 @@ ROWS = (
 
 
 class PreciseEngine(OnnxRuntimeEngine):
-    """Keeps s8 x s8 products from saturating on processors without VNNI, as no GPU saturates."""
+    """Prevents saturation of s8 x s8 products on processors without VNNI, since GPUs do not saturate."""
 
     def load(self) -> None:
-        """Makes the session with one option more than the runtime's."""
+        """Creates the session with the additional option."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = usable_cores()
         options.add_session_config_entry("session.x64quantprecision", "1")
@@ -218,7 +217,7 @@ class PreciseEngine(OnnxRuntimeEngine):
 
 
 def measured(row: Row, setup: Setup, reference: Setup, known: Mapping[str, Measured]) -> Measured:
-    """Quantizes, draws, times. known: figures by the hash of the graph, which are taken over."""
+    """Quantizes, generates, times. known: figures by the graph's hash, which are reused."""
     start, model = time.monotonic(), row.make(setup)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -236,7 +235,7 @@ def measured(row: Row, setup: Setup, reference: Setup, known: Mapping[str, Measu
 
 
 def judged(setup: Setup, reference: Setup, engine: Engine) -> tuple[PictureLoss, float, float, float]:
-    """What pictures lose with that UNet, its signal to noise in dB, milliseconds of a call, and of the reference's."""
+    """Loss of the pictures, signal to noise in dB, and milliseconds per call of this UNet and of the reference."""
     requests, side = reference.bench.requests, bundle_summary(reference.pipeline.bundle)
     say(f"drawing {len(requests)} pictures")
     drawn = generate_samples(setup.pipeline.with_engines({UNET: engine}), requests)
@@ -246,7 +245,7 @@ def judged(setup: Setup, reference: Setup, engine: Engine) -> tuple[PictureLoss,
 
 
 def int8_shares(model: ir.Model, shapes: Shapes) -> tuple[float, float]:
-    """The shares of the multiply-adds that read 8 bits on both sides: of products with a fixed weight, and of all."""
+    """Shares of multiply-adds with both operands in 8 bits: of products with a fixed weight, and of all."""
     known = concrete_shapes(model, shapes)
     every = layers = int8 = int8_layers = 0
     for node in model.graph:
@@ -259,13 +258,13 @@ def int8_shares(model: ir.Model, shapes: Shapes) -> tuple[float, float]:
 
 
 def is_dequantized(value: ir.Value | None) -> bool:
-    """Whether the value comes from 8 bits."""
+    """True if the value is dequantized from 8 bits."""
     node = value.producer() if value is not None else None
     return node is not None and node.op_type == "DequantizeLinear"
 
 
 def is_fixed(value: ir.Value | None) -> bool:
-    """Whether the value is a weight, stored in whatever way."""
+    """True if the value is a weight, in any storage type."""
     while value is not None and not value.is_initializer():
         node = value.producer()
         value = node.inputs[0] if node is not None and node.op_type in (*VIEWS, "DequantizeLinear") else None
@@ -273,9 +272,9 @@ def is_fixed(value: ir.Value | None) -> bool:
 
 
 def timed(*given: tuple[Engine, Recording]) -> tuple[float, ...]:
-    """The first engine's mean signal to noise in dB against the last, and the median milliseconds of a call of each.
+    """The first engine's mean signal to noise in dB, compared with the last, and median ms per call of each.
 
-    They are called in turn, on the calls of their recordings' first and last pictures.
+    Calls are interleaved, on the recorded calls of the first and last pictures.
     """
     feeds = [[call.feeds for image in (0, -1) for call in one.calls(image % one.images)] for _, one in given]
     samples: list[list[float]] = [[] for _ in given]
@@ -291,7 +290,7 @@ def timed(*given: tuple[Engine, Recording]) -> tuple[float, ...]:
 
 
 def measured_rows(rows: Sequence[Row], setups: Mapping[bool, Setup], folder: Path) -> list[tuple[Row, Measured]]:
-    """Every row's figures: what a file has, what an earlier row has of the same graph, what is measured now."""
+    """Every row's figures: from its file, from an earlier row with the same graph, or measured now."""
     done: list[tuple[Row, Measured]] = []
     for row in rows:
         say(row.name)
@@ -302,7 +301,7 @@ def measured_rows(rows: Sequence[Row], setups: Mapping[bool, Setup], folder: Pat
 
 
 def kept(path: Path, measure: Callable[[], Measured]) -> Measured:
-    """What the file at `path` holds; it is measured and written where there is none."""
+    """The contents of the file at `path`; measured and written if it is missing."""
     if path.exists():
         return parse(Measured, json.loads(path.read_text()))
     found = measure()
@@ -312,7 +311,7 @@ def kept(path: Path, measure: Callable[[], Measured]) -> Measured:
 
 
 def table(rows: Sequence[tuple[Row, Measured]], reference: Setup) -> str:
-    """The rows in Markdown, the float UNet's first."""
+    """The rows in Markdown, with the float UNet first."""
     component, files = reference.component, reference.pipeline.bundle.manifest.files
     float_bytes = sum(files[file].bytes for file in (component.file, *component.data))
     heads = "| | MACs in INT8: of layers / of all | PSNR mean / worst, dB | SSIM mean / worst "
@@ -341,17 +340,17 @@ def table(rows: Sequence[tuple[Row, Measured]], reference: Setup) -> str:
 
 
 def say(line: str) -> None:
-    """Progress, on stderr."""
+    """Prints progress on stderr."""
     print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
 
 def digest(content: object) -> str:
-    """A short name for what JSON can hold."""
+    """A short hash of a JSON value."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def code() -> str:
-    """A short name for the code that makes the rows: its figures are measured again when it changes."""
+    """A short hash of the code that makes the rows; a change of it makes figures be measured again."""
     files = sorted((ROOT / "calib").rglob("*.py")) + sorted((ROOT / "benchmarks").glob("*.py"))
     return digest([sha256_of(file) for file in files])
 
@@ -360,8 +359,8 @@ def arguments() -> argparse.Namespace:
     """The command's arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bundle", default="emoji", help="a float bundle's folder or a built-in model")
-    parser.add_argument("--prompts", type=int, default=100, help="pictures to judge on")
-    parser.add_argument("--images", type=int, default=16, help="pictures to calibrate on")
+    parser.add_argument("--prompts", type=int, default=100, help="number of evaluation pictures")
+    parser.add_argument("--images", type=int, default=16, help="number of calibration pictures")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--calibration", type=Path, default=SHIPPED, help="a file of prompts")
     parser.add_argument("--evaluation", type=Path, default=EVALUATION, help="a file of other prompts")
@@ -371,7 +370,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Measures the rows asked for, prints the table after each, keeps it as json if told where."""
+    """Measures the selected rows, prints the table after each, and writes it as JSON if --json is given."""
     given = arguments()
     options = CalibrationOptions(
         read_prompts(given.calibration),

@@ -1,7 +1,7 @@
-"""What a generation connects to and leaves in an empty home folder, seen by strace: python -m benchmarks.quiet.
+"""Lists connections of a generation, and files written in an empty home folder, by strace: python -m benchmarks.quiet.
 
-Native code that asks no Python shows here. Needs strace (`apt-get install strace`). The exit status is 1 where anything
-was connected to.
+strace also sees native code, which Python's hooks do not. Needs strace (`apt-get install strace`). The exit status is 1
+if there was any connection.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PATH = re.compile(r'"((?:[^"\\]|\\.)*)"')
 
 
 def traced(command: list[str], home: Path, log: Path) -> list[str]:
-    """The lines of strace for a command that has nothing but a home folder."""
+    """Output lines of strace for a command with only a home folder in its environment."""
     environment = {"HOME": str(home), "PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"}
     strace = ["strace", "-f", "-qq", "-y", "-e", f"trace={TRACED},openat,open,creat", "-o", str(log)]
     subprocess.run([*strace, *command], env=environment, check=True, cwd=home, capture_output=True)
@@ -30,13 +30,13 @@ def traced(command: list[str], home: Path, log: Path) -> list[str]:
 
 
 def connections(lines: list[str]) -> list[str]:
-    """The calls by which a process would reach another machine; AF_UNIX is within this one."""
+    """The calls that connect or send, except on AF_UNIX sockets, which stay on this machine."""
     calls = (line for line in lines if re.search(rf"\b({TRACED.replace(',', '|')})\(", line))
     return [line for line in calls if "AF_UNIX" not in line]
 
 
 def written(lines: list[str], home: Path) -> set[str]:
-    """The files that were opened to be written, but for those of the system's own folders of devices."""
+    """Files opened for writing, except those in /dev, /proc and /sys."""
     opened = (line for line in lines if WRITING.search(line) and " = -1 " not in line)
     found = {match[1] for line in opened if (match := PATH.search(line))}
     inside = {path.replace(str(home), "~") for path in found if not path.startswith(("/dev/", "/proc/", "/sys/"))}
@@ -44,7 +44,7 @@ def written(lines: list[str], home: Path) -> set[str]:
 
 
 def main() -> None:
-    """Prints a paragraph an engine."""
+    """Prints a paragraph per engine."""
     if shutil.which("strace") is None:
         sys.exit("strace is not installed: run `apt-get install strace`")
     versions = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "openvino"))

@@ -1,11 +1,11 @@
-"""Runs every sampler against diffusers' schedulers over every option that both have, and prints the table as Markdown.
+"""Compares every sampler with diffusers' scheduler over all options that both have; prints a Markdown table.
 
     python -m benchmarks.sampler_parity [SAMPLER ...]
 
-On the exact model of a small distribution: every case of `tests.parity.cases` at 1, 2, 5, 20 and 50 steps. Both sides
-run in float64 and in float32. The table holds how far they are apart in float64, and how far each one's float32 is from
-its own float64: the largest difference of the final latents over their largest value. Combinations in which the
-reference is wrong are counted apart.
+The model is the exact one of a small distribution: every case of `tests.parity.cases` at 1, 2, 5, 20 and 50 steps. Both
+programs run in float64 and in float32. The table has their difference in float64, and each program's difference between
+float32 and float64: the largest difference of the final latents divided by their largest value. Combinations in which
+the reference is wrong are counted separately.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.parity.harness import Case, Comparison, closed_form
 
 @dataclass
 class Row:
-    """What was seen of one sampler: the largest of each figure, and every combination that is not close."""
+    """Results of one sampler: the largest of each figure, and every combination over the limit."""
 
     scheduler: str
     compared: int = 0
@@ -62,7 +62,7 @@ def table(samplers: list[str]) -> dict[str, Row]:
 
 
 def main() -> None:
-    """Prints the table, then every combination that is not close."""
+    """Prints the table, then every combination over the limit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("samplers", nargs="*", default=list(SAMPLERS))
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""ONNX Runtime's own static quantizer, fed the trajectories that latentrt's calibration is fed."""
+"""ONNX Runtime's own static quantizer, on the recording that latentrt's calibration uses."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from latentrt.tensors import Array
 from latentrt_calib.recording.record import Recording
 
 DEFAULT: Mapping[str, Any] = {}
-# "Quantize ONNX Models", ONNX Runtime's documentation: u8 and s8 on x86, 7 bits of weight without VNNI, a scale an
-# output channel; and the operators that do the work. Attention's products are among them: its option MatMulConstBOnly
-# does nothing for a Q/DQ graph.
+# "Quantize ONNX Models", ONNX Runtime's documentation: u8 and s8 on x86, weights of 7 bits without VNNI, a scale per
+# output channel; and the operators with the multiply-adds. These include attention's products: the option
+# MatMulConstBOnly has no effect on a Q/DQ graph.
 ADVISED: Mapping[str, Any] = {
     "activation_type": QuantType.QUInt8,
     "weight_type": QuantType.QInt8,
@@ -28,7 +28,7 @@ ADVISED: Mapping[str, Any] = {
 
 
 class Reader(CalibrationDataReader):  # type: ignore[misc]
-    """A recording's calls, one after another."""
+    """Reads a recording's calls one after another."""
 
     def __init__(self, recording: Recording) -> None:
         self.calls: Iterator[Mapping[str, Array]] = (call.feeds for call in recording)
@@ -39,15 +39,15 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]
 
 
 def quantize_stock(graph: Path, recording: Recording, scratch: Path, options: Mapping[str, Any]) -> ir.Model:
-    """The graph prepared and quantized as the documentation says: MinMax ranges, all else as `options` have it.
+    """The graph, prepared and quantized as the documentation describes: MinMax ranges, everything else from `options`.
 
-    scratch: a folder that is made anew and removed.
+    scratch: temporary folder; created and removed.
     """
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     try:
         prepared, out = scratch / "prepared.onnx", scratch / "quantized.onnx"
-        quant_pre_process(graph, prepared, skip_symbolic_shape=True)  # which needs sympy; the exporter wrote shapes
+        quant_pre_process(graph, prepared, skip_symbolic_shape=True)  # needs sympy; the exporter wrote shapes
         quantize_static(prepared, out, Reader(recording), quant_format=QuantFormat.QDQ, **options)
         model = ir.load(out)
         ir.external_data.load_to_model(model)

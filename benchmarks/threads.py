@@ -1,7 +1,7 @@
-"""Draws with one pipeline from several threads and counts what is right: python -m benchmarks.threads.
+"""Generates with one pipeline from several threads and counts the right pictures: python -m benchmarks.threads.
 
-Each thread draws its own pictures in its own order, on each engine; every one is held against the same request drawn
-alone, byte for byte. Then the same pictures from one thread, for the throughput.
+On each engine, each thread generates pictures in an order of its own. Every picture is compared, byte for byte, with
+that of the same request made alone. Then one thread makes the same number of pictures, to compare the throughput.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from tests.runtime.pipeline.crowd import asked, drawn, together
 
 
 def main() -> None:
-    """Prints a line an engine; the exit status is 1 where anything was not as alone."""
+    """Prints a line per engine; the exit status is 1 if any picture was wrong or failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--engines", default="onnxruntime,openvino")
     parser.add_argument("--threads", type=int, default=8)
-    parser.add_argument("--pictures", type=int, default=50, help="of each thread")
+    parser.add_argument("--pictures", type=int, default=50, help="pictures per thread")
     given = parser.parse_args()
     print(one_line(machine()))
     wrong = 0
@@ -38,7 +38,7 @@ def main() -> None:
         errors = total - counts["ok"] - counts["wrong"]
         wrong += total - counts["ok"]
         print(f"{engine}: {counts['ok']} ok, {counts['wrong']} wrong, {errors} errors")
-        print(f"  {total / seconds:.1f} pictures a second from {given.threads} threads, {total / alone:.1f} from one")
+        print(f"  {total / seconds:.1f} pictures per second from {given.threads} threads, {total / alone:.1f} from one")
         for outcome in sorted(counts.keys() - {"ok", "wrong"}):
             print(f"  {counts[outcome]} x {outcome}")
     sys.exit(wrong > 0)

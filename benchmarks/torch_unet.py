@@ -1,9 +1,9 @@
-"""Times diffusers' UNet on an NVIDIA GPU the way `gpu_check.py` times ours. Needs torch with CUDA, and diffusers.
+"""Times diffusers' UNet on an NVIDIA GPU in the same manner as `gpu_check.py`. Needs torch with CUDA, and diffusers.
 
     python -m benchmarks.torch_unet CONFIG
 
-CONFIG is the `config.json` of a UNet of Stable Diffusion 1.x; weights are random, which times do not depend on. A call
-takes latents from NumPy and gives NumPy the prediction; the prompt is on the GPU. Prints the median of 50 calls.
+CONFIG is the `config.json` of a UNet of Stable Diffusion 1.x. Weights are random, which does not change the times. A
+call takes and returns NumPy arrays; the prompt stays on the GPU. Prints the median of 50 calls.
 """
 
 import json
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def calls(unet: Any, config: dict[str, Any], batch: int, dtype: torch.dtype) -> tuple[Callable[[], Any], ...]:
-    """The UNet as it is called, and its CUDA graph."""
+    """Functions that call the UNet: eager, and by a CUDA graph."""
     size = config["sample_size"]
     latents = np.random.default_rng(0).standard_normal((batch, config["in_channels"], size, size), np.float32)
     context = torch.randn(batch, TOKENS, config["cross_attention_dim"], device="cuda", dtype=dtype)
@@ -47,7 +47,7 @@ def calls(unet: Any, config: dict[str, Any], batch: int, dtype: torch.dtype) -> 
 
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # a capture needs a call before it, in a stream of its own
+    with torch.cuda.stream(stream):  # a capture needs an earlier call in a separate stream
         unet(sample, timestep, context)
     torch.cuda.current_stream().wait_stream(stream)
     captured = torch.cuda.CUDAGraph()
@@ -63,7 +63,7 @@ def calls(unet: Any, config: dict[str, Any], batch: int, dtype: torch.dtype) -> 
 
 
 def median_ms(call: Callable[[], Any]) -> float:
-    """Milliseconds a call."""
+    """Median milliseconds per call."""
     for _ in range(WARM_UP):
         call()
     times = []

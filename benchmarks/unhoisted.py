@@ -1,7 +1,7 @@
-"""A bundle whose UNet holds the time embedding and cross-attention's projections again, as everyone else's UNet does.
+"""Makes a bundle without hoisting: its UNet contains the time embedding and cross-attention's projections, as usual.
 
-What latentrt computes once, before the loop, is then part of the graph that is quantized. The bundle runs like any
-other: the two graphs that are left only pass on what they are given.
+These parts, which latentrt computes once before the loop, are then quantized with the UNet. The bundle runs like any
+other; the graphs `cross_kv` and `time_bias` only pass their inputs on.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HOISTED = {"time_bias": ("timestep", (1,)), "cross_kv": ("context", ())}
 
 
 def write_unhoisted(source: Bundle, folder: Path) -> None:
-    """Writes the bundle to `folder`, which is empty. Its pictures are those of `source`, but for rounding."""
+    """Writes the bundle to the empty `folder`. Its pictures equal those of `source` except for rounding."""
     manifest = source.manifest
     shutil.copytree(source.folder, folder, dirs_exist_ok=True)
     parts = manifest.components
@@ -45,13 +45,13 @@ def write_unhoisted(source: Bundle, folder: Path) -> None:
 
 
 def joined(part: ModelProto, unet: ModelProto, name: str, own: TensorSpec, added: Sequence[int]) -> ModelProto:
-    """The UNet with `part` before its input `name`; that input now has the shape of the part's, and `added` sides."""
+    """The UNet with `part` before its input `name`. The new input has the part's input shape plus `added` axes."""
     part = compose.add_prefix(part, f"{name}.")
     merged = compose.merge_models(part, unet, [(f"{name}.{name}", name)])
     [before] = [value for value in merged.graph.input if value.name == f"{name}.{own.name}"]
     merged.graph.input.remove(before)
     merged.graph.input.append(value_of(name, replace(own, shape=("batch", *own.shape[1:], *added))))
-    # What merged the graphs took the UNet's own input out; the part reads the new one, without the sides added.
+    # The merge removed the UNet's own input; the part reads the new one, without the added axes.
     squeezed = f"{name}.sides"
     merged.graph.initializer.append(helper.make_tensor(squeezed, onnx.TensorProto.INT64, [1], [len(own.shape)]))
     op, inputs = ("Squeeze", [name, squeezed]) if added else ("Identity", [name])
@@ -60,7 +60,7 @@ def joined(part: ModelProto, unet: ModelProto, name: str, own: TensorSpec, added
 
 
 def passing(given: str, own: TensorSpec, passed: TensorSpec, like: ModelProto) -> ModelProto:
-    """A graph that gives what it is given, with another side of 1 where `passed` has it."""
+    """A graph that returns its input, with an additional axis of 1 if `passed` has one."""
     sides = helper.make_tensor("sides", onnx.TensorProto.INT64, [1], [len(own.shape)])
     op, inputs = ("Unsqueeze", [given, "sides"]) if len(passed.shape) > len(own.shape) else ("Identity", [given])
     node = helper.make_node(op, inputs, [passed.name])

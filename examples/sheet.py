@@ -11,7 +11,7 @@ PAPER, INK = "white", (40, 40, 40)
 
 
 def sheet(pictures: Sequence[Image.Image], captions: Sequence[str], columns: int) -> Image.Image:
-    """Return pictures of one size in rows from left to right, the caption of each below it, broken to its width."""
+    """Return a sheet of equally large pictures in rows, each with its caption below, wrapped to its width."""
     width, height = pictures[0].size
     texts = [broken(caption, width + GAP // 2) for caption in captions]
     rows = [slice(start, start + columns) for start in range(0, len(pictures), columns)]
@@ -28,7 +28,7 @@ def sheet(pictures: Sequence[Image.Image], captions: Sequence[str], columns: int
 
 
 def table(rows: Mapping[str, Sequence[Image.Image]], columns: Sequence[str]) -> Image.Image:
-    """Return a row of pictures for each name, which stands at its left; the name of each column stands above it."""
+    """Return a sheet with a row of pictures per name; row names are at the left, column names at the top."""
     width, height = next(iter(rows.values()))[0].size
     titles = [broken(name, width + GAP // 2) for name in columns]
     names = [broken(name, width * 2 // 3) for name in rows]
@@ -46,7 +46,7 @@ def table(rows: Mapping[str, Sequence[Image.Image]], columns: Sequence[str]) -> 
 
 
 def broken(text: str, width: float) -> str:
-    """Return the text in lines of at most about `width` pixels, no more of them than needed, about equally long."""
+    """Return the text wrapped to lines of about `width` pixels: as few lines as possible, about equally long."""
     letters = max(1, int(width / LETTER))
     fewest = lines(filled(text, letters))
     while letters > 1 and lines(filled(text, letters - 1)) == fewest:
@@ -55,7 +55,7 @@ def broken(text: str, width: float) -> str:
 
 
 def filled(text: str, letters: int) -> str:
-    """Return the text in lines of at most so many letters, unless a word has more."""
+    """Return the text wrapped to lines of at most that many letters, except for longer words."""
     return textwrap.fill(text, letters, break_long_words=False, break_on_hyphens=False)
 
 
@@ -65,18 +65,18 @@ def lines(text: str) -> int:
 
 
 def new(width: int, height: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """Return an empty sheet and what draws on it."""
+    """Return an empty sheet and a drawing object for it."""
     paper = Image.new("RGB", (width, height), PAPER)
     return paper, ImageDraw.Draw(paper)
 
 
 def write(draw: ImageDraw.ImageDraw, place: tuple[float, float], text: str, anchor: str) -> None:
-    """Write lines at a place; the anchor is Pillow's."""
+    """Draw lines of text at a position, with an anchor as in Pillow."""
     draw.multiline_text(place, text, INK, anchor=anchor, align="center", spacing=LINE - FONT, font_size=FONT)
 
 
 def small(picture: Image.Image) -> Image.Image:
-    """Return the picture with every value rounded to a multiple of 5, which nobody sees: half the bytes as PNG.
+    """Return the picture with every value rounded to a multiple of 5: invisible, and half the bytes as PNG.
 
     A palette of 256 colours would take less, but over two dozen pictures its steps show.
     """

@@ -1,6 +1,6 @@
-"""What the drivers share: the times of a run, the ends of steps as the peer's own callback has them, as a line of JSON.
+"""Shared by the drivers: times of a run as a line of JSON; ends of steps are from the package's own callback.
 
-Drivers are run by the peers' interpreters, which have no latentrt: nothing here but the standard library.
+Drivers run in environments without latentrt, so this module uses only the standard library.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from collections.abc import Callable
 PROMPT = "a red bicycle leaning against a white wall"
 GUIDANCE, SIDE = 7.5, 512
 
-# Draws one picture in so many steps, calling the function at the end of each.
+# Draws one picture in the given number of steps; calls the function at the end of each.
 Draw = Callable[[int, Callable[[], None]], None]
 
 
 def report(draw: Draw, steps: list[int]) -> None:
-    """Draws a picture for each number of steps; prints when each began and ended, and its steps, in seconds.
+    """Draws a picture for each number of steps; prints its start, its end and the ends of its steps, in seconds.
 
     The clock is the system's monotonic one, which is the same in every process.
     """
@@ -32,6 +32,6 @@ def report(draw: Draw, steps: list[int]) -> None:
 
 
 def asked() -> tuple[str, str, list[int]]:
-    """The model, its variant and the numbers of steps on the command line."""
+    """The model, its variant and the numbers of steps, from the command line."""
     model, variant, *steps = sys.argv[1:]
     return model, variant, [int(count) for count in steps]

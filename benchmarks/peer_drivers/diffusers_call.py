@@ -1,4 +1,4 @@
-"""What drivers share whose peer is called as diffusers is."""
+"""Shared by the drivers of packages with diffusers' interface."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler
 
 
 def report_pipeline(pipeline: Any, steps: list[int]) -> None:
-    """Draws with the pipeline, by DDIM, and prints what `report` does."""
+    """Draws with the pipeline and DDIM, and prints the report."""
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
 

@@ -1,4 +1,4 @@
-"""OpenVINO GenAI: shapes fixed before compiling, as its documentation advises; precision is its own choice."""
+"""OpenVINO GenAI: shapes are fixed before compiling, as its documentation advises; it chooses the precision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""This package. Variants: its engines."""
+"""latentrt. Variants: its engines."""
 
 from __future__ import annotations
 

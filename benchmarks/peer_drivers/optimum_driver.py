@@ -1,4 +1,4 @@
-"""ONNX Runtime as optimum-onnx drives it: its own export, its defaults."""
+"""ONNX Runtime by optimum-onnx, with its own export and defaults."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""stable-diffusion.cpp by its Python package. Variants: the types that it loads weights in.
+"""stable-diffusion.cpp by its Python package. Variants: types of the loaded weights.
 
-Its default is half of the cores; it gets all of them, as the others do.
+The default is half of the cores; here it gets all of them, like the other packages.
 """
 
 from __future__ import annotations

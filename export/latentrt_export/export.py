@@ -1,4 +1,4 @@
-"""A checkpoint becomes a bundle: every component traced, saved, run and measured, then put in place at once."""
+"""Export of a checkpoint to a bundle: traces, saves and measures every component, then renames the folder."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from latentrt.storage.atomic import new_folder
 from latentrt_export.checkpoint.embeddings import bundled_in, with_embeddings, words_of
 from latentrt_export.checkpoint.load import Checkpoint, load_checkpoint
 from latentrt_export.checkpoint.lora import loras_provenance
-from latentrt_export.checkpoint.markers import asked
+from latentrt_export.checkpoint.markers import declared_by_options
 from latentrt_export.checkpoint.named import check_names
-from latentrt_export.checkpoint.scheduler import defaults_of, said_of, schedule_of
+from latentrt_export.checkpoint.scheduler import defaults_of, notices_of, schedule_of
 from latentrt_export.checkpoint.tokenizer import clip_tokenizer, tokenizer_from_folder
 from latentrt_export.components.denoiser import multiple_of
 from latentrt_export.components.parts import parts_of
@@ -48,7 +48,7 @@ from latentrt_export.options import with_networks, without_pickles
 from latentrt_export.preview import fit_to_rgb
 
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
-# Where pickles are converted, in the folder that becomes the bundle: what is on its disk goes with it if it fails.
+# Folder of converted pickles inside the new bundle's temporary folder, with which it is removed if the export fails.
 SCRATCH = ".pickles"
 WEIGHTS_SUFFIX = re.compile(r"\.safetensors$", re.IGNORECASE)
 
@@ -58,31 +58,31 @@ Progress = Callable[[str], None]
 def export(source: Path, out: Path, options: ExportOptions, progress: Progress = lambda line: None) -> Manifest:
     """Writes the bundle `out` from the checkpoint `source` and returns its manifest; `out` appears whole or not at all.
 
-    progress: called with a line for each piece of work begun. Raises CheckpointError for what cannot be read,
-    FidelityError for a component that lost more than its gate allows, OutputError when `out` is there already.
+    progress: called with a line as each stage begins. Raises CheckpointError for files that cannot be read,
+    FidelityError for a component that misses its gate, OutputError if `out` exists.
     """
     check_names(options.steering)
     with new_folder(out) as folder:
         scratch, pickled = folder / SCRATCH, dict[str, str]()
         if options.allow_pickle:
             source, options, pickled = without_pickles(source, options, scratch, progress)
-        found = opened(source, options, progress)
+        prepared = prepare_checkpoint(source, options, progress)
         tiny = open_tiny_decoder(options.tiny_decoder) if options.tiny_decoder else None
-        checkpoint, tokenizer = found.checkpoint, found.tokenizer
+        checkpoint, tokenizer = prepared.checkpoint, prepared.tokenizer
         if tokenizer:
             (folder / TOKENIZER_FILE).parent.mkdir()
             tokenizer.backend.save(str(folder / TOKENIZER_FILE), pretty=False)
         components = {
             part.name: write_component(part, folder, options.precision, progress) for part in parts_of(checkpoint)
         }
-        if checkpoint.left_out:  # after the long lines of work, where it is seen
+        if checkpoint.left_out:  # after the lines of progress, where it is not missed
             progress(f"left out, as nothing here reads it: {', '.join(checkpoint.left_out)}")
         progress("preview")
         latents, side_px = latents_of(checkpoint)
         if tiny is not None:
             part = tiny_part(tiny, (latents.channels, latents.factor))
             components[part.name] = write_component(part, folder, options.precision, progress)
-        manifest = manifest_of(found, options, components, (latents, side_px))
+        manifest = manifest_of(prepared, options, components, (latents, side_px))
         manifest = replace(manifest, provenance={**manifest.provenance, **pickled})
         shutil.rmtree(scratch, ignore_errors=True)
         manifest = with_table(folder, manifest)
@@ -93,20 +93,23 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
 
 
 def manifest_of(
-    found: Found, options: ExportOptions, components: Mapping[str, Component], drawn: tuple[Latents, int]
+    prepared: PreparedCheckpoint,
+    options: ExportOptions,
+    components: Mapping[str, Component],
+    latent_space: tuple[Latents, int],
 ) -> Manifest:
-    """What the bundle says of itself, but for its files. drawn: as `latents_of`."""
-    checkpoint, (latents, side_px) = found.checkpoint, drawn
+    """The bundle's manifest without its files. latent_space: the result of `latents_of`."""
+    checkpoint, (latents, side_px) = prepared.checkpoint, latent_space
     return Manifest(
         format=FORMAT,
         name=options.name or WEIGHTS_SUFFIX.sub("", checkpoint.source),
         family=checkpoint.family.name,
         tasks=tasks_of(components),
         components=components,
-        text=text_of(checkpoint, found.pads) if found.tokenizer else None,
+        text=text_of(checkpoint, prepared.pads) if prepared.tokenizer else None,
         latents=latents,
-        schedule=found.schedule,
-        tokenizer=spec_of(found.tokenizer) if found.tokenizer else None,
+        schedule=prepared.schedule,
+        tokenizer=spec_of(prepared.tokenizer) if prepared.tokenizer else None,
         defaults=defaults_of(
             checkpoint.scheduler,
             side_px,
@@ -115,15 +118,18 @@ def manifest_of(
         ),
         provenance=provenance(checkpoint)
         | loras_provenance(options.loras)
-        | dict(found.words)
+        | dict(prepared.words)
         | {f"control {network.name}": network.path.name for network in options.steering},
         files={},
     )
 
 
 @dataclass(frozen=True)
-class Found:
-    """A checkpoint with all that is added to it, ready to be exported. words: what a bundle says of embeddings."""
+class PreparedCheckpoint:
+    """A checkpoint with all additions, ready to export.
+
+    pads: padding token per text encoder. words: provenance of textual inversions.
+    """
 
     checkpoint: Checkpoint
     tokenizer: Tokenizer | None
@@ -132,22 +138,23 @@ class Found:
     words: Mapping[str, str]
 
 
-def opened(source: Path, options: ExportOptions, progress: Progress) -> Found:
-    """Returns the checkpoint with all that is asked for besides, no tensor read yet. Raises CheckpointError."""
-    declared = asked(options.prediction, options.zero_snr)
+def prepare_checkpoint(source: Path, options: ExportOptions, progress: Progress) -> PreparedCheckpoint:
+    """Returns the checkpoint with all additions of the options; no tensor is read yet. Raises CheckpointError."""
+    overrides = declared_by_options(options.prediction, options.zero_snr)
     checkpoint = load_checkpoint(
-        source, configs=options.configs, vae=options.vae, variant=options.variant, asked=declared
+        source, configs=options.configs, vae=options.vae, variant=options.variant, overrides=overrides
     )
     schedule = schedule_of(checkpoint.scheduler)
-    for line in [*(f"{name}: {said}" for name, said in checkpoint.said.items()), *said_of(checkpoint.scheduler)]:
+    declarations = (f"{subject}: {text}" for subject, text in checkpoint.declarations.items())
+    for line in [*declarations, *notices_of(checkpoint.scheduler)]:
         progress(line)
     checkpoint = with_networks(checkpoint, options)
     if not checkpoint.family.encoders:
         refuse_words(checkpoint, options)
-        return Found(checkpoint, None, {}, schedule, {})
+        return PreparedCheckpoint(checkpoint, None, {}, schedule, {})
     tokenizer, pads = find_tokenizer(checkpoint, options)
-    worded = with_embeddings(checkpoint, tokenizer, (*options.embeddings, *bundled_in(options.loras)), progress)
-    return Found(worded.checkpoint, worded.tokenizer, pads, schedule, worded.provenance)
+    extended = with_embeddings(checkpoint, tokenizer, (*options.embeddings, *bundled_in(options.loras)), progress)
+    return PreparedCheckpoint(extended.checkpoint, extended.tokenizer, pads, schedule, extended.provenance)
 
 
 def refuse_words(checkpoint: Checkpoint, options: ExportOptions) -> None:
@@ -158,10 +165,10 @@ def refuse_words(checkpoint: Checkpoint, options: ExportOptions) -> None:
 
 
 def find_tokenizer(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Tokenizer, dict[str, int]]:
-    """The tokenizer that cuts prompts, and the token that fills the rows of each text encoder.
+    """The tokenizer of prompts, and the padding token of each text encoder.
 
-    It is the one that the user names, else the checkpoint's, else CLIP's. Raises CheckpointError where its sizes do not
-    fit a text encoder, or a text encoder's own has another vocabulary.
+    The tokenizer is that of the options, else the checkpoint's, else CLIP's. Raises CheckpointError if its sizes do not
+    fit a text encoder, or if a text encoder's own tokenizer has another vocabulary.
     """
     family = checkpoint.family
     named = {family.tokenizer: options.tokenizer} if options.tokenizer else {}
@@ -172,7 +179,7 @@ def find_tokenizer(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Toke
         own = known.get(encoder.tokenizer, tokenizer)
         if own.backend.get_vocab() != tokenizer.backend.get_vocab():
             raise CheckpointError(
-                f"{encoder.tokenizer}: got another vocabulary than {family.tokenizer} has, expected it"
+                f"{encoder.tokenizer}: got another vocabulary than that of {family.tokenizer}, expected the same"
             )
         stock = encoder.pad if encoder.tokenizer not in known else None
         pads[name] = own.pad if stock is None else stock
@@ -183,24 +190,24 @@ def find_tokenizer(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Toke
 
 
 def spec_of(tokenizer: Tokenizer) -> TokenizerSpec:
-    """What the manifest says of the tokenizer."""
+    """The manifest's entry of the tokenizer."""
     ids = tokenizer.bos, tokenizer.eos, tokenizer.pad
     return TokenizerSpec(TOKENIZER_FILE, tokenizer.length, *ids, words_of(tokenizer))
 
 
 def check_sizes(tokenizer: Tokenizer, config: Config) -> None:
-    """Raises CheckpointError unless the text encoder of that config has room for what the tokenizer makes."""
+    """Raises CheckpointError if the tokenizer has more words or longer prompts than the text encoder of that config."""
     words, length = config["vocab_size"], config["max_position_embeddings"]
     known = tokenizer.backend.get_vocab_size()
     if known > words or tokenizer.length > length:
         raise CheckpointError(
             f"tokenizer: got {known} words and prompts of {tokenizer.length} tokens, expected at most {words} and "
-            f"{length}, which is what the text encoder has; name another with --tokenizer DIR"
+            f"{length}, the sizes of the text encoder; give another tokenizer with --tokenizer DIR"
         )
 
 
 def text_of(checkpoint: Checkpoint, pads: Mapping[str, int]) -> Text:
-    """How prompts are encoded; every encoder can be left after as many layers as the one that has the fewest."""
+    """The manifest's entry of the text encoders. `layers` is the number that all of them have, for clip_skip."""
     encoders = checkpoint.family.encoders
     layers = min(
         checkpoint.components[name].config["num_hidden_layers"] - encoder.skipped for name, encoder in encoders.items()
@@ -212,7 +219,7 @@ def text_of(checkpoint: Checkpoint, pads: Mapping[str, int]) -> Text:
 
 
 def write_component(part: Part, folder: Path, precision: FloatPrecision, progress: Progress) -> Component:
-    """Traces, saves and measures one component. Raises FidelityError when it is under its gate."""
+    """Traces, saves and measures one component. Raises FidelityError if it misses its gate."""
     precision = "fp32" if part.float32 else precision
     recipe = PRECISIONS[precision]
     inputs, outputs = [recipe.spec(spec) for spec in part.inputs], [recipe.spec(spec) for spec in part.outputs]
@@ -221,7 +228,7 @@ def write_component(part: Part, folder: Path, precision: FloatPrecision, progres
     model = recipe.graph(trace(module, inputs, outputs, part.multiple))
     progress(f"{part.name}: writing")
     data = save_graph(model, folder, part.name)
-    # The weights go before the engine takes its own: together they would be the peak. No later part uses them.
+    # Weights are freed before the engine loads its own, since both would be the peak. No later component uses them.
     del model
     module.to_empty(device="meta")
     gc.collect()
@@ -241,7 +248,7 @@ def write_component(part: Part, folder: Path, precision: FloatPrecision, progres
 
 
 def latents_of(checkpoint: Checkpoint) -> tuple[Latents, int]:
-    """The latent space, and the side in pixels of the pictures that the UNet was trained on."""
+    """The latent space, and the side in pixels of the UNet's training pictures."""
     vae = checkpoint.load_vae()
     factor = pixels_of(vae.config)
     shift = vae.config.get("shift_factor") or 0.0
@@ -257,7 +264,7 @@ def latents_of(checkpoint: Checkpoint) -> tuple[Latents, int]:
 
 
 def side_of(unet: Config) -> int:
-    """The longer side of the latents that a UNet was trained on. Raises CheckpointError where that is not known."""
+    """The longer side of the UNet's training latents. Raises CheckpointError if the config lacks it."""
     size = unet.get("sample_size")
     sides = size if isinstance(size, (list, tuple)) and size else [size]
     if not all(type(side) is int and side > 0 for side in sides):
@@ -268,6 +275,6 @@ def side_of(unet: Config) -> int:
 
 
 def provenance(checkpoint: Checkpoint) -> dict[str, str]:
-    """Where the bundle comes from and what made it."""
+    """The bundle's source, declarations, and versions of the packages that made it."""
     packages = ("latentrt", "torch", "diffusers", "transformers", "onnx", "onnx-ir", "onnxruntime")
-    return {"source": checkpoint.source, **checkpoint.said, **{name: version(name) for name in packages}}
+    return {"source": checkpoint.source, **checkpoint.declarations, **{name: version(name) for name in packages}}

@@ -29,8 +29,8 @@ class ExportOptions:
     `load_checkpoint`. loras: LoRAs to fuse, as in `with_loras`. tiny_decoder: a TAESD to add, as in
     `open_tiny_decoder`. embeddings: textual inversions, as in `with_embeddings`. controls, adapters: ControlNets and
     T2I-Adapters, as in `with_controls` and `with_adapters`. image_prompts, image_encoder: IP-Adapters and their image
-    encoder, as in `with_image_prompts`. prediction, zero_snr: prediction type and zero terminal SNR, in place of what
-    the checkpoint says. allow_pickle: read pickles, as `converted` does.
+    encoder, as in `with_image_prompts`. prediction, zero_snr: prediction type and zero terminal SNR, in place of the
+    checkpoint's. allow_pickle: read pickles, as `converted` does.
     """
 
     precision: FloatPrecision = "fp32"
@@ -54,7 +54,7 @@ class ExportOptions:
 
     @property
     def steering(self) -> tuple[NamedNetwork, ...]:
-        """All networks by which images steer the UNet."""
+        """All control networks: ControlNets, T2I-Adapters and IP-Adapters."""
         return (*self.controls, *self.adapters, *self.image_prompts)
 
 

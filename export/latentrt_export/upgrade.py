@@ -1,4 +1,4 @@
-"""Bundles of earlier versions: what the newest version's bundles have besides is added to them."""
+"""Upgrade of bundles of earlier versions, with the table of weights for LoRA files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from latentrt_export.lora_table.table import with_table
 
 
 def upgrade(folder: Path, *, edited: bool = False) -> tuple[Bundle, bool]:
-    """Adds the table of weights for LoRA files where there is none, and writes the bundle's manifest anew.
+    """Adds the table of weights for LoRA files if there is none, and rewrites the bundle's manifest.
 
     Arguments, results and errors are those of `latentrt.bundle.upgrade.upgrade`.
     """
@@ -20,7 +20,7 @@ def upgrade(folder: Path, *, edited: bool = False) -> tuple[Bundle, bool]:
 
 
 def with_missing_table(folder: Path, manifest: Manifest) -> Manifest:
-    """The manifest with the table among its files, which is written if it names none."""
+    """Writes the table if the manifest names none. Returns the manifest with the table among its files."""
     if manifest.lora_weights:
         return manifest
     found = with_table(folder, manifest)

@@ -73,8 +73,8 @@ def open_builder(target: str) -> Builder:
         ) from error
 
 
-def gpus_of(builder: Builder, asked: tuple[str, ...]) -> tuple[str, ...]:
-    """Returns the architectures to build for, such as "sm86"; all that the builder knows if `asked` is empty.
+def gpus_of(builder: Builder, requested: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the architectures to build for, such as "sm86"; all that the builder knows if `requested` is empty.
 
     Raises RequestError for an unknown architecture, and for another GPU than that of a builder that builds on its GPU.
     """
@@ -84,13 +84,13 @@ def gpus_of(builder: Builder, asked: tuple[str, ...]) -> tuple[str, ...]:
     else:
         known = tuple(name.lower() for name in builder.trt.ComputeCapability.__members__ if name.startswith("SM"))
         hint = "other GPUs need --target tensorrt on the device itself"
-    strangers = [sm for sm in asked if sm not in known]
-    if strangers:
+    unknown = [sm for sm in requested if sm not in known]
+    if unknown:
         raise RequestError(
-            f"--gpu: got {', '.join(strangers)}, expected some of {', '.join(known)}, for which {builder.label} "
+            f"--gpu: got {', '.join(unknown)}, expected some of {', '.join(known)}, for which {builder.label} "
             f"builds; {hint}"
         )
-    return tuple(sm for sm in known if sm in asked) or known
+    return tuple(sm for sm in known if sm in requested) or known
 
 
 def check_attention(builder: Builder) -> None:

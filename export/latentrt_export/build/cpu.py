@@ -46,8 +46,8 @@ class BuiltForCpu:
 def build_cpu(source: str | Path, progress: Progress = lambda line: None) -> Iterator[BuiltForCpu]:
     """Yields every component's optimised graph for this processor, when it is ready. Existing graphs are kept.
 
-    source: a bundle's folder or a built-in model's name. Raises BundleError, FidelityError for a loss that the gate does
-    not allow, OutputError where nothing can be written.
+    source: a bundle's folder or a built-in model's name. Raises BundleError, FidelityError for a loss that the gate
+    does not allow, OutputError where nothing can be written.
     """
     bundle = open_bundle(folder_of(source))
     folder, known = plan_store(bundle.folder).writable(), dict[str, Array]()

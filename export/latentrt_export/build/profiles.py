@@ -41,17 +41,17 @@ def profiles_of(
 def profile_for(bundle: Bundle, component: str, wanted: Wanted) -> Profile:
     """Returns a profile that takes inputs of the shapes `wanted`, with the ranges of `profiles_of` or wider ones."""
     specs = bundle.manifest.components[component].inputs
-    asked = sizes_of(specs, wanted)
-    sides = dict(fixed(asked))
+    requested = sizes_of(specs, wanted)
+    sides = dict(fixed(requested))
     if not sees_pictures(specs):
         for symbol, (low, usual, high) in open_sides(bundle).items():
-            if symbol in asked and low < high:
-                sides[symbol] = (low, usual, max(high, asked[symbol]))
+            if symbol in requested and low < high:
+                sides[symbol] = (low, usual, max(high, requested[symbol]))
     return profile(specs, sides)
 
 
 def sees_pictures(specs: Iterable[TensorSpec]) -> bool:
-    """Whether the component processes latents or pictures."""
+    """True if the component processes latents or pictures."""
     return "height" in symbols_of(specs)
 
 

@@ -1,7 +1,8 @@
 """Plans for NVIDIA's GPUs: every component of a bundle is lowered if needed, parsed, built, signed and stored.
 
 Once the graphs are lowered, only TensorRT or TensorRT-RTX is needed, neither onnx nor torch: a workstation can lower,
-and the device builds. A plan for several GPUs, which TensorRT-RTX builds ahead of time, is stored under each GPU's name.
+and the device builds. A plan for several GPUs, which TensorRT-RTX builds ahead of time, is stored under each GPU's
+name.
 """
 
 from __future__ import annotations
@@ -163,8 +164,8 @@ def lowered_sources(
 def settings_of(builder: Builder, options: BuildOptions) -> BuilderSettings:
     """The settings with the memory that the options allow.
 
-    On a GPU that shares its memory with the system, builders would use three quarters of the memory, and every kernel as
-    much. There the limits are a half for the build, and an eighth per kernel.
+    On a GPU that shares its memory with the system, builders would use three quarters of the memory, and every kernel
+    as much. There the limits are a half for the build, and an eighth per kernel.
     """
     settings, memory = options.settings, options.memory_bytes
     if memory is not None:

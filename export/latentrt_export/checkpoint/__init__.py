@@ -7,6 +7,7 @@ __all__ = [
         "controls",
         "embeddings",
         "families",
+        "family",
         "folder",
         "image_prompts",
         "layouts",

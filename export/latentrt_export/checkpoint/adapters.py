@@ -1,4 +1,4 @@
-"""T2I-Adapters of a checkpoint: folders of diffusers, checked against the UNet that they steer."""
+"""T2I-Adapters of a checkpoint: folders of diffusers, checked against the config of its UNet."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ KIND = "t2i_adapter"
 def with_adapters(checkpoint: Checkpoint, adapters: Sequence[NamedNetwork]) -> Checkpoint:
     """Returns the checkpoint with `adapters`, each a folder of diffusers' T2IAdapter.
 
-    Raises CheckpointError for what is missing or damaged, and for an adapter of another family or width.
+    Raises CheckpointError for missing or damaged files, and for an adapter of another family or width.
     """
     return replace(checkpoint, adapters={one.name: opened_adapter(one.path, checkpoint) for one in adapters})
 

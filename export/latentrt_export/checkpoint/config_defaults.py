@@ -1,4 +1,4 @@
-"""Values that a config means by leaving an entry out: the defaults of diffusers' and transformers' classes."""
+"""Values of entries that a config leaves out: defaults of diffusers' and transformers' classes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from latentrt_export.networks.component import Config
 
-# Entries by which model families are told apart, by component.
+# Entries that distinguish model families, by component.
 DEFAULTS: Mapping[str, Config] = {
     "unet": {
         "_class_name": "UNet2DConditionModel",

@@ -1,4 +1,4 @@
-"""ControlNets of a checkpoint: folders or single files, checked against the UNet that they steer."""
+"""ControlNets of a checkpoint: folders or single files, checked against the config of its UNet."""
 
 from __future__ import annotations
 

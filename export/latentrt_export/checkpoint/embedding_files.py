@@ -69,7 +69,7 @@ def parted(key: str) -> tuple[str | None, str]:
 
 
 def has_bundled(file: Path) -> bool:
-    """Whether a file, such as a LoRA, has bundled words."""
+    """True if a file, such as a LoRA, has bundled words."""
     return any(key.startswith(BUNDLED) for key in header(file))
 
 
@@ -97,7 +97,7 @@ def word_of(
 
 
 def single(read: Mapping[str, Stored]) -> bool:
-    """Whether a word has vectors for one text encoder."""
+    """True if a word has vectors for one text encoder."""
     return len(read) == 1 and not any(part in SECOND for part in read)
 
 

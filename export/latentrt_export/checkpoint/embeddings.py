@@ -40,7 +40,7 @@ class Embedding:
 
 
 @dataclass(frozen=True)
-class Worded:
+class CheckpointWithWords:
     """A checkpoint and its tokenizer with words added, and the provenance of their files."""
 
     checkpoint: Checkpoint
@@ -58,7 +58,7 @@ def with_embeddings(
     tokenizer: Tokenizer,
     embeddings: Sequence[Embedding],
     progress: Progress = lambda line: None,
-) -> Worded:
+) -> CheckpointWithWords:
     """Returns both with every word of `embeddings` added, in that order; the tokenizer's backend is changed in place.
 
     Layouts of files: see `embedding_files`. A word of several vectors becomes as many tokens: WORD, WORD_1 and so on.
@@ -76,12 +76,13 @@ def with_embeddings(
                 continue
             checkpoint, tokenizer = _added(one, name, word, checkpoint, tokenizer)
             names.append(name)
-            for line in _said(word, checkpoint):
+            for line in _notices(word, checkpoint):
                 progress(f"{one.file.name}: {line}")
         if one.bundled and names:
             progress(f"{one.file.name} brings words: {', '.join(names)}")
         files.append(f"{one.file.name}, {', '.join(names) or 'no word'}, sha256 {sha256_of(one.file)}")
-    return Worded(checkpoint, tokenizer, {f"embedding {place}": said for place, said in enumerate(files, 1)})
+    provenance = {f"embedding {number}": line for number, line in enumerate(files, 1)}
+    return CheckpointWithWords(checkpoint, tokenizer, provenance)
 
 
 def words_of(tokenizer: Tokenizer) -> dict[str, int]:
@@ -100,7 +101,7 @@ def _named(one: Embedding, words: Sequence[Word]) -> Iterator[tuple[str, Word]]:
         yield word.name or one.file.stem if one.token is None else one.token, word
 
 
-def _said(word: Word, checkpoint: Checkpoint) -> Iterator[str]:
+def _notices(word: Word, checkpoint: Checkpoint) -> Iterator[str]:
     """Yields one line for each part of a word that is left out or filled with zeros."""
     if word.left_out:
         yield f"{', '.join(word.left_out)} is left out: only what goes into a text encoder is read"

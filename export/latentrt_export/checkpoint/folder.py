@@ -12,7 +12,7 @@ from latentrt_export.checkpoint.config_defaults import TEXT_DEFAULTS
 from latentrt_export.checkpoint.families import FOLDERS
 from latentrt_export.checkpoint.family import Family
 from latentrt_export.checkpoint.layouts import folder_keys
-from latentrt_export.checkpoint.markers import Declared, overruled
+from latentrt_export.checkpoint.markers import Declared, with_declarations
 from latentrt_export.checkpoint.match import ComponentSource
 from latentrt_export.checkpoint.opened import OpenedCheckpoint
 from latentrt_export.checkpoint.pickles import PICKLES
@@ -27,8 +27,8 @@ ZERO_NEGATIVE = "force_zeros_for_empty_prompt"
 TOWERS: Mapping[str, str] = {"text_encoder": "text", "text_encoder_2": "text", "image_encoder": "vision"}
 
 
-def open_folder(path: Path, configs: Path | None, variant: str | None, asked: Declared) -> OpenedCheckpoint:
-    """Returns the sources of a diffusers folder. asked: declarations that override its scheduler_config.json."""
+def open_folder(path: Path, configs: Path | None, variant: str | None, overrides: Declared) -> OpenedCheckpoint:
+    """Returns the sources of a diffusers folder. overrides: declarations that override its scheduler_config.json."""
     if configs is not None:
         raise CheckpointError(
             f"got --configs {configs} (configs= in Python) for the folder {path}, which has its own: leave it out"
@@ -48,9 +48,9 @@ def open_folder(path: Path, configs: Path | None, variant: str | None, asked: De
     if variant is not None and not any(variant in found_in(one, stem_of(name)) for name, one in folders.items()):
         raise CheckpointError(f"--variant {variant}: no component in {path} has files of that variant; leave it out")
     sources = {name: folder_source(one, name, variant) for name, one in folders.items()}
-    scheduler, said = overruled(read_json(path / "scheduler" / "scheduler_config.json"), asked)
+    scheduler, declarations = with_declarations(read_json(path / "scheduler" / "scheduler_config.json"), overrides)
     return OpenedCheckpoint(
-        family, sources, scheduler, tokenizers, index.get(ZERO_NEGATIVE, family.zero_negative), said
+        family, sources, scheduler, tokenizers, index.get(ZERO_NEGATIVE, family.zero_negative), declarations
     )
 
 

@@ -65,8 +65,8 @@ class Checkpoint:
     scheduler_config.json. tokenizers: tokenizer folders by name; none for a single file. zero_negative: a negative
     prompt that is not given means zeros, not an empty text. controls, adapters: ControlNets and T2I-Adapters by their
     names in requests. image_prompts: tensors of IP-Adapters by name; their image encoder is one of the components.
-    said: declarations about the schedule, by subject. left_out: keys that nothing reads. Each load makes a new module:
-    float32, eval mode, no gradients.
+    declarations: about the schedule, by subject. left_out: unused keys. Each load makes a new module: float32, eval
+    mode, no gradients.
     """
 
     source: str
@@ -78,7 +78,7 @@ class Checkpoint:
     controls: Mapping[str, Component] = field(default_factory=dict)
     adapters: Mapping[str, Component] = field(default_factory=dict)
     image_prompts: Mapping[str, Mapping[str, Stored]] = field(default_factory=dict)
-    said: Mapping[str, str] = field(default_factory=dict)
+    declarations: Mapping[str, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
 
     def load_unet(self) -> UNet2DConditionModel | UNet2DModel:
@@ -100,7 +100,7 @@ def load_checkpoint(
     configs: Path | None = None,
     vae: Path | None = None,
     variant: str | None = None,
-    asked: Declared | None = None,
+    overrides: Declared | None = None,
 ) -> Checkpoint:
     """Returns the checkpoint at `path`, with every tensor found and none read yet.
 
@@ -108,16 +108,16 @@ def load_checkpoint(
     CompVis layout. configs: for a single file of other widths, a folder with unet.json, vae.json, text_encoder.json and
     scheduler.json, or the name of one that ships with the package. vae: a VAE in place of the checkpoint's: a diffusers
     folder, or a .safetensors file in the CompVis layout or diffusers'. variant: variant of a folder's weights, such as
-    fp16. asked: declarations that override those of the checkpoint, as of `markers.asked`. Raises CheckpointError for
-    files that are missing, damaged, unsafe or of no supported family.
+    fp16. overrides: declarations that override those of the checkpoint, as of `markers.declared_by_options`. Raises
+    CheckpointError for files that are missing, damaged, unsafe or of no supported family.
 
     >>> load_checkpoint(Path("v1-5-pruned-emaonly.safetensors")).load_unet()  # doctest: +SKIP
     """
-    asked = asked or Declared()
+    overrides = overrides or Declared()
     check_there("checkpoint", path)
     try:
         folder = path.is_dir()
-        opened = open_folder(path, configs, variant, asked) if folder else open_file(path, configs, asked)
+        opened = open_folder(path, configs, variant, overrides) if folder else open_file(path, configs, overrides)
         sources = opened.sources if vae is None else with_vae(opened, vae, variant)
     except OSError as error:
         raise CheckpointError(f"{error.filename or path} cannot be read ({error.strerror or error})") from error
@@ -129,7 +129,7 @@ def load_checkpoint(
         opened.scheduler,
         opened.tokenizers,
         opened.zero_negative,
-        said=opened.said,
+        declarations=opened.declarations,
         left_out=unread(opened, sources, components),
     )
 

@@ -36,12 +36,12 @@ def with_loras(checkpoint: Checkpoint, loras: Sequence[Lora]) -> Checkpoint:
 def loras_provenance(loras: Sequence[Lora]) -> dict[str, str]:
     """The provenance of fused files, by their number."""
     return {
-        f"lora {place}": f"{lora.file.name}, {said_of(lora)}, sha256 {sha256_of(found_file(lora.file))}"
+        f"lora {place}": f"{lora.file.name}, {scales_text(lora)}, sha256 {sha256_of(found_file(lora.file))}"
         for place, lora in enumerate(loras, 1)
     }
 
 
-def said_of(lora: Lora) -> str:
+def scales_text(lora: Lora) -> str:
     """The scale of a file, and the text encoders' scale if it differs."""
     text = lora.scale_of("text_encoder")
     return f"scale {lora.scale:g}" + (f", text scale {text:g}" if text != lora.scale else "")

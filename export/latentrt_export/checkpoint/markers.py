@@ -15,13 +15,13 @@ from latentrt.errors import CheckpointError
 Prediction = Literal["epsilon", "v_prediction", "sample"]
 
 # Tensors of models with the EDM parametrisation of Karras et al. (2022), which no schedule of betas expresses.
-STRANGERS = {
+UNSUPPORTED_MARKS = {
     "edm_vpred.": "CosXL, whose noise levels are EDM's",
     "edm_mean": "Playground v2.5, whose noise levels are EDM's",
     "edm_std": "Playground v2.5, whose noise levels are EDM's",
 }
 V, ZERO_SNR = MARKERS = ("v_pred", "ztsnr")
-PREDICTION, SNR, ASKED = "prediction", "zero terminal SNR", "--zero-snr"
+PREDICTION, SNR, ZERO_SNR_OPTION = "prediction", "zero terminal SNR", "--zero-snr"
 PREDICTION_NOTES = ("modelspec.prediction_type", "modelspec.predict_key")
 ARCHITECTURE = "modelspec.architecture"
 PREDICTIONS: Mapping[str, Prediction] = {
@@ -29,8 +29,8 @@ PREDICTIONS: Mapping[str, Prediction] = {
     **dict.fromkeys(("v", "v_prediction", "v-prediction", "v_pred", "vpred", "velocity"), "v_prediction"),
     **dict.fromkeys(("sample", "x0", "x0_prediction"), "sample"),
 }
-UNSAID = ("", "none", "null", "unknown")
-# Prediction types of Stable Diffusion 2 by the architecture note; nothing else in a file tells them apart.
+UNDECLARED = ("", "none", "null", "unknown")
+# Prediction types of Stable Diffusion 2 by the architecture note; nothing else in a file distinguishes them.
 ARCHITECTURES: Mapping[str, Prediction] = {
     "stable-diffusion-v2-512": "epsilon",
     "stable-diffusion-v2-768-v": "v_prediction",
@@ -57,7 +57,7 @@ class Declared:
     zero_snr: bool | None = None
     reasons: Mapping[str, str] = field(default_factory=dict)
 
-    def over(self, other: Declared) -> Declared:
+    def completed_by(self, other: Declared) -> Declared:
         """Returns these declarations, completed by those of `other`."""
         return Declared(
             self.prediction or other.prediction,
@@ -66,36 +66,35 @@ class Declared:
         )
 
 
-def asked(prediction: Prediction | None, zero_snr: bool | None) -> Declared:
+def declared_by_options(prediction: Prediction | None, zero_snr: bool | None) -> Declared:
     """Returns the declarations of the export's options."""
     reasons = {PREDICTION: "--prediction"} if prediction else {}
     if zero_snr is not None:
-        reasons[SNR] = ASKED if zero_snr else "--no-zero-snr"
+        reasons[SNR] = ZERO_SNR_OPTION if zero_snr else "--no-zero-snr"
     return Declared(prediction, zero_snr, reasons)
 
 
-def declared_by(place: str, keys: Iterable[str], notes: Mapping[str, str], asked: Declared) -> Declared:
-    """Returns the declarations of a file's tensors and notes, overridden by `asked`.
+def declared_by(place: str, keys: Iterable[str], notes: Mapping[str, str], overrides: Declared) -> Declared:
+    """Returns the declarations of a file's tensors and notes, overridden by `overrides`.
 
     Raises CheckpointError for a model that is marked as unsupported, and for an unknown note.
     """
     names = set(keys)
-    for marker, stranger in STRANGERS.items():
-        if found := next((key for key in sorted(names) if key.startswith(marker)), None):
-            raise CheckpointError(
-                f"{place} is marked by {found} as {stranger}: latentrt has no such schedule. Not exported"
-            )
+    for marker, model in UNSUPPORTED_MARKS.items():
+        if key := next((key for key in sorted(names) if key.startswith(marker)), None):
+            raise CheckpointError(f"{place} is marked by {key} as {model}: latentrt has no such schedule. Not exported")
     zero = Declared(None, True, {SNR: f"{ZERO_SNR} in the file"}) if ZERO_SNR in names else Declared()
+    found = overrides.completed_by(zero)
     if V in names:
-        return asked.over(zero).over(Declared("v_prediction", None, {PREDICTION: f"{V} in the file"}))
-    return asked.over(zero).over(noted(place, notes) if asked.prediction is None else Declared())
+        return found.completed_by(Declared("v_prediction", None, {PREDICTION: f"{V} in the file"}))
+    return found.completed_by(declared_by_notes(place, notes) if overrides.prediction is None else Declared())
 
 
-def noted(place: str, notes: Mapping[str, str]) -> Declared:
+def declared_by_notes(place: str, notes: Mapping[str, str]) -> Declared:
     """Returns the prediction type that the notes of a file declare."""
     for key in PREDICTION_NOTES:
         value = notes.get(key, "").strip().lower()
-        if value not in UNSAID:
+        if value not in UNDECLARED:
             if value not in PREDICTIONS:
                 raise CheckpointError(
                     f"{place} notes {key} {notes[key]!r}: expected epsilon, v or sample; say what it predicts with "
@@ -106,30 +105,30 @@ def noted(place: str, notes: Mapping[str, str]) -> Declared:
     return Declared(prediction, None, {PREDICTION: f"{ARCHITECTURE} in the file"} if prediction else {})
 
 
-def overruled(scheduler: Mapping[str, Any], declared: Declared) -> tuple[dict[str, Any], dict[str, str]]:
+def with_declarations(scheduler: Mapping[str, Any], declared: Declared) -> tuple[dict[str, Any], dict[str, str]]:
     """Returns a scheduler_config.json with the declarations applied, and a line of text for each, by subject.
 
     With zero terminal SNR, steps begin at the last timestep, as Lin et al. (2023), section 3.3, require. Raises
     CheckpointError for --zero-snr with a model that predicts epsilon: from pure noise, epsilon gives no picture.
     """
-    config, said = dict(scheduler), {}
+    config, lines = dict(scheduler), {}
     if declared.prediction is not None:
         config["prediction_type"] = declared.prediction
-        said[PREDICTION] = f"{declared.prediction} ({declared.reasons[PREDICTION]})"
+        lines[PREDICTION] = f"{declared.prediction} ({declared.reasons[PREDICTION]})"
     if declared.zero_snr is None:
-        return config, said
+        return config, lines
     reason = declared.reasons[SNR]
     if declared.zero_snr and config.get("prediction_type", "epsilon") == "epsilon":
-        if reason != ASKED:  # as ComfyUI, which reads it for v prediction only
-            return config, {**said, SNR: f"left out ({reason}): the model predicts epsilon"}
+        if reason != ZERO_SNR_OPTION:  # ComfyUI reads the tensor for v prediction only, too
+            return config, {**lines, SNR: f"left out ({reason}): the model predicts epsilon"}
         raise CheckpointError(
             "--zero-snr: got a model that predicts epsilon, expected another prediction type, since epsilon gives no "
             "picture from pure noise; add --prediction v_prediction"
         )
     config["rescale_betas_zero_snr"] = declared.zero_snr
     if not declared.zero_snr:
-        return config, {**said, SNR: f"none ({reason})"}
+        return config, {**lines, SNR: f"none ({reason})"}
     config["timestep_spacing"] = "trailing"
     if config.get("_class_name", "DDIMScheduler") not in ZERO_SNR_SCHEDULERS:
         config = {**config, "_class_name": "DDIMScheduler", "clip_sample": False}
-    return config, {**said, SNR: f"yes, with trailing spacing ({reason})"}
+    return config, {**lines, SNR: f"yes, with trailing spacing ({reason})"}

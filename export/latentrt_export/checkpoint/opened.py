@@ -15,8 +15,8 @@ from latentrt_export.checkpoint.match import ComponentSource
 class OpenedCheckpoint:
     """A checkpoint's family, its data for each component, and its settings.
 
-    tokenizers: tokenizer folders by name. zero_negative: a negative prompt that is not given means zeros. said:
-    declarations about the schedule, by subject. others: keys of no component.
+    tokenizers: tokenizer folders by name. zero_negative: a negative prompt that is not given means zeros.
+    declarations: about the schedule, by subject. others: keys of no component.
     """
 
     family: Family
@@ -24,5 +24,5 @@ class OpenedCheckpoint:
     scheduler: dict[str, Any]
     tokenizers: Mapping[str, Path]
     zero_negative: bool
-    said: Mapping[str, str] = field(default_factory=dict)
+    declarations: Mapping[str, str] = field(default_factory=dict)
     others: tuple[str, ...] = ()

@@ -134,17 +134,17 @@ def convert(targets: Mapping[Path, Path]) -> None:
         raise CheckpointError(f"{failed} cannot be read: {reason(done.stderr, done.returncode)}")
 
 
-def reason(said: str, status: int) -> str:
+def reason(stderr: str, status: int) -> str:
     """One line with the reason why a pickle could not be read."""
     for code in FULL:
-        if os.strerror(code) in said:
+        if os.strerror(code) in stderr:
             raise OSError(code, os.strerror(code))  # the disk of the converted files is full
-    if "legacy .tar" in said:
+    if "legacy .tar" in stderr:
         return "it is of torch's first format (tar), which is not read safely; save it anew with torch.save"
-    if found := CODE.search(said):
+    if found := CODE.search(stderr):
         return f"it is no file of weights alone: it names {found[1]}, which would be run. Nothing was; do not trust it"
-    if status < 0 or "allocate memory" in said or "MemoryError" in said:
+    if status < 0 or "allocate memory" in stderr or "MemoryError" in stderr:
         return "it asks for more memory or time than its size: it is damaged or made to do so"
-    lines = [line for line in said.splitlines() if line.strip()]
+    lines = [line for line in stderr.splitlines() if line.strip()]
     last = next((line for line in lines if re.match(r"\w+(Error|Exception)?: ", line)), lines[-1] if lines else "")
     return f"{last[:200] or f'status {status}'}; fetch it again"

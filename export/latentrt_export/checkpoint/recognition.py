@@ -93,7 +93,7 @@ def sizes_that_fit(family: Family, configs: Configs) -> Iterator[tuple[str, Any,
     width = sum(configs[name].get("hidden_size", 0) for name in family.encoders)
     if family.encoders:
         yield "unet cross_attention_dim", unet.get("cross_attention_dim"), width
-    got, fitting = unet.get("in_channels", 4), extra_by_channels(family, configs)
+    got, fitting = unet.get("in_channels", 4), extra_channels_by_count(family, configs)
     yield "unet in_channels", got, got if got in fitting else " or ".join(map(str, fitting))
     for name, encoder in family.encoders.items():
         if encoder.pooled:
@@ -102,7 +102,7 @@ def sizes_that_fit(family: Family, configs: Configs) -> Iterator[tuple[str, Any,
             yield f"unet {ADDED_WIDTH}", unet.get(ADDED_WIDTH), pooled + sizes
 
 
-def extra_by_channels(family: Family, configs: Configs) -> dict[int, tuple[ExtraChannels, ...]]:
+def extra_channels_by_count(family: Family, configs: Configs) -> dict[int, tuple[ExtraChannels, ...]]:
     """Returns the extra channels that a UNet may take over these latents, by its number of input channels."""
     latents = configs["vae"].get("vq_embed_dim") or configs["vae"].get("latent_channels", 4)
     possible = [extra_channels_of(names, latents) for names in family.extra]

@@ -161,7 +161,7 @@ def ignored_entries(config: Mapping[str, Any]) -> list[str]:
     return [f"{key} = {entry(config, key)!r}" for key in ignored]
 
 
-def said_of(config: Mapping[str, Any]) -> list[str]:
+def notices_of(config: Mapping[str, Any]) -> list[str]:
     """Returns one line per difference from diffusers."""
     name = config.get("_class_name")
     ignored = [f"{one} is ignored" for one in ignored_entries(config)]
@@ -228,5 +228,5 @@ def sampler_of(config: Mapping[str, Any]) -> str:
 
 def sigmas_of(config: Mapping[str, Any]) -> SigmasName:
     """Returns the curve of noise levels of the config; "normal" by default."""
-    asked = (name for key, name in CURVES.items() if scheduler_of(config).curves and config.get(key))
-    return next(asked, "normal")
+    curves = (name for key, name in CURVES.items() if scheduler_of(config).curves and config.get(key))
+    return next(curves, "normal")

@@ -9,7 +9,7 @@ from latentrt.errors import first_few
 from latentrt_export.checkpoint.family import Family
 from latentrt_export.checkpoint.folder import name_of
 from latentrt_export.checkpoint.layouts import Shape
-from latentrt_export.checkpoint.markers import MARKERS, Declared, declared_by, overruled
+from latentrt_export.checkpoint.markers import MARKERS, Declared, declared_by, with_declarations
 from latentrt_export.checkpoint.match import ComponentSource
 from latentrt_export.checkpoint.opened import OpenedCheckpoint
 from latentrt_export.checkpoint.paths import CONFIGS, check_configs
@@ -26,12 +26,12 @@ from latentrt_export.checkpoint.stored import header, notes, under
 from latentrt_export.checkpoint.weight_files import read_json
 
 
-def open_file(path: Path, configs: Path | None, asked: Declared) -> OpenedCheckpoint:
-    """Returns the sources of a single file. asked: declarations that override those of the file and its configs."""
+def open_file(path: Path, configs: Path | None, overrides: Declared) -> OpenedCheckpoint:
+    """Returns the sources of a single file. overrides: declarations that override those of the file and its configs."""
     if configs is not None:
         check_configs(configs)
     tensors = header(path)
-    declared = declared_by(f"{path}", tensors, notes(path), asked)
+    declared = declared_by(f"{path}", tensors, notes(path), overrides)
     shapes = {key: stored.shape for key, stored in tensors.items()}
 
     def differences(family: Family) -> list[str]:
@@ -51,10 +51,10 @@ def open_file(path: Path, configs: Path | None, asked: Declared) -> OpenedCheckp
         )
         for name, slot in family.slots.items()
     }
-    scheduler, said = overruled(known["scheduler"], declared)
+    scheduler, declarations = with_declarations(known["scheduler"], declared)
     held = {key for source in sources.values() for key in source.tensors}
     others = tuple(key for key in tensors if key not in held and key not in MARKERS)
-    return OpenedCheckpoint(family, sources, scheduler, {}, family.zero_negative, said, others)
+    return OpenedCheckpoint(family, sources, scheduler, {}, family.zero_negative, declarations, others)
 
 
 def configs_folder(family: Family, configs: Path | None, shapes: Mapping[str, Shape], declared: Declared) -> Path:

@@ -161,10 +161,10 @@ def build(
         return
     settings = BuilderSettings(**{name: options.pop(name) for name in ("level", "refit", "stripped")})
     limit = None if memory is None else int(memory * GB)
-    asked = BuildOptions(target, attention=attention, memory_bytes=limit, settings=settings, **options)
+    build_options = BuildOptions(target, attention=attention, memory_bytes=limit, settings=settings, **options)
     plans = []
     with phases() as progress:
-        for built in build_bundle(bundle, asked, note, progress):
+        for built in build_bundle(bundle, build_options, note, progress):
             plans.append(built)
             if not as_json:
                 echo(line_of(built))

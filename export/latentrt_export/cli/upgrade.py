@@ -9,7 +9,7 @@ from latentrt.cli.output import as_json, echo, print_json
 
 @click.command()
 @click.argument("bundle")
-@click.option("--edited", is_flag=True, help="Take bundle.json as it is now, changed by hand.")
+@click.option("--edited", is_flag=True, help="Accept a bundle.json that was edited by hand.")
 @as_json
 def upgrade(bundle: str, edited: bool, as_json: bool) -> None:
     """Check every file of BUNDLE, and rewrite its bundle.json in the newest format, with its own hash.
@@ -23,4 +23,4 @@ def upgrade(bundle: str, edited: bool, as_json: bool) -> None:
     if as_json:
         print_json({"bundle": str(opened.folder), "sha256": opened.sha256, "changed": changed})
     else:
-        echo(f"{opened.folder}: {'upgraded' if changed else 'was as this version writes it'}")
+        echo(f"{opened.folder}: {'upgraded' if changed else 'already in the current format'}")

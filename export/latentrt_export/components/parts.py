@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from latentrt.bundle.sources import ExtraChannels
 from latentrt_export.checkpoint.load import Checkpoint
-from latentrt_export.checkpoint.recognition import extra_by_channels
+from latentrt_export.checkpoint.recognition import extra_channels_by_count
 from latentrt_export.components.denoiser import unet_parts
 from latentrt_export.components.steering import Steering
 from latentrt_export.components.text import text_parts
@@ -34,4 +34,4 @@ def parts_of(checkpoint: Checkpoint) -> Iterator[Part]:
 def extra_channels(checkpoint: Checkpoint) -> tuple[ExtraChannels, ...]:
     """The channels after the noisy latents in the UNet's sample, by their number."""
     configs = {name: component.config for name, component in checkpoint.components.items()}
-    return extra_by_channels(checkpoint.family, configs)[configs["unet"].get("in_channels", 4)]
+    return extra_channels_by_count(checkpoint.family, configs)[configs["unet"].get("in_channels", 4)]

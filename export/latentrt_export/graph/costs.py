@@ -161,7 +161,7 @@ def attentions_of(graph: ir.Graph) -> dict[ir.Node, list[ir.Value]]:
 
 
 def is_fixed(value: ir.Value) -> bool:
-    """Whether a value is a weight, in any storage."""
+    """True if a value is a weight, in any storage."""
     maker = value.producer()
     while maker is not None and maker.op_type in (*VIEWS, "DequantizeLinear"):
         value = maker.inputs[0]  # type: ignore[assignment]  # each of them has one

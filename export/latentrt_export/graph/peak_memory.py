@@ -54,7 +54,7 @@ def homes_of(graph: ir.Graph) -> dict[ir.Value, ir.Value]:
 
 
 def all_fixed_but_one(node: ir.Node) -> bool:
-    """Whether a node combines one activation with constants, element by element."""
+    """True if a node combines one activation with constants, element by element."""
     return node.op_type in ("Add", "Sub", "Mul", "Div", "Pow") and any(
         value is not None and initializer_of(value) is not None for value in node.inputs
     )

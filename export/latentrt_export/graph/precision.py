@@ -88,7 +88,7 @@ class Recipe:
         return f"PSNR at least {self.psnr_db:g} dB"
 
     def passes(self, fidelity: Fidelity) -> bool:
-        """Whether the loss is within the gate; NaN is not."""
+        """True if the loss is within the gate; NaN is not."""
         if self.relative_error is not None:
             return fidelity.relative_error <= self.relative_error
         return fidelity.psnr_db is None or fidelity.psnr_db >= (self.psnr_db or 0)

@@ -1,7 +1,7 @@
-"""The weights of an ONNX graph, found without the onnx package: where each lies, so that some can be read alone.
+"""Positions of the weights in an ONNX file, without the onnx package, so that single weights can be read.
 
-Only the fields that are needed of ModelProto, GraphProto and TensorProto (onnx.proto3, IR 10) are looked at, and of
-protobuf's wire format only what they use. Bytes of weights are skipped, not read.
+The parser knows only the needed fields of ModelProto, GraphProto and TensorProto (onnx.proto3, IR 10) and the parts of
+protobuf's wire format that these use. Bytes of weights are skipped, not read.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ KEY, VALUE = 1, 2
 FLOAT, FLOAT16 = 1, 10
 DTYPES = {FLOAT: "<f4", FLOAT16: "<f2"}
 
-# A field: its number, its value if it is a number, and where its bytes lie if it has some.
+# A protobuf field: its number, its value if it is a varint (else 0), start and end of its bytes.
 Field = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class CountedInitializer(Initializer):
-    """An initialiser, and the number of inputs that read it."""
+    """An initialiser, and the number of node inputs that read it."""
 
     uses: int
 
 
 def initializers_of(graph: Path) -> dict[str, CountedInitializer]:
-    """Returns the float weights in an ONNX file that have an axis, by name.
+    """Returns the float weights of an ONNX file by name, without scalars.
 
-    Raises BundleError for a file that is no ONNX graph.
+    Raises BundleError for a file that is not an ONNX graph.
     """
     try:
         with graph.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
@@ -46,13 +46,13 @@ def initializers_of(graph: Path) -> dict[str, CountedInitializer]:
             found = (initializer(graph, content, a, b, uses) for kind, _, a, b in parts if kind == INITIALIZER)
             return {name: one for name, one in found if one is not None}
     except (OSError, ValueError, IndexError, KeyError) as error:
-        raise BundleError(f"{graph}: no ONNX graph can be read from it ({error}); copy the bundle again") from error
+        raise BundleError(f"{graph}: got a file that is not an ONNX graph ({error}); copy the bundle again") from error
 
 
 def initializer(
     graph: Path, content: mmap.mmap, start: int, end: int, uses: Mapping[str, int]
 ) -> tuple[str, CountedInitializer | None]:
-    """The name of a TensorProto, and where its floats lie; None for what is no array of floats."""
+    """Name and position of a TensorProto; None as position of a scalar or of a type other than floats."""
     name, dtype, shape, where = "", "", list[int](), None
     outside: dict[str, str] = {}
     for number, value, first, last in fields(content, start, end):
@@ -75,12 +75,12 @@ def initializer(
 
 
 def node_inputs(content: mmap.mmap, start: int, end: int) -> list[str]:
-    """The names of what a NodeProto reads."""
+    """The names of a NodeProto's inputs."""
     return [content[a:b].decode() for number, _, a, b in fields(content, start, end) if number == NODE_INPUT]
 
 
 def fields(content: mmap.mmap, start: int, end: int) -> Iterator[Field]:
-    """Every field of a protobuf message; the bytes of one that is a number are nowhere."""
+    """Yields every field of a protobuf message. A varint has an empty range of bytes."""
     while start < end:
         tag, start = varint(content, start)
         number, kind = tag >> 3, tag & 7
@@ -96,7 +96,7 @@ def fields(content: mmap.mmap, start: int, end: int) -> Iterator[Field]:
 
 
 def varints(content: mmap.mmap, start: int, end: int) -> list[int]:
-    """The numbers of a packed field."""
+    """The numbers of a packed repeated field."""
     found = []
     while start < end:
         value, start = varint(content, start)
@@ -105,7 +105,7 @@ def varints(content: mmap.mmap, start: int, end: int) -> list[int]:
 
 
 def varint(content: mmap.mmap, start: int) -> tuple[int, int]:
-    """A number of seven bits a byte, the lowest first, and where the next field starts."""
+    """Decodes a varint (seven bits per byte, lowest first). Returns the number and the position after it."""
     value, shift = 0, 0
     while True:
         byte = content[start]

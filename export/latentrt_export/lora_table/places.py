@@ -1,9 +1,9 @@
-"""Where a bundle's graphs keep the weights that a checkpoint has by other names: turned, stacked, in another graph.
+"""Positions of a checkpoint's weights in a bundle's graphs, where they may be renamed, transposed, stacked or hoisted.
 
-Canonical graphs call each weight as its module did when it was traced (`latentrt_export.networks.hoist`): matrices that
-are multiplied from the right are turned and say so by their shape, as norms of images do that have an axis for each
-side; fp16 storage adds its name. What was hoisted out of the UNet lies stacked in `cross_kv` and `time_bias`, in
-the order of the UNet's modules: down, up, middle. What other networks take from there lies behind it.
+A canonical graph names each weight like the traced module (`latentrt_export.networks.hoist`). Two suffixes may follow:
+a shape, for transposed matrices and for norms of images with axes for height and width; and `.fp16`, for storage in
+fp16. Weights hoisted out of the UNet are stacked in `cross_kv` and `time_bias`, in the order of the UNet's modules
+(down, up, middle); weights hoisted out of other networks follow.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from latentrt.lora.places import Place
 from latentrt_export.lora_table.initializers import initializers_of
 from latentrt_export.lora_table.siblings import siblings_of
 
-# Of several time embeddings beside each other, the first is the UNet's.
+# Of several parallel time embeddings, the first is the UNet's.
 WEIGHT = re.compile(r"(?:branches\.0\.)?(?P<key>.+\.(?:weight|bias))(?P<shape>\.\d+(?:x\d+)+)?(?:\.fp16)?")
-# What begins a weight's name in a graph, and in the checkpoint; the first that fits.
+# Prefix of a weight's name in a graph, and its prefix in the checkpoint; the first match counts.
 PREFIXES: dict[str, dict[str, str]] = {
     "unet": {"unet.": ""},
     "time_bias": {"embedding.": "time_embedding.", "added.embedding.": "add_embedding."},
@@ -32,7 +32,7 @@ TEXT_PREFIXES = {
     **{name: name for name in ("embeddings.", "final_layer_norm.")},
 }
 STACKED, BRANCH = ("project.weight", "project.bias"), re.compile(r"branches\.(\d+)\.")
-# What an encoder reads twice, for the whole text and for its end.
+# Weights that an encoder reads twice: for the whole text, and for its end.
 READ_TWICE = ("final_layer_norm.weight", "final_layer_norm.bias")
 TOKENS = "embeddings.token_embedding.weight"
 LAYER = re.compile(r"encoder\.layers\.(\d+)\.")
@@ -41,13 +41,13 @@ QUERY, CONVOLUTION = re.compile(r"(.+\.attn2)\.to_q\.weight"), re.compile(r"(.+\
 
 
 def places_of(bundle: Bundle) -> dict[str, dict[str, Place]]:
-    """Returns where each weight lies that a LoRA may change: by the checkpoint's component, by its key there.
+    """Returns the position of each weight that a LoRA may change, by the checkpoint's component and key.
 
-    Raises BundleError for graphs that do not go together.
+    Raises BundleError for graphs that do not fit together.
     """
     encoders = bundle.manifest.text_encoders
-    found = {name: found_in(bundle, name, TEXT_PREFIXES) for name in encoders}
-    graphs = {name: found_in(bundle, name, prefixes) for name, prefixes in PREFIXES.items()}
+    found = {name: places_in(bundle, name, TEXT_PREFIXES) for name in encoders}
+    graphs = {name: places_in(bundle, name, prefixes) for name, prefixes in PREFIXES.items()}
     unet = {key: place for key, place in (graphs["unet"] | graphs["time_bias"]).items() if key not in STACKED}
     queries, convolutions = ordered(QUERY, graphs["unet"]), ordered(CONVOLUTION, graphs["unet"])
     kv = [(f"{path}.{leaf}", rows) for path, rows in queries for leaf in ("to_k", "to_v")]
@@ -61,10 +61,9 @@ def places_of(bundle: Bundle) -> dict[str, dict[str, Place]]:
 
 
 def unread_of(bundle: Bundle, places: Mapping[str, Mapping[str, Place]]) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Returns the shapes of the weights that a checkpoint has and its graphs do not, as nothing reads them.
+    """Returns the shapes of weights that a checkpoint has but no graph needs, by component and key.
 
-    They are those of an encoder's layers after the last in its graph, which is like them, and of the norm behind those.
-    By component and key.
+    These are an encoder's layers after the last one in its graph, which have the same shapes, and the final norm.
     """
     found: dict[str, dict[str, tuple[int, ...]]] = {name: {} for name in places}
     for name, count in (bundle.manifest.text.unread if bundle.manifest.text else {}).items():
@@ -84,26 +83,26 @@ def unread_of(bundle: Bundle, places: Mapping[str, Mapping[str, Place]]) -> dict
 def twins_of(
     places: Mapping[str, Mapping[str, Place]], unread: Mapping[str, Mapping[str, tuple[int, ...]]]
 ) -> dict[str, dict[str, tuple[int, ...]]]:
-    """Returns the shapes of norms and biases that a checkpoint has, and for which others stand in its graphs."""
+    """Returns the shapes of norms and biases that the graphs replace by equal ones, by component and key."""
     return {
         name: siblings_of({**{key: place.shape for key, place in found.items()}, **unread[name]})
         for name, found in places.items()
     }
 
 
-def found_in(bundle: Bundle, component: str, prefixes: Mapping[str, str]) -> dict[str, Place]:
-    """The weights and biases of one graph by their keys in the checkpoint; what is stacked keeps its name."""
+def places_in(bundle: Bundle, component: str, prefixes: Mapping[str, str]) -> dict[str, Place]:
+    """The weights and biases of one graph, by key in the checkpoint; stacked weights keep their name."""
     known = initializers_of(bundle.path(bundle.manifest.components[component].file))
     branches = {match[1] for name in known if (match := BRANCH.match(name))}
     found: dict[str, Place] = {}
     for name, one in known.items():
         match = WEIGHT.fullmatch(name)
-        own = None if match is None else own_shape(one.shape, match["shape"])
+        own = None if match is None else checkpoint_shape(one.shape, match["shape"])
         before = next((prefix for prefix in prefixes if match and match["key"].startswith(prefix)), None)
         if match is None or own is None or (match["key"] not in STACKED and before is None):
             continue
         key = match["key"] if before is None else prefixes[before] + match["key"].removeprefix(before)
-        # The exporter keeps one copy of weights that are the same, and one of layers that are.
+        # The exporter keeps one copy of equal weights, and one of equal layers.
         twins = {BRANCH.sub(f"branches.{branch}.", name) for branch in branches if BRANCH.match(name)}
         shared = (one.uses > 1 and key not in READ_TWICE) or (key not in STACKED and not twins <= known.keys())
         turned = match["shape"] is not None and len(own) == 2
@@ -111,12 +110,12 @@ def found_in(bundle: Bundle, component: str, prefixes: Mapping[str, str]) -> dic
     return found
 
 
-def own_shape(shape: tuple[int, ...], said: str | None) -> tuple[int, ...] | None:
-    """The shape of a weight in a checkpoint by the one that it has in a graph; None where that cannot be told.
+def checkpoint_shape(shape: tuple[int, ...], suffix: str | None) -> tuple[int, ...] | None:
+    """The shape in the checkpoint of a weight with this shape in a graph; None if it is ambiguous.
 
-    said: what its name there says of its shape, nothing where it is its own.
+    suffix: the shape in the weight's name; None if the name has none, which means the same shape.
     """
-    if said is None:
+    if suffix is None:
         return shape
     if len(shape) == 2:
         return shape[::-1]
@@ -124,22 +123,22 @@ def own_shape(shape: tuple[int, ...], said: str | None) -> tuple[int, ...] | Non
 
 
 def ordered(pattern: re.Pattern[str], places: Mapping[str, Place]) -> list[tuple[str, int]]:
-    """The paths of the layers whose weights fit the pattern, in the order of the UNet's modules, and their rows."""
+    """Paths and numbers of rows of the layers that match the pattern, in the order of the UNet's modules."""
     found = [(match[1], place.shape[0]) for key, place in places.items() if (match := pattern.fullmatch(key))]
-    return sorted(found, key=lambda layer: order_of(layer[0]))
+    return sorted(found, key=lambda layer: module_order(layer[0]))
 
 
-def order_of(path: str) -> tuple[int, ...]:
-    """What sorts a UNet's layers of one kind as its modules are."""
+def module_order(path: str) -> tuple[int, ...]:
+    """Sort key that gives a UNet's layers of one kind the order of its modules."""
     return SIDES.index(path.split(".", 1)[0]), *map(int, re.findall(r"\d+", path.removesuffix(".attn2")))
 
 
 def unstacked(
     bundle: Bundle, whole: Place | None, parts: Iterable[tuple[str, int]], component: str, *, required: bool
 ) -> dict[str, Place]:
-    """The layers that lie stacked in one weight, by key. parts: their keys and rows in order.
+    """The layers stacked in one weight, by key. parts: their keys and numbers of rows, in order.
 
-    Raises BundleError where the weight has fewer rows, or is missing and required.
+    Raises BundleError if the weight has too few rows, or is missing and required.
     """
     found, start = {}, 0
     for key, rows in parts:
@@ -149,7 +148,7 @@ def unstacked(
     rows = 0 if whole is None else whole.shape[0]
     if rows < start and (required or whole is not None):
         raise BundleError(
-            f"{bundle.folder / MANIFEST}: its {component} has {rows} rows of weights, expected the {start} that its "
-            "unet reads; export it anew"
+            f"{bundle.folder / MANIFEST}: {component} has {rows} rows of weights, expected the {start} that the unet "
+            "reads; export the bundle again"
         )
     return found

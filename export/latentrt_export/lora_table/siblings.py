@@ -1,6 +1,7 @@
-"""What a checkpoint has beside the weights in a graph, where the exporter kept one of several that are the same.
+"""Norms and biases of a checkpoint that are not in a graph, because the exporter keeps one of several equal weights.
 
-New models have many of those: norms are ones and zeros, biases zeros. So what a graph lacks is told from what it has.
+New models have many equal ones: norms are ones and zeros, biases are zeros. Missing ones are derived from the layers
+in the graph.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterator, Mapping
 
 Shape = tuple[int, ...]
 
-# The norms of a block by a weight of it, and that weight's axis which they are as wide as.
+# By a weight of a block: the names of the block's norms, and the axis of the weight that has their width.
 NORMS = (
     (re.compile(r"(.+\.resnets\.\d+)\.conv1"), {"norm1": 1, "norm2": 0}),
     (re.compile(r"(.+\.attentions\.\d+)\.proj_in"), {"norm": 1}),
@@ -25,9 +26,9 @@ WEIGHT = ".weight"
 
 
 def siblings_of(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
-    """Returns the shapes of the norms and biases that a component has and that are not among `shapes`, by key.
+    """Returns the shapes of a component's norms and biases that are missing in `shapes`, by key.
 
-    shapes: those of its weights that a graph has, by their keys in the checkpoint.
+    shapes: shapes of the weights in the graph, by key in the checkpoint.
     """
     paths = {key.removesuffix(WEIGHT): shape for key, shape in shapes.items() if key.endswith(WEIGHT)}
     norms = dict(norms_of(paths))
@@ -38,7 +39,7 @@ def siblings_of(shapes: Mapping[str, Shape]) -> dict[str, Shape]:
 
 
 def norms_of(paths: Mapping[str, Shape]) -> Iterator[tuple[str, Shape]]:
-    """The norms beside these weights, and how wide each is."""
+    """Yields the norms of the blocks of these weights, with their shapes."""
     for path, shape in paths.items():
         for pattern, beside in NORMS:
             if match := pattern.fullmatch(path):

@@ -18,8 +18,8 @@ LORA_WEIGHTS = "lora_weights.json"
 def with_table(folder: Path, manifest: Manifest) -> Manifest:
     """Writes the table of a bundle whose graphs are in `folder`; returns the manifest that names it.
 
-    Its `files` stays as it is. A bundle with a quantized graph, or without one of the graphs, takes no LoRA files and
-    gets no table. Raises BundleError for graphs that do not go together.
+    The manifest's `files` is not changed. A bundle with a quantized graph, or without one of the graphs, takes no LoRA
+    files and gets no table. Raises BundleError for graphs that do not fit together.
     """
     if not takes_loras(manifest):
         return replace(manifest, lora_weights="")
@@ -30,13 +30,13 @@ def with_table(folder: Path, manifest: Manifest) -> Manifest:
 
 
 def takes_loras(manifest: Manifest) -> bool:
-    """Whether the bundle has all graphs that LoRA files change, in float."""
+    """True if the bundle has all graphs that LoRA files change, in float."""
     found = [manifest.components.get(name) for name in changed_components(manifest)]
     return all(one is not None and one.precision not in QUANTIZED for one in found)
 
 
 def table_of(bundle: Bundle) -> dict[str, object]:
-    """Returns the table of a bundle, as `latentrt.lora.places.Table` has it, for json.dumps."""
+    """Returns the table of a bundle, in the form of `latentrt.lora.places.Table`, for json.dumps."""
     places = places_of(bundle)
     unread = unread_of(bundle, places)
     rows = {

@@ -38,12 +38,12 @@ def half(model: ir.Model) -> ir.Model:
     graph = model.graph
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     drop_stored_casts(graph)
-    kept = kept_nodes(graph) | upcast_nodes(graph)
+    in_float32 = float32_nodes(graph) | upcast_nodes(graph)
     outputs = {value: value.dtype for value in graph.outputs}
-    retype_nodes(graph, kept)
-    retype_constants(graph, kept)
-    cast_inputs(graph, kept)
-    cast_between(graph, kept)
+    retype_nodes(graph, in_float32)
+    retype_constants(graph, in_float32)
+    cast_inputs(graph, in_float32)
+    cast_between(graph, in_float32)
     cast_outputs(graph, outputs)
     if any(node.op_type in QUANTIZED_OPERATORS for node in graph):
         model.opset_imports[""] = max(model.opset_imports[""], QUANTIZED_OPSET)
@@ -60,16 +60,16 @@ def drop_stored_casts(graph: ir.Graph) -> None:
             graph.remove(node, safe=True)
 
 
-def kept_nodes(graph: ir.Graph) -> set[ir.Node]:
+def float32_nodes(graph: ir.Graph) -> set[ir.Node]:
     """The nodes that stay float32: the operators that must, and all nodes that they depend on."""
-    kept: set[ir.Node] = set()
+    in_float32: set[ir.Node] = set()
     for node in reversed(graph):
         must = node.op_type in FLOAT32_OPERATORS or any(
-            use.node in kept for value in node.outputs for use in value.uses()
+            use.node in in_float32 for value in node.outputs for use in value.uses()
         )
         if must and node.outputs[0].dtype == SINGLE:
-            kept.add(node)
-    return kept
+            in_float32.add(node)
+    return in_float32
 
 
 def upcast_nodes(graph: ir.Graph) -> set[ir.Node]:
@@ -83,10 +83,10 @@ def upcast_nodes(graph: ir.Graph) -> set[ir.Node]:
     return found
 
 
-def retype_nodes(graph: ir.Graph, kept: set[ir.Node]) -> None:
-    """Sets the type of all float32 results to fp16, except those of `kept`; adapts casts and fills."""
+def retype_nodes(graph: ir.Graph, in_float32: set[ir.Node]) -> None:
+    """Sets the type of all float32 results to fp16, except those of `in_float32`; adapts casts and fills."""
     for node in graph:
-        if node in kept:
+        if node in in_float32:
             continue
         for value in node.outputs:
             if value.dtype == SINGLE:
@@ -99,13 +99,13 @@ def retype_nodes(graph: ir.Graph, kept: set[ir.Node]) -> None:
             node.attributes["value"] = ir.AttrTensor("value", ir.tensor(values.astype(np.float16)))
 
 
-def retype_constants(graph: ir.Graph, kept: set[ir.Node]) -> None:
+def retype_constants(graph: ir.Graph, in_float32: set[ir.Node]) -> None:
     """Gives every reader of a constant the constant in the reader's type."""
     for value in list(graph.initializers.values()):
         array = value.const_value
         if array is None or array.dtype not in (SINGLE, HALF):
             continue
-        wrong = [use for use in value.uses() if wanted(use, kept) != array.dtype]
+        wrong = [use for use in value.uses() if wanted(use, in_float32) != array.dtype]
         if not wrong:
             continue
         other = SINGLE if array.dtype == HALF else HALF
@@ -116,10 +116,10 @@ def retype_constants(graph: ir.Graph, kept: set[ir.Node]) -> None:
             del graph.initializers[name_of(value)]
 
 
-def wanted(use: Use, kept: set[ir.Node]) -> ir.DataType:
+def wanted(use: Use, in_float32: set[ir.Node]) -> ir.DataType:
     """The float type of a node's input."""
     node, place = use
-    return SINGLE if node in kept or place in FLOAT32_PLACES.get(node.op_type, ()) else HALF
+    return SINGLE if node in in_float32 or place in FLOAT32_PLACES.get(node.op_type, ()) else HALF
 
 
 def converted(value: ir.Value, dtype: ir.DataType) -> Array:
@@ -139,19 +139,19 @@ def converted(value: ir.Value, dtype: ir.DataType) -> Array:
     return np.maximum(turned, np.finfo(np.float16).smallest_subnormal) if dtype == HALF and is_scale else turned
 
 
-def cast_inputs(graph: ir.Graph, kept: set[ir.Node]) -> None:
+def cast_inputs(graph: ir.Graph, in_float32: set[ir.Node]) -> None:
     """Inserts a cast to fp16 between a float32 input of the graph and its fp16 readers."""
     for value in graph.inputs:
         if value.dtype == SINGLE:
-            cast(graph, value, HALF, [use for use in value.uses() if wanted(use, kept) == HALF])
+            cast(graph, value, HALF, [use for use in value.uses() if wanted(use, in_float32) == HALF])
 
 
-def cast_between(graph: ir.Graph, kept: set[ir.Node]) -> None:
+def cast_between(graph: ir.Graph, in_float32: set[ir.Node]) -> None:
     """Inserts a cast to fp16 after the part that stays float32."""
     for node in list(graph):
-        if node in kept:
+        if node in in_float32:
             for value in node.outputs:
-                cast(graph, value, HALF, [use for use in value.uses() if use.node not in kept])
+                cast(graph, value, HALF, [use for use in value.uses() if use.node not in in_float32])
 
 
 def cast_outputs(graph: ir.Graph, types: dict[ir.Value, ir.DataType | None]) -> None:

@@ -194,7 +194,7 @@ def convolved(stripes: Stripes, conv: ir.Node, place: int, reach: int) -> ir.Val
 
 
 def doubles(node: ir.Node) -> bool:
-    """Whether a node doubles height and width by nearest-neighbour upsampling."""
+    """True if a node doubles height and width by nearest-neighbour upsampling."""
     if node.op_type != "Resize" or node.attributes["mode"].as_string() != "nearest" or len(node.inputs) < 4:
         return False
     factors, waiting = [], [node.inputs[3]]
@@ -258,6 +258,6 @@ def statistics(stripes: Stripes, source: ir.Value, groups: int) -> tuple[ir.Valu
 
 
 def is_flat(value: ir.Value | None) -> bool:
-    """Whether a constant does not depend on the row."""
+    """True if a constant does not depend on the row."""
     held = number(value)
     return held is not None and (held.ndim < 2 or held.shape[-2] == 1)

@@ -48,7 +48,7 @@ class Gate:
         return f"PSNR at least {self.psnr_db:g} dB"
 
     def passes(self, lost: Fidelity) -> bool:
-        """Whether the loss is within the gate."""
+        """True if the loss is within the gate."""
         return lost.psnr_db is None or lost.psnr_db >= self.psnr_db
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from latentrt.bundle.folder import open_bundle
-from latentrt_export.build.profiles import MOST_PROMPTS, profile_for, profiles_of
+from latentrt.bundle.manifest import MOST_PROMPTS
+from latentrt_export.build.profiles import profile_for, profiles_of
 from latentrt.bundle.catalog import folder_of
 from latentrt.tensors import split_axis
 

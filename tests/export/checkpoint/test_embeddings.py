@@ -14,7 +14,7 @@ from latentrt_export import options as options_module
 from latentrt_export.checkpoint.embeddings import Embedding, words_of
 from latentrt_export.cli.export import embedding_of
 from latentrt_export.cli.export import export as command
-from latentrt_export.export import ExportOptions, opened
+from latentrt_export.export import ExportOptions, prepare_checkpoint
 from tests.export.embeddings import images, saved, vectors, with_words
 from tests.export.samplers import MARKS, psnr
 from tests.export.tiny_families import TINY, reference
@@ -139,7 +139,7 @@ LAYOUTS = {
 def added(checkpoint, tokenizer, **options):
     """What opening a checkpoint with a file's words gives, and the lines that say so."""
     lines = []
-    found = opened(checkpoint, ExportOptions(tokenizer=tokenizer, **options), lines.append)
+    found = prepare_checkpoint(checkpoint, ExportOptions(tokenizer=tokenizer, **options), lines.append)
     return found, words_of(found.tokenizer), lines
 
 

@@ -18,7 +18,7 @@ from latentrt_export.checkpoint.folder import TEXT_DEFAULTS
 from latentrt_export.checkpoint.load import load_checkpoint
 from latentrt_export.checkpoint.pipelines import STABLE_PIPELINES, XL_PIPELINES
 from latentrt_export.checkpoint.weight_files import chosen, found_in
-from latentrt_export.export import ExportOptions, opened, side_of
+from latentrt_export.export import ExportOptions, prepare_checkpoint, side_of
 from tests.export import tiny
 
 STEM = "diffusion_pytorch_model"
@@ -151,7 +151,7 @@ def test_configs_of_other_types_are_one_error(folder, tmp_path, file, changes, s
     path = folder / file
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(CheckpointError, match=said):
-        checkpoint = opened(folder, ExportOptions(), lambda line: None).checkpoint
+        checkpoint = prepare_checkpoint(folder, ExportOptions(), lambda line: None).checkpoint
         side_of(checkpoint.components["unet"].config)
 
 

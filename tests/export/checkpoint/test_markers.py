@@ -1,4 +1,4 @@
-"""What a single file declares of its schedule: read, overruled, refused, and drawn with as diffusers draws with it."""
+"""What a single file declares of its schedule: read, overridden, refused, and the same pictures as diffusers."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler
 
 from latentrt.errors import CheckpointError
 from latentrt_export.checkpoint.load import load_checkpoint
-from latentrt_export.checkpoint.markers import ZERO_SNR_SCHEDULERS, asked, overruled
+from latentrt_export.checkpoint.markers import ZERO_SNR_SCHEDULERS, declared_by_options, with_declarations
 from latentrt_export.checkpoint.scheduler import SCHEDULERS, schedule_of
 from latentrt_export.export import ExportOptions
 from tests.export.pairs import Pair
@@ -32,7 +32,8 @@ def files(tmp_path_factory):
 
 def opened(files, name, tmp_path, *, extra=None, notes=None, **options):
     file = copied(files[name], tmp_path / "marked.safetensors", extra, notes)
-    return load_checkpoint(file, configs=files[name].parent / "configs", asked=asked(**{**NOTHING, **options}))
+    overrides = declared_by_options(**{**NOTHING, **options})
+    return load_checkpoint(file, configs=files[name].parent / "configs", overrides=overrides)
 
 
 NOTHING = {"prediction": None, "zero_snr": None}
@@ -86,7 +87,7 @@ def test_which_schedulers_know_zero_terminal_snr():
     """DDIM stands in for the others, which diffusers gives no such schedule."""
     known = {name for name in SCHEDULERS if "rescale_betas_zero_snr" in accepted(name)}
     assert known == {*ZERO_SNR_SCHEDULERS} & {*SCHEDULERS}
-    config, said = overruled({"_class_name": "PNDMScheduler"}, asked("v_prediction", True))
+    config, said = with_declarations({"_class_name": "PNDMScheduler"}, declared_by_options("v_prediction", True))
     assert config["_class_name"] == "DDIMScheduler"
     assert said["zero terminal SNR"] == "yes, with trailing spacing (--zero-snr)"
 

@@ -21,7 +21,7 @@ from latentrt_export.checkpoint.embeddings import Embedding, words_of
 from latentrt_export.checkpoint.load import load_checkpoint
 from latentrt_export.checkpoint.pickles import converted
 from latentrt_export.cli.export import export as command
-from latentrt_export.export import opened
+from latentrt_export.export import prepare_checkpoint
 from latentrt_export.options import ExportOptions, without_pickles
 from tests.export import tiny
 from tests.export.single import saved_single
@@ -196,7 +196,7 @@ def test_every_file_that_is_given_may_be_a_pickle(origin, tmp_path):
         allow_pickle=True,
     )
     source, options, said = without_pickles(tmp_path / "model.ckpt", options, tmp_path / "scratch", lines.append)
-    found = opened(source, options, lines.append)
+    found = prepare_checkpoint(source, options, lines.append)
     assert found.checkpoint.source == "model.safetensors"
     assert words_of(found.tokenizer) == {"style": 2}
     names = {"model.ckpt", "style.pt"}

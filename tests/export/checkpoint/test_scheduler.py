@@ -18,7 +18,7 @@ from latentrt_export.checkpoint.scheduler import (
     defaults_of,
     entry,
     ignored_entries,
-    said_of,
+    notices_of,
     sampler_of,
     schedule_of,
 )
@@ -69,7 +69,7 @@ def test_what_another_sampler_stands_in_for_has_its_schedule(name):
     asked = ABSENT.keys() & known.keys()
     assert {key: entry(config, key) for key in asked} == {key: known[key] for key in asked}
     assert schedule_of(config) == schedule_of({"_class_name": STAND_INS[name]})
-    first, *_ = said_of(config)
+    first, *_ = notices_of(config)
     assert first == f"{name} has no sampler here: {sampler_of(config)} replaces it, on the same noise schedule"
 
 
