@@ -77,10 +77,10 @@ def compare(first: Path, second: Path, force: bool, as_json: bool) -> None:
 
 def show(pairings: Sequence[Pairing]) -> None:
     """Prints the medians of both reports and their ratio, second over first."""
-    from latentrt.bench.tables import compared
+    from latentrt.bench.tables import comparison_lines
 
     for pairing in pairings:
-        echo("\n".join(compared(pairing)))
+        echo("\n".join(comparison_lines(pairing)))
 
 
 GROUPS = {
@@ -177,7 +177,7 @@ def bench(
     latentrt bench emoji --steps 4,20 --batch 1,2
     """
     from latentrt.bench.benchmark import Sweep, benchmark
-    from latentrt.bench.measure import Plan
+    from latentrt.bench.measure import BenchPlan
     from latentrt.bench.report import document
     from latentrt.bench.save import check_file, save
     from latentrt.bench.tables import markdown
@@ -186,7 +186,7 @@ def bench(
     files = (*out, *html)
     for file in files:
         check_file(file)
-    plan, sweep = Plan(runs, warmups, audit), Sweep(size or (None,), batch, steps or (None,))
+    plan, sweep = BenchPlan(runs, warmups, audit), Sweep(size or (None,), batch, steps or (None,))
     request = Request(**options)
     budget = None if memory_budget is None else int(memory_budget * 1e9)
     with progress_bar("timing", plan.requests * len(sweep.cases(request))) as advance:
