@@ -16,7 +16,7 @@ from latentrt.device.jetson import advice as jetson_advice
 from latentrt.device.meminfo import MEMINFO, memory
 from latentrt.device.nvidia import Nvidia, read_nvidia
 from latentrt.engines import ENGINES, VARIABLE, EngineKind, auto_engines
-from latentrt.engines.autoselect import remembered
+from latentrt.engines.autoselect import stored_choices
 
 RUNTIME_PACKAGES = ("numpy", "tokenizers", "pillow")
 # Packages with the same files: the one installed last overwrites the other.
@@ -45,7 +45,7 @@ def diagnose(root: Path = Path("/")) -> dict[str, Any]:
         "engines": engines,
         "auto": auto_state(),
         "fastest": [
-            {"model": choice.model, "engine": choice.engine, "seconds": choice.seconds} for choice in remembered()
+            {"model": choice.model, "engine": choice.engine, "seconds": choice.seconds} for choice in stored_choices()
         ],
         "packages": packages,
         "models": built_in(),

@@ -46,7 +46,7 @@ class Kind:
 
 def test_one_engine_needs_no_measuring(bundle, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(autoselect, "measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(autoselect, "time_engines", lambda *_: pytest.fail("measured"))
     assert choose("auto", bundle) == "onnxruntime" and not list(tmp_path.iterdir())
     with latentrt.load("emoji", verify=False) as pipeline:
         assert pipeline.engine == "onnxruntime"
@@ -57,7 +57,7 @@ def test_the_fastest_is_measured_once(both, bundle):
     assert choose("auto", bundle) == "openvino"
     seconds["openvino"] = 9.0
     assert choose("auto", bundle) == "openvino" and opened == list(CPU_ENGINES) * autoselect.TURNS
-    (choice,) = autoselect.remembered()
+    (choice,) = autoselect.stored_choices()
     assert choice.model == "emoji" and choice.seconds == {"onnxruntime": 40.0, "openvino": 20.0}
 
 
@@ -141,7 +141,7 @@ def test_nothing_is_measured_that_cannot_be_remembered(both, bundle, tmp_path, m
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert choose("auto", bundle) == "onnxruntime" and both[1] == []
-    assert "cannot be written, so nothing is measured: using onnxruntime" in caplog.text
+    assert "cannot be written, so engines are not timed: using onnxruntime" in caplog.text
 
 
 def test_it_is_measured_for_real(tmp_path, monkeypatch, emoji):

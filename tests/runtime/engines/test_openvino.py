@@ -104,7 +104,7 @@ def test_a_cache_that_cannot_be_made_is_done_without(
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert ov.engine_of(exact, "time_bias")(timesteps(1.0))["time_bias"].shape == (1, 1696)
-    assert "cannot be kept there" in caplog.text
+    assert "cannot be cached there" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_half_precision_is_for_processors_and_graphs_that_have_it(able, precisio
 @pytest.mark.parametrize("hint", ["f32", "bf16"])
 def test_the_unet_in_bfloat16(hint, exact, monkeypatch) -> None:
     """Many processors without the instructions compute it all the same, slowly: what it costs is known there too."""
-    monkeypatch.setattr(ov, "half", lambda: hint)
+    monkeypatch.setattr(ov, "half_type", lambda: hint)
     engine = ov.engine_of(exact, "unet")
     engine.component = replace(engine.component, precision="w16")
     random = np.random.default_rng(0)
