@@ -43,10 +43,8 @@ def test_every_weight_in_a_graph_and_beside_it(tmp_path):
     check(initializers_of(beside), expected)
     arrays = {name: array for name, (array, _) in expected.items()}
     assert patched_graph(beside, overrides_of(beside, arrays)) is None
-    assert (
-        external_overrides(beside, overrides_of(beside, arrays)) == arrays
-        and external_overrides(GRAPH, overrides_of(GRAPH, arrays)) == {}
-    )
+    assert external_overrides(beside, overrides_of(beside, arrays)) == arrays
+    assert external_overrides(GRAPH, overrides_of(GRAPH, arrays)) == {}
 
 
 def test_weights_are_exchanged_and_nothing_else_is(tmp_path):

@@ -136,7 +136,7 @@ def test_events_time_the_gpu(stream):
 
 @pytest.mark.parametrize("make", [cuda.Memory, lambda size: cuda.Buffer(size, integrated=True)])
 def test_too_little_memory_names_what_was_wanted(make):
-    with pytest.raises(EngineError, match=r"failed with cudaErrorMemoryAllocation; .* \(wanted 1125899906\.8 MB\)"):
+    with pytest.raises(EngineError, match=r"failed with cudaErrorMemoryAllocation; .* \(requested 1125899906\.8 MB\)"):
         make(1 << 50)
     cuda.Memory(1024).close()  # what comes after is not refused
 

@@ -182,8 +182,8 @@ def test_the_secret_is_made_once_and_private():
 @pytest.mark.parametrize(
     ("content", "mode", "says"),
     [
-        (bytes(32), 0o640, "others than its owner may read this secret; run `chmod 600"),
-        (bytes(32), 0o604, "others than its owner may read this secret; run `chmod 600"),
+        (bytes(32), 0o640, "other users may read this secret; run `chmod 600"),
+        (bytes(32), 0o604, "other users may read this secret; run `chmod 600"),
         (bytes(31), 0o600, "got 31 bytes, expected a secret of at least 32"),
         (b"", 0o600, "got 0 bytes, expected a secret of at least 32"),
     ],
@@ -198,12 +198,12 @@ def test_a_secret_that_is_none(store, content, mode, says):
 
 def test_a_secret_that_cannot_be_read_or_made(store, tmp_path, monkeypatch):
     monkeypatch.setenv("LATENTRT_PLAN_SECRET", str(tmp_path / "missing"))
-    with pytest.raises(EngineError, match=r"cannot be read or made \(No such file or directory\); set XDG_STATE_HOME"):
+    with pytest.raises(EngineError, match=r"or written \(No such file or directory\); set XDG_STATE_HOME"):
         store.build(KEY, make)
     monkeypatch.delenv("LATENTRT_PLAN_SECRET")
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
-    with pytest.raises(EngineError, match="cannot be read or made"):
+    with pytest.raises(EngineError, match="cannot be read or written"):
         store.build(KEY, make)
 
 

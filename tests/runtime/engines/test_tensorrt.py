@@ -169,7 +169,7 @@ def test_a_narrow_plan_is_preferred(bundle, trt):
 def test_time_on_the_device(bundle):
     build(bundle, "time_bias")
     engine = open_engine("tensorrt", "time_bias", bundle.manifest.components["time_bias"], bundle.folder)
-    with pytest.raises(EngineError, match="time_bias: nothing ran yet"):
+    with pytest.raises(EngineError, match="time_bias: no call to time"):
         engine.device_ms  # noqa: B018
     engine(feeds_of(bundle, "time_bias", SIZES))
     assert engine.device_ms == 1  # the stand-in's clock ticks at events

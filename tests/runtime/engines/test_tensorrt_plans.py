@@ -108,7 +108,7 @@ def test_weights_that_do_not_suffice_are_an_error(bundle, cuda):
 @pytest.mark.usefixtures("no_builder")
 def test_plans_for_other_shapes_are_not_loaded(bundle, trt):
     build(bundle, "unet")
-    with pytest.raises(EngineError, match=r"there are those of tensorrt 10.3.0 on Stand-in; run .* --batch 3`"):
+    with pytest.raises(EngineError, match=r"there are plans of tensorrt 10.3.0 on Stand-in; run .* --batch 3`"):
         open_engines("tensorrt", bundle)["unet"](feeds_of(bundle, "unet", SIZES | {"batch": 3}))
     assert trt.deserialized == 0
 
