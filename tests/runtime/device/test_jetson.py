@@ -214,7 +214,7 @@ def test_memory_in_pieces_is_said(tmp_path):
     (root / "proc/buddyinfo").write_text("Node 0, zone Normal 7 3 0 0 0 0 0 0 0 0 0\n")
     found = read_jetson(root)
     assert found.free_blocks == FreeBlocks(2 * PAGE, 3)
-    assert "reboot before a model is loaded" in list(advice(found, None))[-1]
+    assert "reboot before loading a model" in list(advice(found, None))[-1]
 
 
 def test_what_fits_is_what_is_available():
