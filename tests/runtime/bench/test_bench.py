@@ -1,4 +1,4 @@
-"""Benchmarks on engines that move the clock themselves, so that every figure is known beforehand."""
+"""Benchmarks on fake engines that advance a fake clock, so that every figure is known."""
 
 import csv
 import json
@@ -32,12 +32,12 @@ REQUEST = Request("a", seed=5, steps=3, **SMALL)
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
-    """Nobody else is at work, whatever this machine does."""
+    """A machine without other load."""
     monkeypatch.setattr(measuring, "read_moment", lambda gpu: QUIET)
 
 
 def opening_of(bundle, clock):
-    """What opens a pipeline whose engines take COSTS."""
+    """A function that opens a pipeline whose engines take COSTS seconds."""
 
     def open_one(around=lambda name, answer: answer):
         pipeline = pipeline_of(bundle, [])
@@ -110,7 +110,7 @@ def test_energy_is_shared_out_among_pictures(bundle, opening, monkeypatch):
 
 
 def cached(clock):
-    """Makes engines that keep every answer, and give it at once when asked the same again."""
+    """Wraps engines so that they cache answers and repeat them at once for equal feeds."""
 
     def around(_name, answer):
         known = {}
@@ -127,7 +127,7 @@ def cached(clock):
 
 
 def stale(name, answer):
-    """Makes a decoder that gives its first answer for ever."""
+    """Wraps the decoder so that it repeats its first answer for all feeds."""
     known = []
 
     def cheat(**feeds):
@@ -169,13 +169,13 @@ def conditioned(case, **changes):
 
 
 def lasting(case, totals):
-    """The case with requests that took so long."""
+    """The case with requests of these seconds."""
     samples = tuple(replace(case.samples[0], total=total) for total in totals)
     return replace(case, samples=samples, statistics={**case.statistics, "total": summary(totals)})
 
 
 def budgeted(case, most):
-    """The case with a peak of 1000 bytes, and a budget."""
+    """The case with a peak of 1000 bytes, and a budget of `most` bytes."""
     settings, memory = replace(case.settings, memory_budget=most), replace(case.memory, peak=1000)
     return replace(case, settings=settings, memory=memory)
 
@@ -338,7 +338,7 @@ def test_the_loss_is_the_bundles(report):
 
 
 def faster(report, factor):
-    """The report of a machine that does everything in so much of the time."""
+    """The report with all times multiplied by `factor`."""
     (case,) = report.cases
     statistics = {
         name: summary([value * factor for value in [figures.p50 or 1e-9] * figures.n])

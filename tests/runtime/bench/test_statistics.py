@@ -1,4 +1,4 @@
-"""Figures of samples against NumPy and against what probability says."""
+"""Statistics compared with NumPy, and with known probabilities."""
 
 import math
 

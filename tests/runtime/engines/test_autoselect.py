@@ -1,4 +1,4 @@
-"""Which engine "auto" stands for: measured once, remembered, and measured again when anything that decides changes."""
+"""The engine that "auto" stands for: timed once, stored, and timed again when the situation changes."""
 
 import json
 from dataclasses import replace
@@ -18,7 +18,7 @@ ARM = "processor\t: 0\nFeatures\t: fp asimd\nCPU part\t: 0xd42\n\n"
 
 @pytest.fixture
 def both(tmp_path, monkeypatch):
-    """Two engines, of which the clock says how long each takes; returns that table and the names that were opened."""
+    """Two engines on a fake clock; returns the table of their seconds and the list of opened names."""
     seconds, opened = {"onnxruntime": 2.0, "openvino": 1.0}, []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv(VARIABLE)
@@ -145,7 +145,7 @@ def test_nothing_is_measured_that_cannot_be_remembered(both, bundle, tmp_path, m
 
 
 def test_it_is_measured_for_real(tmp_path, monkeypatch, emoji):
-    """Every engine that is installed; without OpenVINO that is one, and nothing is written."""
+    """All installed engines; without OpenVINO there is only one, and nothing is written."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv(VARIABLE)
     small = replace(emoji.bundle.manifest.defaults, width=64, height=64)

@@ -1,4 +1,4 @@
-"""What the TensorRT engine says when something fails, and that it goes on afterwards: on the stand-in."""
+"""Failures of the TensorRT engine on the stand-in: the error messages, and later calls that succeed."""
 
 import logging
 import sys

@@ -62,11 +62,10 @@ def folder_in(folder: Path, component: str, key: OptimisedKey) -> Path:
 
 
 def folder_of(bundle: Bundle, component: str) -> Path | None:
-    """The folder of the component's optimised graph; None where there is none for this processor and version."""
+    """The folder of a component's optimised graph for this processor and ONNX Runtime; None if there is none."""
     for folder in plan_store(bundle.folder).folders:
-        if os.path.isdir(
-            folder / "cpu"
-        ):  # nor one that this user may not see; else nothing has to be imported to know the version
+        # False also for folders that this user may not read. Without any, ONNX Runtime is not imported for its version.
+        if os.path.isdir(folder / "cpu"):
             path = folder_in(folder, component, key_of(bundle, component))
             if os.path.isdir(path):
                 return path
