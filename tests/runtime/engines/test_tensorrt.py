@@ -13,7 +13,7 @@ from tests.runtime.engines.standin_plans import SIZES, VERSION, build, build_all
 @pytest.mark.parametrize("integrated", [False, True])
 @pytest.mark.parametrize("kind", ["tensorrt", "tensorrt-rtx"])
 def test_pictures_are_those_of_the_cpu(bundle, answers, home, monkeypatch, kind, integrated):
-    """Pixels equal ONNX Runtime's, at two sizes and with both kinds of memory, so all copies and addresses are right."""
+    """Pixels equal ONNX Runtime's, at two sizes and with both kinds of memory, so copies and addresses are right."""
     cuda = standin.Cuda(integrated=integrated)
     jit = kind == "tensorrt-rtx"
     version = "1.7.1" if jit else VERSION

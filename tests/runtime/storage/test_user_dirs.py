@@ -38,5 +38,5 @@ def test_a_user_without_a_home(bundle, monkeypatch, caplog):
     assert optimised.folder_of(bundle, "unet") is None
     with cache_settings(user_dirs.user_cache("openvino")) as settings:
         assert settings == {}
-    with pytest.raises(EngineError, match="set XDG_STATE_HOME to a folder that can be written"):
+    with pytest.raises(EngineError, match="set XDG_STATE_HOME to a writable folder"):
         user_secret()
