@@ -235,7 +235,7 @@ def timed_unet(pipeline: Pipeline, recorded: Recorder, batch: int, iterations: i
         return {"graph": with_graph}
     profile = engine.last
     captured = profile.graph is not None
-    profile.forget()
+    profile.drop_graph()
     profile.capturable = False
     without = times(step, engine, iterations)
     profile.capturable = True

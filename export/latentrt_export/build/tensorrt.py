@@ -21,7 +21,7 @@ from latentrt.validate import side
 from latentrt.device.meminfo import memory
 from latentrt.engines.nvidia import lowered
 from latentrt.engines.nvidia.cuda import current_device, free_memory
-from latentrt.engines.nvidia.lowered import Attention, Source
+from latentrt.engines.nvidia.lowered import Attention, LoweredGraph
 from latentrt.engines.nvidia.plans import STRIPPED, PlanKey, PlanStore, plan_store, remove
 from latentrt.engines.artifacts import graph_digest
 from latentrt.errors import EngineError
@@ -75,7 +75,7 @@ class BuildContext:
     gpus: tuple[str, ...]
     settings: BuilderSettings
 
-    def key(self, source: Source, profiles: tuple[Profile, ...], gpu: str) -> PlanKey:
+    def key(self, source: LoweredGraph, profiles: tuple[Profile, ...], gpu: str) -> PlanKey:
         """The key of a lowered graph's plan: everything that the plan depends on."""
         manifest, device = self.bundle.manifest, self.builder.device
         component = manifest.components[source.lowered.component]
@@ -140,10 +140,10 @@ def lower_only(source: str | Path, attention: Attention, lines: Lines = lambda l
 
 def lowered_sources(
     bundle: Bundle, store: PlanStore, attention: Attention, lines: Lines = lambda line: None
-) -> dict[str, Source]:
+) -> dict[str, LoweredGraph]:
     """The lowered graph of every component; missing ones are made. Raises EngineError if that lacks onnx-ir."""
 
-    def found() -> dict[str, Source]:
+    def found() -> dict[str, LoweredGraph]:
         graphs = (lowered.find(bundle, store.folders, name, attention) for name in bundle.manifest.components)
         return {graph.lowered.component: graph for graph in graphs if graph is not None}
 
@@ -176,7 +176,7 @@ def settings_of(builder: Builder, options: BuildOptions) -> BuilderSettings:
     return settings
 
 
-def check_memory(source: Source, allowed: int | None) -> None:
+def check_memory(source: LoweredGraph, allowed: int | None) -> None:
     """Raises EngineError if memory cannot hold the weights twice: for the builder, and in the plan.
 
     allowed: bytes; None for the system's free memory.
@@ -194,7 +194,7 @@ def check_memory(source: Source, allowed: int | None) -> None:
 
 def build_component(
     context: BuildContext,
-    source: Source,
+    source: LoweredGraph,
     profiles: tuple[Profile, ...],
     lines: Lines = lambda line: None,
     progress: Progress = lambda name, step, steps: None,

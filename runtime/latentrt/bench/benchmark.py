@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 
 from latentrt.bench.machine import machine
-from latentrt.bench.measure import Instruments, Plan, measure
+from latentrt.bench.measure import BenchPlan, Instruments, measure
 from latentrt.bench.meters import find_meters
 from latentrt.bench.report import FORMAT, Report, subject_of
 from latentrt.bundle.catalog import folder_of
@@ -27,7 +27,7 @@ MOST = 100_000
 
 @dataclass(frozen=True)
 class Sweep:
-    """What is varied: every combination is a case, sizes outermost. None is the bundle's default."""
+    """Settings that are varied: every combination is a case, sizes outermost. None is the bundle's default."""
 
     sizes: Sequence[tuple[int, int] | None] = (None,)
     batches: Sequence[int] = (1,)
@@ -45,26 +45,27 @@ def benchmark(
     bundle: str | Path,
     request: Request,
     sweep: Sweep,
-    plan: Plan,
+    plan: BenchPlan,
     *,
     engine: str = AUTO,
     split_guidance: bool = False,
     memory_budget: int | None = None,
     advance: Callable[[], None] = lambda: None,
 ) -> Report:
-    """Returns the report of a bundle's folder, or a built-in model's name, on this machine.
+    """Times a bundle on this machine and returns the report.
 
-    request: what all cases have in common; its seed is the first sample's. memory_budget: as in `latentrt.load`.
-    advance: called after every request. Raises RequestError for what cannot be generated and OutOfMemoryError for what
-    does not fit the budget, before anything is timed; BundleError or EngineError.
+    bundle: a folder or a built-in model's name. request: the settings that all cases share; its seed is the first
+    sample's. memory_budget: in bytes, as in `latentrt.load`. advance: called after every request. Before anything is
+    timed, raises RequestError for an invalid request and OutOfMemoryError for a case over the budget. Raises
+    BundleError and EngineError as `latentrt.load`.
     """
     engine_kind(engine)
     check(plan)
     opened = open_bundle(folder_of(bundle), verify=False)
     engine = choose(engine, opened, low_memory=memory_budget is not None)
     cases = sweep.cases(request)
-    opening = partial(load, bundle, engine=engine, split_guidance=split_guidance, memory_budget=memory_budget)
-    with opening(verify=False) as pipeline:
+    open_pipeline = partial(load, bundle, engine=engine, split_guidance=split_guidance, memory_budget=memory_budget)
+    with open_pipeline(verify=False) as pipeline:
         for case in cases:
             prepare(pipeline, case)
 
@@ -76,12 +77,12 @@ def benchmark(
         subject=subject_of(opened),
         engine=engine,
         machine=machine(engine, gpu=gpu),
-        cases=tuple(measure(opening, opened, case, plan, instruments, advance) for case in cases),
+        cases=tuple(measure(open_pipeline, opened, case, plan, instruments, advance) for case in cases),
     )
 
 
-def check(plan: Plan) -> None:
-    """Raises RequestError for a plan without samples or without a request before them."""
+def check(plan: BenchPlan) -> None:
+    """Raises RequestError for a plan without samples or without warm-ups, or with more than `MOST`."""
     for name, value in (("runs", plan.runs), ("warmups", plan.warmups)):
         if not 1 <= value <= MOST:
             raise RequestError(f"{name}: got {value}, expected 1 to {MOST}")

@@ -1,4 +1,4 @@
-"""What this machine has that matters for running or exporting, and what to install where something is missing."""
+"""Diagnosis of this machine: engines, GPUs, memory, packages, and advice on what to install."""
 
 from __future__ import annotations
 
@@ -16,47 +16,46 @@ from latentrt.device.jetson import advice as jetson_advice
 from latentrt.device.meminfo import MEMINFO, memory
 from latentrt.device.nvidia import Nvidia, read_nvidia
 from latentrt.engines import ENGINES, VARIABLE, EngineKind, auto_engines
-from latentrt.engines.autoselect import remembered
+from latentrt.engines.autoselect import stored_choices
 
-RUNNING = ("numpy", "tokenizers", "pillow")
-# Packages of the same files: whichever is installed last overwrites the other's.
-BESIDE = ("onnxruntime", "onnxruntime-gpu")
-EXPORTING = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnx-ir")
+RUNTIME_PACKAGES = ("numpy", "tokenizers", "pillow")
+# Packages with the same files: the one installed last overwrites the other.
+CONFLICTING = ("onnxruntime", "onnxruntime-gpu")
+EXPORT_PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxscript", "onnx-ir")
 
 
 def diagnose(root: Path = Path("/")) -> dict[str, Any]:
-    """Returns versions, engines, memory, built-in models and advice, as JSON can hold them.
+    """Returns versions, engines, memory, built-in models and advice as plain values for JSON.
 
-    root: where the system's files are. A machine without /proc/meminfo reports no memory, one that is no Jetson no
-    Jetson: both None.
+    root: the root of the system's files. "memory" is None without /proc/meminfo; "jetson" is None on other machines.
     """
-    known = memory(root / MEMINFO.relative_to("/"))
+    available = memory(root / MEMINFO.relative_to("/"))
     jetson = read_jetson(root)
     nvidia = read_nvidia()
     engines = {name: engine_state(name, nvidia) for name in ENGINES}
-    packages = {name: installed(name) for name in (*RUNNING, *EXPORTING)}
+    packages = {name: installed(name) for name in (*RUNTIME_PACKAGES, *EXPORT_PACKAGES)}
     return {
         "latentrt": installed("latentrt"),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cores": usable_cores(),
-        "memory": known,
+        "memory": available,
         "gpu": {**asdict(nvidia), "cuda": ".".join(map(str, nvidia.cuda)) if nvidia.cuda else None},
-        "jetson": about_jetson(jetson, known),
+        "jetson": jetson_state(jetson, available),
         "engines": engines,
         "auto": auto_state(),
         "fastest": [
-            {"model": choice.model, "engine": choice.engine, "seconds": choice.seconds} for choice in remembered()
+            {"model": choice.model, "engine": choice.engine, "seconds": choice.seconds} for choice in stored_choices()
         ],
         "packages": packages,
         "models": built_in(),
-        "advice": [*advice(engines, packages), *(jetson_advice(jetson, known) if jetson else ())],
+        "advice": [*advice(engines, packages), *(jetson_advice(jetson, available) if jetson else ())],
     }
 
 
-def about_jetson(jetson: Jetson | None, known: dict[str, int] | None) -> dict[str, Any] | None:
-    """What there is to say of a Jetson, and which models fit the memory that is available."""
-    return {**asdict(jetson), "fits": fits(known["available_bytes"]) if known else []} if jetson else None
+def jetson_state(jetson: Jetson | None, available: dict[str, int] | None) -> dict[str, Any] | None:
+    """Facts of a Jetson, and the models that fit its available memory; None for another machine."""
+    return {**asdict(jetson), "fits": fits(available["available_bytes"]) if available else []} if jetson else None
 
 
 def auto_state() -> dict[str, Any]:
@@ -66,7 +65,7 @@ def auto_state() -> dict[str, Any]:
 
 
 def engine_state(name: str, nvidia: Nvidia) -> dict[str, Any]:
-    """Whether an engine can be used, which of the packages that may provide it is there, and what is wrong."""
+    """State of an engine: installed, usable, its package and version, its extra, and its problem."""
     kind, package = ENGINES[name], package_of(name)
     problem = problem_of(kind, nvidia)
     return {
@@ -80,7 +79,7 @@ def engine_state(name: str, nvidia: Nvidia) -> dict[str, Any]:
 
 
 def package_of(name: str) -> str:
-    """The package that provides an engine here, of the several that may."""
+    """The installed package that provides an engine; several can. Its module's name if none is installed."""
     kind = ENGINES[name]
     module = kind.found or kind.requires
     providers = packages_distributions().get(module, []) if kind.installed else []
@@ -88,11 +87,11 @@ def package_of(name: str) -> str:
 
 
 def problem_of(kind: EngineKind, nvidia: Nvidia) -> str | None:
-    """Why an engine cannot be used, and what to do; None where it can."""
+    """Why an engine cannot be used, and what to do about it; None if it can be used."""
     if not kind.installed:
         return f"not installed: {kind.install}"
-    if kind.file and all(map(installed, BESIDE)):
-        return f"{' and '.join(BESIDE)} are both installed: {kind.install}"
+    if kind.file and all(map(installed, CONFLICTING)):
+        return f"{' and '.join(CONFLICTING)} are both installed: {kind.install}"
     if not kind.gpu:
         return None
     if nvidia.problem is not None:
@@ -110,7 +109,7 @@ def problem_of(kind: EngineKind, nvidia: Nvidia) -> str | None:
 
 
 def installed(package: str) -> str | None:
-    """The version of an installed package, None if it is not."""
+    """The version of a package; None if it is not installed."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -118,11 +117,11 @@ def installed(package: str) -> str | None:
 
 
 def advice(engines: dict[str, dict[str, Any]], packages: dict[str, str | None]) -> list[str]:
-    """What to run next; nothing when all is there."""
+    """Commands that install missing packages; an empty list if none is missing."""
     lines = []
     if not any(engine["usable"] for engine in engines.values()):
         lines.append("no engine can be used: run `pip install 'latentrt[cpu]'`")
-    missing = [name for name in EXPORTING if packages[name] is None]
+    missing = [name for name in EXPORT_PACKAGES if packages[name] is None]
     if missing:
         lines.append(f"to export checkpoints ({', '.join(missing)}): run `pip install 'latentrt[cpu,export]'`")
     return lines

@@ -1,7 +1,7 @@
-"""Energy over a span of time, read from meters: counted by the machine or added up from its power, never a guess.
+"""Energy over a span of time, from the machine's energy counters or from its power, integrated over time.
 
-A thread reads every meter at `HERTZ`, counters to see them wrap, rails to add up their power. What cannot be read is
-said with its reason and never shown as 0. None of this is power as MLPerf measures it, at the wall.
+A thread reads every meter `HERTZ` times per second, to notice when a counter wraps and to integrate power. A meter that
+cannot be read gives the reason, never 0. MLPerf measures power at the wall; no meter here does.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ IDLE_S = 2.0
 
 @dataclass(frozen=True)
 class Energy:
-    """What one source counted while pictures were made.
+    """Energy from one source while pictures were generated.
 
-    source: rapl, ina3221, ina238 or nvml. covers: domains, rails or the GPU. joules, watts: in all and on average,
-    idle power included; None where nothing is known. missing: why. hertz: how often the source was read. uncertainty_j:
-    what a figure that is as old as can be at either end is worth. idle_watts: before the run. per_picture_j: of joules.
+    source: rapl, ina3221, ina238 or nvml. covers: names of domains, rails or the GPU. joules, watts: total energy and
+    mean power, idle power included; None if unknown. missing: why they are unknown. hertz: readings per second.
+    uncertainty_j: error in joules if the first and last readings were as old as they can be. idle_watts: power before
+    the run. per_picture_j: joules per picture.
     """
 
     source: str
@@ -42,16 +43,19 @@ class Meter(Protocol):
 
     source: str
     covers: tuple[str, ...]
-    period_s: float  # how often the source itself has a new figure
+    period_s: float  # seconds between two updates of the source
 
     def read(self) -> float:
-        """Joules since some moment. Raises OSError or ValueError for a source that cannot be read."""
+        """Joules since a fixed moment. Raises OSError or ValueError if the source cannot be read."""
         ...
 
 
 @dataclass
 class Counter:
-    """Energy that the machine adds up, in any number of counters that start again at zero after `wraps`."""
+    """Energy counters of the machine, added up. wraps: the value after which each starts again at zero, or None.
+
+    unit_j: joules per count.
+    """
 
     source: str
     covers: tuple[str, ...]
@@ -73,7 +77,7 @@ class Counter:
 
 @dataclass
 class Rails:
-    """Power that is read now and then, and added up in trapezia."""
+    """Power in watts, integrated over time by the trapezoidal rule."""
 
     source: str
     covers: tuple[str, ...]
@@ -95,7 +99,7 @@ class Rails:
 
 @dataclass
 class Reading:
-    """One meter over a span of time: the first and last figures and how many were taken, or why there are none."""
+    """One meter over a span of time: first and last reading in joules, their count, or why there are none."""
 
     meter: Meter
     first: float = 0.0
@@ -104,7 +108,7 @@ class Reading:
     missing: str | None = None
 
     def take(self) -> None:
-        """Reads the meter once, unless it could not be read before."""
+        """Reads the meter once, unless an earlier reading failed."""
         if self.missing is not None:
             return
         try:
@@ -116,22 +120,26 @@ class Reading:
         self.count += 1
 
     def energy(self, seconds: float) -> Energy:
-        """What the meter counted in that time."""
-        own = Energy(self.meter.source, self.meter.covers, missing=self.missing)
+        """The energy of the span, which lasted `seconds`."""
+        energy = Energy(self.meter.source, self.meter.covers, missing=self.missing)
         if self.missing is not None:
-            return own
+            return energy
         joules = self.last - self.first
         if not joules > 0:
-            return replace(own, missing=f"{self.meter.source}: the counter did not move in {seconds:.3g} s")
+            return replace(energy, missing=f"{self.meter.source}: the counter did not move in {seconds:.3g} s")
         watts = joules / seconds
         return replace(
-            own, joules=joules, watts=watts, hertz=self.count / seconds, uncertainty_j=2 * self.meter.period_s * watts
+            energy,
+            joules=joules,
+            watts=watts,
+            hertz=self.count / seconds,
+            uncertainty_j=2 * self.meter.period_s * watts,
         )
 
 
 @contextmanager
 def metered(sources: Sequence[Meter]) -> Iterator[list[Energy]]:
-    """Gives a list that has what each source counted, once the block is done."""
+    """Yields a list that holds the energy of each source after the block."""
     readings, found = [Reading(meter) for meter in sources], list[Energy]()
     done = threading.Event()
 
@@ -159,7 +167,7 @@ def metered(sources: Sequence[Meter]) -> Iterator[list[Energy]]:
 
 
 def idle_watts(sources: Sequence[Meter], seconds: float = IDLE_S) -> list[float | None]:
-    """What each source counts while this process does nothing, in watts; no time is taken where there is no source."""
+    """Watts of each source while this process sleeps for `seconds`; an empty list at once without sources."""
     if not sources:
         return []
     with metered(sources) as found:

@@ -1,4 +1,4 @@
-"""How long a pipeline takes until it is ready: cold, with the bundle out of the disk's cache, and warm."""
+"""Loading times of a pipeline: cold, after the bundle's files left the disk cache, and warm."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from latentrt.pipeline.prepare import Prepared, prepare
 from latentrt.pipeline.timings import Timings
 from latentrt.request.request import Request
 
-Open = Callable[[], Pipeline]
+OpenPipeline = Callable[[], Pipeline]
 
 BUNDLE = "bundle"
 
 
-def load(opening: Open, request: Request) -> tuple[Pipeline, Prepared, dict[str, float]]:
-    """Returns a pipeline with the graphs that the request uses loaded, the prepared run, and the seconds of each part.
+def timed_load(open_pipeline: OpenPipeline, request: Request) -> tuple[Pipeline, Prepared, dict[str, float]]:
+    """Loads the graphs that the request uses. Returns the pipeline, the prepared run and the seconds by component.
 
-    Where a memory budget has components take turns, each is unloaded again.
+    If a memory budget makes components take turns, each is unloaded again.
     """
     spent = Timings()
     with spent.phase(BUNDLE):
-        pipeline = opening()
+        pipeline = open_pipeline()
     prepared = prepare(pipeline, request)
     for name, engine in pipeline.engines.items():
         if prepared.demand.uses(name, pipeline.bundle.manifest.components[name].role):
@@ -35,32 +35,32 @@ def load(opening: Open, request: Request) -> tuple[Pipeline, Prepared, dict[str,
     return pipeline, prepared, spent.seconds
 
 
-def load_again(opening: Open, request: Request, times: int) -> dict[str, tuple[float, ...]]:
-    """The seconds of each part, for each of so many loads; what was loaded is dropped again."""
+def warm_loads(open_pipeline: OpenPipeline, request: Request, times: int) -> dict[str, tuple[float, ...]]:
+    """Seconds by component, one per load, for `times` loads; each pipeline is closed again."""
     found: dict[str, tuple[float, ...]] = {}
     for _ in range(times):
-        pipeline, _, seconds = load(opening, request)
+        pipeline, _, seconds = timed_load(open_pipeline, request)
         pipeline.close()
-        found = {name: (*found.get(name, ()), taken) for name, taken in seconds.items()}
+        found = {name: (*found.get(name, ()), once) for name, once in seconds.items()}
     return found
 
 
 def empty_disk_cache(bundle: Bundle) -> bool:
-    """Asks the system to forget a bundle's files, so that they come from the disk. False where it cannot be prepared.
+    """Drops a bundle's files from the system's disk cache. Returns False if that failed.
 
-    Pages that another process has mapped stay.
+    Pages that another process has mapped stay in memory.
     """
     if not hasattr(os, "posix_fadvise"):
         return False
-    return all([forget(bundle.path(file)) for file in bundle.manifest.files])
+    return all([drop_from_disk_cache(bundle.path(file)) for file in bundle.manifest.files])
 
 
-def forget(file: Path) -> bool:
-    """Has the system drop what it keeps of a file. False where it does not."""
+def drop_from_disk_cache(file: Path) -> bool:
+    """Drops one file from the disk cache. Returns False if that failed."""
     try:
         with file.open("rb") as opened:
-            os.fsync(opened.fileno())  # only what is on the disk can be dropped
+            os.fsync(opened.fileno())  # only written pages can be dropped
             os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    except (OSError, AttributeError):  # not every system can be asked
+    except (OSError, AttributeError):  # some systems have no such call
         return False
     return True

@@ -1,4 +1,4 @@
-"""What measured: machine, system and versions, as far as they tell; None for the rest. Files are under a root."""
+"""Facts of the machine that a report names: processor, memory, GPU, system, versions. None if unknown."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from latentrt.bench.diagnosis import installed, package_of
-from latentrt.bench.system import HERE, number
+from latentrt.bench.system import ROOT, read_int
 from latentrt.device.cores import usable_cores
 from latentrt.device.cpu import processor
 from latentrt.device.jetson import Jetson, read_jetson, text
@@ -18,11 +18,11 @@ from latentrt.device.nvml import Nvml
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine and what runs on it.
+    """A machine and its software.
 
-    processor: its name and a digest of its instructions. cores: those that this process may use, of all_cores.
-    governor: who sets the processor's clocks. most_mhz: the highest that it may set. gpu, driver: NVIDIA's. power_mode:
-    of a Jetson, by nvpmodel. packages: versions.
+    processor: name and a digest of its instruction sets. cores: cores that this process may use, of `all_cores`.
+    governor: frequency governor of the processor. most_mhz: highest frequency that it may set. gpu, driver: NVIDIA's.
+    power_mode: a Jetson's, by nvpmodel. packages: versions by name.
     """
 
     processor: str
@@ -47,11 +47,11 @@ class Machine:
         return ", ".join(filter(None, (self.board, processor, self.gpu, self.power_mode)))
 
 
-def machine(engine: str, root: Path = HERE, gpu: Nvml | None = None) -> Machine:
-    """Returns this machine, with the package that is behind an engine's name."""
+def machine(engine: str, root: Path = ROOT, gpu: Nvml | None = None) -> Machine:
+    """Returns the facts of this machine and the version of the engine's package. root: root of the system's files."""
     cpu = root / "sys/devices/system/cpu/cpu0/cpufreq"
     known, board = memory(root / "proc/meminfo"), read_jetson(root)
-    most = number(cpu / "scaling_max_freq")
+    most = read_int(cpu / "scaling_max_freq")
     packages = {name: installed(name) for name in ("latentrt", "numpy", package_of(engine))}
     return Machine(
         processor=processor(root / "proc/cpuinfo"),

@@ -1,23 +1,22 @@
-"""Memory that this process takes: now, and the most since it was asked to start anew."""
+"""Resident memory of this process: now, and its peak since a reset."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from latentrt.bench.system import fields
+from latentrt.bench.system import read_entries
 
 SELF = Path("/proc/self")
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes; None where the system does not tell.
+    """Memory of a case in bytes; None if unknown.
 
-    before: resident, of Python and its packages, before the bundle was opened. loaded: with every graph loaded, where
-    they stay, and nothing run yet. peak: the most while pictures were made, the rest of the process and mapped weights
-    included. gpu: what the GPU's memory was filled by in that time. reckoned: the peak that was planned with, None
-    without a budget.
+    before: resident before the bundle was opened, for Python and packages. loaded: resident once graphs are loaded,
+    before the first run. peak: highest resident memory while pictures were generated, mapped weights included. gpu:
+    growth of the GPU's used memory in that time. reckoned: estimated peak; None without a memory budget.
     """
 
     before: int | None
@@ -29,16 +28,16 @@ class Memory:
 
 def resident() -> int | None:
     """Bytes resident now."""
-    return kibibytes("VmRSS")
+    return status_bytes("VmRSS")
 
 
 def peak() -> int | None:
-    """The most bytes resident since `restart_peak`."""
-    return kibibytes("VmHWM")
+    """Peak of resident bytes since `reset_peak`."""
+    return status_bytes("VmHWM")
 
 
-def restart_peak() -> bool:
-    """Has the peak start from what is resident now. False where the system, which is then no Linux, cannot."""
+def reset_peak() -> bool:
+    """Resets the peak to the memory resident now. Returns False if that fails, as on systems other than Linux."""
     try:
         (SELF / "clear_refs").write_text("5")
     except OSError:
@@ -46,7 +45,7 @@ def restart_peak() -> bool:
     return True
 
 
-def kibibytes(name: str) -> int | None:
-    """An entry of /proc/self/status in bytes."""
-    value = fields(SELF / "status").get(name)
+def status_bytes(name: str) -> int | None:
+    """An entry of /proc/self/status, in bytes; None if there is none."""
+    value = read_entries(SELF / "status").get(name)
     return int(value.split()[0]) * 1024 if value else None

@@ -1,6 +1,6 @@
-"""Where machines count energy: RAPL's counters, a Jetson's power rails, NVIDIA's counter.
+"""Energy meters of machines: RAPL counters, the power rails of a Jetson, NVIDIA's counter.
 
-All files are under a root, so that those of another machine read the same.
+All paths are under a root, so that a copy of another machine's files can be read too.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from latentrt.bench.energy import Counter, Meter, Rails
 from latentrt.device.jetson import text
 from latentrt.device.nvml import Nvml
 
-NVML_PERIOD_S = 0.1  # the counter has a new figure every 20 to 100 ms
-WHOLE = ("VIN", "VDD_IN", "POM_5V_IN")  # rails that carry all of a module's power, the carrier board's first
+NVML_PERIOD_S = 0.1  # the counter is updated every 20 to 100 ms
+TOTAL_RAILS = ("VIN", "VDD_IN", "POM_5V_IN")  # rails with the total power, the carrier board's first
 
 
 def find_meters(root: Path = Path("/"), gpu: Nvml | None = None) -> list[Meter]:
-    """Returns every source that the machine has; whether it can be read shows when it is."""
+    """Returns the meters of the machine; reading one may still fail."""
     return [*rapl(root), *jetson(root), *([nvml(gpu)] if gpu else [])]
 
 
 def nvml(gpu: Nvml) -> Meter:
-    """An NVIDIA GPU's counter."""
+    """The energy counter of an NVIDIA GPU."""
     return Counter("nvml", (gpu.name,), [gpu.millijoules], [None], 1e-3, NVML_PERIOD_S)
 
 
 def rapl(root: Path) -> Iterator[Meter]:
-    """Intel's and AMD's counters of the processor packages and, where there is one, of their memory."""
+    """The RAPL counters of Intel and AMD: processor packages and, if present, their memory."""
     folders = sorted((root / "sys/class/powercap").glob("intel-rapl:*"))
     named = [(folder, text(folder / "name").strip()) for folder in folders]
     used = [(folder, name) for folder, name in named if name.startswith("package") or name == "dram"]
@@ -43,11 +43,11 @@ def rapl(root: Path) -> Iterator[Meter]:
 
 
 def jetson(root: Path) -> Iterator[Meter]:
-    """The rails of a Jetson: the one that carries all where there is one, else their sum."""
+    """The power of a Jetson: the rail with the total if there is one, else the sum of all rails."""
     rails = {
         name: rail for folder in sorted((root / "sys/class/hwmon").glob("hwmon*")) for name, rail in rails_of(folder)
     }
-    whole = next((name for name in WHOLE if name in rails), None)
+    whole = next((name for name in TOTAL_RAILS if name in rails), None)
     chosen = [whole] if whole else [name for name in rails if not name.startswith("NC")]
     if chosen:
         source, _ = rails[chosen[0]]
@@ -55,7 +55,7 @@ def jetson(root: Path) -> Iterator[Meter]:
 
 
 def rails_of(folder: Path) -> Iterator[tuple[str, tuple[str, Callable[[], float]]]]:
-    """The rails of a monitoring chip: the name, the chip and what reads its watts."""
+    """The rails of a power monitor: name, chip, and a function that reads watts."""
     chip = text(folder / "name").strip()
     if chip == "ina238":
         yield "VIN", (chip, scaled(number_reader(folder / "power1_input"), 1e-6))
@@ -68,15 +68,15 @@ def rails_of(folder: Path) -> Iterator[tuple[str, tuple[str, Callable[[], float]
 
 
 def scaled(read: Callable[[], float], factor: float) -> Callable[[], float]:
-    """What is read, in another unit."""
+    """A function that reads the value times `factor`."""
     return lambda: read() * factor
 
 
 def product(one: Callable[[], float], other: Callable[[], float]) -> Callable[[], float]:
-    """The product of two readings."""
+    """A function that reads the product of two values."""
     return lambda: one() * other()
 
 
 def number_reader(path: Path) -> Callable[[], int]:
-    """What reads the whole number in a file of the system."""
+    """A function that reads the whole number in a file."""
     return lambda: int(path.read_text())

@@ -1,4 +1,4 @@
-"""A report as one HTML page: verdicts, where the time goes, every step, every sample, and all figures."""
+"""A report as one HTML page: verdicts, time by phase, every step, every sample, and all figures."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from latentrt.report import plots
 from latentrt.report.document import html
 from latentrt.report.markup import folded, paragraph, section, table, tiles
 
-# The parts of a bar and their colours; a phase that is in none prepares prompt and timesteps.
+# The parts of a bar and their colours. Phases not in PART_OF belong to "prompt and timesteps".
 PARTS = {"UNet": "one", "prompt and timesteps": "two", "decoding": "three", "sampler": "four", "rest": "quiet"}
 PART_OF = {"unet": "UNet", "sampler": "sampler", "vae_decoder": "decoding", "image": "decoding", REST: "rest"}
 
 
 def page_of(report: Report) -> str:
-    """The page; the same report gives the same text."""
+    """The page of a report, as HTML."""
     alone = len(report.cases) == 1
     content = (
         paragraph(f"{report.machine.name}. {tables.versions(report)}. {report.date}."),
         *((case_verdict(report.cases[0]), tiles(case_tiles(report, report.cases[0]))) if alone else ()),
-        section("Where the time of a request goes", time_bars(report), *overview(report)),
+        section("Time of a request by phase", time_bars(report), *overview(report)),
         *(section(case.settings.name, *case_content(case, verdict=not alone)) for case in report.cases),
         section("Loading", loading(report)),
-        section("Loss", figures(*tables.parts(report)), paragraph(tables.pictures_lost(report))),
+        section("Loss", figures(*tables.component_table(report)), paragraph(tables.pictures_lost(report))),
         section("Machine", table(("", ""), machine_rows(report), numbers=0)),
     )
     return html(f"{report.title}: {whole_verdict(report)}", content)
 
 
 def whole_verdict(report: Report) -> str:
-    """One verdict for all cases."""
+    """The verdict on all cases, in a few words."""
     invalid = sum(not case.valid for case in report.cases)
     if len(report.cases) == 1:
         return verdict_of(report.cases[0])
@@ -40,30 +40,34 @@ def whole_verdict(report: Report) -> str:
 
 
 def case_verdict(case: Case) -> str:
-    """A line that says whether the figures can be trusted, and why not."""
+    """The verdict on one case with its reasons, as a paragraph."""
     if case.valid:
         return paragraph("\u2713 VALID.", "good")
     return paragraph(f"\u2717 INVALID: {'; '.join(reason.said for reason in case.reasons)}.", "bad")
 
 
 def case_tiles(report: Report, case: Case) -> list[tuple[str, str, str]]:
-    """The figures to see first."""
+    """The main figures of a case: title, figure and note of each tile."""
     total, step = case.statistics[TOTAL], tables.step_of(case)
     loss = report.subject.loss
     counted = [found for found in case.energy if found.per_picture_j is not None]
     energy = f"{counted[0].per_picture_j:.3g} J" if counted else tables.NO_FIGURE
     lost = "none" if loss is None else "equal" if loss.psnr_db is None else f"{loss.psnr_db:.1f} dB"
     return [
-        ("A request, median", seconds(total.p50), interval(case)),
-        ("A UNet step, median", seconds(step.p50), f"{step.n} samples, least {seconds(step.min)}"),
+        ("Request, median", seconds(total.p50), interval(case)),
+        ("UNet step, median", seconds(step.p50), f"{step.n} samples, least {seconds(step.min)}"),
         ("Memory, peak", f"{tables.megabytes(case.memory.peak)} MB", "resident"),
-        ("Energy a picture", energy, counted[0].source if counted else "no counter that can be read"),
-        ("Loss of pictures", lost, "the UNet is not quantized" if loss is None else "PSNR against the float bundle"),
+        ("Energy per picture", energy, counted[0].source if counted else "no readable counter"),
+        (
+            "Loss of pictures",
+            lost,
+            "the UNet is not quantized" if loss is None else "PSNR compared with the float bundle",
+        ),
     ]
 
 
 def interval(case: Case) -> str:
-    """The median's interval in a few words."""
+    """The 95 % interval of the median request, as text."""
     total = case.statistics[TOTAL]
     if total.low is None or total.high is None:
         return f"{total.n} samples, too few for an interval"
@@ -71,46 +75,46 @@ def interval(case: Case) -> str:
 
 
 def seconds(value: float) -> str:
-    """A time in the unit that suits it."""
+    """A time as text, in s or ms."""
     return f"{value:.3g} s" if value >= 1 else f"{1000 * value:.3g} ms"
 
 
 def parts_of(sample: Sample) -> dict[str, float]:
-    """The seconds of a sample by the parts of a bar."""
+    """The seconds of a sample by part of a bar."""
     found = dict.fromkeys(PARTS, 0.0)
-    for phase, taken in {**sample.phases, REST: sample.total - sum(sample.phases.values())}.items():
-        found[PART_OF.get(phase, "prompt and timesteps")] += taken
+    for phase, spent in {**sample.phases, REST: sample.total - sum(sample.phases.values())}.items():
+        found[PART_OF.get(phase, "prompt and timesteps")] += spent
     return found
 
 
 def time_bars(report: Report) -> str:
-    """A bar a case: the median seconds of each part."""
+    """One bar per case: the median seconds of each part."""
     rows = []
     for case in report.cases:
         samples = [parts_of(sample) for sample in case.samples]
         medians = {part: median(sample[part] for sample in samples) for part in PARTS}
-        whole = sum(medians.values())
+        total = sum(medians.values())
         marks = [
-            plots.Mark(taken, f"{part}: {seconds(taken)}, {taken / whole:.1%}", PARTS[part])
-            for part, taken in medians.items()
+            plots.Mark(spent, f"{part}: {seconds(spent)}, {spent / total:.1%}", PARTS[part])
+            for part, spent in medians.items()
         ]
         rows.append((f"{case.settings.name}: {seconds(case.statistics[TOTAL].p50)}", marks))
     return plots.bars(rows, "seconds, medians") + plots.legend(PARTS.items())
 
 
 def overview(report: Report) -> Iterator[str]:
-    """A sweep in figures."""
+    """The table of a sweep; nothing for a single case."""
     if len(report.cases) > 1:
         yield figures(*tables.overview(report))
 
 
 def figures(heads: tables.Row, rows: list[tables.Row]) -> str:
-    """A table of which all but the first column are figures."""
+    """A table with figures in all columns but the first."""
     return table(heads, rows, numbers=len(heads) - 1)
 
 
 def case_content(case: Case, *, verdict: bool) -> Iterator[str]:
-    """The plots of a case, its figures and its facts; its verdict where that is not said above."""
+    """The plots, figures and facts of a case. verdict: start with its verdict."""
     if verdict:
         yield case_verdict(case)
     steps = list(zip(*(sample.unet for sample in case.samples), strict=True))
@@ -129,36 +133,37 @@ def case_content(case: Case, *, verdict: bool) -> Iterator[str]:
     yield table(("", ""), list(tables.facts(case)), numbers=0)
     heads = ("request", "seed", "s", *case.samples[0].phases)
     rows = [
-        (str(place), str(sample.seed), f"{sample.total:.4f}", *(f"{taken:.4f}" for taken in sample.phases.values()))
-        for place, sample in enumerate(case.samples, 1)
+        (str(number), str(sample.seed), f"{sample.total:.4f}", *(f"{spent:.4f}" for spent in sample.phases.values()))
+        for number, sample in enumerate(case.samples, 1)
     ]
     yield folded(f"All {len(rows)} requests, seconds", table(heads, rows, numbers=len(heads)))
 
 
 def loading(report: Report) -> str:
-    """What loading took, cold and warm, by part; of the first case."""
-    own = report.cases[0].loading
+    """The loading times of the first case by component, cold and warm."""
+    times = report.cases[0].loading
     rows: list[tables.Row] = [
-        (name, tables.milliseconds(cold), tables.milliseconds(min(own.warm[name]))) for name, cold in own.cold.items()
+        (name, tables.milliseconds(cold), tables.milliseconds(min(times.warm[name])))
+        for name, cold in times.cold.items()
     ]
-    state = "" if own.emptied else " The disk's cache could not be emptied before, so the cold load is none."
-    said = "Once with the files out of the disk's cache, then again. The bundle's own part is reading and hashing it."
-    return figures(("ms", "cold", "warm, the least"), rows) + paragraph(said + state)
+    note = "Cold: the files were dropped from the disk cache first. The row bundle is reading and hashing the files."
+    failed = "" if times.emptied else " Here they could not be dropped, so the cold load was warm too."
+    return figures(("ms", "cold", "warm, least"), rows) + paragraph(note + failed)
 
 
 def machine_rows(report: Report) -> list[tuple[str, str]]:
-    """The machine and what ran on it; what is not known is not there."""
-    own = report.machine
+    """Facts of the machine, its software and the bundle, without unknown ones."""
+    machine = report.machine
     entries = {
-        "processor": f"{own.processor}, {own.cores} of {own.all_cores} cores",
-        "memory": own.memory_bytes and f"{own.memory_bytes / 1e9:.1f} GB",
-        "governor": own.governor,
-        "board": own.board,
-        "JetPack": own.jetpack,
-        "power mode": own.power_mode,
-        "GPU": own.gpu,
-        "driver": own.driver,
-        "system": f"{own.system}, Python {own.python}",
+        "processor": f"{machine.processor}, {machine.cores} of {machine.all_cores} cores",
+        "memory": machine.memory_bytes and f"{machine.memory_bytes / 1e9:.1f} GB",
+        "governor": machine.governor,
+        "board": machine.board,
+        "JetPack": machine.jetpack,
+        "power mode": machine.power_mode,
+        "GPU": machine.gpu,
+        "driver": machine.driver,
+        "system": f"{machine.system}, Python {machine.python}",
         "packages": tables.versions(report),
         "bundle": f"{report.subject.name}, {report.subject.family}, sha256 {report.subject.sha256}",
     }

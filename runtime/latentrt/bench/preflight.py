@@ -1,16 +1,16 @@
-"""The settings of a run, as a benchmark's report states them."""
+"""Settings of a run for a benchmark's report."""
 
 from __future__ import annotations
 
-from latentrt.bench.report import Settings
+from latentrt.bench.report import CaseSettings
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.pipeline.prepare import Prepared
 
 
-def report_settings(pipeline: Pipeline, prepared: Prepared) -> Settings:
-    """The settings of a prepared run, as a report states them."""
+def report_settings(pipeline: Pipeline, prepared: Prepared) -> CaseSettings:
+    """The settings of a prepared run for a report."""
     resolved, demand, budget = prepared.settings, prepared.demand, pipeline.budget
-    return Settings(
+    return CaseSettings(
         prompt=resolved.text.prompt,
         negative=resolved.text.negative,
         seed=resolved.seeds[0],

@@ -1,4 +1,4 @@
-"""What a benchmark found, in plain figures: the source of its tables, its page and its JSON."""
+"""Report of a benchmark as plain data: the source of its tables, its page and its JSON."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ TOTAL, REST = "total", "rest"
 
 
 @dataclass(frozen=True)
-class Part:
-    """A component: its precision, its bytes, and what it lost.
+class ComponentReport:
+    """A component: precision, bytes and losses.
 
-    export_db, export_error: PSNR and relative error of its outputs in float, against the original's; None when nothing
-    differed. loss: of pictures, where it is quantized, against the float bundle's.
+    export_db, export_error: PSNR and relative error of its float outputs compared with the original network's; PSNR is
+    None if they are equal. loss: of pictures compared with the float bundle's; None if it is not quantized.
     """
 
     precision: str
@@ -39,25 +39,25 @@ class Part:
 
 @dataclass(frozen=True)
 class Subject:
-    """The bundle. sha256: its manifest's."""
+    """The timed bundle. sha256: of its manifest. parts: components by name."""
 
     name: str
     family: str
     sha256: str
-    parts: dict[str, Part]
+    parts: dict[str, ComponentReport]
 
     @property
     def loss(self) -> PictureLoss | None:
-        """What pictures lost through the quantization of the UNet; None where it is not quantized."""
+        """Loss of pictures through the quantization of the UNet; None if it is not quantized."""
         return self.parts["unet"].loss
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What was asked for, every choice made.
+class CaseSettings:
+    """Resolved settings of a case.
 
-    unet_rows: how many latents a call of the UNet takes. memory_budget: bytes; None without one. in_turn: whether
-    components are unloaded when they are done, and loaded again for the next request.
+    unet_rows: rows of latents per UNet call. memory_budget: bytes; None without one. in_turn: whether components are
+    unloaded after use, and loaded again for the next request.
     """
 
     prompt: str
@@ -76,16 +76,16 @@ class Settings:
 
     @property
     def name(self) -> str:
-        """What tells it from other cases of a sweep."""
+        """The size, steps and batch, as text: they identify a case of a sweep."""
         return f"{self.width}x{self.height}, {self.steps} {'step' if self.steps == 1 else 'steps'}, batch {self.batch}"
 
 
 @dataclass(frozen=True)
 class Loading:
-    """Seconds until a pipeline is ready: "bundle" is reading and hashing it, a component's name its graph's loading.
+    """Loading seconds by component; "bundle" is reading and hashing the files.
 
-    cold: once, at the start. emptied: whether the bundle's files were put out of the disk's cache before that. warm:
-    again, at the end.
+    cold: one load, at the start. emptied: whether the bundle's files were dropped from the disk cache before it. warm:
+    several loads, at the end.
     """
 
     emptied: bool
@@ -95,10 +95,7 @@ class Loading:
 
 @dataclass(frozen=True)
 class Sample:
-    """One request, timed. Seconds: total by the clock, and by phase; unet and sampler for each step.
-
-    pictures: the SHA-256 of each picture's pixels.
-    """
+    """One timed request. total, phases: seconds. unet, sampler: seconds of each step. pictures: SHA-256 of pixels."""
 
     seed: int
     total: float
@@ -110,10 +107,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Audit:
-    """Whether the figures are of real work.
+    """Results of the audit.
 
-    different: seeds whose pictures, made again by a new pipeline in another order and not timed, were not the same.
-    repeated: for each phase that matters, the least time of a request that was just made over that of new ones.
+    pictures: number of pictures generated again, untimed, by a new pipeline in another order. different: seeds of those
+    that were not equal. repeated: least time of a repeated request over that of new ones, by phase.
     """
 
     pictures: int
@@ -123,7 +120,7 @@ class Audit:
 
 @dataclass(frozen=True)
 class Reason:
-    """Why figures are not to be trusted: a word for programs and a line for people."""
+    """A reason why a case is INVALID. code: a word for programs. said: a line for people."""
 
     code: str
     said: str
@@ -131,12 +128,13 @@ class Reason:
 
 @dataclass(frozen=True)
 class Case:
-    """One set of settings, measured. first: the first request of all, in no figure, as are the other warm-ups.
+    """The measurement of one combination of settings.
 
-    statistics: seconds by phase, see `statistics_of`. reasons: none for a valid case.
+    first: the first warm-up; warm-ups are in no statistics. statistics: seconds by phase, see `statistics_of`. reasons:
+    empty for a valid case.
     """
 
-    settings: Settings
+    settings: CaseSettings
     warmups: int
     loading: Loading
     first: Sample
@@ -150,18 +148,18 @@ class Case:
 
     @property
     def valid(self) -> bool:
-        """Whether nothing speaks against the figures."""
+        """Whether no rule speaks against the figures."""
         return not self.reasons
 
     @property
     def pictures_per_s(self) -> float:
-        """Pictures of the median request over its time."""
+        """Pictures per second of the median request."""
         return self.settings.batch / self.statistics[TOTAL].p50
 
 
 @dataclass(frozen=True)
 class Report:
-    """A benchmark: what was measured, on what, and every case. date: UTC, when it began."""
+    """A benchmark of a bundle on a machine. format: of the JSON. date: start in UTC."""
 
     format: int
     date: str
@@ -172,15 +170,15 @@ class Report:
 
     @property
     def title(self) -> str:
-        """The bundle, its UNet's precision and the engine."""
+        """The bundle's name, its UNet's precision and the engine."""
         return f"{self.subject.name} {self.subject.parts['unet'].precision} on {self.engine}"
 
 
 def subject_of(bundle: Bundle) -> Subject:
-    """What a report says of a bundle."""
+    """The facts of a bundle for a report."""
     manifest = bundle.manifest
     parts = {
-        name: Part(
+        name: ComponentReport(
             component.precision,
             sum(manifest.files[file].bytes for file in (component.file, *component.data)),
             component.fidelity.psnr_db,
@@ -193,9 +191,9 @@ def subject_of(bundle: Bundle) -> Subject:
 
 
 def statistics_of(samples: Sequence[Sample]) -> dict[str, Summary]:
-    """Returns the figures of each phase over all samples, in the order of a run; of steps, the first apart.
+    """Returns the figures of each phase over all samples, in the order of a run; first and later steps apart.
 
-    "total" is by the clock, "rest" what of it is in no phase.
+    "total" is the whole request by the clock, "rest" the part of it that is in no phase.
     """
     series: dict[str, list[float]] = {}
     for phase in dict.fromkeys(phase for sample in samples for phase in sample.phases):
@@ -211,7 +209,7 @@ def statistics_of(samples: Sequence[Sample]) -> dict[str, Summary]:
 
 
 def document(report: Report) -> dict[str, Any]:
-    """The report as JSON can hold it, verdicts spelled out."""
+    """The report as plain values for JSON, with a verdict per case."""
     return {
         **asdict(report),
         "cases": [{"verdict": verdict_of(case), **asdict(case)} for case in report.cases],
@@ -219,16 +217,16 @@ def document(report: Report) -> dict[str, Any]:
 
 
 def verdict_of(case: Case) -> str:
-    """VALID or INVALID."""
+    """The verdict on a case: VALID or INVALID."""
     return "VALID" if case.valid else "INVALID"
 
 
 def read_report(path: Path) -> Report:
-    """Returns the report in a JSON file. Raises RequestError that says what is wrong with it."""
+    """Returns the report in a JSON file. Raises RequestError if it is not one, or of another format."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         for case in found["cases"]:
-            del case["verdict"]  # which the reasons say as well
+            del case["verdict"]  # follows from the reasons
         report = parse(Report, found)
     except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         expected = "expected a report that `latentrt bench --out FILE.json` wrote"

@@ -1,4 +1,4 @@
-"""One request, timed as a user would wait for it."""
+"""Timing of one request, from prompt to pictures."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from latentrt.request.request import Request
 STEPWISE = ("unet", "sampler")
 
 
-def sampled(pipeline: Pipeline, request: Request) -> Sample:
-    """Returns the request's times, from before its prompt is read until its pictures are there."""
+def time_request(pipeline: Pipeline, request: Request) -> Sample:
+    """Runs a request and returns its times, from parsing its prompt to its last picture."""
     start = timings.clock()
     run = pipeline.steps(request)
-    seen: list[Mapping[str, float]] = [{}]
+    totals: list[Mapping[str, float]] = [{}]
     for _ in run:
-        seen.append({phase: run.timings.get(phase, 0.0) for phase in STEPWISE})
+        totals.append({phase: run.timings.get(phase, 0.0) for phase in STEPWISE})
     result = run.result
     total = timings.clock() - start
     unet, sampler = (
-        tuple(after[phase] - before.get(phase, 0.0) for before, after in zip(seen, seen[1:], strict=False))
+        tuple(after[phase] - before.get(phase, 0.0) for before, after in zip(totals, totals[1:], strict=False))
         for phase in STEPWISE
     )
     return Sample(result.seeds[0], total, dict(result.timings), unet, sampler, digests(result))
@@ -36,7 +36,7 @@ def digests(result: Result) -> tuple[str, ...]:
     return tuple(hashlib.sha256(image.tobytes()).hexdigest() for image in result.images)
 
 
-def numbered(request: Request, place: int) -> Request:
-    """The request at a place in a series, whose pictures no other place has; its seed is given."""
+def request_at(request: Request, index: int) -> Request:
+    """The request at an index of a series, in which no two pictures have the same seed. Needs a request with a seed."""
     assert request.seed is not None
-    return replace(request, seed=request.seed + place * request.batch)
+    return replace(request, seed=request.seed + index * request.batch)

@@ -1,4 +1,4 @@
-"""A report as a file, in the format that its suffix names."""
+"""Report files; the suffix selects the format."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMATS: dict[str, Callable[[Report], str]] = {
 
 
 def check_file(path: Path) -> None:
-    """Raises OutputError for a file that `save` would not write."""
+    """Raises OutputError for a suffix without a format, or a folder that does not exist."""
     if path.suffix.lower() not in FORMATS:
         raise OutputError(f"{path}: got the suffix {path.suffix!r}, expected one of {', '.join(FORMATS)}")
     if not path.parent.is_dir():
@@ -29,6 +29,6 @@ def check_file(path: Path) -> None:
 
 
 def save(report: Report, path: Path) -> None:
-    """Writes the report, whole or not at all. Raises OutputError when it cannot be written there."""
+    """Writes the report, whole or not at all. Raises OutputError if that fails."""
     check_file(path)
     write_text(path, FORMATS[path.suffix.lower()](report))

@@ -1,4 +1,4 @@
-"""Samples in a few figures, each only where there are enough samples to know it."""
+"""Summary statistics of samples; a figure that needs more samples is None."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from itertools import count
 
 import numpy as np
 
-CONFIDENCE = 0.99  # that a percentile which is shown is not beyond the samples
+CONFIDENCE = 0.99  # that two or more samples lie above a percentile
 COVERAGE = 0.95  # of the median's interval
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Some figures of n samples, in their unit; None for one that so few samples do not tell.
+    """Statistics of n samples, in their unit; None for a figure that needs more samples.
 
-    sd: the standard deviation. p50 to p99: percentiles, those above the median from `needed` samples on. low, high: the
-    median lies between them with a confidence of 95 %.
+    sd: standard deviation. p50 to p99: percentiles; those above the median need `samples_needed` samples. low, high:
+    95 % interval of the median.
     """
 
     n: int
@@ -35,17 +35,19 @@ class Summary:
 
     @property
     def uncertainty(self) -> float | None:
-        """Half the width of the median's interval, as a share of the median."""
+        """Half the width of the median's interval, relative to the median; None if unknown."""
         if self.low is None or self.high is None or not self.p50:
             return None
         return (self.high - self.low) / 2 / self.p50
 
 
 def summary(samples: Sequence[float]) -> Summary:
-    """Returns the figures of at least one sample. Percentiles are interpolated, as NumPy does by default."""
+    """Returns the statistics of one sample or more. Percentiles are interpolated as by NumPy's default."""
     values = np.sort(np.asarray(samples, np.float64))
     n = len(values)
-    p90, p95, p99 = (float(np.quantile(values, share)) if n >= needed(share) else None for share in (0.90, 0.95, 0.99))
+    p90, p95, p99 = (
+        float(np.quantile(values, share)) if n >= samples_needed(share) else None for share in (0.90, 0.95, 0.99)
+    )
     rank = median_rank(n)
     return Summary(
         n=n,
@@ -62,21 +64,21 @@ def summary(samples: Sequence[float]) -> Summary:
 
 
 @lru_cache
-def needed(share: float) -> int:
-    """The least number of samples of which, at 99 %, two or more lie above the percentile at `share`, 0.5 to 1.
+def samples_needed(share: float) -> int:
+    """The least number of samples of which two or more lie above a percentile with 99 % confidence.
 
-    MLPerf's LoadGen asks for as many before it estimates a percentile (mlcommons/inference, loadgen/early_stopping.cc):
-    64 for the 90th and 662 for the 99th.
+    share: the percentile as a fraction, 0.5 to 1. MLPerf's LoadGen requires the same numbers, 64 for the 90th and 662
+    for the 99th (mlcommons/inference, loadgen/early_stopping.cc).
     """
     too_few = ((n, share**n + n * (1 - share) * share ** (n - 1)) for n in count(2))
     return next(n for n, chance in too_few if chance <= 1 - CONFIDENCE)
 
 
 def median_rank(n: int) -> int | None:
-    """How many of n sorted samples to leave out at either end, so that the rest spans the median at 95 %.
+    """The number of n sorted samples to leave out at each end so that the rest spans the median with 95 % confidence.
 
-    Whatever the distribution: the number of samples below its median is binomial. None for less than 6 samples, whose
-    whole range does not span it with that confidence.
+    For any distribution, since the number of samples below its median is binomial. None for fewer than 6 samples: even
+    their whole range does not reach that confidence.
     """
     below, rank = 0.0, None
     for k in range(n // 2):

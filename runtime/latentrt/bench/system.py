@@ -1,4 +1,4 @@
-"""What the system says of a moment: who keeps the processor busy, clocks, heat, memory. Files are under a root."""
+"""State of the system: processor load, clocks, temperatures, memory. Paths are under a root."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from pathlib import Path
 from latentrt.device.jetson import text
 from latentrt.device.nvml import Nvml, NvmlError
 
-HERE = Path("/")
+ROOT = Path("/")
 
 
 @dataclass(frozen=True)
 class Moment:
-    """The system at a moment; None for what it does not tell.
+    """The system at one moment; None for unknown facts.
 
-    seconds: of a clock that only grows. busy_s, own_s: what all processes and this one have taken of the processor's
-    cores, time that a host took from a virtual machine included in the first. clocks_mhz: of the fastest core, and of
-    the GPU. hottest_c: the highest of all temperatures. slowed: how often cores were slowed down for heat.
+    seconds: monotonic clock. busy_s: processor seconds of all processes, time that a host took from this virtual
+    machine included. own_s: processor seconds of this process. clocks_mhz: of the fastest core and of the GPU.
+    hottest_c: highest temperature. slowed: number of times that cores were throttled for heat. gpu_slowed: reasons why
+    the GPU is throttled.
     """
 
     seconds: float
@@ -35,7 +36,7 @@ class Moment:
 
 @dataclass(frozen=True)
 class Span:
-    """From the least to the most of a figure, and what it was first and last."""
+    """First, lowest, highest and last value of a figure."""
 
     first: float
     least: float
@@ -45,11 +46,10 @@ class Span:
 
 @dataclass(frozen=True)
 class Conditions:
-    """How the machine was while pictures were made; None for what it does not tell.
+    """Conditions of the machine while pictures were generated; None for unknown facts.
 
-    others: the share of all cores that other processes, or another virtual machine, took, 0 to 1. slowed: why clocks
-    were lowered. least_available_bytes: of memory. warnings: what this package logged on the way, such as that an
-    engine had to fall back.
+    others: share of all cores that other processes or virtual machines used, 0 to 1. slowed: why clocks were throttled.
+    least_available_bytes: lowest available memory. warnings: that this package logged, such as an engine's fallback.
     """
 
     others: float | None
@@ -60,17 +60,17 @@ class Conditions:
     warnings: tuple[str, ...] = ()
 
 
-def look(root: Path = HERE, gpu: Nvml | None = None) -> Moment:
-    """Returns the system as it is now; takes well under a millisecond a core."""
+def read_moment(root: Path = ROOT, gpu: Nvml | None = None) -> Moment:
+    """Returns the system's state now; takes well under a millisecond per core."""
     cpus = root / "sys/devices/system/cpu"
-    slowed = [number(file) or 0 for file in cpus.glob("cpu[0-9]*/thermal_throttle/core_throttle_count")]
-    heat = [number(file) for file in (root / "sys/class/thermal").glob("thermal_zone*/temp")]
+    slowed = [read_int(file) or 0 for file in cpus.glob("cpu[0-9]*/thermal_throttle/core_throttle_count")]
+    heat = [read_int(file) for file in (root / "sys/class/thermal").glob("thermal_zone*/temp")]
     known = [millidegrees / 1000 for millidegrees in heat if millidegrees is not None]
-    available = fields(root / "proc/meminfo").get("MemAvailable")
+    available = read_entries(root / "proc/meminfo").get("MemAvailable")
     times = os.times()
     return Moment(
         seconds=time.monotonic(),
-        busy_s=busy(root),
+        busy_s=busy_seconds(root),
         own_s=times.user + times.system + times.children_user + times.children_system,
         clocks_mhz=clocks(root, gpu),
         hottest_c=max(known, default=None),
@@ -81,7 +81,7 @@ def look(root: Path = HERE, gpu: Nvml | None = None) -> Moment:
 
 
 def conditions(moments: Sequence[Moment], warnings: Sequence[str] = ()) -> Conditions:
-    """Returns what two moments or more tell of the time between the first and the last."""
+    """Returns the conditions between the first and the last of two moments or more."""
     first, last = moments[0], moments[-1]
     names = [name for name in first.clocks_mhz if all(name in moment.clocks_mhz for moment in moments)]
     heats = [moment.hottest_c for moment in moments if moment.hottest_c is not None]
@@ -100,21 +100,21 @@ def conditions(moments: Sequence[Moment], warnings: Sequence[str] = ()) -> Condi
 
 
 def span(values: Sequence[float]) -> Span:
-    """The ends of some figures in order."""
+    """The span of values that are in the order of time."""
     return Span(values[0], min(values), max(values), values[-1])
 
 
 def others(first: Moment, last: Moment) -> float | None:
-    """The share of all cores, 0 to 1, that was not idle and not this process's own."""
+    """The share of all cores, 0 to 1, that other processes used; None if unknown."""
     if first.busy_s is None or last.busy_s is None:
         return None
-    taken = (last.busy_s - first.busy_s) - (last.own_s - first.own_s)
-    whole = (last.seconds - first.seconds) * (os.cpu_count() or 1)
-    return min(1.0, max(0.0, taken / whole)) if whole > 0 else None
+    used = (last.busy_s - first.busy_s) - (last.own_s - first.own_s)
+    available = (last.seconds - first.seconds) * (os.cpu_count() or 1)
+    return min(1.0, max(0.0, used / available)) if available > 0 else None
 
 
-def busy(root: Path) -> float | None:
-    """Seconds that all cores together were not idle: /proc/stat's user, nice, system, irq, softirq and steal."""
+def busy_seconds(root: Path) -> float | None:
+    """Busy seconds of all cores: user, nice, system, irq, softirq and steal in /proc/stat; None if unknown."""
     head, *counts = text(root / "proc/stat").partition("\n")[0].split() or [""]
     if head != "cpu" or len(counts) < 8:
         return None
@@ -122,13 +122,13 @@ def busy(root: Path) -> float | None:
 
 
 def clocks(root: Path, gpu: Nvml | None) -> dict[str, float]:
-    """Clocks in MHz: of the fastest core, where the system scales them, and of the GPU."""
+    """Clocks in MHz of the fastest core and of the GPU, without unknown ones."""
     files = (root / "sys/devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq")
-    cores = [kilohertz / 1000 for file in files if (kilohertz := number(file)) is not None]
+    cores = [kilohertz / 1000 for file in files if (kilohertz := read_int(file)) is not None]
     found = {"processor": max(cores)} if cores else {}
     # A Jetson's GPU: "17000000.gpu" on Orin, "gpu-gpc-0" on Thor.
     for folder in sorted((root / "sys/class/devfreq").glob("*")):
-        if ("gpu" in folder.name or "gp10b" in folder.name) and (hertz := number(folder / "cur_freq")) is not None:
+        if ("gpu" in folder.name or "gp10b" in folder.name) and (hertz := read_int(folder / "cur_freq")) is not None:
             found.setdefault("GPU", hertz / 1e6)
     if gpu is not None:
         try:
@@ -139,21 +139,21 @@ def clocks(root: Path, gpu: Nvml | None) -> dict[str, float]:
 
 
 def gpu_slowed(gpu: Nvml | None) -> tuple[str, ...]:
-    """Why the GPU runs below its clocks; nothing where it does not say."""
+    """Reasons why the GPU is throttled; empty if it is not, or does not tell."""
     try:
         return tuple(sorted(gpu.slowed)) if gpu else ()
     except NvmlError:
         return ()
 
 
-def fields(path: Path) -> dict[str, str]:
-    """The entries of a file such as /proc/meminfo: lines of a name, a colon and a value."""
+def read_entries(path: Path) -> dict[str, str]:
+    """Values by name in a file with lines such as "MemTotal: 8000 kB"."""
     lines = (line.partition(":") for line in text(path).splitlines())
     return {name.strip(): value.strip() for name, _, value in lines if value}
 
 
-def number(path: Path) -> int | None:
-    """The whole number in a file of the system; None where there is none to be read."""
+def read_int(path: Path) -> int | None:
+    """The whole number in a file; None if there is none."""
     try:
         return int(text(path))
     except ValueError:

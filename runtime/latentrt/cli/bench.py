@@ -1,4 +1,4 @@
-"""`latentrt bench`: how long a bundle takes, phase by phase; `latentrt bench compare`: two such reports."""
+"""`latentrt bench` times a bundle, phase by phase; `latentrt bench compare` compares two of its reports."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from latentrt.cli.engine_option import engine_option
+from latentrt.cli.grouped import GroupedCommand
 from latentrt.cli.output import as_json, echo, print_json, progress_bar
 from latentrt.cli.parsing import numbers_of, seed_of, sigmas_of, size_of
 
@@ -19,7 +21,7 @@ REPORT = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
 def counts_of(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    """The whole numbers of "4,20"."""
+    """Whole numbers from text such as "4,20"."""
     if value is None:
         return None
     parts = value.split(",")
@@ -29,25 +31,25 @@ def counts_of(_context: click.Context, _option: click.Parameter, value: str | No
 
 
 def sizes_of(context: click.Context, option: click.Parameter, value: str | None) -> tuple[Any, ...] | None:
-    """The sizes of "512x512,768x512"."""
+    """Sizes from text such as "512x512,768x512"."""
     return None if value is None else tuple(size_of(context, option, part) for part in value.split(","))
 
 
 def pages_of(_context: click.Context, _option: click.Parameter, values: tuple[Path, ...]) -> tuple[Path, ...]:
-    """The names of pages. Raises BadParameter for one that says that it is something else."""
+    """The files of --html. Raises BadParameter for a name that does not end in .html."""
     for file in values:
         if file.suffix.lower() != ".html":
             raise click.BadParameter(f"got {str(file)!r}, expected a name that ends in .html")
     return values
 
 
-class BundleOrCompare(click.Command):
-    """A command whose first argument may be the word `compare`, which is another one; for such a folder, ./compare."""
+class BundleOrCompare(GroupedCommand):
+    """The command `bench`, or `bench compare` if its first argument is "compare"; ./compare is a bundle's folder."""
 
     def make_context(
         self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
     ) -> click.Context:
-        """The context of this command, or of the other one."""
+        """The context of `bench` or of `bench compare`."""
         if args[:1] == ["compare"]:
             return compare.make_context(f"{info_name} compare", args[1:], parent, **extra)
         return super().make_context(info_name, args, parent, **extra)
@@ -56,12 +58,12 @@ class BundleOrCompare(click.Command):
 @click.command()
 @click.argument("first", type=REPORT)
 @click.argument("second", type=REPORT)
-@click.option("--force", is_flag=True, help="Show them side by side even where they are unlike.")
+@click.option("--force", is_flag=True, help="Compare even unlike or INVALID runs.")
 @as_json
 def compare(first: Path, second: Path, force: bool, as_json: bool) -> None:
-    """Show the reports FIRST and SECOND side by side: files that `latentrt bench --out FILE.json` wrote.
+    """Compare the reports FIRST and SECOND, two files from `latentrt bench --out FILE.json`.
 
-    Refuses, with the reasons, what was not measured alike. Exits with 2 then.
+    Unlike runs, such as those of two machines, and INVALID ones are refused with the reasons and exit status 2.
     """
     from latentrt.bench.compare import compare_reports, document
     from latentrt.bench.report import read_report
@@ -74,45 +76,81 @@ def compare(first: Path, second: Path, force: bool, as_json: bool) -> None:
 
 
 def show(pairings: Sequence[Pairing]) -> None:
-    """Prints both reports' medians, and the second's over the first's."""
-    from latentrt.bench.tables import compared
+    """Prints the medians of both reports and their ratio, second over first."""
+    from latentrt.bench.tables import comparison_lines
 
     for pairing in pairings:
-        echo("\n".join(compared(pairing)))
+        echo("\n".join(comparison_lines(pairing)))
 
 
-@click.command(cls=BundleOrCompare, epilog="`latentrt bench compare A.json B.json` shows two reports side by side.")
+GROUPS = {
+    "Most used": ("steps", "size", "batch", "engine", "runs", "out"),
+    "Request": ("prompt", "negative", "guidance", "sampler", "sigmas", "seed"),
+    "Memory": ("memory_budget", "split_guidance"),
+    "Measurement": ("warmups", "audit"),
+    "Output": ("html",),
+}
+
+
+@click.command(
+    cls=BundleOrCompare,
+    groups=GROUPS,
+    rest="Output",
+    epilog="`latentrt bench compare A.json B.json` compares two reports.",
+)
 @click.argument("bundle")
-@click.option("--prompt", default="a red apple", metavar="TEXT", show_default=True, help="What is drawn.")
-@click.option("--negative", default="", metavar="TEXT", help="What the pictures should not show.")
+@click.option("--prompt", default="a red apple", metavar="TEXT", show_default=True, help="Prompt of every request.")
+@click.option("--negative", default="", metavar="TEXT", help="Negative prompt: content to avoid.")
 @click.option("--steps", callback=counts_of, metavar="N[,N...]", help="Denoising steps.  [default: the bundle's]")
 @click.option(
-    "--batch", callback=counts_of, default="1", metavar="N[,N...]", show_default=True, help="Pictures a request."
+    "--batch", callback=counts_of, default="1", metavar="N[,N...]", show_default=True, help="Images per request."
 )
-@click.option("--size", callback=sizes_of, metavar="WxH[,WxH...]", help="Pixels.  [default: the bundle's]")
-@click.option("--guidance", callback=numbers_of, metavar="G", help="How much the prompt counts; 1 is none.")
-@click.option("--split-guidance", is_flag=True, help="One UNet call a prompt: less memory, more time.")
+@click.option(
+    "--size",
+    callback=sizes_of,
+    metavar="WxH[,WxH...]",
+    help="Width and height in pixels, multiples of 8.  [default: the bundle's]",
+)
+@click.option(
+    "--guidance",
+    callback=numbers_of,
+    metavar="G[,G...]",
+    help="Guidance scale; 1 is off. A list has one per step.  [default: the bundle's]",
+)
+@click.option("--split-guidance", is_flag=True, help="One denoiser call per prompt: less memory, more time.")
 @click.option(
     "--memory-budget",
     type=click.FloatRange(min=0, min_open=True),
     metavar="GB",
-    help="The most that the process may need, on a CPU.",
-)
-@click.option("--sampler", metavar="NAME", help="ddim, euler, dpmpp_2m ...")
-@click.option("--sigmas", callback=sigmas_of, metavar="NAME|LIST", help="A curve such as karras, or levels 14,7,3,1.")
-@click.option(
-    "--seed", type=int, callback=seed_of, default=0, show_default=True, help="Of the first request; the others' follow."
-)
-@click.option("--engine", default="auto", metavar="NAME", show_default=True, help="What runs the graphs.")
-@click.option("--runs", type=int, default=10, show_default=True, help="How many requests are timed.")
-@click.option("--warmups", type=int, default=2, show_default=True, help="How many come before, and do not count.")
-@click.option("--audit", is_flag=True, help="Also check that the timed work is done and nothing is cached.")
-@click.option(
-    "--out", type=FILE, multiple=True, metavar="FILE", help="A .json, .jsonl, .csv, .md or .html; repeatable."
+    help="Limit of the process's memory on a CPU, in GB.  [default: none]",
 )
 @click.option(
-    "--html", type=FILE, callback=pages_of, multiple=True, metavar="FILE", help="The same as --out FILE.html."
+    "--sampler",
+    metavar="NAME",
+    help="Sampler: euler, ddim, 'DPM++ 2M Karras' ...; see docs/samplers.md.  [default: the bundle's]",
 )
+@click.option(
+    "--sigmas",
+    callback=sigmas_of,
+    metavar="NAME|LIST",
+    help="Noise levels: a curve such as karras, or falling numbers.  [default: the bundle's]",
+)
+@click.option(
+    "--seed",
+    type=int,
+    callback=seed_of,
+    default=0,
+    show_default=True,
+    help="Seed of the first image; image k of all has SEED + k.",
+)
+@engine_option()
+@click.option("--runs", type=int, default=10, show_default=True, help="Timed requests per case.")
+@click.option("--warmups", type=int, default=2, show_default=True, help="Untimed requests before the timed ones.")
+@click.option("--audit", is_flag=True, help="Also check that timed pictures are reproducible and nothing is cached.")
+@click.option(
+    "--out", type=FILE, multiple=True, metavar="FILE", help="Report: .json, .jsonl, .csv, .md or .html; repeatable."
+)
+@click.option("--html", type=FILE, callback=pages_of, multiple=True, metavar="FILE", help="Same as --out FILE.html.")
 @as_json
 def bench(
     bundle: str,
@@ -130,13 +168,16 @@ def bench(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Time BUNDLE on this machine, phase by phase, and say whether the figures can be trusted.
+    """Time BUNDLE on this machine, phase by phase, with a verdict: VALID, or INVALID and why.
 
-    BUNDLE is a folder or a built-in model's name. Where steps, batches or sizes are several, every combination is
-    measured.
+    BUNDLE is a folder or a built-in model's name. Lists of steps, sizes or batches are timed in every combination.
+
+    \b
+    latentrt bench emoji --steps 20 --runs 30 --out report.html
+    latentrt bench emoji --steps 4,20 --batch 1,2
     """
     from latentrt.bench.benchmark import Sweep, benchmark
-    from latentrt.bench.measure import Plan
+    from latentrt.bench.measure import BenchPlan
     from latentrt.bench.report import document
     from latentrt.bench.save import check_file, save
     from latentrt.bench.tables import markdown
@@ -145,7 +186,7 @@ def bench(
     files = (*out, *html)
     for file in files:
         check_file(file)
-    plan, sweep = Plan(runs, warmups, audit), Sweep(size or (None,), batch, steps or (None,))
+    plan, sweep = BenchPlan(runs, warmups, audit), Sweep(size or (None,), batch, steps or (None,))
     request = Request(**options)
     budget = None if memory_budget is None else int(memory_budget * 1e9)
     with progress_bar("timing", plan.requests * len(sweep.cases(request))) as advance:

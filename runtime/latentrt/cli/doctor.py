@@ -1,4 +1,4 @@
-"""`latentrt doctor`: what this machine has, and what to install."""
+"""`latentrt doctor`: engines, GPUs, memory and packages of this machine, and how to install missing ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from latentrt.cli.output import as_json, echo, print_json
 @click.command()
 @as_json
 def doctor(as_json: bool) -> None:
-    """Show Python, engines, memory and built-in models, and what to install. Exits with 4 if no engine can be used."""
+    """Show engines, GPUs, memory, packages and built-in models, and commands that install what is missing.
+
+    Exit status 4 if no engine can be used.
+    """
     from latentrt.bench.diagnosis import diagnose
 
     found = diagnose()
@@ -25,7 +28,7 @@ def doctor(as_json: bool) -> None:
 
 
 def print_jetson(jetson: dict[str, Any]) -> None:
-    """Prints what a Jetson is, and what fits it."""
+    """Prints the facts of a Jetson, and the models that fit its memory."""
     mode, blocks = jetson["power_mode"], jetson["free_blocks"]
     echo(f"jetson      {jetson['model']}" + (f" ({jetson['module']})" if jetson["module"] else ""))
     echo(f"jetpack     {jetson['jetpack'] or 'unknown'}, L4T {jetson['l4t'] or 'unknown'}")
@@ -44,7 +47,7 @@ def print_jetson(jetson: dict[str, Any]) -> None:
 
 
 def print_gpu(gpu: dict[str, Any]) -> None:
-    """Prints the GPUs and their driver, or what is missing."""
+    """Prints the GPUs and their driver, or why none can be used."""
     for name in gpu["gpus"]:
         echo(f"gpu         {name}")
     if gpu["cuda"]:
@@ -66,7 +69,7 @@ def auto_text(auto: dict[str, Any]) -> str:
 
 
 def print_table(found: dict[str, Any]) -> None:
-    """Prints the diagnosis, a line a fact."""
+    """Prints the diagnosis, one fact per line."""
     memory = found["memory"]
     echo(f"latentrt    {found['latentrt']}")
     echo(f"python      {found['python']} on {found['platform']}")
@@ -77,9 +80,9 @@ def print_table(found: dict[str, Any]) -> None:
     if found["jetson"]:
         print_jetson(found["jetson"])
     for name, engine in found["engines"].items():
-        there = [f"{engine['package']} {engine['version']}"] if engine["installed"] else []
-        wrong = [f"not usable, {engine['problem']}" if there else engine["problem"]] if engine["problem"] else []
-        echo(f"engine      {name}: {', '.join([*there, *wrong])}")
+        package = [f"{engine['package']} {engine['version']}"] if engine["installed"] else []
+        problem = [f"not usable, {engine['problem']}" if package else engine["problem"]] if engine["problem"] else []
+        echo(f"engine      {name}: {', '.join([*package, *problem])}")
     echo(f"engine      auto: {auto_text(found['auto'])}")
     for choice in found["fastest"]:
         measured = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in choice["seconds"].items())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from latentrt.cli.engine_option import engine_option
 from latentrt.cli.lora_option import lora_option
 from latentrt.cli.output import as_json, echo, print_json, progress_bar
 from latentrt.cli.parsing import size_of
@@ -48,13 +49,7 @@ if TYPE_CHECKING:
 )
 @request_options(first=AFTER_SIZE)
 @lora_option("LoRA file and its scale.", cls=FirstOption)
-@first(
-    "--engine",
-    default="auto",
-    metavar="NAME",
-    show_default=True,
-    help="Engine that runs the graphs; `latentrt doctor` lists them.",
-)
+@engine_option(cls=FirstOption)
 @first(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),

@@ -1,4 +1,4 @@
-"""`latentrt inspect`: what a bundle holds, or how a picture was made."""
+"""`latentrt inspect`: components and defaults of a bundle, or the settings of a picture."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from latentrt.bundle.folder import Bundle
     from latentrt.bundle.quantization import Quantization
 
-# Names that are pictures', also where there is no such file.
+# A path with such an ending is a picture, even if the file does not exist.
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".apng", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic")
 
 
@@ -23,10 +23,10 @@ ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".apng", ".gif", ".bmp", ".tif", ".
 @click.argument("path")
 @as_json
 def inspect(path: str, as_json: bool) -> None:
-    """Show what PATH holds: a bundle's folder, a built-in model's name, or a picture made by latentrt or another tool.
+    """Show the components and defaults of a bundle, or the prompt and settings of a picture.
 
-    Of other tools' pictures (AUTOMATIC1111, Forge, SD.Next, ComfyUI, InvokeAI, NovelAI, Fooocus ...), the settings are
-    shown in latentrt's words where it has them.
+    PATH is a bundle's folder, a built-in model's name, or a picture by latentrt or another tool: AUTOMATIC1111, Forge,
+    SD.Next, ComfyUI, InvokeAI, NovelAI, Fooocus ... Settings that latentrt also has are shown under latentrt's names.
     """
     if Path(path).is_file() or Path(path).suffix.lower() in ENDINGS:
         inspect_picture(Path(path), as_json)
@@ -42,14 +42,14 @@ def inspect(path: str, as_json: bool) -> None:
 
 
 def inspect_picture(path: Path, as_json: bool) -> None:
-    """Prints how a picture was made. Raises RequestError for a file that does not say."""
+    """Prints the settings in a picture's metadata. Raises RequestError if there are none."""
     from latentrt.pipeline.metadata import own_record
     from latentrt.recipes import read_recipe
     from latentrt.recipes.texts import read_texts
 
-    own = own_record(path, read_texts(path))
-    if own:
-        print_json(own) if as_json else show(own)
+    record = own_record(path, read_texts(path))
+    if record:
+        print_json(record) if as_json else show(record)
         return
     recipe = read_recipe(path)
     if as_json:
@@ -63,16 +63,16 @@ def inspect_picture(path: Path, as_json: bool) -> None:
 
 
 def show(record: Mapping[str, Any]) -> None:
-    """Prints what a picture says, a line an entry; what it says nothing of is left out."""
-    said = {key: words(value) for key, value in record.items() if value not in (None, "", [], {})}
-    width = max(map(len, said), default=0)
-    for key, value in said.items():
+    """Prints the entries of a picture's record, one per line, without empty ones."""
+    filled = {key: words(value) for key, value in record.items() if value not in (None, "", [], {})}
+    width = max(map(len, filled), default=0)
+    for key, value in filled.items():
         first, *lines = value.split("\n")
         echo("\n".join([f"{key:{width}} {first}", *(f"{'':{width}} {line}" for line in lines)]))
 
 
 def words(value: Any) -> str:
-    """A value for people: what is inside an object or a list with commas between."""
+    """A value as text: the parts of an object or a list, separated by commas."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {words(one)}" for key, one in value.items() if one is not None)
     if isinstance(value, list):
@@ -85,7 +85,7 @@ def words(value: Any) -> str:
 
 
 def lines_of(bundle: Bundle) -> Iterator[str]:
-    """A bundle on one screen."""
+    """The lines that describe a bundle, about one screen."""
     manifest = bundle.manifest
     schedule, defaults = manifest.schedule, manifest.defaults
     snr = ", zero terminal SNR" if schedule.zero_terminal_snr else ""
@@ -98,9 +98,9 @@ def lines_of(bundle: Bundle) -> Iterator[str]:
     for name, component in manifest.components.items():
         size = sum(manifest.files[file].bytes for file in (component.file, *component.data))
         psnr = component.fidelity.psnr_db
-        loss, when = "exact" if psnr is None else f"{psnr:.1f} dB", " in float" if component.quantization else ""
+        loss, suffix = "exact" if psnr is None else f"{psnr:.1f} dB", " in float" if component.quantization else ""
         yield ""
-        yield f"{name}  {component.precision}  {size / 1e6:.1f} MB  {loss}{when}"
+        yield f"{name}  {component.precision}  {size / 1e6:.1f} MB  {loss}{suffix}"
         if component.quantization is not None:
             yield from quantization_lines(component.quantization)
         for arrow, specs in (("<-", component.inputs), ("->", component.outputs)):
@@ -108,12 +108,12 @@ def lines_of(bundle: Bundle) -> Iterator[str]:
 
 
 def quantization_lines(quantized: Quantization) -> Iterator[str]:
-    """What is quantized, and what that costs."""
-    kept = sum(layer.reason is not None for layer in quantized.layers)
+    """The lines on a component's quantization: layers in INT8, sizes, loss of pictures."""
+    in_float = sum(layer.reason is not None for layer in quantized.layers)
     loss = quantized.loss
     yield (
         f"  for {quantized.target}: {quantized.share_of_layers:.1%} of its layers' MACs in INT8, "
-        f"{quantized.share_of_graph:.1%} of all; {kept} of {len(quantized.layers)} layers in float; "
+        f"{quantized.share_of_graph:.1%} of all; {in_float} of {len(quantized.layers)} layers in float; "
         f"before {quantized.bytes_before / 1e6:.1f} MB"
     )
     if loss.psnr_db is None or loss.worst_psnr_db is None:

@@ -1,4 +1,4 @@
-"""`latentrt verify`: is every byte of a bundle what it was when it was exported?"""
+"""`latentrt verify`: compares every file of a bundle with the size and hash that the exporter recorded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from latentrt.cli.output import as_json, echo, print_json
 @click.argument("bundle")
 @as_json
 def verify(bundle: str, as_json: bool) -> None:
-    """Check every file of BUNDLE, a folder or a built-in model's name, against its recorded size and hash."""
+    """Compare every file of BUNDLE with its recorded size and hash.
+
+    BUNDLE is a folder or a built-in model's name. Exit status 3 if a file differs or is missing.
+    """
     from latentrt.bundle.catalog import folder_of
     from latentrt.bundle.folder import open_bundle
 

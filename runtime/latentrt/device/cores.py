@@ -7,13 +7,13 @@ from pathlib import Path
 
 
 def usable_cores() -> int:
-    """The cores that this process may use, which in a container are fewer than the machine has."""
+    """The number of cores that this process may use; in a container, fewer than the machine has."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(affinity, quota()))
 
 
 def quota() -> int:
-    """The cores that the control group allows, rounded up; a large number where none is set."""
+    """The number of cores that the control group allows, rounded up; 65536 without a limit."""
     try:
         limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
         return -(-int(limit) // int(period))

@@ -1,4 +1,4 @@
-"""The processor, by name and by what it can compute."""
+"""The processor: its name and instruction sets."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import platform
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
-# What x86 and ARM, and older ARM kernels, call a model and its instructions.
+# Keys of the model and of the instruction sets in /proc/cpuinfo, on x86 and on ARM.
 NAMES, INSTRUCTIONS = ("model name", "CPU part"), ("flags", "Features")
 
 
 def processor(cpuinfo: Path = CPUINFO) -> str:
-    """The model's name and a digest of its instructions: machines that are rented by one name differ in these."""
+    """The model's name and a digest of its instruction sets, since cloud machines of one name differ in these."""
     try:
         lines = cpuinfo.read_text().split("\n\n")[0].splitlines()
     except OSError:

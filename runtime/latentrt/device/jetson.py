@@ -1,7 +1,7 @@
-"""What a Jetson is and how it is set up, read from its files, and which models fit what memory it has left.
+"""Model and setup of a Jetson, read from its files, and the models that fit its available memory.
 
-Nothing is run and nothing needs root. Every path is under a root that can be given, so that another device's files, or
-a copy of them, read the same.
+No program is run and no root rights are needed. All paths are under a root folder, so that a copy of another device's
+files can be read too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-# By the part number in the device tree; NVIDIA's Jetson Linux developer guide and Linux's tegra.yaml list them.
+# Module names by part number in the device tree, from NVIDIA's Jetson Linux developer guide and Linux's tegra.yaml.
 MODULES = {
     "p3767-0000": "Orin NX 16GB",
     "p3767-0001": "Orin NX 8GB",
@@ -33,7 +33,7 @@ MODULES = {
     "p3448-0002": "Nano",
 }
 
-# JetPack by the longest beginning of the L4T version that fits: developer.nvidia.com/embedded/jetpack-archive.
+# JetPack by the longest matching prefix of the L4T version: developer.nvidia.com/embedded/jetpack-archive.
 JETPACKS = {
     "32": "4",
     "34": "5.0",
@@ -51,11 +51,11 @@ JETPACKS = {
 }
 OLDEST_JETPACK = 6
 
-# With less memory than this, building an engine needs swap; with no free block as large as this, memory is in pieces.
+# With less memory, building a plan needs swap. If the largest free block is smaller, memory is fragmented.
 SMALL_MEMORY_BYTES = 9_000_000_000
 FRAGMENTED_BYTES = 1 << 20
 
-# What the estimates are for one graph loaded at a time, rounded up; a test holds these to benchmarks/estimates.py.
+# Estimated memory with one graph loaded at a time, rounded up; a test compares them with benchmarks/estimates.py.
 FOOTPRINTS_GB = {
     ("SD 1.5 at 512x512", "fp16"): 2.3,
     ("SD 1.5 at 512x512", "int8"): 1.5,
@@ -66,7 +66,7 @@ FOOTPRINTS_GB = {
 
 @dataclass(frozen=True)
 class Swap:
-    """An area of swap. compressed: zram, which takes from the memory that it extends."""
+    """A swap area. compressed: zram, which uses part of the memory that it extends."""
 
     name: str
     bytes: int
@@ -76,7 +76,7 @@ class Swap:
 
 @dataclass(frozen=True)
 class PowerMode:
-    """The mode that nvpmodel was set to, and the fastest that the module has."""
+    """The current mode of nvpmodel, and the fastest mode of the module; None if unknown."""
 
     id: int
     name: str | None
@@ -94,10 +94,7 @@ class FreeBlocks:
 
 @dataclass(frozen=True)
 class Jetson:
-    """A Jetson. What its files do not tell is None.
-
-    desktop: whether a graphical desktop starts with it.
-    """
+    """Facts of a Jetson; None for unknown ones. desktop: whether a graphical desktop starts at boot."""
 
     model: str
     part: str | None
@@ -113,7 +110,7 @@ class Jetson:
 
 
 def read_jetson(root: Path = Path("/")) -> Jetson | None:
-    """Returns what the files under `root` say; None where they are no Jetson's."""
+    """Returns the facts of the Jetson whose files are under `root`; None for another machine."""
     compatible = strings(root / "proc/device-tree/compatible")
     l4t = l4t_version(text(root / "etc/nv_tegra_release"))
     if l4t is None and not any(name.startswith("nvidia,tegra") for name in compatible):
@@ -137,7 +134,7 @@ def read_jetson(root: Path = Path("/")) -> Jetson | None:
 
 
 def text(path: Path) -> str:
-    """What a file says; nothing where there is none."""
+    """The text of a file; empty if it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -145,7 +142,7 @@ def text(path: Path) -> str:
 
 
 def strings(path: Path) -> list[str]:
-    """The strings of a device-tree property, each of which ends with NUL."""
+    """The NUL-terminated strings of a device-tree property."""
     return [part for part in text(path).split("\0") if part.strip()]
 
 
@@ -156,13 +153,13 @@ def l4t_version(release: str) -> str | None:
 
 
 def jetpack_of(l4t: str | None) -> str | None:
-    """The JetPack that an L4T version came with."""
-    known = [start for start in JETPACKS if l4t is not None and f"{l4t}.".startswith(f"{start}.")]
-    return JETPACKS[max(known, key=len)] if known else None
+    """The JetPack release of an L4T version; None if unknown."""
+    prefixes = [prefix for prefix in JETPACKS if l4t is not None and f"{l4t}.".startswith(f"{prefix}.")]
+    return JETPACKS[max(prefixes, key=len)] if prefixes else None
 
 
 def installed_packages(status: str) -> dict[str, str]:
-    """The versions of the installed packages of interest, without epoch and revision, from dpkg's status file."""
+    """Versions, without epoch and revision, of JetPack, TensorRT and CUDA packages in dpkg's status file."""
     wanted = re.compile(r"nvidia-jetpack|libnvinfer\d+|cuda-cudart-\d+-\d+")
     found = {}
     for block in status.split("\n\n"):
@@ -173,7 +170,7 @@ def installed_packages(status: str) -> dict[str, str]:
 
 
 def cuda_version(root: Path, packages: dict[str, str]) -> str | None:
-    """The CUDA toolkit's version, else that of the CUDA runtime's package."""
+    """The version of the CUDA toolkit, else of the CUDA runtime's package; None if unknown."""
     try:
         return str(json.loads(text(root / "usr/local/cuda/version.json"))["cuda"]["version"])
     except (ValueError, KeyError, TypeError):
@@ -181,7 +178,7 @@ def cuda_version(root: Path, packages: dict[str, str]) -> str | None:
 
 
 def power_mode(status: str, config: str) -> PowerMode | None:
-    """The mode in nvpmodel's status file; where it was never set, the default of its configuration."""
+    """The mode in nvpmodel's status file; if it was never set, the default of its configuration."""
     names = {int(number): name for number, name in re.findall(r"<\s*POWER_MODEL\s+ID=(\d+)\s+NAME=(\S+?)\s*>", config)}
     match = re.search(r"pmode:\s*(\d+)", status) or re.search(r"<\s*PM_CONFIG\s+DEFAULT=(\d+)", config)
     if match is None:
@@ -192,7 +189,7 @@ def power_mode(status: str, config: str) -> PowerMode | None:
 
 
 def free_blocks(buddyinfo: str) -> FreeBlocks | None:
-    """The largest free blocks in /proc/buddyinfo, which counts them by size: 1 page, 2 pages, 4 pages, ..."""
+    """The largest free blocks in /proc/buddyinfo, which counts blocks of 1 page, 2 pages, 4 pages, ..."""
     counts: list[int] = []
     for line in buddyinfo.splitlines():
         numbers = [int(number) for number in re.findall(r"\d+", line.partition("zone")[2])]
@@ -202,25 +199,25 @@ def free_blocks(buddyinfo: str) -> FreeBlocks | None:
 
 
 def swap_areas(swaps: str) -> Iterator[Swap]:
-    """The areas in /proc/swaps, which counts in KiB."""
+    """The swap areas in /proc/swaps, whose sizes are in KiB."""
     for line in swaps.splitlines()[1:]:
         name, _, size, used, *_ = line.split()
         yield Swap(name, int(size) * 1024, int(used) * 1024, "zram" in name)
 
 
 def starts_desktop(root: Path) -> bool | None:
-    """Whether the system starts into its graphical target; the link of the administrator goes before the system's."""
-    for place in ("etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"):
-        link = root / place / "default.target"
+    """Whether the system boots into its graphical target; the administrator's link precedes the system's."""
+    for folder in ("etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system"):
+        link = root / folder / "default.target"
         if link.is_symlink():
             return link.readlink().name == "graphical.target"
     return None
 
 
 def fits(available_bytes: int) -> list[dict[str, str | float | bool]]:
-    """Returns for each model and precision what it needs at least, in GB, and whether that much is available.
+    """Returns the least memory of each model and precision, in GB, and whether that much is available.
 
-    The needs are estimates (docs/estimate.md); swap does not count, a GPU cannot use it.
+    The sizes are estimates (docs/estimate.md). Swap does not count, because a GPU cannot use it.
     """
     return [
         {"model": model, "precision": precision, "needs_gb": needs, "fits": needs * 1e9 <= available_bytes}
@@ -229,15 +226,15 @@ def fits(available_bytes: int) -> list[dict[str, str | float | bool]]:
 
 
 def advice(jetson: Jetson, memory: Mapping[str, int] | None) -> Iterator[str]:
-    """What to change on the device before a model is run; docs/jetson.md says why. memory: total_bytes and others."""
+    """Advice on the setup of the device, one line each; reasons are in docs/jetson.md. memory: of `meminfo.memory`."""
     major = int((jetson.jetpack or "0").split(".")[0])
     if 0 < major < OLDEST_JETPACK:
-        yield f"JetPack {jetson.jetpack}: its Python and TensorRT are too old, flash JetPack 6.2 or newer"
+        yield f"JetPack {jetson.jetpack}: its Python and TensorRT are too old; flash JetPack 6.2 or newer"
         return
-    seen = importlib.util.find_spec("tensorrt") is not None
+    importable = importlib.util.find_spec("tensorrt") is not None
     if jetson.tensorrt is None:
         yield "no TensorRT: run `sudo apt-get install nvidia-jetpack`"
-    elif not seen:
+    elif not importable:
         yield (
             f"TensorRT {jetson.tensorrt} is not visible to this Python: make its environment with "
             "`python3 -m venv --system-site-packages`"
@@ -249,6 +246,7 @@ def advice(jetson: Jetson, memory: Mapping[str, int] | None) -> Iterator[str]:
         yield "a desktop starts: `sudo systemctl set-default multi-user.target` and a reboot free about 0.8 GB"
     small = memory is not None and memory["total_bytes"] < SMALL_MEMORY_BYTES
     if small and all(area.compressed for area in jetson.swap):
-        yield "no swap on disk: make a file of 8 GB, or building an engine may run out of memory; see docs/jetson.md"
+        yield "no swap on disk: add a swap file of 8 GB, or building a plan may run out of memory; see docs/jetson.md"
     if jetson.free_blocks is not None and jetson.free_blocks.bytes < FRAGMENTED_BYTES:
-        yield f"memory is in pieces of {jetson.free_blocks.bytes >> 10} KB: reboot before a model is loaded"
+        largest = jetson.free_blocks.bytes >> 10
+        yield f"memory is fragmented, the largest free block has {largest} KB: reboot before loading a model"

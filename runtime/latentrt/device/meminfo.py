@@ -1,4 +1,4 @@
-"""The machine's memory, from /proc/meminfo."""
+"""Memory of the machine, from /proc/meminfo."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ MEMINFO = Path("/proc/meminfo")
 
 
 def memory(meminfo: Path) -> dict[str, int] | None:
-    """Total and available bytes."""
+    """Returns "total_bytes" and "available_bytes"; None if the file cannot be read."""
     try:
         entries = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         total, available = (int(entries[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))

@@ -1,4 +1,4 @@
-"""NVIDIA's driver and GPUs as the driver's own library tells of them: no package is needed, and none is imported."""
+"""NVIDIA's driver and GPUs, read through the driver's own library; no package is needed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Any
 from latentrt.device.nvml import open_nvml
 
 LIBRARY = "nvcuda.dll" if os.name == "nt" else "libcuda.so.1"
-# CUresult of cuda.h, and what to do.
+# Cause and remedy by CUresult of cuda.h.
 FAILURES = {
     100: "the driver finds no GPU; check `nvidia-smi` and CUDA_VISIBLE_DEVICES",
-    803: "the driver's library is not of the version that the kernel has loaded; reboot",
+    803: "the driver's library and the loaded kernel module have different versions; reboot",
     804: "this GPU needs a driver of its own version; remove the cuda-compat package",
 }
 
 
 @dataclass(frozen=True)
 class Nvidia:
-    """What there is. driver: its version. cuda: the newest that it runs. problem: why no GPU can be used."""
+    """NVIDIA driver and GPUs. driver: version. cuda: newest CUDA that it runs. problem: why no GPU can be used."""
 
     driver: str | None = None
     cuda: tuple[int, int] | None = None
@@ -30,10 +30,10 @@ class Nvidia:
     problem: str | None = None
 
 
-def read_nvidia(opened: Callable[[str], Any] = ctypes.CDLL) -> Nvidia:
-    """Returns what the driver says. opened: gives its library, or raises OSError."""
+def read_nvidia(open_library: Callable[[str], Any] = ctypes.CDLL) -> Nvidia:
+    """Returns driver and GPUs. open_library: opens the driver's library by name, or raises OSError."""
     try:
-        library = opened(LIBRARY)
+        library = open_library(LIBRARY)
     except OSError:
         return Nvidia(problem=f"no NVIDIA driver ({LIBRARY} is not found); install one that suits the GPU")
     version = c_int()
@@ -48,7 +48,7 @@ def read_nvidia(opened: Callable[[str], Any] = ctypes.CDLL) -> Nvidia:
 
 
 def names(library: Any) -> tuple[str, ...]:
-    """The names of the GPUs that programs see."""
+    """The names of the visible GPUs."""
     count, found = c_int(), []
     library.cuDeviceGetCount(byref(count))
     for index in range(count.value):

@@ -1,4 +1,4 @@
-"""NVIDIA's management library as a benchmark needs it, straight from the driver: no package, and none on a Jetson."""
+"""NVIDIA's management library (NVML) for benchmarks, from the driver, without a package. A Jetson has none."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Any
 
 LIBRARY = "libnvidia-ml.so.1"
 SM_CLOCK = 1  # NVML_CLOCK_SM
-# NVML_CLOCKS_EVENT_REASON_*: slowed down by power brake, heat (both kinds) or the power limit.
+# NVML_CLOCKS_EVENT_REASON_*: reasons for throttling.
 SLOWED = {0x04: "power limit", 0x08: "hardware slowdown", 0x20: "heat", 0x40: "heat", 0x80: "power brake"}
 
 
 class NvmlError(OSError):
-    """A call of the library failed."""
+    """A failed call of the library."""
 
 
 class Memory(ctypes.Structure):
@@ -23,16 +23,16 @@ class Memory(ctypes.Structure):
 
 
 class Nvml:
-    """One GPU. library: as `ctypes.CDLL` opens it."""
+    """One GPU. library: from `ctypes.CDLL`."""
 
     def __init__(self, library: Any, index: int = 0) -> None:
-        """Raises NvmlError where there is no such GPU."""
+        """Raises NvmlError if there is no such GPU."""
         self.library, self.handle = library, c_void_p()
         self.call("nvmlInit_v2")
         self.call("nvmlDeviceGetHandleByIndex_v2", c_uint(index), byref(self.handle))
 
     def call(self, function: str, *arguments: Any) -> None:
-        """Calls a function. Raises NvmlError that names it, also where this driver has none of that name."""
+        """Calls a function. Raises NvmlError with its name if it fails or this driver does not have it."""
         try:
             status = getattr(self.library, function)(*arguments)
         except AttributeError as error:
@@ -41,52 +41,52 @@ class Nvml:
             raise NvmlError(f"{function} failed with {status}")
 
     def number(self, function: str, *arguments: Any, kind: Any = c_uint) -> int:
-        """The number that a function of the GPU gives."""
+        """The number that a function returns for this GPU."""
         value = kind()
         self.call(function, self.handle, *arguments, byref(value))
         return int(value.value)
 
     def string(self, function: str, *arguments: Any) -> str:
-        """The text that a function gives."""
+        """The text that a function returns."""
         value = (c_char * 96)()
         self.call(function, *arguments, value, c_uint(len(value)))
         return value.value.decode()
 
     @property
     def name(self) -> str:
-        """Of the GPU."""
+        """The name of the GPU."""
         return self.string("nvmlDeviceGetName", self.handle)
 
     @property
     def driver(self) -> str:
-        """Its version."""
+        """The version of the driver."""
         return self.string("nvmlSystemGetDriverVersion")
 
     @property
     def sm_mhz(self) -> int:
-        """The clock of its multiprocessors now."""
+        """Current clock of the multiprocessors, in MHz."""
         return self.number("nvmlDeviceGetClockInfo", c_uint(SM_CLOCK))
 
     @property
     def used_bytes(self) -> int:
-        """Memory that all processes together take on it."""
+        """Memory of the GPU that all processes use, in bytes."""
         memory = Memory()
         self.call("nvmlDeviceGetMemoryInfo", self.handle, byref(memory))
         return int(memory.used)
 
     @property
     def slowed(self) -> set[str]:
-        """Why it runs below its clocks now; empty when it does not."""
+        """Reasons why the GPU is throttled now; empty if it is not."""
         reasons = self.number("nvmlDeviceGetCurrentClocksThrottleReasons", kind=c_ulonglong)
         return {reason for bit, reason in SLOWED.items() if reasons & bit}
 
     def millijoules(self) -> int:
-        """Its energy since the driver was loaded."""
+        """Energy of the GPU since the driver was loaded, in mJ."""
         return self.number("nvmlDeviceGetTotalEnergyConsumption", kind=c_ulonglong)
 
 
 def open_nvml() -> Nvml | None:
-    """The first GPU; None where there is no driver, no GPU, or none that says so much as its name."""
+    """The first GPU; None without a driver, without a GPU, or if its name cannot be read."""
     try:
         gpu = Nvml(ctypes.CDLL(LIBRARY))
         return gpu if gpu.name and gpu.driver else None

@@ -51,15 +51,15 @@ __all__ = [
 
 
 class Engine(Protocol):
-    """One graph, ready to be called. Loading is explicit, so that a pipeline decides what is in memory when."""
+    """One graph, ready to be called. Loading is explicit, so that a pipeline controls memory."""
 
     @property
     def memory(self) -> MemoryModel | None:
-        """The memory that the engine needs for this graph; None where that is not known."""
+        """The memory that the engine needs for this graph; None if unknown."""
         ...
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Returns every output by name; loads the graph first if need be. Raises ShapeError for wrong feeds."""
+        """Returns every output by name; loads the graph first if needed. Raises ShapeError for wrong feeds."""
         ...
 
     def load(self) -> None:
@@ -80,7 +80,7 @@ class Weight(Protocol):
 
     @property
     def initializer(self) -> Initializer:
-        """The place of the initialiser."""
+        """The initialiser: its file, offset, shape and type."""
         ...
 
     def read(self) -> Array:
@@ -104,7 +104,7 @@ class EngineFactory(Protocol):
 
 
 class WeightsFactory(EngineFactory, Protocol):
-    """An engine's module, where `takes_weights` is stated for the engine."""
+    """The module of an engine whose row in `ENGINES` has `takes_weights`."""
 
     def open_with_weights(
         self, bundle: Bundle, weights: Mapping[str, Weights], engine: str, *, low_memory: bool = False
@@ -127,12 +127,12 @@ def auto_engines() -> tuple[str, ...]:
 
 
 def choose(name: str, bundle: Bundle, *, low_memory: bool = False, takes_weights: bool = False) -> str:
-    """Returns the engine in `ENGINES` that `name` stands for with this bundle.
+    """Returns the key in `ENGINES` that `name` stands for with this bundle.
 
     "cpu" is ONNX Runtime. "auto" is the engine that LATENTRT_ENGINE names, else the fastest installed engine for a CPU;
-    where several are installed, they are measured once. All other names stand for themselves.
+    if several are installed, they are timed once. All other names stand for themselves.
 
-    low_memory: "auto" is the first installed engine, which needs the least memory; measuring others would need more.
+    low_memory: "auto" is the first installed engine, which needs the least memory; timing the others would need more.
     takes_weights: "auto" is an engine that can override weights, if one is installed, even a slower one.
     Raises EngineError if the engine's package is not installed.
     """
@@ -151,8 +151,8 @@ def choose(name: str, bundle: Bundle, *, low_memory: bool = False, takes_weights
 def open_engines(name: str, bundle: Bundle, *, low_memory: bool = False) -> dict[str, Engine]:
     """Returns an engine of the kind `name` for every component of a bundle; no graph is loaded yet.
 
-    low_memory: memory is given back between calls, which may be slower, by engines that would otherwise keep it. The
-    engines share what can be shared. Raises EngineError for an unknown name, or one whose package is not installed.
+    low_memory: engines return memory between calls, which may be slower. Engines on a GPU share its activation memory.
+    Raises EngineError for an unknown name, or one whose package is not installed.
     """
     factory = cast(EngineFactory, importlib.import_module(engine_kind(name).module))
     return dict(factory.open_engines(bundle, ALIASES.get(name, name), low_memory=low_memory))
@@ -187,9 +187,9 @@ def open_engine(name: str, name_of_component: str, component: Component, folder:
 
 
 def build_plan(name: str, bundle: Bundle, component: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Builds a plan that accepts inputs of these shapes, in the bundle's `plan_store`, with the export package.
+    """Builds a plan for inputs of these shapes, in the bundle's `plan_store`. Needs the export package.
 
-    name: the engine that will run the plan, on the current GPU. Raises EngineError where this machine cannot build.
+    name: the engine that will run the plan, on the current GPU. Raises EngineError if this machine cannot build plans.
     """
     importlib.import_module(PLAN_BUILDERS[name]).build_plan(name, bundle, component, shapes)
 
@@ -208,9 +208,9 @@ def lacks_memory(error: Exception) -> bool:
 
 
 def engine_kind(name: str) -> EngineKind:
-    """The engine of that name, if its package is installed; for "auto", the first that is.
+    """The row of an engine, if its package is installed; for "auto", the first installed one.
 
-    Raises EngineError that lists the known names, or says what to install.
+    Raises EngineError with the known names, or with the command that installs the package.
     """
     if name not in NAMES:
         raise EngineError(f"engine: got {name!r}, expected one of {', '.join(NAMES)}")

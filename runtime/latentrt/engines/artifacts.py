@@ -1,4 +1,4 @@
-"""Folders of what was made of a graph: files, and a record that says what they must measure to."""
+"""Folders of files made from a graph, each with a record of sizes and hashes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from latentrt.storage.json_codec import TypedError, parse
 
 
 class Derived(Protocol):
-    """A record, which is a dataclass. files: what else is in the folder, the graph first."""
+    """A record, which is a dataclass. files: the other files of the folder, the graph first."""
 
     @property
     def files(self) -> Mapping[str, FileRecord]:
-        """By name."""
+        """Sizes and hashes by file name."""
         ...
 
 
@@ -27,7 +27,7 @@ D = TypeVar("D", bound=Derived)
 
 
 def read_record(kind: type[D], record: Path, *, verify: bool = True) -> D:
-    """What the record says, each file beside it of the right size and, if `verify`, hash. Raises BundleError."""
+    """Reads a record, and checks sizes and, with `verify`, hashes of its files. Raises BundleError if one differs."""
     folder = record.parent
     try:
         derived = parse(kind, json.loads(record.read_bytes()))
@@ -36,18 +36,18 @@ def read_record(kind: type[D], record: Path, *, verify: bool = True) -> D:
         for name, file in derived.files.items():
             check_size(confined(folder, name), file)
             if verify and sha256_of(folder / name) != file.sha256:
-                raise BundleError(f"{folder / name}: got another hash than was written down")
+                raise BundleError(f"{folder / name}: its hash differs from the recorded one")
     except (OSError, TypedError, ValueError, RecursionError, BundleError) as error:
         raise BundleError(f"{folder}: damaged ({error}); remove this folder and run `latentrt build` again") from error
     return derived
 
 
 def graph_digest(manifest: Manifest, component: Component) -> str:
-    """SHA-256, in hexadecimal, that stands for a component's graph and weights: of what the manifest says of them."""
+    """SHA-256, in hexadecimal, over the hashes of a component's graph and weights in the manifest."""
     files = (component.file, *component.data)
     return hashlib.sha256("\n".join(manifest.files[file].sha256 for file in files).encode()).hexdigest()
 
 
 def one_line(error: Exception) -> str:
-    """The error's message without the line breaks that some versions of ONNX Runtime put into it."""
+    """The error's message on one line; some versions of ONNX Runtime break lines."""
     return " ".join(str(error).split())

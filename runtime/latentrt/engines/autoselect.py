@@ -1,7 +1,7 @@
 """Choice of the engine for `engine="auto"`: the installed CPU engine with the shortest time to a first picture.
 
-Measured once per model, and remembered in a small file of the user's cache. It cannot be known without measuring: it
-depends on the processor's instructions, on the model's size and on whether the model is quantized.
+Engines are timed once per model, and the result is stored in a small file of the user's cache. The fastest engine
+depends on the processor's instruction sets, the model's size and quantization, so no fixed rule finds it.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from latentrt.tensors import Array, shape_of
 
 log = logging.getLogger(__name__)
 
-# The least of so many turns counts: other work on the machine only adds, and engines that keep what they compile load
-# faster the second time. Where a turn of all takes this long, either hardly matters, and one must do.
+# Every engine is timed TURNS times and the least time counts: other work on the machine only adds to it, and engines
+# with a cache load faster the second time. If a turn of all engines takes LONG_SECONDS, it is the last one.
 TURNS, LONG_SECONDS = 3, 20.0
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What decides which engine is the fastest.
+    """Facts that decide which engine is the fastest.
 
-    graph: the UNet's digest. optimised: what `latentrt build` has made of it for ONNX Runtime; "" for nothing.
-    versions: by engine.
+    graph: digest of the UNet. optimised: name of the folder of its graph optimised by `latentrt build`; "" if there is
+    none. cores: usable ones. versions: package versions by engine.
     """
 
     graph: str
@@ -53,7 +53,7 @@ class Situation:
 
 @dataclass(frozen=True)
 class Choice:
-    """What was measured. model: the bundle's name. seconds: by engine, to load the UNet and run it for one picture."""
+    """A measurement. model: the bundle's name. seconds: by engine, to load the UNet and run it for one picture."""
 
     model: str
     situation: Situation
@@ -61,36 +61,38 @@ class Choice:
 
     @property
     def engine(self) -> str:
-        """The fastest."""
+        """The name of the fastest engine."""
         return min(self.seconds, key=lambda name: self.seconds[name])
 
 
 def fastest(bundle: Bundle) -> str:
-    """The name of the engine; measures first where several are installed and nothing is remembered.
+    """The name of the fastest engine; times the engines if several are installed and no choice is stored.
 
-    Raises EngineError if none of them runs the model.
+    Raises EngineError if no engine runs the model.
     """
     names = [name for name in auto_engines() if ENGINES[name].installed]
     if len(names) == 1:
         return names[0]
     situation = situation_of(bundle, names)
-    path = path_of(situation)
-    known = known_for(situation, path)
+    path = choice_file(situation)
+    known = stored_choice(situation, path)
     if known is not None:
         return known.engine
     if not writable(path.parent):
-        log.warning("%s cannot be written, so nothing is measured: using %s", path.parent, names[0])
+        log.warning("%s: cannot be written, so engines are not timed: using %s", path.parent, names[0])
         return names[0]
     try:
-        with locked(path.parent):  # two that measure at once would measure each other
-            return (known_for(situation, path) or measured(bundle, situation, names, path)).engine
+        with locked(path.parent):  # two processes that time at once would slow each other
+            return (stored_choice(situation, path) or time_and_store(bundle, situation, names, path)).engine
     except OSError as error:
-        log.warning("%s: what was measured cannot be kept (%s): using %s", path, error.strerror or error, names[0])
+        log.warning(
+            "%s: the timing of engines cannot be stored (%s): using %s", path, error.strerror or error, names[0]
+        )
         return names[0]
 
 
-def measured(bundle: Bundle, situation: Situation, names: Sequence[str], path: Path) -> Choice:
-    """What is measured now, and remembered. Raises EngineError as `fastest`, OSError where it cannot be written."""
+def time_and_store(bundle: Bundle, situation: Situation, names: Sequence[str], path: Path) -> Choice:
+    """Times the engines and stores the choice at `path`. Raises EngineError as `fastest`, OSError if writing fails."""
     model = bundle.manifest.name
     log.warning(
         'engine "auto": several engines are installed (%s), so they are timed once to find the fastest for %s on this '
@@ -98,20 +100,20 @@ def measured(bundle: Bundle, situation: Situation, names: Sequence[str], path: P
         ", ".join(names),
         model,
     )
-    choice = Choice(model, situation, measure(bundle, names))
+    choice = Choice(model, situation, time_engines(bundle, names))
     with new_file(path) as temporary:
         temporary.write_text(json.dumps(asdict(choice), indent=2) + "\n", encoding="utf-8")
     return choice
 
 
-def known_for(situation: Situation, path: Path) -> Choice | None:
-    """What is remembered for this situation."""
+def stored_choice(situation: Situation, path: Path) -> Choice | None:
+    """The stored choice for this situation; None if there is none."""
     known = read(path)
     return known if known is not None and known.situation == situation else None
 
 
-def remembered() -> list[Choice]:
-    """What was measured on this processor with the engines that are installed now."""
+def stored_choices() -> list[Choice]:
+    """The stored choices for this processor and the installed engines."""
     names = [name for name in auto_engines() if ENGINES[name].installed]
     here = (processor(), usable_cores(), versions_of(names))
     found = (read(path) for path in sorted(user_cache("fastest").glob("*.json")))
@@ -120,7 +122,7 @@ def remembered() -> list[Choice]:
 
 
 def situation_of(bundle: Bundle, names: Iterable[str]) -> Situation:
-    """What decides here and now."""
+    """The situation of a bundle on this machine."""
     manifest = bundle.manifest
     graph = graph_digest(manifest, manifest.components[manifest.denoiser])
     built = optimised.folder_of(bundle, manifest.denoiser)
@@ -128,13 +130,17 @@ def situation_of(bundle: Bundle, names: Iterable[str]) -> Situation:
 
 
 def versions_of(names: Iterable[str]) -> dict[str, str]:
-    """The versions of the engines' packages; importing them only to ask would take longer than all else."""
+    """The versions of the engines' packages, without importing them, which is slow."""
     return {name: version_of(ENGINES[name].requires) for name in names}
 
 
 def version_of(module: str) -> str:
-    """The version of the package that brings a module, whose name may be longer than the module's."""
-    from importlib.metadata import PackageNotFoundError, packages_distributions, version  # 30 ms that one engine spares
+    """The version of the package that has a module; the package may have another name."""
+    from importlib.metadata import (  # 30 ms, not needed with one engine
+        PackageNotFoundError,
+        packages_distributions,
+        version,
+    )
 
     try:
         return version(module)
@@ -143,14 +149,14 @@ def version_of(module: str) -> str:
         return " ".join(f"{package} {version(package)}" for package in packages)
 
 
-def path_of(situation: Situation) -> Path:
-    """Where a choice is remembered."""
+def choice_file(situation: Situation) -> Path:
+    """The file of the choice for a situation."""
     key = json.dumps(asdict(situation), sort_keys=True)
     return user_cache("fastest") / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
 
 
 def read(path: Path) -> Choice | None:
-    """The choice in a file; None where there is none that can be read, or that names no engine of its situation."""
+    """The choice in a file; None if the file cannot be read or names engines that its situation lacks."""
     try:
         choice = parse(Choice, json.loads(path.read_bytes()))
     except (OSError, TypedError, ValueError, RecursionError):
@@ -158,8 +164,8 @@ def read(path: Path) -> Choice | None:
     return choice if choice.seconds and choice.seconds.keys() <= choice.situation.versions.keys() else None
 
 
-def measure(bundle: Bundle, names: Iterable[str]) -> dict[str, float]:
-    """The seconds of each engine that runs the model; they take turns, and one is in memory at a time."""
+def time_engines(bundle: Bundle, names: Iterable[str]) -> dict[str, float]:
+    """The seconds of each engine that runs the model, timed in turns, with one engine in memory at a time."""
     feeds, steps = feeds_of(bundle), bundle.manifest.defaults.steps
     seconds: dict[str, list[float]] = {name: [] for name in names}
     failed: dict[str, EngineError] = {}
@@ -182,7 +188,7 @@ def measure(bundle: Bundle, names: Iterable[str]) -> dict[str, float]:
 
 
 def feeds_of(bundle: Bundle) -> dict[str, Array]:
-    """Random inputs of the UNet, of the bundle's default size, with guidance where that is the default."""
+    """Random inputs of the UNet at the bundle's default size, with two rows if guidance is on by default."""
     manifest, random = bundle.manifest, np.random.default_rng(0)
     sizes = manifest.sizes(batch=2 if manifest.defaults.guidance > 1 else 1)
     inputs = manifest.components[manifest.denoiser].inputs
@@ -190,7 +196,7 @@ def feeds_of(bundle: Bundle) -> dict[str, Array]:
 
 
 def seconds_of_picture(engine: Engine, feeds: Mapping[str, Array], steps: int) -> float:
-    """The time from nothing to the last step of a picture, all but two of the steps reckoned."""
+    """The time from loading to the last step of a picture, extrapolated from three calls."""
     try:
         return seconds_of_call(engine, feeds) + (steps - 1) * min(seconds_of_call(engine, feeds) for _ in range(2))
     finally:
@@ -198,7 +204,7 @@ def seconds_of_picture(engine: Engine, feeds: Mapping[str, Array], steps: int) -
 
 
 def seconds_of_call(engine: Engine, feeds: Mapping[str, Array]) -> float:
-    """The time that one call takes, loading included where nothing is loaded."""
+    """The time of one call, which includes loading if the engine is not loaded."""
     start = time.perf_counter()
     engine(feeds)
     return time.perf_counter() - start

@@ -32,8 +32,7 @@ class EngineKind:
 
     alternatives: other import names of the package. file: a file that the package must contain. bindings: a second
     package that it needs. takes_weights: whether weights of its graphs can be overridden when they are loaded. gpu:
-    whether it needs an NVIDIA GPU. memory: for a graph as it is in the bundle; None where it is not known, and a
-    memory budget is refused.
+    whether it needs an NVIDIA GPU. memory: for a graph as it is in the bundle; if None, a memory budget is refused.
     """
 
     module: str
@@ -70,10 +69,10 @@ class EngineKind:
     def install(self) -> str:
         """The command that installs it."""
         command = f"run `pip install 'latentrt[{self.extra}]'`"
-        # onnxruntime and onnxruntime-gpu have the same files: whichever is installed last overwrites the other.
+        # onnxruntime and onnxruntime-gpu have the same files: the one installed last overwrites the other.
         before = (
-            ", after `pip uninstall onnxruntime onnxruntime-gpu` where onnxruntime is installed: the two must not be "
-            "beside each other"
+            ", after `pip uninstall onnxruntime onnxruntime-gpu` if onnxruntime is installed: only one of the two may "
+            "be installed"
         )
         return command + before if self.file else command
 

@@ -1,4 +1,4 @@
-"""OpenVINO on a CPU, x86-64 or ARM: compiled for the shapes of the first call, and kept for the next process."""
+"""OpenVINO on a CPU, x86-64 or ARM: graphs compiled for the shapes of the first call, and cached on disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from latentrt.device.cores import usable_cores
 from latentrt.device.cpu import processor
 from latentrt.engines import ENGINES, MemoryModel, failure, lacks_memory, telemetry
 from latentrt.engines.artifacts import graph_digest, one_line
-from latentrt.engines.openvino_cache import kept
+from latentrt.engines.openvino_cache import cache_settings
 from latentrt.storage.user_dirs import user_cache
 from latentrt.tensors import Array, check, side_of, split_axis
 
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# What OpenVINO calls a processor's own half type, by what it says that the processor can do; the first one wins.
-HALVES = {"BF16": "bf16", "FP16": "f16"}
-# A timestep near 1000 has more bits than either: what is computed of it stays float32.
+# OpenVINO's name of a half type by the capability of the processor; the first supported one is used.
+HALF_TYPES = {"BF16": "bf16", "FP16": "f16"}
+# A timestep near 1000 needs more bits than a half type has: components with this input compute in float32.
 FLOAT32_INPUT = "timestep"
-# Compiling float weights takes hardly longer than reading back what was compiled: larger ones are not kept twice.
+# Compiling large float weights takes hardly longer than reading a compiled copy: larger graphs are not cached.
 LARGEST_CACHED_BYTES = 1 << 30
 
 
@@ -45,7 +45,7 @@ def open_engine(name: str, component: Component, folder: Path, engine: str) -> O
 
 
 def engine_of(bundle: Bundle, name: str) -> OpenVinoEngine:
-    """The engine of one component, which keeps what it compiles under the hash of the graph."""
+    """The engine of one component, with a cache folder named after the hash of the graph."""
     component = bundle.manifest.components[name]
     files = (component.file, *component.data)
     small = sum(bundle.manifest.files[file].bytes for file in files) <= LARGEST_CACHED_BYTES
@@ -54,16 +54,15 @@ def engine_of(bundle: Bundle, name: str) -> OpenVinoEngine:
 
 
 class OpenVinoEngine:
-    """One graph. An axis has the size of the first call until a call brings another, then it is free.
+    """One graph. An axis has the size of the first call; when a call has another size, the axis becomes dynamic.
 
-    Fixed shapes are faster by a quarter or more, and one compiled graph at a time is one copy of the weights. Calls of
-    one graph wait for each other: a request holds the inputs and outputs of one, and OpenVINO is told to give one call
-    all cores.
+    Fixed shapes are faster by a quarter or more, and a single compiled graph needs a single copy of the weights. Calls
+    of one graph wait for each other: an infer request serves one call, and one call uses all cores.
     """
 
     def __init__(self, name: str, component: Component, path: Path, cache: Path | None = None) -> None:
         self.name, self.component, self.path, self.cache = name, component, path, cache
-        self.lock = threading.RLock()  # of all that follows, for the length of a call
+        self.lock = threading.RLock()  # guards the fields below, held during a call
         self.model: Any = None
         self.request: Any = None
         self.fixed: dict[str, int] | None = None
@@ -74,7 +73,7 @@ class OpenVinoEngine:
         return ENGINES["openvino"].memory
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Every output by name. Raises ShapeError for feeds that do not fit, EngineError if the run fails."""
+        """Returns every output by name. Raises ShapeError for wrong feeds, EngineError if the run fails."""
         sizes = check(self.component.inputs, feeds, self.name)
         with self.lock:
             self.load()
@@ -82,11 +81,11 @@ class OpenVinoEngine:
                 self.fit(sizes)
                 found = self.request.infer(dict(feeds), share_inputs=True)
                 return {spec.name: found[spec.name] for spec in self.component.outputs}
-            except Exception as error:  # OpenVINO raises RuntimeError, and KeyError for an output that is not there
+            except Exception as error:  # OpenVINO raises RuntimeError, and KeyError for a missing output
                 raise failure(f"{self.name}: OpenVINO failed with {sizes}: {one_line(error)}", error) from error
 
     def load(self) -> None:
-        """Reads the graph; it is compiled by the first call, for that. Raises EngineError if OpenVINO refuses it."""
+        """Reads the graph; the first call compiles it. Raises EngineError if OpenVINO refuses it."""
         with self.lock:
             if self.model is None:
                 try:
@@ -98,45 +97,45 @@ class OpenVinoEngine:
                     ) from error
 
     def unload(self) -> None:
-        """Drops the graph and what was compiled of it, once a call in another thread is done."""
+        """Drops the graph and its compiled form, after a running call of another thread."""
         with self.lock:
             self.model = self.request = self.fixed = None
 
     def close(self) -> None:
-        """The same as `unload`: nothing else is held, and a later call would load again."""
+        """The same as `unload`; a later call loads again."""
         self.unload()
 
     def fit(self, sizes: Mapping[str, int]) -> None:
-        """Compiles the graph, unless what is compiled takes calls of these sizes."""
+        """Compiles the graph, unless the compiled form accepts these sizes."""
         before = dict(sizes) if self.fixed is None else self.fixed
         fixed = {symbol: size for symbol, size in before.items() if sizes[symbol] == size}
         if fixed != self.fixed:
-            self.request = self.fixed = None  # before another one is made: its weights are as large
+            self.request = self.fixed = None  # first, so that only one copy of the weights is in memory
             shapes = {spec.name: [side(axis, fixed) for axis in spec.shape] for spec in self.component.inputs}
             self.model.reshape(shapes)
             self.request = self.compiled(shapes).create_infer_request()
             self.fixed = fixed
 
     def compiled(self, shapes: Mapping[str, list[int]]) -> Any:
-        """The graph, compiled for these shapes or read back from where it is kept."""
+        """The graph compiled for these shapes, or read from the cache."""
         settings = self.settings()
         if self.cache is None:
             return core().compile_model(self.model, "CPU", settings)
         key = json.dumps([shapes, settings, telemetry.openvino().get_version(), processor()], sort_keys=True)
         folder = self.cache / hashlib.sha256(key.encode()).hexdigest()[:16]
         try:
-            with kept(folder) as place:
-                return core().compile_model(self.model, "CPU", {**settings, **place})
-        except Exception as error:  # RuntimeError: of the graph, or of a place that OpenVINO cannot read or write
+            with cache_settings(folder) as cached:
+                return core().compile_model(self.model, "CPU", {**settings, **cached})
+        except Exception as error:  # RuntimeError: from the graph, or from a cache folder that OpenVINO cannot use
             if lacks_memory(error):
                 raise
-            log.warning("%s: OpenVINO cannot keep it in %s: %s", self.name, folder, one_line(error))
+            log.warning("%s: OpenVINO cannot cache the compiled graph in %s: %s", self.name, folder, one_line(error))
             return core().compile_model(self.model, "CPU", settings)
 
     def settings(self) -> dict[str, Any]:
-        """What OpenVINO is told. A component that was exported in fp32 stays so; others may compute in half."""
+        """OpenVINO's compile settings. A component exported in fp32 computes in float32; others may use a half type."""
         timed = any(spec.name == FLOAT32_INPUT for spec in self.component.inputs)
-        precision = "f32" if timed or self.component.precision == "fp32" else half()
+        precision = "f32" if timed or self.component.precision == "fp32" else half_type()
         return {
             "INFERENCE_NUM_THREADS": usable_cores(),
             "INFERENCE_PRECISION_HINT": precision,
@@ -145,24 +144,24 @@ class OpenVinoEngine:
 
 
 def side(axis: int | str, fixed: Mapping[str, int]) -> int:
-    """An axis as OpenVINO wants it: its size, -1 where it is free."""
+    """The size of an axis for OpenVINO; -1 if it is dynamic."""
     known = isinstance(axis, int) or split_axis(axis)[1] in fixed
     return side_of(axis, fixed) if known else -1
 
 
 def core() -> Any:
-    """OpenVINO itself, one for the process. Raises EngineError if it cannot be imported."""
+    """The process's OpenVINO core. Raises EngineError if OpenVINO cannot be imported."""
     with telemetry.importing:
         return new_core()
 
 
 @functools.cache
 def new_core() -> Any:
-    """OpenVINO started, which is slow."""
+    """A new OpenVINO core, which is slow to start."""
     return telemetry.openvino().Core()
 
 
-def half() -> str:
-    """The half type that this processor computes in by itself, float32 where it has none."""
+def half_type() -> str:
+    """The half type that this processor computes in natively; float32 if it has none."""
     able = core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return next((name for capability, name in HALVES.items() if capability in able), "f32")
+    return next((name for capability, name in HALF_TYPES.items() if capability in able), "f32")

@@ -1,7 +1,7 @@
-"""What OpenVINO compiled, kept for the next process: a folder for each compilation, read only while it is as written.
+"""Cache of graphs that OpenVINO compiled: one folder per compilation, with a record of sizes and hashes.
 
-OpenVINO maps whatever lies in its cache and looks at nothing but its own header: a flipped bit is another picture. So
-each file's hash is written down when it is made, and what differs is removed before OpenVINO sees it.
+OpenVINO checks only the header of a cached file, so a flipped bit would give another picture. Files that differ from
+the record are removed before OpenVINO reads the folder.
 """
 
 from __future__ import annotations
@@ -30,63 +30,63 @@ RECORD = "compiled.json"
 
 @dataclass(frozen=True)
 class Compiled:
-    """What is in the folder. files: by name."""
+    """The record of a folder. files: sizes and hashes by name."""
 
     files: Mapping[str, FileRecord]
 
 
 @contextmanager
-def kept(folder: Path) -> Iterator[dict[str, str]]:
-    """Gives the settings that have OpenVINO look into the folder, and write there what it compiles in the block.
+def cache_settings(folder: Path) -> Iterator[dict[str, str]]:
+    """Yields the settings that make OpenVINO read and write compiled graphs in the folder during the block.
 
-    One thread or process is in it at a time; the others wait, and find what it made. Gives no settings where the folder
-    cannot be used: it cannot be written, or is another user's.
+    One thread or process is in the block at a time; later ones find the compiled graph. Yields no settings if the
+    folder cannot be written or belongs to another user.
     """
-    with ExitStack() as held:
+    with ExitStack() as stack:
         try:
-            for place in (folder.parent, folder):
-                place.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for path in (folder.parent, folder):
+                path.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not own(folder):
                 raise PermissionError(0, "it belongs to another user")
-            held.enter_context(locked(folder))
-            known = checked(folder)
+            stack.enter_context(locked(folder))
+            known = intact_files(folder)
         except OSError as error:
             warn_once(folder.parents[1], error.strerror or str(error))
             yield {}
             return
         yield {"CACHE_DIR": str(folder)}
-        write_down(folder, known)
+        record_new(folder, known)
 
 
 @cache
-def warn_once(place: Path, reason: str) -> None:
-    """Says that nothing is kept, once for all components."""
-    log.warning("%s: what OpenVINO compiles cannot be kept there: %s", place, reason)
+def warn_once(folder: Path, reason: str) -> None:
+    """Logs that compiled graphs are not cached, once for all components."""
+    log.warning("%s: compiled OpenVINO graphs cannot be cached there: %s", folder, reason)
 
 
-def checked(folder: Path) -> dict[str, FileRecord]:
-    """The files that are as they were written; all else is removed. Raises OSError where that cannot be done."""
+def intact_files(folder: Path) -> dict[str, FileRecord]:
+    """Returns the files that match the record and removes all others. Raises OSError if that fails."""
     if (folder / RECORD).is_dir() or (folder / RECORD).is_symlink():
         remove(folder / RECORD)
     recorded = read(folder / RECORD)
-    whole = {name: record for name, record in recorded.items() if is_whole(folder / name, record)}
+    intact = {name: record for name, record in recorded.items() if is_intact(folder / name, record)}
     for path in folder.iterdir():
-        if path.name not in (LOCK, RECORD, *whole):
-            log.info("%s: damaged, or not finished; removed, to be compiled again", path)
+        if path.name not in (LOCK, RECORD, *intact):
+            log.info("%s: damaged or incomplete; removed, to be compiled again", path)
             remove(path)
-    return whole
+    return intact
 
 
 def read(record: Path) -> dict[str, FileRecord]:
-    """What is written down; nothing where that cannot be read."""
+    """The files of a record; empty if it cannot be read."""
     try:
         return dict(parse(Compiled, json.loads(record.read_bytes())).files)
     except (OSError, TypedError, ValueError, RecursionError):
         return {}
 
 
-def is_whole(path: Path, record: FileRecord) -> bool:
-    """Whether a file is this user's and as it was written."""
+def is_intact(path: Path, record: FileRecord) -> bool:
+    """Whether a file belongs to this user and matches its record."""
     try:
         regular = path.is_file() and not path.is_symlink() and own(path)
         return regular and path.stat().st_size == record.bytes and sha256_of(path) == record.sha256
@@ -102,8 +102,8 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_down(folder: Path, known: Mapping[str, FileRecord]) -> None:
-    """Records what is new in the folder. Where that cannot be done it is compiled again the next time."""
+def record_new(folder: Path, known: Mapping[str, FileRecord]) -> None:
+    """Adds new files of the folder to the record. If that fails, they are compiled again the next time."""
     try:
         new = [path.name for path in folder.iterdir() if path.name not in (LOCK, RECORD, *known)]
         if not new:
@@ -112,4 +112,4 @@ def write_down(folder: Path, known: Mapping[str, FileRecord]) -> None:
         with new_file(folder / RECORD) as temporary:
             temporary.write_text(json.dumps(asdict(compiled), indent=2) + "\n", encoding="utf-8")
     except (OSError, BundleError) as error:
-        log.warning("%s: what OpenVINO compiled cannot be kept there: %s", folder, error)
+        log.warning("%s: compiled OpenVINO graphs cannot be cached there: %s", folder, error)

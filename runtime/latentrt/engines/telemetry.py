@@ -1,6 +1,7 @@
-"""ONNX Runtime and OpenVINO as they are imported here, the one place that does so: neither reports on who runs them.
+"""Imports of ONNX Runtime and OpenVINO with their telemetry switched off. All other modules import them from here.
 
-Both decide when they are imported. A program that imported one of them before has decided by itself (docs/privacy.md).
+Both decide on telemetry when they are imported. If a program imports one of them first, its settings hold
+(docs/privacy.md).
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ from types import ModuleType
 
 from latentrt.errors import EngineError
 
-# ONNX Runtime 1.31 gives the machine a number, keeps it in the user's cache and reports runs to Microsoft, on Linux and
-# macOS too, unless this is set before it is imported. Who wants that sets it to 0.
+# Unless this is set before the import, ONNX Runtime 1.31 stores a machine id in the user's cache and reports runs to
+# Microsoft, on Linux and macOS too. To allow that, set it to 0.
 VARIABLE = "ORT_DISABLE_TELEMETRY"
-# What OpenVINO reports with, to Google Analytics, from a process that it forks; without it, it has a stub.
+# The package with which OpenVINO reports to Google Analytics, from a forked process; without it, OpenVINO uses a stub.
 REPORTER = "openvino_telemetry"
 
 importing = threading.RLock()
 
 
 def silence() -> None:
-    """Has ONNX Runtime report nothing, if it is not imported yet and the user has not said otherwise."""
+    """Switches off ONNX Runtime's telemetry, unless it is already imported or the user set the variable."""
     os.environ.setdefault(VARIABLE, "1")
 
 
@@ -39,7 +40,7 @@ def openvino() -> ModuleType:
         if "openvino" in sys.modules:
             return imported("openvino")
         before = sys.modules.get(REPORTER)
-        sys.modules[REPORTER] = None  # type: ignore[assignment]  # Python's own way to say that there is none
+        sys.modules[REPORTER] = None  # type: ignore[assignment]  # None makes the import fail
         try:
             return imported("openvino")
         finally:
@@ -48,7 +49,7 @@ def openvino() -> ModuleType:
 
 
 def imported(package: str) -> ModuleType:
-    """The module of an engine's package. Raises EngineError if it cannot be imported."""
+    """Imports an engine's package. Raises EngineError if that fails."""
     try:
         return importlib.import_module(package)
     except (ImportError, OSError) as error:  # OSError: a library that it loads

@@ -1,7 +1,8 @@
-"""What a run needs of memory, and how it is made to fit a budget: decided from the manifest alone, before it starts.
+"""Memory of a run, estimated from the manifest before it starts, and plans that fit a run into a budget.
 
-Networks were measured (docs/cpu.md): activations grow with the number of latents and with the channels, of which a
-UNet's time biases and the square root of a VAE's weights tell. The reckoning is meant to be a little too high.
+The constants were measured (docs/cpu.md). Activations grow with the number of latents and of channels; the number of
+channels follows from the time biases of a UNet, and from the square root of the weights of a VAE. Estimates are meant
+to be a little too high.
 """
 
 from __future__ import annotations
@@ -18,25 +19,25 @@ from latentrt.errors import EngineError, OutOfMemoryError
 from latentrt.request.settings import Settings, guided
 from latentrt.tensors import shape_of
 
-# Python, NumPy, the engine's code.
+# Memory of Python, NumPy and the engine's code.
 BASE_BYTES = 150_000_000
-# Activations: of a UNet, a row, latent and channel of its time biases; of a VAE, a latent and root of its weights, less
-# where it decodes in stripes.
+# Bytes of activations: of a UNet, per row, latent and time-bias channel; of a VAE, per latent and square root of the
+# number of weights, fewer if it decodes in stripes.
 UNET_BYTES, VAE_BYTES, STRIPED_BYTES = 5.2, 50.0, 25.0
-# Attention's scores are held for all heads at once, where they are: of 8, at the widest level.
+# Bytes of attention scores per row and pair of latents, if an engine holds those of all 8 heads at once.
 SCORE_BYTES = 4 * 8
 FLOAT_BYTES = 4
-# Of a T2I-Adapter, as many as are held at once of the size of what it makes.
+# Tensors of the size of its outputs that a T2I-Adapter holds at once.
 ADAPTER_TENSORS = 4
 WEIGHT_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "w16": 2, "int8": 1, "w8": 1}
 
 
 @dataclass(frozen=True)
-class Demand:
-    """What a run asks for: images, the prompts of one step, and the picture's sides in latents.
+class MemoryDemand:
+    """Facts that decide the memory of a run: images, prompts per step, and height and width in latents.
 
-    encodes: whether it starts from an image. window: the side of what the UNet sees at a time, 0 for all. decoder: the
-    component that makes the picture. steering: the components that are called for the images that steer it.
+    encodes: whether the VAE encoder runs. window: side of the UNet's tiles in latents, 0 without tiling. decoder:
+    component that decodes latents. steering: components that control images use.
     """
 
     images: int
@@ -49,7 +50,7 @@ class Demand:
     steering: frozenset[str] = frozenset()
 
     def uses(self, name: str, role: Role) -> bool:
-        """Whether it calls a component."""
+        """Whether the run calls a component."""
         if role in CONTROL_ROLES:
             return name in self.steering
         unused = {"vae_decoder"} - {self.decoder} | (set() if self.encodes else {"vae_encoder"})
@@ -57,11 +58,11 @@ class Demand:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How a run keeps to its budget.
+class MemoryPlan:
+    """A way to run a request in little memory.
 
-    keep: whether components stay loaded; else each goes when it is done. split: one UNet call a prompt. peak_bytes: the
-    most that is reckoned to be needed.
+    keep: components stay loaded; otherwise each is unloaded after use. split: one UNet call per prompt. peak_bytes:
+    estimated peak of memory.
     """
 
     keep: bool
@@ -71,37 +72,37 @@ class Plan:
 
 @dataclass(frozen=True)
 class Budget:
-    """The bytes that a run may need, and the memory model of each component's engine."""
+    """The limit of memory in bytes, and the memory model of each component's engine."""
 
     bytes: int
     models: Mapping[str, MemoryModel]
 
-    def plan(self, manifest: Manifest, demand: Demand) -> Plan:
-        """How a run keeps to it; see `plan`."""
+    def plan(self, manifest: Manifest, demand: MemoryDemand) -> MemoryPlan:
+        """The plan of a run within the budget; see `plan` below."""
         return plan(manifest, demand, self.models, self.bytes)
 
 
-def demand_of(settings: Settings, prompts: int, manifest: Manifest) -> Demand:
-    """What a run of these settings asks for. prompts: those between ANDs."""
+def demand_of(settings: Settings, prompts: int, manifest: Manifest) -> MemoryDemand:
+    """The demand of a run with these settings. prompts: the number of prompts joined by AND."""
     pixels = manifest.latents.factor
     rows, columns = settings.height // pixels, settings.width // pixels
     window, works = (settings.tiling.window or 0) // pixels, guided(settings, manifest)
     prompts += works + (works and (settings.guidance.image or 1) > 1)
     encodes = settings.init_image is not None or "masked_image" in manifest.extra_channels
     steering = frozenset[str]().union(*(manifest.networks_of(control.name) for control in settings.controls.images))
-    return Demand(len(settings.seeds), prompts, rows, columns, encodes, window, settings.decoder, steering)
+    return MemoryDemand(len(settings.seeds), prompts, rows, columns, encodes, window, settings.decoder, steering)
 
 
-def smaller(engine: str, engines: Mapping[str, Engine], manifest: Manifest, demand: Demand) -> str:
-    """What to ask for in place of a run for which there was too little memory."""
-    if engine not in modelled():
+def smaller_request(engine: str, engines: Mapping[str, Engine], manifest: Manifest, demand: MemoryDemand) -> str:
+    """Text that suggests a smaller request, for one that ran out of memory."""
+    if engine not in modelled_engines():
         return "ask for fewer or smaller images"
     models = memory_models(engine, engines)
     least = min(one.peak_bytes for one in candidates(manifest, demand, models))
-    return f"in half of the memory, {remedy(manifest, demand, models, least // 2)}"
+    return f"in half of the memory, {suggestion(manifest, demand, models, least // 2)}"
 
 
-def modelled() -> list[str]:
+def modelled_engines() -> list[str]:
     """Names of the engines whose memory is modelled."""
     return [name for name, kind in ENGINES.items() if kind.memory is not None]
 
@@ -110,18 +111,18 @@ def memory_models(name: str, engines: Mapping[str, Engine]) -> dict[str, MemoryM
     """The memory model of each component's engine. Raises EngineError for an engine that has none."""
     models = {component: engine.memory for component, engine in engines.items()}
     known = {component: model for component, model in models.items() if model is not None}
-    if name not in modelled() or len(known) < len(models):
+    if name not in modelled_engines() or len(known) < len(models):
         raise EngineError(
-            f"memory budget: got the engine {name}, expected {' or '.join(modelled())}; leave the budget out, or use "
-            "--engine cpu"
+            f"memory budget: got the engine {name}, expected {' or '.join(modelled_engines())}; leave the budget out, "
+            "or use --engine cpu"
         )
     return known
 
 
-def plan(manifest: Manifest, demand: Demand, models: Mapping[str, MemoryModel], budget: int) -> Plan:
-    """Returns the first plan that fits into `budget` bytes of those that cost the least time.
+def plan(manifest: Manifest, demand: MemoryDemand, models: Mapping[str, MemoryModel], budget: int) -> MemoryPlan:
+    """Returns the fastest plan that fits into `budget` bytes.
 
-    models: by component. Raises OutOfMemoryError that says what is needed, and what would fit.
+    models: by component. Raises OutOfMemoryError with the memory needed and a request that would fit.
     """
     plans = list(candidates(manifest, demand, models))
     for one in plans:
@@ -129,24 +130,22 @@ def plan(manifest: Manifest, demand: Demand, models: Mapping[str, MemoryModel], 
             return one
     least = min(one.peak_bytes for one in plans)
     raise OutOfMemoryError(
-        f"memory budget: got {budget / 1e9:.2f} GB, expected at least {least / 1e9:.2f} GB for {described(demand)}; "
-        f"{remedy(manifest, demand, models, budget)}"
+        f"memory budget: got {budget / 1e9:.2f} GB, expected at least {least / 1e9:.2f} GB for {demand_text(demand)}; "
+        f"{suggestion(manifest, demand, models, budget)}"
     )
 
 
-def candidates(manifest: Manifest, demand: Demand, models: Mapping[str, MemoryModel]) -> Iterator[Plan]:
-    """Every plan, those that cost the least time first: a second call a step is cheaper than loading for each run."""
+def candidates(manifest: Manifest, demand: MemoryDemand, models: Mapping[str, MemoryModel]) -> Iterator[MemoryPlan]:
+    """All plans, fastest first: a second UNet call per step costs less time than loading components for each run."""
     used = {name: one for name, one in manifest.components.items() if demand.uses(name, one.role)}
     weights = {name: file_bytes(manifest, one) * models[name].weights[one.precision] for name, one in used.items()}
     for keep, split in itertools.product((True, False), (False, True)):
-        asked = replace(demand, prompts=1) if split else demand
-        live = {name: live_bytes(manifest, name, asked, models[name]) for name in used}
-        loop = sum(
-            weight for name, weight in weights.items() if in_loop(used[name])
-        )  # these stay loaded from step to step
-        apart = {name: loop if in_loop(used[name]) else weight for name, weight in weights.items()}
-        loaded = {name: sum(weights.values()) if keep else apart[name] for name in used}
-        yield Plan(keep, split, round(BASE_BYTES + max(loaded[name] + live[name] for name in used)))
+        per_call = replace(demand, prompts=1) if split else demand
+        activations = {name: activation_bytes(manifest, name, per_call, models[name]) for name in used}
+        loop = sum(weight for name, weight in weights.items() if in_loop(used[name]))  # these stay loaded between steps
+        alone = {name: loop if in_loop(used[name]) else weight for name, weight in weights.items()}
+        loaded = {name: sum(weights.values()) if keep else alone[name] for name in used}
+        yield MemoryPlan(keep, split, round(BASE_BYTES + max(loaded[name] + activations[name] for name in used)))
 
 
 def in_loop(component: Component) -> bool:
@@ -154,8 +153,8 @@ def in_loop(component: Component) -> bool:
     return component.role in ("denoiser", "controlnet")
 
 
-def live_bytes(manifest: Manifest, name: str, demand: Demand, model: MemoryModel) -> float:
-    """The activations of one call of a component."""
+def activation_bytes(manifest: Manifest, name: str, demand: MemoryDemand, model: MemoryModel) -> float:
+    """Bytes of activations in one call of a component."""
     component, latents = manifest.components[name], demand.height * demand.width
     if in_loop(component):
         latents = math.prod(min(side, demand.window or side) for side in (demand.height, demand.width))
@@ -174,7 +173,7 @@ def live_bytes(manifest: Manifest, name: str, demand: Demand, model: MemoryModel
 
 
 def time_bias_width(manifest: Manifest) -> int:
-    """The width of the denoiser's inputs made for each step: the channels of all ResNets, ControlNets' included."""
+    """Width of the denoiser's time biases: the channels of all its ResNets, and of those of ControlNets."""
     denoiser = manifest.components[manifest.denoiser]
     stepwise = {
         name for name, source in denoiser.sources.items() if source.kind == "component" and "step" in source.per
@@ -188,17 +187,17 @@ def file_bytes(manifest: Manifest, component: Component) -> int:
     return sum(manifest.files[file].bytes for file in (component.file, *component.data))
 
 
-def described(demand: Demand) -> str:
-    """The demand in words."""
+def demand_text(demand: MemoryDemand) -> str:
+    """The images and size of a demand, as text."""
     images = "an image" if demand.images == 1 else f"{demand.images} images"
     return f"{images} of {demand.width}x{demand.height} latents"
 
 
-def remedy(manifest: Manifest, demand: Demand, models: Mapping[str, MemoryModel], budget: int) -> str:
-    """What would fit: fewer images, else a smaller picture, else another bundle."""
+def suggestion(manifest: Manifest, demand: MemoryDemand, models: Mapping[str, MemoryModel], budget: int) -> str:
+    """Text that suggests what fits the budget: fewer images, else a smaller picture, else another bundle."""
 
-    def fits(asked: Demand) -> bool:
-        return any(one.peak_bytes <= budget for one in candidates(manifest, asked, models))
+    def fits(variant: MemoryDemand) -> bool:
+        return any(one.peak_bytes <= budget for one in candidates(manifest, variant, models))
 
     pixels = manifest.latents.factor
     fewer = [count for count in range(demand.images - 1, 0, -1) if fits(replace(demand, images=count))]

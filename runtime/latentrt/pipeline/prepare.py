@@ -10,7 +10,7 @@ import numpy as np
 from latentrt.conditioning.prompt_blend import check_blend
 from latentrt.errors import RequestError
 from latentrt.pipeline.components import Components
-from latentrt.pipeline.memory import Demand, Plan, demand_of
+from latentrt.pipeline.memory import MemoryDemand, MemoryPlan, demand_of
 from latentrt.prompt import Prompt, read, without_text
 from latentrt.request.hires import Hires, UpscaledLatents
 from latentrt.request.request import Request
@@ -19,7 +19,7 @@ from latentrt.sampling.grids import Grid
 from latentrt.sampling.samplers import SAMPLERS
 from latentrt.tensors import Array
 
-SMALLEST = Plan(keep=False, split=True, peak_bytes=0)
+SMALLEST = MemoryPlan(keep=False, split=True, peak_bytes=0)
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class Prepared:
     whole: Grid
     grid: Grid
     first: int
-    demand: Demand
-    plan: Plan | None
+    demand: MemoryDemand
+    plan: MemoryPlan | None
     split: bool
     second: Prepared | None = None
     before: int = 0

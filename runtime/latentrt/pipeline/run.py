@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from latentrt.errors import OutOfMemoryError
 from latentrt.pipeline.components import Components
-from latentrt.pipeline.memory import smaller
+from latentrt.pipeline.memory import smaller_request
 from latentrt.pipeline.picture import picture
 from latentrt.pipeline.prepare import Prepared
 from latentrt.pipeline.result import Result, Step
@@ -105,5 +105,5 @@ class Run:
     def _short(self, error: MemoryError) -> OutOfMemoryError:
         """The error for a run that no plan could help."""
         components, prepared = self._components, self._prepared.second or self._prepared
-        advice = smaller(components.engine, components.engines, components.bundle.manifest, prepared.demand)
+        advice = smaller_request(components.engine, components.engines, components.bundle.manifest, prepared.demand)
         return OutOfMemoryError(f"{str(error) or 'out of memory'}; {advice}")

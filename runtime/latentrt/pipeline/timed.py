@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from latentrt.pipeline.components import Components
-from latentrt.pipeline.memory import Plan
+from latentrt.pipeline.memory import MemoryPlan
 from latentrt.pipeline.timings import Timings
 from latentrt.tensors import Array
 
@@ -37,7 +37,7 @@ class Timed:
         with self.phase(decoder):
             return self.components.decode(latents, decoder)
 
-    def release(self, plan: Plan | None) -> None:
+    def release(self, plan: MemoryPlan | None) -> None:
         """Frees the components' memory between stages, if that is the plan; they load again when called."""
         if plan is not None and not plan.keep:
             self.components.unload()

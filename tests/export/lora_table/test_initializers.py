@@ -6,8 +6,7 @@ import pytest
 from onnx import numpy_helper
 
 from latentrt.bundle.catalog import MODELS
-from latentrt.engines.onnx.initializers import Override, with_weights
-from latentrt.engines.onnx.initializers import beside as outside
+from latentrt.engines.onnx.initializers import Override, external_overrides, patched_graph
 from latentrt.errors import BundleError
 from latentrt_export.lora_table.initializers import initializers_of
 
@@ -43,8 +42,9 @@ def test_every_weight_in_a_graph_and_beside_it(tmp_path):
     onnx.save(onnx.load(GRAPH), beside, save_as_external_data=True, location="beside.data", size_threshold=0)
     check(initializers_of(beside), expected)
     arrays = {name: array for name, (array, _) in expected.items()}
-    assert with_weights(beside, overrides_of(beside, arrays)) is None
-    assert outside(beside, overrides_of(beside, arrays)) == arrays and outside(GRAPH, overrides_of(GRAPH, arrays)) == {}
+    assert patched_graph(beside, overrides_of(beside, arrays)) is None
+    assert external_overrides(beside, overrides_of(beside, arrays)) == arrays
+    assert external_overrides(GRAPH, overrides_of(GRAPH, arrays)) == {}
 
 
 def test_weights_are_exchanged_and_nothing_else_is(tmp_path):
@@ -52,7 +52,7 @@ def test_weights_are_exchanged_and_nothing_else_is(tmp_path):
     expected = of_package(model)
     names = list(expected)[3:40:9]
     changed = {name: expected[name][0] * np.float16(2) for name in names}
-    content = with_weights(GRAPH, overrides_of(GRAPH, changed))
+    content = patched_graph(GRAPH, overrides_of(GRAPH, changed))
     for one in model.graph.initializer:
         if one.name in changed:
             one.raw_data = changed[one.name].tobytes()

@@ -1,4 +1,4 @@
-"""Benchmarks on engines that move the clock themselves, so that every figure is known beforehand."""
+"""Benchmarks on fake engines that advance a fake clock, so that every figure is known."""
 
 import csv
 import json
@@ -8,15 +8,15 @@ from dataclasses import replace
 import pytest
 
 from latentrt.bench import measure as measuring
-from latentrt.bench.compare import compare_reports, unlike
+from latentrt.bench.compare import compare_reports, differences
 from latentrt.bench.energy import Counter, Energy
 from latentrt.bench.machine import machine
-from latentrt.bench.measure import Instruments, Plan, measure
+from latentrt.bench.measure import BenchPlan, Instruments, measure
 from latentrt.bench.page import page_of
 from latentrt.bench.report import FORMAT, Audit, Report, read_report, subject_of
 from latentrt.bench.save import FORMATS, save
 from latentrt.bench.statistics import summary
-from latentrt.bench.system import Moment, Span, conditions, look
+from latentrt.bench.system import Moment, Span, conditions, read_moment
 from latentrt.bench.tables import as_csv, as_jsonl, markdown
 from latentrt.bench.verdict import reasons_of
 from latentrt.bundle.quantization import PictureLoss
@@ -32,12 +32,12 @@ REQUEST = Request("a", seed=5, steps=3, **SMALL)
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
-    """Nobody else is at work, whatever this machine does."""
-    monkeypatch.setattr(measuring, "look", lambda gpu: QUIET)
+    """A machine without other load."""
+    monkeypatch.setattr(measuring, "read_moment", lambda gpu: QUIET)
 
 
 def opening_of(bundle, clock):
-    """What opens a pipeline whose engines take COSTS."""
+    """A function that opens a pipeline whose engines take COSTS seconds."""
 
     def open_one(around=lambda name, answer: answer):
         pipeline = pipeline_of(bundle, [])
@@ -56,9 +56,9 @@ def opening(bundle, clock):
 @pytest.fixture(scope="module")
 def case(bundle):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measuring, "look", lambda gpu: QUIET)
+        patch.setattr(measuring, "read_moment", lambda gpu: QUIET)
         opening = opening_of(bundle, moved_clock(patch))
-        return measure(opening, bundle, REQUEST, Plan(runs=10, warmups=2), Instruments())
+        return measure(opening, bundle, REQUEST, BenchPlan(runs=10, warmups=2), Instruments())
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_every_phase_has_its_samples_and_the_first_step_is_apart(case):
 
 def test_a_single_step_and_a_batch(bundle, opening):
     request = replace(REQUEST, steps=1, batch=3, guidance=1.0)
-    found = measure(opening, bundle, request, Plan(runs=2, warmups=1), Instruments())
+    found = measure(opening, bundle, request, BenchPlan(runs=2, warmups=1), Instruments())
     assert "unet, later steps" not in found.statistics and found.statistics["vae_decoder"].p50 == pytest.approx(2.4)
     assert [sample.seed for sample in found.samples] == [5, 8] and len(found.samples[0].pictures) == 3
     assert found.settings.unet_rows == 3 and found.pictures_per_s == pytest.approx(3 / 3.6)
@@ -104,13 +104,13 @@ def test_energy_is_shared_out_among_pictures(bundle, opening, monkeypatch):
     monkeypatch.setattr("latentrt.bench.energy.IDLE_S", 0.0)
     values = iter(range(0, 10**9, 1000))
     meter = Counter("rapl", ("package-0",), [lambda: next(values)], [None], 1e-3, 0.001)
-    found = measure(opening, bundle, replace(REQUEST, batch=2), Plan(runs=2, warmups=1), Instruments([meter]))
+    found = measure(opening, bundle, replace(REQUEST, batch=2), BenchPlan(runs=2, warmups=1), Instruments([meter]))
     (energy,) = found.energy
     assert energy.joules >= 1 and energy.per_picture_j == energy.joules / 4
 
 
 def cached(clock):
-    """Makes engines that keep every answer, and give it at once when asked the same again."""
+    """Wraps engines so that they cache answers and repeat them at once for equal feeds."""
 
     def around(_name, answer):
         known = {}
@@ -127,7 +127,7 @@ def cached(clock):
 
 
 def stale(name, answer):
-    """Makes a decoder that gives its first answer for ever."""
+    """Wraps the decoder so that it repeats its first answer for all feeds."""
     known = []
 
     def cheat(**feeds):
@@ -138,7 +138,7 @@ def stale(name, answer):
     return cheat if name == "vae_decoder" else answer
 
 
-PLAN = Plan(runs=4, warmups=1, audit=True)
+PLAN = BenchPlan(runs=4, warmups=1, audit=True)
 
 
 def test_the_audit_passes_an_engine_that_works(bundle, opening):
@@ -161,7 +161,7 @@ def test_the_audit_catches_an_engine_that_caches(bundle, opening, clock):
 def test_the_audit_catches_an_engine_that_does_not_compute(bundle, opening):
     found = measure(lambda: opening(stale), bundle, REQUEST, PLAN, Instruments())
     assert len(found.audit.different) >= 3
-    assert any("made again untimed" in reason.said for reason in found.reasons)
+    assert any("pictures differ when generated again" in reason.said for reason in found.reasons)
 
 
 def conditioned(case, **changes):
@@ -169,13 +169,13 @@ def conditioned(case, **changes):
 
 
 def lasting(case, totals):
-    """The case with requests that took so long."""
+    """The case with requests of these seconds."""
     samples = tuple(replace(case.samples[0], total=total) for total in totals)
     return replace(case, samples=samples, statistics={**case.statistics, "total": summary(totals)})
 
 
 def budgeted(case, most):
-    """The case with a peak of 1000 bytes, and a budget."""
+    """The case with a peak of 1000 bytes, and a budget of `most` bytes."""
     settings, memory = replace(case.settings, memory_budget=most), replace(case.memory, peak=1000)
     return replace(case, settings=settings, memory=memory)
 
@@ -216,8 +216,10 @@ def test_a_warning_of_an_engine_that_is_timed_is_a_reason(bundle, opening):
 
         return said if name == "unet" else answer
 
-    found = measure(lambda: opening(warning), bundle, REQUEST, Plan(10, 1), Instruments())
-    assert [reason.said for reason in found.reasons] == ["warned while timed: unet: runs without a CUDA graph"]
+    found = measure(lambda: opening(warning), bundle, REQUEST, BenchPlan(10, 1), Instruments())
+    assert [reason.said for reason in found.reasons] == [
+        "a warning during the timed requests: unet: runs without a CUDA graph"
+    ]
 
 
 def moments(**changes):
@@ -250,14 +252,14 @@ def test_clocks_heat_and_load_are_read_from_files(tmp_path):
     for name, content in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(f"{content}\n")
-    found = look(tmp_path)
+    found = read_moment(tmp_path)
     assert found.busy_s == pytest.approx(2.0)  # 200 ticks of 10 ms: idle, iowait and guests left out
     assert found.clocks_mhz == {"processor": 1500, "GPU": 624.75} and found.hottest_c == 41.5
     assert (found.available_bytes, found.slowed) == (2000 * 1024, 3)
 
 
 def test_a_machine_that_tells_nothing_is_not_guessed(tmp_path):
-    found = look(tmp_path)
+    found = read_moment(tmp_path)
     assert (found.busy_s, found.clocks_mhz, found.hottest_c, found.available_bytes) == (None, {}, None, None)
 
 
@@ -322,7 +324,7 @@ def test_the_page_stands_alone(report, change, cases):
         assert reason.said in reader.text
     assert ("INVALID" in reader.text) == (not case.valid)
     if RAPL in case.energy:
-        assert "5 J a picture" in reader.text and "nvml: not supported" in reader.text
+        assert "5 J per picture" in reader.text and "nvml: not supported" in reader.text
     else:
         assert "n/a" in reader.text
 
@@ -332,11 +334,11 @@ def test_the_loss_is_the_bundles(report):
     loss = PictureLoss(16, 33.3, 24.4, 0.98, 0.9, (0.1,))
     unet = replace(report.subject.parts["unet"], loss=loss)
     int8 = replace(report, subject=replace(report.subject, parts={**report.subject.parts, "unet": unet}))
-    assert "|          33.3 |" in markdown(int8) and "33.3 dB against" in check_stands_alone(page_of(int8)).text
+    assert "|          33.3 |" in markdown(int8) and "33.3 dB compared with" in check_stands_alone(page_of(int8)).text
 
 
 def faster(report, factor):
-    """The report of a machine that does everything in so much of the time."""
+    """The report with all times multiplied by `factor`."""
     (case,) = report.cases
     statistics = {
         name: summary([value * factor for value in [figures.p50 or 1e-9] * figures.n])
@@ -349,7 +351,7 @@ def faster(report, factor):
 def test_reports_are_compared_by_medians_and_their_intervals(report, factor, said):
     (pairing,) = compare_reports(report, faster(report, factor))
     by_phase = {ratio.phase: ratio for ratio in pairing.ratios}
-    assert by_phase["total"].ratio == pytest.approx(factor) and said in by_phase["total"].said
+    assert by_phase["total"].ratio == pytest.approx(factor) and said in by_phase["total"].verdict
     assert pairing.ratios[-1].phase == "total"
 
 
@@ -376,7 +378,7 @@ def changed_settings(report, **changes):
 )
 def test_unlike_runs_are_refused_with_the_reason_unless_forced(report, change, said):
     other = change(report)
-    assert unlike(report, report) == []
+    assert differences(report, report) == []
     with pytest.raises(RequestError, match="these runs are not alike") as refused:
         compare_reports(report, other)
     assert said in str(refused.value) and "--force" in str(refused.value)

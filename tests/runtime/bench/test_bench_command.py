@@ -1,4 +1,4 @@
-"""`latentrt bench` as a user meets it; it needs no more than running does."""
+"""The command `latentrt bench`; it needs no packages beyond those of the runtime."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from latentrt.pipeline.memory import Budget
 from tests.runtime.fake import pipeline_of
 from tests.runtime.report.pages import check_stands_alone
 
-# RuntimeError, so that no `except ImportError` hides an attempt.
+# RuntimeError, which no `except ImportError` catches.
 BENCH_WITHOUT = """
 import sys
 
@@ -33,7 +33,7 @@ main()
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, bundle):
-    """Runs the command in this process and an empty folder; "emoji" is a fake."""
+    """Runs the command in this process, in an empty folder, with a fake "emoji"."""
     monkeypatch.chdir(tmp_path)
 
     def opened(_name, *, engine, split_guidance, memory_budget, verify=True):

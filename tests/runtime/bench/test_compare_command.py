@@ -1,4 +1,4 @@
-"""`latentrt compare` as a user meets it; it needs no more than running does."""
+"""The command `latentrt compare`; it needs no packages beyond those of the runtime."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from tests.runtime.fake import pipeline_of
 
 SMALL = ("--images", "2", "--steps", "2")
 
-# RuntimeError, so that no `except ImportError` hides an attempt.
+# RuntimeError, which no `except ImportError` catches.
 COMPARE_WITHOUT = """
 import sys
 
@@ -31,7 +31,7 @@ main()
 
 @pytest.fixture
 def here(tmp_path, monkeypatch, bundle):
-    """Runs the command in this process and an empty folder; "emoji" and "other" are fakes that differ a little."""
+    """Runs the command in this process, in an empty folder; "emoji" and "other" are fakes that differ a little."""
     monkeypatch.chdir(tmp_path)
     schedule = replace(bundle.manifest.schedule, beta_end=bundle.manifest.schedule.beta_end * 1.1)
     other = replace(bundle, manifest=replace(bundle.manifest, name="other", schedule=schedule))

@@ -1,4 +1,4 @@
-"""What doctor says of engines and GPUs: what can be used, what is missing, and what to run."""
+"""Engines and GPUs in `latentrt doctor`: usable ones, missing ones, and commands that install them."""
 
 import json
 
@@ -15,7 +15,7 @@ GPU = Nvidia("580.65.06", (13, 0), ("NVIDIA H200",))
 
 
 class Driver:
-    """libcuda as it answers: a status for cuInit, the newest CUDA, the names of its GPUs."""
+    """A fake libcuda: the status of cuInit, the newest CUDA version, the names of the GPUs."""
 
     def __init__(self, status=0, version=13000, names=()):
         self.status, self.version, self.names = status, version, names

@@ -1,4 +1,4 @@
-"""Meters on the files of other machines; a figure that is not known is never 0."""
+"""Energy meters on copies of the files of other machines; an unknown figure is never 0."""
 
 import ctypes
 
@@ -26,12 +26,12 @@ def ina3221(number, *rails):
     for channel, (label, millivolts, milliamperes) in enumerate(rails, 1):
         files |= {f"{folder}/in{channel}_label": label, f"{folder}/in{channel}_input": millivolts}
         files[f"{folder}/curr{channel}_input"] = milliamperes
-    # What the kernel has besides: the sum of the shunts' voltages.
+    # Another entry of the kernel: the sum of the shunt voltages.
     return files | {f"{folder}/in7_label": "sum of shunt voltages", f"{folder}/in7_input": 99}
 
 
 def watts(meter):
-    """What a meter of power reads now."""
+    """The current reading of a power meter."""
     return meter.power()
 
 
@@ -80,14 +80,14 @@ def test_a_counter_that_stands_still_is_not_known_rather_than_zero(tmp_path):
 @pytest.mark.parametrize(
     ("chips", "source", "covers", "power"),
     [
-        # Orin Nano: VDD_IN carries all.
+        # Orin Nano: VDD_IN has the total power.
         (
             ina3221(1, ("VDD_IN", 5000, 1000), ("VDD_CPU_GPU_CV", 5000, 400), ("VDD_SOC", 5000, 300)),
             "ina3221",
             ("VDD_IN",),
             5.0,
         ),
-        # AGX Orin: two chips, no rail that carries all, one that is not connected.
+        # AGX Orin: two chips, no rail with the total power, one not connected.
         (
             ina3221(3, ("VDD_GPU_SOC", 20000, 500), ("VDD_CPU_CV", 20000, 250), ("VIN_SYS_5V0", 5000, 800))
             | ina3221(4, ("NC", 0, 0), ("VDDQ_VDD2_1V8AO", 5000, 100), ("NC", 0, 0)),
@@ -141,7 +141,7 @@ def test_what_is_read_at_the_ends_is_enough_for_a_short_span():
 
 
 class Library:
-    """NVIDIA's library with one GPU, which uses 2 J more each time; some functions fail with a status."""
+    """A fake NVML with one GPU, which uses 2 J more per reading; `failing` functions return a status."""
 
     def __init__(self, **failing):
         self.millijoules = 3000

@@ -1,11 +1,11 @@
-"""Figures of samples against NumPy and against what probability says."""
+"""Statistics compared with NumPy, and with known probabilities."""
 
 import math
 
 import numpy as np
 import pytest
 
-from latentrt.bench.statistics import median_rank, needed, summary
+from latentrt.bench.statistics import median_rank, samples_needed, summary
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 6, 63, 64, 129, 130, 661, 662])
@@ -16,11 +16,11 @@ def test_figures_are_numpys_and_percentiles_wait_for_enough_samples(n):
     assert found.mean == pytest.approx(values.mean()) and found.p50 == pytest.approx(np.median(values))
     assert found.sd == (None if n == 1 else pytest.approx(values.std(ddof=1)))
     for share, got in ((90, found.p90), (95, found.p95), (99, found.p99)):
-        assert got == (pytest.approx(np.percentile(values, share)) if n >= needed(share / 100) else None)
+        assert got == (pytest.approx(np.percentile(values, share)) if n >= samples_needed(share / 100) else None)
 
 
 def test_as_many_samples_are_needed_as_mlperf_asks_for():
-    assert (needed(0.9), needed(0.99)) == (64, 662)
+    assert (samples_needed(0.9), samples_needed(0.99)) == (64, 662)
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.95, 0.99])
@@ -28,7 +28,7 @@ def test_needed_is_where_fewer_than_two_samples_above_become_unlikely(share):
     def chance(n):
         return sum(math.comb(n, k) * (1 - share) ** k * share ** (n - k) for k in (0, 1))
 
-    n = needed(share)
+    n = samples_needed(share)
     assert chance(n) <= 0.01 < chance(n - 1)
 
 

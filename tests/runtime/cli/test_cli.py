@@ -1,4 +1,4 @@
-"""The command line as a user meets it: processes, exit statuses, stdout as data, stderr as talk."""
+"""The command line: processes, exit statuses, data on stdout, messages on stderr."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Numbers and lists of NumPy's in a request, and how values look in messages."""
+"""NumPy numbers and arrays in a request, and values in messages."""
 
 import json
 from typing import Any

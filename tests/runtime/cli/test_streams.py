@@ -1,4 +1,4 @@
-"""What commands write to: closed streams, encodings that lack characters, objects put in a stream's place."""
+"""Output streams of commands: closed ones, encodings that lack characters, objects in place of a stream."""
 
 import io
 import json
@@ -67,7 +67,7 @@ def test_json_keeps_lone_surrogates_as_escapes(capsys: pytest.CaptureFixture[str
 
 
 class Logger:
-    """A stream that a program put in place of another, which can be written to and no more."""
+    """An object in place of a stream, which has only `write`."""
 
     def __init__(self) -> None:
         self.text = ""

@@ -8,7 +8,7 @@ import pytest
 from latentrt.bundle.manifest import Component, Fidelity, Manifest
 from latentrt.bundle.sources import control_source, latents_source
 from latentrt.conditioning.control import ControlSet
-from latentrt.pipeline.memory import Demand
+from latentrt.pipeline.memory import MemoryDemand
 from latentrt.request.controls import ResolvedControl
 from latentrt.tensors import TensorSpec
 
@@ -78,7 +78,7 @@ def test_images_of_one_name_are_laid_concatenated_each_as_strong_as_it_says():
 
 
 def test_a_run_has_room_for_the_encoder_where_an_image_prompts():
-    demand = Demand(images=1, prompts=2, height=8, width=8)
+    demand = MemoryDemand(images=1, prompts=2, height=8, width=8)
     assert not demand.uses(IMAGE_ENCODER, "image_encoder")
     assert replace(demand, steering=frozenset({IMAGE_ENCODER})).uses(IMAGE_ENCODER, "image_encoder")
 

@@ -1,4 +1,4 @@
-"""What doctor reads on a Jetson, from trees of files as each module has them, and what it then says."""
+"""Facts and advice of `latentrt doctor` on a Jetson, from copies of the files of several modules."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def tree(root, *, model, compatible, release=None, packages=(), modes=(), mode=N
 
 
 def orin_nano(root):
-    """As flashed with JetPack 6.2: a desktop, zram alone, 15 W."""
+    """Freshly flashed with JetPack 6.2: a desktop, only zram for swap, 15 W."""
     return tree(
         root,
         model="NVIDIA Jetson Orin Nano Engineering Reference Developer Kit Super",
@@ -214,7 +214,7 @@ def test_memory_in_pieces_is_said(tmp_path):
     (root / "proc/buddyinfo").write_text("Node 0, zone Normal 7 3 0 0 0 0 0 0 0 0 0\n")
     found = read_jetson(root)
     assert found.free_blocks == FreeBlocks(2 * PAGE, 3)
-    assert "reboot before a model is loaded" in list(advice(found, None))[-1]
+    assert "reboot before loading a model" in list(advice(found, None))[-1]
 
 
 def test_what_fits_is_what_is_available():

@@ -1,4 +1,4 @@
-"""A graph of the built-in model as OpenVINO compiles it, or reads it back where it has kept it."""
+"""A graph of the built-in model, compiled by OpenVINO or read from its cache."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ FEEDS = {"context": np.linspace(-1, 1, 32 * 256, dtype=np.float32).reshape(1, 32
 
 
 def drawn():
-    """What the graph gives, and whether it was read back."""
+    """The output of the graph, and whether its compiled form came from the cache."""
     engine = ov.engine_of(open_bundle(MODELS / "emoji", verify=False), "cross_kv")
     answer = engine(FEEDS)["cross_kv"]
     return answer, bool(engine.request.get_compiled_model().get_property("LOADED_FROM_CACHE"))

@@ -1,4 +1,4 @@
-"""A plan of any bytes, its key, and what builds it."""
+"""A plan of arbitrary bytes, its key, and its builder."""
 
 from latentrt.engines.nvidia.plans import PlanKey, Shapes
 

@@ -83,7 +83,7 @@ class Cuda:
         return (OK,)
 
     def bytes_at(self, address, size, kinds):
-        """The memory as an array; it must lie within one living allocation of one of these kinds."""
+        """The memory as an array; it must lie within one allocation of one of these kinds that is not freed."""
         for start, (buffer, kind) in self.memory.items():
             if start <= address and address + size <= start + len(buffer) - 256 and kind in kinds:
                 return np.ctypeslib.as_array((ctypes.c_ubyte * max(size, 1)).from_address(address))[:size]
@@ -231,7 +231,7 @@ class ILogger:
 
 
 class TensorRT:
-    """A module `tensorrt`, or `tensorrt_rtx` where `jit`.
+    """A fake module `tensorrt`, or `tensorrt_rtx` if `jit`.
 
     components: those of the bundle. answers: by component, a function from feeds to outputs. activations: by component,
     the bytes that it needs. on_host: inputs that shapes depend on. uncapturable: components that a capture refuses.
@@ -254,7 +254,7 @@ class TensorRT:
         return trt_type
 
     def install(self, monkeypatch, folder):
-        """Makes this what `import` finds."""
+        """Makes `import` find this module."""
         name = "tensorrt_rtx" if self.jit else "tensorrt"
         module = types.ModuleType(name)
         module.__dict__.update({key: getattr(self, key) for key in dir(type(self)) if key[0].isupper()})

@@ -1,4 +1,4 @@
-"""Plans as the stand-in of TensorRT takes them, and feeds for the components that they run."""
+"""Plans for the stand-in of TensorRT, and feeds for their components."""
 
 import json
 from dataclasses import asdict, replace
@@ -42,7 +42,7 @@ def key_of(bundle, name, profiles=None, flags=("level=3",), **changes):
 
 
 def build(bundle, name, profiles=None, **changes):
-    """Builds what the stand-in takes for a plan; returns where."""
+    """Builds a plan of the stand-in and returns its path."""
     key = key_of(bundle, name, profiles, **changes)
     profiles = [[asdict(own) for own in one] for one in key.profiles]
     plan = json.dumps({"component": name, "profiles": profiles, "stripped": STRIPPED in key.flags})

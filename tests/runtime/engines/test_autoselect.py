@@ -1,4 +1,4 @@
-"""Which engine "auto" stands for: measured once, remembered, and measured again when anything that decides changes."""
+"""The engine that "auto" stands for: timed once, stored, and timed again when the situation changes."""
 
 import json
 from dataclasses import replace
@@ -18,7 +18,7 @@ ARM = "processor\t: 0\nFeatures\t: fp asimd\nCPU part\t: 0xd42\n\n"
 
 @pytest.fixture
 def both(tmp_path, monkeypatch):
-    """Two engines, of which the clock says how long each takes; returns that table and the names that were opened."""
+    """Two engines on a fake clock; returns the table of their seconds and the list of opened names."""
     seconds, opened = {"onnxruntime": 2.0, "openvino": 1.0}, []
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv(VARIABLE)
@@ -46,7 +46,7 @@ class Kind:
 
 def test_one_engine_needs_no_measuring(bundle, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(autoselect, "measure", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr(autoselect, "time_engines", lambda *_: pytest.fail("measured"))
     assert choose("auto", bundle) == "onnxruntime" and not list(tmp_path.iterdir())
     with latentrt.load("emoji", verify=False) as pipeline:
         assert pipeline.engine == "onnxruntime"
@@ -57,7 +57,7 @@ def test_the_fastest_is_measured_once(both, bundle):
     assert choose("auto", bundle) == "openvino"
     seconds["openvino"] = 9.0
     assert choose("auto", bundle) == "openvino" and opened == list(CPU_ENGINES) * autoselect.TURNS
-    (choice,) = autoselect.remembered()
+    (choice,) = autoselect.stored_choices()
     assert choice.model == "emoji" and choice.seconds == {"onnxruntime": 40.0, "openvino": 20.0}
 
 
@@ -141,11 +141,11 @@ def test_nothing_is_measured_that_cannot_be_remembered(both, bundle, tmp_path, m
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert choose("auto", bundle) == "onnxruntime" and both[1] == []
-    assert "cannot be written, so nothing is measured: using onnxruntime" in caplog.text
+    assert "cannot be written, so engines are not timed: using onnxruntime" in caplog.text
 
 
 def test_it_is_measured_for_real(tmp_path, monkeypatch, emoji):
-    """Every engine that is installed; without OpenVINO that is one, and nothing is written."""
+    """All installed engines; without OpenVINO there is only one, and nothing is written."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv(VARIABLE)
     small = replace(emoji.bundle.manifest.defaults, width=64, height=64)

@@ -1,4 +1,4 @@
-"""Where there is no GPU, CUDA and ONNX Runtime's NVIDIA providers give no surprise, but an error with the next step."""
+"""Without a GPU, CUDA and ONNX Runtime's NVIDIA providers raise errors that name the next step."""
 
 import sys
 import warnings
@@ -116,7 +116,7 @@ def test_a_session_without_its_providers_is_refused(variant):
 
 @pytest.mark.parametrize("variant", ["cuda", "cuda-tensorrt"])
 def test_a_session_that_fell_back_to_the_cpu_is_refused(variant, monkeypatch):
-    """ONNX Runtime itself, told that it has the providers: it warns, and gives a session on the CPU."""
+    """The real ONNX Runtime, made to believe that it has the providers: it warns and opens a session on the CPU."""
     if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("onnxruntime-gpu is installed here")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: list(PROVIDERS[variant]))
@@ -138,7 +138,7 @@ def test_a_session_as_asked_for_is_taken():
 
 
 def test_a_model_that_would_run_on_the_cpu_is_refused():
-    """Shapes may be computed there, products may not."""
+    """Shapes may be computed on the CPU, matrix products may not."""
     options = onnxruntime.SessionOptions()
     options.add_session_config_entry(ASSIGNMENT, "1")
     session = onnxruntime.InferenceSession(GRAPH, options, providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""The CUDA layer on an NVIDIA GPU itself: memory, streams, graphs, events and what becomes of errors."""
+"""The CUDA layer on a real NVIDIA GPU: memory, streams, graphs, events and errors."""
 
 import time
 
@@ -14,7 +14,7 @@ LARGE = 256 << 20
 
 
 def missing() -> str:
-    """Why nothing here can run; empty where a GPU is."""
+    """The reason to skip these tests; empty with a GPU."""
     try:
         cuda.current_device()
     except EngineError as error:
@@ -35,7 +35,7 @@ def stream():
 
 @pytest.fixture
 def buffers():
-    """A function that makes buffers; they are freed with the test."""
+    """A function that makes buffers, which are freed after the test."""
     made = []
 
     def make(size, *, integrated=False):
@@ -48,7 +48,7 @@ def buffers():
 
 
 def copy(target, source, size, stream):
-    """Has the GPU copy from one of its addresses to another."""
+    """Copies between two addresses on the GPU."""
     cuda.call("cudaMemcpyAsync", target, source, size, cuda.bindings().cudaMemcpyKind.cudaMemcpyDefault, stream.handle)
 
 
@@ -74,7 +74,7 @@ def test_a_buffer_goes_there_and_back(buffers, stream, dtype, shape):
 
 
 def test_mapped_memory_is_the_gpus_own(buffers, stream):
-    """As on a Jetson: the GPU reads and writes what the host sees, and nothing is copied."""
+    """As on a Jetson: GPU and host use the same memory, and nothing is copied."""
     source, target, size = buffers(4096, integrated=True), buffers(4096, integrated=True), 4096
     source.host[...] = np.arange(size) % 251
     source.upload(size, stream)
@@ -136,7 +136,7 @@ def test_events_time_the_gpu(stream):
 
 @pytest.mark.parametrize("make", [cuda.Memory, lambda size: cuda.Buffer(size, integrated=True)])
 def test_too_little_memory_names_what_was_wanted(make):
-    with pytest.raises(EngineError, match=r"failed with cudaErrorMemoryAllocation; .* \(wanted 1125899906\.8 MB\)"):
+    with pytest.raises(EngineError, match=r"failed with cudaErrorMemoryAllocation; .* \(requested 1125899906\.8 MB\)"):
         make(1 << 50)
     cuda.Memory(1024).close()  # what comes after is not refused
 
@@ -166,7 +166,7 @@ def test_a_tensor_is_copied_when_it_may_have_changed(stream):
     zeros.upload(8, stream)
 
     def after(array):
-        """What the GPU has once the array was fed, zeroed, and fed again."""
+        """The buffer on the GPU after the array was fed, the buffer zeroed, and the array fed again."""
         tensor.feed(array, stream)
         copy(tensor.address, zeros.address, 8, stream)
         tensor.feed(array, stream)

@@ -45,7 +45,7 @@ def test_outputs_come_by_name(time_bias: cpu.OnnxRuntimeEngine, count: int) -> N
 
 
 def test_outputs_come_in_the_order_of_the_manifest() -> None:
-    """The graph's own order may be another one, so outputs are asked for by name."""
+    """The graph may have another order of outputs, so they are selected by name."""
     component = COMPONENTS["vae_encoder"]
     image = np.linspace(-1, 1, 3 * 8 * 16, dtype=np.float32).reshape(1, 3, 8, 16)
     straight = open_engine("onnxruntime", "vae_encoder", component, EMOJI)({"image": image})
@@ -150,7 +150,7 @@ def test_a_graph_that_is_not_there(tmp_path: Path) -> None:
 
 
 def test_a_run_that_fails_names_the_component_and_the_sizes() -> None:
-    """A manifest that promises more than the graph takes: 32 tokens, no other number."""
+    """A manifest that allows any number of tokens, with a graph that accepts 32 only."""
     ids, clip_skip = COMPONENTS["text_encoder"].inputs
     loose = replace(COMPONENTS["text_encoder"], inputs=(replace(ids, shape=("batch", "tokens")), clip_skip))
     engine = opened(EMOJI / "text_encoder.onnx", "text_encoder", loose)
@@ -182,7 +182,7 @@ def test_an_engine_that_is_not_installed(name: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_engine_comes_before_the_bundle(tmp_path: Path) -> None:
-    """What is not installed is said at once, not after 2 GB were hashed."""
+    """A missing package is an error at once, not after 2 GB were hashed."""
     with pytest.raises(EngineError):
         latentrt.load(tmp_path, engine="gpu")
     assert engine_kind("cpu").installed

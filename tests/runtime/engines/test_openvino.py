@@ -1,4 +1,4 @@
-"""The OpenVINO engine on graphs of the built-in bundle, held against ONNX Runtime."""
+"""The OpenVINO engine on graphs of the built-in bundle, compared with ONNX Runtime."""
 
 import math
 import os
@@ -22,7 +22,7 @@ EMOJI = MODELS / "emoji"
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """One cache for the whole module, that of no user."""
+    """One cache for the whole module, apart from the user's."""
     folder = tmp_path_factory.getbasetemp() / "cache"
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
     return folder
@@ -30,7 +30,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
 
 @pytest.fixture(scope="module")
 def exact() -> Bundle:
-    """The built-in bundle, computed in float32 whatever the processor has."""
+    """The built-in bundle, computed in float32 even if the processor has a half type."""
     bundle = open_bundle(EMOJI, verify=False)
     components = {name: replace(one, precision="fp32") for name, one in bundle.manifest.components.items()}
     return replace(bundle, manifest=replace(bundle.manifest, components=components))
@@ -104,7 +104,7 @@ def test_a_cache_that_cannot_be_made_is_done_without(
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert ov.engine_of(exact, "time_bias")(timesteps(1.0))["time_bias"].shape == (1, 1696)
-    assert "cannot be kept there" in caplog.text
+    assert "cannot be cached there" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -130,8 +130,8 @@ def test_half_precision_is_for_processors_and_graphs_that_have_it(able, precisio
 
 @pytest.mark.parametrize("hint", ["f32", "bf16"])
 def test_the_unet_in_bfloat16(hint, exact, monkeypatch) -> None:
-    """Many processors without the instructions compute it all the same, slowly: what it costs is known there too."""
-    monkeypatch.setattr(ov, "half", lambda: hint)
+    """Processors without half instructions can compute in half too, slowly, so the loss can be tested there."""
+    monkeypatch.setattr(ov, "half_type", lambda: hint)
     engine = ov.engine_of(exact, "unet")
     engine.component = replace(engine.component, precision="w16")
     random = np.random.default_rng(0)
@@ -140,7 +140,7 @@ def test_the_unet_in_bfloat16(hint, exact, monkeypatch) -> None:
     expected = open_engine("onnxruntime", "unet", exact.manifest.components["unet"], EMOJI)(feeds)["prediction"]
     error = np.sqrt(np.mean((engine(feeds)["prediction"] - expected) ** 2))
     found = 20 * math.log10(np.ptp(expected) / error)
-    # OpenVINO needs AVX-512 to compute it in place of such instructions, and keeps to float32 without.
+    # Without half instructions OpenVINO needs AVX-512 to emulate them; otherwise it computes in float32.
     computed = "f32" if hint == "f32" or found > 100 and "avx512f" not in CPUINFO.read_text() else "bf16"
     assert found > 100 if computed == "f32" else 40 < found < 100
 
@@ -161,7 +161,7 @@ def test_a_graph_that_openvino_refuses(content: bytes | None, exact: Bundle, tmp
 
 
 def test_a_run_that_fails_names_the_component_and_the_sizes(exact: Bundle) -> None:
-    """A manifest that promises more than the graph takes: 32 tokens, no other number."""
+    """A manifest that allows any number of tokens, with a graph that accepts 32 only."""
     ids, clip_skip = exact.manifest.components["text_encoder"].inputs
     loose = replace(
         exact.manifest.components["text_encoder"], inputs=(replace(ids, shape=("batch", "tokens")), clip_skip)

@@ -1,4 +1,4 @@
-"""Files that were made of a bundle, damaged in every way: the picture stays right, and what is wrong is made anew."""
+"""Derived files of a bundle, damaged in many ways: results stay right, and damaged files are replaced."""
 
 import json
 import os
@@ -22,7 +22,7 @@ from tests.runtime.engines.compiled import drawn
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """A folder of caches in which OpenVINO has kept a graph, and what the graph gave."""
+    """A cache folder with a graph that OpenVINO compiled, and the output of the graph."""
     home = tmp_path_factory.mktemp("home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(home))
@@ -33,7 +33,7 @@ def compiled(tmp_path_factory):
 
 @pytest.fixture
 def caches(compiled, tmp_path, monkeypatch):
-    """A copy of it."""
+    """A copy of the cache folder."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(shutil.copytree(compiled[0], tmp_path / "caches")))
     return tmp_path / "caches"
 
@@ -87,8 +87,8 @@ def test_what_openvino_compiled_is_compiled_anew_where_it_was_damaged(compiled, 
 
 
 def test_without_the_check_openvino_takes_a_damaged_file(compiled, caches, monkeypatch):
-    """So the test above can fail: bits in the weights, which nothing else looks at."""
-    monkeypatch.setattr(openvino_cache, "is_whole", lambda *_: True)
+    """Shows that the test above can fail: without the check, flipped bits in weights change the output."""
+    monkeypatch.setattr(openvino_cache, "is_intact", lambda *_: True)
     (path,) = caches.rglob("*.blob")
     path.chmod(0o600)
     content = bytearray(path.read_bytes())
@@ -113,7 +113,7 @@ def test_a_file_in_place_of_the_folders(compiled, tmp_path, where, monkeypatch, 
     (tmp_path / where).parent.mkdir(exist_ok=True)
     (tmp_path / where).touch()
     answer, was_kept = drawn()
-    assert np.array_equal(answer, compiled[1]) and not was_kept and "cannot be kept there" in caplog.text
+    assert np.array_equal(answer, compiled[1]) and not was_kept and "cannot be cached there" in caplog.text
 
 
 def test_another_user_s_folder_is_not_used(compiled, caches, monkeypatch, caplog):
@@ -146,7 +146,7 @@ def test_two_processes_that_compile_at_once(compiled, tmp_path, monkeypatch):
 def test_what_was_measured_and_is_damaged(content, bundle, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("LATENTRT_ENGINE")
-    monkeypatch.setattr(autoselect, "measure", lambda *_: {"onnxruntime": 2.0, "openvino": 1.0})
+    monkeypatch.setattr(autoselect, "time_engines", lambda *_: {"onnxruntime": 2.0, "openvino": 1.0})
     assert autoselect.fastest(bundle) == "openvino"
     (path,) = tmp_path.rglob("*.json")
     whole = json.loads(path.read_text())
@@ -155,12 +155,12 @@ def test_what_was_measured_and_is_damaged(content, bundle, tmp_path, monkeypatch
         path.mkdir()
     else:
         path.write_bytes(json.dumps(whole | content).encode() if isinstance(content, dict) else content)
-    assert autoselect.remembered() == []
-    # Where it cannot be kept, the first: what is measured at every start would take longer than it brings.
+    assert autoselect.stored_choices() == []
+    # If no choice can be stored, the first engine is used: timing at every start would cost more than it gains.
     assert autoselect.fastest(bundle) == ("onnxruntime" if content is None else "openvino")
-    assert ("cannot be kept" in caplog.text) == (content is None)
-    assert len(autoselect.remembered()) == (content is not None) and all(
-        isinstance(c, Choice) for c in autoselect.remembered()
+    assert ("cannot be stored" in caplog.text) == (content is None)
+    assert len(autoselect.stored_choices()) == (content is not None) and all(
+        isinstance(c, Choice) for c in autoselect.stored_choices()
     )
 
 
@@ -191,4 +191,4 @@ def test_a_file_that_cannot_be_read_is_not_whole(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("pathlib.Path.open", refuse)
-    assert not openvino_cache.is_whole(tmp_path / "blob", FileRecord(4, ""))
+    assert not openvino_cache.is_intact(tmp_path / "blob", FileRecord(4, ""))

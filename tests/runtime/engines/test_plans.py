@@ -1,4 +1,4 @@
-"""Plans on disk: built once however many ask, whole or not there, and only ever this user's."""
+"""Plans on disk: built once for all processes, never partial, and only loaded if this user built them."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def test_another_key_is_another_plan(store, changes):
 
 @pytest.mark.parametrize("changes", CHANGES, ids=lambda changes: next(iter(changes)))
 def test_a_plan_under_another_key_is_not_that_plan(store, changes):
-    """A plan and its record, moved to where those of another key would be; then with the key in the record changed."""
+    """A plan and its record under the name of another key; then also with that key in the record."""
     path = store.build(KEY, make)
     other = replace(KEY, **changes)
     moved = path.with_name(f"{other.digest}.plan")
@@ -182,8 +182,8 @@ def test_the_secret_is_made_once_and_private():
 @pytest.mark.parametrize(
     ("content", "mode", "says"),
     [
-        (bytes(32), 0o640, "others than its owner may read this secret; run `chmod 600"),
-        (bytes(32), 0o604, "others than its owner may read this secret; run `chmod 600"),
+        (bytes(32), 0o640, "other users may read this secret; run `chmod 600"),
+        (bytes(32), 0o604, "other users may read this secret; run `chmod 600"),
         (bytes(31), 0o600, "got 31 bytes, expected a secret of at least 32"),
         (b"", 0o600, "got 0 bytes, expected a secret of at least 32"),
     ],
@@ -198,16 +198,16 @@ def test_a_secret_that_is_none(store, content, mode, says):
 
 def test_a_secret_that_cannot_be_read_or_made(store, tmp_path, monkeypatch):
     monkeypatch.setenv("LATENTRT_PLAN_SECRET", str(tmp_path / "missing"))
-    with pytest.raises(EngineError, match=r"cannot be read or made \(No such file or directory\); set XDG_STATE_HOME"):
+    with pytest.raises(EngineError, match=r"or written \(No such file or directory\); set XDG_STATE_HOME"):
         store.build(KEY, make)
     monkeypatch.delenv("LATENTRT_PLAN_SECRET")
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
-    with pytest.raises(EngineError, match="cannot be read or made"):
+    with pytest.raises(EngineError, match="cannot be read or written"):
         store.build(KEY, make)
 
 
-# Processes are forked in an interpreter of their own, which has imported everything and has one thread.
+# Processes are forked from another interpreter, which has imported everything and has one thread.
 PROCESSES = """
 import os, random, signal, sys, time
 from dataclasses import replace
@@ -311,7 +311,7 @@ def run(code, folder):
 
 @pytest.mark.sweep
 def test_eight_processes_twenty_rounds(tmp_path):
-    """Six build and two look: each plan is made once, and nobody sees a part of one."""
+    """Six processes build and two read: each plan is built once, and no process reads a partial plan."""
     run(CROWD, tmp_path)
     assert (tmp_path / "made").read_text().split() == [str(round_) for round_ in range(20)]
     assert len(list((tmp_path / "plans").glob("*.plan"))) == 20
@@ -319,5 +319,5 @@ def test_eight_processes_twenty_rounds(tmp_path):
 
 @pytest.mark.sweep
 def test_fifty_builds_are_killed(tmp_path):
-    """At fifty points between the first call and the last; the next run finds nothing or a whole plan, and heals."""
+    """Killed at fifty points of a build; the next run finds no plan or a complete one, and builds if needed."""
     assert int(run(KILLED, tmp_path)) > 100

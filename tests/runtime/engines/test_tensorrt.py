@@ -13,7 +13,7 @@ from tests.runtime.engines.standin_plans import SIZES, VERSION, build, build_all
 @pytest.mark.parametrize("integrated", [False, True])
 @pytest.mark.parametrize("kind", ["tensorrt", "tensorrt-rtx"])
 def test_pictures_are_those_of_the_cpu(bundle, answers, home, monkeypatch, kind, integrated):
-    """Every copy, shape and address is right: the pixels are ONNX Runtime's, at two sizes, on both kinds of memory."""
+    """Pixels equal ONNX Runtime's, at two sizes and with both kinds of memory, so copies and addresses are right."""
     cuda = standin.Cuda(integrated=integrated)
     jit = kind == "tensorrt-rtx"
     version = "1.7.1" if jit else VERSION
@@ -101,7 +101,7 @@ def test_inputs_that_shapes_depend_on_stay_on_the_host_and_are_not_captured(bund
 
 
 def test_only_what_cannot_have_changed_is_not_copied(bundle, trt, cuda):
-    """The same array, read-only and no view; anything else may have changed in place."""
+    """Only the same read-only array that is not a view; any other array may have changed in place."""
     build(bundle, "unet")
     engine = open_engines("tensorrt", bundle)["unet"]
     feeds = feeds_of(bundle, "unet", SIZES)
@@ -169,7 +169,7 @@ def test_a_narrow_plan_is_preferred(bundle, trt):
 def test_time_on_the_device(bundle):
     build(bundle, "time_bias")
     engine = open_engine("tensorrt", "time_bias", bundle.manifest.components["time_bias"], bundle.folder)
-    with pytest.raises(EngineError, match="time_bias: nothing ran yet"):
+    with pytest.raises(EngineError, match="time_bias: no call to time"):
         engine.device_ms  # noqa: B018
     engine(feeds_of(bundle, "time_bias", SIZES))
     assert engine.device_ms == 1  # the stand-in's clock ticks at events

@@ -1,4 +1,4 @@
-"""Every name and call of NVIDIA's software that the code uses, held against the real packages; none needs a GPU.
+"""Every name and call of NVIDIA's software in the code, checked against the real packages, without a GPU.
 
 The uses are read from the sources, so that the list cannot go stale: attributes of `trt`, and methods and attributes of
 variables that are called after what they hold, such as `context`. The stand-in is held to the same.
@@ -28,7 +28,7 @@ NVIDIA = CHECKOUT / "runtime/latentrt/engines/nvidia"
 RUNNING = [NVIDIA / f"{name}.py" for name in ("bindings", "execution", "engine")]
 BUILDING = sorted((CHECKOUT / "export/latentrt_export/build").glob("[!_]*.py"))
 
-# What the variables and attributes of these names hold.
+# Classes of the objects in variables and attributes of these names.
 CLASSES = {
     "runtime": "Runtime",
     "engine": "ICudaEngine",
@@ -81,7 +81,7 @@ def chains_of(files):
 
 
 def arities(method):
-    """How many arguments a bound method takes: (least, most) of each overload, from its signatures."""
+    """The numbers of arguments of a bound method: (least, most) per overload, from its signatures."""
     counts = []
     for line in (method.__doc__ or "").splitlines():
         signature = re.match(r"\s*(?:\d+\. )?\w+\(self: [^,)]+(?:, (.*))?\) -> ", line)
@@ -100,7 +100,7 @@ def resolved(module, chain):
 
 
 def missing_from(module, uses):
-    """The uses that the module's classes do not have, or not with so many arguments."""
+    """The uses in the code that the module's classes lack, or do not have with that number of arguments."""
     wrong = []
     for name, attribute, arguments in sorted(uses, key=str):
         member = getattr(getattr(module, name, None), attribute, None)
@@ -117,7 +117,7 @@ def running():
 
 
 def test_the_uses_are_found(running):
-    """That the sources are read at all."""
+    """Shows that the sources are read."""
     names = {(name, attribute) for name, attribute, _ in running}
     assert len(names) >= 20
     assert {("Runtime", "deserialize_cuda_engine"), ("IExecutionContext", "execute_async_v3")} <= names
@@ -139,7 +139,7 @@ def test_running_on_tensorrt_rtx(running):
 
 
 def test_running_on_classic_tensorrt(running):
-    """The lean runtime lacks what only one that compiles needs, which is used where `jit` says so, and the parser."""
+    """The lean runtime lacks the parser, and what only a compiling runtime needs; the code uses that only if `jit`."""
     assert missing_from(LEAN, running) == [
         ("IExecutionContext", "is_stream_capturable"),
         ("IRuntimeCache", "deserialize"),
@@ -162,7 +162,7 @@ def test_names_of_the_runtime(chain):
 
 @pytest.mark.parametrize("chain", sorted(chains_of(BUILDING)))
 def test_names_of_the_builder(chain):
-    """The lean package has no builder; what it has in common with it is looked up in both."""
+    """The lean package has no builder; names that both packages have are looked up in both."""
     resolved(RTX, chain)
     if hasattr(LEAN, chain.partition(".")[0]):
         resolved(LEAN, chain)
@@ -229,7 +229,7 @@ def members(own):
     return {name for name in vars(own) if not name.startswith("_")}
 
 
-# What the stand-in adds for itself and for tests.
+# Names that the stand-in has for its own use and for tests.
 EXTRA = {
     "Cuda": {"allocate", "assert_all_freed", "bytes_at", "pending", "release"},
     "Runtime": set(),

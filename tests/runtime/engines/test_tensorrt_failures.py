@@ -1,4 +1,4 @@
-"""What the TensorRT engine says when something fails, and that it goes on afterwards: on the stand-in."""
+"""Failures of the TensorRT engine on the stand-in: the error messages, and later calls that succeed."""
 
 import logging
 import sys
@@ -42,7 +42,7 @@ def test_too_little_memory(bundle, trt, cuda):
     trt.activations = {"unet": 1 << 30}
     cuda.capacity = 1 << 29
     engine = open_engines("tensorrt", bundle)["unet"]
-    with pytest.raises(EngineError, match=r"too little GPU memory; close other programs.*wanted 1073\.7 MB"):
+    with pytest.raises(EngineError, match=r"too little GPU memory; close other programs.*requested 1073\.7 MB"):
         engine(feeds_of(bundle, "unet", SIZES))
     cuda.capacity = 1 << 31
     engine(feeds_of(bundle, "unet", SIZES))
@@ -95,7 +95,7 @@ def test_a_failed_call_does_not_spoil_the_next(bundle, trt, cuda):
     original = standin.Context.execute_async_v3
     try:
         standin.Context.execute_async_v3 = lambda context, stream: context.refuse("no luck")
-        engine.last.forget()
+        engine.last.drop_graph()
         with pytest.raises(EngineError, match=r"unet: tensorrt failed with .*: no luck"):
             engine(feeds | {"sample": feeds["sample"] * 3})
     finally:
@@ -107,7 +107,7 @@ def test_messages_of_the_runtime_go_to_logging(bundle, trt, caplog):
     with caplog.at_level(logging.DEBUG, "latentrt.engines.nvidia.bindings"):
         gpu = execution.Gpu(execution.RuntimeVariant("tensorrt", ("tensorrt",), (10, 3), (12, 0), ""))
         gpu.acquire()
-        gpu.lines.logger.log(standin.Severity.INFO, "loaded engine size: 5 MiB")
+        gpu.log_capture.logger.log(standin.Severity.INFO, "loaded engine size: 5 MiB")
         gpu.release()
     assert "INFO: loaded engine size: 5 MiB" in caplog.text
-    assert gpu.lines.drain() == "it gave no reason"
+    assert gpu.log_capture.drain() == "it gave no reason"

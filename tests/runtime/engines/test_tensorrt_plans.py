@@ -1,4 +1,4 @@
-"""Which plans the TensorRT engine takes, and which never: on the stand-in."""
+"""Plans that the TensorRT engine accepts and refuses, on the stand-in."""
 
 import json
 import sys
@@ -59,7 +59,7 @@ def test_plans_of_an_older_lowering_are_not_loaded(bundle, trt, monkeypatch):
 
 
 def lowered_graph(bundle, name, content):
-    """What a workstation would have left of a component; the stand-in takes its content for the weights."""
+    """A lowered graph as from a workstation; the stand-in uses its bytes as weights."""
     target = folder_in(plan_store(bundle.folder).writable(), name, digest_of(bundle, name, "decomposed"))
     target.mkdir(parents=True)
     (target / "graph.onnx").write_text(content)
@@ -108,7 +108,7 @@ def test_weights_that_do_not_suffice_are_an_error(bundle, cuda):
 @pytest.mark.usefixtures("no_builder")
 def test_plans_for_other_shapes_are_not_loaded(bundle, trt):
     build(bundle, "unet")
-    with pytest.raises(EngineError, match=r"there are those of tensorrt 10.3.0 on Stand-in; run .* --batch 3`"):
+    with pytest.raises(EngineError, match=r"there are plans of tensorrt 10.3.0 on Stand-in; run .* --batch 3`"):
         open_engines("tensorrt", bundle)["unet"](feeds_of(bundle, "unet", SIZES | {"batch": 3}))
     assert trt.deserialized == 0
 

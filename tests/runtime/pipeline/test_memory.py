@@ -19,7 +19,7 @@ from latentrt.cli import main
 from latentrt.engines import ENGINES, failure
 from latentrt.engines.onnx.session import OPTIMISED, OVERRIDDEN
 from latentrt.errors import EngineError, OutOfMemoryError
-from latentrt.pipeline.memory import Budget, Demand, Plan, candidates, memory_models, plan
+from latentrt.pipeline.memory import Budget, MemoryDemand, MemoryPlan, candidates, memory_models, plan
 from tests.runtime.fake import SMALL, named, pipeline_of
 
 GB = 1_000_000_000
@@ -73,7 +73,7 @@ def test_what_is_reckoned_is_a_little_over_what_was_measured(bundle, engine, pre
     manifest = sd15(bundle.manifest, precision)
     (one,) = (
         one
-        for one in candidates(manifest, Demand(1, prompts, 64, 64), feet(manifest, engine))
+        for one in candidates(manifest, MemoryDemand(1, prompts, 64, 64), feet(manifest, engine))
         if not one.keep and not one.split
     )
     assert 0.99 < one.peak_bytes / GB / MEASURED[engine, precision, prompts] < 1.4
@@ -81,7 +81,7 @@ def test_what_is_reckoned_is_a_little_over_what_was_measured(bundle, engine, pre
 
 def test_a_fast_picture_needs_no_room_for_the_vae_s_decoder(bundle):
     manifest, feet_of = sd15(bundle.manifest, "int8"), feet(bundle.manifest, "onnxruntime")
-    usual, fast = (Demand(1, 1, 64, 64, decoder=name) for name in ("vae_decoder", "tiny_decoder"))
+    usual, fast = (MemoryDemand(1, 1, 64, 64, decoder=name) for name in ("vae_decoder", "tiny_decoder"))
     peaks = [next(candidates(manifest, demand, feet_of)).peak_bytes for demand in (usual, fast)]
     assert peaks[0] - peaks[1] >= SD15["vae_decoder"]
 
@@ -92,7 +92,7 @@ BUDGETS = [0.2, 0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 20, 60, 400]
 
 @pytest.mark.parametrize(("engine", "precision", "images", "prompts", "sides", "encodes"), CASES)
 def test_every_plan_fits_and_more_memory_never_costs_time(bundle, engine, precision, images, prompts, sides, encodes):
-    manifest, demand = sd15(bundle.manifest, precision), Demand(images, prompts, *sides, encodes)
+    manifest, demand = sd15(bundle.manifest, precision), MemoryDemand(images, prompts, *sides, encodes)
     footprints, order = feet(manifest, engine), [(True, False), (True, True), (False, False), (False, True)]
     places = []
     for budget in (round(gb * GB) for gb in BUDGETS):
@@ -129,7 +129,7 @@ def unloads(monkeypatch):
 
 @pytest.mark.parametrize(("keep", "split"), [(True, False), (True, True), (False, False), (False, True)])
 def test_runs_keep_to_their_plan_and_draw_the_same(bundle, calls, unloads, keep, split, monkeypatch):
-    monkeypatch.setattr("latentrt.pipeline.memory.plan", lambda *_: Plan(keep, split, 0))
+    monkeypatch.setattr("latentrt.pipeline.memory.plan", lambda *_: MemoryPlan(keep, split, 0))
     asked = {"steps": 2, "batch": 2, "seed": 0, "guidance": 3.0, **SMALL}
     expected = pipeline_of(bundle, []).generate("a tree", **asked)
     pipeline = pipeline_of(bundle, calls)
@@ -143,7 +143,9 @@ def test_runs_keep_to_their_plan_and_draw_the_same(bundle, calls, unloads, keep,
 def test_windows_need_less_of_the_unet(bundle):
     manifest = sd15(bundle.manifest)
     whole, windowed = (
-        next(candidates(manifest, Demand(1, 2, 128, 256, window=window), feet(manifest, "onnxruntime"))).peak_bytes
+        next(
+            candidates(manifest, MemoryDemand(1, 2, 128, 256, window=window), feet(manifest, "onnxruntime"))
+        ).peak_bytes
         for window in (0, 64)
     )
     assert windowed < whole / 2
@@ -161,7 +163,7 @@ def test_control_networks_count_where_they_are_used(bundle):
     plain, steered = (
         [
             one.peak_bytes
-            for one in candidates(manifest, Demand(1, 2, 64, 64, steering=names), feet(manifest, "openvino"))
+            for one in candidates(manifest, MemoryDemand(1, 2, 64, 64, steering=names), feet(manifest, "openvino"))
         ]
         for names in (frozenset(), frozenset(extra))
     )
@@ -297,7 +299,7 @@ def test_the_command_line_says_so_of_what_is_no_run(monkeypatch, capsys):
 
 def budgeted(pipeline, keep):
     """The pipeline with a budget whose plans are all the same."""
-    pipeline.budget = type("Same", (), {"plan": lambda *_: Plan(keep, False, 0)})()
+    pipeline.budget = type("Same", (), {"plan": lambda *_: MemoryPlan(keep, False, 0)})()
     return pipeline
 
 

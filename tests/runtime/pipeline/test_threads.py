@@ -116,7 +116,7 @@ def test_what_is_the_fastest_is_measured_by_one_thread(bundle, tmp_path, monkeyp
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("LATENTRT_ENGINE")
-    monkeypatch.setattr(autoselect, "measure", measure)
+    monkeypatch.setattr(autoselect, "time_engines", measure)
     assert at_once(lambda _: autoselect.fastest(bundle)) == ["openvino"] * THREADS and measured == [1]
     (path,) = tmp_path.rglob("*.json")
     assert json.loads(path.read_text())["seconds"] == {"onnxruntime": 2.0, "openvino": 1.0}

@@ -5,7 +5,7 @@ import pytest
 from latentrt.engines import autoselect
 from latentrt.engines.nvidia.secret import user_secret
 from latentrt.engines.onnx import optimised
-from latentrt.engines.openvino_cache import kept
+from latentrt.engines.openvino_cache import cache_settings
 from latentrt.errors import EngineError
 from latentrt.storage import user_dirs
 
@@ -34,9 +34,9 @@ def test_a_user_without_a_home(bundle, monkeypatch, caplog):
         monkeypatch.setattr(user_dirs, name, homeless)
     monkeypatch.delenv("LATENTRT_ENGINE")
     monkeypatch.delenv("LATENTRT_PLAN_SECRET", raising=False)
-    assert autoselect.fastest(bundle) == "onnxruntime" and autoselect.remembered() == []
+    assert autoselect.fastest(bundle) == "onnxruntime" and autoselect.stored_choices() == []
     assert optimised.folder_of(bundle, "unet") is None
-    with kept(user_dirs.user_cache("openvino")) as settings:
+    with cache_settings(user_dirs.user_cache("openvino")) as settings:
         assert settings == {}
-    with pytest.raises(EngineError, match="set XDG_STATE_HOME to a folder that can be written"):
+    with pytest.raises(EngineError, match="set XDG_STATE_HOME to a writable folder"):
         user_secret()

@@ -1,4 +1,4 @@
-"""NVIDIA's runtimes as Python finds them: TensorRT, its lean form, TensorRT-RTX. Differences are rows of a table."""
+"""Python bindings of NVIDIA's runtimes: TensorRT, TensorRT lean and TensorRT-RTX, one row per variant."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class RuntimeVariant:
     """One of NVIDIA's runtimes.
 
     name: the engine's, and the variant's key in `VARIANTS`. modules: import names of the bindings, the most complete
-    first. oldest, below: versions that work, from `oldest` up to, not including, `below`. install: the advice if it is
+    first. oldest, below: supported versions, from `oldest` up to but not including `below`. install: advice if it is
     missing. jit: kernels are compiled when a plan is loaded and kept in a runtime cache; a plan runs on any GPU of its
     architecture.
     """
@@ -64,7 +64,7 @@ VARIANTS = {
 
 
 def import_bindings(variant: RuntimeVariant) -> Any:
-    """The bindings' module. Raises EngineError when there is none, it cannot be imported, or its version is wrong."""
+    """Imports the bindings. Raises EngineError if that fails, or their version is not supported."""
     names = [name for name in variant.modules if importlib.util.find_spec(name)]
     if not names:
         raise EngineError(f"{variant.name}: got none of {', '.join(variant.modules)} installed; {variant.install}")
@@ -84,7 +84,7 @@ def import_bindings(variant: RuntimeVariant) -> Any:
 
 
 def version_of(text: str) -> tuple[int, int]:
-    """Major and minor of a version such as "10.16.2.10"."""
+    """Major and minor number of a version such as "10.16.2.10"."""
     major, minor, *_ = (*map(int, re.findall(r"\d+", text)), 0, 0)
     return major, minor
 
@@ -97,7 +97,7 @@ class LogCapture:
         severities = {getattr(trt.ILogger.Severity, name): level for name, level in SEVERITIES.items()}
         errors = self.errors
 
-        class Logger(trt.ILogger):  # type: ignore[misc]  # the base is known only when the program runs
+        class Logger(trt.ILogger):  # type: ignore[misc]  # the base class is a run-time value
             def __init__(self) -> None:
                 trt.ILogger.__init__(self)
 
@@ -105,7 +105,7 @@ class LogCapture:
                 level = severities.get(severity, logging.ERROR)
                 if level >= logging.ERROR:
                     errors.append(msg.strip())
-                # Not above DEBUG: an error arrives as an exception that holds the line.
+                # Only at DEBUG: errors also reach the user, in an exception that quotes the line.
                 log.debug("%s: %s", getattr(severity, "name", severity), msg)
 
         self.logger = Logger()

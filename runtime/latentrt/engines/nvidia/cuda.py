@@ -1,4 +1,4 @@
-"""CUDA as the TensorRT engine needs it, through NVIDIA's own bindings: buffers, a stream, events, graphs. No torch."""
+"""CUDA buffers, streams, events and graphs for the TensorRT engine, through NVIDIA's bindings, without torch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def bindings() -> ModuleType:
 
 
 def call(function: str, *arguments: Any) -> Any:
-    """What a function of the CUDA runtime returns. Raises EngineError that names function, error and what to do."""
+    """Calls a function of the CUDA runtime and returns its values. Raises EngineError with the error and advice."""
     cuda = bindings()
     try:
         error, *values = getattr(cuda, function)(*arguments)
@@ -54,7 +54,7 @@ def call(function: str, *arguments: Any) -> Any:
 
 @dataclass(frozen=True)
 class Device:
-    """The current GPU. sm: such as "sm87". integrated: shares its memory with the processor, as on a Jetson."""
+    """A GPU. sm: architecture, such as "sm87". integrated: it shares memory with the processor, as on a Jetson."""
 
     name: str
     sm: str
@@ -62,7 +62,7 @@ class Device:
 
 
 def current_device() -> Device:
-    """The GPU that calls go to. Raises EngineError when there is none that can be used."""
+    """The current GPU. Raises EngineError if no GPU can be used."""
     properties = call("cudaGetDeviceProperties", call("cudaGetDevice"))
     name = properties.name.split(b"\0")[0].decode()
     return Device(name, f"sm{properties.major}{properties.minor}", bool(properties.integrated))
@@ -75,32 +75,32 @@ def free_memory() -> tuple[int, int]:
 
 
 def allocate(function: str, size: int, *arguments: Any) -> int:
-    """The address of `size` new bytes. Raises EngineError that says how much was wanted when there is too little."""
+    """Allocates `size` bytes and returns their address. Raises EngineError with the size if memory is too little."""
     try:
         return int(call(function, size, *arguments))
     except EngineError as error:
-        raise EngineError(f"{error} (wanted {size / 1e6:.1f} MB)") from error
+        raise EngineError(f"{error} (requested {size / 1e6:.1f} MB)") from error
 
 
 class Memory:
-    """Device memory. A `close` frees it."""
+    """Device memory, freed by `close`."""
 
     def __init__(self, size: int) -> None:
-        """Raises EngineError that says how much was wanted when there is too little."""
+        """Allocates at least `size` bytes. Raises EngineError with the size if memory is too little."""
         self.size = max(size, ALIGNMENT)
         self.address = allocate("cudaMalloc", self.size)
 
     def close(self) -> None:
-        """Gives the memory back; work that uses it must have ended."""
+        """Frees the memory; work that uses it must have ended."""
         address, self.address = self.address, 0
         if address:
             call("cudaFree", address)
 
 
 class Buffer:
-    """Memory of one tensor: pinned on the host, and on the device, which are one where the GPU is integrated.
+    """Memory of one tensor: pinned host memory and device memory; both are the same on an integrated GPU.
 
-    address: the device's. Contents stay from one call to the next.
+    address: on the device. Contents stay between calls.
     """
 
     def __init__(self, size: int, *, integrated: bool) -> None:
@@ -121,24 +121,24 @@ class Buffer:
         )
 
     def view(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """The host's side as an array; valid until `close`."""
+        """The host memory as an array; valid until `close`."""
         view: Array = self.host[: math.prod(shape) * dtype.itemsize].view(dtype).reshape(shape)
         return view
 
     def upload(self, size: int, stream: Stream) -> None:
-        """Copies the first `size` bytes to the device, in the stream's order."""
+        """Queues a copy of the first `size` bytes to the device."""
         if self.memory:
             kind = bindings().cudaMemcpyKind.cudaMemcpyHostToDevice
             call("cudaMemcpyAsync", self.address, self.host_address, size, kind, stream.handle)
 
     def download(self, size: int, stream: Stream) -> None:
-        """Copies the first `size` bytes from the device, in the stream's order."""
+        """Queues a copy of the first `size` bytes to the host."""
         if self.memory:
             kind = bindings().cudaMemcpyKind.cudaMemcpyDeviceToHost
             call("cudaMemcpyAsync", self.host_address, self.address, size, kind, stream.handle)
 
     def close(self) -> None:
-        """Frees both sides; views of it must not be used afterwards."""
+        """Frees host and device memory; views must not be used afterwards."""
         if self.host_address:
             if self.memory:
                 self.memory.close()
@@ -147,19 +147,19 @@ class Buffer:
 
 
 class Stream:
-    """A queue of work on the device, independent of the default one."""
+    """A CUDA stream, independent of the default stream."""
 
     def __init__(self) -> None:
         self.handle = int(call("cudaStreamCreateWithFlags", bindings().cudaStreamNonBlocking))
 
     def synchronize(self) -> None:
-        """Waits until everything in the queue is done. Raises EngineError if any of it failed."""
+        """Waits for all queued work. Raises EngineError if any of it failed."""
         call("cudaStreamSynchronize", self.handle)
 
     def capture(self, enqueue: Callable[[], None]) -> Graph:
-        """What `enqueue` puts into the stream, as a graph; nothing of it runs yet.
+        """Captures the work that `enqueue` puts into the stream as a graph, without running it.
 
-        Raises what `enqueue` raises, and EngineError when something in it cannot be captured.
+        Raises the errors of `enqueue`, and EngineError if the work cannot be captured.
         """
         mode = bindings().cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         call("cudaStreamBeginCapture", self.handle, mode)
@@ -177,18 +177,18 @@ class Stream:
                 call("cudaGraphDestroy", captured)
 
     def close(self) -> None:
-        """Destroys the queue."""
+        """Destroys the stream."""
         call("cudaStreamDestroy", self.handle)
 
 
 class Graph:
-    """Captured work that one launch repeats, with the addresses and shapes of the capture."""
+    """A CUDA graph: one launch repeats captured work, with the same addresses and shapes."""
 
     def __init__(self, executable: Any) -> None:
         self.executable = executable
 
     def launch(self, stream: Stream) -> None:
-        """Puts the work into the stream."""
+        """Queues the graph in the stream."""
         call("cudaGraphLaunch", self.executable, stream.handle)
 
     def close(self) -> None:
@@ -197,22 +197,22 @@ class Graph:
 
 
 class Stopwatch:
-    """Two events around work in a stream: the device's own time, without what Python takes."""
+    """Two events around work in a stream, which measure the time on the device, without Python's overhead."""
 
     def __init__(self) -> None:
         self.begin, self.end = call("cudaEventCreate"), call("cudaEventCreate")
 
     def start(self, stream: Stream) -> None:
-        """Marks the beginning in the stream."""
+        """Queues the first event."""
         call("cudaEventRecord", self.begin, stream.handle)
 
     def stop(self, stream: Stream) -> None:
-        """Marks the end in the stream."""
+        """Queues the second event."""
         call("cudaEventRecord", self.end, stream.handle)
 
     @property
     def elapsed_ms(self) -> float:
-        """Milliseconds between the marks; the stream must have been synchronized since."""
+        """Milliseconds between the events; the stream must be synchronized first."""
         return float(call("cudaEventElapsedTime", self.begin, self.end))
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""TensorRT, its lean runtime and TensorRT-RTX: which plan of a component takes a call, and what to do without one."""
+"""Engines of TensorRT, TensorRT lean and TensorRT-RTX: they select, load and, if needed, build plans for calls."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from latentrt.bundle.manifest import Component
 from latentrt.engines import build_plan
 from latentrt.engines.artifacts import graph_digest
 from latentrt.engines.nvidia.bindings import VARIANTS
-from latentrt.engines.nvidia.execution import Gpu, Plan, Profile, Sizes
-from latentrt.engines.nvidia.lowered import is_current, source_of
+from latentrt.engines.nvidia.execution import Gpu, LoadedPlan, Profile, Sizes
+from latentrt.engines.nvidia.lowered import is_current, lowered_graph_of
 from latentrt.engines.nvidia.plans import STRIPPED, PlanKey, PlanStore, plan_store
 from latentrt.errors import EngineError, LatentError
 from latentrt.tensors import Array, check
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def open_engines(bundle: Bundle, engine: str, *, low_memory: bool = False) -> dict[str, TensorRTEngine]:
-    """An engine for each component of the bundle; they share the GPU's stream and activation memory."""
+    """An engine per component of the bundle; they share the GPU's stream and activation memory."""
     gpu = Gpu(VARIANTS[engine])
     return {name: TensorRTEngine(name, bundle, gpu) for name in bundle.manifest.components}
 
@@ -33,7 +33,7 @@ def open_engine(name: str, component: Component, folder: Path, engine: str) -> T
 
 
 class TensorRTEngine:
-    """One component, with the plans that its calls needed so far, by key. Memory on a GPU is not modelled."""
+    """One component and its loaded plans, by key. Memory on a GPU is not modelled."""
 
     memory = None
 
@@ -42,13 +42,13 @@ class TensorRTEngine:
         self.component = bundle.manifest.components[name]
         self.store: PlanStore = plan_store(bundle.folder)
         self.graph = graph_digest(bundle.manifest, self.component)
-        self.loaded: dict[PlanKey, Plan] = {}
+        self.loaded: dict[PlanKey, LoadedPlan] = {}
         self.last: Profile | None = None
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Every output by name, in new arrays. Raises ShapeError for feeds that do not fit, EngineError if it fails.
+        """Returns every output by name, in new arrays. Raises ShapeError for wrong feeds, EngineError if the run fails.
 
-        A feed that is read-only, owns its memory and is the same array as in the call before is not copied again.
+        A feed is not copied again if it is the same array as in the previous call, read-only, and owns its memory.
         """
         sizes = check(self.component.inputs, feeds, self.name)
         with self.gpu.lock:
@@ -57,15 +57,15 @@ class TensorRTEngine:
 
     @property
     def device_ms(self) -> float:
-        """Milliseconds that the last call took on the GPU, copies left out. Raises EngineError before the first."""
+        """Milliseconds of the last call on the GPU, without copies. Raises EngineError before the first call."""
         if self.last is None:
-            raise EngineError(f"{self.name}: nothing ran yet, so there is no time; call it first")
-        return self.last.watch.elapsed_ms
+            raise EngineError(f"{self.name}: no call to time; call the engine first")
+        return self.last.stopwatch.elapsed_ms
 
     def load(self) -> None:
-        """Loads a plan, if one fits this GPU and none is loaded; which one a call needs, only its feeds say.
+        """Loads one plan for this GPU, if there is any and none is loaded; a call may load another for its shapes.
 
-        Raises EngineError with no runtime, no GPU, or too little memory.
+        Raises EngineError without a runtime or a GPU, or with too little memory.
         """
         with self.gpu.lock:
             if not self.loaded:
@@ -78,7 +78,7 @@ class TensorRTEngine:
                     self.gpu.release()
 
     def unload(self) -> None:
-        """Frees plans, buffers and graphs; the arena too, when no other component is loaded."""
+        """Frees plans, buffers and graphs, and with the last component the activation memory."""
         with self.gpu.lock:
             self.last = None
             while self.loaded:
@@ -88,16 +88,16 @@ class TensorRTEngine:
                 self.gpu.release()
 
     def close(self) -> None:
-        """The same as `unload`: nothing else is held, and a later call would load again."""
+        """The same as `unload`; a later call loads again."""
         self.unload()
 
     def keys(self) -> list[PlanKey]:
-        """The keys of this component's plans that run here, those that are best to have first."""
+        """The keys of this component's plans for this GPU, preferred ones first."""
         current = (key for key in self.store.keys() if is_current(key, self.bundle, self.name))
         return sorted((key for key in current if self.gpu.runs(key)), key=preference)
 
-    def load_plan(self, key: PlanKey) -> Plan | None:
-        """The loaded plan of that key; None when the file is not there, or not to be trusted."""
+    def load_plan(self, key: PlanKey) -> LoadedPlan | None:
+        """Loads the plan of a key and returns it; None if the file is missing or its signature is wrong."""
         if key not in self.loaded:
             opened = self.store.open(key)
             if opened is None:
@@ -106,15 +106,15 @@ class TensorRTEngine:
                 self.gpu.acquire()
                 try:
                     graph = self.weights_of(key) if STRIPPED in key.flags else None
-                    self.loaded[key] = Plan(self.name, self.component, key, opened, self.gpu, self.store, graph)
+                    self.loaded[key] = LoadedPlan(self.name, self.component, key, opened, self.gpu, self.store, graph)
                 except BaseException:
                     self.gpu.release()
                     raise
         return self.loaded[key]
 
     def weights_of(self, key: PlanKey) -> Path:
-        """The lowered graph that a plan was built from. Raises EngineError when it is not there."""
-        source = source_of(key, self.bundle, self.name, self.store.folders)
+        """The lowered graph that a plan was built from, which has its weights. Raises EngineError if it is missing."""
+        source = lowered_graph_of(key, self.bundle, self.name, self.store.folders)
         if source is None:
             raise EngineError(
                 f"{self.name}: got a plan without weights, expected the lowered graph that has them in "
@@ -123,9 +123,9 @@ class TensorRTEngine:
         return source.graph
 
     def profile_for(self, shapes: Sizes, sizes: Mapping[str, int]) -> Profile:
-        """The profile that takes these shapes, its plan loaded; built first when there is none and a builder is here.
+        """A profile of a loaded plan that accepts these shapes. Loads a plan if needed, or builds one.
 
-        Raises EngineError that names the command that builds it.
+        Raises EngineError with the build command if there is no such plan and none can be built here.
         """
         for key, plan in self.loaded.items():
             if (index := key.profile_of(shapes)) is not None:
@@ -139,39 +139,41 @@ class TensorRTEngine:
         finally:
             self.gpu.release()
         if found is None:
-            raise EngineError(f"{self.name}: {self.missing(shapes)}; run `{self.command(sizes)}`")
+            raise EngineError(f"{self.name}: {self.missing_plan(shapes)}; run `{self.build_command(sizes)}`")
         return found
 
     def build(self, shapes: Sizes, sizes: Mapping[str, int]) -> None:
-        """Has a plan built for these shapes. Raises EngineError that says what is missing and how to make it."""
-        log.warning("%s: %s; building one, which may take minutes", self.name, self.missing(shapes))
+        """Builds a plan for these shapes. Raises EngineError with the missing plan and the build command."""
+        log.warning("%s: %s; building one, which may take minutes", self.name, self.missing_plan(shapes))
         try:
             build_plan(self.gpu.variant.name, self.bundle, self.name, shapes)
         except LatentError as error:
-            raise EngineError(f"{self.name}: {self.missing(shapes)}; run `{self.command(sizes)}` ({error})") from error
+            raise EngineError(
+                f"{self.name}: {self.missing_plan(shapes)}; run `{self.build_command(sizes)}` ({error})"
+            ) from error
 
     def load_first(self, shapes: Sizes) -> Profile | None:
-        """The first profile among the plans on disk that takes these shapes."""
+        """Loads the first plan on disk that accepts these shapes and returns its profile; None if there is none."""
         for key in self.keys():
             index = key.profile_of(shapes)
             if index is not None and (plan := self.load_plan(key)):
                 return plan.profile(index)
         return None
 
-    def missing(self, shapes: Sizes) -> str:
-        """What there is in place of the plan that is wanted."""
+    def missing_plan(self, shapes: Sizes) -> str:
+        """The text of an error: the plan needed for these shapes, and the plans that exist."""
         device = self.gpu.device
-        wanted = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
+        inputs = ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
         others = {
             f"{key.engine} {key.version} on {key.gpu or key.sm}" for key in self.store.keys() if key.graph == self.graph
         }
         return (
             f"got no plan of {self.gpu.variant.name} {self.gpu.trt.__version__} on {device.name} ({device.sm}) for "
-            f"{wanted}; there are {'those of ' + ', '.join(sorted(others)) if others else 'none'}"
+            f"{inputs}; there are {'plans of ' + ', '.join(sorted(others)) if others else 'none'}"
         )
 
-    def command(self, sizes: Mapping[str, int]) -> str:
-        """The command line that builds plans which take these sizes."""
+    def build_command(self, sizes: Mapping[str, int]) -> str:
+        """The command line that builds plans for these sizes."""
         pixels = self.bundle.manifest.latents.factor
         line = f"latentrt build {self.bundle.folder} --target {self.gpu.variant.name}"
         if "width" in sizes and "height" in sizes:
@@ -180,6 +182,6 @@ class TensorRTEngine:
 
 
 def preference(key: PlanKey) -> tuple[bool, int, str]:
-    """The lower the better: plans that have their weights, and narrow ones, which are tuned better; then by name."""
-    sizes = (math.prod(own.largest) - math.prod(own.smallest) for profile in key.profiles for own in profile)
-    return STRIPPED in key.flags, sum(sizes), key.digest
+    """A sort key: plans with their weights first, then narrow ranges, which are tuned better, then the digest."""
+    widths = (math.prod(one.largest) - math.prod(one.smallest) for profile in key.profiles for one in profile)
+    return STRIPPED in key.flags, sum(widths), key.digest

@@ -1,8 +1,8 @@
-"""Plans of TensorRT, its lean runtime and TensorRT-RTX at work: one stream, one activation arena, buffers that stay.
+"""Execution of plans of TensorRT, TensorRT lean and TensorRT-RTX: one stream, one activation arena, fixed buffers.
 
-Components run one after the other, so all contexts are given the same memory for activations, as large as the largest
-needs. An input that cannot have changed since the last call is not copied again; a call that repeats its shapes is
-captured as a CUDA graph the second time and replayed from then on.
+Components run one after the other, so all contexts share one arena, as large as the largest needs. An input that cannot
+have changed since the last call is not copied again. The second call with the same shapes is captured as a CUDA graph,
+which later calls replay.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Gpu:
-    """What the engines of a pipeline share: runtime, stream, arena. Made on first use, freed with the last plan."""
+    """Runtime, stream and arena of a pipeline's engines. Created with the first plan, freed with the last."""
 
     def __init__(self, variant: RuntimeVariant) -> None:
         self.variant = variant
@@ -39,17 +39,17 @@ class Gpu:
         self.arena: Memory | None = None
 
     def acquire(self) -> None:
-        """Makes what is shared if this is the first plan. Raises EngineError with no runtime or no GPU."""
+        """Adds a user; the first one creates runtime and stream. Raises EngineError without a runtime or a GPU."""
         if self.users == 0:
             self.trt = import_bindings(self.variant)
-            self.device = current_device()  # before the runtime, which needs a driver even to be destroyed
+            self.device = current_device()  # first, since a runtime without a driver cannot even be destroyed
             self.stream = Stream()
-            self.lines = LogCapture(self.trt)
-            self.runtime = self.trt.Runtime(self.lines.logger)
+            self.log_capture = LogCapture(self.trt)
+            self.runtime = self.trt.Runtime(self.log_capture.logger)
         self.users += 1
 
     def release(self) -> None:
-        """Frees what is shared if this was the last plan."""
+        """Removes a user; the last one frees runtime, stream and arena."""
         self.users -= 1
         if self.users == 0:
             if self.arena:
@@ -59,16 +59,16 @@ class Gpu:
             self.stream.close()
 
     def arena_of(self, size: int) -> Memory:
-        """Activation memory of at least `size` bytes; a larger one takes the place of one that is too small."""
+        """The activation memory, replaced by a larger one if it has less than `size` bytes."""
         if self.arena is None or self.arena.size < size:
             if self.arena:
                 self.arena.close()
-                self.arena = None  # should the next line fail
+                self.arena = None  # in case the next line fails
             self.arena = Memory(size)
         return self.arena
 
     def runs(self, key: PlanKey) -> bool:
-        """Whether plans of this key are for this runtime, in this version, on this GPU."""
+        """Whether this runtime, in this version, runs plans of this key on this GPU."""
         lean = "lean" in self.trt.__name__
         return (
             (key.engine, key.version, key.sm) == (self.variant.name, self.trt.__version__, self.device.sm)
@@ -77,10 +77,10 @@ class Gpu:
         )
 
 
-class Plan:
-    """A deserialised plan: weights on the GPU, and a profile for each set of shapes that was asked for.
+class LoadedPlan:
+    """A deserialised plan: weights on the GPU, and the profiles in use, by index.
 
-    graph: the file with the weights of a plan that was built without any.
+    graph: for a plan built without weights, the file that has them.
     """
 
     def __init__(
@@ -95,15 +95,15 @@ class Plan:
     ) -> None:
         self.name, self.component, self.key, self.gpu = name, component, key, gpu
         self.profiles: dict[int, Profile] = {}
-        gpu.lines.errors.clear()
-        # A plan made with VERSION_COMPATIBLE carries code for the host; its signature says that it is our own.
+        gpu.log_capture.errors.clear()
+        # A plan built with VERSION_COMPATIBLE contains host code; its signature shows that this user built it.
         gpu.runtime.engine_host_code_allowed = VERSION_COMPATIBLE in key.flags
-        # Mapped, the file is read straight from the system's cache: nothing in Python holds a copy.
+        # Memory-mapped, so that Python holds no copy of the file.
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             self.engine = gpu.runtime.deserialize_cuda_engine(content)
         if self.engine is None:
             raise EngineError(
-                f"{name}: {gpu.variant.name} cannot load the plan {file.name}: {gpu.lines.drain()}; if memory is "
+                f"{name}: {gpu.variant.name} cannot load the plan {file.name}: {gpu.log_capture.drain()}; if memory is "
                 "short, close other programs or use --split-guidance; else remove the file and build it again"
             )
         if graph is not None:
@@ -111,15 +111,15 @@ class Plan:
         self.cache = RuntimeCache(self, store) if gpu.variant.jit else None
 
     def refit(self, graph: Path) -> None:
-        """Puts the weights of the lowered graph into the plan. Raises EngineError if they do not fit or not suffice."""
-        trt, logger = self.gpu.trt, self.gpu.lines.logger
+        """Puts the weights of the lowered graph into the plan. Raises EngineError if they do not fit."""
+        trt, logger = self.gpu.trt, self.gpu.log_capture.logger
         refitter = trt.Refitter(self.engine, logger)
-        parser = trt.OnnxParserRefitter(refitter, logger)  # it holds the weights until they are in the plan
+        parser = trt.OnnxParserRefitter(refitter, logger)  # keeps the weights alive until they are in the plan
         if not parser.refit_from_file(str(graph)) or not refitter.refit_cuda_engine():
             raise self.error(f"cannot put the weights of {graph} into the plan")
 
     def profile(self, index: int) -> Profile:
-        """The profile of that index, its context and buffers made on first use."""
+        """The profile of that index; its context and buffers are created on first use."""
         if index not in self.profiles:
             profile = Profile(self, index)
             try:
@@ -131,28 +131,28 @@ class Plan:
         return self.profiles[index]
 
     def new_context(self) -> Any:
-        """A context that is given its activation memory. Raises EngineError if it cannot be made."""
+        """A new execution context without activation memory. Raises EngineError if it cannot be created."""
         trt, engine = self.gpu.trt, self.engine
         strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
         if self.cache:
             config = engine.create_runtime_config()
             config.set_execution_context_allocation_strategy(strategy)
             config.set_runtime_cache(self.cache.cache)
-            # Before the first call, not in the background: a graph would keep the slow kernels of the start.
+            # Compile before the first call, not in the background: a graph would keep the slow initial kernels.
             config.dynamic_shapes_kernel_specialization_strategy = trt.DynamicShapesKernelSpecializationStrategy.EAGER
             context = engine.create_execution_context(config)
         else:
             context = engine.create_execution_context(strategy)
         if context is None:
-            raise self.error("cannot make a context")
+            raise self.error("cannot create a context")
         return context
 
     def error(self, what: str) -> EngineError:
-        """An error with the lines that NVIDIA's software logged."""
-        return EngineError(f"{self.name}: {self.gpu.variant.name} {what}: {self.gpu.lines.drain()}")
+        """An EngineError with the error lines of NVIDIA's log."""
+        return EngineError(f"{self.name}: {self.gpu.variant.name} {what}: {self.gpu.log_capture.drain()}")
 
     def close(self, store: PlanStore) -> None:
-        """Frees contexts before the engine that they came from."""
+        """Frees the contexts, then the engine that they belong to."""
         while self.profiles:
             _, profile = self.profiles.popitem()
             profile.close()
@@ -163,9 +163,9 @@ class Plan:
 
 
 class RuntimeCache:
-    """The kernels that TensorRT-RTX compiled for a plan on this GPU; they are machine code, so signed like a plan."""
+    """Kernels that TensorRT-RTX compiled for a plan on this GPU: machine code, so signed like a plan."""
 
-    def __init__(self, plan: Plan, store: PlanStore) -> None:
+    def __init__(self, plan: LoadedPlan, store: PlanStore) -> None:
         key = plan.key
         self.key = PlanKey(
             key.digest, (), ("runtime-cache",), key.engine, key.version, plan.gpu.device.name, plan.gpu.device.sm
@@ -178,19 +178,19 @@ class RuntimeCache:
                 self.cache.deserialize(content)
 
     def save(self, store: PlanStore) -> None:
-        """Keeps what was compiled, the first time; it saves the next process that work."""
+        """Stores the kernels for later processes, unless they are already stored."""
         content = memoryview(self.cache.serialize())
         if content.nbytes:
             store.build(self.key, lambda path: None if path.write_bytes(content) else None)
 
 
 class Profile:
-    """One profile of a plan: a context, a buffer for each tensor, and the graph of a call that repeats itself."""
+    """One optimisation profile of a plan: a context, a buffer per tensor, and the CUDA graph of repeated calls."""
 
-    def __init__(self, plan: Plan, index: int) -> None:
+    def __init__(self, plan: LoadedPlan, index: int) -> None:
         self.plan, self.gpu, self.index = plan, plan.gpu, index
         self.context = plan.new_context()
-        self.watch = Stopwatch()
+        self.stopwatch = Stopwatch()
         self.shapes: Sizes = {}
         self.tensors: dict[str, Tensor] = {}
         self.graph: Graph | None = None
@@ -198,7 +198,7 @@ class Profile:
         self.repeats = 0
 
     def allocate(self) -> None:
-        """Selects the profile and reads what the plan takes and gives. Raises EngineError when it is refused."""
+        """Selects the profile and reads the names of inputs and outputs. Raises EngineError if it is refused."""
         plan, engine, context, trt = self.plan, self.plan.engine, self.context, self.gpu.trt
         if not context.set_optimization_profile_async(self.index, self.gpu.stream.handle):
             raise plan.error(f"refuses profile {self.index}")
@@ -206,23 +206,23 @@ class Profile:
         self.names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
         self.inputs = [name for name in self.names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
         self.outputs = [spec for spec in plan.component.outputs if spec.name in self.names]
-        # Values that shapes depend on are read on the host, at each call: a replay would keep the old ones.
+        # Inputs that shapes depend on are read on the host in each call; a replayed graph would keep old values.
         self.on_host = {name for name in self.names if engine.get_tensor_location(name) == trt.TensorLocation.HOST}
         self.capturable = not self.on_host
 
-    def shape(self, shapes: Sizes) -> None:
-        """Tells the context the shapes of its inputs and gives every tensor room. Raises EngineError for a refusal."""
-        self.forget()
+    def set_shapes(self, shapes: Sizes) -> None:
+        """Sets the shapes of the inputs and allocates all tensors. Raises EngineError if a shape is refused."""
+        self.drop_graph()
         self.shapes = {}
         for name in self.inputs:
             if not self.context.set_input_shape(name, tuple(shapes[name])):
                 raise self.plan.error(f"refuses {name} of shape {tuple(shapes[name])}")
         for name in self.names:
-            self.make_room(name, tuple(self.context.get_tensor_shape(name)))
+            self.allocate_tensor(name, tuple(self.context.get_tensor_shape(name)))
         self.shapes = shapes
 
-    def make_room(self, name: str, shape: tuple[int, ...]) -> None:
-        """Gives a tensor a buffer for this shape, unless the one that it has is large enough."""
+    def allocate_tensor(self, name: str, shape: tuple[int, ...]) -> None:
+        """Allocates a buffer for this shape, unless the tensor has one that is large enough."""
         dtype = np.dtype(self.gpu.trt.nptype(self.plan.engine.get_tensor_dtype(name)))
         size = math.prod(shape) * dtype.itemsize
         if name in self.tensors and self.tensors[name].buffer.size >= size:
@@ -234,35 +234,35 @@ class Profile:
             raise self.plan.error(f"refuses the address of {name}")
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """The outputs for these feeds, in new arrays."""
+        """Runs the plan and returns its outputs in new arrays."""
         stream = self.gpu.stream
         shapes = {name: feeds[name].shape for name in self.inputs}
         if shapes != self.shapes:
-            self.shape(shapes)
-        self.place()
+            self.set_shapes(shapes)
+        self.set_arena()
         try:
             for name in self.inputs:
                 self.tensors[name].feed(feeds[name], stream)
-            self.watch.start(stream)
+            self.stopwatch.start(stream)
             self.launch()
-            self.watch.stop(stream)
+            self.stopwatch.stop(stream)
             fetched = {spec.name: tuple(self.context.get_tensor_shape(spec.name)) for spec in self.outputs}
             for name, shape in fetched.items():
                 self.tensors[name].fetch(shape, stream)
-        finally:  # the next call writes to the buffers, also after one that failed
+        finally:  # the next call writes to the buffers, even after a failure
             stream.synchronize()
         return {spec.name: self.tensors[spec.name].array(fetched[spec.name], spec) for spec in self.outputs}
 
-    def place(self) -> None:
-        """Gives the context its activation memory, which another component may have moved since the last call."""
+    def set_arena(self) -> None:
+        """Sets the context's activation memory, if another component replaced it since the last call."""
         arena = self.gpu.arena_of(self.plan.engine.device_memory_size_v2)
         if arena.address != self.arena:
             self.context.set_device_memory(arena.address, arena.size)
             self.arena = arena.address
-            self.forget()
+            self.drop_graph()
 
     def launch(self) -> None:
-        """Puts the call into the stream: as it is the first time, which also warms up, as a graph from the second."""
+        """Queues the call: directly the first time, which also warms up, then as a CUDA graph."""
         if self.graph is None and self.repeats > 0 and self.can_capture():
             self.capture()
         if self.graph:
@@ -272,12 +272,12 @@ class Profile:
         self.repeats += 1
 
     def can_capture(self) -> bool:
-        """Whether the call can be captured now; TensorRT-RTX may still be compiling."""
+        """Whether the call can be captured now; not while TensorRT-RTX compiles."""
         jit = self.gpu.variant.jit
         return self.capturable and (not jit or self.context.is_stream_capturable(self.gpu.stream.handle))
 
     def capture(self) -> None:
-        """Captures the call; one that cannot be is never tried again, and runs as it is."""
+        """Captures the call. After a failure, calls run without a graph from then on."""
         try:
             self.graph = self.gpu.stream.capture(self.enqueue)
         except EngineError as error:
@@ -285,27 +285,27 @@ class Profile:
             self.capturable = False
 
     def enqueue(self) -> None:
-        """Has the context put its kernels into the stream."""
+        """Queues the context's kernels in the stream."""
         if not self.context.execute_async_v3(self.gpu.stream.handle):
             raise self.plan.error(f"failed with {self.shapes}")
 
-    def forget(self) -> None:
-        """Drops the graph, which holds the shapes and addresses of its capture."""
+    def drop_graph(self) -> None:
+        """Drops the CUDA graph, whose shapes or addresses changed."""
         if self.graph:
             self.graph.close()
         self.graph, self.repeats = None, 0
 
     def close(self) -> None:
-        """Frees graph, context, events and buffers, in that order: each uses the next."""
-        self.forget()
+        """Frees graph, context, events and buffers, in the order of their dependence."""
+        self.drop_graph()
         self.context = None
-        self.watch.close()
+        self.stopwatch.close()
         for tensor in self.tensors.values():
             tensor.buffer.close()
 
 
 class Tensor:
-    """An input's or output's buffer, in the type that the plan declares, and what was last copied into it."""
+    """Buffer of an input or output, in the plan's type, and the array that was last copied into it."""
 
     def __init__(self, dtype: np.dtype[Any], size: int, device: Device, *, on_host: bool) -> None:
         self.dtype, self.on_host = dtype, on_host
@@ -314,13 +314,13 @@ class Tensor:
 
     @property
     def address(self) -> int:
-        """What the context is told."""
+        """The address that the context uses."""
         return self.buffer.host_address if self.on_host else self.buffer.address
 
     def feed(self, array: Array, stream: Stream) -> None:
-        """Copies an input to the device, unless it is there.
+        """Copies an input to the device, unless it is the array of the last call and cannot have changed.
 
-        It is there if it is the very array of the last call, and cannot have changed since: read-only, no view.
+        An array cannot change if it is read-only and not a view.
         """
         if array is self.last:
             return
@@ -333,5 +333,5 @@ class Tensor:
         self.buffer.download(math.prod(shape) * self.dtype.itemsize, stream)
 
     def array(self, shape: tuple[int, ...], spec: TensorSpec) -> Array:
-        """The output that was fetched, in a new array of the type that the component declares."""
+        """The fetched output, in a new array of the component's type."""
         return self.buffer.view(shape, self.dtype).astype(spec.dtype)

@@ -1,7 +1,7 @@
-"""Lowered graphs on disk: which component each is of, in which precision, and what its files must measure to.
+"""Lowered graphs on disk, each with a record: component, precision, and sizes and hashes of its files.
 
-Written on a workstation by `latentrt_export.lower.tensorrt`; read without onnx, so that a device can build plans from
-them and put their weights into plans that were built without.
+`latentrt_export.lower.tensorrt` writes them on a workstation. They are read without onnx, so that a device can build
+plans from them and put their weights into plans built without any.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from latentrt.engines.artifacts import graph_digest, read_record
 from latentrt.engines.nvidia.plans import PlanKey
 
 RECORD = "lowered.json"
-# Raised with every change of what lowering makes of a graph: plans and graphs of other versions are not used.
+# Increased with every change of lowering: plans and graphs of other versions are not used.
 VERSION = 1
 
 Attention = Literal["decomposed", "operator"]
@@ -30,9 +30,9 @@ Floats = Literal["fp16", "fp32"]
 
 @dataclass(frozen=True)
 class Lowered:
-    """One component for TensorRT.
+    """The record of a lowered component.
 
-    floats: what it computes in where it is not INT8. fidelity: against the canonical graph. files: the graph first.
+    floats: type of computations that are not INT8. fidelity: compared with the canonical graph. files: the graph first.
     """
 
     component: str
@@ -43,8 +43,8 @@ class Lowered:
 
 
 @dataclass(frozen=True)
-class Source:
-    """A lowered graph that has been found whole. digest: its name among all versions of it."""
+class LoweredGraph:
+    """A lowered graph whose files match its record. digest: see `digest_of`."""
 
     lowered: Lowered
     folder: Path
@@ -57,28 +57,28 @@ class Source:
 
     @property
     def flag(self) -> str:
-        """What the key of a plan says that was built from it."""
+        """The flag in the key of plans built from this graph."""
         return flag_of(self.digest)
 
     @property
     def bytes(self) -> int:
-        """Of the graph and its weights."""
+        """The size of the graph and its weights."""
         return sum(record.bytes for record in self.lowered.files.values())
 
 
 def digest_of(bundle: Bundle, component: str, attention: Attention) -> str:
-    """What a lowered graph is called after: the canonical graph's hashes and how it is lowered."""
+    """The name of a lowered graph: a digest of the canonical graph's hashes and the kind of lowering."""
     canonical = graph_digest(bundle.manifest, bundle.manifest.components[component])
     return hashlib.sha256(f"{canonical} {attention} {VERSION}".encode()).hexdigest()[:16]
 
 
 def flag_of(digest: str) -> str:
-    """What the key of a plan says that was built from the lowered graph of that name."""
+    """The flag in the key of plans built from the lowered graph with that digest."""
     return f"lowered={digest}"
 
 
-def source_of(key: PlanKey, bundle: Bundle, component: str, folders: Iterable[Path]) -> Source | None:
-    """The lowered graph that a plan was built from, if it is still there. Raises BundleError for a damaged one."""
+def lowered_graph_of(key: PlanKey, bundle: Bundle, component: str, folders: Iterable[Path]) -> LoweredGraph | None:
+    """The lowered graph that a plan was built from; None if it is missing. Raises BundleError if it is damaged."""
     for attention in ATTENTIONS:
         if flag_of(digest_of(bundle, component, attention)) in key.flags:
             return find(bundle, folders, component, attention)
@@ -86,33 +86,33 @@ def source_of(key: PlanKey, bundle: Bundle, component: str, folders: Iterable[Pa
 
 
 def is_current(key: PlanKey, bundle: Bundle, component: str) -> bool:
-    """Whether a plan is of this component's graph as it is now, and as lowering makes it now."""
+    """Whether a plan was built from this component's current graph, with the current version of lowering."""
     return any(flag_of(digest_of(bundle, component, attention)) in key.flags for attention in ATTENTIONS)
 
 
 def folder_in(folder: Path, component: str, digest: str) -> Path:
-    """Where in a folder of plans a lowered graph is."""
+    """The path of a lowered graph in a folder of plans."""
     return folder / "lowered" / f"{component}-{digest}"
 
 
-def find(bundle: Bundle, folders: Iterable[Path], component: str, attention: Attention) -> Source | None:
+def find(bundle: Bundle, folders: Iterable[Path], component: str, attention: Attention) -> LoweredGraph | None:
     """The lowered graph of a component in the first of `folders` that has it; None if there is none.
 
-    Raises BundleError for one that is damaged.
+    Raises BundleError if it is damaged.
     """
     digest = digest_of(bundle, component, attention)
     for folder in folders:
         path = folder_in(folder, component, digest)
-        if os.path.isdir(path):  # nor one that this user may not see
-            return Source(read(path), path, digest)
+        if os.path.isdir(path):  # also skips folders that this user may not read
+            return LoweredGraph(read(path), path, digest)
     return None
 
 
 def read(folder: Path) -> Lowered:
-    """What the folder holds, each file checked against its size and hash. Raises BundleError."""
+    """Reads the record and checks size and hash of each file. Raises BundleError if one differs."""
     return read_record(Lowered, folder / RECORD)
 
 
 def write_record(folder: Path, lowered: Lowered) -> None:
-    """Writes the record into a folder that holds the files."""
+    """Writes the record into the folder of the files."""
     (folder / RECORD).write_text(json.dumps(asdict(lowered), indent=2) + "\n", encoding="utf-8")

@@ -1,8 +1,7 @@
-"""Engine plans on disk: built once, signed, and never deserialised unless this user's secret vouches for them.
+"""Plans on disk: built once, signed, and only deserialised if the signature was made with this user's secret.
 
-A plan is `NAME.plan` with its record `NAME.json` beside it; NAME is the hash of everything that the plan depends on.
-The record is written last, so a plan without one does not exist yet, and a process killed at any point leaves nothing
-that could be loaded.
+A plan is `NAME.plan` with its record `NAME.json` in the same folder; NAME is the hash of everything that the plan
+depends on. The record is written last, and a plan without one is not loaded, so a killed process leaves no broken plan.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from latentrt.storage.locks import locked
 from latentrt.storage.user_dirs import user_cache, writable
 
 VERSION_COMPATIBLE = "version-compatible"  # a flag: the lean runtime loads only such plans
-STRIPPED = "stripped"  # a flag: the plan has no weights, and is given those of its lowered graph when it is loaded
+STRIPPED = "stripped"  # a flag: the plan has no weights; those of its lowered graph are added when it is loaded
 
 MODELS = Path(__file__).parents[2] / "models"
 
@@ -42,7 +41,7 @@ class Shapes:
     largest: tuple[int, ...]
 
     def accepts(self, shape: tuple[int, ...]) -> bool:
-        """Whether a shape is between the smallest and the largest."""
+        """Whether a shape is within the range."""
         return len(shape) == len(self.smallest) and all(
             low <= side <= high for low, side, high in zip(self.smallest, shape, self.largest, strict=True)
         )
@@ -50,12 +49,12 @@ class Shapes:
 
 @dataclass(frozen=True)
 class PlanKey:
-    """Everything that a plan depends on. Precision is not among it: it is in the graph.
+    """Everything that a plan depends on. Precision is part of the graph.
 
     graph: `graph_digest` of the canonical component. profiles: of each optimisation profile, in the plan's order, the
     shapes of every input, in the order of the component's inputs; profiles share the weights. flags: options of
     lowering and building that change the plan, in a fixed order. engine: "tensorrt" or "tensorrt-rtx". version: the
-    engine's, in full. gpu: the device's name, "" for a plan that any GPU of `sm` runs. sm: such as "sm87".
+    engine's, in full. gpu: the device's name, or "" if any GPU of `sm` runs the plan. sm: such as "sm87".
     """
 
     graph: str
@@ -69,19 +68,19 @@ class PlanKey:
     @property
     def digest(self) -> str:
         """The name of the plan: SHA-256 of the key, in hexadecimal."""
-        return hashlib.sha256(canonical(self)).hexdigest()
+        return hashlib.sha256(key_bytes(self)).hexdigest()
 
     def profile_of(self, shapes: Mapping[str, tuple[int, ...]]) -> int | None:
-        """The index of the first profile that takes inputs of these shapes; None if there is none."""
+        """The index of the first profile that accepts inputs of these shapes; None if there is none."""
         for index, profile in enumerate(self.profiles):
-            if shapes.keys() == {own.name for own in profile} and all(own.accepts(shapes[own.name]) for own in profile):
+            if shapes.keys() == {one.name for one in profile} and all(one.accepts(shapes[one.name]) for one in profile):
                 return index
         return None
 
 
 @dataclass(frozen=True)
 class Record:
-    """What stands beside a plan: its key, and HMAC-SHA256 over key and plan under the user's secret."""
+    """The record of a plan: its key, and HMAC-SHA256 of key and plan with the user's secret."""
 
     key: PlanKey
     hmac: str
@@ -94,12 +93,12 @@ class PlanStore:
         self.folders = folders
 
     def keys(self) -> list[PlanKey]:
-        """The keys of all plans that are there, in a fixed order; only `find` or `open` says which can be trusted."""
+        """The keys of all plans in a fixed order, unverified; `find` and `open` verify signatures."""
         records = (read_record(path) for folder in self.folders for path in sorted(folder.glob("*.json")))
         return list(dict.fromkeys(record.key for record in records if record is not None))
 
     def find(self, key: PlanKey) -> Path | None:
-        """The plan's path once its digest is right, else None; one whose digest is wrong is removed."""
+        """The path of a verified plan; None if there is none. A plan with a wrong signature is removed."""
         opened = self.open(key)
         if opened is None:
             return None
@@ -107,23 +106,23 @@ class PlanStore:
             return Path(opened.name)
 
     def open(self, key: PlanKey) -> BinaryIO | None:
-        """The plan, open at its start, once its digest is right, else None; one whose digest is wrong is removed.
+        """A verified plan, open at its start; None if there is none. A plan with a wrong signature is removed.
 
-        The bytes that were checked are those of the open file, whatever happens to its name afterwards.
+        The open file has the verified bytes, even if another file takes its name afterwards.
         """
         for folder in self.folders:
             plan = folder / f"{key.digest}.plan"
-            if (opened := verified(plan, key)) is not None:
+            if (opened := open_verified(plan, key)) is not None:
                 return opened
             if record_of(plan).exists():
                 discard(plan, key)
         return None
 
     def build(self, key: PlanKey, make: Callable[[Path], None]) -> Path:
-        """The plan's path; `make(path)` writes it there first if it is not there yet.
+        """The path of a plan; if there is none, `make(path)` writes it first.
 
-        One process builds at a time, the others wait and then find its plan. Raises OutputError when no folder can be
-        written, and what `make` raises; neither leaves anything behind.
+        One process builds at a time; the others wait and use its plan. Raises OutputError if no folder can be written,
+        and the errors of `make`; an error leaves no files.
         """
         found = self.find(key)
         if found is not None:
@@ -131,7 +130,7 @@ class PlanStore:
         folder = self.writable()
         plan = folder / f"{key.digest}.plan"
         with locked(folder):
-            opened = verified(plan, key)  # built by another process while this one waited
+            opened = open_verified(plan, key)  # built by another process while this one waited
             if opened is not None:
                 opened.close()
                 return plan
@@ -149,54 +148,54 @@ class PlanStore:
         return plan
 
     def writable(self) -> Path:
-        """The first folder that can be written, made if need be. Raises OutputError when there is none."""
+        """The first writable folder, created if needed. Raises OutputError if there is none."""
         for folder in self.folders:
             if writable(folder):
                 return folder
         raise OutputError(
             f"plans can be written neither to {' nor to '.join(map(str, self.folders))}; "
-            "set XDG_CACHE_HOME to a folder that can be written"
+            "set XDG_CACHE_HOME to a writable folder"
         )
 
 
 def plan_store(bundle: Path) -> PlanStore:
-    """The plans of the bundle in that folder: in its `targets/`, and in the user's cache where that cannot be written.
+    """The plans of the bundle in that folder: in its `targets/`, or in the user's cache if that cannot be written.
 
-    Those of a built-in model are in the cache alone: what is installed stays as it was.
+    Plans of a built-in model are only in the cache, because installed packages must not change.
     """
     cache = user_cache("plans")
     built_in = bundle.resolve().is_relative_to(MODELS.resolve())
     return PlanStore(cache) if built_in else PlanStore(bundle / "targets", cache)
 
 
-def canonical(key: PlanKey) -> bytes:
-    """The key as bytes: equal keys give equal bytes, others do not."""
+def key_bytes(key: PlanKey) -> bytes:
+    """The key as JSON bytes; equal keys, and only these, give equal bytes."""
     return json.dumps(asdict(key), sort_keys=True, separators=(",", ":")).encode()
 
 
 def signature(plan: BinaryIO, key: PlanKey) -> str:
-    """HMAC-SHA256 of the key and the rest of the open plan, in hexadecimal."""
-    digest = hmac.new(user_secret(), canonical(key) + b"\n", hashlib.sha256)
+    """HMAC-SHA256 of the key and of the open plan from its position on, in hexadecimal."""
+    digest = hmac.new(user_secret(), key_bytes(key) + b"\n", hashlib.sha256)
     while piece := plan.read(1 << 20):
         digest.update(piece)
     return digest.hexdigest()
 
 
 def record_of(plan: Path) -> Path:
-    """Where the record of a plan is."""
+    """The path of a plan's record."""
     return plan.with_suffix(".json")
 
 
 def read_record(path: Path) -> Record | None:
-    """The record in a file; None where there is none that can be read."""
+    """The record in a file; None if it cannot be read."""
     try:
         return parse(Record, json.loads(path.read_bytes()))
     except (OSError, TypedError, ValueError, RecursionError):
         return None
 
 
-def verified(plan: Path, key: PlanKey) -> BinaryIO | None:
-    """The plan, open at its start, if its record is for this key and its digest is right."""
+def open_verified(plan: Path, key: PlanKey) -> BinaryIO | None:
+    """The plan, open at its start, if its record has this key and a right signature; else None."""
     record = read_record(record_of(plan))
     if record is None or record.key != key:
         return None
@@ -212,9 +211,9 @@ def verified(plan: Path, key: PlanKey) -> BinaryIO | None:
 
 
 def discard(plan: Path, key: PlanKey) -> None:
-    """Removes a plan that is not to be trusted, unless a process that builds right now is about to replace it."""
+    """Removes a plan with a wrong signature, unless another process is replacing it."""
     with locked(plan.parent, wait=False) as alone:
-        if alone and (opened := verified(plan, key)) is not None:
+        if alone and (opened := open_verified(plan, key)) is not None:
             opened.close()
         elif alone:
             log.warning("%s: not built by this user or changed since; removed", plan)
@@ -222,7 +221,7 @@ def discard(plan: Path, key: PlanKey) -> None:
 
 
 def remove(plan: Path) -> None:
-    """Removes a plan, its record first: a plan without one is never read."""
+    """Removes a plan, its record first, because a plan without a record is never read."""
     for path in (record_of(plan), plan):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -231,6 +230,6 @@ def remove(plan: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what killed builds left: nobody but the holder of the lock has temporary files there."""
-    for left in (*folder.glob(".*.plan"), *folder.glob(".*.json")):
-        left.unlink(missing_ok=True)
+    """Removes temporary files of killed builds; the caller holds the lock of the folder."""
+    for temporary in (*folder.glob(".*.plan"), *folder.glob(".*.json")):
+        temporary.unlink(missing_ok=True)

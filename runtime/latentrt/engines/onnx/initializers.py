@@ -1,4 +1,4 @@
-"""Initialisers of ONNX graphs by their places in files, and graphs with other tensors in these places."""
+"""Initialisers of ONNX graphs, found by file and offset, and tensors that override them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from latentrt.tensors import Array
 
 @dataclass(frozen=True)
 class Initializer:
-    """A float weight of a graph: its shape, its type, the file and the byte at which it starts."""
+    """A float weight of a graph: shape, type, file, and byte offset in the file."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -24,7 +24,7 @@ class Initializer:
 
     @property
     def bytes(self) -> int:
-        """The length of the weight in its file."""
+        """The size of the weight in its file."""
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
 
     def read(self) -> Array:
@@ -33,31 +33,31 @@ class Initializer:
             array = np.fromfile(self.file, self.dtype, math.prod(self.shape), offset=self.start)
             return array.reshape(self.shape)
         except (OSError, ValueError) as error:
-            raise BundleError(f"{self.file}: cannot be read any more ({error}); copy the bundle again") from error
+            raise BundleError(f"{self.file}: cannot be read ({error}); copy the bundle again") from error
 
 
 @dataclass(frozen=True)
 class Override:
-    """A tensor that overrides an initialiser, and the initialiser's place."""
+    """A tensor, and the initialiser that it overrides."""
 
     array: Array
     initializer: Initializer
 
 
-def with_weights(graph: Path, overrides: Mapping[str, Override]) -> bytes | None:
-    """Returns the content of an ONNX file with the overridden initialisers in it; None if all lie beside the file."""
+def patched_graph(graph: Path, overrides: Mapping[str, Override]) -> bytes | None:
+    """Returns an ONNX file with overridden initialisers replaced; None if it holds none of them itself."""
     inside = [one for one in overrides.values() if one.initializer.file == graph]
-    places = sorted(((one.initializer.start, one.array) for one in inside), key=lambda place: place[0])
-    if not places:
+    patches = sorted(((one.initializer.start, one.array) for one in inside), key=lambda patch: patch[0])
+    if not patches:
         return None
-    before = np.memmap(graph, np.uint8, mode="r")
+    original = np.memmap(graph, np.uint8, mode="r")
     pieces, end = list[memoryview](), 0
-    for start, array in places:
-        pieces += [before[end:start].data, array.reshape(-1).view(np.uint8).data]
+    for start, array in patches:
+        pieces += [original[end:start].data, array.reshape(-1).view(np.uint8).data]
         end = start + array.nbytes
-    return b"".join([*pieces, before[end:].data])
+    return b"".join([*pieces, original[end:].data])
 
 
-def beside(graph: Path, overrides: Mapping[str, Override]) -> dict[str, Array]:
-    """Returns the tensors whose initialisers lie in other files than the ONNX file; small ones never do."""
+def external_overrides(graph: Path, overrides: Mapping[str, Override]) -> dict[str, Array]:
+    """Returns the tensors whose initialisers are in files other than the ONNX file; small ones never are."""
     return {name: one.array for name, one in overrides.items() if one.initializer.file != graph}

@@ -1,7 +1,7 @@
-"""Graphs that ONNX Runtime has optimised for one processor: laid out, packed, and mapped from the disk as they are.
+"""Graphs that ONNX Runtime optimised for one processor: weights packed, and memory-mapped from the disk.
 
-Written by `latentrt build --target cpu`. Weights in a layout for other instructions would give wrong numbers without a
-word, so the processor and the version are part of what such a graph is called after.
+`latentrt build --target cpu` writes them. Weights packed for other instruction sets would silently give wrong numbers,
+so the key of a graph includes the processor and ONNX Runtime's version.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from latentrt.engines.artifacts import graph_digest, read_record
 from latentrt.engines.nvidia.plans import plan_store
 
 RECORD = "optimised.json"
-# Raised with every change of what is made of a graph before ONNX Runtime gets it.
+# Increased with every change of the graph rewrites that precede ONNX Runtime.
 VERSION = 2
 
 
 @dataclass(frozen=True)
 class OptimisedKey:
-    """What an optimised graph depends on. graph: `graph_digest` of the canonical component. lowering: `VERSION`."""
+    """The key of an optimised graph. graph: `graph_digest` of the canonical component. lowering: `VERSION`."""
 
     graph: str
     lowering: int
@@ -36,13 +36,13 @@ class OptimisedKey:
 
     @property
     def digest(self) -> str:
-        """What the graph's folder is called after."""
+        """The part of the folder's name that identifies the key."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
 class Optimised:
-    """One component. fidelity: against the canonical graph. files: the graph first."""
+    """The record of an optimised component. fidelity: compared with the canonical graph. files: the graph first."""
 
     component: str
     key: OptimisedKey
@@ -51,22 +51,21 @@ class Optimised:
 
 
 def key_of(bundle: Bundle, component: str) -> OptimisedKey:
-    """The key of a component here and now."""
+    """The key of a component on this processor, with the installed ONNX Runtime."""
     graph = graph_digest(bundle.manifest, bundle.manifest.components[component])
     return OptimisedKey(graph, VERSION, telemetry.onnxruntime().__version__, processor())
 
 
 def folder_in(folder: Path, component: str, key: OptimisedKey) -> Path:
-    """Where in a folder of plans an optimised graph is."""
+    """The path of an optimised graph in a folder of plans."""
     return folder / "cpu" / f"{component}-{key.digest}"
 
 
 def folder_of(bundle: Bundle, component: str) -> Path | None:
-    """The folder of the component's optimised graph; None where there is none for this processor and version."""
+    """The folder of a component's optimised graph for this processor and ONNX Runtime; None if there is none."""
     for folder in plan_store(bundle.folder).folders:
-        if os.path.isdir(
-            folder / "cpu"
-        ):  # nor one that this user may not see; else nothing has to be imported to know the version
+        # False also for folders that this user may not read. Without any, ONNX Runtime is not imported for its version.
+        if os.path.isdir(folder / "cpu"):
             path = folder_in(folder, component, key_of(bundle, component))
             if os.path.isdir(path):
                 return path
@@ -74,19 +73,19 @@ def folder_of(bundle: Bundle, component: str) -> Path | None:
 
 
 def graph_of(bundle: Bundle, component: str) -> Path | None:
-    """The optimised graph of a component, its files checked as those of the bundle were; None if there is none.
+    """The optimised graph of a component, verified if the bundle was; None if there is none.
 
-    Raises BundleError for one that is damaged.
+    Raises BundleError if it is damaged.
     """
     folder = folder_of(bundle, component)
     return None if folder is None else folder / next(iter(read(folder, verify=bundle.verified).files))
 
 
 def read(folder: Path, *, verify: bool) -> Optimised:
-    """What the folder holds, each file of the right size and, if `verify`, hash. Raises BundleError."""
+    """Reads the record and checks each file's size and, with `verify`, hash. Raises BundleError if one differs."""
     return read_record(Optimised, folder / RECORD, verify=verify)
 
 
 def write_record(folder: Path, optimised: Optimised) -> None:
-    """Writes the record into a folder that holds the files."""
+    """Writes the record into the folder of the files."""
     (folder / RECORD).write_text(json.dumps(asdict(optimised), indent=2) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
 """ONNX Runtime on the CPU or an NVIDIA GPU. External weights stay memory-mapped, and idle threads sleep.
 
-On a GPU, a session that would compute on the CPU after all is an error: it would be right, and ten times slower.
+On a GPU, a session that would compute on the CPU is an error: its results are right, but it is ten times slower.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from latentrt.bundle.manifest import Component
 from latentrt.device.cores import usable_cores
 from latentrt.engines import ENGINES, MemoryModel, Weights, failure, telemetry
 from latentrt.engines.artifacts import one_line
-from latentrt.engines.onnx.initializers import Override, beside, with_weights
+from latentrt.engines.onnx.initializers import Override, external_overrides, patched_graph
 from latentrt.engines.onnx.optimised import graph_of
 from latentrt.errors import EngineError
 from latentrt.tensors import Array, check
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from latentrt.engines import Engine
 
 
-# Execution providers of each engine, the preferred one first, with options that differ from their defaults.
+# Execution providers of each engine, preferred ones first, with their non-default options.
 PROVIDERS: dict[str, dict[str, dict[str, str]]] = {
     "onnxruntime": {"CPUExecutionProvider": {}},
     "cuda": {"CUDAExecutionProvider": {"cudnn_conv_algo_search": "HEURISTIC"}},
-    # Its engines are not cached: ONNX Runtime would load them unsigned.
+    # Its engines are not cached, because ONNX Runtime loads them without a signature.
     "cuda-tensorrt": {
         "TensorrtExecutionProvider": {},
         "CUDAExecutionProvider": {"cudnn_conv_algo_search": "HEURISTIC"},
@@ -41,19 +41,19 @@ PROVIDERS: dict[str, dict[str, dict[str, str]]] = {
 }
 
 
-# Operators that no shape is computed with: on the CPU, they are the model itself. Those of shapes belong there.
+# Operators that compute activations. Operators that compute shapes may run on the CPU, these may not.
 HEAVY = {"Conv", "ConvTranspose", "Gemm", "MatMul", "InstanceNormalization", "LayerNormalization", "Resize", "Softmax"}
-# Of glibc's malloc.h.
+# From glibc's malloc.h.
 M_MMAP_THRESHOLD = -3
 ASSIGNMENT = "session.record_ep_graph_assignment_info"
-# Where a graph that is given as bytes has its weights.
+# Session option: the folder of external weights, for a graph given as bytes.
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 NO_WEIGHTS: Weights = {}
 NO_OVERRIDES: Mapping[str, Override] = {}
 CPU = "onnxruntime"
 # Memory for a graph that `latentrt build --target cpu` optimised.
 OPTIMISED = MemoryModel({"fp32": 1.1, "fp16": 4.3, "w16": 4.3, "int8": 0.95, "w8": 5.0}, scores=False, striped=True)
-# Memory for a graph with overridden weights: these are held beside their packed copies. All may be overridden.
+# Memory for a graph with overridden weights, at most all: they stay in memory in addition to their packed copies.
 OVERRIDDEN = MemoryModel({"fp32": 2.5, "fp16": 7.0, "w16": 7.0, "int8": 2.3, "w8": 5.0}, scores=True)
 
 
@@ -92,10 +92,10 @@ def open_engine(name: str, component: Component, folder: Path, engine: str = CPU
 
 
 class OnnxRuntimeEngine:
-    """One ONNX Runtime session, made on first use.
+    """One ONNX Runtime session, created on first use.
 
     engine: the row of `ENGINES`, and of `PROVIDERS`. optimised: whether the graph comes from `optimised.graph_of`.
-    low_memory: give memory back after every call. weights: tensors that override initialisers of the graph.
+    low_memory: free memory after every call. weights: tensors that override initialisers of the graph.
     """
 
     def __init__(
@@ -123,10 +123,10 @@ class OnnxRuntimeEngine:
         return OVERRIDDEN if self.weights else ENGINES[self.engine].memory
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Every output by name. Raises ShapeError for feeds that do not fit, EngineError if the run fails."""
+        """Returns every output by name. Raises ShapeError for wrong feeds, EngineError if the run fails."""
         sizes = check(self.component.inputs, feeds, self.name)
         names = [spec.name for spec in self.component.outputs]
-        session, _overrides = self.loaded()  # which another thread may unload meanwhile
+        session, _overrides = self.loaded()  # a reference, because another thread may unload meanwhile
         try:
             outputs = session.run(names, dict(feeds))
         except Exception as error:  # ONNX Runtime's own errors share no base but Exception
@@ -134,11 +134,11 @@ class OnnxRuntimeEngine:
         return dict(zip(names, outputs, strict=True))
 
     def load(self) -> None:
-        """Makes the session. Raises EngineError if ONNX Runtime refuses the graph."""
+        """Creates the session. Raises EngineError if ONNX Runtime refuses the graph."""
         self.loaded()
 
     def loaded(self) -> tuple[InferenceSession, Mapping[str, Override]]:
-        """The session, made if need be, and the overriding weights, which must live as long. Raises as `load`."""
+        """The session, created if needed, and the overriding weights, which must outlive it. Raises as `load`."""
         with self.lock:
             if self.session is None:
                 overrides = {name: Override(weight.read(), weight.initializer) for name, weight in self.weights.items()}
@@ -149,12 +149,12 @@ class OnnxRuntimeEngine:
             return self.session, self.overrides
 
     def unload(self) -> None:
-        """Drops the session; its memory goes back to the system, once calls in other threads are done."""
+        """Drops the session; its memory is freed after running calls of other threads."""
         with self.lock:
             self.session, self.overrides = None, {}
 
     def close(self) -> None:
-        """The same as `unload`: a session holds nothing else, and a later call would make it again."""
+        """The same as `unload`; a later call loads again."""
         self.unload()
 
 
@@ -166,10 +166,10 @@ def new_session(
     low_memory: bool = False,
     overrides: Mapping[str, Override] = NO_OVERRIDES,
 ) -> InferenceSession:
-    """A session of a graph; one that is `optimised` runs as it is. low_memory: as in `OnnxRuntimeEngine`.
+    """A new session of a graph. optimised, low_memory: as in `OnnxRuntimeEngine`.
 
-    overrides: tensors by initialiser; the session does not hold them, so they must live as long. Raises EngineError if
-    the session cannot be made, or would not run on the engine's providers.
+    overrides: tensors by initialiser; they must outlive the session, which does not own them. Raises EngineError if
+    the session cannot be created, or would not run on the engine's providers.
     """
     options = session_options(optimised=optimised, low_memory=low_memory)
     source = override_weights(path, overrides, options) if overrides else path
@@ -185,13 +185,13 @@ def new_session(
 
 
 def session_options(*, optimised: bool, low_memory: bool) -> SessionOptions:
-    """Options of a session. An optimised graph is not optimised again; without an arena, memory goes back."""
+    """Options of a session. optimised: do not optimise the graph again. low_memory: no arena, so memory is freed."""
     options = new_options()
     if optimised:
         options.graph_optimization_level = telemetry.onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
     options.enable_cpu_mem_arena = not low_memory  # an arena grows by doubling: 3.2 GB for a decoder that needs 1.6
     if low_memory:
-        return_memory()
+        free_large_blocks()
     return options
 
 
@@ -207,7 +207,7 @@ def open_session(
         raise failure(
             f"{path}: ONNX Runtime cannot load it: {one_line(error)}; check it with `latentrt verify`", error
         ) from error
-    session._model_bytes = None  # kept for a fallback that is off: a second copy of the whole graph
+    session._model_bytes = None  # a second copy of the whole graph, for a fallback that is off
     opened: InferenceSession = session
     return opened
 
@@ -219,10 +219,10 @@ def override_weights(path: Path, overrides: Mapping[str, Override], options: Ses
     it, which reads the other weights from its folder. `add_initializer` accepts both kinds, but graph rewrites at load,
     such as those of convolutions, still use the old weights.
     """
-    content, outside = with_weights(path, overrides), beside(path, overrides)
-    if outside:
-        values = [telemetry.onnxruntime().OrtValue.ortvalue_from_numpy(array) for array in outside.values()]
-        options.add_external_initializers(list(outside), values)
+    content, external = patched_graph(path, overrides), external_overrides(path, overrides)
+    if external:
+        values = [telemetry.onnxruntime().OrtValue.ortvalue_from_numpy(array) for array in external.values()]
+        options.add_external_initializers(list(external), values)
     if content is not None:
         options.add_session_config_entry(EXTERNAL_FOLDER, str(path.parent))
     return content or path
@@ -234,15 +234,16 @@ def new_options() -> SessionOptions:
     options.intra_op_num_threads = usable_cores()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Threads may spin between the operators of a run, not after it: sessions share the cores with each other.
+    # Threads may spin between the operators of a run, but not after it: sessions share the cores.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
 
-def return_memory() -> None:
-    """Has the C library give blocks of a MB and more back to the system as soon as they are free, where it is glibc.
+def free_large_blocks() -> None:
+    """Makes glibc return freed blocks of 1 MB or more to the system at once; no effect with another C library.
 
-    Before 2.38 it rarely reuses aligned ones (sourceware.org/bugzilla/show_bug.cgi?id=14581), as ONNX Runtime's are.
+    ONNX Runtime's blocks are aligned, and glibc before 2.38 rarely reuses aligned blocks
+    (sourceware.org/bugzilla/show_bug.cgi?id=14581).
     """
     if sys.platform == "linux":
         with suppress(OSError, AttributeError):  # another library than glibc has no mallopt
@@ -250,9 +251,9 @@ def return_memory() -> None:
 
 
 def preload(onnxruntime: Any) -> None:
-    """Loads NVIDIA's libraries that pip installed, where the system's loader does not look. Before 1.21 it cannot."""
+    """Loads NVIDIA libraries that pip installed, which the system's loader does not find. Needs ONNX Runtime 1.21."""
     if hasattr(onnxruntime, "preload_dlls"):
-        with telemetry.importing, redirect_stdout(sys.stderr):  # where it prints what it cannot load
+        with telemetry.importing, redirect_stdout(sys.stderr):  # it prints the libraries that it cannot load
             onnxruntime.preload_dlls()
 
 
@@ -268,7 +269,7 @@ def check_available(providers: Iterable[str], onnxruntime: Any) -> None:
 
 
 def check_active(providers: Iterable[str], session: InferenceSession) -> None:
-    """Raises EngineError if ONNX Runtime left one of the providers out, which it does with a line in its log."""
+    """Raises EngineError if the session lacks one of the providers; ONNX Runtime only logs that."""
     active = session.get_providers()
     missing = [provider for provider in providers if provider not in active]
     if missing:
@@ -279,12 +280,12 @@ def check_active(providers: Iterable[str], session: InferenceSession) -> None:
 
 
 def check_assigned(path: Path, session: InferenceSession) -> None:
-    """Raises EngineError if a part of the model itself would run on the CPU. Before version 1.24 nothing tells."""
+    """Raises EngineError if operators in HEAVY would run on the CPU. Checks nothing before ONNX Runtime 1.24."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return
     parts = session.get_provider_graph_assignment_info()
-    left = {node.op_type for part in parts if part.ep_name == "CPUExecutionProvider" for node in part.get_nodes()}
-    if found := sorted(left & HEAVY):
+    on_cpu = {node.op_type for part in parts if part.ep_name == "CPUExecutionProvider" for node in part.get_nodes()}
+    if found := sorted(on_cpu & HEAVY):
         raise EngineError(
             f"{path}: ONNX Runtime would run {', '.join(found)} on the CPU, for which its NVIDIA providers have no "
             "kernel of this type; export with --precision fp32 or fp16, or use --engine cpu or tensorrt"
