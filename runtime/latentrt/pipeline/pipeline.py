@@ -108,12 +108,12 @@ class Pipeline(Components):
         The last one is kept, so that the next request with the same tags finds its weights loaded. Raises RequestError
         for a tag that is malformed or names no file, and as `with_loras` does.
         """
-        from latentrt.lora.tagged import added_up, scales_in, version_of
+        from latentrt.lora.tagged import scales_in, summed_scales, version_of
 
         named = scales_in(settings, self.lora_dir)
         if not named:
             return self
-        scales: dict[str | Path, float | tuple[float, float]] = dict(added_up(self.added, named).items())
+        scales: dict[str | Path, float | tuple[float, float]] = dict(summed_scales(self.added, named).items())
         key = [(file, scale, version_of(file)) for file, scale in scales.items()]
         kept = self._tagged  # once: another thread may put its own there
         if kept is None or kept[0] != key:

@@ -84,7 +84,7 @@ def prepare(components: Components, request: Request) -> Prepared:
 def prepare_settings(components: Components, settings: Settings, before: int = 0) -> Prepared:
     """The same, from settings. before: the steps of the pass before this one."""
     manifest, prompts = components.bundle.manifest, read_prompts(components, settings)
-    demand = demand_of(settings, len(prompts.positive.guides), manifest)
+    demand = demand_of(settings, len(prompts.positive.sub_prompts), manifest)
     plan = components.budget.plan(manifest, demand) if components.budget else None
     schedule = settings.schedule
     whole = SAMPLERS[schedule.sampler].grid(manifest.schedule, schedule.steps, schedule.spacing, schedule.sigmas)

@@ -13,7 +13,7 @@ from latentrt.conditioning.extra_channels import ChannelMaker, extra_channels_of
 from latentrt.conditioning.inputs import DenoiserInputs, InputMaker, denoiser_inputs
 from latentrt.conditioning.prompts import conditioning_of, with_zero_negative
 from latentrt.conditioning.text import encode
-from latentrt.images.pillow import to_images, to_shares
+from latentrt.images.pillow import to_images, to_unit_range
 from latentrt.pipeline.denoiser import Denoiser, timesteps_of_calls
 from latentrt.pipeline.prepare import Prepared
 from latentrt.pipeline.result import Step
@@ -94,7 +94,7 @@ def attach_controls(run: Timed, prepared: Prepared) -> ControlSet:
     controls = ControlSet(run.call, manifest, prepared.first, steps, settings.controls.guess)
     for control in settings.controls.images:
         with run.phase("image"):
-            image = to_shares(control.fit_to(settings.width, settings.height, settings.init_image))
+            image = to_unit_range(control.fit_to(settings.width, settings.height, settings.init_image))
         controls.attach(control, image)
     return controls
 
