@@ -54,7 +54,7 @@ def ablations(report: Report) -> str:
         for name, share, mean, worst, ssim in (own, *others)
     ]
     heads = ("", "MACs in INT8", "PSNR, mean", "PSNR, worst", "SSIM")
-    return table(heads, rows, numbers=4, own=0)
+    return table(heads, rows, numbers=4, highlighted=0)
 
 
 def layer_noise(report: Report) -> str:

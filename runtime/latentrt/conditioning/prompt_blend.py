@@ -14,7 +14,9 @@ def check_blend(*prompts: Prompt) -> None:
     """Raises RequestError for prompts of several parts, which have no counterparts in each other."""
     for prompt in prompts:
         if len(prompt.sub_prompts) > 1 or prompt.weight != 1:
-            raise RequestError(f"blend: got a prompt of {len(prompt.sub_prompts)} parts with AND, expected prompts without")
+            raise RequestError(
+                f"blend: got a prompt of {len(prompt.sub_prompts)} parts with AND, expected prompts without"
+            )
 
 
 def interpolated_conditioning(one: TextConditioning, other: TextConditioning, share: float) -> TextConditioning:

@@ -8,7 +8,7 @@ from latentrt.prompt.attention import BREAK, weighted
 from latentrt.prompt.chunks import Chunk, chunked
 from latentrt.prompt.composition import composed
 from latentrt.prompt.editing import at_each_step
-from latentrt.prompt.reading import SYNTAXES, SubPrompt, Prompt, Syntax, read
+from latentrt.prompt.reading import SYNTAXES, Prompt, SubPrompt, Syntax, read
 from latentrt.prompt.strict import check
 from latentrt.prompt.tags import ORDERS, Order, Tag, tags_of, untagged
 
