@@ -1,4 +1,4 @@
-"""Loading: a bundle's folder, or a built-in model's name, becomes a pipeline."""
+"""Loading of a bundle, a folder or a built-in model's name, as a pipeline."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def load(
 
 
 def check_complete(bundle: Bundle) -> None:
-    """Raises BundleError unless the bundle can do text to image with the defaults that it states."""
+    """Raises BundleError unless the bundle can generate pictures from text with its own defaults."""
     where = bundle.folder / MANIFEST
     denoisers = bundle.manifest.of_role("denoiser")
     if len(denoisers) != 1:

@@ -1,7 +1,8 @@
-"""What a run needs of memory, and how it is made to fit a budget: decided from the manifest alone, before it starts.
+"""Memory of a run: estimated from the manifest before the run starts, and planned to fit a budget.
 
-Networks were measured (docs/cpu.md): activations grow with the number of latents and with the channels, of which a
-UNet's time biases and the square root of a VAE's weights tell. The reckoning is meant to be a little too high.
+The estimates are fits to measurements (docs/cpu.md). Activations grow with the number of latents and of channels; the
+width of a UNet's time biases and the square root of a VAE's weights stand for the channels. Estimates are a little too
+high on purpose.
 """
 
 from __future__ import annotations
@@ -20,23 +21,23 @@ from latentrt.tensors import shape_of
 
 # Python, NumPy, the engine's code.
 BASE_BYTES = 150_000_000
-# Activations: of a UNet, a row, latent and channel of its time biases; of a VAE, a latent and root of its weights, less
-# where it decodes in stripes.
+# Bytes of activations: of a UNet, per row, latent and channel of its time biases; of a VAE, per latent and square root
+# of its number of weights, and fewer if it decodes in stripes.
 UNET_BYTES, VAE_BYTES, STRIPED_BYTES = 5.2, 50.0, 25.0
-# Attention's scores are held for all heads at once, where they are: of 8, at the widest level.
+# Engines that hold attention scores hold them for all heads at once, 8 at the level with most latents.
 SCORE_BYTES = 4 * 8
 FLOAT_BYTES = 4
-# Of a T2I-Adapter, as many as are held at once of the size of what it makes.
+# Tensors of the size of a T2I-Adapter's outputs that are in memory at once.
 ADAPTER_TENSORS = 4
 WEIGHT_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "w16": 2, "int8": 1, "w8": 1}
 
 
 @dataclass(frozen=True)
 class Demand:
-    """What a run asks for: images, the prompts of one step, and the picture's sides in latents.
+    """Properties of a run that decide its memory: images, prompts per step, height and width in latents.
 
-    encodes: whether it starts from an image. window: the side of what the UNet sees at a time, 0 for all. decoder: the
-    component that makes the picture. steering: the components that are called for the images that steer it.
+    encodes: True for a run from an image. window: side of a tile in latents; 0 without tiling. decoder: the component
+    that decodes latents. steering: the components of the run's control images.
     """
 
     images: int
@@ -49,7 +50,7 @@ class Demand:
     steering: frozenset[str] = frozenset()
 
     def uses(self, name: str, role: Role) -> bool:
-        """Whether it calls a component."""
+        """True if the run calls a component."""
         if role in CONTROL_ROLES:
             return name in self.steering
         unused = {"vae_decoder"} - {self.decoder} | (set() if self.encodes else {"vae_encoder"})
@@ -58,10 +59,10 @@ class Demand:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a run keeps to its budget.
+    """Memory plan of a run.
 
-    keep: whether components stay loaded; else each goes when it is done. split: one UNet call a prompt. peak_bytes: the
-    most that is reckoned to be needed.
+    keep: True if components stay loaded; False if each is unloaded after its stage. split: one UNet call per prompt.
+    peak_bytes: estimated peak memory.
     """
 
     keep: bool
@@ -71,18 +72,18 @@ class Plan:
 
 @dataclass(frozen=True)
 class Budget:
-    """The bytes that a run may need, and the memory model of each component's engine."""
+    """The memory limit of a run in bytes, and the memory model of each component's engine."""
 
     bytes: int
     models: Mapping[str, MemoryModel]
 
     def plan(self, manifest: Manifest, demand: Demand) -> Plan:
-        """How a run keeps to it; see `plan`."""
+        """The plan of a run within the budget; see `plan`."""
         return plan(manifest, demand, self.models, self.bytes)
 
 
 def demand_of(settings: Settings, prompts: int, manifest: Manifest) -> Demand:
-    """What a run of these settings asks for. prompts: those between ANDs."""
+    """The demand of a run with these settings. prompts: number of prompts between ANDs."""
     pixels = manifest.latents.factor
     rows, columns = settings.height // pixels, settings.width // pixels
     window, works = (settings.tiling.window or 0) // pixels, guided(settings, manifest)
@@ -93,7 +94,7 @@ def demand_of(settings: Settings, prompts: int, manifest: Manifest) -> Demand:
 
 
 def smaller(engine: str, engines: Mapping[str, Engine], manifest: Manifest, demand: Demand) -> str:
-    """What to ask for in place of a run for which there was too little memory."""
+    """Advice for a run that ran out of memory: a smaller run that would fit, for an error message."""
     if engine not in modelled():
         return "ask for fewer or smaller images"
     models = memory_models(engine, engines)
@@ -107,7 +108,7 @@ def modelled() -> list[str]:
 
 
 def memory_models(name: str, engines: Mapping[str, Engine]) -> dict[str, MemoryModel]:
-    """The memory model of each component's engine. Raises EngineError for an engine that has none."""
+    """The memory model of each component's engine. Raises EngineError for an engine without one."""
     models = {component: engine.memory for component, engine in engines.items()}
     known = {component: model for component, model in models.items() if model is not None}
     if name not in modelled() or len(known) < len(models):
@@ -119,9 +120,9 @@ def memory_models(name: str, engines: Mapping[str, Engine]) -> dict[str, MemoryM
 
 
 def plan(manifest: Manifest, demand: Demand, models: Mapping[str, MemoryModel], budget: int) -> Plan:
-    """Returns the first plan that fits into `budget` bytes of those that cost the least time.
+    """Returns the fastest plan that fits into `budget` bytes.
 
-    models: by component. Raises OutOfMemoryError that says what is needed, and what would fit.
+    models: by component. Raises OutOfMemoryError that names the memory needed, and a smaller run that fits.
     """
     plans = list(candidates(manifest, demand, models))
     for one in plans:
@@ -135,27 +136,26 @@ def plan(manifest: Manifest, demand: Demand, models: Mapping[str, MemoryModel], 
 
 
 def candidates(manifest: Manifest, demand: Demand, models: Mapping[str, MemoryModel]) -> Iterator[Plan]:
-    """Every plan, those that cost the least time first: a second call a step is cheaper than loading for each run."""
+    """All plans, the fastest first: a second UNet call per step costs less time than loading components again."""
     used = {name: one for name, one in manifest.components.items() if demand.uses(name, one.role)}
     weights = {name: file_bytes(manifest, one) * models[name].weights[one.precision] for name, one in used.items()}
     for keep, split in itertools.product((True, False), (False, True)):
         asked = replace(demand, prompts=1) if split else demand
         live = {name: live_bytes(manifest, name, asked, models[name]) for name in used}
-        loop = sum(
-            weight for name, weight in weights.items() if in_loop(used[name])
-        )  # these stay loaded from step to step
+        # Components of the loop stay loaded from step to step.
+        loop = sum(weight for name, weight in weights.items() if in_loop(used[name]))
         apart = {name: loop if in_loop(used[name]) else weight for name, weight in weights.items()}
         loaded = {name: sum(weights.values()) if keep else apart[name] for name in used}
         yield Plan(keep, split, round(BASE_BYTES + max(loaded[name] + live[name] for name in used)))
 
 
 def in_loop(component: Component) -> bool:
-    """Whether a component is called at every step."""
+    """True if a component is called at every step."""
     return component.role in ("denoiser", "controlnet")
 
 
 def live_bytes(manifest: Manifest, name: str, demand: Demand, model: MemoryModel) -> float:
-    """The activations of one call of a component."""
+    """Estimated bytes of activations of one call of a component."""
     component, latents = manifest.components[name], demand.height * demand.width
     if in_loop(component):
         latents = math.prod(min(side, demand.window or side) for side in (demand.height, demand.width))
@@ -189,13 +189,13 @@ def file_bytes(manifest: Manifest, component: Component) -> int:
 
 
 def described(demand: Demand) -> str:
-    """The demand in words."""
+    """The demand as text for a message."""
     images = "an image" if demand.images == 1 else f"{demand.images} images"
     return f"{images} of {demand.width}x{demand.height} latents"
 
 
 def remedy(manifest: Manifest, demand: Demand, models: Mapping[str, MemoryModel], budget: int) -> str:
-    """What would fit: fewer images, else a smaller picture, else another bundle."""
+    """A suggestion that fits the budget, as options: fewer images, else a smaller picture, else another bundle."""
 
     def fits(asked: Demand) -> bool:
         return any(one.peak_bytes <= budget for one in candidates(manifest, asked, models))
