@@ -124,13 +124,13 @@ def read_prompts(components: Components, settings: Settings) -> Prompts:
 
 
 def steps_taken(settings: Settings, whole: Grid, train_steps: int) -> tuple[int, int]:
-    """Indices of the first step taken and of the one after the last, in the whole grid. Raises RequestError if empty."""
+    """Indices of the first step taken and the one after the last, in the whole grid. Raises RequestError for none."""
     part = settings.denoising_range
     first, last = max(settings.skipped, part.first(whole, train_steps)), part.last(whole, train_steps)
     if first >= min(last, len(whole.sigmas)):
         raise RequestError(
-            f"start, end: got {part.start:g} and {part.end:g} with {settings.steps} steps, which leaves no step; "
-            "expected them further apart, or more steps"
+            f"start, end: got {part.start:g} and {part.end:g} with {settings.steps} steps, which leaves none of "
+            "them; expected them further apart, or more steps"
         )
     return first, last
 
