@@ -49,7 +49,8 @@ def requests_of(
         raise RequestError(
             f"size: got {settings.width}x{settings.height}, expected sides of at least {WINDOW} pixels to compare them"
         )
-    defaults: dict[str, Any] = {name: settings.record()[name] for name in FROM_BUNDLE} | settings.schedule.options
+    defaults: dict[str, Any] = {name: settings.record()[name] for name in FROM_BUNDLE}
+    defaults |= settings.schedule.options
     pairs = zip(for_images(prompts, images), settings.seeds, strict=True)
     return tuple(replace(base, prompt=prompt, seed=seed, **defaults) for prompt, seed in pairs)
 

@@ -145,7 +145,7 @@ def with_options(base: Parameters, stereo: bool | None, bands: int | None, hz: t
 
 
 def draw(source: Path, out: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """Writes the spectrogram of a WAV file; returns what `--json` prints."""
+    """Writes the spectrogram of a WAV file; returns the object that `--json` prints."""
     from latentrt.audio import picture_from_sound
     from latentrt.audio.parameters import Parameters
     from latentrt.audio.wav import read_wav
@@ -200,7 +200,7 @@ def clips_of(
 
 
 def play(picture: Image, parameters: Parameters, out: Path, *, seed: int, iterations: int) -> dict[str, Any]:
-    """Writes the sound of a picture; returns what `--json` prints."""
+    """Writes the sound of a picture; returns the object that `--json` prints."""
     from latentrt.audio import sound_from_picture
     from latentrt.audio.wav import write_wav
 
@@ -211,7 +211,7 @@ def play(picture: Image, parameters: Parameters, out: Path, *, seed: int, iterat
 
 
 def report(out: Path, columns: int, parameters: Parameters) -> dict[str, Any]:
-    """What `--json` prints."""
+    """The object that `--json` prints."""
     from dataclasses import asdict
 
     return {"file": str(out), "columns": columns, "seconds": (columns - 1) / 100, **asdict(parameters)}

@@ -1,4 +1,4 @@
-"""Adapters that add to a weight whatever its value: LoRA, LoHa, LoKr and whole differences, each in closed adapter.
+"""Adapters that add to a weight whatever its value: LoRA, LoHa, LoKr and whole differences, each in closed form.
 
 Low-rank adapters are scaled by alpha / rank. Tensors have short names here: `down` and `up` of a LoRA, `w1_a` and so on
 of LoHa and LoKr: LyCORIS's names without `hada_` and `lokr_`. Compared with peft 0.21 and diffusers 0.42.1.

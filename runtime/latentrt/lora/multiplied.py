@@ -1,6 +1,6 @@
 """Adapters whose change depends on the weight that they change: GLoRA, OFT, BOFT and IA3, as LyCORIS defines them.
 
-Compared with LyCORIS 4.1 and closed kinds. Tensors have their names in the file's layer.
+Compared with LyCORIS 4.1 and closed forms. Tensors have their names in the file's layer.
 """
 
 from __future__ import annotations

@@ -67,13 +67,13 @@ class Pipeline(Components):
         return other
 
     def with_loras(self, loras: Mapping[str | Path, float | tuple[float, float]]) -> Pipeline:
-        """Returns the pipeline with these LoRA files, and no others, added to its weights; this one stays as it is.
+        """Returns a pipeline with only these LoRA files added to its weights; this one stays unchanged.
 
         loras: the scale of each file, such as {"style.safetensors": 0.8}, or two, (0.8, 0.5): the UNet's and the text
         encoders'. Components that none of them changes are shared; the others are loaded anew when first called, from
         the canonical graph. With the engine "auto", ONNX Runtime runs all components, even if another engine is faster.
-        Where memory is short, `unload` what has run before. Raises CheckpointError for a file that cannot be read or
-        does not fit the bundle, EngineError for an engine or a bundle that cannot take any.
+        If memory is short, `unload` the old pipeline first. Raises CheckpointError for a file that cannot be read or
+        does not fit the bundle, EngineError for an engine or a bundle that cannot take LoRA files.
 
         >>> pipe.with_loras({"style.safetensors": 0.8}).generate("a red apple")  # doctest: +SKIP
         """
@@ -135,7 +135,7 @@ class Pipeline(Components):
     def generate(self, prompt: str, **options: Any) -> Result:
         """Returns the images for `prompt`; the options are those of `Request`.
 
-        Raises RequestError for what cannot be generated, EngineError when an engine fails.
+        Raises RequestError for an invalid request, EngineError if an engine fails.
         """
         run = self.steps(Request(prompt, **options))
         for _ in run:
@@ -143,9 +143,9 @@ class Pipeline(Components):
         return run.result
 
     def steps(self, request: Request) -> Run:
-        """Returns a run to iterate over: each Step as it is done. Stop iterating to cancel; `run.result` comes last.
+        """Returns a run, an iterator of steps. Stop iterating to cancel; after the last step, `run.result` is there.
 
-        Raises RequestError at once for what cannot be generated.
+        Raises RequestError at once for an invalid request.
         """
         try:
             settings = resolve(request, self.bundle.manifest)

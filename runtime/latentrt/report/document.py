@@ -24,9 +24,9 @@ def picture(plot: str) -> str:
     """The plot in the markup `plot` as an SVG file with the page's background, for light and dark viewers."""
     found = re.search(r"<svg (.*?)>(.*)</svg>", plot, re.DOTALL)
     assert found is not None
-    attributes, drawn = found.groups()
+    attributes, content = found.groups()
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" font-family="system-ui, sans-serif" {attributes}>\n'
         f"<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n"
-        f'<rect width="100%" height="100%" style="fill: var(--paper)"/>\n{drawn}\n</svg>\n'
+        f'<rect width="100%" height="100%" style="fill: var(--paper)"/>\n{content}\n</svg>\n'
     )

@@ -64,13 +64,13 @@ def lines(curves: Sequence[Line], x_name: str, y_name: str, *, percent: bool = F
         Line(curve.name, [value * (100 if percent else 1) for value in curve.values], curve.style) for curve in curves
     ]
     frame = Frame((1, max(count, 2)), (0, ceiling(max(max(curve.values) for curve in scaled))))
-    drawn = [axes(frame, x_name, y_name, whole_ticks(1, count))]
+    parts = [axes(frame, x_name, y_name, whole_ticks(1, count))]
     for curve in scaled:
         points = [(frame.x(index), frame.y(value)) for index, value in enumerate(curve.values, 1)]
-        drawn.append(f'<polyline class="{curve.style}" points="{" ".join(f"{x},{y}" for x, y in points)}"/>')
+        parts.append(f'<polyline class="{curve.style}" points="{" ".join(f"{x},{y}" for x, y in points)}"/>')
         for (x, y), value in zip(points, curve.values, strict=True):
-            drawn.append(dot(x, y, f"{curve.name}: {value:.3g}{unit}", curve.style))
-    return svg(frame, drawn, f"{y_name} over {x_name}") + legend((curve.name, curve.style) for curve in curves)
+            parts.append(dot(x, y, f"{curve.name}: {value:.3g}{unit}", curve.style))
+    return svg(frame, parts, f"{y_name} over {x_name}") + legend((curve.name, curve.style) for curve in curves)
 
 
 def dots(marks: Sequence[Mark], x_name: str, y_name: str, levels: Sequence[tuple[str, float]] = ()) -> str:
@@ -80,12 +80,12 @@ def dots(marks: Sequence[Mark], x_name: str, y_name: str, levels: Sequence[tuple
     name_width = LETTER * max((len(name) + 2 for name, _ in levels), default=0)
     right = 0.5 + len(marks) / (1 - name_width / (WIDTH - LEFT - RIGHT))
     frame = Frame((0.5, right), padded(heights))
-    drawn = [axes(frame, x_name, y_name, whole_ticks(1, len(marks)))]
+    parts = [axes(frame, x_name, y_name, whole_ticks(1, len(marks)))]
     for name, value in levels:
-        drawn.append(level(frame, name, value))
+        parts.append(level(frame, name, value))
     for index, mark in enumerate(marks, 1):
-        drawn.append(dot(frame.x(index), frame.y(mark.value), mark.title, mark.style))
-    return svg(frame, drawn, f"{y_name} of each of {len(marks)}, {x_name}")
+        parts.append(dot(frame.x(index), frame.y(mark.value), mark.title, mark.style))
+    return svg(frame, parts, f"{y_name} of each of {len(marks)}, {x_name}")
 
 
 def columns(marks: Sequence[Mark | None], x_name: str, y_name: str, missing: Sequence[str]) -> str:
@@ -97,16 +97,16 @@ def columns(marks: Sequence[Mark | None], x_name: str, y_name: str, missing: Seq
     heights = [mark.value for mark in marks if mark is not None]
     frame = Frame((0.5, len(marks) + 0.5), (min([0, *heights]), ceiling(max([0, *heights]))), width)
     thick = round((width - LEFT - RIGHT) / max(1, len(marks)) - 1, 2)
-    drawn = [axes(frame, x_name, y_name, whole_ticks(1, len(marks)))]
+    parts = [axes(frame, x_name, y_name, whole_ticks(1, len(marks)))]
     foot = frame.y(0)
     for index, mark in enumerate(marks):
         x = frame.x(index + 0.5)
         if mark is None:
-            drawn.append(box(x, foot - 5, thick, 10, "quiet", missing[index]))
+            parts.append(box(x, foot - 5, thick, 10, "quiet", missing[index]))
             continue
         top = frame.y(mark.value)
-        drawn.append(box(x, min(top, foot), thick, abs(foot - top), mark.style, mark.title))
-    return scrolled(svg(frame, drawn, f"{y_name} of {len(marks)} {x_name}", fixed=True))
+        parts.append(box(x, min(top, foot), thick, abs(foot - top), mark.style, mark.title))
+    return scrolled(svg(frame, parts, f"{y_name} of {len(marks)} {x_name}", fixed=True))
 
 
 def bars(rows: Sequence[tuple[str, Sequence[Mark]]], x_name: str) -> str:
@@ -114,19 +114,19 @@ def bars(rows: Sequence[tuple[str, Sequence[Mark]]], x_name: str) -> str:
     longest = max(sum(mark.value for mark in marks) for _, marks in rows)
     frame = Frame((0, ceiling(longest)), (0, 1), 2 * WIDTH, TOP + BOTTOM + BAR_PITCH * len(rows))
     foot = frame.height - BOTTOM
-    drawn = []
+    parts = []
     for value in ticks(*frame.across):
         x = frame.x(value)
-        drawn.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{TOP}" y2="{foot}"/>')
-        drawn.append(words(x, foot + 16, f"{value:g}", "middle"))
+        parts.append(f'<line class="grid" x1="{x}" x2="{x}" y1="{TOP}" y2="{foot}"/>')
+        parts.append(words(x, foot + 16, f"{value:g}", "middle"))
     for row, (name, marks) in enumerate(rows):
         top, start = TOP + BAR_PITCH * row + BAR_PITCH - BAR_HEIGHT, 0.0
-        drawn.append(words(LEFT, top - 6, name, "start"))
+        parts.append(words(LEFT, top - 6, name, "start"))
         for mark in marks:
             left, start = frame.x(start), start + mark.value
-            drawn.append(box(left, top, max(0.0, frame.x(start) - left), BAR_HEIGHT, mark.style, mark.title))
-    drawn.append(words(frame.width - RIGHT, foot + 33, x_name, "end"))
-    return scrolled(svg(frame, drawn, f"{len(rows)} bars, {x_name}", fixed=True))
+            parts.append(box(left, top, max(0.0, frame.x(start) - left), BAR_HEIGHT, mark.style, mark.title))
+    parts.append(words(frame.width - RIGHT, foot + 33, x_name, "end"))
+    return scrolled(svg(frame, parts, f"{len(rows)} bars, {x_name}", fixed=True))
 
 
 def heat(
@@ -137,16 +137,16 @@ def heat(
     left = max(LEFT, 6 + LETTER * max(map(len, y_names)))
     cell = max(CELL_WIDTH, (WIDTH - left - RIGHT) / count)
     frame = Frame((0, count), (0, len(rows)), left + RIGHT + cell * count, TOP + BOTTOM + CELL_HEIGHT * len(rows), left)
-    drawn = []
+    parts = []
     for row, (values, names) in enumerate(zip(rows, titles, strict=True)):
         y = TOP + row * CELL_HEIGHT
-        drawn.append(words(left - 6, y + CELL_HEIGHT - 3, y_names[row], "end"))
+        parts.append(words(left - 6, y + CELL_HEIGHT - 3, y_names[row], "end"))
         for index, (value, name) in enumerate(zip(values, names, strict=True)):
             shape = f'x="{frame.x(index)}" y="{y}" width="{round(cell - 1, 2)}" height="{CELL_HEIGHT - 1}"'
-            drawn.append(f'<rect class="one" fill-opacity="{value:.2f}" {shape}><title>{escape(name)}</title></rect>')
-    drawn.append(words(left, frame.height - BOTTOM + 18, x_name, "start"))
-    drawn.append(words(left, TOP - 10, "\u2193 timesteps", "start"))
-    return scrolled(svg(frame, drawn, x_name, fixed=True)) + shades(scale)
+            parts.append(f'<rect class="one" fill-opacity="{value:.2f}" {shape}><title>{escape(name)}</title></rect>')
+    parts.append(words(left, frame.height - BOTTOM + 18, x_name, "start"))
+    parts.append(words(left, TOP - 10, "\u2193 timesteps", "start"))
+    return scrolled(svg(frame, parts, x_name, fixed=True)) + shades(scale)
 
 
 def shades(name: str) -> str:
@@ -163,9 +163,9 @@ def band(lows: Values, highs: Values, clip: Span | None, names: Sequence[str], x
     outline = " ".join(f"{x},{y}" for x, y in (*upper, *reversed(lower)))
     positions = [int(tick) for tick in whole_ticks(1, len(lows))]
     labels = {float(position): names[position - 1] for position in positions}
-    drawn = [axes(frame, x_name, y_name, positions, labels), f'<polygon class="one" points="{outline}"/>']
-    drawn += [level(frame, "", value) for value in clip or ()]
-    return svg(frame, drawn, f"range over {x_name}")
+    parts = [axes(frame, x_name, y_name, positions, labels), f'<polygon class="one" points="{outline}"/>']
+    parts += [level(frame, "", value) for value in clip or ()]
+    return svg(frame, parts, f"range over {x_name}")
 
 
 def axes(
@@ -176,17 +176,17 @@ def axes(
     labels: texts of x ticks in place of their numbers.
     """
     texts = labels or {}
-    drawn = []
+    parts = []
     for value in ticks(*frame.upward):
         y = frame.y(value)
-        drawn.append(f'<line class="grid" x1="{LEFT}" x2="{frame.width - RIGHT}" y1="{y}" y2="{y}"/>')
-        drawn.append(words(LEFT - 6, y + 4, f"{value:g}", "end"))
+        parts.append(f'<line class="grid" x1="{LEFT}" x2="{frame.width - RIGHT}" y1="{y}" y2="{y}"/>')
+        parts.append(words(LEFT - 6, y + 4, f"{value:g}", "end"))
     foot = frame.height - BOTTOM
-    drawn.append(f'<line class="axis" x1="{LEFT}" x2="{frame.width - RIGHT}" y1="{foot}" y2="{foot}"/>')
-    drawn += [words(frame.x(value), foot + 16, texts.get(value, f"{value:g}"), "middle") for value in x_ticks]
-    drawn.append(words(frame.width - RIGHT, foot + 33, x_name, "end"))
-    drawn.append(words(6, 14, f"\u2191 {y_name}", "start"))
-    return "".join(drawn)
+    parts.append(f'<line class="axis" x1="{LEFT}" x2="{frame.width - RIGHT}" y1="{foot}" y2="{foot}"/>')
+    parts += [words(frame.x(value), foot + 16, texts.get(value, f"{value:g}"), "middle") for value in x_ticks]
+    parts.append(words(frame.width - RIGHT, foot + 33, x_name, "end"))
+    parts.append(words(6, 14, f"\u2191 {y_name}", "start"))
+    return "".join(parts)
 
 
 def level(frame: Frame, name: str, value: float) -> str:
@@ -213,11 +213,11 @@ def words(x: float, y: float, text: str, anchor: str) -> str:
     return f'<text x="{round(x, 2)}" y="{round(y, 2)}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def svg(frame: Frame, drawn: Iterable[str], label: str, *, fixed: bool = False) -> str:
+def svg(frame: Frame, parts: Iterable[str], label: str, *, fixed: bool = False) -> str:
     """The SVG element; it scales to the page's width unless `fixed`."""
     width, height = round(frame.width, 2), round(frame.height, 2)
     size = f' width="{width}" height="{height}"' if fixed else ""
-    return f'<svg viewBox="0 0 {width} {height}"{size} role="img" aria-label="{escape(label)}">{"".join(drawn)}</svg>'
+    return f'<svg viewBox="0 0 {width} {height}"{size} role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
 
 
 def scrolled(picture: str) -> str:

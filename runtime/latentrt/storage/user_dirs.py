@@ -40,7 +40,7 @@ def writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK)
 
 
-def own(path: Path) -> bool:
+def owned_by_user(path: Path) -> bool:
     """True if the file or folder belongs to this user, and always on systems without owners' ids, such as Windows."""
     uid = getattr(os, "getuid", None)
     return uid is None or path.lstat().st_uid == uid()
