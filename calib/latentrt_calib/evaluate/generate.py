@@ -47,7 +47,7 @@ def requests_of(
     settings = resolve(replace(base, seed=seed, batch=images), bundle.manifest)
     if min(settings.width, settings.height) < WINDOW:
         raise RequestError(
-            f"size: got {settings.width}x{settings.height}, expected sides of at least {WINDOW} pixels to compare them"
+            f"size: got {settings.width}x{settings.height}, expected at least {WINDOW} pixels per side to compare"
         )
     defaults: dict[str, Any] = {name: settings.record()[name] for name in FROM_BUNDLE}
     defaults |= settings.schedule.options
