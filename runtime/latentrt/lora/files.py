@@ -143,7 +143,7 @@ def fitted(
         key = weight.removesuffix("weight") + "bias" if is_bias else weight
         wanted = weights[component].get(key)
         if wanted is None:
-            misfits.append(f"{component} {key} (got a change of a bias that the layer does not have)")
+            misfits.append(f"{component} {key} (got a change of it, the layer has no bias)")
             continue
         try:
             shape = shape_of(file, target.layer, target.adapter, target.parts, wanted)

@@ -188,7 +188,7 @@ HEADERS = {
     "a list of patterns": ({"unet.lora_alpha": 8, "unet.alpha_pattern": ["a"]}, r"patterns of lora_alpha are \['a'\]"),
     "a pattern of text": ({"unet.lora_alpha": 8, "unet.alpha_pattern": {"to_q": "4"}}, "lora_alpha is '4'"),
     "no regular expression": ({"unet.lora_alpha": 8, "unet.alpha_pattern": {"(": 4}}, r"pattern '\(' is no regular"),
-    "another kind": ({"unet.peft_type": "VERA"}, "peft_type = 'VERA', which cannot be applied"),
+    "another kind": ({"unet.peft_type": "VERA"}, "peft_type = 'VERA', which is not supported"),
     "modules of their own": ({"unet.modules_to_save": ["conv_in"]}, "modules_to_save = .*merge it with peft"),
     "another model": ({"unet.init_lora_weights": "pissa_niter_4"}, "init_lora_weights = 'pissa_niter_4'"),
     "DoRA without magnitudes": ({"unet.use_dora": True}, "says use_dora, but .* has no lora_magnitude_vector"),
