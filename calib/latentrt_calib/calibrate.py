@@ -46,8 +46,8 @@ from latentrt_export.graph.save import save_graph
 
 SETTINGS = "calibration.json"
 ANY = "any"  # target of a graph that every engine runs as it is
-# Options that decide nothing about intermediate results.
-INDECISIVE = ("budget_db", "sensitivity", "vae_gate_db")
+# Options that intermediate results do not depend on.
+INDEPENDENT = ("budget_db", "sensitivity", "vae_gate_db")
 # Evaluation pictures have other seeds than calibration pictures.
 EVALUATION_SEED = 1_000_000
 OBSERVING = {UNET: ObservationSettings(), DECODER: ObservationSettings(buckets=1)}  # the decoder has no timesteps
@@ -57,11 +57,11 @@ OBSERVING = {UNET: ObservationSettings(), DECODER: ObservationSettings(buckets=1
 class CalibrationOptions:
     """Options of a calibration.
 
-    calibration, evaluation: prompts. recipe: parts of the method. images, steps, sampler, seed: pictures of the
-    recording. evaluations: number of evaluation pictures. probes: number of these that measure a single layer's damage.
+    calibration, evaluation: prompts. recipe: parts of the method. images, steps, sampler, seed: of the recording's
+    pictures. evaluations: number of evaluation pictures. probes: number of them that measure a single layer's damage.
     budget_db: least mean PSNR of the evaluation pictures with the quantized UNet. sensitivity: measure every layer's
     damage even if the budget holds with all layers quantized. vae_gate_db: least mean PSNR of pictures that the
-    quantized VAE decoder decodes from the float UNet's latents, or else it stays float; None leaves it float.
+    quantized VAE decoder decodes from the float UNet's latents; below it, or for None, the decoder stays float.
     """
 
     calibration: tuple[str, ...]
@@ -111,7 +111,7 @@ def calibrate(
         context = Context(pipeline, options, out.parent / f".{out.name}.calibration", progress)
         with filling(context.folder, out):
             open_workspace(context.folder, SETTINGS, fingerprint(context, precision))
-            # Inside the work folder: beside `out`, a killed run would leave it for ever.
+            # Inside the work folder, which a later run cleans: beside `out`, a killed run would leave it behind.
             folder = context.folder / "bundle"
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
@@ -127,10 +127,10 @@ def calibrate(
 
 
 def check_latents_only(bundle: Bundle) -> None:
-    """Raises BundleError for a UNet with extra input channels, whose ranges no run from prompts can show."""
-    shown = bundle.manifest.extra_channels
-    if shown:
-        names = " and ".join(name.replace("_", " ") for name in shown)
+    """Raises BundleError for a UNet with extra input channels, whose ranges runs from prompts cannot measure."""
+    extra = bundle.manifest.extra_channels
+    if extra:
+        names = " and ".join(name.replace("_", " ") for name in extra)
         raise BundleError(
             f"{bundle.folder}: got a UNet with extra input channels ({names}), expected one that takes latents alone; "
             "keep this one in fp16"
@@ -151,17 +151,17 @@ def check_float(pipeline: Pipeline, names: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class QuantizationDraft:
-    """Plans of all layers that can be quantized, before some go back to float.
+    """Plans of all layers that can be quantized, before some return to float.
 
-    layers: all layers of the graph. able: the layers with a plan. seen: statistics of their activations over the
-    recording.
+    layers: all layers of the graph. quantizable: the layers with a plan. observations: statistics of their activations
+    over the recording. planned: plans by layer.
     """
 
     recording: Recording
     graph: FloatGraph
     layers: tuple[Layer, ...]
-    able: tuple[Layer, ...]
-    seen: Observations
+    quantizable: tuple[Layer, ...]
+    observations: Observations
     planned: Mapping[str, PlannedLayer]
 
 
@@ -171,11 +171,12 @@ def plan_all_layers(context: Context, recording: Recording) -> QuantizationDraft
     graph = context.graph(component, split=recipe.split)
     model = graph.model()
     layers = layers_of(model, graph.shapes)
-    able = candidates(layers)
-    values, folder = observed_values(able, recipe.target), context.folder / "observed" / component
-    seen = observe(model, values, recording, folder, OBSERVING[component], context.progress)
+    quantizable = candidates(layers)
+    values, folder = observed_values(quantizable, recipe.target), context.folder / "observed" / component
+    observations = observe(model, values, recording, folder, OBSERVING[component], context.progress)
     context.progress("planning")
-    return QuantizationDraft(recording, graph, layers, able, seen, plan_layers(model, able, seen, recipe))
+    planned = plan_layers(model, quantizable, observations, recipe)
+    return QuantizationDraft(recording, graph, layers, quantizable, observations, planned)
 
 
 @dataclass(frozen=True)
@@ -197,25 +198,28 @@ class Candidate:
 
 
 def in_int8(context: Context, evaluator: Evaluator, component: str) -> Candidate:
-    """The component with weights and activations in 8 bits, except in layers that stay float for the UNet's budget."""
+    """The component with weights and activations in 8 bits; some of the UNet's layers stay float for the budget."""
     target = context.options.recipe.target
     draft = plan_all_layers(context, recorded(context).of(component))
-    kept, damage = choose_float_layers(context, evaluator, draft) if component == UNET else (frozenset(), ())
-    model = draft.graph.quantized({name: one.plan for name, one in draft.planned.items() if name not in kept}, target)
-    layers = partial(int8_layers, context, draft, model, kept, damage)
+    floats, damage = choose_float_layers(context, evaluator, draft) if component == UNET else (frozenset(), ())
+    plans = {name: one.plan for name, one in draft.planned.items() if name not in floats}
+    model = draft.graph.quantized(plans, target)
+    layers = partial(int8_layers, context, draft, model, floats, damage)
     buckets = bucket_ends(OBSERVING[component].buckets, draft.recording.settings.train_steps)
     return Candidate(draft.graph, model, "int8", target, layers, buckets, damage)
 
 
 def int8_layers(
-    context: Context, draft: QuantizationDraft, model: ir.Model, kept: frozenset[str], damage: Sequence[Damage]
+    context: Context, draft: QuantizationDraft, model: ir.Model, floats: frozenset[str], damage: Sequence[Damage]
 ) -> tuple[LayerReport, ...]:
-    """Report of the layers of the quantized `model`; `kept` are the layers that stay float for the budget."""
+    """Reports of the layers of the quantized `model`. floats: names of the layers that stay float for the budget."""
     context.pipeline.close()  # noise is measured with two graphs in memory
     context.progress("measuring each layer's noise")
     noise = noise_of(draft.graph.model(), model, draft.layers, draft.recording, context.folder / "noise")
-    alone = {name: one for one in damage for name in one.layers}
-    reasons = {layer.name: over_budget(alone[layer.name]) if layer.name in kept else None for layer in draft.able}
+    by_layer = {name: one for one in damage for name in one.layers}
+    reasons = {
+        layer.name: over_budget(by_layer[layer.name]) if layer.name in floats else None for layer in draft.quantizable
+    }
     return tuple(
         LayerReport(
             layer.name,
@@ -223,13 +227,13 @@ def int8_layers(
             layer.macs,
             reasons.get(layer.name, BY_RULE),
             noise[layer.name],
-            *ranges_of(draft.planned.get(layer.name), draft.seen, layer),
+            *ranges_of(draft.planned.get(layer.name), draft.observations, layer),
         )
         for layer in draft.layers
     )
 
 
-def in_w8(context: Context, _bench: Evaluator, component: str) -> Candidate:
+def in_w8(context: Context, _evaluator: Evaluator, component: str) -> Candidate:
     """The component with weights in 8 bits and arithmetic in float."""
     graph = context.graph(component, split=False)
     model = graph.model()
@@ -248,18 +252,19 @@ PRECISIONS: Mapping[str, Quantize] = {"int8": in_int8, "w8": in_w8}
 
 
 def decoder_gate(context: Context, evaluator: Evaluator, quantize: Quantize, folder: Path) -> DecoderGate | None:
-    """Quantizes the VAE decoder, and writes it if its pictures pass the gate. None where no gate is asked for."""
+    """Quantizes the VAE decoder, and writes it if its pictures pass the gate. Returns None if there is no gate."""
     gate_db = context.options.vae_gate_db
     if gate_db is None:
         return None
-    candidate, side = quantize(context, evaluator, DECODER), bundle_summary(context.pipeline.bundle)
-    comparison = compare(side, side, evaluator.references, evaluator.decoded(candidate.model), context.pipeline.engine)
+    candidate, bundle = quantize(context, evaluator, DECODER), bundle_summary(context.pipeline.bundle)
+    pictures = evaluator.decoded(candidate.model)
+    comparison = compare(bundle, bundle, evaluator.references, pictures, context.pipeline.engine)
     reached = comparison.loss.psnr_db
     context.progress(
-        f"the VAE decoder in 8 bits: {math.inf if reached is None else reached:.2f} dB, asked for {gate_db:g}"
+        f"the VAE decoder in 8 bits: {math.inf if reached is None else reached:.2f} dB, the gate is {gate_db:g} dB"
     )
-    holds = reached is None or reached >= gate_db
-    return DecoderGate(gate_db, comparison, candidate.write(folder) if holds else None)
+    passed = reached is None or reached >= gate_db
+    return DecoderGate(gate_db, comparison, candidate.write(folder) if passed else None)
 
 
 def recorded(context: Context) -> Recording:
@@ -279,7 +284,7 @@ def recorded(context: Context) -> Recording:
 
 
 def evaluator_of(context: Context) -> Evaluator:
-    """The evaluator of quantized graphs, with its reference pictures drawn in float."""
+    """The evaluator of quantized graphs, with reference pictures from the float bundle."""
     options = context.options
     requests = requests_of(
         options.evaluation,
@@ -289,7 +294,7 @@ def evaluator_of(context: Context) -> Evaluator:
         steps=options.steps,
         sampler=options.sampler,
     )
-    context.progress(f"drawing {options.evaluations} pictures in float")
+    context.progress(f"generating {options.evaluations} pictures in float")
     return Evaluator(context.pipeline, requests, context.folder)
 
 
@@ -297,7 +302,7 @@ def choose_float_layers(
     context: Context, evaluator: Evaluator, draft: QuantizationDraft
 ) -> tuple[frozenset[str], tuple[Damage, ...]]:
     """Names of the layers that must stay float for the budget, and the damage of each group that was measured."""
-    options, target, layers = context.options, context.options.recipe.target, draft.able
+    options, target, layers = context.options, context.options.recipe.target, draft.quantizable
 
     def measure(chosen: Sequence[Layer], images: int | None = None) -> float:
         model = draft.graph.quantized({layer.name: draft.planned[layer.name].plan for layer in chosen}, target)
@@ -305,12 +310,12 @@ def choose_float_layers(
         return math.inf if reached is None else reached
 
     whole = measure(layers)
-    context.progress(f"all {len(layers)} layers in 8 bits: {whole:.2f} dB, asked for {options.budget_db:g}")
+    context.progress(f"all {len(layers)} layers in 8 bits: {whole:.2f} dB, the budget is {options.budget_db:g} dB")
     if whole >= options.budget_db and not options.sensitivity:
         return frozenset(), ()
     groups = groups_of(layers)
-    known = context.folder / "sensitivity.jsonl"
-    damage = damage_of(groups, partial(measure, images=options.probes), known, context.progress)
+    results = context.folder / "sensitivity.jsonl"
+    damage = damage_of(groups, partial(measure, images=options.probes), results, context.progress)
     if whole >= options.budget_db:
         return frozenset(), damage
     ordered = in_order(groups, damage)
@@ -326,7 +331,7 @@ def shapes_of(manifest: Manifest, specs: Sequence[TensorSpec]) -> dict[str, tupl
 
 def fingerprint(context: Context, precision: str) -> dict[str, object]:
     """Everything that intermediate results depend on, as JSON. Budgets only decide how the results are used."""
-    options = {name: value for name, value in asdict(context.options).items() if name not in INDECISIVE}
+    options = {name: value for name, value in asdict(context.options).items() if name not in INDEPENDENT}
     versions = {name: version(name) for name in ("latentrt", "numpy", "onnx-ir")}
     known = {"bundle": context.pipeline.bundle.sha256, "precision": precision, **versions, **options}
     return dict(json.loads(json.dumps(known)))
@@ -334,11 +339,11 @@ def fingerprint(context: Context, precision: str) -> dict[str, object]:
 
 def report_settings(options: CalibrationOptions, evaluator: Evaluator) -> dict[str, str | int | float]:
     """The options as the report states them."""
-    recipe, asked = options.recipe, resolve(evaluator.requests[0], evaluator.pipeline.bundle.manifest)
+    recipe, settings = options.recipe, resolve(evaluator.requests[0], evaluator.pipeline.bundle.manifest)
     gate = {} if options.vae_gate_db is None else {"VAE decoder's gate in dB": options.vae_gate_db}
     return {
-        "sampler": asked.schedule.sampler,
-        "steps": asked.steps,
+        "sampler": settings.schedule.sampler,
+        "steps": settings.steps,
         "calibration images": options.images,
         "calibration prompts": len(set(for_images(options.calibration, options.images))),
         "seed": options.seed,

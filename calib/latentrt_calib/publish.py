@@ -26,7 +26,7 @@ PAGE, FIGURES = "report.html", "report.json"
 
 @dataclass(frozen=True)
 class WrittenComponent:
-    """A quantized graph in its file, with figures for the report. data: external weight files. target: its engine."""
+    """A quantized graph in its file, with figures for the report. data: external weight files. target: engine kind."""
 
     graph: FloatGraph
     data: tuple[str, ...]
@@ -39,7 +39,7 @@ class WrittenComponent:
 
 @dataclass(frozen=True)
 class DecoderGate:
-    """Result of the VAE decoder's gate: the PSNR asked for, the comparison, and the graph, None if it stays float."""
+    """Result of the VAE decoder's gate: the least PSNR, the comparison, and the graph, or None if it stays float."""
 
     gate_db: float
     comparison: Comparison
@@ -54,21 +54,22 @@ def publish(
     evaluator: Evaluator,
     settings: Mapping[str, str | int | float],
 ) -> Report:
-    """Completes the folder that holds the quantized graphs to a bundle, and returns its report."""
+    """Makes the folder with the quantized graphs a complete bundle, and returns its report."""
     manifest = replace(source.manifest, lora_weights="")  # quantized weights take no LoRA files
     parts = [unet, *([decoder.written] if decoder and decoder.written else [])]
-    plain = with_components(manifest, {part.graph.component: component_of(manifest, part) for part in parts})
+    unmeasured = with_components(manifest, {part.graph.component: component_of(manifest, part) for part in parts})
     copy_others(source, folder, [part.graph.component for part in parts])
-    plain = replace(plain, files=record_files(folder, named_files(plain)))
-    save_manifest(folder, plain)
-    report = report_of(manifest, plain, unet, compared(source, folder, evaluator), settings)
+    unmeasured = replace(unmeasured, files=record_files(folder, named_files(unmeasured)))
+    save_manifest(folder, unmeasured)
+    report = report_of(manifest, unmeasured, unet, compared(source, folder, evaluator), settings)
     if decoder:
-        own = report_of(manifest, plain, decoder.written, decoder.comparison, settings) if decoder.written else None
-        report = replace(report, decoder=GateReport(decoder.gate_db, decoder.comparison.loss.psnr_db, own))
+        written, comparison = decoder.written, decoder.comparison
+        inner = report_of(manifest, unmeasured, written, comparison, settings) if written else None
+        report = replace(report, decoder=GateReport(decoder.gate_db, comparison.loss.psnr_db, inner))
     measured = {one.component: one.quantization for one in report.components}
-    changed = {name: replace(plain.components[name], quantization=measured[name]) for name in measured}
-    save_manifest(folder, with_components(plain, changed))
-    final = against(report, bundle_summary(open_bundle(folder, verify=False)))
+    changed = {name: replace(unmeasured.components[name], quantization=measured[name]) for name in measured}
+    save_manifest(folder, with_components(unmeasured, changed))
+    final = with_other(report, bundle_summary(open_bundle(folder, verify=False)))
     save_page(folder / PAGE, final)
     (folder / FIGURES).write_text(json.dumps(figures(final), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return final
@@ -88,10 +89,10 @@ def with_components(manifest: Manifest, components: Mapping[str, Component]) -> 
 def copy_others(source: Bundle, folder: Path, names: Sequence[str]) -> None:
     """Copies every file of the bundle, except those of the components named and the table of weights for LoRA files."""
     components = [source.manifest.components[name] for name in names]
-    own = {file for component in components for file in (component.file, *component.data)}
-    own.add(source.manifest.lora_weights)
+    left_out = {file for component in components for file in (component.file, *component.data)}
+    left_out.add(source.manifest.lora_weights)
     for file in source.manifest.files:
-        if file not in own:
+        if file not in left_out:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source.path(file), folder / file)
 
@@ -126,11 +127,11 @@ def bytes_of(manifest: Manifest, name: str) -> int:
     return sum(manifest.files[file].bytes for file in (component.file, *component.data))
 
 
-def against(report: Report, other: BundleSummary) -> Report:
+def with_other(report: Report, other: BundleSummary) -> Report:
     """The report with the quantized bundle's final hash and bytes."""
     decoder = report.decoder
     if decoder and decoder.report:
-        decoder = replace(decoder, report=against(decoder.report, other))
+        decoder = replace(decoder, report=with_other(decoder.report, other))
     return replace(report, comparison=replace(report.comparison, other=other), decoder=decoder)
 
 

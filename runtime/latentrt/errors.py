@@ -1,6 +1,6 @@
-"""The tree of errors; each carries the exit status that the command line ends with.
+"""The tree of errors, each with the exit status of the command line.
 
-LatentError                 anything this package raises on purpose (1)
+LatentError                 any error that this package raises on purpose (1)
 ├── RequestError            a request that cannot be run: size, sampler, steps, prompt (2)
 ├── BundleError             a bundle that is damaged, unsafe or of another version (3)
 ├── EngineError             an engine that is missing, or that failed (4)
@@ -8,7 +8,7 @@ LatentError                 anything this package raises on purpose (1)
 │   └── OutOfMemoryError    a run that needs more memory than there is, or than its budget (4)
 ├── CheckpointError         a checkpoint that cannot be read or is of no known family (5)
 ├── FidelityError           an export that lost more than its gate allows (6)
-└── OutputError             a file or folder that cannot be written where it was asked for (7)
+└── OutputError             a file or folder that cannot be written at its path (7)
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class LatentError(Exception):
 
 
 class RequestError(LatentError, ValueError):
-    """The request names something that cannot be generated."""
+    """The request cannot be run: its size, sampler, steps, prompt or another value is invalid."""
 
     exit_status = 2
 
@@ -48,7 +48,7 @@ class ShapeError(EngineError, ValueError):
 
 
 class OutOfMemoryError(EngineError, MemoryError):
-    """The run needs more memory than there is, or than it was given."""
+    """The run needs more memory than there is, or than its budget."""
 
 
 class CheckpointError(LatentError):
@@ -64,7 +64,7 @@ class FidelityError(LatentError):
 
 
 class OutputError(LatentError, OSError):
-    """A file or folder cannot be written where it was asked for."""
+    """A file or folder cannot be written at its path."""
 
     exit_status = 7
 

@@ -1,4 +1,4 @@
-"""Inputs and outputs of components, stated once: ONNX axes, profiles, buffers and checks all derive from it."""
+"""Specifications of a component's inputs and outputs; ONNX axes, profiles, buffers and checks derive from them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AXIS = re.compile(r"(?:([1-9][0-9]*)\*)?([a-z_]+)(?:/([1-9][0-9]*))?")
 class TensorSpec:
     """A tensor's name, type and shape.
 
-    A side is a number, a symbol ("height"), a multiple of one ("8*height") or a part, rounded up ("height/2").
+    An axis is a number, a symbol ("height"), a multiple of one ("8*height") or a fraction, rounded up ("height/2").
     """
 
     name: str
@@ -35,15 +35,15 @@ class TensorSpec:
 
 
 def read_only(array: Array) -> Array:
-    """The array, in place, never to be written again: an engine that has it on its device knows that it stays so."""
+    """The same array, marked read-only, so that an engine may keep a copy on its device between calls."""
     array.flags.writeable = False
     return array
 
 
 def check(specs: Sequence[TensorSpec], tensors: Mapping[str, Array], owner: str) -> dict[str, int]:
-    """Returns the size of every symbol in `specs`, once each tensor is known to fit its spec.
+    """Checks that each tensor fits its spec, and returns the size of every symbol.
 
-    owner: the component, for messages. Raises ShapeError that says what was got and what was expected.
+    owner: the component, for messages. Raises ShapeError that names the tensor got and the spec expected.
     """
     names = {spec.name for spec in specs}
     if tensors.keys() != names:
@@ -64,7 +64,7 @@ def fits(axis: int | str, size: int, sizes: dict[str, int]) -> bool:
     if isinstance(axis, str):
         factor, symbol = split_axis(axis)
         whole = size / factor
-        if symbol not in sizes and whole.denominator == 1 and whole > 0 and factor >= 1:  # a part says too little
+        if symbol not in sizes and whole.denominator == 1 and whole > 0 and factor >= 1:  # a fraction is ambiguous
             sizes[symbol] = int(whole)
         if symbol not in sizes:
             return False

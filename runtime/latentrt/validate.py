@@ -15,14 +15,14 @@ LONGEST = 80  # characters of a value in a message
 
 
 def plain(value: Any) -> Any:
-    """`value` with Python's numbers and lists in the place of NumPy's and torch's, inside lists and tuples too."""
+    """`value` with NumPy's and torch's scalars and arrays converted to Python's, inside lists and tuples too."""
     if hasattr(value, "tolist") and hasattr(value, "ndim"):
         return value.tolist()
     return type(value)(map(plain, value)) if type(value) in (list, tuple) else value
 
 
 def shown(value: Any) -> str:
-    """`value` for a message: an array by its shape and type, anything long cut."""
+    """`value` as text for a message: shape and type of an array, long values cut."""
     if getattr(value, "ndim", 0):
         return f"an array of the shape {tuple(value.shape)}, {value.dtype}"
     try:
@@ -43,7 +43,7 @@ def is_list(value: Any) -> TypeGuard[Sequence[Any]]:
 
 
 def side(name: str, pixels: int, multiple: int) -> int:
-    """`pixels`, once known to be a positive multiple. Raises RequestError that names the nearest sizes."""
+    """`pixels`, if it is a positive multiple. Raises RequestError that names the nearest sizes otherwise."""
     pixels = whole(name, pixels, 1, None)
     if pixels % multiple:
         lower = pixels // multiple * multiple
@@ -53,7 +53,7 @@ def side(name: str, pixels: int, multiple: int) -> int:
 
 
 def text(name: str, value: str) -> str:
-    """`value`, once known to be text that can be encoded; a byte that is no UTF-8 on the way in is not."""
+    """`value`, if it is valid Unicode text; a byte on the command line that is not UTF-8 makes it invalid."""
     if not isinstance(value, str):
         raise RequestError(f"{name}: got {shown(value)}, expected text")
     try:
@@ -66,7 +66,7 @@ def text(name: str, value: str) -> str:
 
 
 def whole(name: str, value: int, lowest: int, highest: int | None) -> int:
-    """`value` as an int, once known to be a whole number in the range."""
+    """`value` as an int, if it is a whole number in the range."""
     is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     if not is_whole or value < lowest or (highest is not None and value > highest):
         limit = f"from {lowest} to {highest}" if highest is not None else f"of at least {lowest}"
@@ -75,7 +75,7 @@ def whole(name: str, value: int, lowest: int, highest: int | None) -> int:
 
 
 def number(name: str, value: Any, lowest: float, highest: float) -> float:
-    """`value` as a float, once known to be a finite number in the range."""
+    """`value` as a float, if it is a finite number in the range."""
     found = finite(value)
     if found is None:
         raise RequestError(f"{name}: got {shown(value)}, expected a finite number")
@@ -86,7 +86,7 @@ def number(name: str, value: Any, lowest: float, highest: float) -> float:
 
 
 def finite(value: Any) -> float | None:
-    """`value` as a float; None for what is no finite number."""
+    """`value` as a float; None if it is not a finite number."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return None
     try:
@@ -97,14 +97,14 @@ def finite(value: Any) -> float | None:
 
 
 def flag(name: str, value: Any) -> bool:
-    """`value`, once known to be true or false."""
+    """`value`, if it is a bool."""
     if not isinstance(value, bool):
         raise RequestError(f"{name}: got {shown(value)}, expected True or False")
     return value
 
 
 def choice(name: str, value: Any, choices: Sequence[Choice]) -> Choice:
-    """`value`, once known to be one of `choices`, which are of one type."""
+    """`value`, if it is one of `choices`, which have one type."""
     if isinstance(value, bool) or not isinstance(value, type(choices[0])) or value not in choices:
         raise RequestError(f"{name}: got {shown(value)}, expected one of {', '.join(map(str, choices))}")
     return choices[choices.index(value)]

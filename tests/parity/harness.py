@@ -158,9 +158,9 @@ def ours(case, model, steps, noise, draws, *, left_out=0, dtype=np.float32):
     sampler = SAMPLERS[case.sampler]
     grid = sampler.grid(case.schedule, steps, case.spacing, case.sigmas)
     options = {name: option.default for name, option in sampler.options.items()} | case.options
-    walk = partial(sampler.steps, **options)
+    bound = partial(sampler.steps, **options)
     grid = grid.sliced(case.start)
-    times = timesteps_of_calls(walk, grid)
+    times = timesteps_of_calls(bound, grid)
     kind = PREDICTIONS[case.prediction]
 
     def denoise(x, sigma):
@@ -172,8 +172,8 @@ def ours(case, model, steps, noise, draws, *, left_out=0, dtype=np.float32):
     if case.start:
         sigma = float(grid.sigmas[0])
         x = (signal_scale(sigma) * clean(noise) + noise_scale(sigma) * noise).astype(dtype)
-    path = walk(denoise, x, grid, lambda _sigma, _lower: next(source))
-    *_, (final, _) = itertools.islice(path, len(grid.sigmas) - left_out)
+    run = bound(denoise, x, grid, lambda _sigma, _lower: next(source))
+    *_, (final, _) = itertools.islice(run, len(grid.sigmas) - left_out)
     return final
 
 

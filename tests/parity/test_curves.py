@@ -1,4 +1,4 @@
-"""Curves and grids against scipy and diffusers: the levels that samplers walk down, and the timesteps of each."""
+"""Curves and grids against scipy and diffusers: the levels of samplers, and the timesteps of each."""
 
 import inspect
 import itertools

@@ -88,9 +88,9 @@ def calibrate(
 ) -> None:
     """Quantize BUNDLE, a bundle's folder or the name of a built-in model, to the new bundle OUT.
 
-    A bundle is the folder that `latentrt export` writes. The model draws calibration pictures, the input ranges of all
-    layers are measured, the UNet is quantized, and evaluation pictures are compared with those of BUNDLE: PSNR in dB,
-    where 30 dB differs little to the eye. OUT/report.html shows all figures.
+    A bundle is the folder that `latentrt export` writes. The model generates calibration pictures, the input ranges of
+    all layers are measured, the UNet is quantized, and evaluation pictures are compared with those of BUNDLE: PSNR in
+    dB; at 30 dB differences are hard to see. OUT/report.html shows all figures.
 
     \b
     latentrt calibrate my-bundle my-int8 --prompts prompts.txt
@@ -111,10 +111,10 @@ def calibrate(
         from latentrt_calib.recording.prompts import SHIPPED
         from latentrt_calib.report.report import figures
 
-    asked = CalibrationOptions(
+    calibration = CalibrationOptions(
         read_prompts(prompts or SHIPPED), read_prompts(evaluation or EVALUATION), Recipe(target=target), **options
     )
-    report = write_bundle(bundle, out, precision, asked, progress=lambda line: echo(line, err=True))
+    report = write_bundle(bundle, out, precision, calibration, progress=lambda line: echo(line, err=True))
     if as_json:
         print_json(figures(report))
     else:
@@ -131,7 +131,7 @@ def show(report: Report, out: Path) -> None:
         for layer in one.float_layers:
             echo(f"{'float':11} {layer.name}: {layer.reason}")
     if report.decoder:
-        echo(f"{'vae_decoder':11} {report.decoder.said}")
+        echo(f"{'vae_decoder':11} {report.decoder.verdict}")
     if loss.psnr_db is None:
         echo(f"{'pictures':11} all {loss.pictures} are equal")
     else:

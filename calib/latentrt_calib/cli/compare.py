@@ -56,10 +56,10 @@ def compare(
     as_json: bool,
     **options: Any,
 ) -> None:
-    """Draw the same pictures with the bundles REFERENCE and OTHER, and show how much they differ.
+    """Generate the same pictures with the bundles REFERENCE and OTHER, and measure the differences.
 
     REFERENCE and OTHER are bundles' folders or names of built-in models. PSNR (dB) and SSIM (0 to 1) compare final
-    pictures; 30 dB differs little to the eye.
+    pictures; at 30 dB differences are hard to see.
 
     \b
     latentrt compare my-bundle my-int8 --html compare.html
@@ -88,9 +88,9 @@ def compare(
 def show(comparison: Comparison, html: Path | None) -> None:
     """Prints the comparison."""
     loss, worst, settings = comparison.loss, comparison.worst, comparison.settings
-    for role, side in (("reference", comparison.reference), ("other", comparison.other)):
-        precision = side.parts["unet"].precision
-        echo(f"{role:10} {side.name}  unet {precision}  {side.bytes / 1e6:.1f} MB  {side.sha256[:10]}")
+    for role, bundle in (("reference", comparison.reference), ("other", comparison.other)):
+        precision = bundle.parts["unet"].precision
+        echo(f"{role:10} {bundle.name}  unet {precision}  {bundle.bytes / 1e6:.1f} MB  {bundle.sha256[:10]}")
     size = f"{settings['width']}x{settings['height']}"
     echo(f"{'pictures':10} {loss.pictures}, {size}, {settings['sampler']}, {settings['steps']} steps")
     if loss.psnr_db is None or loss.worst_psnr_db is None:

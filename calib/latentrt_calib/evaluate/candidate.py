@@ -31,7 +31,7 @@ SCRATCH = "trial"
 
 @dataclass(frozen=True)
 class FloatGraph:
-    """A component's float graph in a file. shapes: of its inputs. split: split skip connections when it is loaded."""
+    """A component's float graph in a file. shapes: of its inputs. split: split skip connections on loading."""
 
     component: str
     path: Path
@@ -58,7 +58,7 @@ class FloatGraph:
 
 
 class Evaluator:
-    """Evaluates candidate graphs on a few requests. references: the float pipeline's samples. folder: for scratch."""
+    """Evaluates candidate graphs on a few requests. references: the float pipeline's samples. folder: scratch space."""
 
     def __init__(self, pipeline: Pipeline, requests: Sequence[Request], folder: Path) -> None:
         self.pipeline, self.requests, self.folder = pipeline, requests, folder
@@ -67,8 +67,8 @@ class Evaluator:
     def pairs(self, component: str, model: ir.Model, count: int | None = None) -> list[Pair]:
         """Compares the first `count` pictures with and without `model` in the component's place."""
         with self.candidate(component, model) as candidate:
-            drawn = generate_samples(candidate, self.requests[:count])
-            return [pair_of(one, two) for one, two in zip(self.references[:count], drawn, strict=True)]
+            samples = generate_samples(candidate, self.requests[:count])
+            return [pair_of(one, two) for one, two in zip(self.references[:count], samples, strict=True)]
 
     def decoded(self, model: ir.Model) -> list[Sample]:
         """Returns the float pipeline's samples with their pictures decoded by `model`."""
@@ -78,7 +78,7 @@ class Evaluator:
 
     @contextmanager
     def candidate(self, component: str, model: ir.Model) -> Iterator[Pipeline]:
-        """The pipeline with `model` in the component's place; the model lies in the scratch folder meanwhile."""
+        """The pipeline with `model` in the component's place; the model is in the scratch folder during the block."""
         folder, pipeline = self.folder / SCRATCH, self.pipeline
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

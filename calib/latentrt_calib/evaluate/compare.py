@@ -1,7 +1,7 @@
-"""Comparison of two bundles: the same requests drawn with both, final pictures and latents of each step compared.
+"""Comparison of two bundles: both run the same requests; final pictures and the latents of each step are compared.
 
-The reference draws all its pictures before the other bundle is loaded. In memory are one bundle, and the pixels and the
-latents after each step of the reference's pictures (2 MB per picture of 512x512 in 20 steps).
+The reference generates all its pictures before the other bundle is loaded. Memory holds one bundle, and the pixels and
+the latents after each step of the reference's pictures (2 MB per picture of 512x512 in 20 steps).
 """
 
 from __future__ import annotations
@@ -132,31 +132,31 @@ def compare_bundles(
     images, seed, options: as in `requests_of`. Options that are not given take the reference's defaults, for both
     bundles. advance: called after every picture of either bundle.
 
-    Raises RequestError for what cannot be generated, BundleError for bundles whose latents have no common shape.
+    Raises RequestError for an invalid request, BundleError for bundles whose latents have different shapes.
     """
     with load(reference, engine=engine) as first, load(other, engine=engine) as second:
-        asked = requests_of(prompts, first.bundle, images=images, seed=seed, **options)
+        requests = requests_of(prompts, first.bundle, images=images, seed=seed, **options)
         check_comparable(first.bundle, second.bundle)
-        check_requests(second, asked)
-        drawn = tuple(generate_samples(first, asked, advance))
+        check_requests(second, requests)
+        references = tuple(generate_samples(first, requests, advance))
         first.close()
         return compare(
             bundle_summary(first.bundle),
             bundle_summary(second.bundle),
-            drawn,
-            generate_samples(second, asked, advance),
+            references,
+            generate_samples(second, requests, advance),
             engine,
         )
 
 
 def check_comparable(reference: Bundle, other: Bundle) -> None:
-    """Raises BundleError unless the latents of both bundles have one shape for the same request."""
+    """Raises BundleError unless the latents of both bundles have the same shape for the same request."""
     spaces = [(bundle.manifest.latents.channels, bundle.manifest.latents.factor) for bundle in (reference, other)]
     if spaces[0] != spaces[1]:
-        (channels, pixels), (expected, side) = spaces[1], spaces[0]
+        (channels, factor), (expected, expected_factor) = spaces[1], spaces[0]
         raise BundleError(
-            f"{other.folder}: got latents of {channels} channels and {pixels} pixels per side; expected {expected} and "
-            f"{side} as in {reference.folder}; compare two bundles of one model"
+            f"{other.folder}: got latents of {channels} channels and {factor} pixels per side; expected {expected} and "
+            f"{expected_factor} as in {reference.folder}; compare two bundles of one model"
         )
 
 
@@ -167,7 +167,7 @@ def compare(
     others: Iterable[Sample],
     engine: str = "onnxruntime",
 ) -> Comparison:
-    """Returns the comparison of two bundles' samples of the same requests, in the same order; at least one each."""
+    """Returns the comparison of two bundles' samples of the same requests, in the same order; at least one of each."""
     pairs: list[Pair] = []
     worst: list[PicturePair] = []
     first: list[PicturePair] = []
@@ -242,17 +242,17 @@ def document(comparison: Comparison) -> dict[str, Any]:
 
 
 def check_gates(loss: PictureLoss, gates: Gates) -> None:
-    """Raises FidelityError that names each missed gate. Pictures that are all equal pass any gate."""
+    """Raises FidelityError that names each missed gate. Equal pictures pass any gate."""
     missed = missed_gates(loss, gates)
     if missed:
         raise FidelityError(f"{'; '.join(missed)}; keep more layers in float, or lower the gate")
 
 
 def missed_gates(loss: PictureLoss, gates: Gates) -> list[str]:
-    """One message per missed gate: the PSNR that was reached and the one that was expected."""
-    asked = (("mean PSNR", loss.psnr_db, gates.mean_db), ("worst PSNR", loss.worst_psnr_db, gates.worst_db))
+    """One message per missed gate: the PSNR reached and the PSNR expected."""
+    checks = (("mean PSNR", loss.psnr_db, gates.mean_db), ("worst PSNR", loss.worst_psnr_db, gates.worst_db))
     return [
         f"{name}: got {got:.2f} dB, expected at least {least:g} dB"
-        for name, got, least in asked
+        for name, got, least in checks
         if got is not None and least is not None and not got >= least
     ]

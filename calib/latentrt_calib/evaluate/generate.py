@@ -1,4 +1,4 @@
-"""Samples for a comparison: the same requests for any bundle, drawn with the latents of every step kept."""
+"""Samples for a comparison: pictures of the same requests from any bundle, with the latents of every step."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from latentrt_calib.recording.requests import check_requests
 
 Advance = Callable[[], None]
 
-# Settings that a bundle's defaults fill in where the request leaves them out.
-CHOSEN = ("steps", "guidance", "width", "height", "sampler", "sigmas", "spacing")
+# Settings that default to the bundle's.
+FROM_BUNDLE = ("steps", "guidance", "width", "height", "sampler", "sigmas", "spacing")
 
 
 @dataclass(frozen=True)
@@ -36,24 +36,23 @@ class Sample:
 def requests_of(
     prompts: Sequence[str], bundle: Bundle, *, images: int, seed: int = 0, **options: Any
 ) -> tuple[Request, ...]:
-    """One request per picture, with the defaults of `bundle` filled in, so that another bundle draws the same.
+    """One request per picture, with the defaults of `bundle` filled in, for equal requests to another bundle.
 
-    Prompts repeat if there are more pictures than prompts; picture k has seed + k. options: fields of `Request`, except
-    batch and variations; all of them are kept.
-
-    Raises RequestError for what cannot be generated, or for pictures too small to compare.
+    Prompts repeat if there are more pictures than prompts; picture k has seed + k. options: any fields of `Request`
+    except batch and variations. Raises RequestError for an invalid request, or for pictures too small to compare.
     """
     if images < 1:
         raise RequestError(f"images: got {images}, expected at least 1")
-    asked = Request("", **options)
-    chosen = resolve(replace(asked, seed=seed, batch=images), bundle.manifest)
-    if min(chosen.width, chosen.height) < WINDOW:
+    base = Request("", **options)
+    settings = resolve(replace(base, seed=seed, batch=images), bundle.manifest)
+    if min(settings.width, settings.height) < WINDOW:
         raise RequestError(
-            f"size: got {chosen.width}x{chosen.height}, expected at least {WINDOW} pixels a side to compare pictures"
+            f"size: got {settings.width}x{settings.height}, expected at least {WINDOW} pixels per side to compare"
         )
-    made: dict[str, Any] = {**{name: chosen.record()[name] for name in CHOSEN}, **chosen.schedule.options}
-    pairs = zip(for_images(prompts, images), chosen.seeds, strict=True)
-    return tuple(replace(asked, prompt=prompt, seed=seed, **made) for prompt, seed in pairs)
+    defaults: dict[str, Any] = {name: settings.record()[name] for name in FROM_BUNDLE}
+    defaults |= settings.schedule.options
+    pairs = zip(for_images(prompts, images), settings.seeds, strict=True)
+    return tuple(replace(base, prompt=prompt, seed=seed, **defaults) for prompt, seed in pairs)
 
 
 def generate_samples(
@@ -61,7 +60,7 @@ def generate_samples(
 ) -> Iterator[Sample]:
     """Yields the sample of each request. advance: called after each.
 
-    Raises RequestError for what cannot be generated, before the first.
+    Raises RequestError for an invalid request, before the first sample.
     """
     check_requests(pipeline, requests)
     for request in requests:

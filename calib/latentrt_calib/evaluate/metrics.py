@@ -21,7 +21,7 @@ C1, C2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
 def psnr_db(got: Array, reference: Array) -> float:
     """The peak signal-to-noise ratio of two pictures, 10 log10(255^2 / mean squared error), in dB.
 
-    got, reference: the same shape, 0 to 255. Infinite when they are equal. Raises ShapeError for two shapes.
+    got, reference: of the same shape, 0 to 255. Infinite for equal pictures. Raises ShapeError for different shapes.
     """
     got, reference = same_shape(got, reference)
     mean_square = float(np.mean((got - reference) ** 2))
@@ -31,33 +31,33 @@ def psnr_db(got: Array, reference: Array) -> float:
 def snr_db(got: Array, reference: Array) -> float:
     """The signal-to-noise ratio 10 log10(sum reference^2 / sum (got - reference)^2), in dB.
 
-    Infinite when the arrays are equal, minus infinite when only the reference is zero everywhere. Raises ShapeError
-    for two shapes.
+    Infinite for equal arrays, minus infinite if only the reference is zero everywhere. Raises ShapeError for different
+    shapes.
     """
     got, reference = same_shape(got, reference)
     return decibels(float(np.sum(reference**2)), float(np.sum((got - reference) ** 2)))
 
 
 def relative_error(got: Array, reference: Array) -> float:
-    """The Euclidean norm of the difference over the norm of the reference; 0 when they are equal.
+    """The Euclidean norm of the difference over the norm of the reference; 0 for equal arrays.
 
-    Infinite when only the reference is zero everywhere. Raises ShapeError for two shapes.
+    Infinite if only the reference is zero everywhere. Raises ShapeError for different shapes.
     """
     got, reference = same_shape(got, reference)
-    wrong, whole = float(np.linalg.norm(got - reference)), float(np.linalg.norm(reference))
-    if not wrong:
+    error, norm = float(np.linalg.norm(got - reference)), float(np.linalg.norm(reference))
+    if not error:
         return 0.0
-    return wrong / whole if whole else math.inf
+    return error / norm if norm else math.inf
 
 
 def ssim(got: Array, reference: Array) -> float:
-    """The mean structural similarity of two pictures over pixels and colours; 1 when they are equal.
+    """The mean structural similarity of two pictures over pixels and colours; 1 for equal pictures.
 
-    Wang et al. (2004), equation 13 with the constants and the window given there: K1 0.01, K2 0.03, 11x11, Gaussian
-    with sigma 1.5, only where the whole window lies in the picture. That is scikit-image's `structural_similarity`
-    with gaussian_weights=True, sigma=1.5, use_sample_covariance=False.
+    Wang et al. (2004), equation 13 with its constants and window: K1 0.01, K2 0.03, 11x11, Gaussian with sigma 1.5,
+    only for windows wholly inside the picture. As scikit-image's `structural_similarity` with gaussian_weights=True,
+    sigma=1.5, use_sample_covariance=False.
 
-    got, reference: (height, width, colours), 0 to 255. Raises ShapeError for two shapes or a side under 11.
+    got, reference: (height, width, colours), 0 to 255. Raises ShapeError for different shapes or a side under 11.
     """
     x, y = same_shape(got, reference)
     if x.ndim != 3 or min(x.shape[:2]) < WINDOW:
@@ -65,8 +65,8 @@ def ssim(got: Array, reference: Array) -> float:
     mean_x, mean_y = blurred(x), blurred(y)
     variance_x, variance_y = blurred(x * x) - mean_x**2, blurred(y * y) - mean_y**2
     covariance = blurred(x * y) - mean_x * mean_y
-    likeness = (2 * mean_x * mean_y + C1) * (2 * covariance + C2)
-    return float(np.mean(likeness / ((mean_x**2 + mean_y**2 + C1) * (variance_x + variance_y + C2))))
+    similarity = (2 * mean_x * mean_y + C1) * (2 * covariance + C2)
+    return float(np.mean(similarity / ((mean_x**2 + mean_y**2 + C1) * (variance_x + variance_y + C2))))
 
 
 def blurred(picture: Values) -> Values:
@@ -79,7 +79,7 @@ def blurred(picture: Values) -> Values:
 
 
 def same_shape(got: Array, reference: Array) -> tuple[Values, Values]:
-    """Both arrays in float64. Raises ShapeError for two shapes, which would be broadcast otherwise."""
+    """Both arrays in float64. Raises ShapeError for different shapes, which NumPy would broadcast."""
     if got.shape != reference.shape:
         raise ShapeError(f"got an array of {got.shape} and a reference of {reference.shape}, expected one shape")
     return got.astype(np.float64), reference.astype(np.float64)

@@ -48,7 +48,7 @@ def batches(layers: Sequence[Layer]) -> Iterator[Sequence[Layer]]:
 def noise_in(
     sources: tuple[InstrumentedGraph, InstrumentedGraph], outputs: Sequence[str], feeds: Sequence[Mapping[str, Array]]
 ) -> dict[str, float | None]:
-    """The mean ratio in dB of each output over the feeds; None where it never differs.
+    """The mean ratio in dB of each output over the feeds; None if it never differs.
 
     sources: the reference and the quantized graph. Their sessions are freed before those of the next batch are made.
     """

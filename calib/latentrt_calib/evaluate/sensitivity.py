@@ -1,7 +1,7 @@
 """Sensitivity of pictures to each group of layers, and the fewest groups that must stay float for a budget.
 
 A group's damage is the squared error of the pictures when it alone is quantized; its saving is its multiply-adds.
-Groups go back to float in the order of damage per saving. The damage of several groups is not the sum of their damages,
+Groups return to float in the order of damage per saving. The damage of several groups is not the sum of their damages,
 so every choice is measured as a whole.
 """
 
@@ -20,11 +20,9 @@ from latentrt_calib.evaluate.damage import Damage
 from latentrt_calib.quantize.layers import Layer
 from latentrt_calib.recording.record import Progress
 
-pass
-
 MOST_GROUPS = 96  # above, layers are measured together with their neighbours
 
-# The mean PSNR in dB of the pictures with these layers quantized and no others; infinite where none differs.
+# The mean PSNR in dB of the pictures with these layers quantized and no others; infinite if none differs.
 Measure = Callable[[Sequence[Layer]], float]
 
 
@@ -83,7 +81,9 @@ def fewest_float(
         if count not in reached:
             layers = [layer for group in ordered[count:] for layer in group]
             reached[count] = measure(layers)
-            progress(f"{count} of {len(ordered)} groups in float: {reached[count]:.2f} dB, asked for {budget_db:g}")
+            progress(
+                f"{count} of {len(ordered)} groups in float: {reached[count]:.2f} dB, the budget is {budget_db:g} dB"
+            )
         return reached[count] >= budget_db
 
     low, high = -1, 0

@@ -51,7 +51,7 @@ class Histogram:
     def add(self, values: Array, extremes: tuple[float, float] | None = None) -> None:
         """Counts values of any shape, float16 or float32; others are rounded to float32.
 
-        extremes: least and largest value, if known. Raises ValueError, and counts nothing, when one is not finite.
+        extremes: least and largest value, if known. Raises ValueError, and counts nothing, if a value is not finite.
         """
         flat = np.ascontiguousarray(values, np.float32).reshape(-1)
         if not flat.size:

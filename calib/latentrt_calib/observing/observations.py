@@ -74,8 +74,8 @@ class Observations(Mapping[str, Observed]):
     def __len__(self) -> int:
         return sum(map(len, self.groups))
 
-    def _read(self, number: int, place: int, value: str) -> Observed:
-        path, prefix = group_path(self.folder, number), prefix_of(place)
+    def _read(self, number: int, index: int, value: str) -> Observed:
+        path, prefix = group_path(self.folder, number), prefix_of(index)
         arrays = whole_group(path, path.stat().st_mtime_ns)
         statistics = statistics_from_arrays(
             {name[len(prefix) :]: arrays[name] for name in arrays if name.startswith(prefix)}, limit=0
@@ -89,28 +89,28 @@ class Observations(Mapping[str, Observed]):
 def save_group(path: Path, done: int, group: Sequence[str], statistics: Mapping[str, ChannelStatistics]) -> None:
     """Writes the statistics of a group of values over the first `done` images; whole or not at all."""
     arrays: dict[str, Array] = {DONE: np.array([done])}
-    for place, value in enumerate(group):
-        arrays |= {prefix_of(place) + name: array for name, array in statistics[value].arrays().items()}
+    for index, value in enumerate(group):
+        arrays |= {prefix_of(index) + name: array for name, array in statistics[value].arrays().items()}
     save_arrays(path, arrays)
 
 
 @lru_cache(maxsize=1)
 def whole_group(path: Path, _changed: int) -> dict[str, Array]:
-    """All arrays of the group that was read last: values are mostly read in the order of the groups."""
+    """All arrays of a group; the last group is cached, as values are mostly read in the order of the groups."""
     return load_arrays(path)
 
 
 def load_group(path: Path, group: Sequence[str], limit: int) -> tuple[int, dict[str, ChannelStatistics]]:
     """Returns the number of images done and the statistics that `save_group` wrote. limit: rows to keep per value."""
     statistics = {
-        value: statistics_from_arrays(load_arrays(path, prefix_of(place)), limit) for place, value in enumerate(group)
+        value: statistics_from_arrays(load_arrays(path, prefix_of(index)), limit) for index, value in enumerate(group)
     }
     return load_arrays(path, DONE)[""].item(), statistics
 
 
-def prefix_of(place: int) -> str:
-    """Prefix of the array names of the value at index `place` of its group."""
-    return f"{place:04d}."
+def prefix_of(index: int) -> str:
+    """Prefix of the array names of the value at `index` in its group."""
+    return f"{index:04d}."
 
 
 def group_path(folder: Path, number: int) -> Path:

@@ -62,17 +62,17 @@ def observe(
     """Returns observations of the named values of `model` over all calls of `recording`; results are kept in `folder`.
 
     model: a graph's file, which is only read, or a graph in memory with the same inputs. values: float inputs of the
-    graph or outputs of its nodes. progress: called with one line per image begun. Raises OutputError for a folder with
-    other work, EngineError where the graph cannot be run or a value is not finite, ValueError for a value that the
+    graph or outputs of its nodes. progress: called with one line when an image begins. Raises OutputError for a folder
+    with other results, EngineError if the graph cannot be run or a value is not finite, ValueError for a value that the
     graph does not have.
     """
-    wanted = list(dict.fromkeys(values))
+    names = list(dict.fromkeys(values))
     try:
         source = instrumented(model, folder / SCRATCH)
-        if unknown := source.unknown(wanted):
+        if unknown := source.unknown(names):
             raise ValueError(f"values: the graph has no {', '.join(unknown)}")
-        open_workspace(folder, SETTINGS, observation_settings(source, wanted, recording, settings), scratch=SCRATCH)
-        groups = groups_within(source.shapes(wanted, largest_feeds(recording)), settings.group_bytes)
+        open_workspace(folder, SETTINGS, observation_settings(source, names, recording, settings), scratch=SCRATCH)
+        groups = groups_within(source.shapes(names, largest_feeds(recording)), settings.group_bytes)
         for number, group in enumerate(groups):
             title = f"observing {recording.component} part {number + 1} of {len(groups)}"
             ObservationPass(source, group, recording, settings, group_path(folder, number)).finish(title, progress)
@@ -84,7 +84,7 @@ def observe(
 def observation_settings(
     source: InstrumentedGraph, values: Sequence[str], recording: Recording, settings: ObservationSettings
 ) -> dict[str, object]:
-    """The settings that decide the observations, as JSON."""
+    """The settings that the observations depend on, as JSON."""
     decisive = {key: value for key, value in asdict(settings).items() if key != "save_after_s"}
     packages = {"latentrt": version("latentrt"), "onnxruntime": onnxruntime_version}
     hashes = {"model": source.sha256(), "recording": recording.sha256}
@@ -140,7 +140,7 @@ class ObservationPass:
                 saved = time.monotonic()
 
     def _add(self, session: InferenceSession, call: Call, number: int) -> None:
-        """Adds the image's call of index `number`."""
+        """Adds a call; `number` is its index in the image."""
         settings = self.settings
         random_keys = random_keys_of(settings.seed, call.image, number)
         bucket = bucket_of(call.timestep, self.recording.settings.train_steps, settings.buckets)

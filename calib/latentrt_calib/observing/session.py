@@ -56,10 +56,10 @@ class InstrumentedGraph:
     def session(self, values: Sequence[str]) -> InferenceSession:
         """A session that also outputs these values. Raises EngineError if ONNX Runtime refuses the graph."""
         graph = self.proto.graph
-        own = {output.name for output in graph.output}
+        outputs = {output.name for output in graph.output}
         before = len(graph.output)
         for value in values:
-            if value not in own | self.inputs:
+            if value not in outputs | self.inputs:
                 graph.output.add(name=value)  # ONNX Runtime finds the type
         try:
             return new_session(self.proto.SerializeToString(), self.weights)
@@ -67,7 +67,7 @@ class InstrumentedGraph:
             del graph.output[before:]
 
     def shapes(self, values: Sequence[str], feeds: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
-        """The shape of each value for `feeds`, from a run: no shape inference knows every operator."""
+        """The shape of each value for `feeds`, measured by a run: shape inference lacks some operators."""
         graph = self.proto.graph
         before = len(graph.node)
         for value in values:
@@ -83,8 +83,8 @@ class InstrumentedGraph:
 def instrumented(model: ir.Model | Path, scratch: Path) -> InstrumentedGraph:
     """Returns the graph of a file or a model, ready to be instrumented.
 
-    scratch: folder for weights that are too large to be passed in memory and not in one folder already. It need not
-    exist; the caller removes it.
+    scratch: folder for weights that are too large to pass in memory, or spread over several folders. It need not exist;
+    the caller removes it.
     """
     loaded = model if isinstance(model, ir.Model) else ir.load(model)
     tensors = [value.const_value for value in loaded.graph.initializers.values() if value.const_value is not None]

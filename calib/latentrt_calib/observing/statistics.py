@@ -35,9 +35,9 @@ class ChannelStatistics:
         self.rows: NDArray[np.float32] = np.zeros((0, channels), np.float32)
 
     def add(self, values: Array, bucket: int, random_keys: Callable[[int], NDArray[np.uint64]]) -> None:
-        """Adds the value of one call. Raises ValueError, and adds nothing, when it is not finite.
+        """Adds the value of one call. Raises ValueError, and adds nothing, if it is not finite.
 
-        random_keys: returns that many random numbers of this call, the same each time.
+        random_keys: a function that returns a given number of random numbers for this call, always the same.
         """
         values = np.ascontiguousarray(values, np.float32)
         channels = channel_axis(values.ndim)
@@ -63,8 +63,8 @@ class ChannelStatistics:
         if low.size:
             order = np.argsort(np.concatenate([self.keys, keys[low]]), kind="stable")
             out, into = np.sort(order[self.limit :]), np.sort(order[: self.limit])
-            free, taken = out[out < self.limit], low[into[into >= self.limit] - self.limit]
-            self.keys[free], self.rows[free] = keys[taken], rows[taken]
+            free, new = out[out < self.limit], low[into[into >= self.limit] - self.limit]
+            self.keys[free], self.rows[free] = keys[new], rows[new]
 
     def arrays(self) -> dict[str, Array]:
         """All statistics as arrays by name, the sample in the order of its keys."""
@@ -82,7 +82,7 @@ class ChannelStatistics:
 
 
 def statistics_from_arrays(arrays: Mapping[str, Array], limit: int) -> ChannelStatistics:
-    """Returns the statistics whose `arrays()` are given."""
+    """Returns the statistics from their `arrays()`."""
     statistics = ChannelStatistics(len(arrays["bins"]), arrays["absmax"].shape[1], limit)
     parts = zip(statistics.histograms, arrays["bins"], arrays["exponents"], arrays["extremes"], strict=True)
     for histogram, bins, exponent, (low, high) in parts:

@@ -17,7 +17,7 @@ LARGEST_STEPS = 1 << 30
 
 
 def write_bias(graph: ir.Graph, node: ir.Node, plan: LayerPlan, *, integer: bool) -> LayerPlan:
-    """Adds the correction to the layer's bias, in place; returns the plan, its weights rescaled if the bias needs it.
+    """Adds the correction to the layer's bias, in place; returns the plan, with weights rescaled if the bias needs it.
 
     integer: store a float32 bias as int32, in steps of input scale times weight scale.
     """
@@ -37,10 +37,10 @@ def write_bias(graph: ir.Graph, node: ir.Node, plan: LayerPlan, *, integer: bool
 
 def corrected(node: ir.Node, plan: LayerPlan) -> NDArray[np.float32] | None:
     """The bias of a Conv or Gemm with the correction added; None if there is neither."""
-    given = node.inputs[2] if len(node.inputs) > 2 else None
-    if given is None:
+    old = node.inputs[2] if len(node.inputs) > 2 else None
+    if old is None:
         return plan.bias_delta
-    bias = array_of(given).astype(np.float32)
+    bias = array_of(old).astype(np.float32)
     return bias if plan.bias_delta is None else bias + plan.bias_delta
 
 
@@ -78,12 +78,12 @@ def correct_product(graph: ir.Graph, node: ir.Node, delta: NDArray[np.float32]) 
     name = f"{name_of(output)}.bias"
     if addition is None:
         addition = new_node("Add", [output, add_constant(graph, name, delta.astype(dtype))], f"{name}ed", output)
-        for reader, place in [use for use in output.uses() if use.node is not addition]:
-            reader.replace_input_with(place, addition.outputs[0])
+        for reader, index in [use for use in output.uses() if use.node is not addition]:
+            reader.replace_input_with(index, addition.outputs[0])
         graph.insert_after(node, addition)
         return
-    [place] = [place for place, value in enumerate(addition.inputs) if value is not output]
-    before = addition.inputs[place]
+    [index] = [index for index, value in enumerate(addition.inputs) if value is not output]
+    before = addition.inputs[index]
     assert before is not None
     bias = array_of(before).astype(np.float32) + delta
-    replace_input(graph, addition, place, add_constant(graph, name, bias.astype(dtype)))
+    replace_input(graph, addition, index, add_constant(graph, name, bias.astype(dtype)))

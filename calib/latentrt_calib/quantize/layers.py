@@ -37,7 +37,7 @@ class Layer:
     """A convolution or linear layer.
 
     name: path of its module. node: name of its node. input, output: names of its activations. weight: name of the
-    initialiser. macs: multiply-adds at the given shapes. halves: channels of each half if the input is the
+    initializer. macs: multiply-adds at the given shapes. halves: channels of each half if the input is the
     concatenation of two activations over channels, else (). residual: the earlier activation that its output (with
     bias) is added to; "" if there is none.
     """
@@ -60,7 +60,7 @@ def layers_of(model: ir.Model, shapes: Shapes) -> tuple[Layer, ...]:
     """
     nodes = layer_nodes(model.graph)
     known = concrete_shapes(model, shapes)
-    order = {node: place for place, node in enumerate(model.graph)}
+    order = {node: index for index, node in enumerate(model.graph)}
     return tuple(
         Layer(
             name=name,
@@ -87,16 +87,16 @@ def layer_nodes(graph: ir.Graph) -> dict[str, ir.Node]:
     nodes = [node for node in graph if is_layer(node)]
     label_nodes(graph)
     paths = module_paths([name_of(initializer_of(node.inputs[1])) for node in nodes])
-    seen: Counter[str] = Counter()
-    named = {}
+    counts: Counter[str] = Counter()
+    by_name = {}
     for path, node in zip(paths, nodes, strict=True):
-        seen[path] += 1
-        named[path if seen[path] == 1 else f"{path}.{seen[path]}"] = node
-    return named
+        counts[path] += 1
+        by_name[path if counts[path] == 1 else f"{path}.{counts[path]}"] = node
+    return by_name
 
 
 def is_layer(node: ir.Node) -> bool:
-    """Whether the node multiplies an activation by a fixed weight."""
+    """True if the node multiplies an activation by a fixed weight."""
     if node.domain or node.op_type not in OPERATORS or initializer_of(node.inputs[0]) is not None:
         return False
     weight = node.inputs[1]
@@ -105,9 +105,9 @@ def is_layer(node: ir.Node) -> bool:
 
 def label_nodes(graph: ir.Graph) -> None:
     """Names the nodes without a unique name after their first output, which is unique."""
-    seen = Counter(node.name for node in graph)
+    counts = Counter(node.name for node in graph)
     for node in graph:
-        if not node.name or seen[node.name] > 1:
+        if not node.name or counts[node.name] > 1:
             node.name = name_of(node.outputs[0])
 
 
@@ -158,18 +158,18 @@ def residual_use(node: ir.Node, order: Mapping[ir.Node, int]) -> tuple[ir.Node, 
     """
     bias = bias_add(node)
     output = bias.outputs[0] if bias is not None else node.outputs[0]
-    for reader, place in output.uses():
-        other = reader.inputs[1 - place] if reader.op_type == "Add" else None
-        if other is None or other is output or initializer_of(other) is not None or not alike(other, output):
+    for reader, index in output.uses():
+        other = reader.inputs[1 - index] if reader.op_type == "Add" else None
+        if other is None or other is output or initializer_of(other) is not None or not same_shape(other, output):
             continue
         producer = other.producer()
         if producer is None or order[producer] < order[node]:
-            return reader, 1 - place
+            return reader, 1 - index
     return None
 
 
-def alike(one: ir.Value, other: ir.Value) -> bool:
-    """Whether two values that are added have the same shape, without broadcasting."""
+def same_shape(one: ir.Value, other: ir.Value) -> bool:
+    """True if two values that are added have the same shape, without broadcasting."""
     if one.shape is None or other.shape is None or len(one.shape) != len(other.shape):
         return False
     pairs = list(zip(one.shape, other.shape, strict=True))

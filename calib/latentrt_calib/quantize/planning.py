@@ -49,8 +49,8 @@ class PlannedLayer:
 
 def candidates(layers: Sequence[Layer]) -> tuple[Layer, ...]:
     """Returns the layers that may be quantized: all except those that stay float by rule."""
-    kept = default_float(layers)
-    return tuple(layer for layer in layers if layer.name not in kept)
+    floats = default_float(layers)
+    return tuple(layer for layer in layers if layer.name not in floats)
 
 
 def observed_values(layers: Iterable[Layer], target: str) -> list[str]:
@@ -73,53 +73,53 @@ def plan_layers(
     nodes = layer_nodes(model.graph)
     planned: dict[str, PlannedLayer] = {}
     for value, readers in readers_of(layers).items():
-        seen = observations[value]
-        smoothing = smoothing_of([nodes[layer.name] for layer in readers], seen, recipe)
-        clip, scale = input_scale(seen, smoothing, recipe)
+        observed = observations[value]
+        smoothing = smoothing_of([nodes[layer.name] for layer in readers], observed, recipe)
+        clip, scale = input_scale(observed, smoothing, recipe)
         for layer in readers:
             ranges = {"output": layer.output, "residual": layer.residual}
-            others = {name: scale_of(observations, wanted, recipe) for name, wanted in ranges.items()}
+            others = {name: scale_of(observations, activation, recipe) for name, activation in ranges.items()}
             factors = None if smoothing is None else smoothing.scales
-            made = layer_plan(nodes[layer.name], seen, factors, scale, recipe, others)
-            planned[layer.name] = PlannedLayer(made, clip, None if smoothing is None else smoothing.alpha)
+            plan = layer_plan(nodes[layer.name], observed, factors, scale, recipe, others)
+            planned[layer.name] = PlannedLayer(plan, clip, None if smoothing is None else smoothing.alpha)
     return {layer.name: planned[layer.name] for layer in layers}
 
 
 def readers_of(layers: Iterable[Layer]) -> dict[str, list[Layer]]:
-    """The layers by their input; layers with one input share its scale."""
+    """The layers by their input; layers with the same input share its scale."""
     groups: dict[str, list[Layer]] = {}
     for layer in layers:
         groups.setdefault(layer.input, []).append(layer)
     return groups
 
 
-def smoothing_of(nodes: Sequence[ir.Node], seen: Observed, recipe: Recipe) -> Smoothing | None:
+def smoothing_of(nodes: Sequence[ir.Node], observed: Observed, recipe: Recipe) -> Smoothing | None:
     """The smoothing of the linear layers that read one activation; None unless a LayerNorm can absorb the division.
 
-    Without a LayerNorm, the division costs one more operator and fidelity: the sample of rows misses outliers of inputs
-    that no norm bounds, and pictures of the built-in model lost 3.7 dB.
+    Without a LayerNorm, the division needs one more operator and loses fidelity: the sampled rows miss outliers of
+    inputs that no norm bounds, and pictures of the built-in model lost 3.7 dB.
     """
     value = nodes[0].inputs[0]
-    if not recipe.smooth or not len(seen.rows) or value is None or absorber(value, nodes) is None:
+    if not recipe.smooth or not len(observed.rows) or value is None or absorber(value, nodes) is None:
         return None
     weights = [weight_of(node) if output_axis(node) == 1 else weight_of(node).T for node in nodes]
     rules = recipe.rules
     found = search(
-        seen.rows,
+        observed.rows,
         weights,
-        input_absmax=seen.channel_absmax,
+        input_absmax=observed.channel_absmax,
         scheme=rules.activations,
         largest_weight=rules.largest_weight,
     )
     return None if found.alpha is None else found
 
 
-def input_scale(seen: Observed, smoothing: Smoothing | None, recipe: Recipe) -> tuple[Range, Scale]:
+def input_scale(observed: Observed, smoothing: Smoothing | None, recipe: Recipe) -> tuple[Range, Scale]:
     """The range and the scale of a layer's input, after smoothing if there is any."""
     if smoothing is None:
-        return fitted(seen.histogram, recipe)
+        return fitted(observed.histogram, recipe)
     quotient = Histogram()
-    quotient.add(seen.rows / smoothing.scales)  # known for the sampled rows only
+    quotient.add(observed.rows / smoothing.scales)  # known for the sampled rows only
     return fitted(quotient, recipe)
 
 
@@ -138,15 +138,15 @@ def fitted(histogram: Histogram, recipe: Recipe) -> tuple[Range, Scale]:
 
 def layer_plan(
     node: ir.Node,
-    seen: Observed,
+    observed: Observed,
     factors: NDArray[np.float32] | None,
     scale: Scale,
     recipe: Recipe,
     others: Mapping[str, Scale | None],
 ) -> LayerPlan:
-    """The plan of one layer, for an input of that scale that is divided by `factors`."""
+    """The plan of one layer. factors: divisors of its input, or None. scale: of the input, after the division."""
     axis, weight = output_axis(node), weight_of(node)
-    mean = seen.channel_mean
+    mean = observed.channel_mean
     if factors is not None:
         weight = weight * (factors[:, np.newaxis] if axis == 1 else factors)
         mean = mean / factors

@@ -1,4 +1,4 @@
-"""Q/DQ nodes: QuantizeLinear and DequantizeLinear mark the layers of a graph that compute in 8 bits, with their scales.
+"""Q/DQ nodes: QuantizeLinear and DequantizeLinear mark a graph's layers that compute in 8 bits, with their scales.
 
 Their placement is a row of `plan.TARGETS`. An activation has one pair of nodes per scale, shared by all its readers;
 weights are int8 in the file.
@@ -47,20 +47,20 @@ class QdqPairs:
 
     def __init__(self, graph: ir.Graph, scheme: Scheme) -> None:
         self.graph, self.scheme = graph, scheme
-        self.made: dict[tuple[ir.Value, Scale], ir.Value] = {}
-        self.written: dict[ir.Value, int] = {}
+        self.pairs: dict[tuple[ir.Value, Scale], ir.Value] = {}
+        self.counts: dict[ir.Value, int] = {}
 
     def of(self, value: ir.Value, scale: Scale, dtype: np.dtype[Any]) -> ir.Value:
-        """`value` quantized at `scale` and back; the nodes are written if they are not there yet."""
-        if (value, scale) not in self.made:
-            made = self.write(value, scale, dtype)
-            # What is read back can be stored at the same scale without another pair.
-            self.made[value, scale] = self.made[made, scale] = made
-        return self.made[value, scale]
+        """`value` quantized at `scale` and dequantized; the nodes are written if they are missing."""
+        if (value, scale) not in self.pairs:
+            dequantized = self.write(value, scale, dtype)
+            # A dequantized value can be quantized at the same scale without another pair.
+            self.pairs[value, scale] = self.pairs[dequantized, scale] = dequantized
+        return self.pairs[value, scale]
 
     def write(self, value: ir.Value, scale: Scale, dtype: np.dtype[Any]) -> ir.Value:
-        """Puts the two nodes behind the node that makes `value`; returns what they make."""
-        count = self.written[value] = self.written.get(value, 0) + 1
+        """Inserts the two nodes after the node that computes `value`; returns the dequantized value."""
+        count = self.counts[value] = self.counts.get(value, 0) + 1
         name = name_of(value) if count == 1 else f"{name_of(value)}.{count}"
         step = add_constant(self.graph, f"{name}.scale", np.array(scale.scale, dtype))
         zero = add_constant(self.graph, f"{name}.zero", np.array(scale.zero, self.scheme.dtype))
@@ -73,18 +73,18 @@ class QdqPairs:
 
 
 def is_quantized(model: ir.Model) -> bool:
-    """Returns whether anything in the graph is in 8 bits or less already, weights alone included."""
+    """Returns True if any part of the graph is in 8 bits or less already, even if only weights are."""
     return any(node.op_type in QUANTIZED_OPERATORS for node in model.graph)
 
 
 def write_qdq(model: ir.Model, plans: Mapping[str, LayerPlan], target: str) -> None:
-    """Quantizes the layers that have a plan, in place; their float weights leave the graph.
+    """Quantizes the layers that have a plan, in place, and removes their float weights from the graph.
 
-    plans: by the layer's name, for `target`, a key of `plans.TARGETS`. Layers without one stay as they are. Raises
-    KeyError for a plan whose layer the graph does not have.
+    plans: by the layer's name. target: a key of `plan.TARGETS`. Layers without a plan stay unchanged. Raises KeyError
+    for a plan of a layer that the graph does not have.
     """
     graph, rules = model.graph, TARGETS[target]
-    found, order = layer_nodes(graph), {node: place for place, node in enumerate(graph)}
+    found, order = layer_nodes(graph), {node: index for index, node in enumerate(graph)}
     if absent := plans.keys() - found.keys():
         raise KeyError(f"no such layers in the graph: {', '.join(sorted(absent))}")
     nodes = {name: node for name, node in found.items() if name in plans}
@@ -100,7 +100,7 @@ def write_qdq(model: ir.Model, plans: Mapping[str, LayerPlan], target: str) -> N
             write_output(node, pairs, plan.output, types[name])
         if (use := residuals.get(name)) is not None and plan.residual is not None:
             write_input(*use, pairs, plan.residual, types[name])
-    # Last, so that a layer reads what the one before it has quantized.
+    # Last, so that a layer reads the quantized output of the layer before it.
     for name, node in nodes.items():
         write_input(node, 0, pairs, plans[name].input, types[name])
 
@@ -108,7 +108,7 @@ def write_qdq(model: ir.Model, plans: Mapping[str, LayerPlan], target: str) -> N
 def weight_only(model: ir.Model, names: Iterable[str]) -> None:
     """Stores the weights of the named layers as int8, in place, with a DequantizeLinear before each layer.
 
-    A quarter of the bytes of float32. Arithmetic and activations stay float.
+    Weights take a quarter of float32's bytes. Arithmetic and activations stay float.
     """
     nodes = layer_nodes(model.graph)
     chosen = [nodes[name] for name in names]
@@ -118,7 +118,7 @@ def weight_only(model: ir.Model, names: Iterable[str]) -> None:
 
 
 def raise_opset(model: ir.Model, nodes: Iterable[ir.Node]) -> None:
-    """Raises the opset to the one that quantized fp16 layers need; the other operators are the same there."""
+    """Raises the opset to the one that quantized fp16 layers need; other operators do not differ in it."""
     if any(float_type(node) == np.float16 for node in nodes):
         model.opset_imports[""] = max(model.opset_imports[""], HALF_OPSET)
 
@@ -150,17 +150,17 @@ def write_weight(graph: ir.Graph, node: ir.Node, values: NDArray[np.int8], scale
     replace_input(graph, node, 1, insert_constant(graph, node, maker, values.shape))
 
 
-def write_input(node: ir.Node, place: int, pairs: QdqPairs, scale: Scale, dtype: np.dtype[Any]) -> None:
-    """Quantizes the node's input at index `place`."""
-    value = node.inputs[place]
+def write_input(node: ir.Node, index: int, pairs: QdqPairs, scale: Scale, dtype: np.dtype[Any]) -> None:
+    """Quantizes the node's input at `index`."""
+    value = node.inputs[index]
     assert value is not None
-    node.replace_input_with(place, pairs.of(value, scale, dtype))
+    node.replace_input_with(index, pairs.of(value, scale, dtype))
 
 
 def write_output(node: ir.Node, pairs: QdqPairs, scale: Scale, dtype: np.dtype[Any]) -> None:
     """Quantizes the layer's output for all its readers; an output of the graph stays float."""
     value = node.outputs[0]
     readers = list(value.uses())
-    stored = pairs.of(value, scale, dtype)
-    for reader, place in readers:
-        reader.replace_input_with(place, stored)
+    dequantized = pairs.of(value, scale, dtype)
+    for reader, index in readers:
+        reader.replace_input_with(index, dequantized)

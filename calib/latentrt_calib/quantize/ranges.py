@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from latentrt_calib.observing.histogram import Histogram
 
-# The search for an end tries these factors, as powers of two, then finer ones around the best. Two ends take turns.
+# Factors of an end that the search tries, as powers of two: coarse ones, then fine ones around the best. Two ends are
+# searched in turn.
 COARSE, FINE = np.linspace(-4, 0, 17), np.linspace(-0.25, 0.25, 17)
 ROUNDS = 2
 SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
@@ -22,7 +23,7 @@ SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 
 @dataclass(frozen=True)
 class Scheme:
-    """Storage of a number in 8 bits: q = clip(round(x / scale) + zero point, lowest, highest).
+    """Quantization of a number to 8 bits: q = clip(round(x / scale) + zero point, lowest, highest).
 
     dtype: NumPy's name. symmetric: the zero point is 0, and ranges are symmetric about it.
     """
@@ -51,9 +52,9 @@ def minmax(histogram: Histogram) -> Range:
 
 
 def percentile(histogram: Histogram, share: float) -> Range:
-    """Returns the range that leaves out (1 - share) / 2 of the values at each end, to within a bin.
+    """Returns the range without (1 - share) / 2 of the values at each end, to within a bin.
 
-    share: over 0 to 1, where 1 is `minmax`. Raises ValueError for another share.
+    share: of the values inside the range, over 0 and at most 1; 1 is `minmax`. Raises ValueError for another share.
     """
     if not 0 < share <= 1:
         raise ValueError(f"share: got {share}, expected over 0 and at most 1")
@@ -64,11 +65,11 @@ def percentile(histogram: Histogram, share: float) -> Range:
 
 
 def _quantile(histogram: Histogram, share: float) -> float:
-    """The quantile of a share, with values taken as uniform within its bin."""
-    reached = np.cumsum(histogram.counts)
-    place = share * histogram.count
-    bin_ = int(np.searchsorted(reached, place))
-    inside = (place - (reached[bin_] - histogram.counts[bin_])) / histogram.counts[bin_]
+    """The value below which a share of all values lies, taken as uniform within each bin."""
+    cumulative = np.cumsum(histogram.counts)
+    rank = share * histogram.count
+    bin_ = int(np.searchsorted(cumulative, rank))
+    inside = (rank - (cumulative[bin_] - histogram.counts[bin_])) / histogram.counts[bin_]
     value = float(histogram.edges()[bin_] + inside * histogram.width)
     return min(max(value, histogram.low), histogram.high)
 
@@ -87,17 +88,17 @@ def mse(histogram: Histogram, scheme: Scheme) -> Range:
 
 
 def _searched(histogram: Histogram, scheme: Scheme, whole: Range, turns: Sequence[tuple[str, ...]]) -> Range:
-    """The best range found by shrinking the ends of `whole` that each turn names."""
-    best, lost = whole, expected_error(histogram, whole, scheme)
+    """The best range found by shrinking `whole`, in each turn at the ends that it names."""
+    best, best_error = whole, expected_error(histogram, whole, scheme)
     for ends in turns:
         centre = 0.0
-        for places in (COARSE, FINE):
-            powers = np.minimum(centre + places, 0.0).tolist()
+        for offsets in (COARSE, FINE):
+            powers = np.minimum(centre + offsets, 0.0).tolist()
             tried = [replace(best, **{end: getattr(whole, end) * 2**power for end in ends}) for power in powers]
             errors = expected_errors(histogram, tried, scheme)
             least = int(errors.argmin())
-            if errors[least] < lost:
-                best, lost, centre = tried[least], float(errors[least]), powers[least]
+            if errors[least] < best_error:
+                best, best_error, centre = tried[least], float(errors[least]), powers[least]
     return best
 
 
@@ -115,7 +116,7 @@ def expected_errors(histogram: Histogram, ranges: Sequence[Range], scheme: Schem
     lowest, highest = scheme.lowest - zeros, scheme.highest - zeros
     occupied = np.flatnonzero(histogram.counts)
     first, last = int(occupied[0]), int(occupied[-1])
-    # The outermost bins are cut at the extremes; a bin without width then stands for the value at its edge.
+    # The outermost bins are cut at the extremes; a bin of zero width then has all its values at its edge.
     edges = histogram.edges()[first : last + 2]
     edges = np.minimum(np.maximum(edges, histogram.low), histogram.high) / scales
     widths = np.diff(edges)
@@ -137,7 +138,7 @@ def _primitive(x: NDArray[np.float64], lowest: NDArray[np.int64], highest: NDArr
 
 
 def scale_and_zero(values: Range, scheme: Scheme) -> tuple[np.float32, int]:
-    """Returns the scale, above zero, and the zero point that cover the range `values`; 0 is stored exactly.
+    """Returns the scale, above zero, and the zero point that cover the range `values`; 0 is represented exactly.
 
     Asymmetric: the range is extended to zero, and shifted by up to half a step for an integer zero point. The scale of
     the range (0, 0) is 1.

@@ -1,7 +1,7 @@
 """SmoothQuant: input channels with outliers are divided by factors, and their weights multiplied by the same factors.
 
 Xiao et al. 2023, arXiv:2211.10438. Exact in float; it balances the magnitudes that share a scale. The LayerNorm before
-the layer absorbs the division if all readers of its output need the same one; otherwise it costs one Mul.
+the layer absorbs the division if all readers of its output need the same factors; otherwise one Mul is added.
 """
 
 from __future__ import annotations
@@ -100,40 +100,39 @@ def fake_quantized(rows: NDArray[np.float32], scheme: Scheme) -> NDArray[np.floa
 
 
 def divide(graph: ir.Graph, value: ir.Value, readers: Iterable[ir.Node], factors: NDArray[np.float32]) -> bool:
-    """Divides `value` by `factors` for the nodes in `readers`; returns whether a LayerNorm absorbed the division.
+    """Divides `value` by `factors` for the nodes in `readers`; returns True if a LayerNorm absorbed the division.
 
     factors: one per channel: axis 1 for a convolution's input, else the last axis. The caller has to multiply the
     readers' weights by the same factors.
     """
-    wanted = list(readers)
-    norm = absorber(value, wanted)
+    nodes = list(readers)
+    norm = absorber(value, nodes)
     if norm is not None:
-        for place in range(1, len(norm.inputs)):
-            scale_parameter(graph, norm, place, factors)
+        for index in range(1, len(norm.inputs)):
+            scale_parameter(graph, norm, index, factors)
         return True
-    name = f"{name_of(wanted[0].outputs[0])}.smoothed"
-    shape = (-1, 1, 1) if wanted[0].op_type == "Conv" else (-1,)
-    inverse = add_constant(graph, f"{name}.factors", (1 / factors).astype(float_type(wanted[0])).reshape(shape))
+    name = f"{name_of(nodes[0].outputs[0])}.smoothed"
+    shape = (-1, 1, 1) if nodes[0].op_type == "Conv" else (-1,)
+    inverse = add_constant(graph, f"{name}.factors", (1 / factors).astype(float_type(nodes[0])).reshape(shape))
     product = new_node("Mul", [value, inverse], name, value)
     insert_after(graph, value, product)
-    for reader in wanted:
+    for reader in nodes:
         reader.replace_input_with(0, product.outputs[0])
     return False
 
 
 def absorber(value: ir.Value, readers: Collection[ir.Node]) -> ir.Node | None:
-    """Returns the LayerNorm that computes `value` if `readers` are its only readers, so that it can absorb a
-    division."""
+    """Returns the LayerNorm that can absorb a division of `value`: it computes it, and only `readers` read it."""
     producer = value.producer()
-    alone = set(nodes_reading(value)) <= set(readers) and not value.is_graph_output()
-    return producer if alone and producer is not None and producer.op_type == "LayerNormalization" else None
+    only_reader = set(nodes_reading(value)) <= set(readers) and not value.is_graph_output()
+    return producer if only_reader and producer is not None and producer.op_type == "LayerNormalization" else None
 
 
-def scale_parameter(graph: ir.Graph, norm: ir.Node, place: int, factors: NDArray[np.float32]) -> None:
-    """Divides a LayerNorm's weight or bias by `factors`, in its own type."""
-    before = norm.inputs[place]
+def scale_parameter(graph: ir.Graph, norm: ir.Node, index: int, factors: NDArray[np.float32]) -> None:
+    """Divides a LayerNorm's weight (input 1) or bias (input 2) by `factors`, in its own type."""
+    before = norm.inputs[index]
     if before is None:
         return
     array = array_of(before)
-    name = f"{name_of(norm.outputs[0])}.{('input', 'weight', 'bias')[place]}"
-    replace_input(graph, norm, place, add_constant(graph, name, (array / factors).astype(array.dtype)))
+    name = f"{name_of(norm.outputs[0])}.{('input', 'weight', 'bias')[index]}"
+    replace_input(graph, norm, index, add_constant(graph, name, (array / factors).astype(array.dtype)))

@@ -30,7 +30,7 @@ HALVES = ("first", "second")
 def split_concatenations(model: ir.Model, layers: Iterable[Layer]) -> tuple[str, ...]:
     """Splits the layers, in place; returns the names of their halves, `NAME.first` and `NAME.second`.
 
-    layers: layers of this graph from `layers_of`; those without halves stay as they are. The halves' weights are views
+    layers: layers of this graph from `layers_of`; those without halves stay unchanged. The halves' weights are views
     of the mapped weights, not copies.
     """
     nodes, names = layer_nodes(model.graph), []
@@ -58,8 +58,8 @@ def split_node(graph: ir.Graph, node: ir.Node, channels: tuple[int, ...]) -> Non
     total = new_node("Add", [conv.outputs[0] for conv in convs], f"{name_of(output)}.sum", output)
     graph.insert_before(node, [*convs, total])
     output.replace_all_uses_with(total.outputs[0], replace_graph_outputs=True)
-    for place in range(len(node.inputs)):
-        replace_input(graph, node, place, None)
+    for index in range(len(node.inputs)):
+        replace_input(graph, node, index, None)
     graph.remove(node, safe=True)
     total.outputs[0].name = name_of(output)
     if not concat.outputs[0].uses() and not concat.outputs[0].is_graph_output():
@@ -70,10 +70,10 @@ def weight_part(graph: ir.Graph, node: ir.Node, half: str, channels: slice) -> i
     """The weight's input channels `channels`, stored and cast in the whole weight's types."""
     weight, stored = node.inputs[1], initializer_of(node.inputs[1])
     assert weight is not None and stored is not None and stored.const_value is not None
-    kept = STORED.search(name_of(stored))
-    assert kept is not None
+    suffix = STORED.search(name_of(stored))
+    assert suffix is not None
     name = f"{STORED.sub('', name_of(stored)).removesuffix('.weight')}.{half}.weight"
-    part = add_constant(graph, f"{name}{kept[0]}", stored.const_value.numpy()[:, channels])
+    part = add_constant(graph, f"{name}{suffix[0]}", stored.const_value.numpy()[:, channels])
     if stored is weight:
         return part
     cast = new_node("Cast", [part], f"{name}.cast", weight, to=dtype_of_constant(weight).value)

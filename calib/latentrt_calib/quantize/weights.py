@@ -28,10 +28,10 @@ def quantized(
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Returns the weight in int8 and its scales: weight[c] is close to scale[c] * int8[c] along `axis`.
 
-    weight: any floats, any number of axes. scale: (weight.shape[axis],), above 0. shrinks: factors of the largest
-    magnitude to try for each channel; the one of least squared error is kept. SHRINKS clips, the default does not.
-    scale_dtype: type of the scales in the graph; they are rounded to it first, so that the integers fit the rounded
-    scale. largest: the largest magnitude of the integers.
+    weight: any floats, any number of axes. The scales are (weight.shape[axis],), above 0. shrinks: factors of the
+    largest magnitude to try for each channel; the one of least squared error is used. SHRINKS clips, the default does
+    not. scale_dtype: type of the scales in the graph; they are rounded to it first, so that the integers fit the
+    rounded scales. largest: the largest magnitude of the integers.
     """
     rows, values = np.moveaxis(weight, axis, 0), np.empty(weight.shape, np.int8)
     stored = np.moveaxis(values, axis, 0)
@@ -61,12 +61,12 @@ def initial_scales(rows: Array, dtype: DTypeLike, largest: int) -> NDArray[np.fl
 
 def representable(scales: Array, dtype: DTypeLike) -> NDArray[np.float32]:
     """The scales rounded to `dtype`, none of them zero."""
-    held: NDArray[np.float32] = scales.astype(dtype).astype(np.float32)
-    return np.maximum(held, np.float32(np.finfo(dtype).smallest_subnormal))
+    cast: NDArray[np.float32] = scales.astype(dtype).astype(np.float32)
+    return np.maximum(cast, np.float32(np.finfo(dtype).smallest_subnormal))
 
 
 def blocks(rows: Array) -> Iterator[slice]:
-    """Slices over the first axis of about BLOCK_ELEMENTS each, to need little memory."""
+    """Slices over the first axis of about BLOCK_ELEMENTS elements each, to limit memory."""
     step = max(1, BLOCK_ELEMENTS * len(rows) // max(1, rows.size))
     return (slice(start, start + step) for start in range(0, len(rows), step))
 
@@ -74,7 +74,7 @@ def blocks(rows: Array) -> Iterator[slice]:
 def best_scales(
     rows: NDArray[np.float32], scales: NDArray[np.float32], shrinks: Sequence[float], dtype: DTypeLike, largest: int
 ) -> NDArray[np.float32]:
-    """The scale of each row, shrunk by the factor that leaves the least squared error; the first of equals."""
+    """The scale of each row, shrunk by the factor of least squared error; the first of equals."""
     if len(shrinks) == 1:
         return representable(scales * shrinks[0], dtype)
     candidates = [representable(scales * shrink, dtype) for shrink in shrinks]
@@ -91,7 +91,7 @@ def rounded(rows: NDArray[np.float32], scales: NDArray[np.float32], largest: int
 
 def dequantized(values: NDArray[np.int8], scale: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
     """Returns the weight that the graph computes with: int8 times the scale of its channel along `axis`."""
-    sides = [-1 if place == axis else 1 for place in range(values.ndim)]
+    sides = [-1 if other == axis else 1 for other in range(values.ndim)]
     product: NDArray[np.float32] = values * scale.reshape(sides)
     return product
 
@@ -102,7 +102,7 @@ def bias_correction(
     """Returns the bias correction E[(W - Wq) x], (out,): with it, rounding the weight keeps the mean output.
 
     weight: (out, in / groups, *kernel) with axis 0, or (in, out) with axis 1; the smoothed weight of a smoothed layer.
-    input_mean: (in,), mean of the layer's input per channel, taken for all taps of a kernel, which ignores the padding.
+    input_mean: (in,), mean of the layer's input per channel, used for all taps of a kernel, which ignores the padding.
     Nagel et al. 2019, arXiv:1906.04721, section 4.2.
     """
     error = np.moveaxis(weight - dequantized(values, scale, axis), axis, 0)

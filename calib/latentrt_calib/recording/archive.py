@@ -26,7 +26,7 @@ def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
 def load_arrays(path: Path, prefix: str = "") -> dict[str, Array]:
     """Returns the arrays whose names begin with `prefix`, by the rest of their names, with checksums checked.
 
-    Raises OSError where it cannot be read, ValueError where it is damaged.
+    Raises OSError if the file cannot be read, ValueError if it is damaged.
     """
     arrays: dict[str, Array] = {}
     try:
@@ -42,7 +42,7 @@ def load_arrays(path: Path, prefix: str = "") -> dict[str, Array]:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether `path` is there and every array in it has its checksum."""
+    """True if `path` exists and the checksums of all its arrays are right."""
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None

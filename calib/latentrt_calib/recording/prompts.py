@@ -10,5 +10,5 @@ SHIPPED = Path(__file__).parent / "prompts.txt"
 
 
 def for_images(prompts: Sequence[str], images: int) -> tuple[str, ...]:
-    """Returns one prompt per image; prompts repeat from the start where there are fewer than images."""
+    """Returns one prompt per image; prompts repeat from the start if there are fewer than images."""
     return tuple(islice(cycle(prompts), images))

@@ -38,8 +38,11 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class RecordingSettings:
-    """Settings that decide the recording. bundle: SHA-256 of its manifest. prompts: one per image; image k has the seed
-    seed0 + k. train_steps: number of the model's timesteps."""
+    """Settings that the recording depends on.
+
+    bundle: SHA-256 of its manifest. prompts: one per image; image k has the seed seed0 + k. train_steps: number of the
+    model's timesteps.
+    """
 
     format: int
     latentrt: str
@@ -90,7 +93,7 @@ class Recording:
 
     @property
     def sha256(self) -> str:
-        """The hash of the settings, which decide the content."""
+        """The hash of the settings, which the content depends on."""
         return hashlib.sha256(json.dumps(asdict(self.settings)).encode()).hexdigest()
 
     def of(self, component: str) -> Recording:
@@ -98,15 +101,15 @@ class Recording:
         return replace(self, component=component)
 
     def calls(self, image: int) -> Iterator[Call]:
-        """Yields the calls of one image in order. Raises OutputError where its file is missing or damaged."""
+        """Yields the calls of one image in order. Raises OutputError if its file is missing or damaged."""
         path = image_path(self.folder, image)
         try:
             arrays = load_arrays(path)
         except (OSError, ValueError) as error:
             raise OutputError(f"{path}: missing or damaged ({error}); run the same command again") from error
         names, *columns = (arrays[f"{self.component}.{column}"].tolist() for column in COLUMNS)
-        for step, timestep, places in zip(*columns, strict=True):
-            feeds = {name: arrays[array_name(place)] for name, place in zip(names, places, strict=True)}
+        for step, timestep, numbers in zip(*columns, strict=True):
+            feeds = {name: arrays[array_name(number)] for name, number in zip(names, numbers, strict=True)}
             yield Call(image, step, self.settings.steps, timestep, feeds)
 
 
@@ -122,10 +125,9 @@ def record(
 ) -> Recording:
     """Returns the recording in `folder` of one run of `pipeline` per prompt, with seeds seed0, seed0 + 1, ...
 
-    steps, sampler: the bundle's defaults where None; guidance and size always are the bundle's. Images that the folder
-    holds already are kept. progress: called with one line per image begun. Raises RequestError for prompts that cannot
-    be generated, before anything is run; OutputError for a folder with another recording; EngineError when an engine
-    fails.
+    steps, sampler: None for the bundle's defaults; guidance and size are always the bundle's. Images already in the
+    folder are kept. progress: called with one line when an image begins. Raises RequestError for prompts that cannot be
+    generated, before any run; OutputError for a folder with another recording; EngineError if an engine fails.
     """
     if not prompts:
         raise RequestError("prompts: got none, expected at least one")
@@ -157,7 +159,7 @@ def open_recording(folder: Path) -> Recording:
 def recording_settings(pipeline: Pipeline, requests: Sequence[Request]) -> RecordingSettings:
     """The settings of a recording of `requests`, which differ in prompts and seeds only."""
     manifest = pipeline.bundle.manifest
-    settled = resolve(requests[0], manifest)
+    settings = resolve(requests[0], manifest)
     return RecordingSettings(
         format=FORMAT,
         latentrt=version("latentrt"),
@@ -165,26 +167,26 @@ def recording_settings(pipeline: Pipeline, requests: Sequence[Request]) -> Recor
         engine=pipeline.engine,
         split_guidance=pipeline.split_guidance,
         prompts=tuple(request.prompt for request in requests),
-        seed0=settled.seeds[0],
-        sampler=settled.schedule.sampler,
-        steps=settled.steps,
+        seed0=settings.seeds[0],
+        sampler=settings.schedule.sampler,
+        steps=settings.steps,
         train_steps=manifest.schedule.train_steps,
     )
 
 
 def recorded_run(pipeline: Pipeline, request: Request) -> dict[str, Array]:
-    """The arrays of an image's file, from one run up to its last latents, which are not decoded."""
+    """The arrays of an image's file, from one run without the last decoding."""
     manifest = pipeline.bundle.manifest
     inputs = {spec.name: spec for name in (UNET, DECODER) for spec in manifest.components[name].inputs}
     recorder = FeedRecorder(inputs["time_bias"].dtype)
-    taps = {"time_bias": recorder.time_bias, UNET: recorder.unet}
+    handlers = {"time_bias": recorder.time_bias, UNET: recorder.unet}
     instrumented = pipeline.with_engines(
-        {name: RecordingEngine(pipeline.engines[name], on_call) for name, on_call in taps.items()}
+        {name: RecordingEngine(pipeline.engines[name], on_call) for name, on_call in handlers.items()}
     )
     steps = instrumented.steps(request)
     for step in islice(steps, steps.settings.steps):
         recorder.step = step.index + 1
-    latents = step.latents / manifest.latents.scaling  # as Pipeline.decode has it
+    latents = step.latents / manifest.latents.scaling  # as in Pipeline.decode
     recorder.call(DECODER, 0.0, {"latents": latents.astype(inputs["latents"].dtype, copy=False)})
     return recorder.arrays()
 
@@ -197,7 +199,7 @@ class RecordingEngine:
 
     @property
     def memory(self) -> MemoryModel | None:
-        """The other engine's memory model."""
+        """The wrapped engine's memory model."""
         return self.engine.memory
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -225,7 +227,7 @@ class FeedRecorder:
     def __init__(self, dtype: str) -> None:
         self.dtype, self.step = dtype, 0
         self._timesteps: dict[bytes, float] = {}
-        self._places: dict[tuple[str, tuple[int, ...], bytes], int] = {}
+        self._numbers: dict[tuple[str, tuple[int, ...], bytes], int] = {}
         self._arrays: list[Array] = []
         self._calls: dict[str, list[tuple[int, float, dict[str, int]]]] = {}
 
@@ -239,17 +241,17 @@ class FeedRecorder:
         self.call(UNET, self._timesteps[feeds["time_bias"][0].tobytes()], feeds)
 
     def call(self, component: str, timestep: float, feeds: Mapping[str, Array]) -> None:
-        """Records a call's feeds; arrays that are stored already are not stored again."""
-        places = {name: self._place(feed) for name, feed in feeds.items()}
-        self._calls.setdefault(component, []).append((self.step, timestep, places))
+        """Records a call's feeds; equal arrays are stored once."""
+        numbers = {name: self._stored(feed) for name, feed in feeds.items()}
+        self._calls.setdefault(component, []).append((self.step, timestep, numbers))
 
-    def _place(self, array: Array) -> int:
-        """The number of the stored array."""
+    def _stored(self, array: Array) -> int:
+        """Stores the array unless an equal one is stored already; returns its number."""
         key = (array.dtype.str, array.shape, hashlib.sha256(array.data).digest())
-        if key not in self._places:
-            self._places[key] = len(self._arrays)
+        if key not in self._numbers:
+            self._numbers[key] = len(self._arrays)
             self._arrays.append(array.copy())
-        return self._places[key]
+        return self._numbers[key]
 
     def arrays(self) -> dict[str, Array]:
         """The arrays of the image's file."""
@@ -261,10 +263,10 @@ class FeedRecorder:
                 np.array(names),
                 np.array(steps, np.int64),
                 np.array(timesteps, np.float64),
-                np.array([[places[name] for name in names] for places in feeds], np.int64),
+                np.array([[numbers[name] for name in names] for numbers in feeds], np.int64),
             )
             arrays |= {f"{component}.{column}": array for column, array in zip(COLUMNS, columns, strict=True)}
-        return arrays | {array_name(place): array for place, array in enumerate(self._arrays)}
+        return arrays | {array_name(number): array for number, array in enumerate(self._arrays)}
 
 
 def image_path(folder: Path, image: int) -> Path:
@@ -272,6 +274,6 @@ def image_path(folder: Path, image: int) -> Path:
     return folder / f"image-{image:04d}.npz"
 
 
-def array_name(place: int) -> str:
-    """The name of the array of that number in an image's file."""
-    return f"array_{place:04d}"
+def array_name(number: int) -> str:
+    """The name of an array in an image's file."""
+    return f"array_{number:04d}"

@@ -1,4 +1,4 @@
-"""Requests that a pipeline can run, checked before anything is drawn."""
+"""Check of requests before any picture is generated."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from latentrt.request.request import Request
 
 
 def check_requests(pipeline: Pipeline, requests: Sequence[Request]) -> None:
-    """Raises RequestError for the first request that cannot be generated, before any is, and says which it is."""
-    for place, request in enumerate(requests, 1):
+    """Raises RequestError for the first request that cannot be generated, with its number and prompt."""
+    for number, request in enumerate(requests, 1):
         try:
             pipeline.steps(request)
         except RequestError as error:
-            raise RequestError(f"prompt {place}, {request.prompt!r}: {error}") from error
+            raise RequestError(f"prompt {number}, {request.prompt!r}: {error}") from error

@@ -10,16 +10,16 @@ from typing import Any
 from latentrt.errors import OutputError
 from latentrt.storage.atomic import cannot_write, new_file
 
-# Names of files that latentrt.storage.atomic is writing; a killed run leaves one.
+# Names of temporary files of latentrt.storage.atomic; a killed run leaves one.
 HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{16}\.(json|npz)")
 
 
 def open_workspace(folder: Path, file: str, settings: Any, *, scratch: str | None = None) -> None:
-    """Creates `folder` for work with `settings`, which are stored in `file` there, or opens it again.
+    """Creates `folder` for results of `settings`, which are stored in `file` there, or opens it again.
 
     settings: a JSON object. scratch: name of an item that a new folder may contain. Half-written files of a killed run
-    are removed. Raises OutputError for a folder of work with other settings, for a folder with other content, and for
-    one that cannot be made.
+    are removed. Raises OutputError for a folder with results of other settings, for a folder with other files, and for
+    a folder that cannot be created.
     """
     text = json.dumps(settings, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     path = folder / file
@@ -29,13 +29,13 @@ def open_workspace(folder: Path, file: str, settings: Any, *, scratch: str | Non
         if path.exists():
             refuse_other(path, json.loads(text))
         elif {item.name for item in folder.iterdir()} - {item.name for item in half_written} - {scratch}:
-            raise OutputError(f"{folder}: got a folder with other files in it, expected an empty one; name another")
+            raise OutputError(f"{folder}: got a folder with other files, expected an empty one; name another")
         else:
             with new_file(path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
         for item in half_written:
             item.unlink()
-    except OutputError:  # which is an OSError too
+    except OutputError:  # a subclass of OSError
         raise
     except OSError as error:
         raise cannot_write(folder, error) from error

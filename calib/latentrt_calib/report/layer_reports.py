@@ -10,24 +10,25 @@ from latentrt_calib.quantize.planning import PlannedLayer
 BY_RULE, OVER_BUDGET, WEIGHTS_ONLY = "first or last convolution", "over the budget", "weights only"
 
 
-def over_budget(alone: Damage) -> str:
-    """The reason of a layer that stays float for the budget, with the PSNR when it or its group alone is quantized."""
-    what = "quantized alone" if len(alone.layers) == 1 else f"the {len(alone.layers)} layers around it quantized alone"
-    return OVER_BUDGET if alone.psnr_db is None else f"{OVER_BUDGET}: {what}, pictures have {alone.psnr_db:.1f} dB"
+def over_budget(damage: Damage) -> str:
+    """The reason of a layer that stays float for the budget, with the PSNR if it or its group alone is quantized."""
+    count = len(damage.layers)
+    what = "quantized alone" if count == 1 else f"the {count} layers around it quantized alone"
+    return OVER_BUDGET if damage.psnr_db is None else f"{OVER_BUDGET}: {what}, pictures have {damage.psnr_db:.1f} dB"
 
 
 def ranges_of(
-    planned: PlannedLayer | None, seen: Observations, layer: Layer
+    planned: PlannedLayer | None, observations: Observations, layer: Layer
 ) -> tuple[tuple[float, float] | None, tuple[tuple[float, float] | None, ...], float | None]:
     """The quantized input range, the extremes per bucket, and SmoothQuant's alpha."""
     if planned is None:
         return None, (), None
-    return (planned.clip.low, planned.clip.high), bucket_ranges(seen, layer.input), planned.alpha
+    return (planned.clip.low, planned.clip.high), bucket_ranges(observations, layer.input), planned.alpha
 
 
-def bucket_ranges(seen: Observations, value: str) -> tuple[tuple[float, float] | None, ...]:
+def bucket_ranges(observations: Observations, value: str) -> tuple[tuple[float, float] | None, ...]:
     """The extremes of an activation per bucket of timesteps, highest first; None for a bucket without steps."""
-    histograms = reversed(seen[value].histograms)
+    histograms = reversed(observations[value].histograms)
     return tuple((one.low, one.high) if one.count else None for one in histograms)
 
 

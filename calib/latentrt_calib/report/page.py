@@ -36,7 +36,7 @@ NO_GATES = Gates()
 def save_page(path: Path, subject: Comparison | Report, gates: Gates = NO_GATES) -> None:
     """Writes the page of a comparison or of a report, whole or not at all.
 
-    Raises OutputError when it cannot be written there.
+    Raises OutputError if the file cannot be written.
     """
     write_text(path, page_of(subject, gates))
 
@@ -58,9 +58,9 @@ def page_of(subject: Comparison | Report, gates: Gates = NO_GATES) -> str:
     return html(title, content)
 
 
-def described(side: BundleSummary) -> str:
+def described(bundle: BundleSummary) -> str:
     """A bundle's name and the precision of its UNet."""
-    return f"{side.name} {side.parts['unet'].precision}"
+    return f"{bundle.name} {bundle.parts['unet'].precision}"
 
 
 def summary(comparison: Comparison) -> str:
@@ -104,22 +104,22 @@ def byte_tiles(comparison: Comparison) -> list[tuple[str, str, str]]:
 
 def samples(comparison: Comparison) -> str:
     """The pictures of the comparison, two in a row if they are small."""
-    drawn = "".join(shown(comparison, sample) for sample in comparison.samples)
+    content = "".join(sample_figure(comparison, sample) for sample in comparison.samples)
     style = "plots" if comparison.settings["width"] <= SMALL_PX else "large"
-    return f'<div class="{style}">{drawn}</div>' if drawn else ""
+    return f'<div class="{style}">{content}</div>' if content else ""
 
 
-def shown(comparison: Comparison, sample: PicturePair) -> str:
+def sample_figure(comparison: Comparison, sample: PicturePair) -> str:
     """Both pictures of a request and their difference."""
     pair = comparison.pairs[sample.pair]
     rank = sum(likeness(other) < likeness(pair) for other in comparison.pairs)
-    place = "The least alike" if rank == 0 else f"Number {rank + 1} from the least alike"
+    title = "The least alike" if rank == 0 else f"Number {rank + 1} from the least alike"
     row = (
         picture(sample.reference, described(comparison.reference)),
         picture(sample.other, described(comparison.other)),
         picture(difference(sample.other, sample.reference), f"difference, {AMPLIFIED} times"),
     )
-    caption = f"{place}: \u201c{pair.prompt}\u201d, seed {pair.seed}. {likeness_of(pair)}"
+    caption = f"{title}: \u201c{pair.prompt}\u201d, seed {pair.seed}. {likeness_of(pair)}"
     return (
         f'<figure class="pictures"><div class="row">{"".join(row)}</div>'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
@@ -166,16 +166,16 @@ def all_pairs(comparison: Comparison) -> str:
 
 def bundles(comparison: Comparison) -> str:
     """Table of both bundles' components: precision and bytes."""
-    sides = (comparison.reference, comparison.other)
+    both = (comparison.reference, comparison.other)
     rows = []
-    for name in dict.fromkeys(name for side in sides for name in side.parts):
-        parts = [side.parts.get(name) for side in sides]
+    for name in dict.fromkeys(name for bundle in both for name in bundle.parts):
+        parts = [bundle.parts.get(name) for bundle in both]
         cells = [f"{part.precision}, {megabytes(part.bytes)}" if part else "none" for part in parts]
         rows.append((name, *cells))
-    rows.append(("all files", *(megabytes(side.bytes) for side in sides)))
-    rows.append(("sha256 of bundle.json", *(side.sha256[:10] for side in sides)))
+    rows.append(("all files", *(megabytes(bundle.bytes) for bundle in both)))
+    rows.append(("sha256 of bundle.json", *(bundle.sha256[:10] for bundle in both)))
     return table(
-        ("", *(f"{role}: {side.name}" for role, side in zip(("reference", "other"), sides, strict=True))),
+        ("", *(f"{role}: {bundle.name}" for role, bundle in zip(("reference", "other"), both, strict=True))),
         rows,
         numbers=2,
     )

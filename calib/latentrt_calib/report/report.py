@@ -35,7 +35,7 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Ablation:
-    """Final pictures of another quantization method, measured like the report's. psnr_db: None without difference.
+    """Loss of final pictures of another quantization method, as in the report. psnr_db: None without difference.
 
     share: share of the layers' multiply-adds in INT8, 0 to 1.
     """
@@ -49,10 +49,10 @@ class Ablation:
 
 @dataclass(frozen=True)
 class GateReport:
-    """Result of a component's gate: it is quantized only if pictures keep that mean PSNR.
+    """Result of a component's gate, the least mean PSNR of pictures at which it is quantized.
 
-    gate_db, psnr_db: mean PSNR asked for and reached; None without difference. report: the component's report; None if
-    it stays float.
+    gate_db: the gate. psnr_db: mean PSNR reached; None without difference. report: the component's report; None if it
+    stays float.
     """
 
     gate_db: float
@@ -60,11 +60,11 @@ class GateReport:
     report: Report | None
 
     @property
-    def said(self) -> str:
-        """One line with the verdict."""
+    def verdict(self) -> str:
+        """One line with the result."""
         reached = "are equal" if self.psnr_db is None else f"have {self.psnr_db:.2f} dB"
-        verdict = "stays float" if self.report is None else "is quantized"
-        return f"{verdict}: pictures decoded in 8 bits {reached}, the gate is {self.gate_db:g} dB"
+        result = "stays float" if self.report is None else "is quantized"
+        return f"{result}: pictures decoded in 8 bits {reached}, the gate is {self.gate_db:g} dB"
 
 
 @dataclass(frozen=True)
@@ -132,9 +132,9 @@ class Report:
 
 def figures(report: Report) -> dict[str, Any]:
     """The report as JSON: everything except the pictures."""
-    own = replace(report, comparison=replace(report.comparison, samples=()), decoder=None)
+    without_pictures = replace(report, comparison=replace(report.comparison, samples=()), decoder=None)
     return {
-        **asdict(own),
+        **asdict(without_pictures),
         "decoder": gate_figures(report.decoder) if report.decoder else None,
         "macs_int8_share_of_layers": report.macs_int8_share_of_layers,
         "macs_int8_share_of_all": report.macs_int8_share_of_all,

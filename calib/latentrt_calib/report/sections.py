@@ -47,14 +47,14 @@ def ablations(report: Report) -> str:
     if not report.ablations:
         return ""
     loss = report.comparison.loss
-    own = ("this one", report.macs_int8_share_of_layers, loss.psnr_db, loss.worst_psnr_db, loss.ssim)
+    this = ("this one", report.macs_int8_share_of_layers, loss.psnr_db, loss.worst_psnr_db, loss.ssim)
     others = [(one.name, one.share, one.psnr_db, one.worst_psnr_db, one.ssim) for one in report.ablations]
     rows = [
         (name, f"{share:.1%}", decibels(mean), decibels(worst), f"{ssim:.4f}")
-        for name, share, mean, worst, ssim in (own, *others)
+        for name, share, mean, worst, ssim in (this, *others)
     ]
     heads = ("", "MACs in INT8", "PSNR, mean", "PSNR, worst", "SSIM")
-    return table(heads, rows, numbers=4, own=0)
+    return table(heads, rows, numbers=4, highlighted=0)
 
 
 def layer_noise(report: Report) -> str:
@@ -113,16 +113,16 @@ def float_layers(report: Report) -> str:
 def ranges(report: Report) -> str:
     """Heat map of each layer's input range per range of timesteps that has steps."""
     layers = [layer for layer in report.layers if layer.ranges]
-    places = reached(report)
-    if not places:
+    buckets = buckets_with_steps(report)
+    if not buckets:
         return ""
     rows, titles = [], []
-    for place in places:
-        ends = [layer.ranges[place] for layer in layers]
+    for bucket in buckets:
+        ends = [layer.ranges[bucket] for layer in layers]
         rows.append([reach(end) / (largest(layer) or 1) for layer, end in zip(layers, ends, strict=True)])
         titles.append([f"{layer.name}: {range_text(end)}" for layer, end in zip(layers, ends, strict=True)])
-    names = [bucket_label(report, place) for place in places]
-    left_out = [bucket_label(report, place) for place in range(len(report.buckets)) if place not in places]
+    names = [bucket_label(report, bucket) for bucket in buckets]
+    left_out = [bucket_label(report, bucket) for bucket in range(len(report.buckets)) if bucket not in buckets]
     return (
         paragraph(
             "The largest input of each layer, as a share of its largest input at any timestep: one column per layer in "
@@ -134,15 +134,15 @@ def ranges(report: Report) -> str:
     )
 
 
-def reached(report: Report) -> list[int]:
+def buckets_with_steps(report: Report) -> list[int]:
     """The indices of the ranges of timesteps that have steps."""
     layers = [layer for layer in report.layers if layer.ranges]
-    return [place for place in range(len(report.buckets)) if any(layer.ranges[place] for layer in layers)]
+    return [bucket for bucket in range(len(report.buckets)) if any(layer.ranges[bucket] for layer in layers)]
 
 
-def bucket_label(report: Report, place: int) -> str:
+def bucket_label(report: Report, bucket: int) -> str:
     """A range of timesteps, as "999 to 900"."""
-    high, low = report.buckets[place]
+    high, low = report.buckets[bucket]
     return f"{high:.0f} to {low:.0f}"
 
 
@@ -155,17 +155,17 @@ def moving(report: Report) -> str:
     """Plots of the layers whose input range changes most over the timesteps."""
     layers = [layer for layer in report.layers if sum(end is not None for end in layer.ranges) > 1]
     chosen = sorted(layers, key=range_ratio, reverse=True)[:MOVING]
-    drawn = "".join(f"<figure><h3>{escape(layer.name)}</h3>{band(report, layer)}</figure>" for layer in chosen)
-    if not drawn:
+    plotted = "".join(f"<figure><h3>{escape(layer.name)}</h3>{band(report, layer)}</figure>" for layer in chosen)
+    if not plotted:
         return ""
     note = paragraph("The layers whose inputs change most over the timesteps. Dashed: the range that INT8 covers.")
-    return f'{note}<div class="plots few">{drawn}</div>'
+    return f'{note}<div class="plots few">{plotted}</div>'
 
 
 def band(report: Report, layer: LayerReport) -> str:
     """Plot of a layer's input range over the timesteps that have steps."""
-    found = [(place, ends) for place, ends in enumerate(layer.ranges) if ends is not None]
-    names = [f"{report.buckets[place][0]:.0f}" for place, _ in found]
+    found = [(bucket, ends) for bucket, ends in enumerate(layer.ranges) if ends is not None]
+    names = [f"{report.buckets[bucket][0]:.0f}" for bucket, _ in found]
     lows, highs = ([ends[side] for _, ends in found] for side in (0, 1))
     return plots.band(lows, highs, layer.clip, names, "timesteps, from", "input")
 
@@ -206,13 +206,13 @@ def decoder(report: Report) -> str:
     gate = report.decoder
     if gate is None:
         return ""
-    own = gate.report
-    layers = f"{layer_noise(own)}{layer_table(own)}{float_layers(own)}" if own else ""
-    return paragraph(f"It {gate.said}.", "good" if own else "bad") + layers
+    inner = gate.report
+    layers = f"{layer_noise(inner)}{layer_table(inner)}{float_layers(inner)}" if inner else ""
+    return paragraph(f"It {gate.verdict}.", "good" if inner else "bad") + layers
 
 
 def settings(report: Report) -> str:
     """Table of the quantization's settings."""
-    own = {"precision": report.precision, "target": report.target}
-    rows = [(name, str(value)) for name, value in {**own, **report.settings}.items()]
+    first = {"precision": report.precision, "target": report.target}
+    rows = [(name, str(value)) for name, value in {**first, **report.settings}.items()]
     return table(("", ""), rows, numbers=0)

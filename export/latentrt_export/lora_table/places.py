@@ -105,8 +105,8 @@ def places_in(bundle: Bundle, component: str, prefixes: Mapping[str, str]) -> di
         # The exporter keeps one copy of equal weights, and one of equal layers.
         twins = {BRANCH.sub(f"branches.{branch}.", name) for branch in branches if BRANCH.match(name)}
         shared = (one.uses > 1 and key not in READ_TWICE) or (key not in STACKED and not twins <= known.keys())
-        turned = match["shape"] is not None and len(own) == 2
-        found[key] = Place(component, name, one, turned, slice(0, own[0]), own, shared or key in found)
+        transposed = match["shape"] is not None and len(own) == 2
+        found[key] = Place(component, name, one, transposed, slice(0, own[0]), own, shared or key in found)
     return found
 
 

@@ -47,7 +47,8 @@ class VaeDecoder(nn.Module):
 
     def forward(self, latents: Tensor) -> Tensor:
         """The decoded image; values may leave [-1, 1] a little."""
-        return self.decoder(self.post_quant(latents))
+        image: Tensor = self.decoder(self.post_quant(latents))
+        return image
 
 
 class VaeEncoder(nn.Module):

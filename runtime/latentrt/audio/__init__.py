@@ -26,10 +26,10 @@ MOST_ITERATIONS = 1000
 
 
 def picture_from_sound(samples: Array, parameters: Parameters) -> Image:
-    """The spectrogram of a sound: RGB, one row per band, one column per 10 ms, parameters in its EXIF.
+    """The spectrogram of a sound: RGB, one row per mel band, one column per 10 ms, parameters in its EXIF.
 
-    samples: (samples, channels), in units of 16 bits. Two channels become their mean in a mono picture, and one becomes
-    both of a stereo picture.
+    samples: (samples, channels), scaled as 16-bit integers. A mono picture has the mean of two channels; a stereo
+    picture of one channel has it twice.
     """
     channels = samples.T if parameters.stereo else samples.mean(axis=1, keepdims=True).T
     bands = np.stack([mel_from_linear(amplitudes(channel, parameters.bins), parameters) for channel in channels])
@@ -48,8 +48,8 @@ def sound_from_picture(
 ) -> Array:
     """The sound of an RGB spectrogram: (441 * (columns - 1), channels) int16 at 44.1 kHz.
 
-    seed: of the first phases, as torch.manual_seed. advance: called after every iteration of every channel.
-    Raises RequestError for a picture that does not fit the parameters.
+    seed: for the initial phases, as torch.manual_seed. iterations: of the Griffin-Lim algorithm. advance: called after
+    every iteration of every channel. Raises RequestError for a picture that does not fit the parameters.
     """
     whole("iterations", iterations, 0, MOST_ITERATIONS)
     channels = amplitudes_from_picture(picture, parameters)

@@ -1,4 +1,4 @@
-"""The sound of a spectrogram, which has lost its phases."""
+"""Griffin-Lim: a signal from a spectrogram's amplitudes, which have no phases."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from latentrt.tensors import Array
 
 ITERATIONS = 32
 MOMENTUM = 0.99
-ROWS = 64  # bins whose first phases are drawn at once
+ROWS = 64  # bins whose initial phases are drawn at once
 
 
 def griffin_lim(
@@ -26,8 +26,8 @@ def griffin_lim(
     """A signal, (HOP * (frames - 1),) float32, with nearly these amplitudes: (frames, bins) float32.
 
     The fast Griffin-Lim algorithm (Perraudin, Balazs, Sondergaard 2013), as torchaudio 2.11's griffinlim with
-    power=1, momentum=0.99, rand_init=True: from a seed of torch's, the same signal but for rounding. One pass over the
-    windows transforms, turns and puts back a few at a time: beside the amplitudes it keeps 8 bytes for each.
+    power=1, momentum=0.99, rand_init=True: the same signal from the same torch seed, except for rounding. Windows are
+    processed a few at a time, so that only 8 bytes per amplitude are needed.
     """
     frames, bins = amplitudes.shape
     total = OverlapAdd(frames)
@@ -48,14 +48,15 @@ def griffin_lim(
 
 
 def first_phases(generator: TorchGenerator, frames: int, bins: int) -> Array:
-    """Initial phases, torchaudio's: (frames, bins) complex64, real and imaginary parts in [0, 1), so up to 1.4 long.
+    """Initial phases as in torchaudio: (frames, bins) complex64, real and imaginary parts in [0, 1), not normalised.
 
-    All of the FFT's bins are drawn, or the next channel's would not be torch's; turned as `latentrt.audio.stft` says.
+    All of the FFT's bins are drawn, so that the next channel's random numbers are torch's too. The phases are rotated
+    for the window's position in `latentrt.audio.stft`.
     """
     phases = np.empty((frames, bins), np.complex64)
-    turns = np.exp(2j * np.pi / FFT * ((FFT - WINDOW) // 2 * np.arange(bins) % FFT)).astype(np.complex64)
+    rotations = np.exp(2j * np.pi / FFT * ((FFT - WINDOW) // 2 * np.arange(bins) % FFT)).astype(np.complex64)
     for start in range(0, FFT // 2 + 1, ROWS):
-        drawn = generator.rand((min(ROWS, FFT // 2 + 1 - start), frames, 2)).view(np.complex64)[..., 0]
-        kept = slice(start, min(start + ROWS, bins))
-        phases[:, kept] = drawn.T[:, : max(0, bins - start)] * turns[kept]
+        values = generator.rand((min(ROWS, FFT // 2 + 1 - start), frames, 2)).view(np.complex64)[..., 0]
+        part = slice(start, min(start + ROWS, bins))
+        phases[:, part] = values.T[:, : max(0, bins - start)] * rotations[part]
     return phases

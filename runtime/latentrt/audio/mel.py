@@ -1,4 +1,4 @@
-"""Amplitudes over frequency to amplitudes over mel bands, and back.
+"""Mel bands: amplitudes of FFT bins to amplitudes of mel bands, and back.
 
 A band is a triangle over frequencies, as in torchaudio 2.11's MelScale with mel_scale="htk" and norm=None.
 """
@@ -15,7 +15,7 @@ from latentrt.tensors import Array
 
 @lru_cache(maxsize=4)
 def filter_bank(parameters: Parameters) -> Array:
-    """The weight of every bin in every band: (bands, bins) float32; bins above the highest frequency are left out."""
+    """The weight of every bin in every band, (bands, bins) float32, without bins above the highest frequency."""
     lowest, highest = 2595 * np.log10(1 + np.array([parameters.low_hz, parameters.high_hz]) / 700)
     corners = 700 * (10 ** (np.linspace(lowest, highest, parameters.bands + 2) / 2595) - 1)
     left, top, right = (corners[i : i + parameters.bands, None] for i in range(3))
@@ -27,15 +27,15 @@ def filter_bank(parameters: Parameters) -> Array:
 
 
 def mel_from_linear(amplitudes: Array, parameters: Parameters) -> Array:
-    """The bands' amplitudes, (frames, bands), of the bins': (frames, bins)."""
+    """The amplitudes of bands, (frames, bands), from those of bins, (frames, bins)."""
     return amplitudes @ filter_bank(parameters).T
 
 
 def linear_from_mel(bands: Array, parameters: Parameters) -> Array:
-    """The bins' amplitudes, (frames, bins) float32, whose bands are the ones given: (frames, bands).
+    """The amplitudes of bins, (frames, bins) float32, from those of bands, (frames, bands).
 
-    Of all solutions the shortest, with negative values set to 0: what torchaudio 2.11's InverseMelScale computes. It is
-    also where the gradient descent of older versions, which start from next to nothing, would arrive.
+    The least-norm solution with negative values set to 0, as torchaudio 2.11's InverseMelScale. The gradient descent of
+    older versions converges to it too.
     """
     weights = np.linalg.solve(overlaps(parameters), bands.T.astype(np.float64)).T.astype(np.float32)
     return np.maximum(weights @ filter_bank(parameters), 0)

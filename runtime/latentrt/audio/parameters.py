@@ -1,6 +1,6 @@
 """Parameters of a Riffusion spectrogram: the numbers of riffusion 0.0.5's SpectrogramParams, and their EXIF tags.
 
-Rate and windows are constants: every Riffusion model was trained on them. Bands and frequencies differ between models.
+Sample rate and windows are constants, the same for every Riffusion model; bands and frequencies differ between models.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from latentrt.validate import whole
 
 SAMPLE_RATE = 44100
 HOP = 441  # samples between columns: 10 ms
-WINDOW = 4410  # samples that a column sees: 100 ms
-FFT = 17640  # samples of a column once padded with zeros: 400 ms
+WINDOW = 4410  # samples per column: 100 ms
+FFT = 17640  # samples per column, padded with zeros: 400 ms
 BIN_HZ = SAMPLE_RATE / FFT
 HIGHEST_HZ = SAMPLE_RATE // 2
-POWER = 0.25  # of the curve from amplitudes to grey values
-FEWEST_COLUMNS = FFT // 2 // HOP + 2  # as torch: what is mirrored at an end has to be there
-MOST_COLUMNS = 12000  # two minutes, which take about 0.6 GB
+POWER = 0.25  # exponent of the curve from amplitudes to grey values
+FEWEST_COLUMNS = FFT // 2 // HOP + 2  # torch's limit: the samples mirrored at an end must exist
+MOST_COLUMNS = 12000  # two minutes, about 0.6 GB of memory
 
 TAG_STEREO, TAG_BANDS, TAG_LOW, TAG_HIGH, TAG_LARGEST = 11005, 11040, 11050, 11060, 11080
 CONSTANTS = {11000: SAMPLE_RATE, 11010: 10, 11020: 100, 11030: 400, 11070: POWER}
-TRIPLE = {11007: 0}  # three rows in a pixel's colours, which later versions of Riffusion can do: not read here
+TRIPLE = {11007: 0}  # later Riffusion can put three rows into a pixel's colours: not supported here
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """The rows of a spectrogram: how many mel bands, between which frequencies, and whether in one channel or two.
+    """The rows of a spectrogram: mel bands, lowest and highest frequency in Hz, mono or stereo.
 
-    The defaults are those of riffusion-model-v1. Raises RequestError for what no spectrogram has.
+    The defaults are those of riffusion-model-v1. Raises RequestError for values out of range.
     """
 
     stereo: bool = False
@@ -46,7 +46,7 @@ class Parameters:
 
     @property
     def channels(self) -> int:
-        """1 or 2."""
+        """Number of channels, 1 or 2."""
         return 2 if self.stereo else 1
 
     @property
@@ -56,7 +56,7 @@ class Parameters:
 
 
 def exif_from_parameters(parameters: Parameters, largest: float) -> dict[int, Any]:
-    """The tags that Riffusion writes: the parameters, and the amplitude (of 16-bit samples) that is drawn black."""
+    """The EXIF tags that Riffusion writes: the parameters, and the amplitude of a black pixel (of 16-bit samples)."""
     return {
         **CONSTANTS,
         TAG_STEREO: int(parameters.stereo),
@@ -68,15 +68,15 @@ def exif_from_parameters(parameters: Parameters, largest: float) -> dict[int, An
 
 
 def parameters_from_exif(exif: Mapping[int, Any]) -> Parameters | None:
-    """The parameters in a picture's tags, or None where it has none.
+    """The parameters in a picture's EXIF tags; None if there are none.
 
-    Raises RequestError for tags of another sample rate, window or curve, and for values that make no sense.
+    Raises RequestError for another sample rate, window or curve, and for values out of range.
     """
     if TAG_BANDS not in exif:
         return None
     for tag, expected in (CONSTANTS | TRIPLE).items():
         if (got := exif.get(tag, expected)) != expected:
-            raise RequestError(f"picture: EXIF tag {tag} is {got!r}, expected {expected}, which is all that is read")
+            raise RequestError(f"picture: EXIF tag {tag} is {got!r}, expected {expected}, the only supported value")
     return Parameters(
         stereo=bool(exif.get(TAG_STEREO, 0)),
         bands=exif[TAG_BANDS],

@@ -1,7 +1,7 @@
-"""Amplitudes to the pixels of a Riffusion spectrogram, and back: dark is loud, high is high, time goes right.
+"""Amplitudes to the pixels of a Riffusion spectrogram, and back: loud is dark, time runs right, frequency runs up.
 
-All as riffusion 0.0.5's image_util: the red channel of a mono picture is read; a stereo picture has left in green and
-right in blue.
+As riffusion 0.0.5's image_util: a mono picture is read from its red channel; a stereo picture has the left channel in
+green and the right one in blue.
 """
 
 from __future__ import annotations
@@ -22,31 +22,32 @@ BLACK = 30e6  # the amplitude of a black pixel; any other gives the same sound
 
 
 def picture_from_amplitudes(amplitudes: Array) -> Image:
-    """The RGB picture of (channels, columns, bands), one channel or two: the fourth root of their share of the largest.
+    """The RGB picture of amplitudes (channels, columns, bands), one channel or two.
 
-    Grey values are cut, not rounded. Silence is white.
+    Darkness is the fourth root of amplitude / largest amplitude. Grey values are truncated, not rounded. Silence is
+    white.
     """
     from PIL import Image
 
-    shares = amplitudes / (amplitudes.max() or 1)
-    grey = (255 - 255 * shares**POWER).astype(np.uint8).transpose(0, 2, 1)[:, ::-1]
+    relative = amplitudes / (amplitudes.max() or 1)
+    grey = (255 - 255 * relative**POWER).astype(np.uint8).transpose(0, 2, 1)[:, ::-1]
     planes = (grey[0], grey[0], grey[0]) if len(grey) == 1 else (np.zeros_like(grey[0]), grey[0], grey[1])
     return Image.fromarray(np.stack(planes, axis=-1))
 
 
 def joined(pictures: Sequence[Image]) -> Image:
-    """One RGB picture of several of one height, side by side: heard as a whole, its sound goes on across the seams."""
+    """RGB pictures of equal height side by side, as one: the phases of its sound continue across the seams."""
     from PIL import Image
 
     return Image.fromarray(np.concatenate([np.asarray(picture.convert("RGB")) for picture in pictures], axis=1))
 
 
 def check_columns(columns: int) -> None:
-    """Raises RequestError for a picture that is too narrow or too wide to be heard."""
+    """Raises RequestError for a picture that is too narrow or too wide to make a sound of."""
     if not FEWEST_COLUMNS <= columns <= MOST_COLUMNS:
         raise RequestError(
             f"picture: got {columns} columns of 10 ms, expected {FEWEST_COLUMNS} to {MOST_COLUMNS}; "
-            "cut it, or draw a wider one"
+            "crop it, or make a wider one"
         )
 
 
@@ -57,8 +58,8 @@ def amplitudes_from_picture(image: Image, parameters: Parameters) -> Array:
     """
     if image.height != parameters.bands:
         raise RequestError(
-            f"picture: got {image.height} rows, expected {parameters.bands}, one a band of frequencies; "
-            f"--bands {image.height} reads it as so many"
+            f"picture: got {image.height} rows, expected {parameters.bands}, one per mel band; use --bands "
+            f"{image.height} if the picture has that many"
         )
     check_columns(image.width)
     pixels = np.asarray(image, np.float32)[::-1].transpose(2, 1, 0)

@@ -1,7 +1,7 @@
 """Short-time Fourier transforms, as torch.stft and torch.istft compute them for a Riffusion spectrogram.
 
-A window is a quarter of the FFT's length. It stands at the start of the padding here and not in its middle: that turns
-every bin by an angle of its own, which amplitudes do not see, and spares three quarters of the memory.
+A window is a quarter of the FFT's length. Here it is at the start of the zero padding, not in its middle as in torch:
+that rotates the phase of every bin, leaves amplitudes unchanged, and needs a quarter of the memory.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from latentrt.tensors import Array
 
 HANN = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(WINDOW) / WINDOW)).astype(np.float32)
 CENTRE = WINDOW // 2
-CHUNK = 32  # frames transformed at once; more would leave a processor's cache
+CHUNK = 32  # frames transformed at once; more would not fit into a processor's cache
 
 
 def chunks(frames: int) -> Iterator[slice]:
@@ -24,24 +24,24 @@ def chunks(frames: int) -> Iterator[slice]:
 
 
 def windows_of(signal: Array) -> Array:
-    """A view of the samples around every HOP-th of `signal`, mirrored at its ends: (1 + samples // HOP, WINDOW)."""
+    """The windows around every HOP-th sample, a view, mirrored at the ends: (1 + samples // HOP, WINDOW)."""
     return np.lib.stride_tricks.sliding_window_view(np.pad(signal, CENTRE, mode="reflect"), WINDOW)[::HOP]
 
 
 def spectra(windows: Array, bins: int) -> Array:
-    """The first `bins` of the transforms of windows (frames, WINDOW): (frames, bins) complex64."""
-    # NumPy before 2.0 answers in complex128.
+    """The first `bins` bins of the transforms of windows (frames, WINDOW): (frames, bins) complex64."""
+    # NumPy before 2.0 returns complex128.
     return np.fft.rfft(windows * HANN, FFT)[:, :bins].astype(np.complex64, copy=False)
 
 
 def amplitudes(signal: Array, bins: int) -> Array:
-    """The amplitudes of `signal`, a column every HOP samples: (frames, bins) float32."""
+    """The amplitudes of `signal`, one frame per HOP samples: (frames, bins) float32."""
     windows = windows_of(signal.astype(np.float32, copy=False))
     return np.concatenate([np.abs(spectra(windows[chunk], bins)) for chunk in chunks(len(windows))])
 
 
 class OverlapAdd:
-    """A signal put together from the spectra of its windows, chunk after chunk."""
+    """The overlap-add method: a signal from the spectra of its windows, added chunk by chunk."""
 
     def __init__(self, frames: int) -> None:
         self._blocks = np.zeros((frames + WINDOW // HOP - 1, HOP), np.float32)
@@ -55,11 +55,11 @@ class OverlapAdd:
 
     def _add(self, blocks: Array, chunk: slice, windows: Array) -> None:
         parts = windows.reshape(len(windows), -1, HOP)
-        for place in range(WINDOW // HOP):
-            blocks[chunk.start + place : chunk.stop + place] += parts[:, place]
+        for index in range(WINDOW // HOP):
+            blocks[chunk.start + index : chunk.stop + index] += parts[:, index]
 
     def signal(self) -> Array:
-        """The sum, (HOP * (frames - 1),) float32, with the windows' weight divided out; starts again from 0."""
+        """The sum, (HOP * (frames - 1),) float32, divided by the windows' weight; resets the sum to 0."""
         inside = slice(CENTRE, -CENTRE)
         total: Array = self._blocks.reshape(-1)[inside] / self._norm.reshape(-1)[inside]
         self._blocks[:] = 0

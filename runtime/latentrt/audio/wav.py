@@ -16,10 +16,10 @@ CONVERT = f"convert it with `ffmpeg -i IN -ar {SAMPLE_RATE} -ac 2 -c:a pcm_s16le
 
 
 def read_wav(path: Path) -> Array:
-    """The samples of a WAV file, (samples, channels) float32 in units of 16 bits, whatever bits it has.
+    """The samples of a WAV file, (samples, channels) float32, scaled as 16-bit integers.
 
-    Raises RequestError for a file that is damaged, of another rate than 44.1 kHz, not of 16, 24 or 32 bit integers, of
-    more than two channels, or too short or too long for a spectrogram.
+    Raises RequestError for a file that is damaged, has another rate than 44.1 kHz, other samples than 16, 24 or 32 bit
+    integers, or more than two channels, or is too short or too long for a spectrogram.
     """
     try:
         with wave.open(str(path), "rb") as file:
@@ -36,7 +36,7 @@ def read_wav(path: Path) -> Array:
 
 
 def check(path: Path, parameters: wave._wave_params) -> None:
-    """Raises RequestError for a file whose sound no spectrogram can be made of."""
+    """Raises RequestError for a file whose sound cannot become a spectrogram."""
     if parameters.framerate != SAMPLE_RATE:
         raise RequestError(f"{path}: got {parameters.framerate} Hz, expected {SAMPLE_RATE}; {CONVERT}")
     if parameters.sampwidth not in (2, 3, 4) or parameters.nchannels > 2:
@@ -44,22 +44,22 @@ def check(path: Path, parameters: wave._wave_params) -> None:
         raise RequestError(f"{path}: got {got}, expected 16, 24 or 32 bits in 1 or 2; {CONVERT}")
     shortest, longest = FFT // 2 + 1, (MOST_COLUMNS - 1) * HOP
     if not shortest <= parameters.nframes <= longest:
-        given, least, most = (frames / SAMPLE_RATE for frames in (parameters.nframes, shortest, longest))
+        seconds, least, most = (frames / SAMPLE_RATE for frames in (parameters.nframes, shortest, longest))
         raise RequestError(
-            f"{path}: got {given:.2f} s of sound, expected {least:.2f} to {most:.0f} s; "
+            f"{path}: got {seconds:.2f} s of sound, expected {least:.2f} to {most:.0f} s; "
             "cut it with `ffmpeg -ss START -t SECONDS -i IN OUT.wav`"
         )
 
 
 def samples_of(data: bytes, width: int) -> Array:
-    """Little-endian integers of 2, 3 or 4 bytes as float32 in units of 16 bits."""
+    """Little-endian integers of `width` bytes, 2 to 4, as float32, scaled as 16-bit integers."""
     wide = np.zeros((len(data) // width, 4), np.uint8)
     wide[:, 4 - width :] = np.frombuffer(data, np.uint8).reshape(-1, width)
     return (wide.view("<i4")[:, 0] / 65536).astype(np.float32)
 
 
 def write_wav(path: Path, samples: Array) -> None:
-    """Writes int16 samples (samples, channels) at 44.1 kHz, whole or not at all. Raises OutputError."""
+    """Writes int16 samples (samples, channels) at 44.1 kHz, whole or not at all. Raises OutputError if it cannot."""
     with output_file(path) as temporary, wave.open(str(temporary), "wb") as file:
         file.setnchannels(samples.shape[1])
         file.setsampwidth(2)

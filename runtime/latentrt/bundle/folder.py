@@ -1,7 +1,7 @@
-"""A bundle on disk: nothing in it reaches an engine before its path, size and hash are known to be right.
+"""A bundle on disk: path, size and hash of every file are checked before an engine reads it.
 
-Symbolic links are refused. Hard links are not: package installers make them (uv does by default), and the hash
-already says that the bytes are the right ones.
+Symbolic links are refused. Hard links are allowed: package installers make them (uv does by default), and the hash
+checks their content.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ REMEDY = "copy the bundle again or export it anew with `latentrt export`"
 
 @dataclass(frozen=True)
 class Bundle:
-    """A folder and what its manifest says of it. verified: whether files are hashed before anything reads them."""
+    """A bundle's folder and its manifest. sha256: of bundle.json. verified: True if all files' hashes were checked."""
 
     folder: Path
     manifest: Manifest
@@ -44,7 +44,7 @@ class Bundle:
 
 
 def open_bundle(folder: Path, *, verify: bool = True) -> Bundle:
-    """Returns the bundle in `folder` once every file it lists has the size and, if `verify`, the hash it should have.
+    """Returns the bundle in `folder`, with the sizes of its files checked and, if `verify`, their hashes.
 
     Raises BundleError that names the file, what was got and what was expected, and what to do.
     """
@@ -63,7 +63,7 @@ def open_bundle(folder: Path, *, verify: bool = True) -> Bundle:
 
 
 def parsed(folder: Path, content: bytes, *, edited: bool = False) -> Manifest:
-    """What the content of a bundle's manifest says. edited: whatever hash it has of itself. Raises BundleError."""
+    """The manifest in the content of bundle.json. edited: skip the check of its own hash. Raises BundleError."""
     try:
         if not edited and has_hash(content):
             check(content)
@@ -75,7 +75,7 @@ def parsed(folder: Path, content: bytes, *, edited: bool = False) -> Manifest:
 
 
 def read_manifest(folder: Path) -> bytes:
-    """The bytes of bundle.json, refused when it is missing, a link, or far too large."""
+    """The bytes of bundle.json. Raises BundleError if it is missing, a link, or far too large."""
     path = confined(folder, MANIFEST)
     if not path.is_file():
         raise BundleError(f"{path}: missing, so this is no bundle; make one with `latentrt export`")
@@ -87,10 +87,10 @@ def read_manifest(folder: Path) -> bytes:
 
 
 def confined(folder: Path, file: str) -> Path:
-    """The path of `file` in `folder`. Raises BundleError unless it is relative, plain, and free of links on the way."""
+    """The path of `file` in `folder`. Raises BundleError unless it is relative, without "..", and free of links."""
     parts = file.split("/")
-    odd = "\\" in file or ":" in parts[0] or not file.isprintable()  # a drive, NUL, half a surrogate pair
-    if odd or any(part in ("", ".", "..") for part in parts):
+    unsafe = "\\" in file or ":" in parts[0] or not file.isprintable()  # a drive, NUL, half a surrogate pair
+    if unsafe or any(part in ("", ".", "..") for part in parts):
         raise BundleError(f"{folder / MANIFEST}: got the path {file!r}, expected one inside the bundle; {REMEDY}")
     path = folder
     for part in parts:
@@ -103,7 +103,7 @@ def confined(folder: Path, file: str) -> Path:
 
 
 def check_files(folder: Path, manifest: Manifest) -> None:
-    """Raises BundleError unless every listed file is in the folder and of its size."""
+    """Raises BundleError unless every listed file is in the folder and has its recorded size."""
     for file, record in manifest.files.items():
         check_size(confined(folder, file), record)
 
@@ -120,7 +120,7 @@ def check_size(path: Path, record: FileRecord) -> None:
 
 def check_hashes(folder: Path, manifest: Manifest) -> None:
     """Raises BundleError for the first listed file whose SHA-256 differs."""
-    with ThreadPoolExecutor() as pool:  # hashlib lets go of the interpreter's lock
+    with ThreadPoolExecutor() as pool:  # hashlib releases the interpreter's lock
         digests = pool.map(lambda file: sha256_of(folder / file), manifest.files)
         for (file, record), digest in zip(manifest.files.items(), digests, strict=True):
             if digest != record.sha256:
@@ -128,7 +128,7 @@ def check_hashes(folder: Path, manifest: Manifest) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal, read a piece at a time."""
+    """The file's SHA-256 in hexadecimal, read in pieces."""
     digest = hashlib.sha256()
     with reading(path), path.open("rb", buffering=0) as file:
         while piece := file.read(1 << 20):
@@ -138,7 +138,7 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Raises BundleError where the system cannot read `path`: missing, no permission, a bad disk."""
+    """Turns system errors in the block into a BundleError about `path`: missing, no permission, a bad disk."""
     try:
         yield
     except OSError as error:
@@ -146,10 +146,10 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def record_files(folder: Path, files: Iterable[str]) -> dict[str, FileRecord]:
-    """What each of `files` in `folder` measures to now, in the order given."""
+    """The current size and hash of each of `files` in `folder`, in the same order."""
     return {file: FileRecord((folder / file).stat().st_size, sha256_of(folder / file)) for file in files}
 
 
 def save_manifest(folder: Path, manifest: Manifest) -> None:
     """Writes bundle.json into a folder that `atomic.new_folder` will put in place."""
-    (folder / MANIFEST).write_bytes(write(manifest).encode())  # as it is on every system: it has its own hash
+    (folder / MANIFEST).write_bytes(write(manifest).encode())  # bytes: other line endings would break its own hash

@@ -1,6 +1,6 @@
-"""Manifests of format 1, in which names of components and inputs stood for what format 2 says in data.
+"""Manifests of format 1, which gives roles and sources by the names of components and inputs; format 2 states them.
 
-The prefixes of names are known here alone: `control_NAME`, `hint_NAME`, `adapter_NAME`, `image_kv_NAME`.
+Only this module knows the prefixes of names: `control_NAME`, `hint_NAME`, `adapter_NAME`, `image_kv_NAME`.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class Manifest1:
 
 
 def manifest_of(document: Any) -> Manifest:
-    """Returns the manifest of a document of format 1. Raises TypedError that names the place where it is none."""
+    """Returns the manifest in a JSON document of format 1. Raises TypedError that names the wrong place."""
     old = parse(Manifest1, document)
     return Manifest(
         format=FORMAT,
@@ -134,7 +134,7 @@ def component_of(name: str, old: Component1, manifest: Manifest1) -> Component:
 
 
 def role_of(name: str, old: Component1) -> tuple[Role, tuple[str, ...]]:
-    """The role of a component by its name, and the names of the controls that it serves."""
+    """The role of a component, from its name, and the names of the controls that it serves."""
     for prefix, role in PREFIXES.items():
         if name.startswith(prefix):
             return role, (name.removeprefix(prefix),)

@@ -1,4 +1,4 @@
-"""bundle.json as frozen dataclasses: all that a device has to know about a model. `manifest_json` reads it."""
+"""bundle.json as frozen dataclasses: everything the runtime needs to know about a model. `manifest_json` reads it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Component:
 
 @dataclass(frozen=True)
 class Text:
-    """How prompts are encoded.
+    """The encoding of prompts.
 
     layers: the highest value of the encoders' input `clip_skip`. encoders: the components that take the tokens; their
     contexts are concatenated along the width. pads: the id of the padding token of encoders where it is not the
@@ -100,12 +100,12 @@ class Latents:
         return self.factor * self.multiple
 
     def for_vae(self, latents: Array) -> Array:
-        """Latents of unit variance as the VAE's decoder takes them."""
+        """The input of the VAE's decoder, from unit-variance latents."""
         unscaled: Array = latents / self.scaling
         return unscaled + latents.dtype.type(self.shift) if self.shift else unscaled
 
     def from_vae(self, mean: Array) -> Array:
-        """Latents of unit variance from those of the VAE's encoder."""
+        """Unit-variance latents, from those of the VAE's encoder."""
         centred = mean - mean.dtype.type(self.shift) if self.shift else mean
         scaled: Array = centred * mean.dtype.type(self.scaling)
         return scaled
@@ -231,12 +231,12 @@ class Manifest:
 
     @property
     def embeds_guidance(self) -> bool:
-        """Whether the guidance scale is an input of a model distilled with it; it then has no negative prompt."""
+        """True if the guidance scale is an input, as in distilled models, which have no negative prompt."""
         return GUIDANCE in self.request_values
 
     @property
     def controls(self) -> dict[str, str]:
-        """The component that is given a control's image, by the control's name."""
+        """The component that takes a control's image, by the control's name."""
         return {
             control: name
             for role in IMAGE_ROLES

@@ -1,6 +1,6 @@
-"""The hash that bundle.json carries of itself, as its last key: whatever else differs from what was written is found.
+"""The hash of bundle.json inside bundle.json, as its last key: any change of the file is found.
 
-It is the SHA-256 of the file's own bytes with zeros for the digits of this hash.
+It is the SHA-256 of the file's bytes with zeros for the digits of the hash itself.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from latentrt.storage.json_codec import TypedError
 
 KEY = "sha256"
 ZEROS = "0" * 64
-# Where it stands: nothing but this ends a sealed file.
+# The hash's digits, at the end of a sealed file.
 END = re.compile(rb'(?<=\n  "sha256": ")[0-9a-f]{64}(?="\n}\n\Z)')
 
 
 def sealed(text: str) -> str:
-    """The text with the digits of its hash, which ends in zeros where they belong."""
+    """The text, which ends with zeros for its hash, with the hash's digits in their place."""
     content = text.encode()
     return END.sub(digest(content).encode(), content).decode()
 
 
 def has_hash(content: bytes) -> bool:
-    """Whether a file says what its own hash is, rightly or not."""
+    """True if the content states its own hash, right or wrong."""
     try:
         document = json.loads(content)
     except (ValueError, RecursionError):
@@ -33,7 +33,7 @@ def has_hash(content: bytes) -> bool:
 
 
 def check(content: bytes) -> None:
-    """Raises TypedError for content that does not have its own hash."""
+    """Raises TypedError unless the content states its own hash rightly."""
     if is_sealed(content):
         return
     if is_sealed(unix(content)):
@@ -42,7 +42,7 @@ def check(content: bytes) -> None:
             "on the bundle"
         )
     found = END.search(content)
-    got = found[0].decode() if found else "it in another form than it is written"
+    got = found[0].decode() if found else "it in another layout"
     raise TypedError(
         f".{KEY}: got {got}, expected the file's own hash, {digest(content)}: it was damaged, or edited by hand; if "
         "that was you, run `latentrt upgrade --edited` on the bundle"
@@ -50,16 +50,16 @@ def check(content: bytes) -> None:
 
 
 def is_sealed(content: bytes) -> bool:
-    """Whether the content has its own hash."""
+    """True if the content ends with its own hash."""
     found = END.search(content)
     return found is not None and found[0] == digest(content).encode()
 
 
 def unix(content: bytes) -> bytes:
-    """The content with the line endings that it is written with."""
+    """The content with Unix line endings, as it is written."""
     return content.replace(b"\r\n", b"\n")
 
 
 def digest(content: bytes) -> str:
-    """The hash, in hexadecimal; of content that does not end in one, of all of it."""
+    """The hash in hexadecimal; for content without a hash at its end, the SHA-256 of all of it."""
     return hashlib.sha256(END.sub(ZEROS.encode(), content)).hexdigest()

@@ -1,4 +1,4 @@
-"""bundle.json read and written: format 2 as it is, format 1 through `format1`. Every value is checked on reading."""
+"""Reading and writing of bundle.json: format 2 directly, format 1 by `format1`. Every value is checked on reading."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from latentrt.tensors import TensorSpec, split_axis
 
 DTYPES = ("float16", "float32", "int64")
 LARGEST_ID = 2**31 - 1
-# Keys that are left out at their default.
+# Keys that are not written if they have their default.
 OMITTED = (
     *("sources", "controls", "quantization", "encoders", "pads", "zero_negative", "unread", "embeddings"),
     *("name", "values", "extra_channels", "classes", "names", "multiple", "lora_weights"),
@@ -24,9 +24,9 @@ OMITTED = (
 
 
 def read(text: str | bytes) -> Manifest:
-    """Returns the manifest in `text`, of format 2 or 1. Its own hash is not checked: see `manifest_hash`.
+    """Returns the manifest in `text`, of format 2 or 1, without a check of its own hash (see `manifest_hash`).
 
-    Raises TypedError that names the place and what was expected there.
+    Raises TypedError that names the place and the expected value.
     """
     document = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_unique)
     if isinstance(document, dict):
@@ -48,12 +48,14 @@ def read(text: str | bytes) -> Manifest:
         if file not in manifest.files:
             raise TypedError(f".files: {file} is used but not listed")
     if len(manifest.latents.to_rgb) != manifest.latents.channels + 1:
-        raise TypedError(f".latents.to_rgb: got {len(manifest.latents.to_rgb)} rows, expected one a channel and one")
+        raise TypedError(
+            f".latents.to_rgb: got {len(manifest.latents.to_rgb)} rows, expected one per channel and one more"
+        )
     return manifest
 
 
 def write(manifest: Manifest) -> str:
-    """Returns the manifest as JSON: stable order, two-space indent, its own hash and a line break at the end."""
+    """Returns the manifest as JSON: fixed order of keys, two-space indent, its own hash and a line break at the end."""
     document = plain(manifest, OMITTED) | {KEY: ZEROS}
     return sealed(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
@@ -89,7 +91,7 @@ def _check_counts(manifest: Manifest) -> None:
     if (manifest.text is None) != (manifest.tokenizer is None):
         raise TypedError(".tokenizer: got one of text and tokenizer, expected both or none")
     if latents.patch_size != 1:
-        raise TypedError(f".latents.patch_size: got {latents.patch_size}, this version of latentrt knows 1 only")
+        raise TypedError(f".latents.patch_size: got {latents.patch_size}, this version of latentrt supports only 1")
     if latents.scaling == 0:
         raise TypedError(".latents.scaling: got 0, expected another number")
 
@@ -109,9 +111,9 @@ def _check_spec(spec: TensorSpec, where: str) -> None:
 
 
 def _check_sources(manifest: Manifest) -> None:
-    """Raises TypedError unless every denoiser and hoisted graph says how it is fed.
+    """Raises TypedError unless every input of denoisers and hoisted graphs has a valid source.
 
-    A bundle of some components alone can be built and checked; `latentrt.load` asks for all of them.
+    A bundle with only some components is valid here; `latentrt.load` requires all of them.
     """
     fed = manifest.of_role("denoiser") | manifest.hoisted
     for name, component in fed.items():

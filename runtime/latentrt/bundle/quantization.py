@@ -1,4 +1,4 @@
-"""What of a graph computes in INT8, and what that costs: the figures that a quantized component carries with it."""
+"""Figures of a quantized component in bundle.json: the layers in INT8, and the loss of quality."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dataclasses import dataclass
 class LayerLoss:
     """One layer of the graph.
 
-    macs: its multiply-adds for one image. reason: why it computes in float; None if it computes in INT8.
-    snr_db: of its output in the quantized graph against the float graph's; None when nothing differed.
+    macs: multiply-adds for one image. reason: the reason for computing in float; None in INT8. snr_db: signal-to-noise
+    ratio of its output in the quantized graph, relative to the float graph; None without difference.
     """
 
     name: str
@@ -22,11 +22,11 @@ class LayerLoss:
 
 @dataclass(frozen=True)
 class PictureLoss:
-    """How far final pictures are from the float bundle's, for the same prompts, seeds and settings.
+    """Loss of final pictures relative to the float bundle's, for the same prompts, seeds and settings.
 
-    psnr_db: the mean over the pictures that differ. worst_psnr_db: the lowest. Both are None when none differs.
-    ssim, worst_ssim: the mean and the lowest over all. latents_error: after each step, the mean over the pictures of
-    the latents' relative error.
+    psnr_db: mean over the pictures that differ. worst_psnr_db: the lowest. Both are None if no picture differs. ssim,
+    worst_ssim: mean and lowest over all pictures. latents_error: the latents' relative error after each step, mean over
+    all pictures.
     """
 
     pictures: int
@@ -39,12 +39,12 @@ class PictureLoss:
 
 @dataclass(frozen=True)
 class Quantization:
-    """How a component was quantized.
+    """Record of a component's quantization.
 
-    target: whose placement of quantizers the graph has. source: the SHA-256 of the float bundle's manifest.
-    settings: those of the calibration, by name. macs: multiply-adds of the whole graph for one image, attention's
-    products included. bytes_before: of the float graph and its weights. loss: of the bundle's pictures; a VAE decoder's
-    own, of pictures decoded from the same latents.
+    target: the kind of engine that the Q/DQ nodes are placed for. source: SHA-256 of the float bundle's manifest.
+    settings: of the calibration, by name. macs: multiply-adds of the whole graph for one image, attention's products
+    included. bytes_before: of the float graph and its weights. loss: of the bundle's pictures; for a VAE decoder, of
+    pictures decoded from the same latents.
     """
 
     target: str
@@ -57,12 +57,12 @@ class Quantization:
 
     @property
     def share_of_layers(self) -> float:
-        """The share of the layers' multiply-adds that are INT8, 0 to 1."""
+        """Multiply-adds in INT8, as a share of the layers' multiply-adds, 0 to 1."""
         return int8_macs(self.layers) / max(1, sum(layer.macs for layer in self.layers))
 
     @property
     def share_of_graph(self) -> float:
-        """The share of all the graph's multiply-adds that are INT8, 0 to 1."""
+        """Multiply-adds in INT8, as a share of all multiply-adds of the graph, 0 to 1."""
         return int8_macs(self.layers) / max(1, self.macs)
 
 

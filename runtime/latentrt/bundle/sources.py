@@ -1,4 +1,4 @@
-"""Roles of components, and sources of their inputs: data that says how a model is fed."""
+"""Roles of components, and sources of their inputs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Role = Literal[
     "t2i_adapter",
     "image_encoder",
 ]
-# Roles of components that serve images which control a picture, and of those that are given such an image.
+# Roles of components that serve control images, and of those that take the image itself.
 CONTROL_ROLES: tuple[Role, ...] = ("controlnet_hint", "controlnet", "t2i_adapter", "image_encoder")
 IMAGE_ROLES: tuple[Role, ...] = ("controlnet_hint", "t2i_adapter", "image_encoder")
 
@@ -76,7 +76,7 @@ class InputSource:
 
 
 def per_of(sources: tuple[InputSource, ...]) -> tuple[Per, ...]:
-    """What the outputs of a graph depend on whose inputs have these sources: the run where it is nothing narrower."""
+    """The `per` of a graph's outputs, from the sources of its inputs; the run if it is nothing narrower."""
     order: tuple[Per, ...] = ("prompt", "step", "row")
     found = {per for source in sources for per in source.per}
     return tuple(per for per in order if per in found) or ("run",)
@@ -107,7 +107,7 @@ def component_source(name: str, *inputs: InputSource) -> InputSource:
 
 
 def control_source(role: Role) -> InputSource:
-    """The source of an input that takes what the controls of a role make: ControlNets at every step, others once."""
+    """The source of an input that takes the outputs of a role's controls: per step for ControlNets, else per run."""
     return InputSource("control", ("step", "row") if role == "controlnet" else ("run", "row"), role)
 
 

@@ -1,4 +1,4 @@
-"""Bundles of earlier versions: bundle.json is rewritten in the newest format, with its own hash."""
+"""Upgrade of a bundle: bundle.json is rewritten in the newest format, with its own hash."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ def unchanged(_folder: Path, manifest: Manifest) -> Manifest:
 def upgrade(
     folder: Path, *, edited: bool = False, amend: Callable[[Path, Manifest], Manifest] = unchanged
 ) -> tuple[Bundle, bool]:
-    """Writes the bundle's manifest anew, once every file is as it says; returns the bundle, and whether it changed.
+    """Checks all files, rewrites the bundle's manifest, and returns the bundle and True if the manifest changed.
 
-    edited: whatever hash it has of itself. amend: adds files to the folder, and returns the manifest with them. Raises
-    BundleError for a damaged bundle, OutputError where it cannot be written; then its manifest stays as it was.
+    edited: skip the check of the manifest's own hash. amend: a function that adds files to the folder and returns the
+    manifest with them. Raises BundleError for a damaged bundle, OutputError if it cannot be written; then the manifest
+    stays unchanged.
     """
     before = read_manifest(folder)
     manifest = parsed(folder, unix(before), edited=edited)
@@ -53,7 +54,7 @@ def upgrade(
 
 
 def amended(folder: Path, manifest: Manifest, amend: Callable[[Path, Manifest], Manifest]) -> Manifest:
-    """The manifest after `amend`. Raises OutputError where the folder cannot be written."""
+    """The manifest after `amend`. Raises OutputError if the folder cannot be written."""
     try:
         return amend(folder, manifest)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""`latentrt audio`: a spectrogram or a prompt becomes a sound, and a sound a spectrogram."""
+"""`latentrt audio`: sound from a spectrogram or a prompt, and spectrograms from sound."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from latentrt.cli.grouped import GroupedCommand
 from latentrt.cli.output import as_json, echo, print_json, progress_bar
 from latentrt.errors import OutputError, RequestError
 from latentrt.validate import whole
@@ -20,10 +21,17 @@ if TYPE_CHECKING:
 
 MOST_CLIPS = 500
 SOUND, PICTURES = ".wav", (".png", ".jpg", ".jpeg", ".webp")
+GROUPS = {
+    "Most used": ("out", "bundle", "seed"),
+    "Spectrogram": ("stereo", "bands", "hz", "iterations"),
+    "With --bundle": (
+        *("clips", "to_prompt", "to_seed", "columns", "negative", "steps", "guidance", "init", "strength", "engine"),
+    ),
+}
 
 
 def hertz_of(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    """The two frequencies of "0,10000"."""
+    """The lowest and the highest frequency from "0,10000"."""
     if value is None:
         return None
     low, _, high = value.partition(",")
@@ -32,25 +40,43 @@ def hertz_of(_context: click.Context, _option: click.Parameter, value: str | Non
     return int(low), int(high)
 
 
-@click.command()
+@click.command(cls=GroupedCommand, groups=GROUPS)
 @click.argument("source")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file to write.")
-@click.option("--stereo", is_flag=True, default=None, help="Left in green, right in blue.")
-@click.option("--bands", type=int, help="Rows of the picture.  [default: 512]")
-@click.option("--hz", callback=hertz_of, metavar="LOW,HIGH", help="Frequencies of the rows.  [default: 0,10000]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the picture and the first phases.")
-@click.option("--iterations", type=int, default=32, show_default=True, help="Of Griffin and Lim's algorithm.")
-@click.option("--bundle", metavar="DIR", help="Take SOURCE for a prompt: this model paints the spectrogram.")
-@click.option("--clips", type=int, default=1, show_default=True, help="How many pictures, joined to one sound.")
-@click.option("--to-prompt", metavar="TEXT", help="What the last clip shows; those between, mixtures.")
-@click.option("--to-seed", type=int, help="The last clip's seed.")
-@click.option("--columns", type=int, help="Of a clip, 10 ms each.  [default: the bundle's width]")
-@click.option("--negative", default="", metavar="TEXT", help="What should not be heard.")
-@click.option("--steps", type=int, help="How many denoising steps.")
-@click.option("--guidance", type=float, help="How much the prompt counts.")
-@click.option("--init", metavar="IMG", help="A spectrogram that every clip starts from.")
-@click.option("--strength", type=float, metavar="F", help="Share of the steps taken from there.  [default: 0.8]")
-@click.option("--engine", default="auto", metavar="NAME", show_default=True, help="What runs the graphs.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    required=True,
+    help="File to write: a sound (.wav), or a spectrogram (.png).",
+)
+@click.option("--stereo", is_flag=True, default=None, help="Two channels: left in green, right in blue.")
+@click.option("--bands", type=int, metavar="N", help="Mel bands, one per row of the picture.  [default: 512]")
+@click.option(
+    "--hz", callback=hertz_of, metavar="LOW,HIGH", help="Lowest and highest frequency in Hz.  [default: 0,10000]"
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sound's phases and of the pictures.")
+@click.option(
+    "--iterations", type=int, metavar="N", default=32, show_default=True, help="Iterations of Griffin-Lim's algorithm."
+)
+@click.option(
+    "--bundle", metavar="DIR", help="Bundle that generates the spectrogram of a prompt: a folder, or a built-in model."
+)
+@click.option("--clips", type=int, metavar="N", default=1, show_default=True, help="Pictures, joined to one sound.")
+@click.option("--to-prompt", metavar="TEXT", help="Prompt of the last clip; prompts between are blended.")
+@click.option("--to-seed", type=int, help="Seed of the last clip; noise between is interpolated.")
+@click.option("--columns", type=int, metavar="N", help="Columns of a clip, 10 ms each.  [default: the bundle's width]")
+@click.option("--negative", default="", metavar="TEXT", help="Negative prompt: sounds to avoid.")
+@click.option("--steps", type=int, metavar="N", help="Denoising steps.  [default: the bundle's]")
+@click.option("--guidance", type=float, metavar="G", help="Guidance scale; 1 is off.  [default: the bundle's]")
+@click.option("--init", metavar="IMG", help="Spectrogram that every clip starts from.")
+@click.option("--strength", type=float, metavar="F", help="Share of the steps taken from --init.  [default: 0.8]")
+@click.option(
+    "--engine",
+    default="auto",
+    metavar="NAME",
+    show_default=True,
+    help="Engine that runs the graphs; `latentrt doctor` lists them.",
+)
 @as_json
 def audio(
     source: str,
@@ -63,18 +89,29 @@ def audio(
     hz: tuple[int, int] | None,
     bundle: str | None,
     engine: str,
-    **painting: Any,
+    **request_options: Any,
 ) -> None:
-    """Make the sound of SOURCE, a spectrogram in a picture, or the spectrogram of SOURCE, a WAV file.
+    """Convert between sound and spectrogram pictures, as Riffusion does.
 
-    With --bundle SOURCE is a prompt, and the sound that of the picture painted for it. Parameters that a picture
-    carries in its EXIF hold unless they are given.
+    Without --bundle, SOURCE is a file; with --bundle, it is a prompt.
+
+    \b
+    Picture to sound: SOURCE is a .png, .jpg or .webp file, --out a .wav file.
+    Sound to picture: SOURCE is a .wav file, --out a .png file.
+    Prompt to sound: the bundle generates a spectrogram, --out is a .wav file.
+
+    \b
+    latentrt audio clip.png --out clip.wav
+    latentrt audio clip.wav --out clip.png --stereo
+    latentrt audio "jazz" --bundle riffusion --out jazz.wav
+
+    A picture's EXIF sets --stereo, --bands and --hz unless you give them. docs/audio.md says more.
     """
     options = {"stereo": stereo, "bands": bands, "hz": hz}
     suffix = Path(source).suffix.lower()
     if bundle is not None:
         check_out(out, SOUND)
-        picture, parameters = painted(source, bundle, engine, options, seed=seed, **painting)
+        picture, parameters = generated(source, bundle, engine, options, seed=seed, **request_options)
         report = play(picture, parameters, out, seed=seed, iterations=iterations)
     elif suffix == SOUND:
         check_out(out, ".png")
@@ -85,7 +122,7 @@ def audio(
         report = play(picture, parameters, out, seed=seed, iterations=iterations)
     else:
         kinds = f"a picture ({', '.join(PICTURES)}) or a {SOUND} file"
-        raise RequestError(f"got {source!r}, expected {kinds}; for a prompt, name a model with --bundle")
+        raise RequestError(f"got {source!r}, expected {kinds}; for a prompt, name a bundle with --bundle")
     if as_json:
         print_json(report)
     else:
@@ -93,55 +130,55 @@ def audio(
 
 
 def check_out(out: Path, suffix: str) -> None:
-    """Raises before anything is done where the result could not be written."""
+    """Raises RequestError for another suffix of --out, OutputError for a missing folder, before any work."""
     if out.suffix.lower() != suffix:
         raise RequestError(f"--out: got {out}, expected a name that ends in {suffix}")
     if not out.parent.is_dir():
         raise OutputError(f"--out: there is no folder {out.parent}; make it with `mkdir -p {out.parent}`")
 
 
-def chosen(base: Parameters, stereo: bool | None, bands: int | None, hz: tuple[int, int] | None) -> Parameters:
-    """`base` with what is given in its place."""
+def with_options(base: Parameters, stereo: bool | None, bands: int | None, hz: tuple[int, int] | None) -> Parameters:
+    """`base` with the options that were given."""
     low, high = hz or (None, None)
-    given: dict[str, Any] = {"stereo": stereo, "bands": bands, "low_hz": low, "high_hz": high}
-    return replace(base, **{name: value for name, value in given.items() if value is not None})
+    values: dict[str, Any] = {"stereo": stereo, "bands": bands, "low_hz": low, "high_hz": high}
+    return replace(base, **{name: value for name, value in values.items() if value is not None})
 
 
 def draw(source: Path, out: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """Writes the spectrogram of a WAV file; returns what `--json` prints."""
+    """Writes the spectrogram of a WAV file; returns the object that `--json` prints."""
     from latentrt.audio import picture_from_sound
     from latentrt.audio.parameters import Parameters
     from latentrt.audio.wav import read_wav
     from latentrt.images.pillow import write_image
 
-    parameters = chosen(Parameters(), **options)
+    parameters = with_options(Parameters(), **options)
     picture = picture_from_sound(read_wav(source), parameters)
     write_image(picture, out, format="PNG", exif=picture.getexif())
     return report(out, picture.width, parameters)
 
 
 def opened(source: str, options: dict[str, Any]) -> tuple[Image, Parameters]:
-    """The picture in a file, and what it says of itself."""
+    """The picture in a file, and its parameters from its EXIF and the options."""
     from latentrt.audio.parameters import Parameters, parameters_from_exif
     from latentrt.images.load import open_image
 
     picture = open_image("picture", source)
-    return picture, chosen(parameters_from_exif(picture.getexif()) or Parameters(), **options)
+    return picture, with_options(parameters_from_exif(picture.getexif()) or Parameters(), **options)
 
 
-def painted(
-    prompt: str, bundle: str, engine: str, options: dict[str, Any], **painting: Any
+def generated(
+    prompt: str, bundle: str, engine: str, options: dict[str, Any], **request_options: Any
 ) -> tuple[Image, Parameters]:
-    """The picture that a bundle paints for a prompt, its clips side by side."""
+    """The spectrogram that a bundle generates for a prompt, all clips side by side, and its parameters."""
     from latentrt.audio.parameters import Parameters
     from latentrt.audio.picture import check_columns, joined
     from latentrt.cli.generate import finished
     from latentrt.pipeline.load import load
 
-    parameters = chosen(Parameters(), **options)
-    wanted = clips_of(prompt, parameters.bands, **painting)
+    parameters = with_options(Parameters(), **options)
+    requests = clips_of(prompt, parameters.bands, **request_options)
     with load(bundle, engine=engine) as pipeline:
-        runs = [pipeline.steps(request) for request in wanted]  # all are checked before the first picture is made
+        runs = [pipeline.steps(request) for request in requests]  # all are checked before the first picture is made
         check_columns(sum(run.settings.width for run in runs))
         return joined([finished(run).images[0] for run in runs]), parameters
 
@@ -149,7 +186,7 @@ def painted(
 def clips_of(
     prompt: str, bands: int, columns: int | None, clips: int, to_prompt: str | None, to_seed: int | None, **options: Any
 ) -> list[Request]:
-    """A request a clip, of the first prompt and seed up to the last."""
+    """One request per clip, from the first prompt and seed to the last."""
     from latentrt.request.interpolation import between
     from latentrt.request.request import Request
 
@@ -163,7 +200,7 @@ def clips_of(
 
 
 def play(picture: Image, parameters: Parameters, out: Path, *, seed: int, iterations: int) -> dict[str, Any]:
-    """Writes the sound of a picture; returns what `--json` prints."""
+    """Writes the sound of a picture; returns the object that `--json` prints."""
     from latentrt.audio import sound_from_picture
     from latentrt.audio.wav import write_wav
 
@@ -174,7 +211,7 @@ def play(picture: Image, parameters: Parameters, out: Path, *, seed: int, iterat
 
 
 def report(out: Path, columns: int, parameters: Parameters) -> dict[str, Any]:
-    """What `--json` prints."""
+    """The object that `--json` prints."""
     from dataclasses import asdict
 
     return {"file": str(out), "columns": columns, "seconds": (columns - 1) / 100, **asdict(parameters)}

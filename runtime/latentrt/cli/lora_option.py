@@ -1,4 +1,4 @@
-"""The option --lora, which names a file and how much of it: FILE[:SCALE[:TEXT]]."""
+"""The option --lora, a file and its scales: FILE[:SCALE[:TEXT]]."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def lora_option(help: str, cls: type[click.Option] = click.Option) -> Callable[[Any], Any]:
-    """The option --lora, whose values the command gets as `loras`."""
+    """The option --lora; the command gets its values as `loras`."""
     return click.option(
         "--lora",
         "loras",
@@ -27,7 +27,7 @@ def lora_option(help: str, cls: type[click.Option] = click.Option) -> Callable[[
 
 
 def loras_of(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> list[Lora]:
-    """The files and their scales. Raises BadParameter for a scale that is no number, RequestError for a file twice."""
+    """The files and their scales. Raises BadParameter for an invalid scale, RequestError for a file named twice."""
     if not values:
         return []
     from latentrt.lora.parse import parse_lora

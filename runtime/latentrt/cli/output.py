@@ -1,6 +1,6 @@
-"""What commands share: text and JSON on stdout, talk and a bar on stderr, whatever these are connected to.
+"""Output of commands: results as text or JSON on stdout, messages and progress bars on stderr.
 
-A stream may be closed, of an encoding that lacks characters, a terminal, or any object that a program put in its place.
+A stream may be closed, a terminal, any object in its place, or have an encoding that lacks characters.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON o
 
 
 def open_streams() -> None:
-    """Gives closed streams a place that takes anything, so that no file opened later gets their numbers.
+    """Opens closed standard streams on the null device, so that no file opened later gets their numbers.
 
-    Without it, what an engine writes to stderr would end in the picture.
+    Otherwise an engine's messages to stderr could end up in the picture's file.
     """
     for number in range(3):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
@@ -37,9 +37,9 @@ def open_streams() -> None:
 
 
 def echo(text: object, *, err: bool = False) -> None:
-    """Prints a text on stdout, or on stderr; what the stream's encoding lacks is replaced.
+    """Prints a text on stdout, or on stderr; characters that the stream's encoding lacks are replaced.
 
-    Raises OutputError when it cannot be written there.
+    Raises OutputError if the stream cannot be written.
     """
     stream: TextIO | None = sys.stderr if err else sys.stdout
     if stream is None or getattr(stream, "closed", False):
@@ -56,12 +56,12 @@ def echo(text: object, *, err: bool = False) -> None:
 
 
 def encoding_of(stream: TextIO) -> str:
-    """The encoding of a stream, UTF-8 where it does not say."""
+    """The encoding of a stream; UTF-8 if it has none."""
     return getattr(stream, "encoding", None) or "utf-8"
 
 
 def silence(stream: TextIO) -> None:
-    """Has what a stream still holds go nowhere: Python writes it once more when it ends, and would fail again."""
+    """Redirects a stream to the null device, or Python would fail again when it flushes the stream at exit."""
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     except (OSError, ValueError, AttributeError):
@@ -69,7 +69,7 @@ def silence(stream: TextIO) -> None:
 
 
 def print_json(value: Any) -> None:
-    """Prints `value` as JSON on stdout, with escapes where the encoding lacks a character."""
+    """Prints `value` as JSON on stdout, with escapes if the encoding lacks a character."""
     import json
 
     text = json.dumps(value, indent=2, ensure_ascii=False)
@@ -81,7 +81,7 @@ def print_json(value: Any) -> None:
 
 
 def on_terminal() -> bool:
-    """Whether stderr is a terminal; what has no such question is none."""
+    """True if stderr is a terminal; False for an object without `isatty`."""
     try:
         return bool(sys.stderr.isatty())
     except (AttributeError, ValueError):
@@ -90,7 +90,7 @@ def on_terminal() -> bool:
 
 @contextmanager
 def progress_bar(label: str, total: int) -> Iterator[Callable[[], None]]:
-    """Gives a function that moves a bar on stderr by one; where stderr is no terminal, it does nothing."""
+    """Yields a function that advances a bar on stderr by one; it does nothing if stderr is not a terminal."""
     if not on_terminal():
         yield lambda: None
         return
@@ -104,7 +104,7 @@ def progress_bar(label: str, total: int) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def extra_of(command: str) -> Iterator[None]:
-    """Imports what a command needs of the extra "export". Raises EngineError that names what is not installed."""
+    """A block that imports packages of the extra "export". Raises EngineError that names a missing one."""
     try:
         yield
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""How options are written: sizes, lists of numbers, curves, images that steer a picture."""
+"""Parsers of option values: sizes, lists of numbers, sigmas, control images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def size_of(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    """The two numbers of "768x512"."""
+    """Width and height from "768x512"."""
     if value is None:
         return None
     width, _, height = value.lower().partition("x")
@@ -23,14 +23,14 @@ def size_of(_context: click.Context, _option: click.Parameter, value: str | None
 
 
 def seed_of(_context: click.Context, _option: click.Parameter, value: int) -> int:
-    """A seed, one drawn at random for -1."""
+    """A seed; a random one for -1."""
     return secrets.randbits(32) if value == -1 else value
 
 
 def numbers_of(
     _context: click.Context, _option: click.Parameter, value: str | None
 ) -> float | tuple[float, ...] | None:
-    """The number or the numbers of "7.5" or "0.3,3"."""
+    """One number from "7.5", or several from "0.3,3"."""
     if value is None:
         return None
     try:
@@ -41,7 +41,7 @@ def numbers_of(
 
 
 def sigmas_of(context: click.Context, option: click.Parameter, value: str | None) -> str | tuple[float, ...] | None:
-    """A curve's name, or the numbers of "14.6,7,3,1"."""
+    """A curve's name, or the numbers from "14.6,7,3,1"."""
     if value is None or not any(character.isdigit() for character in value.partition(",")[0]):
         return value
     numbers = numbers_of(context, option, value)
@@ -49,7 +49,7 @@ def sigmas_of(context: click.Context, option: click.Parameter, value: str | None
 
 
 def pixels_of(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    """The whole numbers of "0,0,64,0"."""
+    """The whole numbers from "0,0,64,0"."""
     try:
         return None if value is None else tuple(int(part) for part in value.split(","))
     except ValueError:
@@ -62,33 +62,35 @@ def class_of(_context: click.Context, _option: click.Parameter, value: str | Non
 
 
 def controls_of(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> tuple[Control, ...]:
-    """The controls of "canny=edges.png:0.8:0:0.5" and such."""
+    """The controls from values such as "canny=edges.png:0.8:0:0.5"."""
     return tuple(control_of(value) for value in values)
 
 
 def control_of(value: str) -> Control:
-    """One control, of NAME=IMG, NAME=IMG:SCALE or NAME=IMG:SCALE:START:END. Raises BadParameter for what is none.
+    """A control from NAME=IMG, NAME=IMG:SCALE or NAME=IMG:SCALE:START:END. Raises BadParameter for anything else.
 
-    The name of an image may have colons: of the ways to read it, the one whose file exists is meant, the longest name
-    first; where none does, as many numbers as there are at its end are the control's.
+    An image's name may contain colons. Of all readings, the one with the longest name that exists is taken; if none
+    exists, all numbers at the end are the control's.
     """
     from latentrt.request.control import Control
 
     name, _, rest = value.partition("=")
     readings = [
-        (image, found) for image, found in (ended(rest, count) for count in (0, 1, 3)) if image and found is not None
+        (image, numbers)
+        for image, numbers in (without_numbers(rest, count) for count in (0, 1, 3))
+        if image and numbers is not None
     ]
     existing = [reading for reading in readings if Path(reading[0]).is_file()]
     image, numbers = (existing or readings[::-1] or [("", [])])[0]
-    if not name or not image or (not existing and suffixed(image)):
+    if not name or not image or (not existing and has_rest(image)):
         raise click.BadParameter(
             f"got {value!r}, expected NAME=IMG, NAME=IMG:SCALE or NAME=IMG:SCALE:START:END, such as canny=edges.png:0.8"
         )
     return Control(name, image, *numbers)
 
 
-def ended(text: str, count: int) -> tuple[str, list[float] | None]:
-    """A text without the numbers at its end, and these; None where it does not end in so many after colons."""
+def without_numbers(text: str, count: int) -> tuple[str, list[float] | None]:
+    """A text without `count` numbers after colons at its end, and the numbers; None if it does not end in them."""
     first, *parts = text.rsplit(":", count)
     try:
         numbers = [float(part) for part in parts]
@@ -97,7 +99,7 @@ def ended(text: str, count: int) -> tuple[str, list[float] | None]:
     return first, numbers if len(numbers) == count else None
 
 
-def suffixed(image: str) -> bool:
-    """Whether what should be a file's name goes on after a colon behind a suffix, as "edges.png:strong" does."""
+def has_rest(image: str) -> bool:
+    """True if text follows a file's suffix after a colon, as in "edges.png:strong"."""
     before, colon, _ = image.rpartition(":")
     return bool(colon) and "." in Path(before).name

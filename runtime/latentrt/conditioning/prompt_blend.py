@@ -13,8 +13,10 @@ from latentrt.tensors import Array
 def check_blend(*prompts: Prompt) -> None:
     """Raises RequestError for prompts of several parts, which have no counterparts in each other."""
     for prompt in prompts:
-        if len(prompt.guides) > 1 or prompt.weight != 1:
-            raise RequestError(f"blend: got a prompt of {len(prompt.guides)} parts with AND, expected prompts without")
+        if len(prompt.sub_prompts) > 1 or prompt.weight != 1:
+            raise RequestError(
+                f"blend: got a prompt of {len(prompt.sub_prompts)} parts with AND, expected prompts without"
+            )
 
 
 def interpolated_conditioning(one: TextConditioning, other: TextConditioning, share: float) -> TextConditioning:

@@ -82,14 +82,14 @@ def conditioning_of(
     """
     places = {text: place for place, text in enumerate(texts)}
     known = [*texts.values()]
-    guides = [(guide.weight, tuple(places[text] for text in guide.texts)) for guide in positive.guides]
+    guides = [(guide.weight, tuple(places[text] for text in guide.texts)) for guide in positive.sub_prompts]
     if blend is not None:
         other, share = blend
-        pairs = [*zip(guides[0][1], (places[text] for text in other.guides[0].texts), strict=True)]
+        pairs = [*zip(guides[0][1], (places[text] for text in other.sub_prompts[0].texts), strict=True)]
         blends = {pair: len(known) + place for place, pair in enumerate(dict.fromkeys(pairs))}
         guides = [(1.0, tuple(blends[pair] for pair in pairs))]
         known += [interpolated_conditioning(known[a], known[b], share) for a, b in blends]
-    own = tuple(places[text] for text in negative.guides[0].texts) if negative else ()
+    own = tuple(places[text] for text in negative.sub_prompts[0].texts) if negative else ()
     return Conditioning(tuple(known), tuple(guides), own)
 
 

@@ -21,7 +21,7 @@ from latentrt.errors import BundleError
 from latentrt.storage.atomic import new_file
 from latentrt.storage.json_codec import TypedError, parse
 from latentrt.storage.locks import LOCK, locked
-from latentrt.storage.user_dirs import own
+from latentrt.storage.user_dirs import owned_by_user
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ def cache_settings(folder: Path) -> Iterator[dict[str, str]]:
         try:
             for path in (folder.parent, folder):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not own(folder):
+            if not owned_by_user(folder):
                 raise PermissionError(0, "it belongs to another user")
             stack.enter_context(locked(folder))
             known = intact_files(folder)
@@ -88,7 +88,7 @@ def read(record: Path) -> dict[str, FileRecord]:
 def is_intact(path: Path, record: FileRecord) -> bool:
     """Whether a file belongs to this user and matches its record."""
     try:
-        regular = path.is_file() and not path.is_symlink() and own(path)
+        regular = path.is_file() and not path.is_symlink() and owned_by_user(path)
         return regular and path.stat().st_size == record.bytes and sha256_of(path) == record.sha256
     except (OSError, BundleError):
         return False

@@ -1,7 +1,7 @@
 """Generation data in EXIF: the user's comment, as AUTOMATIC1111 writes it, and the maker's note.
 
-JPEG and WebP have no text chunks as PNG has. Pillow writes both tags with the type of numbers, which other readers do
-not take for a comment, so the block is laid out here: Exif 2.3, section 4.6.
+JPEG and WebP have no text chunks. Pillow writes both tags with a number's type, which other readers do not recognise
+as a comment, so the block is built here: Exif 2.3, section 4.6.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ if TYPE_CHECKING:
 EXIF_IFD, USER_COMMENT, MAKER_NOTE = 0x8769, 0x9286, 0x927C
 LONG, UNDEFINED = 4, 7
 UNICODE, ASCII, JIS, UNKNOWN = b"UNICODE\0", b"ASCII\0\0\0", b"JIS\0\0\0\0\0", b"\0" * 8
-# Tags of the first directory that tools write to, and what they are called here.
+# Tags of the first directory that tools write to, and their names here.
 PLAIN = {0x010E: "Description", 0x010F: "Make", 0x0110: "Model", 0x0131: "Software"}
 LARGEST = 65_533  # bytes of a JPEG's segment
 
 
 def block(comment: str, note: bytes) -> bytes:
-    """The EXIF of a picture: a comment in UTF-16 with the larger byte first, as AUTOMATIC1111's, and a maker's note."""
+    """The EXIF of a picture: a comment in big-endian UTF-16, as AUTOMATIC1111 writes it, and a maker's note."""
     values = {MAKER_NOTE: note, USER_COMMENT: UNICODE + comment.encode("utf-16-be", "surrogatepass")}
     start = 8 + 2 + 12 + 4  # header, and the directory that points to the next
-    place = start + 2 + 12 * len(values) + 4
+    data_start = start + 2 + 12 * len(values) + 4
     entries, data = b"", b""
     for tag, value in values.items():
-        entries += struct.pack(">HHLL", tag, UNDEFINED, len(value), place + len(data))
+        entries += struct.pack(">HHLL", tag, UNDEFINED, len(value), data_start + len(data))
         data += value + b"\0" * (len(value) % 2)
     first = struct.pack(">H", 1) + struct.pack(">HHLL", EXIF_IFD, LONG, 1, start) + bytes(4)
     second = struct.pack(">H", len(values)) + entries + bytes(4)
@@ -35,22 +35,22 @@ def block(comment: str, note: bytes) -> bytes:
 
 
 def texts_of(exif: Exif) -> dict[str, str]:
-    """The texts in a picture's EXIF by their names; what is none is left out."""
+    """The texts in a picture's EXIF by their names; empty and unreadable ones are left out."""
     found = {name: decoded(exif[tag]) for tag, name in PLAIN.items() if tag in exif}
-    own = exif.get_ifd(EXIF_IFD)
+    directory = exif.get_ifd(EXIF_IFD)
     little = getattr(exif, "endian", ">") == "<"
     for tag, name in ((USER_COMMENT, "UserComment"), (MAKER_NOTE, "MakerNote")):
-        value = own.get(tag, exif.get(tag))  # Fooocus has them in the first directory
+        value = directory.get(tag, exif.get(tag))  # Fooocus has them in the first directory
         if value is not None:
             found[name] = decoded(value, little=little)
     return {name: text for name, text in found.items() if text}
 
 
 def decoded(value: object, *, little: bool = False) -> str:
-    """A comment as text, by the eight bytes at its front that say how it is encoded; "" for what is none.
+    """A comment as text, decoded by the character code in its first eight bytes; "" for a value that is not text.
 
-    little: whether the file's numbers have the smaller byte first. Tools do not agree on whether text follows that, so
-    of both orders the one is meant that has more characters of ASCII.
+    little: True for a little-endian file. Tools disagree on whether UTF-16 text follows the file's byte order, so the
+    order with more ASCII characters is taken.
     """
     if isinstance(value, str):
         return value.strip("\0")
@@ -66,5 +66,5 @@ def decoded(value: object, *, little: bool = False) -> str:
 
 
 def utf_16(text: bytes, order: str) -> str:
-    """The text in that order of bytes, without a mark of the order."""
+    """The text in a byte order, "utf-16-le" or "utf-16-be", without a byte order mark."""
     return text.decode(order, "replace").strip("\0\ufeff").replace("\0", "\ufffd")

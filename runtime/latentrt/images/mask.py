@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-WHITE = 128  # the least of 255 that is repainted
+WHITE = 128  # the smallest grey value, of 255, that is repainted
 
 
 Box = tuple[int, int, int, int]
@@ -22,7 +22,7 @@ Box = tuple[int, int, int, int]
 class Mask:
     """Inpainting mask; see `Request`. image: grey, of the image's size, already blurred.
 
-    given: False for a mask that only comes from extending the image.
+    given: False for a mask that was made because the image was extended.
     """
 
     image: Image = field(repr=False)
@@ -32,13 +32,13 @@ class Mask:
     given: bool = True
 
     def region(self, width: int, height: int) -> Box | None:
-        """The part of the image that is generated at that size, where it is not the whole: left, top, right, bottom."""
+        """The box (left, top, right, bottom) of the image that is generated at this size; None for the whole image."""
         return None if self.padding is None else region(self.image, width / height, self.padding)
 
-    def pasted(self, framed: Callable[[Image, int, int], Image], init: Image, image: Image) -> Image:
-        """A generated image, put into the image that it is to replace a part of; outside the mask, that is exact.
+    def pasted(self, fit_to: Callable[[Image, int, int], Image], init: Image, image: Image) -> Image:
+        """A generated image pasted into the init image; pixels outside the mask are the init image's.
 
-        framed: how that image was brought to this one's size.
+        fit_to: the function that resizes the init image to the generated one's size.
         """
         from PIL import Image as images
 
@@ -46,7 +46,7 @@ class Mask:
         if box is None and not self.overlay:
             return image
         if box is None:
-            return images.composite(image, framed(init, *image.size), framed(self.image, *image.size))
+            return images.composite(image, fit_to(init, *image.size), fit_to(self.image, *image.size))
         left, top, right, bottom = box
         base = init.copy()
         base.paste(resized(image, right - left, bottom - top, "crop"), (left, top))
@@ -63,7 +63,7 @@ class Mask:
 
 
 def region(mask: Image, ratio: float, padding: int) -> Box:
-    """The box around all that is not black, `padding` pixels wider, grown to a ratio of width to height if it can.
+    """The box around all that is not black, `padding` pixels wider, widened to a ratio of width to height if possible.
 
     As diffusers 0.42.1's VaeImageProcessor.get_crop_region, which is AUTOMATIC1111's.
     """
@@ -72,14 +72,14 @@ def region(mask: Image, ratio: float, padding: int) -> Box:
     right, bottom = min(right + padding, mask.width), min(bottom + padding, mask.height)
     width, height = right - left, bottom - top
     if width / height > ratio:
-        top, bottom = grown(top, bottom, int(width / ratio - height), mask.height)
+        top, bottom = widened(top, bottom, int(width / ratio - height), mask.height)
     else:
-        left, right = grown(left, right, int(height * ratio - width), mask.width)
+        left, right = widened(left, right, int(height * ratio - width), mask.width)
     return left, top, right, bottom
 
 
-def grown(low: int, high: int, more: int, limit: int) -> tuple[int, int]:
-    """The interval, longer by `more`, between 0 and `limit`: shifted where it would leave, cut where it is longer."""
+def widened(low: int, high: int, more: int, limit: int) -> tuple[int, int]:
+    """The interval, longer by `more`, moved to lie between 0 and `limit`, and cut if it is longer than that."""
     low, high = low - more // 2, high + more - more // 2
     if high >= limit:
         low, high = low - (high - limit), limit

@@ -31,7 +31,7 @@ def to_images(pixels: Array) -> tuple[Image, ...]:
 
 
 def resized(image: Image, width: int, height: int, fit: str = "stretch") -> Image:
-    """The image at that size: stretched, or ("crop") scaled to cover it and cut around the middle.
+    """The image at this size: stretched, or, for "crop", scaled to cover the size and cropped around the centre.
 
     By Lanczos, and to the pixel as diffusers 0.42.1's VaeImageProcessor with resize_mode "default" and "crop".
     """
@@ -47,44 +47,44 @@ def resized(image: Image, width: int, height: int, fit: str = "stretch") -> Imag
     return scaled.crop((left, top, left + width, top + height))
 
 
-def squared(image: Image, side: int) -> Image:
-    """The image with its shorter side at `side`, cut around the middle: how CLIP's encoders of images are shown one.
+def square_crop(image: Image, side: int) -> Image:
+    """The image with its shorter side at `side`, cropped to a square around the centre, for CLIP's image encoders.
 
-    By bicubic, and to the pixel as transformers 5.23's CLIPImageProcessor.
+    Bicubic, and to the pixel as transformers 5.23's CLIPImageProcessor.
     """
     from PIL.Image import Resampling
 
-    width, height = (max(side, int(side * own / min(image.size))) for own in image.size)
+    width, height = (max(side, int(side * old / min(image.size))) for old in image.size)
     scaled = image.resize((width, height), Resampling.BICUBIC)
     left, top = (width - side) // 2, (height - side) // 2
     return scaled.crop((left, top, left + side, top + side))
 
 
 def filled(image: Image, width: int, height: int) -> Image:
-    """The image scaled to fit into that size, in the middle; its outermost rows or columns fill what is left over.
+    """The image scaled to fit into this size, centred; its outermost rows or columns fill the rest.
 
     To the pixel as diffusers 0.42.1's VaeImageProcessor with resize_mode "fill".
     """
     from PIL import Image as images
 
-    ratio, given = width / height, image.width / image.height
-    scaled_width = width if ratio < given else max(1, image.width * height // image.height)
-    scaled_height = height if ratio >= given else max(1, image.height * width // image.width)
+    ratio, old_ratio = width / height, image.width / image.height
+    scaled_width = width if ratio < old_ratio else max(1, image.width * height // image.height)
+    scaled_height = height if ratio >= old_ratio else max(1, image.height * width // image.width)
     scaled = image.resize((scaled_width, scaled_height), images.Resampling.LANCZOS)
     canvas = images.new(image.mode, (width, height))
     left, top = width // 2 - scaled_width // 2, height // 2 - scaled_height // 2
     canvas.paste(scaled, (left, top))
-    if ratio < given and top:
-        for row, place in ((0, 0), (scaled_height, top + scaled_height)):
-            canvas.paste(scaled.resize((width, top), box=(0, row, width, row)), (0, place))
-    if ratio > given and left:
-        for column, place in ((0, 0), (scaled_width, left + scaled_width)):
-            canvas.paste(scaled.resize((left, height), box=(column, 0, column, height)), (place, 0))
+    if ratio < old_ratio and top:
+        for row, y in ((0, 0), (scaled_height, top + scaled_height)):
+            canvas.paste(scaled.resize((width, top), box=(0, row, width, row)), (0, y))
+    if ratio > old_ratio and left:
+        for column, x in ((0, 0), (scaled_width, left + scaled_width)):
+            canvas.paste(scaled.resize((left, height), box=(column, 0, column, height)), (x, 0))
     return canvas
 
 
 def extended(image: Image, border: Sequence[int], fill: int | None = None) -> Image:
-    """The image, so many pixels wider at its left, top, right and bottom, where its outermost go on, or `fill` is."""
+    """The image with a border of `border` pixels (left, top, right, bottom): its edge pixels repeated, or `fill`."""
     from PIL import Image as images
 
     left, top, right, bottom = border
@@ -96,12 +96,12 @@ def extended(image: Image, border: Sequence[int], fill: int | None = None) -> Im
 
 
 def to_pixels(image: Image) -> Array:
-    """(1, channels, height, width) float32 in [-1, 1]."""
-    return 2 * to_shares(image) - 1
+    """The image as (1, channels, height, width) float32 in [-1, 1]."""
+    return 2 * to_unit_range(image) - 1
 
 
-def to_shares(image: Image) -> Array:
-    """(1, channels, height, width) float32 in [0, 1]."""
+def to_unit_range(image: Image) -> Array:
+    """The image as (1, channels, height, width) float32 in [0, 1]."""
     pixels = np.asarray(image, np.float32).reshape(image.height, image.width, -1) / 255
     return pixels.transpose(2, 0, 1)[np.newaxis]
 
@@ -124,20 +124,20 @@ ANIMATIONS = {".gif": "GIF", ".webp": "WEBP", ".apng": "PNG"}
 
 
 def save_animation(images: Sequence[Image], path: Path, per_second: float) -> None:
-    """Writes images one after the other, again and again, in the format of the name's ending; whole or not at all.
+    """Writes images as a looping animation, in the format of the file's suffix, whole or not at all.
 
-    Raises OutputError when it cannot be written there.
+    Raises OutputError if the file cannot be written.
     """
     options = {"save_all": True, "append_images": images[1:], "duration": round(1000 / per_second), "loop": 0}
     write_image(images[0], path, format=ANIMATIONS[path.suffix.lower()], **options)
 
 
 def save_picture(image: Image, path: Path, text: Mapping[str, str], note: bytes = b"") -> None:
-    """Writes `image` in the format of the name's ending, whole or not at all; a name without one is a PNG's.
+    """Writes `image` in the format of the file's suffix, whole or not at all; a name without a suffix is a PNG's.
 
-    text: a PNG's text chunks. JPEG and WebP have its "parameters" as EXIF's comment, and `note` as the maker's note.
-    JPEG is of quality 95 without subsampling, WebP lossless. Raises RequestError for an ending of another format,
-    OutputError when it cannot be written there.
+    text: a PNG's text chunks; JPEG and WebP get its "parameters" as the EXIF comment. note: their maker's note. JPEG
+    has quality 95 without subsampling, WebP is lossless. Raises RequestError for a suffix of another format,
+    OutputError if the file cannot be written.
     """
     kind = kind_of(path)
     options = png_options(text) if kind == "PNG" else exif_options(kind, text, note)
@@ -145,7 +145,7 @@ def save_picture(image: Image, path: Path, text: Mapping[str, str], note: bytes 
 
 
 def kind_of(path: Path) -> str:
-    """The format of a picture's name."""
+    """Pillow's format for a picture's suffix. Raises RequestError for an unknown one."""
     suffix = path.suffix.lower() or ".png"
     if suffix not in PICTURES:
         raise RequestError(f"{path}: got the ending {path.suffix!r}, expected {' or '.join(PICTURES)}")
@@ -169,13 +169,13 @@ def exif_options(kind: str, text: Mapping[str, str], note: bytes) -> dict[str, A
         return options
     found = exif.block(text["parameters"], note)
     if kind == "JPEG" and len(found) > exif.LARGEST:
-        log.warning("the prompt is too long for a JPEG's EXIF, which says less of the picture's making")
+        log.warning("the metadata is too long for a JPEG's EXIF: part of it is left out; save a PNG to keep all")
         found = exif.block("", note)
     return options if kind == "JPEG" and len(found) > exif.LARGEST else {**options, "exif": found}
 
 
 def write_image(image: Image, path: Path, **options: Any) -> None:
-    """Writes a picture whole or not at all. Raises OutputError when it cannot be written there."""
+    """Writes a picture whole or not at all. Raises OutputError if the file cannot be written."""
     with output_file(path) as temporary:
         image.save(temporary, **options)
 

@@ -1,7 +1,7 @@
-"""What an adapter adds to a weight, whatever that is: LoRA, LoHa, LoKr and whole differences, each a closed form.
+"""Adapters that add to a weight whatever its value: LoRA, LoHa, LoKr and whole differences, each in closed form.
 
-Those of low rank are scaled by alpha / rank. Tensors go by short names: `down` and `up` of a LoRA, `w1_a` and so on of
-LoHa and LoKr, as LyCORIS names them without `hada_` and `lokr_`. Held against peft 0.21 and diffusers 0.42.1.
+Low-rank adapters are scaled by alpha / rank. Tensors have short names here: `down` and `up` of a LoRA, `w1_a` and so on
+of LoHa and LoKr: LyCORIS's names without `hada_` and `lokr_`. Compared with peft 0.21 and diffusers 0.42.1.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ Shapes = Mapping[str, Shape]
 
 
 @dataclass(frozen=True)
-class Form:
-    """One kind of adapter: the tensors that it may have, its rank, what it adds to a weight, and the shape of that.
+class Adapter:
+    """One kind of adapter.
 
-    rank: of tensors of these shapes for a weight of that shape; None where no tensor is factored, and alpha is no
-    scale. change: of the tensors and the weight. shape: of the shapes of these; raises KeyError, IndexError or
-    ValueError where the tensors do not go together. shared: those of its tensors that are another kind's as well.
+    tensors: the names that its tensors may have. rank: the rank, from the tensors' shapes and the weight's shape; None
+    if no tensor is factored, so that alpha does not scale. change: the array to add, from the tensors and the weight.
+    shape: the shape of that array, from the tensors' shapes and the weight's shape; raises KeyError, IndexError or
+    ValueError if the tensors do not fit each other. shared: names that another kind has too.
     """
 
     name: str
@@ -36,8 +37,8 @@ class Form:
     shared: frozenset[str] = frozenset()
 
     @property
-    def own(self) -> frozenset[str]:
-        """The tensors that tell this kind from others."""
+    def distinctive(self) -> frozenset[str]:
+        """The tensor names that only this kind has."""
         return self.tensors - self.shared
 
 
@@ -81,12 +82,12 @@ def lokr_shape(s: Shapes, _wanted: Shape) -> Shape:
 
 
 def lokr_rank(s: Shapes, _wanted: Shape) -> int | None:
-    """Rows of the second factor, of the larger matrix if that is factored."""
+    """Rows of the second factor: that of the larger matrix if it is factored, else that of the smaller."""
     return next((s[name][0] for name in ("w2_b", "w1_b") if name in s), None)
 
 
 def factored(t: Tensors, which: str) -> Array:
-    """The matrix `which` of a LoHa or LoKr: as it is stored, or the product of its factors."""
+    """Matrix "1" or "2" of a LoHa or LoKr: as stored, or the product of its factors."""
     if f"w{which}" in t:
         return t[f"w{which}"]
     a, b = t[f"w{which}_a"], t[f"w{which}_b"]
@@ -102,7 +103,7 @@ def factored_shape(s: Shapes, which: str) -> Shape:
 
 
 def cored(core: Array, a: Array, b: Array) -> Array:
-    """The kernel (out, in, height, width) of a core (rank, rank, height, width), a (rank, out) and b (rank, in)."""
+    """A kernel (out, in, height, width) from a core (rank, rank, height, width), a (rank, out) and b (rank, in)."""
     kernel: Array = np.einsum("ijkl,io,jc->ockl", core, a, b, optimize=True)
     return kernel
 
@@ -111,7 +112,7 @@ def cored_shape(core: Shape, a: Shape, b: Shape) -> Shape:
     """The shape of what `cored` returns."""
     (first, second, *kernel), (rank_a, out), (rank_b, width) = core, a, b
     if (first, second) != (rank_a, rank_b):
-        raise ValueError(f"{core} does not lie between {a} and {b}")
+        raise ValueError(f"the core {core} does not fit between {a} and {b}")
     return (out, width, *kernel)
 
 
@@ -134,34 +135,34 @@ def matrix(shape: Shape) -> Shape:
 
 
 def unscaled(_s: Shapes, _wanted: Shape) -> None:
-    """The rank of what has none."""
+    """The rank of adapters without factors: None."""
     return None
 
 
 ADDED = (
-    Form("LoRA", frozenset({"down", "up", "mid"}), lambda s, _: s["down"][0], lora, lora_shape),
-    Form(
+    Adapter("LoRA", frozenset({"down", "up", "mid"}), lambda s, _: s["down"][0], lora, lora_shape),
+    Adapter(
         "LoHa",
         frozenset({"hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"}),
         lambda s, _: s["w1_b"][0],
         loha,
         loha_shape,
     ),
-    Form(
+    Adapter(
         "LoKr",
         frozenset({"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"}),
         lokr_rank,
         lokr,
         lokr_shape,
     ),
-    Form("a difference", frozenset({"diff"}), unscaled, lambda t, _: t["diff"], lambda s, _: s["diff"]),
-    Form("a norm's difference", frozenset({"w_norm"}), unscaled, lambda t, _: t["w_norm"], lambda s, _: s["w_norm"]),
+    Adapter("a difference", frozenset({"diff"}), unscaled, lambda t, _: t["diff"], lambda s, _: s["diff"]),
+    Adapter("a norm's difference", frozenset({"w_norm"}), unscaled, lambda t, _: t["w_norm"], lambda s, _: s["w_norm"]),
 )
-# What a layer's tensors add to its bias, besides what they add to its weight.
+# Adapters of a layer's bias; a layer may have one beside its weight's adapter.
 BIASES = (
-    Form("a bias's difference", frozenset({"diff_b"}), unscaled, lambda t, _: t["diff_b"], lambda s, _: s["diff_b"]),
-    Form("a norm's bias", frozenset({"b_norm"}), unscaled, lambda t, _: t["b_norm"], lambda s, _: s["b_norm"]),
-    Form(
+    Adapter("a bias's difference", frozenset({"diff_b"}), unscaled, lambda t, _: t["diff_b"], lambda s, _: s["diff_b"]),
+    Adapter("a norm's bias", frozenset({"b_norm"}), unscaled, lambda t, _: t["b_norm"], lambda s, _: s["b_norm"]),
+    Adapter(
         "a LoRA's bias",
         frozenset({"up_bias", "down"}),
         lambda s, _: s["down"][0],
@@ -172,23 +173,23 @@ BIASES = (
 )
 
 
-def change(form: Form, tensors: Tensors, weight: Array) -> Array:
-    """Returns what the adapter adds at a scale of 1, (out, in, ...) or (out, in * height * width), in float32.
+def change(adapter: Adapter, tensors: Tensors, weight: Array) -> Array:
+    """Returns the array that the adapter adds at a scale of 1: (out, in, ...) or (out, in * height * width) float32.
 
-    tensors: by their names in the file's layer, and `alpha`, a number, without which it is the rank. weight: as it is
-    before, (out, in, ...) float32.
+    tensors: by their names in the file's layer; `alpha`, one number, defaults to the rank. weight: the unchanged
+    weight, (out, in, ...) float32.
     """
     t = {short(name): tensor for name, tensor in tensors.items()}
-    rank = form.rank({name: tensor.shape for name, tensor in t.items()}, weight.shape)
-    whole = form.change(t, weight)
+    rank = adapter.rank({name: tensor.shape for name, tensor in t.items()}, weight.shape)
+    whole = adapter.change(t, weight)
     return whole * np.float32(t["alpha"].item() / rank) if "alpha" in t and rank else whole
 
 
-def shape_of_change(form: Form, shapes: Shapes, wanted: Shape) -> Shape:
-    """Returns the shape of what `change` returns for a weight of that shape; raises as `Form.shape` does."""
-    return form.shape({short(name): shape for name, shape in shapes.items()}, wanted)
+def shape_of_change(adapter: Adapter, shapes: Shapes, wanted: Shape) -> Shape:
+    """Returns the shape of the array from `change` for a weight of shape `wanted`; raises as `Adapter.shape` does."""
+    return adapter.shape({short(name): shape for name, shape in shapes.items()}, wanted)
 
 
 def short(name: str) -> str:
-    """A tensor's name without that of its form."""
+    """A tensor's name without its kind's prefix."""
     return name.removeprefix("hada_").removeprefix("lokr_").removesuffix(".weight")

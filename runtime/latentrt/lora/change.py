@@ -1,4 +1,4 @@
-"""What one layer of a LoRA file makes of a weight: which kind of adapter its tensors are, and how it is applied."""
+"""The change of one weight by one layer of a LoRA file: the kind of adapter in its tensors, and its application."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from latentrt.errors import CheckpointError
-from latentrt.lora.adapters import ADDED, BIASES, Form, Shape, Tensors, change, shape_of_change, unscaled
+from latentrt.lora.adapters import ADDED, BIASES, Adapter, Shape, Tensors, change, shape_of_change, unscaled
 from latentrt.lora.decomposed import MAGNITUDES, axis_of, decomposed
 from latentrt.lora.multiplied import MULTIPLIED
 from latentrt.storage.safetensors import StoredTensor
@@ -25,10 +25,10 @@ Parts = Mapping[str, StoredTensor]
 
 @dataclass(frozen=True)
 class Change:
-    """What a layer of a file makes of one weight, or bias, of a component.
+    """The change of one weight, or bias, of a component by a layer of a file.
 
-    tensors: by their names in the layer. scale: how much of the file is added. factor: what an adapter without an alpha
-    of its own is scaled by besides, as the settings of the file have it.
+    tensors: by their names in the layer. scale: the file's scale. factor: alpha / rank from the file's settings, for
+    an adapter without an alpha tensor.
     """
 
     file: Path
@@ -36,20 +36,22 @@ class Change:
     component: str
     weight: str
     tensors: Parts
-    form: Form
+    adapter: Adapter
     scale: float
     factor: float = 1.0
 
     def apply(self, weight: Array) -> Array:
         """Returns the new weight, float32 of the same shape.
 
-        weight: as the changes before this one left it, float32. Raises CheckpointError when the file has changed since
-        it was opened, and where it, or what it makes, is not finite.
+        weight: float32, with all earlier changes applied. Raises CheckpointError if the file has changed since it was
+        opened, or if its numbers or the new weight are not finite.
         """
         tensors = {name: tensor.read() for name, tensor in self.tensors.items()}
-        wrong = [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
-        if wrong:
-            raise CheckpointError(f"{self.file}: {wrong[0]} of {self.layer} has numbers that are not finite; {REMEDY}")
+        infinite = [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
+        if infinite:
+            raise CheckpointError(
+                f"{self.file}: {infinite[0]} of {self.layer} has numbers that are not finite; {REMEDY}"
+            )
         try:
             with np.errstate(all="ignore"):
                 changed = self._changed(weight, tensors)
@@ -66,43 +68,43 @@ class Change:
         magnitudes = [name for name in MAGNITUDES if name in tensors]
         rest = {name: tensor for name, tensor in tensors.items() if name not in magnitudes}
         if not magnitudes:
-            added = np.float32(self.scale * self.factor) * change(self.form, rest, weight)
+            added = np.float32(self.scale * self.factor) * change(self.adapter, rest, weight)
             return weight + added.reshape(weight.shape)
-        added = np.float32(self.factor) * change(self.form, rest, weight)
+        added = np.float32(self.factor) * change(self.adapter, rest, weight)
         [kind] = magnitudes
         return decomposed(weight, added.reshape(weight.shape), tensors[kind], kind, np.float32(self.scale))
 
 
-def forms_of(file: Path, layer: str, parts: Parts) -> list[tuple[bool, Form, Parts]]:
-    """Returns what kinds of adapter a layer's tensors are, and which of them each has; whether it is of the bias first.
+def adapters_of(file: Path, layer: str, parts: Parts) -> list[tuple[bool, Adapter, Parts]]:
+    """Returns the adapters of a layer, one of its weight, one of its bias or both: (is of the bias, kind, tensors).
 
-    Nothing for an alpha that has nothing to scale. Raises CheckpointError for tensors of several kinds, and of none.
+    An alpha that scales nothing is ignored. Raises CheckpointError for tensors of several kinds, or of an unknown one.
     """
-    found = [(forms is BIASES, *one) for forms in (WEIGHTS, BIASES) if (one := form_of(file, layer, parts, forms))]
-    left = parts.keys() - {ALPHA}.union(*(mine for _, _, mine in found))
-    if left:
-        kinds = ", ".join(form.name for form in WEIGHTS)
+    found = [(kinds is BIASES, *one) for kinds in (WEIGHTS, BIASES) if (one := adapter_of(file, layer, parts, kinds))]
+    unused = parts.keys() - {ALPHA}.union(*(tensors for _, _, tensors in found))
+    if unused:
+        kinds = ", ".join(adapter.name for adapter in WEIGHTS)
         raise CheckpointError(f"{file}: {layer} has {', '.join(parts)}, expected the tensors of one of {kinds}")
     return found
 
 
-def form_of(file: Path, layer: str, parts: Parts, forms: Sequence[Form]) -> tuple[Form, Parts] | None:
-    """Which of some kinds the tensors are, and those that it has, alpha and DoRA's magnitude among them."""
-    chosen = [form for form in forms if form.own & parts.keys()]
-    magnitudes = [name for name in MAGNITUDES if name in parts and forms is WEIGHTS]
+def adapter_of(file: Path, layer: str, parts: Parts, kinds: Sequence[Adapter]) -> tuple[Adapter, Parts] | None:
+    """The one of these kinds that the tensors are, and its tensors, with alpha and DoRA's magnitude; None for none."""
+    chosen = [adapter for adapter in kinds if adapter.distinctive & parts.keys()]
+    magnitudes = [name for name in MAGNITUDES if name in parts and kinds is WEIGHTS]
     if len(chosen) > 1 or len(magnitudes) > 1:
-        several = magnitudes if len(chosen) < 2 else [form.name for form in chosen]
+        several = magnitudes if len(chosen) < 2 else [adapter.name for adapter in chosen]
         raise CheckpointError(f"{file}: {layer} has tensors of {' and of '.join(several)}, expected one kind; {REMEDY}")
     if not chosen:
         return None
-    beside = {ALPHA, *(magnitudes if chosen[0].rank is not unscaled else ())}
-    return chosen[0], {name: part for name, part in parts.items() if name in chosen[0].tensors | beside}
+    extra = {ALPHA, *(magnitudes if chosen[0].rank is not unscaled else ())}
+    return chosen[0], {name: part for name, part in parts.items() if name in chosen[0].tensors | extra}
 
 
-def shape_of(file: Path, layer: str, form: Form, parts: Parts, wanted: Shape) -> Shape:
-    """Returns the shape of what an adapter adds to a weight of shape `wanted`.
+def shape_of(file: Path, layer: str, adapter: Adapter, parts: Parts, wanted: Shape) -> Shape:
+    """Returns the shape of the array that an adapter adds to a weight of shape `wanted`.
 
-    Raises CheckpointError where its tensors do not go together, or with an alpha that is no number.
+    Raises CheckpointError if its tensors do not fit each other, or if its alpha is not one number.
     """
     shapes = {name: stored.shape for name, stored in parts.items()}
     if math.prod(shapes.get(ALPHA, ())) != 1:
@@ -111,9 +113,9 @@ def shape_of(file: Path, layer: str, form: Form, parts: Parts, wanted: Shape) ->
         for kind in MAGNITUDES:
             if kind in shapes:
                 axis_of(shapes[kind], wanted, kind)
-        return shape_of_change(form, shapes, wanted)
+        return shape_of_change(adapter, shapes, wanted)
     except (KeyError, IndexError, ValueError) as error:
         listed = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
         raise CheckpointError(
-            f"{file}: the tensors of {layer} make no {form.name} together ({listed}); fetch the file again"
+            f"{file}: the tensors of {layer} do not fit each other as {adapter.name} ({listed}); fetch the file again"
         ) from error

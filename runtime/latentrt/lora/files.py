@@ -1,4 +1,4 @@
-"""What LoRA files change: which of a model's weights, by which adapter, how much. Known before a tensor is read."""
+"""Changes of a model by LoRA files: the weights, the adapters and the scales, known before any tensor is read."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from latentrt.errors import CheckpointError, first_few
-from latentrt.lora.adapters import Form, Shape, matrix
-from latentrt.lora.change import ALPHA, REMEDY, Change, Parts, forms_of, shape_of
+from latentrt.lora.adapters import Adapter, Shape, matrix
+from latentrt.lora.change import ALPHA, REMEDY, Change, Parts, adapters_of, shape_of
 from latentrt.lora.decomposed import PEFT
 from latentrt.lora.layers import found_file, layers_in, word_of
-from latentrt.lora.names import is_named, weights_by_name
-from latentrt.lora.peft_config import Settings, settings_of
+from latentrt.lora.names import has_known_name, weights_by_name
+from latentrt.lora.peft_config import PeftSettings, settings_of
 from latentrt.lora.refused import family_of
 from latentrt.storage.safetensors import open_tensors
 
 Shapes = Mapping[str, Mapping[str, Shape]]
-# Each layer's places in a model by its name: components and the keys of weights there.
-Places = Mapping[str, list[tuple[str, str]]]
+# By a layer's name: the (component, key) of each weight that it may mean.
+Candidates = Mapping[str, list[tuple[str, str]]]
 
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA file, and how much of it is added: `scale` to the UNet, `text_scale` to the text encoders.
+    """A LoRA file with its scales: `scale` for the UNet, `text_scale` for the text encoders.
 
-    file: or a folder that holds one, as peft and diffusers save them. text_scale: None for the same as the UNet's.
+    file: a file, or a folder that holds one, as peft and diffusers save them. text_scale: None for the UNet's.
     """
 
     file: Path
@@ -35,29 +35,29 @@ class Lora:
     text_scale: float | None = None
 
     def scale_of(self, component: str) -> float:
-        """How much of the file is added to a component."""
+        """The scale for a component."""
         return self.scale if component == "unet" or self.text_scale is None else self.text_scale
 
 
 @dataclass(frozen=True)
 class Target:
-    """A weight that a layer of a file changes, and the kind of adapter, with its tensors, that does."""
+    """A weight that a layer of a file changes, with the kind of adapter and its tensors."""
 
     layer: str
     component: str
     key: str
-    form: Form
+    adapter: Adapter
     parts: Parts
 
 
 def changes_of(lora: Lora, weights: Shapes, model: str, family: str) -> list[Change]:
-    """Returns what a file changes in a model, in the order of its keys.
+    """Returns a file's changes of a model, in the order of its keys.
 
-    Files are of any kind in `adapters` and `multiplied`, DoRA's magnitudes among them, in the key layouts of kohya,
+    Files may hold any kind in `adapters` and `multiplied`, with DoRA's magnitudes, in the key layouts of kohya,
     diffusers, peft, LyCORIS or ComfyUI, for the UNet and the text encoders. weights: the shapes of each component's
-    tensors by the keys that they have in diffusers and transformers. model, family: names for messages. Raises
-    CheckpointError for a file that is missing, damaged or no LoRA, for any key that is of no layer of the model, for
-    any layer of another shape, for kinds that are not applied, and for a scale that is no finite number.
+    tensors, by their keys in diffusers and transformers. model, family: names for messages. Raises CheckpointError for
+    a file that is missing, damaged or no LoRA, for a key that names no layer of the model, for a layer of another
+    shape, for an unsupported kind, and for a scale that is not a finite number.
     """
     for scale in (lora.scale, lora.scale if lora.text_scale is None else lora.text_scale):
         if not isinstance(scale, numbers.Real) or not abs(scale) < math.inf:
@@ -65,12 +65,13 @@ def changes_of(lora: Lora, weights: Shapes, model: str, family: str) -> list[Cha
     file = found_file(lora.file)
     opened = open_tensors(file)
     layers, settings = layers_in(file, opened.tensors), settings_of(file, opened.notes)
-    places = places_of(weights)
-    check_names(file, layers, places, model, family)
+    candidates = candidates_of(weights)
+    check_names(file, layers, candidates, model, family)
     targets, misfits = [], []
     for layer, parts in layers.items():
-        for is_bias, form, mine in forms_of(file, layer, parts):
-            target, misfit = fitted(file, Target(layer, *places[layer][0], form, mine), is_bias, places, weights)
+        for is_bias, adapter, tensors in adapters_of(file, layer, parts):
+            target = Target(layer, *candidates[layer][0], adapter, tensors)
+            target, misfit = fitted(file, target, is_bias, candidates, weights)
             targets.append(target)
             misfits += misfit
     if misfits:
@@ -78,14 +79,14 @@ def changes_of(lora: Lora, weights: Shapes, model: str, family: str) -> list[Cha
             f"{file} does not fit {model} ({family}): {first_few(misfits)}. It was made for another family or "
             "width; give one for this model"
         )
-    check_twice(file, targets)
+    check_duplicates(file, targets)
     if layers and not targets:
         raise CheckpointError(f"{file} has alphas ({first_few([*layers])}) and nothing that they scale; {REMEDY}")
     return [change_of(lora, file, target, settings) for target in targets]
 
 
 def bundled_words(file: Path) -> tuple[str, ...]:
-    """Returns the words of textual inversion that a LoRA file brings along, in the order of its keys.
+    """Returns the words of the textual inversions inside a LoRA file, in the order of its keys.
 
     Raises CheckpointError for a file that is missing or damaged.
     """
@@ -93,36 +94,36 @@ def bundled_words(file: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word for word in words if word is not None))
 
 
-def places_of(weights: Shapes) -> Places:
-    """Where each layer that a file may name lies; several where encoders are called the same."""
-    places: dict[str, list[tuple[str, str]]] = {}
+def candidates_of(weights: Shapes) -> Candidates:
+    """The weights that each layer name of a file may mean; several if two text encoders have the same names."""
+    candidates: dict[str, list[tuple[str, str]]] = {}
     for component, shapes in weights.items():
         for name, key in weights_by_name(component, shapes).items():
-            places.setdefault(name, []).append((component, key))
-    return places
+            candidates.setdefault(name, []).append((component, key))
+    return candidates
 
 
-def check_names(file: Path, layers: Mapping[str, Parts], places: Places, model: str, family: str) -> None:
-    """Raises CheckpointError for layers that the model does not have, and for names that are of none that is known."""
-    strangers = [layer for layer in layers if layer not in places]
-    if not strangers:
+def check_names(file: Path, layers: Mapping[str, Parts], candidates: Candidates, model: str, family: str) -> None:
+    """Raises CheckpointError for layers that the model does not have, and for names of no known layout."""
+    missing = [layer for layer in layers if layer not in candidates]
+    if not missing:
         return
-    other = family_of(strangers)
-    odd = [layer for layer in strangers if not is_named(layer)]
-    if odd and other is None:
+    other = family_of(missing)
+    unknown = [layer for layer in missing if not has_known_name(layer)]
+    if unknown and other is None:
         raise CheckpointError(
-            f"{file} calls layers by names that are not known: {first_few(odd)}; expected those of kohya "
+            f"{file} calls layers by names that are not known: {first_few(unknown)}; expected those of kohya "
             "(lora_unet_..., lora_te_...), diffusers (unet...., text_encoder....), ComfyUI (diffusion_model...., "
             "text_encoders.clip_l....), LyCORIS (lycoris_...) or peft; save it anew in one of these"
         )
     raise CheckpointError(
-        f"{file} changes layers that {model} ({family}) does not have: {first_few(strangers)}. It was made for "
+        f"{file} changes layers that {model} ({family}) does not have: {first_few(missing)}. It was made for "
         f"{other or 'another family'}; give one for {family}"
     )
 
 
-def check_twice(file: Path, targets: Sequence[Target]) -> None:
-    """Raises CheckpointError for a weight that is changed by two layers, which are names of the same one."""
+def check_duplicates(file: Path, targets: Sequence[Target]) -> None:
+    """Raises CheckpointError for a weight that two layers of the file change, under different names."""
     found: dict[tuple[str, str], str] = {}
     for target in targets:
         other = found.setdefault((target.component, target.key), target.layer)
@@ -133,17 +134,19 @@ def check_twice(file: Path, targets: Sequence[Target]) -> None:
             )
 
 
-def fitted(file: Path, target: Target, is_bias: bool, places: Places, weights: Shapes) -> tuple[Target, list[str]]:
-    """Returns the target where its shape fits, of those that have its layer's name; else a line that says how not."""
+def fitted(
+    file: Path, target: Target, is_bias: bool, candidates: Candidates, weights: Shapes
+) -> tuple[Target, list[str]]:
+    """Returns the target at the candidate whose shape fits; if none does, one line per candidate that says why."""
     misfits, errors = [], []
-    for component, weight in places[target.layer]:
+    for component, weight in candidates[target.layer]:
         key = weight.removesuffix("weight") + "bias" if is_bias else weight
         wanted = weights[component].get(key)
         if wanted is None:
             misfits.append(f"{component} {key} (got a change of it, the layer has no bias)")
             continue
         try:
-            shape = shape_of(file, target.layer, target.form, target.parts, wanted)
+            shape = shape_of(file, target.layer, target.adapter, target.parts, wanted)
         except CheckpointError as error:
             errors.append(error)
             continue
@@ -155,14 +158,14 @@ def fitted(file: Path, target: Target, is_bias: bool, places: Places, weights: S
     return target, misfits
 
 
-def change_of(lora: Lora, file: Path, target: Target, settings: Settings) -> Change:
-    """The change that a target is, with what the settings say of it."""
+def change_of(lora: Lora, file: Path, target: Target, settings: PeftSettings) -> Change:
+    """The change of a target, with the scale, and the factor from the file's settings."""
     shapes = {name: stored.shape for name, stored in target.parts.items()}
-    told = ALPHA not in target.parts
-    factor = settings.factor(target.component, target.key, target.form, shapes) if told else 1.0
+    has_alpha = ALPHA in target.parts
+    factor = 1.0 if has_alpha else settings.factor(target.component, target.key, target.adapter, shapes)
     if settings.of(target.component, "use_dora") and "up" in shapes and PEFT not in shapes:
         raise CheckpointError(
-            f"{file}: {settings.place} says use_dora, and {target.layer} has no {PEFT}; save the LoRA again"
+            f"{file}: {settings.origin} says use_dora, but {target.layer} has no {PEFT}; save the LoRA again"
         )
     scale = float(lora.scale_of(target.component))
-    return Change(file, target.layer, target.component, target.key, target.parts, target.form, scale, factor)
+    return Change(file, target.layer, target.component, target.key, target.parts, target.adapter, scale, factor)

@@ -1,9 +1,9 @@
-"""The names by which LoRA files call a checkpoint's layers, and what each key of a file says.
+"""Names of a checkpoint's layers in LoRA files, and the layer and tensor that a key of a file names.
 
-Kohya's trainers write a layer's path with underscores (`lora_unet_down_blocks_0_..`), which cannot be split again; so
-every layer's names are made from the checkpoint and looked up. For SDXL those trainers name the UNet's layers as the
-original implementation does; diffusers and peft write the path with points, older versions with an attention processor
-in it.
+Kohya's trainers write a layer's path with underscores (`lora_unet_down_blocks_0_..`), which cannot be split again. So
+all names of every layer are made from the checkpoint and looked up. For SDXL, kohya's trainers name the UNet's layers
+as the original implementation does. diffusers and peft write the path with points, and older versions put an attention
+processor into it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
-# How files call a component, in front of the layer's path, with underscores: diffusers; kohya's trainers; ComfyUI; of
-# one module alone, peft and LyCORIS, whose encoders are told from each other by their widths.
+# Prefixes of a component before the layer's path, with underscores: diffusers; kohya's trainers; ComfyUI. peft and
+# LyCORIS write none for a single module; its width then decides between two text encoders.
 ALONE = ("", "lycoris_")
 WITHIN = ("text_encoders_{}_", "text_encoders_{}_transformer_", "{}_", "{}_transformer_")
 PREFIXES = {
@@ -35,16 +35,16 @@ KEY = re.compile(
     r"|(?P<magnitude>lora_magnitude_vector)(?:\.(?!weight$)[^.]+)?(?:\.weight)?)"
 )
 HALVES = {"A": "down", "B": "up"}
-# What wrappers put into a layer's path: processors of attention, peft, torch.compile.
+# Parts of a layer's path that wrappers add: attention processors, peft, torch.compile.
 WRAPPERS = re.compile(r"\.processor(?=[._]|$)|base_model\.model\.|_orig_mod\.|^module\.")
-# What a layer's name begins with after a prefix, wherever it is of a model that is read here.
+# Beginnings of a layer's name after the prefix, in every supported model.
 BEGINNINGS = (
     *("down_blocks_", "mid_block_", "up_blocks_", "conv_", "time_embedding_", "add_embedding_", "time_embed_"),
     *("input_blocks_", "middle_block_", "output_blocks_", "label_emb_", "out_", "text_model_", "encoder_layers_"),
     *("embeddings_", "final_layer_norm", "text_projection"),
 )
 
-# openaimodel.UNetModel's names for what stands outside its blocks, and for the layers of a ResNet.
+# openaimodel.UNetModel's names of the layers outside its blocks, and of the layers of a ResNet.
 ORIGINAL_TOP = {
     "conv_in": "input_blocks.0.0",
     "conv_norm_out": "out.0",
@@ -67,7 +67,7 @@ BLOCK = re.compile(r"(?:(down|up)_blocks\.(\d+)|mid_block)\.(\w+)\.(\d+)(?:\.(.+
 
 
 def part_of(key: str) -> tuple[str, str] | None:
-    """Returns the layer that a file's key is about, with underscores, and which tensor of it; None for other keys.
+    """Returns the layer of a file's key, with underscores, and the name of its tensor; None for other keys.
 
     >>> part_of("unet.mid_block.attentions.0.proj_in.lora_A.weight")
     ('unet_mid_block_attentions_0_proj_in', 'down')
@@ -82,20 +82,20 @@ def part_of(key: str) -> tuple[str, str] | None:
 
 
 def layer_of(path: str) -> str:
-    """The name by which a layer is looked up: its path in a file with underscores, without what wraps modules."""
+    """The name to look a layer up by: its path in the file with underscores, without the parts that wrappers add."""
     return flat(WRAPPERS.sub("", path))
 
 
-def is_named(layer: str) -> bool:
-    """Whether a layer is called in one of the ways that are known, of whichever model it is."""
+def has_known_name(layer: str) -> bool:
+    """True if a layer's name has a known layout, whichever model it belongs to."""
     prefixes = {prefix for some in PREFIXES.values() for prefix in some}
     return any(layer.startswith(f"{prefix}{begin}") for prefix in prefixes for begin in BEGINNINGS)
 
 
 def weights_by_name(component: str, keys: Iterable[str]) -> dict[str, str]:
-    """Returns the key of each of a component's weights, by every name that a file may have for its layer.
+    """Returns the key of each of a component's weights, under every name that a file may have for its layer.
 
-    keys: those of the component's tensors, of which those that end in ".weight" are meant.
+    keys: of the component's tensors; only those that end in ".weight" count.
     """
     paths = [key.removesuffix(".weight") for key in keys if key.endswith(".weight")]
     names_of = unet_names if component == "unet" else text_names
@@ -107,7 +107,7 @@ def weights_by_name(component: str, keys: Iterable[str]) -> dict[str, str]:
 
 
 def text_names(paths: list[str]) -> Iterator[tuple[str, str]]:
-    """A text encoder's layers: as transformers 5 and as all older versions call each, and as diffusers once did."""
+    """(path, name) of a text encoder's layers: the names of transformers 5, of older versions and of old diffusers."""
     for path in paths:
         bare = path.removeprefix("text_model.")
         for name in (bare, re.sub(r"\b([qkv]|out)_proj$", r"to_\1", bare)):
@@ -116,8 +116,8 @@ def text_names(paths: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def unet_names(paths: list[str]) -> Iterator[tuple[str, str]]:
-    """A UNet's layers: as diffusers calls each, as its attention processors did, and as the original implementation."""
-    layers = layers_a_level(paths)
+    """(path, name) of a UNet's layers: diffusers' names, its attention processors', the original implementation's."""
+    layers = resnets_per_block(paths)
     for path in paths:
         yield path, path
         yield path, path.removesuffix(".0") if path.endswith("to_out.0") else path
@@ -125,17 +125,17 @@ def unet_names(paths: list[str]) -> Iterator[tuple[str, str]]:
             yield path, name
 
 
-def layers_a_level(paths: Iterable[str]) -> int | None:
-    """Returns how many ResNets each level of the way down has; None where they differ, as the original's cannot."""
+def resnets_per_block(paths: Iterable[str]) -> int | None:
+    """Returns the number of ResNets per down block; None if blocks differ, which the original's cannot."""
     found = {match.groups() for path in paths if (match := DOWN_RESNET.match(path))}
     counts = set(Counter(level for level, _ in found).values())
     return counts.pop() if len(counts) == 1 else None
 
 
 def original_name(path: str, layers: int, paths: list[str]) -> str | None:
-    """Returns what the original implementation calls a layer of the UNet; None for what it does not have.
+    """Returns the original implementation's name of a layer of the UNet; None for layers that it does not have.
 
-    layers: ResNets a level. paths: those of all layers, among which are those of attention.
+    layers: ResNets per down block. paths: of all layers, to tell blocks with attention.
 
     >>> original_name("up_blocks.0.upsamplers.0.conv", 2, [])
     'output_blocks.2.1.conv'
@@ -145,18 +145,18 @@ def original_name(path: str, layers: int, paths: list[str]) -> str | None:
     match = BLOCK.fullmatch(path)
     if match is None:
         return None
-    side, level, kind, place, rest = match.groups()
+    side, level, kind, index, rest = match.groups()
     first = int(level or 0) * (layers + 1)
     rest = ORIGINAL_RESNET.get(rest, rest) if kind == "resnets" else rest
     if kind == "downsamplers":
         return f"input_blocks.{first + layers + 1}.0.op"
     if kind == "upsamplers":
-        crossed = any(other.startswith(f"up_blocks.{level}.attentions.") for other in paths)
-        return f"output_blocks.{first + layers}.{1 + crossed}.{rest}"
+        attends = any(other.startswith(f"up_blocks.{level}.attentions.") for other in paths)
+        return f"output_blocks.{first + layers}.{1 + attends}.{rest}"
     second = int(kind == "attentions")
     if side is None:
-        return f"middle_block.{2 * int(place) + second}.{rest}"
-    block = f"input_blocks.{1 + first + int(place)}" if side == "down" else f"output_blocks.{first + int(place)}"
+        return f"middle_block.{2 * int(index) + second}.{rest}"
+    block = f"input_blocks.{1 + first + int(index)}" if side == "down" else f"output_blocks.{first + int(index)}"
     return f"{block}.{second}.{rest}"
 
 

@@ -1,4 +1,4 @@
-"""How a command line names a LoRA file and how much of it is added: FILE[:SCALE[:TEXT]]."""
+"""A LoRA file and its scales as written on a command line: FILE[:SCALE[:TEXT]]."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 from latentrt.errors import RequestError
 from latentrt.lora.files import Lora
 
-# What follows a file's suffix and is no number.
+# A file's name and the rest after its suffix, for messages about scales that are not numbers.
 REST = re.compile(r"(?P<file>.+\.safetensors):(?P<rest>.*)", re.IGNORECASE | re.DOTALL)
 
 
 def parse_lora(text: str) -> Lora:
-    """Returns the file that `text` names, and its scales: the UNet's, and the text encoders' where two are given.
+    """Returns the file and its scales: one for all, or two, the UNet's and the text encoders'.
 
-    A file's name may have colons. Of the ways to read `text`, the one whose file exists is meant, the longest name
-    first; where none does, as many as two numbers at the end are scales. Raises RequestError for no file and for a
-    scale that is no number.
+    A file's name may contain colons. Of all readings of `text`, the one with the longest name that exists is taken; if
+    none exists, up to two numbers at the end are scales. Raises RequestError for a missing name, or a scale that is
+    not a number.
 
     >>> parse_lora("C:/styles/ink.safetensors:0.8:0.5").text_scale
     0.5
@@ -39,7 +39,7 @@ def parse_lora(text: str) -> Lora:
 
 
 def number_of(text: str) -> float | None:
-    """The number that a text is; None for other texts."""
+    """A text as a number; None if it is not one."""
     try:
         return float(text)
     except ValueError:
@@ -47,7 +47,7 @@ def number_of(text: str) -> float | None:
 
 
 def exists(file: Path) -> bool:
-    """Whether there is such a file or folder; False for names that no file can have."""
+    """True if the file or folder exists; False for names that no file can have."""
     try:
         return file.exists()
     except (OSError, ValueError):

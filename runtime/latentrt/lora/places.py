@@ -1,6 +1,7 @@
 """The bundle's table of weights that LoRA files may change: each weight of the checkpoint, and its place in a graph.
 
-The exporter writes the table (`latentrt_export.lora_table`), as it knows which weights it turned, stacked or moved.
+The exporter writes the table (`latentrt_export.lora_table`): only it knows the weights that it transposed, stacked or
+moved.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from latentrt.storage.json_codec import TypedError, parse
 from latentrt.tensors import Array
 
 Shape: TypeAlias = tuple[int, ...]
-# Of a weight: the bundle's component, the initialiser's name, shape, type, file, offset and length in bytes, whether
-# rows are columns there, first and last row + 1, its own shape, whether it serves other layers as well.
+# A weight: the bundle's component; the initializer's name, shape, type, file, offset and length in bytes; transposed
+# there or not; first row and last row + 1 there; the weight's own shape; shared with other layers or not.
 Row: TypeAlias = tuple[str, str, Shape, str, str, int, int, bool, tuple[int, int], Shape, bool]
 
 DTYPES = {"float32": "<f4", "float16": "<f2"}
@@ -30,30 +31,31 @@ QUANTIZED = ("int8", "w8")
 
 @dataclass(frozen=True)
 class Place:
-    """A checkpoint's weight, or bias, in a graph: the component, the initialiser's name and place, its rows there.
+    """The place of a checkpoint's weight, or bias, in a graph.
 
-    turned: whether rows are columns there. shape: its own. shared: whether it serves other layers as well.
+    component: the bundle's. name: the initializer's. transposed: True if the initializer holds the transpose. rows: its
+    rows in the initializer. shape: the weight's own. shared: True if other layers use it as well.
     """
 
     component: str
     name: str
     initializer: Initializer
-    turned: bool
+    transposed: bool
     rows: slice
     shape: Shape
     shared: bool = False
 
     def of(self, array: Array) -> Array:
-        """The weight as a view of what the initialiser holds, (rows, ...)."""
-        return (array.T if self.turned else array.reshape(-1, *self.shape[1:]))[self.rows]
+        """The weight as a view of the initializer's array, (rows, ...)."""
+        return (array.T if self.transposed else array.reshape(-1, *self.shape[1:]))[self.rows]
 
 
 @dataclass(frozen=True)
 class Table:
-    """The content of the file. All are by the checkpoint's component, then by its key there.
+    """The content of the table's file: each mapping is by the checkpoint's component, then by its key there.
 
-    unread: shapes of weights that no graph has, as nothing reads them. twins: shapes of norms and biases for which
-    equal ones stand in the graphs.
+    unread: shapes of weights that no graph has, as nothing reads them. twins: shapes of norms and biases that the
+    graphs do not have themselves, because they equal others, which stand for them.
     """
 
     weights: Mapping[str, Mapping[str, Row]]
@@ -63,7 +65,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Places:
-    """The table with its rows as places."""
+    """The table with each row as a Place."""
 
     weights: Mapping[str, Mapping[str, Place]]
     unread: Mapping[str, Mapping[str, Shape]]
@@ -76,7 +78,7 @@ def changed_components(manifest: Manifest) -> tuple[str, ...]:
 
 
 def read_places(bundle: Bundle) -> Places:
-    """Returns the places in the bundle's table. Raises BundleError for a bundle without one, and for a damaged one."""
+    """Returns the bundle's table. Raises BundleError if there is none, or if it is damaged."""
     name = bundle.manifest.lora_weights
     if not name:
         raise BundleError(
@@ -98,8 +100,8 @@ def read_places(bundle: Bundle) -> Places:
 
 
 def place_of(bundle: Bundle, row: Row, where: str) -> Place:
-    """The place in a row. Raises TypedError where it does not fit the component's files, or itself."""
-    component, name, stored, dtype, file, start, length, turned, (first, end), shape, shared = row
+    """The place in a row. Raises TypedError if it contradicts the component's files or itself."""
+    component, name, stored, dtype, file, start, length, transposed, (first, end), shape, shared = row
     found = bundle.manifest.components.get(component)
     if found is None or file not in (found.file, *found.data):
         raise TypedError(f"{where}: got {component!r} and {file!r}, expected a component and a file of it")
@@ -109,11 +111,11 @@ def place_of(bundle: Bundle, row: Row, where: str) -> Place:
     inside = 0 <= start and start + length <= bundle.manifest.files[file].bytes
     if not inside or length != initializer.bytes or min(stored, default=0) < 1:
         raise TypedError(f"{where}: got {length} bytes at {start} for {list(stored)}, which {file} does not have")
-    rows = stored[-1 if turned else 0]
+    rows = stored[-1 if transposed else 0]
     whole = min(shape, default=0) > 0 and rows * math.prod(shape[1:]) == math.prod(stored)
-    if not whole or (turned and len(shape) != 2) or not 0 <= first < end <= rows or end - first != shape[0]:
+    if not whole or (transposed and len(shape) != 2) or not 0 <= first < end <= rows or end - first != shape[0]:
         raise TypedError(f"{where}: got the rows {first} to {end} of {list(stored)}, expected {list(shape)}")
-    return Place(component, name, initializer, turned, slice(first, end), shape, shared)
+    return Place(component, name, initializer, transposed, slice(first, end), shape, shared)
 
 
 def row_of(place: Place, folder: Path) -> list[Any]:
@@ -122,4 +124,4 @@ def row_of(place: Place, folder: Path) -> list[Any]:
     dtype = next(name for name, stored in DTYPES.items() if stored == one.dtype)
     stored = [list(one.shape), dtype, one.file.relative_to(folder).as_posix(), one.start, one.bytes]
     rows = [place.rows.start, place.rows.stop]
-    return [place.component, place.name, *stored, place.turned, rows, list(place.shape), place.shared]
+    return [place.component, place.name, *stored, place.transposed, rows, list(place.shape), place.shared]

@@ -1,11 +1,11 @@
-"""What is known by its keys and not applied: other kinds of adapter, of other models, and files that are no LoRA."""
+"""Files that are recognised by their keys but not supported: other adapters, other models, files that are no LoRA."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
 
-# Kinds of adapter, by how their keys end.
+# Kinds of adapter, by the ends of their keys.
 KINDS = (
     (r"\.oft_R(\.[^.]+)*", "peft's OFT"),
     (r"\.boft_[Rs](\.[^.]+)*", "peft's BOFT"),
@@ -30,7 +30,7 @@ KINDS = (
     (r"\.scale", "AUTOMATIC1111's scales of layers"),
     (r"\.modules_to_save\..+", "peft's modules_to_save"),
 )
-# Models that are none of those that are read here, by what stands in their layers' names.
+# Unsupported models, by parts of their layers' names.
 FAMILIES = (
     (r"(double|single)_blocks|single_transformer_blocks|^transformer_", "Flux or another transformer"),
     (r"joint_blocks", "Stable Diffusion 3"),
@@ -42,7 +42,7 @@ FAMILIES = (
         "a transformer",
     ),
 )
-# Files of other kinds, by how keys begin, and the option that takes one.
+# Files of other kinds, by the beginnings of their keys, and what to do with one.
 FILES = (
     (r"emb_params$|string_to_param|^clip_[lg]$|<.+>$", "an embedding", "give it with --embedding"),
     (r"model\.diffusion_model\.|first_stage_model\.|cond_stage_model\.|conditioner\.", "a checkpoint", "export it"),
@@ -53,7 +53,7 @@ FILES = (
 
 
 def kind_of(keys: Iterable[str]) -> tuple[str, str] | None:
-    """The first key that is of a kind of adapter that is known and not applied, and the name of that kind."""
+    """The first key of an unsupported kind of adapter, and the kind's name; None if there is none."""
     for key in keys:
         for ending, kind in KINDS:
             if re.search(f"({ending})$", key):
@@ -62,10 +62,10 @@ def kind_of(keys: Iterable[str]) -> tuple[str, str] | None:
 
 
 def family_of(layers: Sequence[str]) -> str | None:
-    """The models that layers are named as those of, None for none that is known."""
+    """The unsupported model that the layers' names belong to; None if it is unknown."""
     return next((family for mark, family in FAMILIES if any(re.search(mark, layer) for layer in layers)), None)
 
 
 def file_of(keys: Sequence[str]) -> tuple[str, str] | None:
-    """What kind of file has such keys, and what to do with it; None for none that is known."""
+    """The kind of file with these keys, and what to do with it; None if it is unknown."""
     return next(((kind, what) for start, kind, what in FILES if any(re.match(start, key) for key in keys)), None)

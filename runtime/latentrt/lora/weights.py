@@ -1,4 +1,4 @@
-"""A bundle's weights with LoRA files added to them, computed when an engine loads and never kept here."""
+"""A bundle's weights with LoRA files added: computed when an engine loads, and not stored here."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from latentrt.tensors import Array
 
 @dataclass(frozen=True)
 class Applied:
-    """A LoRA that a pipeline runs with: the file's name, its SHA-256, and how much of it was added.
+    """A LoRA of a pipeline: the file's name, its SHA-256, and its scales.
 
-    text_scale: the text encoders', None where it is the UNet's.
+    text_scale: the text encoders'; None if it equals the UNet's.
     """
 
     file: str
@@ -33,25 +33,25 @@ class Applied:
     text_scale: float | None = None
 
     def record(self) -> dict[str, Any]:
-        """What a picture notes of it, as JSON has it."""
+        """Metadata of the LoRA for a picture, JSON-serializable."""
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
 class ChangedWeight:
-    """An initialiser of a graph and all that changes it, in order."""
+    """An initializer of a graph and all its changes, in order."""
 
     changes: Sequence[tuple[Place, Change]]
 
     @property
     def initializer(self) -> Initializer:
-        """The place of the initialiser."""
+        """The unchanged initializer."""
         return self.changes[0][0].initializer
 
     def read(self) -> Array:
-        """Returns the new weight, computed in float32 and rounded once to the type that it has in the graph.
+        """Returns the new weight, computed in float32 and rounded once to its type in the graph.
 
-        Raises CheckpointError for a file that has changed, and for weights that are not finite.
+        Raises CheckpointError if a file has changed, or if the new weight is not finite.
         """
         stored = self.initializer.read()
         changed = stored.astype(np.float32)
@@ -70,11 +70,11 @@ class ChangedWeight:
 
 
 def changed_weights(bundle: Bundle, loras: Sequence[Lora]) -> dict[str, dict[str, ChangedWeight]]:
-    """Returns the initialisers that LoRA files change in each component, by name; none is computed yet.
+    """Returns the initializers that LoRA files change in each component, by name; none is computed yet.
 
-    Raises CheckpointError for a file that does not fit the bundle or brings words along, EngineError for a bundle that
-    has no float weights, BundleError for one without a table of weights, and for one whose graphs share a
-    weight of which one use is changed.
+    Raises CheckpointError for a file that does not fit the bundle or contains textual inversions, EngineError for a
+    bundle without float weights, BundleError for a bundle without a table of weights, or if a changed weight is shared
+    with other layers.
     """
     manifest = bundle.manifest
     for name in changed_components(manifest):
@@ -94,7 +94,7 @@ def changed_weights(bundle: Bundle, loras: Sequence[Lora]) -> dict[str, dict[str
         check_words(lora)
         for change in changes:
             if change.weight not in places.unread[change.component]:
-                place = alone(bundle, places.weights[change.component].get(change.weight), change)
+                place = unshared_place(bundle, places.weights[change.component].get(change.weight), change)
                 found[place.component][place.name].append((place, change))
     return {
         component: {name: ChangedWeight(changes) for name, changes in weights.items()}
@@ -102,28 +102,28 @@ def changed_weights(bundle: Bundle, loras: Sequence[Lora]) -> dict[str, dict[str
     }
 
 
-def alone(bundle: Bundle, place: Place | None, change: Change) -> Place:
-    """The place of a weight. Raises BundleError where it serves others as well, or another one serves in its stead."""
+def unshared_place(bundle: Bundle, place: Place | None, change: Change) -> Place:
+    """The place of a weight. Raises BundleError if several layers share it, or if an equal one stands for it."""
     if place is None or place.shared:
         raise BundleError(
-            f"{bundle.folder}: {change.component} {change.weight} is the same as others, of which the graph has one "
-            f"that serves several layers, and {change.file} changes one of them; fuse it with `latentrt export --lora`"
+            f"{bundle.folder}: {change.file} changes {change.component} {change.weight}, which the graph stores once "
+            f"for several layers with equal weights; fuse the file with `latentrt export --lora`"
         )
     return place
 
 
 def check_words(lora: Lora) -> None:
-    """Raises CheckpointError for a file that brings words along: they need rows of their own in the text encoders."""
+    """Raises CheckpointError for a file with textual inversions: their words need new rows in the text encoders."""
     words = bundled_words(lora.file)
     if words:
         raise CheckpointError(
-            f"{lora.file} brings words of textual inversion along ({first_few(words)}), which cannot be added to a "
-            "bundle; fuse it with `latentrt export --lora`, which adds them"
+            f"{lora.file} contains textual inversions ({first_few(words)}), which cannot be added to a bundle; fuse it "
+            "with `latentrt export --lora`, which adds them"
         )
 
 
 def applied(loras: Sequence[Lora]) -> tuple[Applied, ...]:
-    """What a picture says of the files."""
+    """The files as pictures record them."""
     found = []
     for lora in loras:
         scale, text = float(lora.scale), float(lora.scale_of("text_encoder"))
@@ -134,9 +134,9 @@ def applied(loras: Sequence[Lora]) -> tuple[Applied, ...]:
 
 
 def loras_of(scales: Mapping[str | Path, float | tuple[float, float]]) -> tuple[Lora, ...]:
-    """The files and scales of a mapping, in its order: a number, or the UNet's and the text encoders'.
+    """The LoRAs in a mapping from files to scales, in its order: one number, or the UNet's and the text encoders'.
 
-    Raises CheckpointError for more or fewer numbers than these.
+    Raises CheckpointError for any other count of numbers.
     """
     found = []
     for file, scale in scales.items():

@@ -1,4 +1,4 @@
-"""Components: a bundle's graphs on their engines, with the tokenizer, ready to be called."""
+"""Components: a bundle's graphs on their engines, and its tokenizer."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ QUANTIZER = "quantizer"
 
 @dataclass
 class Components:
-    """The parts that a run calls.
+    """The engines and the tokenizer that a run calls.
 
     tokenizer: None for a model without prompts. engines: by component. engine: the name of their kind. split_guidance:
-    one call of the denoiser per prompt. budget: the memory that a run may need; None for no limit. loras: the files
-    added to the weights.
+    one call of the denoiser per prompt. budget: memory limit of a run; None for no limit. loras: the files added to the
+    weights.
     """
 
     bundle: Bundle
@@ -46,16 +46,16 @@ class Components:
     loras: tuple[Applied, ...] = ()
 
     def call(self, component: str, **feeds: Array) -> dict[str, Array]:
-        """The outputs of one component by name; each feed is brought to the float type that the graph declares."""
+        """The outputs of one component by name; each feed is converted to the type of the graph's input."""
         dtypes = {spec.name: spec.dtype for spec in self.bundle.manifest.components[component].inputs}
-        with TURNS.lock if self.budget else nullcontext():  # a preview's call belongs to no run's turn
+        with TURNS.lock if self.budget else nullcontext():  # a preview's call is outside any run's turn
             typed = {name: np.ascontiguousarray(feed, dtypes.get(name, feed.dtype)) for name, feed in feeds.items()}
             return self.engines[component](typed)
 
     def encode(self, pixels: Array) -> tuple[Array, Array]:
-        """The mean and the deviation of latents of unit variance, each (batch, channels, rows, columns) float32.
+        """Mean and standard deviation of unit-variance latents, each (batch, channels, rows, columns) float32.
 
-        pixels: (batch, 3, height, width) in [-1, 1]. The range of the variance is that of diffusers.
+        pixels: (batch, 3, height, width) in [-1, 1]. The log variance is clipped as in diffusers.
         """
         outputs = {name: one.astype(np.float32) for name, one in self.call("vae_encoder", image=pixels).items()}
         mean, space = outputs["mean"], self.bundle.manifest.latents
@@ -67,7 +67,7 @@ class Components:
         return space.from_vae(mean), deviation * np.float32(space.scaling)
 
     def decode(self, latents: Array, decoder: str = "vae_decoder") -> Array:
-        """Pixels in about [-1, 1], (batch, 3, height, width), from latents of unit variance; one image at a time.
+        """Pixels in about [-1, 1], (batch, 3, height, width), from unit-variance latents; one image at a time.
 
         decoder: the component, "vae_decoder" or "tiny_decoder".
         """
@@ -94,16 +94,16 @@ class Components:
         return np.concatenate(found).reshape(batch, rows, columns, channels).transpose(0, 3, 1, 2)
 
     def _decode_one(self, decoder: str, feeds: Mapping[str, Array]) -> Array:
-        """The pixels of one image; the other components leave memory if it does not fit beside them."""
+        """The pixels of one image; the other components are unloaded if memory is short."""
         try:
             return self.call(decoder, **feeds)["image"]
         except MemoryError:  # the engine's or NumPy's
             log.warning("too little memory to decode: unloading the other components")
-        self.unload()  # outside the handler, whose error holds all that was made
+        self.unload()  # outside the handler, because its error keeps the failed call's arrays alive
         return self.call(decoder, **feeds)["image"]
 
     def unload(self) -> None:
-        """Frees the memory of the engines; each component loads again when it is called."""
+        """Frees the engines' memory; each component loads again at its next call."""
         for engine in self._opened():
             engine.unload()
 

@@ -1,4 +1,4 @@
-"""The model as samplers see it: noisy latents and their level in, clean latents out, guided."""
+"""The denoiser as samplers call it: noisy latents and sigma in, guided clean latents out."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 
 
 def timesteps_of_calls(sampler: Callable[..., SamplerSteps], grid: Grid) -> dict[float, float]:
-    """The timestep for every level at which `walk` will call the model, in the order of the first calls.
+    """The timestep of every sigma at which `sampler` calls the model, in the order of the first calls.
 
-    Found by walking once with next to nothing, so that no sampler has to say it twice: its own levels have the grid's
-    timesteps, those in between are read off the table.
+    Found by a run of the sampler on a single latent. The grid's sigmas have the grid's timesteps; those between them
+    are looked up in its table.
     """
     known = dict(zip(grid.sigmas.tolist(), grid.timesteps.tolist(), strict=True))
     found: dict[float, float] = {}
@@ -48,11 +48,11 @@ def timesteps_of_calls(sampler: Callable[..., SamplerSteps], grid: Grid) -> dict
 
 @dataclass
 class Denoiser:
-    """The model for one run; everything that depends on the prompt or the timestep alone was computed before.
+    """The denoiser for one run, with all inputs that depend only on the prompt or the timestep computed before.
 
-    split: one call of the network per prompt in place of one for all, which needs less memory. step: the current step,
-    for guidance and prompts that change. extra_channels: those after the noisy latents, (batch, channels, height,
-    width); None for a model without any. controls: of a model that control images may guide.
+    split: one call of the network per prompt, not one for all prompts, to need less memory. step: the current step, for
+    guidance and prompts that change. extra_channels: those after the noisy latents, (batch, channels, height, width);
+    None for a model without. controls: the control images; None for a model that takes none.
     """
 
     call: Call
@@ -66,7 +66,7 @@ class Denoiser:
     controls: ControlSet | None = None
 
     def __call__(self, x: Array, sigma: float, window: Tile | None = None) -> Array:
-        """The clean latents that the model, guided, predicts from `x`; same shape, float32. window: the part in `x`."""
+        """The guided clean latents for `x`, float32 of the same shape. window: the tile that `x` is; None for all."""
         scale = self.guidance.at(self.step, sigma)
         negative, positives = self.inputs.conditioning.rows(self.step)
         weights, rows = zip(*positives, strict=True)
@@ -83,12 +83,12 @@ class Denoiser:
         return self.prediction.denoised(x, combined, sigma)
 
     def predict(self, x: Array, sigma: float, rows: Sequence[Row], window: Tile | None = None) -> list[Array]:
-        """The network's prediction under each text, in as few calls as possible. window: the part that `x` is."""
+        """The network's prediction for each row of conditioning, in as few calls as possible. window: the tile `x`."""
         extra = self.extra_channels
         extra = extra if extra is None or window is None else extra[..., window[0], window[1]]
         scale = self.prediction.scale(sigma)
         dtype = self.manifest.components[self.manifest.denoiser].input(self.manifest.sample).dtype
-        # Converted before it is repeated: NumPy makes float16 slowly, one element at a time.
+        # Converted before it is repeated: NumPy converts to float16 slowly, one element at a time.
         sample = (x if scale == 1 else x * np.float32(scale)).astype(dtype, copy=False)
         predictions: list[Array] = []
         for group in self.groups(rows):
@@ -97,18 +97,18 @@ class Denoiser:
             except MemoryError:  # the engine's or NumPy's
                 if len(group) == 1:
                     raise
-                log.warning("too little memory for %d prompts in a call of the UNet: from now on one", len(group))
+                log.warning("too little memory for %d prompts per call of the UNet: from now on one", len(group))
                 break
         else:
             return predictions
-        # Outside the handler, whose error holds all that was made for the call that failed.
+        # Outside the handler, because its error keeps the failed call's arrays alive.
         self.split, predictions = True, []
         return self.predict(x, sigma, rows, window)
 
     def predict_group(
         self, group: tuple[Row, ...], sample: Array, sigma: float, extra: Array | None, window: Tile | None
     ) -> list[Array]:
-        """The network's prediction under some texts, in one call. sample, extra: of one text."""
+        """The network's prediction for some rows, in one call. sample, extra: of one row."""
         name = self.manifest.sample
         feeds = {name: np.concatenate([sample] * len(group)), **self.inputs.feeds(group, sigma, len(sample))}
         negative = [row.negative for row in group for _ in sample]
@@ -119,7 +119,7 @@ class Denoiser:
         return list(output.astype(np.float32, copy=False).reshape(len(group), *sample.shape))
 
     def groups(self, rows: Sequence[Row]) -> Iterable[tuple[Row, ...]]:
-        """The texts of each call, in order: neighbours of equal length share one."""
+        """The rows of each call, in order: neighbours with the same number of tokens share a call."""
         if self.split:
             return ((row,) for row in rows)
         return (tuple(group) for _, group in itertools.groupby(rows, lambda row: row.tokens))

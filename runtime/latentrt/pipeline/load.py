@@ -1,4 +1,4 @@
-"""Loading: a bundle's folder, or a built-in model's name, becomes a pipeline."""
+"""Loading of a bundle, a folder or a built-in model's name, as a pipeline."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ def load(
 ) -> Pipeline:
     """Returns a pipeline for a bundle's folder, or for a built-in model by name ("emoji").
 
-    engine: a name in `latentrt.engines.ENGINES`, whose package must be installed, or "cpu", which is ONNX Runtime, or
-    "auto": the fastest installed engine for a CPU, measured once per model where several are installed; the variable
-    LATENTRT_ENGINE names another. verify: hash every file first, so that damage is found before an engine reads it;
-    graphs are read when first used, so leave the folder alone while the pipeline lives.
-    split_guidance: call the UNet once for each prompt of a step, not once for all, which takes less memory and longer.
-    memory_budget: the bytes that the whole process may need, on a CPU; runs are made to fit, or refused before they
-    start; those of several threads wait for each other. lora_dir: the folder of the LoRA files that prompts name,
-    `<lora:NAME:0.8>`; the environment's LATENTRT_LORAS where none is given. loras: LoRA files and their scales for
-    every prompt, as `Pipeline.with_loras` takes them. With either, "auto" is ONNX Runtime. A pipeline may be
+    engine: a name in `latentrt.engines.ENGINES`, whose package must be installed; "cpu", which is ONNX Runtime; or
+    "auto", the fastest installed engine for a CPU, measured once per model if several are installed, or the engine in
+    the environment variable LATENTRT_ENGINE. verify: check the hash of every file first, to find damage before an
+    engine reads it. Graphs are read at first use: do not change the folder while the pipeline is open.
+    split_guidance: one UNet call per prompt of a step, not one for all prompts: less memory, more time. memory_budget:
+    memory limit of the whole process in bytes, on a CPU; runs are planned to fit, or refused before they start, and
+    runs of several threads take turns. lora_dir: the folder of the LoRA files that prompts name, `<lora:NAME:0.8>`;
+    default: the environment variable LATENTRT_LORAS. loras: LoRA files and their scales for every prompt, as in
+    `Pipeline.with_loras`. With either, "auto" is ONNX Runtime. A pipeline may be
     used from several threads. Raises BundleError or EngineError, and CheckpointError for LoRA files.
     """
     engine_kind(engine)
@@ -65,7 +65,7 @@ def load(
 
 
 def check_complete(bundle: Bundle) -> None:
-    """Raises BundleError unless the bundle can make a picture with the defaults that it states."""
+    """Raises BundleError unless the bundle can generate pictures with its own defaults."""
     where = bundle.folder / MANIFEST
     denoisers = bundle.manifest.of_role("denoiser")
     if len(denoisers) != 1:

@@ -1,4 +1,4 @@
-"""What a picture says of its making: the text that AUTOMATIC1111's tools read, and one JSON object with all of it."""
+"""Metadata in pictures: the text that AUTOMATIC1111's tools read, and one JSON object with all settings."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Provenance:
 
 
 def picture_text(settings: Settings, image: int, provenance: Provenance) -> dict[str, str]:
-    """The texts for one image of a batch: "parameters" for people and other tools, "latentrt" for this one.
+    """The texts for one image of a batch: "parameters" for people and other tools, "latentrt" for this package.
 
-    All of the second but version, bundle, loras and engine are fields of `Request`, and make the same image again; in
-    place of the image that a run started from stands what tells it from others.
+    All keys of "latentrt" except version, bundle, loras and engine are fields of `Request`, to make the same image
+    again; input images are replaced by their hash and size.
     """
     fields = settings.of_image(image).record()
     [seed], variations, options = (fields.pop(key) for key in ("seeds", "variation_seeds", "options"))
@@ -55,10 +55,10 @@ def picture_text(settings: Settings, image: int, provenance: Provenance) -> dict
 
 
 def infotext(record: dict[str, Any]) -> str:
-    """AUTOMATIC1111's layout: the prompt, the negative prompt, then a line of settings under the names it has for them.
+    """AUTOMATIC1111's layout: the prompt, the negative prompt, then a line of settings under A1111's names.
 
-    What is at its default is left out as there. The source of noise never is: without it, that tool takes its own
-    default, torch on a GPU. "CFG Rescale" is its extension's; its number fields leave lists alone.
+    As in A1111, settings at their default are left out, but "RNG" is always written: without it, A1111 assumes torch on
+    a GPU. "CFG Rescale" is an extension's name. A1111 ignores lists in fields of numbers.
     """
     settings = {
         "Steps": record["steps"],
@@ -97,38 +97,38 @@ def infotext(record: dict[str, Any]) -> str:
 
 
 def scales(lora: dict[str, Any]) -> str:
-    """How much of a LoRA was added: to the UNet, and to the text encoders where that differs."""
+    """A LoRA's scale as text; two scales with a colon if the text encoders' differs from the UNet's."""
     return ":".join(f"{lora[key]:g}" for key in ("scale", "text_scale") if key in lora)
 
 
 def inpaint_area(record: dict[str, Any]) -> dict[str, Any]:
-    """What that tool says where only the masked part was painted."""
+    """A1111's settings for a run that painted only the masked part."""
     padding = record.get("mask_padding")
     return {} if padding is None else {"Inpaint area": "Only masked", "Masked area padding": padding}
 
 
 def listed(value: Any) -> Any:
-    """A list of numbers with commas between them; anything else as it is."""
+    """A list of numbers as text, separated by commas; any other value unchanged."""
     return ", ".join(map(str, value)) if isinstance(value, tuple) else value
 
 
 def changed_eta(record: dict[str, Any]) -> float | None:
-    """The sampler's eta where it is not the default."""
+    """The sampler's eta; None if it is the default."""
     option = SAMPLERS[record["sampler"]].options.get("eta")
     eta: float | None = record.get("eta")
     return None if option is None or eta == option.default else eta
 
 
 def quoted(value: str) -> str:
-    """`value`, in JSON quotes where it holds what separates settings."""
+    """`value`, in JSON quotes if it contains a separator of settings."""
     return json.dumps(value, ensure_ascii=False) if any(mark in value for mark in ',:\n"') else value
 
 
 def read_png(path: Path) -> dict[str, Any]:
-    """What a picture says of its making: the JSON object of this package, or {"parameters": text} of another tool's.
+    """Returns a picture's metadata: this package's JSON object, or {"parameters": text} from another tool.
 
-    PNG's chunks, or EXIF of a JPEG or a WebP. Raises RequestError when the file is no picture or says nothing;
-    `latentrt.recipes.read_recipe` knows other tools' ways to say it.
+    Reads a PNG's chunks, or the EXIF of a JPEG or a WebP. Raises RequestError if the file is not a picture or has no
+    metadata; `latentrt.recipes.read_recipe` reads other tools' formats.
     """
     texts = read_texts(path)
     record = own_record(path, texts)
@@ -140,14 +140,14 @@ def read_png(path: Path) -> dict[str, Any]:
 
 
 def own_record(path: Path, texts: Mapping[str, str]) -> dict[str, Any] | None:
-    """The JSON object of this package among a picture's texts; None where there is none.
+    """This package's JSON object among a picture's texts; None if there is none.
 
-    Raises RequestError for one that is damaged.
+    Raises RequestError for a damaged one.
     """
     note = texts.get("MakerNote", "")
-    noted = note.removeprefix(f"{LATENTRT}\0") if note.startswith(f"{LATENTRT}\0") else "null"
+    from_note = note.removeprefix(f"{LATENTRT}\0") if note.startswith(f"{LATENTRT}\0") else "null"
     try:
-        record = json.loads(texts.get(LATENTRT, noted))
+        record = json.loads(texts.get(LATENTRT, from_note))
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{path}: its {LATENTRT!r} text is not valid JSON ({error})") from error
     return record if isinstance(record, dict) else None

@@ -1,4 +1,4 @@
-"""The story of a picture, from top to bottom."""
+"""All stages of a picture, in order."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 def picture(run: Timed, prepared: Prepared) -> Generator[Step, None, tuple[Image, ...]]:
-    """Every step as it is done, then the pictures: prompts encoded, latents started, denoised, decoded."""
+    """Yields every step when it is done, and returns the pictures: encode prompts, start latents, denoise, decode."""
     latents = yield from sample(run, prepared)
     return decode(run, prepared, latents)
 
 
 def sample(run: Timed, prepared: Prepared) -> Generator[Step, None, Array]:
-    """Every step as it is done, then the latents of the last."""
+    """Yields every step when it is done, and returns the latents of the last."""
     with run.phase("prompt"):
         encoded = encode_prompts(run, prepared)
     run.release(prepared.plan)

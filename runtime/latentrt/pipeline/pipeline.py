@@ -1,4 +1,4 @@
-"""The pipeline: components with verbs. A request goes in, a step comes out at a time, the result last."""
+"""The pipeline: takes a request, gives one step at a time, and the result at the end."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
 
 class Pipeline(Components):
-    """A bundle's parts, put together. A context manager: leaving it frees what the engines hold.
+    """A loaded bundle that generates pictures. A context manager: leaving it frees the engines' memory.
 
-    Threads may share one. chosen: whether the engine was chosen here, not named.
+    Threads may share one. chosen: True if the engine was chosen automatically, not named by the user.
     """
 
     def __init__(
@@ -60,24 +60,24 @@ class Pipeline(Components):
         self.close()
 
     def with_engines(self, engines: Mapping[str, Engine]) -> Pipeline:
-        """Returns the same pipeline with other engines for these components; the others are shared."""
+        """Returns a pipeline with these engines for their components; all other components are shared."""
         other = copy(self)
         other._tagged = None
         other.engines, other.unchanged = {**self.engines, **engines}, {**self.unchanged, **engines}
         return other
 
     def with_loras(self, loras: Mapping[str | Path, float | tuple[float, float]]) -> Pipeline:
-        """Returns the pipeline with these LoRA files, and no others, added to its weights; this one stays as it is.
+        """Returns a pipeline with only these LoRA files added to its weights; this one stays unchanged.
 
         loras: the scale of each file, such as {"style.safetensors": 0.8}, or two, (0.8, 0.5): the UNet's and the text
         encoders'. Components that none of them changes are shared; the others are loaded anew when first called, from
         the canonical graph. With the engine "auto", ONNX Runtime runs all components, even if another engine is faster.
-        Where memory is short, `unload` what has run before. Raises CheckpointError for a file that cannot be read or
-        does not fit the bundle, EngineError for an engine or a bundle that cannot take any.
+        If memory is short, `unload` the old pipeline first. Raises CheckpointError for a file that cannot be read or
+        does not fit the bundle, EngineError for an engine or a bundle that cannot take LoRA files.
 
         >>> pipe.with_loras({"style.safetensors": 0.8}).generate("a red apple")  # doctest: +SKIP
         """
-        from latentrt.lora.weights import applied, changed_weights, loras_of  # 20 ms that other runs are spared
+        from latentrt.lora.weights import applied, changed_weights, loras_of  # here: it takes 20 ms
 
         chosen = loras_of(loras)
         other = self._exchanging() if chosen else copy(self)
@@ -93,7 +93,7 @@ class Pipeline(Components):
         return other
 
     def _exchanging(self) -> Pipeline:
-        """A copy on an engine that takes other weights, unless the user named one that does not."""
+        """A copy on an engine that takes changed weights, unless the user named an engine that does not."""
         other, low_memory = copy(self), self.budget is not None
         if self.chosen:
             other.engine = choose(AUTO, self.bundle, low_memory=low_memory, takes_weights=True)
@@ -103,39 +103,39 @@ class Pipeline(Components):
         return other
 
     def tagged(self, settings: Settings) -> Pipeline:
-        """Returns the pipeline with the LoRA files that the settings' prompts name besides its own; itself for none.
+        """Returns the pipeline with the LoRA files that the settings' prompts name added to its own; itself for none.
 
-        The last one is kept, so that the next request with the same tags finds its weights loaded. Raises RequestError
-        for a tag that is malformed or names no file, and as `with_loras` does.
+        The last one is cached, so that the next request with the same tags finds its weights loaded. Raises
+        RequestError for a tag that is malformed or names no file, and errors of `with_loras`.
         """
-        from latentrt.lora.tagged import added_up, scales_in, version_of
+        from latentrt.lora.tagged import scales_in, summed_scales, version_of
 
         named = scales_in(settings, self.lora_dir)
         if not named:
             return self
-        scales: dict[str | Path, float | tuple[float, float]] = dict(added_up(self.added, named).items())
+        scales: dict[str | Path, float | tuple[float, float]] = dict(summed_scales(self.added, named).items())
         key = [(file, scale, version_of(file)) for file, scale in scales.items()]
-        kept = self._tagged  # once: another thread may put its own there
-        if kept is None or kept[0] != key:
-            self._tagged = None  # frees the weights of the last tags, unless a run has them
-            kept = self._tagged = key, self.with_loras(scales)
-        return kept[1]
+        cached = self._tagged  # read once: another thread may replace it
+        if cached is None or cached[0] != key:
+            self._tagged = None  # frees the weights of the last tags, unless a run uses them
+            cached = self._tagged = key, self.with_loras(scales)
+        return cached[1]
 
     def close(self) -> None:
-        """Frees everything that the engines hold."""
+        """Frees all memory of the engines."""
         for engine in self._opened():
             engine.close()
 
     def _opened(self) -> list[Engine]:
-        """The engines, those that take other weights, and those of the last tags."""
-        kept = self._tagged
-        tagged = kept[1].engines.values() if kept else ()
+        """All engines: the pipeline's, those that take changed weights, and those of the last tags."""
+        cached = self._tagged
+        tagged = cached[1].engines.values() if cached else ()
         return list(dict.fromkeys([*self.engines.values(), *self.exchanging.values(), *tagged]))
 
     def generate(self, prompt: str = "", **options: Any) -> Result:
         """Returns the images for `prompt`; the options are those of `Request`.
 
-        Raises RequestError for what cannot be generated, EngineError when an engine fails.
+        Raises RequestError for an invalid request, EngineError if an engine fails.
         """
         run = self.steps(Request(prompt, **options))
         for _ in run:
@@ -143,9 +143,9 @@ class Pipeline(Components):
         return run.result
 
     def steps(self, request: Request) -> Run:
-        """Returns a run to iterate over: each Step as it is done. Stop iterating to cancel; `run.result` comes last.
+        """Returns a run, an iterator of steps. Stop iterating to cancel; after the last step, `run.result` is there.
 
-        Raises RequestError at once for what cannot be generated.
+        Raises RequestError at once for an invalid request.
         """
         try:
             settings = resolve(request, self.bundle.manifest)

@@ -1,4 +1,4 @@
-"""Preparation of a run: every choice made, prompts read, memory planned, before anything is computed."""
+"""Preparation of a run: settings resolved, prompts parsed, memory planned, before anything is computed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SMALLEST = MemoryPlan(keep=False, split=True, peak_bytes=0)
 
 @dataclass(frozen=True)
 class Prompts:
-    """The texts of a run, read. blend: the one that is mixed into the positive one."""
+    """The parsed prompts of a run. blend: the one that is mixed into the positive one."""
 
     positive: Prompt
     negative: Prompt
@@ -33,11 +33,11 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A run that can start.
+    """A run that is ready to start.
 
-    whole: the grid of all steps. grid: that of the steps taken, which begin at step `first` of the whole. demand: the
-    memory it asks for. plan: how it keeps to a budget; None without one. split: one call of the denoiser per prompt.
-    second: the second pass of a run in two. before: the steps of the pass before this one.
+    whole: the grid of all steps. grid: of the steps taken, from step `first` of the whole. demand: memory demand. plan:
+    memory plan; None without a budget. split: one call of the denoiser per prompt. second: the second pass of a run in
+    two passes. before: number of steps in the pass before this one.
     """
 
     settings: Settings
@@ -58,33 +58,33 @@ class Prepared:
 
     @property
     def keeps(self) -> bool:
-        """True where components stay loaded from one run to the next."""
+        """True if components stay loaded from one run to the next."""
         return (self.plan is None or self.plan.keep) and (self.second is None or self.second.keeps)
 
     def smallest(self) -> Prepared:
-        """The same run by the plan that needs the least memory."""
+        """The same run with the plan that needs the least memory."""
         second = self.second and self.second.smallest()
         return replace(self, plan=SMALLEST, split=True, second=second)
 
     def starting_from(self, latents: Array) -> Prepared:
-        """A second pass, from clean latents of its size."""
+        """The second pass, with its clean start latents set."""
         upscaled = self.settings.upscaled
         assert upscaled is not None
         return replace(self, settings=replace(self.settings, upscaled=replace(upscaled, latents=latents)))
 
 
 def prepare(components: Components, request: Request) -> Prepared:
-    """The request as a run of these components.
+    """The request prepared as a run of these components.
 
-    Raises RequestError for what cannot be generated, OutOfMemoryError for more than the budget.
+    Raises RequestError for an invalid request, OutOfMemoryError if it needs more than the budget.
     """
     return prepare_settings(components, resolve(request, components.bundle.manifest))
 
 
 def prepare_settings(components: Components, settings: Settings, before: int = 0) -> Prepared:
-    """The same, from settings. before: the steps of the pass before this one."""
+    """As `prepare`, from settings. before: number of steps in the pass before this one."""
     manifest, prompts = components.bundle.manifest, read_prompts(components, settings)
-    demand = demand_of(settings, len(prompts.positive.guides), manifest)
+    demand = demand_of(settings, len(prompts.positive.sub_prompts), manifest)
     plan = components.budget.plan(manifest, demand) if components.budget else None
     schedule = settings.schedule
     whole = SAMPLERS[schedule.sampler].grid(manifest.schedule, schedule.steps, schedule.spacing, schedule.sigmas)
@@ -105,7 +105,7 @@ def prepare_settings(components: Components, settings: Settings, before: int = 0
 
 
 def read_prompts(components: Components, settings: Settings) -> Prompts:
-    """The settings' texts, read. Raises RequestError for one that is malformed."""
+    """The settings' prompts, parsed. Raises RequestError for a malformed one."""
     text, tokenizer = settings.text, components.tokenizer
     if tokenizer is None:
         return Prompts(without_text(settings.steps), without_text(settings.steps))
@@ -126,7 +126,7 @@ def read_prompts(components: Components, settings: Settings) -> Prompts:
 
 
 def steps_taken(settings: Settings, whole: Grid, train_steps: int) -> tuple[int, int]:
-    """The first step of the whole grid that is taken, and the one after the last. Raises RequestError for none."""
+    """Indices of the first step taken and the one after the last, in the whole grid. Raises RequestError for none."""
     part = settings.denoising_range
     first, last = max(settings.skipped, part.first(whole, train_steps)), part.last(whole, train_steps)
     if first >= min(last, len(whole.sigmas)):
@@ -138,12 +138,12 @@ def steps_taken(settings: Settings, whole: Grid, train_steps: int) -> tuple[int,
 
 
 def second_pass(components: Components, settings: Settings, hires: Hires, before: int) -> Prepared:
-    """The second pass of a run in two; its latents are still to come. before: the steps of the first."""
+    """The second pass of a run in two passes, without its start latents yet. before: number of steps in the first."""
     old, pixels = (settings.width, settings.height), components.bundle.manifest.latents.pixel_multiple
     width, height = hires.size(*old, pixels)
-    told = settings.model_inputs
+    conditioning = settings.model_inputs
     sizes: dict[str, Any] = {
-        name: (width, height) for name in ("original_size", "target_size") if getattr(told, name) == old
+        name: (width, height) for name in ("original_size", "target_size") if getattr(conditioning, name) == old
     }
     larger = replace(
         settings,
@@ -152,6 +152,6 @@ def second_pass(components: Components, settings: Settings, hires: Hires, before
         width=width,
         height=height,
         schedule=replace(settings.schedule, steps=hires.steps),
-        model_inputs=replace(told, **sizes),
+        model_inputs=replace(conditioning, **sizes),
     )
     return prepare_settings(components, larger, before)

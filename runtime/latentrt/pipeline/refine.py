@@ -1,4 +1,4 @@
-"""Base to refiner: one model draws the first part of the steps, another one the rest."""
+"""Base and refiner: one model takes the first part of the steps, another one the rest."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ if TYPE_CHECKING:
 
 
 def handed_over(base: Pipeline, request: Request, at: float) -> Request:
-    """Returns what is left of a request for another model, once `base` has gone that share of the way, 0 to 1.
+    """Returns the request for the refiner, after `base` has denoised from the start to `at`, 0 to 1.
 
-    The base draws its part here; the request that is returned has its latents. What a mask leaves as it is would be
-    lost on the way, and a picture has one size. Raises RequestError for a request with a mask or hires, besides what
-    `Pipeline.steps` does.
+    The base runs here, and the returned request has its latents. Raises RequestError for a mask, whose unmasked part
+    the latents cannot carry over, for hires, which changes the size, and as `Pipeline.steps` does.
 
     >>> refiner.steps(handed_over(base, Request("a red apple"), 0.8))  # doctest: +SKIP
     """
@@ -28,9 +27,9 @@ def handed_over(base: Pipeline, request: Request, at: float) -> Request:
         if getattr(request, name) is not None:
             raise RequestError(f"{name}: got it where a refiner takes over, expected one of the two")
     run = base.steps(replace(request, **{**defaults(parts_of(Request, "refiner")), "end": at}))
-    settings, varied = run.settings, run.settings.noise.variation_seeds
+    settings, variation_seeds = run.settings, run.settings.noise.variation_seeds
     known: dict[str, Any] = {"seed": settings.seeds[0], "steps": settings.steps}
-    known |= {"variation_seed": varied[0]} if varied else {}
+    known |= {"variation_seed": variation_seeds[0]} if variation_seeds else {}
     if request.syntax != "plain":  # the base's LoRA files do not fit another model
         known |= {name: untagged(text) for name in ("prompt", "blend") if (text := getattr(request, name)) is not None}
     return replace(request, **{**defaults(parts_of(Request, "base")), **known, "latents": run.latents(), "start": at})

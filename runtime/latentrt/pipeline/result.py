@@ -1,4 +1,4 @@
-"""What each step of a run shows, and what comes out."""
+"""Steps and results of a run."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 class Step:
     """The state after one step.
 
-    index: from 0. total: the number of steps taken. timestep, sigma: where the model was called. latents: (batch,
-    channels, rows, columns) float32 after the step. denoised: the model's clean estimate, the same shape. to_rgb,
-    decode: what previews are made with.
+    index: from 0. total: number of steps of the run. timestep, sigma: of the model's call. latents: (batch, channels,
+    rows, columns) float32 after the step. denoised: the model's estimate of the clean latents, of the same shape.
+    to_rgb, decode: for previews: rows of a linear map, and the tiny decoder.
     """
 
     index: int
@@ -36,9 +36,9 @@ class Step:
     decode: Callable[[Array], Array] | None = field(default=None, repr=False)
 
     def preview(self, image: int = 0) -> Image:
-        """The clean estimate of one image of the batch.
+        """A preview of one image of the batch, from the clean estimate.
 
-        By the bundle's tiny decoder at its full size, where it has one; else by a linear map, an eighth of its size, in
+        By the bundle's tiny decoder at full size, if there is one; else by a linear map at an eighth of the size, in
         under a millisecond.
         """
         if self.decode is not None:
@@ -48,13 +48,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Result:
-    """The images of a run and how they came about.
+    """The images of a run, with its settings, engine and bundle.
 
-    images: RGB Pillow images. seeds: one an image. bundle: its name. sha256: its manifest's. loras: what was added to
-    its weights.
-    timings: seconds by phase. A component's name is the time of its calls; besides, "prompt" is the reading of texts,
-    "sampler" what a step does outside the UNet, noise and guidance included, "image" the way from pixels to pictures
-    and back.
+    images: RGB Pillow images. seeds: one per image. bundle: its name. sha256: of its manifest. loras: the files added
+    to its weights. timings: seconds by phase. A component's name is the phase of its calls; "prompt" is the parsing of
+    prompts, "sampler" the work of steps outside the UNet, noise and guidance included, "image" the conversion between
+    pixels and pictures.
     """
 
     images: tuple[Image, ...]
@@ -67,14 +66,14 @@ class Result:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """One seed an image: the same seed, settings and bundle give the same image again."""
+        """One seed per image; the same seed, settings and bundle give the same image again."""
         return self.settings.seeds
 
     def save(self, path: str | Path, image: int = 0, *, metadata: bool = True) -> None:
-        """Writes one image, whole or not at all; with what is needed to make it again unless told otherwise.
+        """Writes one image, whole or not at all. metadata: include the settings, to make the image again.
 
-        The name's ending says the format: PNG (also without one), JPEG of quality 95, or lossless WebP. Raises
-        RequestError for another ending, OutputError when it cannot be written there.
+        The suffix gives the format: PNG (also without a suffix), JPEG of quality 95, or lossless WebP. Raises
+        RequestError for another suffix, OutputError if the file cannot be written.
         """
         from latentrt.pipeline.metadata import LATENTRT, Provenance, picture_text
 

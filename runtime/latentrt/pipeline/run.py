@@ -1,4 +1,4 @@
-"""A run: the steps of a picture as an iterator, within a memory budget, started again where memory is short."""
+"""A run: the steps of a picture as an iterator, within a memory budget, restarted once if memory is short."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class Run:
-    """One generation under way: an iterator of steps."""
+    """A running generation: an iterator of steps."""
 
     def __init__(self, components: Components, prepared: Prepared) -> None:
         self._components, self._prepared = components, prepared
@@ -46,40 +46,40 @@ class Run:
         except MemoryError as error:  # an engine's, NumPy's or Pillow's
             if self._again:
                 raise self._short(error) from error
-            log.warning("too little memory: starting again with a component at a time (%s)", error)
-        self._start_again()  # outside the handler, whose error holds all that was made
+            log.warning("too little memory: starting again with one component at a time (%s)", error)
+        self._start_again()  # outside the handler, because its error keeps the failed call's arrays alive
         return next(self)
 
     @property
     def settings(self) -> Settings:
-        """The request with every choice made."""
+        """The resolved settings."""
         return self._prepared.settings
 
     @property
     def timings(self) -> Mapping[str, float]:
-        """Seconds by phase, up to now; see `Result`."""
+        """Seconds by phase until now; see `Result`."""
         return self._timed.timings.seconds
 
     @property
     def total(self) -> int:
-        """The number of steps that are taken."""
+        """Number of steps of the run."""
         return self._prepared.total
 
     @property
     def result(self) -> Result:
-        """The images; only there once every step is done. Raises RuntimeError before that."""
+        """The result. Raises RuntimeError before the last step is done."""
         if self._result is None:
             raise RuntimeError("the run is not finished: iterate over it to the end first")
         return self._result
 
     def latents(self) -> Array:
-        """Runs to the last step and returns its latents, for another run to go on from; nothing is decoded."""
+        """Runs to the last step and returns its latents, for another run to continue; nothing is decoded."""
         return deque(islice(self, self.total), maxlen=1)[0].latents
 
     def _run(self) -> Iterator[Step]:
-        """The steps, and the result at their end."""
-        story = two_passes if self._prepared.second else picture
-        images = yield from story(self._timed, self._prepared)
+        """Yields the steps, and stores the result at their end."""
+        stages = two_passes if self._prepared.second else picture
+        images = yield from stages(self._timed, self._prepared)
         self._result = self._finished(images)
 
     def _finished(self, images: tuple[Image, ...]) -> Result:
@@ -89,7 +89,7 @@ class Run:
         return Result(images, self.settings, self.timings, *made_by)
 
     def _next(self) -> Step:
-        """The next step; in its turn, where there is a budget."""
+        """The next step; with a budget, in the run's turn."""
         components, prepared = self._components, self._prepared
         with TURNS.of(self._timed, components, keep=prepared.keeps) if components.budget else nullcontext():
             step = next(self._steps)
@@ -97,13 +97,13 @@ class Run:
         return step
 
     def _start_again(self) -> None:
-        """Goes back to the start by the smallest plan; steps that were given are computed again, and not given."""
+        """Starts again with the smallest plan; steps already returned are computed again and skipped."""
         self._again, self._prepared = True, self._prepared.smallest()
         self._components.unload()
         self._steps = islice(self._run(), self._done, None)
 
     def _short(self, error: MemoryError) -> OutOfMemoryError:
-        """The error for a run that no plan could help."""
+        """The error for a run that fails even with the smallest plan."""
         components, prepared = self._components, self._prepared.second or self._prepared
         advice = smaller_request(components.engine, components.engines, components.bundle.manifest, prepared.demand)
         return OutOfMemoryError(f"{str(error) or 'out of memory'}; {advice}")

@@ -1,4 +1,4 @@
-"""The stages of a picture: prompts are encoded, latents started, denoised, decoded."""
+"""The stages of a picture: encode prompts, make initial latents, denoise, decode."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from latentrt.conditioning.extra_channels import ChannelMaker, extra_channels_of
 from latentrt.conditioning.inputs import DenoiserInputs, InputMaker, denoiser_inputs
 from latentrt.conditioning.prompts import conditioning_of, with_zero_negative
 from latentrt.conditioning.text import encode
-from latentrt.images.pillow import to_images, to_shares
+from latentrt.images.pillow import to_images, to_unit_range
 from latentrt.pipeline.denoiser import Denoiser, timesteps_of_calls
 from latentrt.pipeline.prepare import Prepared
 from latentrt.pipeline.result import Step
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Everything that depends on the prompt, the images that steer, or the timestep alone."""
+    """All inputs that depend only on the prompts, the control images or the timesteps."""
 
     inputs: DenoiserInputs
     guidance: Guidance
@@ -43,10 +43,10 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Start:
-    """The latents that the sampler starts from, and the noise that it may add.
+    """The sampler's initial latents, and its source of noise.
 
-    keep: puts back the latents outside a mask, at a level; None where all are generated. extra_channels: of models that
-    take more than the sample, (batch, channels, rows, columns).
+    keep: a function that restores the latents outside a mask, noised to a sigma; None without a mask. extra_channels:
+    (batch, channels, rows, columns); None for models that take latents alone.
     """
 
     latents: Array
@@ -62,7 +62,7 @@ def sampler_of(prepared: Prepared) -> Callable[..., SamplerSteps]:
 
 
 def encode_prompts(run: Timed, prepared: Prepared) -> Encoded:
-    """Texts through the text encoders, and every input of the denoiser that they and the timesteps decide."""
+    """Runs the text encoders and the hoisted graphs; returns every input of the denoiser known before the loop."""
     settings, prompts, manifest = prepared.settings, prepared.prompts, run.components.bundle.manifest
     guidance = guidance_of(run, prepared)
     times = timesteps_of_calls(sampler_of(prepared), prepared.grid)
@@ -80,7 +80,7 @@ def encode_prompts(run: Timed, prepared: Prepared) -> Encoded:
 
 
 def guidance_of(run: Timed, prepared: Prepared) -> Guidance:
-    """The guidance at each step; none for a model that takes the scale as an input."""
+    """The guidance at each step; scales of 1 for a model that takes the scale as an input."""
     settings = prepared.settings
     spec, steps = settings.guidance, settings.steps
     scales = (1.0,) * steps if run.components.bundle.manifest.embeds_guidance else settings.scales
@@ -88,19 +88,19 @@ def guidance_of(run: Timed, prepared: Prepared) -> Guidance:
 
 
 def attach_controls(run: Timed, prepared: Prepared) -> ControlSet:
-    """The control images, each of which its network is called with once."""
+    """The control images, each encoded by its network."""
     settings, steps = prepared.settings, len(prepared.whole.sigmas) - prepared.first
     manifest = run.components.bundle.manifest
     controls = ControlSet(run.call, manifest, prepared.first, steps, settings.controls.guess)
     for control in settings.controls.images:
         with run.phase("image"):
-            image = to_shares(control.fit_to(settings.width, settings.height, settings.init_image))
+            image = to_unit_range(control.fit_to(settings.width, settings.height, settings.init_image))
         controls.attach(control, image)
     return controls
 
 
 def initial_latents(run: Timed, prepared: Prepared) -> Start:
-    """Noise, or an image's latents with noise, or the latents of an earlier run: diffusers' `prepare_latents`."""
+    """Noise, an image's latents with noise, or the latents of an earlier run: diffusers' `prepare_latents`."""
     settings, manifest = prepared.settings, run.components.bundle.manifest
     space, image = manifest.latents, settings.init_image
     size = (settings.height // space.factor, settings.width // space.factor)
@@ -108,13 +108,13 @@ def initial_latents(run: Timed, prepared: Prepared) -> Start:
     mask = image.latent_mask(settings.width, settings.height, space.factor) if image else None
     # Inpainting at strength 1, and models that take the image as extra channels, start from noise alone.
     noise_alone = not settings.skipped and (mask is not None or bool(manifest.extra_channels))
-    mask = None if "mask" in manifest.extra_channels else mask  # a model that takes the mask keeps the rest by itself
+    mask = None if "mask" in manifest.extra_channels else mask  # inpainting models keep the rest by themselves
     clean = None if noise_alone and mask is None else clean_latents(run, prepared, source)
-    given = settings.denoising_range.latents
-    first = source.initial() if given is None else given
+    earlier = settings.denoising_range.latents
+    first = source.initial() if earlier is None else earlier
     maker = ChannelMaker(settings, space, run.encode, lambda: source.normal(0.0, 0.0))
     extra = extra_channels_of(manifest.extra_channels, maker)
-    latents = starting_latents(prepared.grid, first, clean, alone=noise_alone) if given is None else first
+    latents = starting_latents(prepared.grid, first, clean, alone=noise_alone) if earlier is None else first
     keep = None if mask is None or clean is None else partial(keep_unmasked, mask, clean, first)
     # The Brownian path of the whole grid, so that its noise is the same at any strength.
     brownian = SAMPLERS[settings.schedule.sampler].noise == "brownian"
@@ -122,7 +122,7 @@ def initial_latents(run: Timed, prepared: Prepared) -> Start:
 
 
 def clean_latents(run: Timed, prepared: Prepared, source: NoiseSource) -> Array | None:
-    """The latents of the image that a run starts from, one per image of the batch; None for a run from noise."""
+    """The latents of the init image, one per image of the batch; None for a run from noise."""
     settings = prepared.settings
     if settings.upscaled is not None:
         return settings.upscaled.latents
@@ -159,12 +159,12 @@ def denoise(run: Timed, prepared: Prepared, encoded: Encoded, start: Start) -> I
         with run.phase("sampler"):
             latents, denoised = next(steps)
         timestep, sigma = float(grid.timesteps[index]), float(grid.sigmas[index])
-        place = prepared.before + index
-        yield Step(place, prepared.total, timestep, sigma, latents, denoised, manifest.latents.to_rgb, preview)
+        number = prepared.before + index
+        yield Step(number, prepared.total, timestep, sigma, latents, denoised, manifest.latents.to_rgb, preview)
 
 
 def in_tiles(denoiser: Denoiser, prepared: Prepared, pixels: int) -> Denoise:
-    """The denoiser, tile by tile where the settings say so. pixels: per latent, along a side."""
+    """The denoiser, tiled if the settings have tiles. pixels: per latent, along a side."""
     settings, tiling = prepared.settings, prepared.settings.tiling
     if tiling.window is None or tiling.stride is None:
         return denoiser
@@ -174,7 +174,7 @@ def in_tiles(denoiser: Denoiser, prepared: Prepared, pixels: int) -> Denoise:
 
 
 def decode(run: Timed, prepared: Prepared, latents: Array) -> tuple[Image, ...]:
-    """The pictures of latents; outside a mask, the init image is put back where the settings say so."""
+    """The pictures of latents; with `overlay`, pixels outside a mask are the init image's."""
     settings, space = prepared.settings, run.components.bundle.manifest.latents
     to_pixels = partial(run.decode, decoder=settings.decoder)
     with run.phase(settings.decoder):

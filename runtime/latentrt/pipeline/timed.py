@@ -1,4 +1,4 @@
-"""A run's components, whose calls are timed by phase."""
+"""A run's components with the time of their calls by phase."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from latentrt.tensors import Array
 
 @dataclass
 class Timed:
-    """Components as the stages of a run call them: the time of each call counts to the phase of its name."""
+    """Components for the stages of a run: the time of each call counts to the phase of the component's name."""
 
     components: Components
     timings: Timings = field(default_factory=Timings)
 
     def phase(self, name: str) -> AbstractContextManager[None]:
-        """Counts the block's time to a phase."""
+        """A block whose time counts to a phase."""
         return self.timings.phase(name)
 
     def call(self, component: str, **feeds: Array) -> dict[str, Array]:
@@ -28,7 +28,7 @@ class Timed:
             return self.components.call(component, **feeds)
 
     def encode(self, pixels: Array) -> tuple[Array, Array]:
-        """The mean and the deviation of latents; see `Components.encode`."""
+        """Mean and standard deviation of latents; see `Components.encode`."""
         with self.phase("vae_encoder"):
             return self.components.encode(pixels)
 
@@ -38,6 +38,6 @@ class Timed:
             return self.components.decode(latents, decoder)
 
     def release(self, plan: MemoryPlan | None) -> None:
-        """Frees the components' memory between stages, if that is the plan; they load again when called."""
+        """Frees the components' memory between stages if the plan requires it; they load again when called."""
         if plan is not None and not plan.keep:
             self.components.unload()

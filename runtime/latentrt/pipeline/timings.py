@@ -1,4 +1,4 @@
-"""Where the time of a run goes, by phase."""
+"""Time of a run by phase."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ clock = time.perf_counter
 
 @dataclass
 class Timings:
-    """Seconds by phase. A phase inside another counts as its own alone, so that the sum of all is the time in any."""
+    """Seconds by phase. Time in an inner phase does not count to the outer one, so all phases add up to the total."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     _phase: str | None = None
@@ -20,7 +20,7 @@ class Timings:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Adds the time that the block takes, and no phase inside it, to a phase."""
+        """Adds the time of the block, without phases inside it, to a phase."""
         outer = self._enter(name)
         try:
             yield
@@ -28,9 +28,9 @@ class Timings:
             self._enter(outer)
 
     def _enter(self, name: str | None) -> str | None:
-        """Books the time up to now to the phase that it was, and returns that."""
-        now, left = clock(), self._phase
-        if left is not None:
-            self.seconds[left] = self.seconds.get(left, 0.0) + now - self._since
+        """Adds the time until now to the current phase, switches to another, and returns the former one."""
+        now, former = clock(), self._phase
+        if former is not None:
+            self.seconds[former] = self.seconds.get(former, 0.0) + now - self._since
         self._phase, self._since = name, now
-        return left
+        return former

@@ -1,7 +1,7 @@
-"""Runs under a memory budget take turns, a step at a time: a budget is of the whole process, and reckoned for one run.
+"""Turns of runs under a memory budget, one step at a time: a budget limits the process, but is planned for one run.
 
-What a run leaves loaded is freed before another takes its turn, unless both are of one pipeline and keep it loaded. So
-the threads of a server never need more than the run that needs the most; runs without a budget wait for nobody.
+Components of a run are unloaded before another run's turn, unless both are of one pipeline and keep them loaded. So the
+threads of a server never need more than the largest run alone. Runs without a budget do not wait.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Protocol
 
 
 class Holder(Protocol):
-    """What has memory to free: a pipeline."""
+    """An owner of memory that can be freed: a pipeline."""
 
     def unload(self) -> None:
-        """Frees it."""
+        """Frees the memory."""
         ...
 
 
 class Turns:
-    """Whose turn it is, and who was before."""
+    """The run and the pipeline of the last turn. lock: held during a turn."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -32,7 +32,7 @@ class Turns:
 
     @contextmanager
     def of(self, run: object, holder: Holder, *, keep: bool) -> Iterator[None]:
-        """The turn of a run, which the block is a part of. keep: whether its plan leaves components loaded."""
+        """A block in the turn of a run. keep: True if the run's plan leaves components loaded."""
         with self.lock:
             before = self.holder() if self.holder else None
             same = self.run is not None and self.run() is run

@@ -1,4 +1,4 @@
-"""A picture in two passes: the first one's latents, upscaled, are the start of the second."""
+"""Pictures in two passes (hires fix): the second starts from the upscaled latents of the first."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def two_passes(run: Timed, prepared: Prepared) -> Generator[Step, None, tuple[Image, ...]]:
-    """The steps of both passes, and the pictures of the second."""
+    """Yields the steps of both passes, and returns the pictures of the second."""
     assert prepared.second is not None
     latents = yield from sample(run, prepared)
     second = prepared.second.starting_from(upscale(run, prepared, latents))
@@ -29,7 +29,7 @@ def two_passes(run: Timed, prepared: Prepared) -> Generator[Step, None, tuple[Im
 
 
 def upscale(run: Timed, prepared: Prepared, latents: Array) -> Array:
-    """Clean latents of the second pass's size: of the latents themselves, or of the pixels that they decode to."""
+    """Clean latents of the second pass's size, from resized latents, or from resized pictures encoded again."""
     assert prepared.second is not None and prepared.settings.hires is not None
     settings, pixels = prepared.second.settings, run.components.bundle.manifest.latents.pixel_multiple
     if prepared.settings.hires.upscaler == "latent":

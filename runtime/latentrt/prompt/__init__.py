@@ -1,14 +1,14 @@
-r"""The prompt language: emphasis, chunks, editing and composition as AUTOMATIC1111's web UI has them. See `read`.
+r"""The prompt language: emphasis, chunks, editing and composition as in AUTOMATIC1111's web UI. See `read`.
 
-A prompt is read from the outside in: tags are taken out, AND divides it, editing picks the text of a step, brackets
-weigh that text, and what they weigh is cut into chunks. Each of these is a file, and a function of text alone.
+A prompt is read in five stages, each in its own file: tags are removed, AND divides the prompt, editing picks the text
+of each step, brackets give weights, and the weighted text is cut into chunks.
 """
 
 from latentrt.prompt.attention import BREAK, weighted
 from latentrt.prompt.chunks import Chunk, chunked
 from latentrt.prompt.composition import composed
 from latentrt.prompt.editing import at_each_step
-from latentrt.prompt.reading import SYNTAXES, Guide, Prompt, Syntax, read, without_text
+from latentrt.prompt.reading import SYNTAXES, Prompt, SubPrompt, Syntax, read, without_text
 from latentrt.prompt.strict import check
 from latentrt.prompt.tags import ORDERS, Order, Tag, tags_of, untagged
 
@@ -17,7 +17,7 @@ __all__ = [
     "ORDERS",
     "SYNTAXES",
     "Chunk",
-    "Guide",
+    "SubPrompt",
     "Order",
     "Prompt",
     "Syntax",

@@ -1,9 +1,9 @@
-r"""Emphasis: which weight each stretch of a prompt has.
+r"""Emphasis: the weight of each part of a prompt.
 
-`(x)` is x times 1.1, `[x]` x divided by 1.1, `(x:1.5)` x times 1.5; brackets multiply, round and square ones are
-counted apart, and `\(`, `\)`, `\[`, `\]`, `\\` are the plain characters. The word BREAK ends a chunk. A bracket that is
-never closed reaches to the end of the prompt, one that was never opened is text, and so is every colon but a weight's:
-no text is refused but a weight that is no number.
+`(x)` weighs x by 1.1, `[x]` by 1 / 1.1, `(x:1.5)` by 1.5. Nested brackets multiply; round and square ones are matched
+separately. `\(`, `\)`, `\[`, `\]`, `\\` are the plain characters. The word BREAK ends a chunk. An unclosed bracket
+reaches to the end of the prompt; an unopened one is text, and so is every colon without a weight. Only a weight that is
+not a number is an error.
 
 Source: the language of AUTOMATIC1111's stable-diffusion-webui 1.10, `parse_prompt_attention` in its
 modules/prompt_parser.py; the pairs are the same for every text, floats to the bit, except where `weighted` says.
@@ -22,7 +22,7 @@ Part = tuple[str, float]
 ROUND = 1.1
 SQUARE = 1 / 1.1
 
-# The weight is NaN, so that nothing equals this but itself: "BREAK" can be the text of another part.
+# The weight is NaN, so that this part equals no other: "BREAK" can be the text of another part.
 BREAK: Part = ("BREAK", float("nan"))
 
 WEIGHT = re.compile(r":\s*(?P<weight>[+-]?[.\d]+)\s*\)")
@@ -33,13 +33,13 @@ _BREAK = re.compile(r"\bBREAK\b")
 
 
 def weighted(text: str) -> list[Part]:
-    r"""Returns stretches of text with their weights, in order; BREAK stands between two where the word does.
+    r"""Returns the parts of a text with their weights, in order, with BREAK at each such word.
 
-    Neighbours of equal weight are one part, and there is always at least one. A backslash that escapes nothing is left
-    out. Raises RequestError for a weight that is no number or not finite, as in "(a:1.2.3)".
+    Neighbours of equal weight are one part; there is at least one part. A backslash that escapes nothing is dropped.
+    Raises RequestError for a weight that is not a finite number, as in "(a:1.2.3)".
 
-    Two things differ from A1111, whose mark for BREAK is a part of weight -1: there a bracket around BREAK multiplies
-    the mark too and makes the word part of the prompt, here it stays a BREAK; and there "(BRE\AK:-1)" is taken for one.
+    Two differences from A1111, which marks BREAK by a part of weight -1: a bracket around BREAK turns the word into
+    text there, and here it stays a BREAK; "(BRE\AK:-1)" is a BREAK there, and here it is text.
     """
     texts, spans = _scanned(text)
     weights = np.ones(len(texts))
@@ -51,7 +51,7 @@ def weighted(text: str) -> list[Part]:
 
 
 def _scanned(text: str) -> tuple[list[str | None], list[tuple[int, int, float]]]:
-    """The pieces of text, None for BREAK, and (start, stop, factor) over them in the order in which they multiply."""
+    """The pieces of text, None for BREAK, and (start, stop, factor) of the brackets around pieces, innermost first."""
     texts: list[str | None] = []
     spans: list[tuple[int, int, float]] = []
     opened: dict[str, list[int]] = {"(": [], "[": []}
@@ -78,13 +78,13 @@ def _weight(digits: str, index: int) -> float:
     value = number(digits)
     if value is None:
         raise RequestError(
-            f"prompt: the weight {digits[:40]!r} at character {index + 1} is no finite number, expected one such as 1.2"
+            f"prompt: got the weight {digits[:40]!r} at character {index + 1}, expected a finite number such as 1.2"
         )
     return value
 
 
 def _broken(text: str) -> list[str | None]:
-    """`text` cut at each BREAK, which takes the spaces around it along."""
+    """`text` cut at each BREAK, with None for it; the spaces around it are dropped."""
     first, *others = _BREAK.split(text)
     pieces: list[str | None] = [first.rstrip() if others else first]
     for other in others:
@@ -95,7 +95,7 @@ def _broken(text: str) -> list[str | None]:
 
 
 def _merged(parts: list[Part]) -> list[Part]:
-    """Parts of equal weight in a row as one; NaN equals nothing, so a BREAK stays by itself."""
+    """The parts, with neighbours of equal weight joined; NaN equals nothing, so a BREAK stays by itself."""
     starts = [0, *(index for index, (left, right) in enumerate(pairwise(parts), 1) if left[1] != right[1])]
     return [
         BREAK if parts[start] is BREAK else ("".join(text for text, _ in parts[start:stop]), parts[start][1])

@@ -1,8 +1,8 @@
-"""Chunks: a prompt longer than the text encoder takes, cut into rows that it does take.
+"""Chunks: a prompt of any length, cut into rows of the length that the text encoder takes.
 
-Every chunk is a row of the tokenizer's length, BOS and EOS included, and encoded by itself; what the text encoder makes
-of them is laid end to end. A token that does not fit starts the next chunk, and takes along what follows the last comma
-when that is close, so that a phrase is not cut in two.
+Every chunk is a row of the tokenizer's length, BOS and EOS included, and is encoded by itself; the encoder's outputs
+are concatenated. A token that does not fit starts the next chunk. If the last comma is close, the tokens after it move
+to the next chunk too, so that a phrase is not cut in two.
 
 Source: the language of AUTOMATIC1111's stable-diffusion-webui 1.10, `tokenize_line` in modules/sd_hijack_clip.py.
 """
@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from latentrt.prompt.attention import BREAK, Part
 from latentrt.prompt.tokenizer import WORD_END, Tokenizer
 
-REACH = 20  # tokens from the last comma to the end of a chunk, at most, for what follows it to move on
+REACH = 20  # the most tokens after the last comma that move to the next chunk
 
 Token = tuple[int, float]
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """One row for the text encoder: its ids as `Tokenizer.__call__` lays them out, and a weight for each.
+    """One row for the text encoder: ids in the layout of `Tokenizer.__call__`, and the weight of each.
 
-    BOS, EOS and padding have weight 1. padding: how many ids at the end are that, and differ between text encoders.
+    BOS, EOS and padding have weight 1. padding: the number of padding ids at the end; text encoders differ in the id.
     """
 
     ids: tuple[int, ...]
@@ -30,23 +30,21 @@ class Chunk:
     padding: int = 0
 
     def padded(self, pad: int) -> tuple[int, ...]:
-        """The ids with another one for padding."""
+        """The ids with `pad` as the padding id."""
         return (*self.ids[: len(self.ids) - self.padding], *[pad] * self.padding)
 
 
 def chunked(parts: Iterable[Part], tokenizer: Tokenizer) -> list[Chunk]:
     """Returns the chunks of weighted text, at least one. Every part is tokenized by itself.
 
-    BREAK ends a chunk, an empty one too: at the start of a prompt it makes an empty chunk, at the end none. Raises
-    RequestError as `Tokenizer.ids` does.
-
-    A comma that itself starts a chunk is no place to cut, as in A1111, and a vocabulary without a comma has none.
+    BREAK ends a chunk, even an empty one: at the start of a prompt it makes an empty chunk, at the end none. A comma
+    that starts a chunk is not a place to cut, as in A1111. Raises RequestError as `Tokenizer.ids` does.
     """
     room = tokenizer.length - 2
     comma = tokenizer.backend.token_to_id("," + WORD_END)
     chunks: list[list[Token]] = []
     chunk: list[Token] = []
-    cut = 0  # where the chunk's last comma ends; 0 for none
+    cut = 0  # the position after the chunk's last comma; 0 for none
     for part in parts:
         if part is BREAK:
             chunks.append(chunk)

@@ -1,4 +1,4 @@
-"""Composition: a prompt of several, each guided towards by itself, joined with the word AND."""
+"""Composition: several prompts joined with the word AND, each with its own guidance."""
 
 import re
 
@@ -10,11 +10,11 @@ _WEIGHT = re.compile(r":\s*(?P<weight>[-+]?(?:\d+\.?|\d*\.\d+))\s*\Z")
 
 
 def composed(text: str) -> list[tuple[str, float]]:
-    """Returns the prompts between the ANDs, in order, each with the weight that ` :0.5` at its end gives it, or 1.
+    """Returns the prompts between the ANDs, in order, with their weights: ` :0.5` at a prompt's end, or 1.
 
-    AND divides wherever the whole word stands, inside brackets too, and a colon and a number at the end are a weight
-    even where there is no AND: "ratio 16:9" is "ratio 16" of weight 9. Spaces are dropped at the end of a prompt only.
-    Raises RequestError for a weight that is not finite.
+    The whole word AND divides, inside brackets too. A colon and a number at the end are a weight even without AND:
+    "ratio 16:9" is "ratio 16" of weight 9. Spaces at the end of a prompt are dropped. Raises RequestError for a weight
+    that is not finite.
 
     Source: the language of A1111 1.10 (`get_multicond_prompt_list` in modules/prompt_parser.py), after Liu et al. 2022,
     "Compositional Visual Generation with Composable Diffusion Models".

@@ -1,16 +1,16 @@
-r"""Editing: a prompt that changes while the image is made.
+r"""Editing: a prompt that changes from step to step.
 
-`[from:to:when]`, `[to:when]` and `[from::when]` switch after a step, `[a|b|c]` takes turns; both nest, inside emphasis
-too, and everything else is left as it stands for `attention` to read. The text is cut into tokens once and the edits
-are found as spans of them, on one stack and without recursion; a step's prompt is those tokens with some jumped over.
+`[from:to:when]`, `[to:when]` and `[from::when]` switch after a step; `[a|b|c]` alternates. Both nest, inside emphasis
+too; all other text is left for `attention`. The text is cut into tokens once, and edits are found as spans of tokens
+with one stack and no recursion. A step's prompt is the tokens without those that the edits skip.
 
-Brackets are editing only where everything in them is well formed: brackets in pairs, no colon but those of
-`(text:text)` and of other edits. Anything else is text; and a `|` that is no alternation's, like a backslash at the end
-of a line, makes the whole prompt text.
+Brackets are an edit only if all inside is well formed: brackets in pairs, and colons only in `(text:text)` and in other
+edits. Anything else is text. A `|` outside an alternation, or a backslash at the end of a line, makes the whole prompt
+text.
 
 Source: the language of AUTOMATIC1111's stable-diffusion-webui 1.10, the grammar and `get_schedule` in
-modules/prompt_parser.py. Where a bracket or a colon that belongs to no pair touches an edit, as in "[a:b:2](", that
-grammar is ambiguous, and its parser reads the edit now as one and now as text, even from run to run; here it is one.
+modules/prompt_parser.py. That grammar is ambiguous if an unpaired bracket or colon touches an edit, as in "[a:b:2](":
+its parser reads it as an edit or as text, even from run to run. Here it is always an edit.
 """
 
 import re
@@ -27,9 +27,9 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Edit:
-    """Tokens `start` to `stop`, both brackets included, of which one option is left: a span before `stop`.
+    """An edit: tokens `start` to `stop`, brackets included, which each step replaces with one of the options.
 
-    when: as written, for a switch from the first of two options to the second; None for an alternation.
+    options: spans of tokens. when: as written, for a switch between two options; None for an alternation.
     """
 
     start: int
@@ -38,7 +38,7 @@ class Edit:
     when: str | None
 
     def option(self, step: int, steps: int) -> Span:
-        """The option that holds at `step`, counted from 1."""
+        """The option for `step`, counted from 1."""
         if self.when is None:
             return self.options[(step - 1) % len(self.options)]
         return self.options[0 if step <= step_of(self.when, steps) else 1]
@@ -46,18 +46,18 @@ class Edit:
 
 @dataclass
 class _Open:
-    """A bracket that is not closed yet, and the separators met so far on its level."""
+    """A bracket that is not closed yet, and the positions of the separators directly inside it so far."""
 
     start: int
     marks: list[int] = field(default_factory=list)
 
 
 def at_each_step(text: str, steps: int) -> list[str]:
-    """Returns the prompt that holds at each step: `steps` texts, few of them distinct.
+    """Returns the prompt of each step: `steps` texts, few of them distinct.
 
-    The n-th of them, from 1, is "from" while n <= when; `when` with a point is a fraction of the steps, without one a
-    step, cut down to a whole one and to `steps`. An alternation takes its options in turn, the first at step 1. Raises
-    RequestError for a `when` too large for a float, where A1111 stops too.
+    Step n, counted from 1, has "from" while n <= when. `when` with a point is a fraction of the steps; without one, a
+    step, rounded down and at most `steps`. An alternation takes its options in turn, the first at step 1. Raises
+    RequestError for a `when` too large for a float, which is an error in A1111 too.
     """
     tokens = tokens_of(text)
     edits = edits_of(tokens)
@@ -72,19 +72,19 @@ def _at_step(tokens: list[str], edits: list[Edit], step: int, steps: int) -> str
         first, end = edit.option(step, steps)
         jumps[edit.start] = first
         jumps[end] = edit.stop
-    kept = []
+    texts = []
     index = 0
     while index < len(tokens):
         if index in jumps:
             index = jumps[index]
         else:
-            kept.append(tokens[index])
+            texts.append(tokens[index])
             index += 1
-    return "".join(kept)
+    return "".join(texts)
 
 
 def step_of(when: str, steps: int) -> int:
-    """Returns the last step of "from" for a `when` that WHEN matches. Raises RequestError where it is not finite."""
+    """Returns the last step of "from" for a `when` that WHEN matches. Raises RequestError if it is not finite."""
     value = number(when)
     if value is None:
         raise RequestError(f"prompt: editing at step {when[:40]!r}, expected a finite number such as 10 or 0.5")
@@ -93,13 +93,13 @@ def step_of(when: str, steps: int) -> int:
 
 
 def tokens_of(text: str) -> list[str]:
-    """Returns brackets, colons and bars by themselves, and the stretches between; nothing when there can be no edit."""
+    """Returns the tokens: brackets, colons, bars, and the text between; nothing if the prompt can have no edit."""
     tokens = _TOKEN.findall(text)
     return tokens if sum(map(len, tokens)) == len(text) else []
 
 
 def edits_of(tokens: list[str]) -> list[Edit]:
-    """Returns every edit among the tokens, each after those inside it; nothing when a bar belongs to none."""
+    """Returns every edit among the tokens, inner ones first; nothing if a bar belongs to no edit."""
     edits: list[Edit] = []
     opened: list[_Open] = []
     for index, token in enumerate(tokens):
@@ -111,7 +111,7 @@ def edits_of(tokens: list[str]) -> list[Edit]:
             edit = _edit(tokens, opened.pop(), index)
             edits += [edit] if edit else []
         elif token in (")", "]", "|"):
-            # Text, so every bracket that is open around it is text as well, and no bar in them can be an alternation's.
+            # This is text, so every open bracket around it is text too, and a bar inside cannot be an alternation's.
             if token == "|" or _bars(tokens, opened):
                 return []
             opened.clear()
@@ -129,7 +129,7 @@ def _closes(tokens: list[str], bracket: _Open, stop: int) -> bool:
 
 
 def _edit(tokens: list[str], bracket: _Open, stop: int) -> Edit | None:
-    """The edit that a pair of brackets is; None for emphasis."""
+    """The edit in a pair of brackets; None for emphasis."""
     start, marks = bracket.start, bracket.marks
     if tokens[start] == "(" or not marks:
         return None

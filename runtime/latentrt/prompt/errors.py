@@ -7,11 +7,11 @@ from latentrt.errors import RequestError
 SHOWN = 60  # characters of the prompt on the line with the ^
 
 
-def refuse(text: str, index: int, said: str) -> NoReturn:
-    """Raises RequestError about the character at `index`, with the line that it is on and a ^ under it.
+def refuse(text: str, index: int, message: str) -> NoReturn:
+    """Raises RequestError about the character at `index`, with the prompt around it and a ^ under it.
 
-    The place is counted in code points from 1, so the `^` is off after characters that are wider or narrower than one.
+    Positions count code points from 1, so the `^` is shifted after characters that are not one column wide.
     """
     first = max(0, min(index - SHOWN // 2, len(text) - SHOWN))
     window = "".join(char if char.isprintable() else " " for char in text[first : first + SHOWN])
-    raise RequestError(f"prompt: character {index + 1}: {said}\n  {window}\n  {' ' * (index - first)}^")
+    raise RequestError(f"prompt: character {index + 1}: {message}\n  {window}\n  {' ' * (index - first)}^")

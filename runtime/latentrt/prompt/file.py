@@ -1,6 +1,6 @@
-"""Files of prompts: one prompt a line, UTF-8; blank lines and lines that begin with # do not count.
+"""Files of prompts: one prompt per line, UTF-8; blank lines and lines that begin with # are skipped.
 
-Lines end in LF or CR LF, and nowhere else: text from the web has other marks inside of it that Python takes for ends.
+Only LF and CR LF end a line: text from the web contains other characters that Python's splitlines takes for ends.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ def read_prompts(path: Path) -> tuple[str, ...]:
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
         raise RequestError(
-            f"{path}: got the byte 0x{byte:02x} at {error.start}, expected text in UTF-8; save it as that, or {REMEDY}"
+            f"{path}: got the byte 0x{byte:02x} at {error.start}, expected text in UTF-8; save it as UTF-8, or {REMEDY}"
         ) from error
     except OSError as error:
         raise RequestError(f"{path}: got {error.strerror or error}, expected a file of prompts; {REMEDY}") from error
     lines += [last] if last else []
     prompts = tuple(line for line in map(str.strip, lines) if line and not line.startswith("#"))
     if not prompts:
-        raise RequestError(f"{path}: got no prompt in {len(lines)} lines, expected one a line; write some, or {REMEDY}")
+        raise RequestError(f"{path}: got no prompt in {len(lines)} lines, expected one per line; add one, or {REMEDY}")
     return prompts
 
 

@@ -1,10 +1,10 @@
-"""The one place where digits of a prompt become a number."""
+"""Numbers written in a prompt."""
 
 import math
 
 
 def number(digits: str) -> float | None:
-    """Returns the number that `digits` spells; None for what is none ("1.2.3") or is not finite ("9" * 400)."""
+    """Returns `digits` as a number; None if it is not one ("1.2.3") or is not finite ("9" * 400)."""
     try:
         value = float(digits)
     except ValueError:

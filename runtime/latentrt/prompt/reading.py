@@ -1,4 +1,4 @@
-"""A prompt as a run needs it: which text holds at which step, with which weight, and the chunks of every text."""
+"""Parsed prompts: the weighted text of every step, and the chunks of every text."""
 
 import math
 from collections.abc import Mapping
@@ -20,8 +20,8 @@ SYNTAXES: tuple[Syntax, ...] = get_args(Syntax)
 
 
 @dataclass(frozen=True)
-class Guide:
-    """One of the prompts between ANDs: how much it guides, and its text at each step."""
+class SubPrompt:
+    """One of the prompts between ANDs: its weight in the guidance, and its text at each step."""
 
     weight: float
     texts: tuple[str, ...]
@@ -29,52 +29,52 @@ class Guide:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A parsed prompt; `chunks` has every distinct text of its guides, in order of use."""
+    """A parsed prompt; `chunks` has every distinct text of its sub-prompts, in order of use."""
 
-    guides: tuple[Guide, ...]
+    sub_prompts: tuple[SubPrompt, ...]
     chunks: Mapping[str, tuple[Chunk, ...]]
 
     @property
     def weight(self) -> float:
-        """The guides' weights together; at 1, and without guidance, a negative prompt has no say."""
-        return math.fsum(guide.weight for guide in self.guides)
+        """The sum of the sub-prompts' weights; at 1, and without guidance, a negative prompt has no effect."""
+        return math.fsum(sub_prompt.weight for sub_prompt in self.sub_prompts)
 
 
 def read(text: str, tokenizer: Tokenizer, steps: int, *, syntax: Syntax = "strict", compose: bool = True) -> Prompt:
-    """Returns the prompt that `text` means over `steps` steps.
+    """Returns `text` parsed for `steps` steps.
 
-    syntax: "strict" is A1111's language, and what is malformed in it an error; "lenient" takes that as A1111 does; in
-    "plain" nothing is special. compose: whether AND divides and tags are taken out; they are not in a negative prompt,
-    where A1111 encodes them as text and "strict" refuses them. Raises RequestError for an unknown syntax, for what
-    `check` finds, and for weights that are not finite.
+    syntax: "strict" is A1111's language with errors for malformed text; "lenient" takes malformed text as A1111 does;
+    in "plain" no character is special. compose: True if AND divides the prompt and tags are removed; False for a
+    negative prompt, where A1111 encodes both as text and "strict" refuses them. Raises RequestError for an unknown
+    syntax, for malformed text as `check` does, and for weights that are not finite.
     """
     if syntax not in SYNTAXES:
         raise RequestError(f"syntax: got {syntax!r}, expected one of {', '.join(SYNTAXES)}")
     if syntax == "plain":
-        return Prompt((Guide(1.0, (text,) * steps),), {text: tuple(chunked([(text, 1.0)], tokenizer))})
+        return Prompt((SubPrompt(1.0, (text,) * steps),), {text: tuple(chunked([(text, 1.0)], tokenizer))})
     if syntax == "strict":
         check_tags(text, positive=compose)
         check(blanked(text), compose=compose)
     parts = composed(untagged(text)) if compose else [(text, 1.0)]
-    guides = tuple(Guide(weight, tuple(at_each_step(part, steps))) for part, weight in parts)
-    texts = dict.fromkeys(text for guide in guides for text in guide.texts)
-    return Prompt(guides, {text: tuple(chunked(_finite(weighted(text)), tokenizer)) for text in texts})
+    sub_prompts = tuple(SubPrompt(weight, tuple(at_each_step(part, steps))) for part, weight in parts)
+    texts = dict.fromkeys(text for sub_prompt in sub_prompts for text in sub_prompt.texts)
+    return Prompt(sub_prompts, {text: tuple(chunked(_finite(weighted(text)), tokenizer)) for text in texts})
 
 
 def without_text(steps: int) -> Prompt:
     """The prompt of a model that takes none: one empty text, without tokens."""
-    return Prompt((Guide(1.0, ("",) * steps),), {"": ()})
+    return Prompt((SubPrompt(1.0, ("",) * steps),), {"": ()})
 
 
 def _finite(parts: list[Part]) -> list[Part]:
     if not all(part is BREAK or math.isfinite(part[1]) for part in parts):
-        raise RequestError("prompt: its weights multiply to more than a float holds; use fewer or weaker brackets")
+        raise RequestError("prompt: its weights multiply to infinity; use fewer or weaker brackets")
     return parts
 
 
 def check_tags(text: str, *, positive: bool) -> None:
-    """Raises RequestError for a malformed tag, and for any in a negative prompt."""
-    place = first_tag(text)
-    if not positive and place is not None:
-        refuse(text, place, "got a tag in a negative prompt, which A1111 takes for text; expected it in the prompt")
+    """Raises RequestError for a malformed tag, and for any tag in a negative prompt."""
+    index = first_tag(text)
+    if not positive and index is not None:
+        refuse(text, index, "got a tag in a negative prompt, which A1111 takes for text; expected it in the prompt")
     tags_of(text)

@@ -1,7 +1,7 @@
-r"""Strictness: what A1111 would take as text, or refuse without a word, is an error that points at the character.
+r"""Strict syntax: a mistake that A1111 would silently take as text is an error that points at the character.
 
-Its language has no errors: a bracket left open quietly weighs the rest of the prompt, and an edit with a slip in it is
-encoded colons and all. A colon or a bar that cannot be meant as more than text is none: "(re:zero)" is right.
+A1111's language has no errors: an unclosed bracket weighs the rest of the prompt, and a malformed edit is encoded with
+its colons. Colons and bars that can only be text are no errors: "(re:zero)" is valid.
 """
 
 import re
@@ -22,9 +22,9 @@ _OPENER = {")": "(", "]": "["}
 
 @dataclass
 class _Open:
-    """A bracket that is not closed yet: where it and the colons and bars of its level stand.
+    """A bracket that is not closed yet: its position, and those of the colons and bars directly inside it.
 
-    text: the first pair inside it that can only be text, which keeps it from being an edit.
+    text: the position of the first pair inside it that can only be text, which keeps it from being an edit.
     """
 
     start: int
@@ -33,11 +33,11 @@ class _Open:
 
 
 def check(text: str, *, compose: bool = True) -> None:
-    r"""Raises RequestError, pointing at a character, for what is malformed. `weighted` refuses nothing that passes.
+    r"""Raises RequestError, pointing at a character, for malformed text. A text that passes is valid for `weighted`.
 
-    Malformed are brackets that are left open, closed twice or crossed; a weight or a `when` that is no finite number;
-    an edit with a colon too many, or bars and colons together; and, with `compose`, an AND inside brackets. Also what
-    turns an edit into text from a distance: in its brackets a pair that is text, or anywhere a `|` outside of `[a|b]`.
+    Malformed are: brackets left open, closed twice or crossed; a weight or a `when` that is not a finite number; an
+    edit with too many colons, or with bars and colons; with `compose`, an AND inside brackets. Malformed too is
+    whatever turns an edit into text: a pair inside it that is text, or a `|` outside `[a|b]` anywhere in the prompt.
     """
     start = 0
     for word in AND.finditer(text) if compose else ():
@@ -48,13 +48,13 @@ def check(text: str, *, compose: bool = True) -> None:
         start = word.end()
     opened = _check(text, start, len(text))
     if opened:
-        place = opened[-1].start
-        what = f"{text[place]!r} that is never closed"
-        _refuse(text, place, what, f"{_CLOSER[text[place]]!r} after it", f"close it, write {_plain(text[place])}")
+        index = opened[-1].start
+        what = f"{text[index]!r} that is never closed"
+        _refuse(text, index, what, f"{_CLOSER[text[index]]!r} after it", f"close it, write {_plain(text[index])}")
 
 
 def _check(text: str, start: int, stop: int) -> list[_Open]:
-    """Checks one prompt of a composition; the brackets that are open at its end."""
+    """Checks one prompt of a composition; returns the brackets that are open at its end."""
     opened: list[_Open] = []
     edited = False
     stray: int | None = None
@@ -98,8 +98,8 @@ def _closed(text: str, opened: list[_Open], stop: int) -> bool:
 
 
 def _round(text: str, bracket: _Open, stop: int) -> tuple[bool, bool]:
-    """(is this pair an edit, would an edit around it be text); round brackets are never an edit."""
-    colon = text.rfind(":", bracket.start, stop)  # an escaped one too: to emphasis, a backslash escapes no colon
+    """(True for an edit, True if an edit around this pair would be text); round brackets are never an edit."""
+    colon = text.rfind(":", bracket.start, stop)  # an escaped one too: in emphasis, a backslash escapes no colon
     weight = WEIGHT.fullmatch(text, colon, stop + 1) if colon >= 0 else None
     if weight and number(weight["weight"]) is None:
         what = f"the weight {weight['weight'][:40]!r}"
@@ -108,7 +108,7 @@ def _round(text: str, bracket: _Open, stop: int) -> tuple[bool, bool]:
 
 
 def _square(text: str, bracket: _Open, stop: int) -> tuple[bool, bool]:
-    """(is this pair an edit, would an edit around it be text)."""
+    """(True for an edit, True if an edit around this pair would be text)."""
     marks = bracket.marks
     bars = [index for index in marks if text[index] == "|"]
     if not marks or len(bars) == len(marks):
@@ -124,10 +124,10 @@ def _square(text: str, bracket: _Open, stop: int) -> tuple[bool, bool]:
     if when and number(when["when"]) is not None:
         return True, False
     if len(marks) == 2 or when or _DIGITS.fullmatch(last):
-        place = marks[-1] + 1 + len(last) - len(last.lstrip())
+        index = marks[-1] + 1 + len(last) - len(last.lstrip())
         what = f"{last.strip()[:40]!r} as the step of an edit" if last.strip() else "no step of an edit"
         expected = "[from:to:when] with a finite number such as 10 or 0.5"
-        _refuse(text, place, what, expected, r"write \: for a plain colon")
+        _refuse(text, index, what, expected, r"write \: for a plain colon")
     return False, True
 
 

@@ -1,7 +1,7 @@
-"""Tags: LoRA files that a prompt names, `<lora:NAME:NUMBER>`, which are no part of what is encoded.
+"""Tags: LoRA files that a prompt names, `<lora:NAME:NUMBER>`. They are not encoded.
 
 Source: the language of AUTOMATIC1111's stable-diffusion-webui 1.10, `parse_prompt` in modules/extra_networks.py and its
-Lora extension. A tag is taken out of the text and leaves nothing behind, wherever it stands, inside brackets too.
+Lora extension. Tags are removed from the text, inside brackets too.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from latentrt.prompt.number import number
 
 Order = Literal["a1111", "comfyui"]
 ORDERS: tuple[Order, ...] = get_args(Order)
-# The names of the numbers of a tag in their order; the second is the first's where it is not given.
+# The names of a tag's two numbers in their order; the second defaults to the first.
 NUMBERS: dict[Order, tuple[str, str]] = {"a1111": ("te", "unet"), "comfyui": ("unet", "te")}
 
 _TAG = re.compile(r"<(?P<kind>\w+):(?P<rest>[^>]+)>")
 _BEGUN = re.compile(r"<\s*(?:lora|lyco|hypernet)\s*:", re.IGNORECASE)
-LORA_KINDS = ("lora", "lyco")  # LyCORIS's files were another extension's once
+LORA_KINDS = ("lora", "lyco")  # an earlier extension read LyCORIS's files under "lyco"
 HYPERNET = "hypernet"
 FORM = "<lora:NAME>, <lora:NAME:NUMBER> or <lora:NAME:TEXT-ENCODER:UNET>"
 
 
 @dataclass(frozen=True)
 class Tag:
-    """A LoRA that a prompt names, and how much of it. index: of the tag's first character in the prompt."""
+    """A LoRA that a prompt names, with its scales. index: the position of the tag's first character in the prompt."""
 
     name: str
     unet: float
@@ -38,10 +38,10 @@ class Tag:
 def tags_of(text: str, order: Order = "a1111", *, strict: bool = True) -> list[Tag]:
     """Returns the LoRA tags of a prompt.
 
-    order: which of two numbers comes first, the text encoder's as in AUTOMATIC1111 or the UNet's as in ComfyUI's
-    loaders. strict: whether a tag of another kind, or one that does not end, is an error; AUTOMATIC1111 drops the first
-    and takes the second for text. Raises RequestError, pointing at the tag, for that, for hypernetworks, and for a tag
-    without a name or with numbers that are none.
+    order: the order of two numbers: the text encoder's first, as in AUTOMATIC1111, or the UNet's first, as in ComfyUI's
+    loaders. strict: a tag of another kind or an unclosed one is an error; AUTOMATIC1111 drops the first and takes the
+    second for text. Raises RequestError, pointing at the tag, for these, for hypernetworks, and for a tag without a
+    name or with invalid numbers.
     """
     found = []
     for match in _TAG.finditer(text):
@@ -49,7 +49,7 @@ def tags_of(text: str, order: Order = "a1111", *, strict: bool = True) -> list[T
         if kind in LORA_KINDS:
             found.append(_tag(text, match, order))
         elif kind == HYPERNET:
-            refuse(text, match.start(), "got a hypernetwork, which latentrt does not have; leave it out")
+            refuse(text, match.start(), "got a hypernetwork, which latentrt does not support; leave it out")
         elif strict:
             _malformed(text, match.start(), f"a tag of the kind {match['kind'][:40]!r}")
     if strict and (begun := _BEGUN.search(blanked(text))):
@@ -58,12 +58,12 @@ def tags_of(text: str, order: Order = "a1111", *, strict: bool = True) -> list[T
 
 
 def untagged(text: str) -> str:
-    """The prompt without its tags, of any kind."""
+    """The prompt without tags of any kind."""
     return _TAG.sub("", text)
 
 
 def blanked(text: str) -> str:
-    """The prompt with blanks where its tags are, so that every character has its place."""
+    """The prompt with its tags replaced by spaces, so that positions stay the same."""
     return _TAG.sub(lambda match: " " * len(match[0]), text)
 
 
@@ -78,23 +78,23 @@ def _tag(text: str, match: re.Match[str], order: Order) -> Tag:
     name, *parts = match["rest"].split(":")
     if not name.strip():
         _malformed(text, match.start(), "a LoRA without a name")
-    place = match.start("rest") + len(name) + 1
-    given: dict[str, float] = {}
+    index = match.start("rest") + len(name) + 1
+    numbers: dict[str, float] = {}
     for position, part in enumerate(parts):
         key, equals, digits = part.partition("=")
         known = NUMBERS[order]
-        meant = key.strip().lower() if equals else known[position] if position < len(known) else ""
+        label = key.strip().lower() if equals else known[position] if position < len(known) else ""
         value = number(digits if equals else part)
-        if meant not in known:
-            _malformed(text, place, f"{part.strip()[:40]!r} in a LoRA's tag, which latentrt does not know")
+        if label not in known:
+            _malformed(text, index, f"{part.strip()[:40]!r} in a LoRA's tag, which latentrt does not know")
         if value is None:
-            _malformed(text, place, f"the number {part.strip()[:40]!r} in a LoRA's tag")
-        given[meant] = value
-        place += len(part) + 1
+            _malformed(text, index, f"the number {part.strip()[:40]!r} in a LoRA's tag")
+        numbers[label] = value
+        index += len(part) + 1
     first, second = NUMBERS[order]
-    one = given.get(first, 1.0)
-    both = {first: one, second: given.get(second, one)}
-    return Tag(name.strip(), both["unet"], both["te"], match.start())
+    first_scale = numbers.get(first, 1.0)
+    scales = {first: first_scale, second: numbers.get(second, first_scale)}
+    return Tag(name.strip(), scales["unet"], scales["te"], match.start())
 
 
 def _malformed(text: str, index: int, got: str) -> NoReturn:

@@ -1,8 +1,8 @@
 """Prompt to token ids: CLIP's byte-pair encoding, run by the `tokenizers` package.
 
-The vocabulary, the splitting rules and the special tokens live in the bundle's `tokenizer.json`; how many ids a row has
-and which of them begin, end and fill it are numbers in `bundle.json`. So nothing here depends on a family, and what the
-json says about padding, truncation and templates is dropped when it is loaded.
+The vocabulary, the splitting rules and the special tokens are in the bundle's `tokenizer.json`; the length of a row and
+the ids of BOS, EOS and padding are in `bundle.json`. Nothing here depends on a model family. Padding, truncation and
+templates in `tokenizer.json` are ignored.
 
 Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision", section 2.4, and
 `clip/simple_tokenizer.py` of github.com/openai/CLIP. Must give the same ids as `transformers.CLIPTokenizer` 5.23.
@@ -29,10 +29,10 @@ _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A vocabulary, and the shape and the special ids of the rows that a text encoder takes.
+    """A vocabulary, with the length and the special ids of a text encoder's rows.
 
-    `length` counts every position of a row, BOS and EOS included. `tokenizer(["a cat", ""])` is two rows. `vectors`:
-    the ids of words that are learned embeddings, and how many ids in a row, that one first, each of them stands for.
+    length: positions of a row, BOS and EOS included. `tokenizer(["a cat", ""])` gives two rows. vectors: for each
+    textual inversion, its first id and its number of consecutive ids.
     """
 
     backend: tokenizers.Tokenizer
@@ -46,10 +46,10 @@ class Tokenizer:
     def load(
         cls, file: Path, *, length: int, bos: int, eos: int, pad: int, embeddings: Mapping[str, int] | None = None
     ) -> "Tokenizer":
-        """Return the tokenizer that a `tokenizer.json` describes. embeddings: by word, as `vectors` are by id.
+        """Return the tokenizer in a `tokenizer.json`. embeddings: the number of vectors of each textual inversion.
 
-        Raises BundleError when the file cannot be read as one, when an id or a word is not in its vocabulary, and when
-        `length` leaves no room for BOS and EOS.
+        Raises BundleError if the file cannot be read, if an id or a word is not in its vocabulary, and if `length`
+        leaves no room for BOS and EOS.
         """
         try:
             backend = tokenizers.Tokenizer.from_file(str(file))
@@ -75,21 +75,21 @@ class Tokenizer:
                     f"{file}: the embedding {word!r} of {count} vectors is not in it, expected one of its {len(known)} "
                     "tokens; bundle.json and this file are not of one model: export the bundle again"
                 )
-        # ids() promises every token and nothing else, and a template would count towards a truncation.
+        # ids() returns every token and no other, and a template would count towards a truncation.
         backend.no_truncation()
         backend.no_padding()
         backend.post_processor = None
         return cls(backend, length, bos, eos, pad, vectors=vectors)
 
     def ids(self, text: str) -> list[int]:
-        """Return all token ids of `text`: no BOS, no EOS, no padding, however long. Raises RequestError as `pieces`."""
+        """Return all token ids of `text` without BOS, EOS, padding or limit. Raises RequestError as `pieces` does."""
         return [number for piece in self.pieces(text) for number in piece]
 
     def pieces(self, text: str) -> list[tuple[int, ...]]:
-        """Return the token ids of `text`, those of an embedding together, any other by itself.
+        """Return the token ids of `text`: one tuple per token, or per textual inversion with all of its ids.
 
         A special token spelled out in the text ("<|endoftext|>") is that token, as in transformers. Raises RequestError
-        when the text holds half a surrogate pair, which is what a byte that is not UTF-8 becomes on the command line.
+        if the text contains half a surrogate pair, as from a byte on the command line that is not UTF-8.
         """
         try:
             text.encode()
@@ -102,10 +102,10 @@ class Tokenizer:
         return [tuple(range(number, number + self.vectors.get(number, 1))) for number in ids]
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:
-        """Return one row of ids per text: (len(texts), length) int64, BOS, the ids that fit, EOS, then padding.
+        """Return one row of ids per text, (len(texts), length) int64: BOS, the ids that fit, EOS, then padding.
 
-        The same as `transformers.CLIPTokenizer` with `padding="max_length"`, `truncation=True`, `max_length=length`.
-        Raises RequestError as `ids` does.
+        As `transformers.CLIPTokenizer` with `padding="max_length"`, `truncation=True`, `max_length=length`. Raises
+        RequestError as `ids` does.
         """
         rows = np.full((len(texts), self.length), self.pad, dtype=np.int64)
         for row, text in zip(rows, texts, strict=True):
@@ -125,9 +125,9 @@ def backend_from_vocabulary(
 ) -> tokenizers.Tokenizer:
     """Return CLIP's tokenizer for a `vocab.json` (token to id) and a `merges.txt` (pairs, best first).
 
-    `specials` are cut out of a text before anything else splits it; those that `vocab` lacks get the next free ids, in
-    this order. Raises KeyError when `bos` or `eos` is in neither, and a bare Exception (`tokenizers` has no other) when
-    a merge makes a token that is not in `vocab`.
+    `specials` are cut out of a text before it is split; those that `vocab` lacks get the next free ids, in this order.
+    Raises KeyError if `bos` or `eos` is in neither, and a bare Exception (`tokenizers` has no other) if a merge makes a
+    token that is not in `vocab`.
 
     Source: `CLIPTokenizer.__init__` of transformers 5.23 (models/clip/tokenization_clip.py).
     """
@@ -159,7 +159,7 @@ def backend_from_vocabulary(
 
 
 def token_id(backend: tokenizers.Tokenizer, token: str) -> int:
-    """Return the id of a token; raises KeyError where `Tokenizer.token_to_id` returns None."""
+    """Return the id of a token. Raises KeyError if the vocabulary lacks it."""
     number = backend.token_to_id(token)
     if number is None:
         raise KeyError(f"{token!r} is not in a vocabulary of {backend.get_vocab_size()} tokens")

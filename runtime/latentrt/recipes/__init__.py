@@ -1,6 +1,7 @@
 """Recipes: generation data that other tools write into pictures, converted to fields of `latentrt.Request`.
 
-Each layout is one module or table, with a function from the picture's texts to a `Recipe`, or None for another layout.
+Each layout has one module or table with a function that takes the picture's texts and returns a `Recipe`; None if they
+are in another layout.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ READERS = (tools.recipe_of, comfyui.recipe_of, infotext.recipe_of)
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Recipe in a picture of another tool. Raises RequestError for a file that is no picture or holds none.
+    """Recipe in a picture of another tool: in PNG text chunks, EXIF, XMP or a JPEG comment.
 
-    Reads PNG's text chunks, EXIF and XMP of PNG, JPEG and WebP, and JPEG's comment.
+    Raises RequestError for a file that is not a picture or holds no recipe.
     """
     texts = read_texts(path)
     found = recipe_of(texts)

@@ -1,4 +1,4 @@
-"""ComfyUI: a picture holds the graph of nodes that made it. The settings are those upstream of its last sampler."""
+"""ComfyUI: a picture holds the graph of nodes that made it; the settings are read upstream of the last sampler."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from latentrt.recipes.recipe import Recipe, curve, mapping_of, real, sampler, text, whole
 
-GRAPH, DRAWN = "prompt", "workflow"
-# EXIF's tags in which its WebP files have them, "prompt:{...}".
+GRAPH, WORKFLOW = "prompt", "workflow"
+# EXIF tags that hold both in WebP files, as "prompt:{...}".
 TAGS = ("Model", "Make", "UserComment", "Description")
 TEXT = ("text", "text_g", "text_positive", "positive", "prompt", "string", "value", "text_l", "t5xxl", "clip_l")
 CONDITIONING = ("conditioning", "conditioning_1", "conditioning_to", "positive", "cond")
@@ -18,7 +18,7 @@ SEEDS, VALUES = ("seed", "noise_seed"), ("value", "int", "float", "string", "num
 
 @dataclass(frozen=True)
 class Graph:
-    """Nodes by their numbers, and where inputs come from."""
+    """A graph: its nodes by number."""
 
     nodes: Mapping[str, Any]
 
@@ -34,22 +34,22 @@ class Graph:
         return str(found.get("class_type", "")) if isinstance(found, dict) else ""
 
     def linked(self, value: Any) -> str | None:
-        """The node that an input is linked to; None for a value."""
+        """The node that an input comes from; None for an input with a value of its own."""
         is_link = isinstance(value, list) and len(value) == 2 and str(value[0]) in self.nodes
         return str(value[0]) if is_link else None
 
     def upstream(self, node: str | None) -> Iterator[str]:
-        """A node and all that it depends on, the nearest first, each once."""
-        waiting, seen = [node] if node else [], set[str]()
-        while waiting:
-            one = waiting.pop(0)
-            if one not in seen:
-                seen.add(one)
+        """A node and all nodes that it depends on, the nearest first, each once."""
+        queue, visited = [node] if node else [], set[str]()
+        while queue:
+            one = queue.pop(0)
+            if one not in visited:
+                visited.add(one)
                 yield one
-                waiting += [link for value in self.inputs(one).values() if (link := self.linked(value))]
+                queue += [link for value in self.inputs(one).values() if (link := self.linked(value))]
 
     def value(self, start: str | None, *names: str) -> Any:
-        """The first of these inputs that has a value, at the node or upstream of it, through nodes that hold one."""
+        """The first value of an input of these names, at the node or upstream of it."""
         for node in self.upstream(start):
             for name in names:
                 found = self.plain(self.inputs(node).get(name))
@@ -58,27 +58,27 @@ class Graph:
         return None
 
     def plain(self, value: Any) -> Any:
-        """A value, or what the node that it is linked to holds; None where that is nothing."""
+        """An input's own value, or the value in the node that it comes from; None if there is none."""
         if self.linked(value) is None:
             return None if isinstance(value, (list, dict)) else value
-        return next(self.held(value, (*SEEDS, *VALUES), set()), None)
+        return next(self.linked_values(value, (*SEEDS, *VALUES), set()), None)
 
     def words(self, value: Any, role: str) -> str | None:
-        """The text of what conditions a sampler, of the first node behind it that has any. role: which half of it."""
+        """The text of a sampler's conditioning, from the first node upstream that has one. role: "positive" or so."""
         names = (role, *TEXT, *CONDITIONING)
-        return next((found for one in self.held(value, names, set()) if (found := text(one))), None)
+        return next((found for one in self.linked_values(value, names, set()) if (found := text(one))), None)
 
-    def held(self, value: Any, names: Sequence[str], seen: set[str]) -> Iterator[Any]:
-        """The values of inputs of these names, at the node that a value is linked to, and behind them."""
+    def linked_values(self, value: Any, names: Sequence[str], visited: set[str]) -> Iterator[Any]:
+        """The values of inputs of these names, at the node that an input comes from, and upstream through them."""
         node = self.linked(value)
-        if node is None or node in seen:
+        if node is None or node in visited:
             return
-        seen.add(node)
+        visited.add(node)
         inputs = self.inputs(node)
         for name in names:
             one = inputs.get(name)
             if self.linked(one) is not None:
-                yield from self.held(one, names, seen)
+                yield from self.linked_values(one, names, visited)
             elif one is not None and not isinstance(one, (list, dict)):
                 yield one
 
@@ -88,10 +88,10 @@ def recipe_of(texts: dict[str, str]) -> Recipe | None:
     found = dict(texts)
     for tag in TAGS:
         name, colon, rest = texts.get(tag, "").partition(":")
-        if colon and name in (GRAPH, DRAWN):
+        if colon and name in (GRAPH, WORKFLOW):
             found.setdefault(name, rest)
-    nodes, drawn = mapping_of(found.get(GRAPH)), mapping_of(found.get(DRAWN))
-    if nodes is None and drawn is None:
+    nodes, workflow = mapping_of(found.get(GRAPH)), mapping_of(found.get(WORKFLOW))
+    if nodes is None and workflow is None:
         return None
     graph = Graph({str(key): node for key, node in (nodes or {}).items()})
     kinds = sorted({graph.kind(node) for node in graph.nodes} - {""})
@@ -99,19 +99,19 @@ def recipe_of(texts: dict[str, str]) -> Recipe | None:
 
 
 def settings_of(graph: Graph) -> dict[str, Any]:
-    """The settings of the last sampler, and of what it depends on."""
+    """The settings of the last sampler and of the nodes upstream of it."""
     start = last_sampler(graph)
     if start is None:
         return {}
-    own = graph.inputs(start)
-    guider = graph.inputs(graph.linked(own.get("guider")))
-    positive = own.get("positive", guider.get("positive", guider.get("conditioning")))
+    inputs = graph.inputs(start)
+    guider = graph.inputs(graph.linked(inputs.get("guider")))
+    positive = inputs.get("positive", guider.get("positive", guider.get("conditioning")))
     named = sampler(graph.value(start, "sampler_name")) or {}
-    latent = graph.linked(own.get("latent_image")) or start
+    latent = graph.linked(inputs.get("latent_image")) or start
     strength = real(graph.value(start, "denoise"))
     found = {
         "prompt": graph.words(positive, "positive"),
-        "negative": graph.words(own.get("negative", guider.get("negative")), "negative"),
+        "negative": graph.words(inputs.get("negative", guider.get("negative")), "negative"),
         "steps": whole(graph.value(start, "steps")),
         **{name: value for name, value in named.items() if value is not None},
         "sigmas": curve(graph.value(start, "scheduler")),
@@ -127,14 +127,14 @@ def settings_of(graph: Graph) -> dict[str, Any]:
 
 
 def last_sampler(graph: Graph) -> str | None:
-    """The sampler on which no other depends."""
+    """The last sampler that no other sampler depends on."""
     found = [node for node in graph.nodes if "sampler" in graph.kind(node).lower() and samples(graph.inputs(node))]
     used = {other for node in found for other in graph.upstream(node) if other != node}
     return next((node for node in reversed(found) if node not in used), found[-1] if found else None)
 
 
 def samples(inputs: Mapping[str, Any]) -> bool:
-    """True if a node with these inputs runs a sampler, rather than choosing one."""
+    """True if a node with these inputs runs a sampler; False if it only selects one."""
     return bool({"latent_image", "positive", "guider", "seed", "noise_seed"} & inputs.keys())
 
 

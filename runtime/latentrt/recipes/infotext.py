@@ -1,7 +1,7 @@
 """AUTOMATIC1111's layout, which many tools write: the prompt, the negative prompt, a line of settings.
 
-The settings are read as its own `parse_generation_parameters` does: `name: value` with commas between, values in
-quotes where they hold commas.
+The settings are read as in its `parse_generation_parameters`: `name: value`, separated by commas; values with commas
+are in quotes.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import json
 import re
 from typing import Any
 
-from latentrt.recipes.recipe import Reading, Recipe, curve, read, real, sampler, size, text, whole
+from latentrt.recipes.recipe import Reader, Recipe, curve, read, real, sampler, size, text, whole
 
-PLACES = ("parameters", "UserComment", "comment", "Description")  # where tools put it
+KEYS = ("parameters", "UserComment", "comment", "Description")  # names of the texts that hold it
 NEGATIVE = "Negative prompt:"
 PAIR = re.compile(r'\s*(\w[\w \-/]{1,60}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
-FEWEST = 3  # settings that make a line one of settings
+FEWEST = 3  # the fewest `name: value` pairs of a line of settings
 VERSIONS = (
     (re.compile(r"latentrt\b"), "latentrt"),
     (re.compile(r"f\d|forge|neo\b|classic", re.IGNORECASE), "Forge"),
@@ -27,16 +27,16 @@ VERSIONS = (
 
 
 def noise(value: Any) -> str | None:
-    """Whose random numbers they are; None for torch's on a GPU, as latentrt has torch's on the CPU and on CUDA."""
+    """The `noise` setting for A1111's "RNG"; None for a generator that latentrt does not have."""
     return {"cpu": "cpu", "nv": "cuda", "cuda": "cuda"}.get(str(value).lower())
 
 
 def tiling(value: Any) -> str | None:
-    """The edges that meet."""
+    """The `seamless` setting for A1111's "Tiling"."""
     return "xy" if str(value) == "True" else None
 
 
-WORDS: dict[str, tuple[str, Reading]] = {
+WORDS: dict[str, tuple[str, Reader]] = {
     "Steps": ("steps", whole),
     "Sampler": ("", sampler),
     "Schedule type": ("sigmas", curve),
@@ -64,17 +64,17 @@ WORDS: dict[str, tuple[str, Reading]] = {
 
 
 def recipe_of(texts: dict[str, str]) -> Recipe | None:
-    """Recipe in texts of this layout; None if no text is in it."""
-    for place in PLACES:
-        found = parsed(texts[place]) if place in texts else None
-        if found or (place == "parameters" and place in texts):
-            prompt, negative, pairs = found or (texts[place], "", {})
+    """Recipe in texts of this layout; None if no text has it."""
+    for key in KEYS:
+        found = parsed(texts[key]) if key in texts else None
+        if found or (key == "parameters" and key in texts):
+            prompt, negative, pairs = found or (texts[key], "", {})
             return translated(prompt, negative, pairs, texts.get("Software", ""))
     return None
 
 
 def translated(prompt: str, negative: str, pairs: dict[str, str], software: str = "") -> Recipe:
-    """The layout's parts in the words of a request."""
+    """The layout's parts as a recipe, in the fields of `Request`."""
     settings, other = read(pairs, WORDS)
     if "hires" in settings and "strength" in settings:
         settings["hires_strength"] = settings.pop("strength")
@@ -82,7 +82,7 @@ def translated(prompt: str, negative: str, pairs: dict[str, str], software: str 
 
 
 def tool_of(pairs: dict[str, str], software: str) -> str:
-    """The tool that wrote the settings, if they name it."""
+    """The name of the tool that wrote the settings."""
     if "App" in pairs:
         return pairs["App"]
     if any(key.startswith("Civitai") for key in pairs):
@@ -93,14 +93,14 @@ def tool_of(pairs: dict[str, str], software: str) -> str:
 
 
 def parsed(written: str) -> tuple[str, str, dict[str, str]] | None:
-    """The prompt, the negative prompt and the settings; None for a text without any settings."""
+    """The prompt, the negative prompt and the settings; None for a text without settings."""
     lines = written.strip().split("\n")
-    places = [place for place in range(len(lines) - 1, -1, -1) if is_settings(lines[place])]
-    if not places:
+    last = next((index for index in range(len(lines) - 1, -1, -1) if is_settings(lines[index])), None)
+    if last is None:
         return None
-    pairs = {key: unquoted(value) for key, value in PAIR.findall(lines[places[0]])}
-    texts = lines[: places[0]]
-    cut = next((place for place, line in enumerate(texts) if line.startswith(NEGATIVE)), len(texts))
+    pairs = {key: unquoted(value) for key, value in PAIR.findall(lines[last])}
+    texts = lines[:last]
+    cut = next((index for index, line in enumerate(texts) if line.startswith(NEGATIVE)), len(texts))
     prompt, negative = "\n".join(texts[:cut]), "\n".join(texts[cut:]).removeprefix(NEGATIVE)
     return prompt.strip(), negative.strip(), pairs
 

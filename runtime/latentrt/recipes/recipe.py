@@ -1,4 +1,4 @@
-"""Recipes: a picture's generation data, with values of other tools converted to those of a request."""
+"""Recipes: generation data from pictures, with other tools' values converted to those of a request."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from typing import Any
 from latentrt.sampling.samplers.names import curve_of, found_as
 
 SIZE = re.compile(r"\D*(\d{1,6})\D+(\d{1,6})\D*")
-Reading = Callable[[Any], Any]
+Reader = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Generation data of a picture: the tool, and its settings.
+    """Generation data of a picture.
 
-    settings: in the words of `latentrt.Request`, and `model` and `loras`. other: what has no such word, as it is there.
+    tool: its name. settings: fields of `latentrt.Request`, and `model` and `loras`. other: settings without a matching
+    field, unchanged.
     """
 
     tool: str
@@ -27,20 +28,21 @@ class Recipe:
     other: Mapping[str, Any] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """The recipe as a dict, JSON-serializable."""
         return {"tool": self.tool, "settings": dict(self.settings), "other": dict(self.other)}
 
 
-def read(entries: Mapping[str, Any], words: Mapping[str, tuple[str, Reading]]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The settings that entries say by a table, from a tool's name to ours and a reading, and the entries left over.
+def read(entries: Mapping[str, Any], words: Mapping[str, tuple[str, Reader]]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The settings in a tool's entries, and the entries left over.
 
-    A reading gives None for what it cannot read, and a mapping for several settings at once.
+    words: by the tool's name of an entry, our name, and a reader of its value. A reader returns None for a value that
+    it cannot read, and a dict for several settings.
     """
     settings: dict[str, Any] = {}
     other: dict[str, Any] = {}
     for key, value in entries.items():
-        name, reading = words.get(key, ("", nothing))
-        found = reading(value)
+        name, reader = words.get(key, ("", nothing))
+        found = reader(value)
         if found is None:
             other[key] = value
         elif isinstance(found, dict):
@@ -51,17 +53,17 @@ def read(entries: Mapping[str, Any], words: Mapping[str, tuple[str, Reading]]) -
 
 
 def nothing(_value: Any) -> None:
-    """No reading."""
+    """Reads nothing: returns None."""
 
 
 def whole(value: Any) -> int | None:
-    """A whole number, also written as text."""
+    """A whole number, also from text."""
     found = real(value)
     return int(value if isinstance(value, int) else found) if found is not None and found == int(found) else None
 
 
 def real(value: Any) -> float | None:
-    """A finite number, also written as text."""
+    """A finite number, also from text."""
     try:
         found = None if isinstance(value, bool) or not isinstance(value, (int, float, str)) else float(value)
     except (ValueError, OverflowError):
@@ -82,18 +84,18 @@ def size(value: Any) -> dict[str, int] | None:
 
 
 def sampler(value: Any) -> dict[str, Any] | None:
-    """The sampler of a name, and the curve and the options that it says besides."""
+    """The settings in a sampler's name: the sampler, and the curve and options that the name implies."""
     found = found_as(value) if isinstance(value, str) else None
     return {"sampler": found.sampler, "sigmas": found.sigmas, **found.options} if found else None
 
 
 def curve(value: Any) -> str | None:
-    """The curve of a name."""
+    """The `sigmas` setting for a curve's name in another tool."""
     return curve_of(value) if isinstance(value, str) else None
 
 
 def model(value: Any) -> str | None:
-    """A model's name, of a text or of what a tool says of it."""
+    """A model's name, from a text or from a tool's description of the model."""
     if isinstance(value, Mapping):
         named = (text(value.get(key)) for key in ("name", "model_name", "base_model", "key"))
         return next((name for name in named if name), None)
@@ -101,7 +103,7 @@ def model(value: Any) -> str | None:
 
 
 def json_of(written: str | None) -> Any:
-    """JSON value of a text; None for a text that is no JSON."""
+    """The JSON value in a text; None for a text that is not JSON."""
     try:
         return None if written is None else json.loads(written)
     except (ValueError, RecursionError):
@@ -109,11 +111,11 @@ def json_of(written: str | None) -> Any:
 
 
 def mapping_of(written: str | None) -> dict[str, Any] | None:
-    """The JSON object that a text is; None for what is none."""
+    """The JSON object in a text; None for any other text."""
     found = json_of(written)
     return found if isinstance(found, dict) else None
 
 
 def items(value: Any) -> Iterator[Any]:
-    """The items of a list; none of anything else."""
+    """The items of a list; nothing for any other value."""
     yield from value if isinstance(value, list) else ()

@@ -1,4 +1,4 @@
-"""The texts in a picture's file, by their names, wherever its format keeps them."""
+"""The texts in a picture's file by name: PNG text chunks, EXIF, XMP, a JPEG comment."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ XMP_COMMENT = re.compile(r"<exif:UserComment>.{0,200}?<rdf:li[^>]{0,100}>(?P<tex
 
 
 def read_texts(path: Path) -> dict[str, str]:
-    """The texts in a picture: a PNG's chunks by their keywords, EXIF's by their tags, a JPEG's comment as "comment".
+    """The texts in a picture: PNG chunks by keyword, EXIF and XMP by tag, a JPEG comment as "comment".
 
-    Raises RequestError when the file is no picture, or ends before its texts do.
+    Raises RequestError if the file is not a picture, or is cut short.
     """
     from PIL import Image
 
@@ -29,22 +29,22 @@ def read_texts(path: Path) -> dict[str, str]:
         with quiet(), Image.open(path) as image:
             image.load()  # a PNG's text may follow the pixels
             return from_exif(image) | from_xmp(image.info) | from_info(image.info)
-    except Exception as error:  # Pillow's decoders raise whatever a damaged file makes them run into
+    except Exception as error:  # Pillow's decoders raise any error for a damaged file
         raise RequestError(f"{path}: not a readable picture ({reason_of(error)})") from error
 
 
 def from_info(info: dict[Any, Any]) -> dict[str, str]:
-    """The texts that Pillow lists itself."""
+    """The texts in Pillow's `info`."""
     found = {str(key): str(value) for key, value in info.items() if isinstance(value, str) and key not in XMP}
     comment = info.get("comment")
     return found | ({"comment": comment.decode("utf-8", "replace")} if isinstance(comment, bytes) else {})
 
 
 def from_exif(image: Image) -> dict[str, str]:
-    """The texts in EXIF; none where that is damaged."""
+    """The texts in EXIF; none if it is damaged."""
     try:
         return texts_of(image.getexif())
-    except Exception:  # as above
+    except Exception:  # Pillow raises any error for damaged EXIF
         return {}
 
 

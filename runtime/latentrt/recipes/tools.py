@@ -1,4 +1,4 @@
-"""Tools that note their settings as JSON, or in chunks of their own: a table each."""
+"""Tools that write their settings as JSON or in their own PNG chunks: one table for each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from latentrt.recipes import infotext
 from latentrt.recipes.recipe import (
-    Reading,
+    Reader,
     Recipe,
     curve,
     items,
@@ -23,17 +23,17 @@ from latentrt.recipes.recipe import (
 )
 
 Texts = dict[str, str]
-Words = Mapping[str, tuple[str, Reading]]
+Words = Mapping[str, tuple[str, Reader]]
 
 
 def prompts(value: Any) -> str | None:
-    """The prompt of a text, or of a list of texts with weights."""
+    """The prompt in a text, or in a list of texts with weights."""
     parts = [one.get("prompt") for one in items(value) if isinstance(one, dict)]
     return ", ".join(part for part in parts if isinstance(part, str)) or text(value)
 
 
 def loras(value: Any) -> list[dict[str, Any]] | None:
-    """The LoRAs of a list: of objects with a name and a weight, or of lists that begin with these."""
+    """The LoRAs in a list of objects with a name and a weight, or of lists that begin with a name and a weight."""
     found = []
     for one in items(value):
         if isinstance(one, dict):
@@ -46,8 +46,8 @@ def loras(value: Any) -> list[dict[str, Any]] | None:
     return found or None
 
 
-def tiled(axis: str) -> Reading:
-    """A reading of whether edges meet."""
+def tiled(axis: str) -> Reader:
+    """A reader of a flag for seamless edges: the `seamless` setting `axis`, or None."""
     return lambda value: axis if value is True else None
 
 
@@ -147,34 +147,34 @@ UNWANTED = re.compile(r"\[([^\]]*)\]")
 
 
 def recipe_of(texts: Texts) -> Recipe | None:
-    """Recipe in texts of one of these layouts; None if they are in none."""
+    """Recipe in texts of one of these layouts; None if they are in another."""
     return next((found for reader in TOOLS if (found := reader(texts)) is not None), None)
 
 
-def by_words(tool: str, noted: Mapping[str, Any], words: Words) -> Recipe:
-    """Recipe of a tool, by its table."""
-    return Recipe(tool, *read(noted, words))
+def by_words(tool: str, entries: Mapping[str, Any], words: Words) -> Recipe:
+    """Recipe from a tool's entries, read by its table."""
+    return Recipe(tool, *read(entries, words))
 
 
 def invoke(texts: Texts) -> Recipe | None:
     """InvokeAI 3 and later."""
-    noted = mapping_of(texts.get("invokeai_metadata"))
-    return by_words("InvokeAI", noted, INVOKE) if noted else None
+    entries = mapping_of(texts.get("invokeai_metadata"))
+    return by_words("InvokeAI", entries, INVOKE) if entries else None
 
 
 def old_invoke(texts: Texts) -> Recipe | None:
     """InvokeAI 2."""
-    noted = mapping_of(texts.get("sd-metadata"))
-    if not noted:
+    entries = mapping_of(texts.get("sd-metadata"))
+    if not entries:
         return None
-    image = noted.pop("image", None)
-    recipe = by_words("InvokeAI", noted | (image if isinstance(image, dict) else {}), INVOKE)
+    image = entries.pop("image", None)
+    recipe = by_words("InvokeAI", entries | (image if isinstance(image, dict) else {}), INVOKE)
     prompt = recipe.settings.get("prompt", "")
     return Recipe(recipe.tool, {**recipe.settings, **divided(prompt)}, recipe.other) if prompt else recipe
 
 
 def dream(texts: Texts) -> Recipe | None:
-    """The forerunners of InvokeAI: a command line."""
+    """The predecessors of InvokeAI: a command line."""
     found = DREAMED.fullmatch(texts.get("Dream", ""))
     if not found:
         return None
@@ -183,20 +183,20 @@ def dream(texts: Texts) -> Recipe | None:
 
 
 def divided(prompt: str) -> dict[str, str]:
-    """A prompt of InvokeAI 2, in which what should not be shown stands in square brackets."""
+    """The settings in a prompt of InvokeAI 2, which has the negative prompt in square brackets."""
     return {"prompt": UNWANTED.sub("", prompt).strip(), "negative": ", ".join(UNWANTED.findall(prompt))}
 
 
 def novel(texts: Texts) -> Recipe | None:
-    """NovelAI: PNG chunks, or the same in a WebP's comment as JSON."""
+    """NovelAI: PNG chunks, or the same as JSON in a WebP's comment."""
     inner = mapping_of(texts.get("UserComment"))
     if inner and isinstance(inner.get("Comment"), str):
         texts = {key: value for key, value in inner.items() if isinstance(value, str)}
-    noted = mapping_of(texts.get("Comment"))
-    if not noted or not (texts.get("Software", "").startswith("NovelAI") or "uc" in noted):
+    entries = mapping_of(texts.get("Comment"))
+    if not entries or not (texts.get("Software", "").startswith("NovelAI") or "uc" in entries):
         return None
     described = {"prompt": texts["Description"]} if "Description" in texts else {}
-    recipe = by_words("NovelAI", described | noted, NOVEL)
+    recipe = by_words("NovelAI", described | entries, NOVEL)
     model_name = {"model": texts["Source"]} if "Source" in texts else {}
     return Recipe(recipe.tool, {**recipe.settings, **model_name}, recipe.other)
 
@@ -205,10 +205,10 @@ def fooocus(texts: Texts) -> Recipe | None:
     """Fooocus, in either of its layouts."""
     written = texts.get("parameters", texts.get("UserComment", ""))
     scheme = texts.get("fooocus_scheme", texts.get("MakerNote"))
-    noted = mapping_of(written)
-    told = scheme == "fooocus" or texts.get("Software", "").startswith("Fooocus")
-    if noted and (told or str(noted.get("version", "")).startswith("Fooocus") or "base_model" in noted):
-        return by_words("Fooocus", noted, FOOOCUS)
+    entries = mapping_of(written)
+    is_fooocus = scheme == "fooocus" or texts.get("Software", "").startswith("Fooocus")
+    if entries and (is_fooocus or str(entries.get("version", "")).startswith("Fooocus") or "base_model" in entries):
+        return by_words("Fooocus", entries, FOOOCUS)
     found = infotext.parsed(written) if scheme == "a1111" else None
     if found is None:
         return None
@@ -218,15 +218,15 @@ def fooocus(texts: Texts) -> Recipe | None:
 
 def swarm(texts: Texts) -> Recipe | None:
     """SwarmUI."""
-    noted = mapping_of(texts.get("parameters", texts.get("UserComment")))
-    inner = noted.get("sui_image_params") if noted else None
+    entries = mapping_of(texts.get("parameters", texts.get("UserComment")))
+    inner = entries.get("sui_image_params") if entries else None
     return by_words("SwarmUI", inner, SWARM) if isinstance(inner, dict) else None
 
 
 def draw_things(texts: Texts) -> Recipe | None:
     """Draw Things."""
-    noted = mapping_of(texts.get("UserComment"))
-    return by_words("Draw Things", noted, DRAW_THINGS) if noted and {"c", "steps"} <= noted.keys() else None
+    entries = mapping_of(texts.get("UserComment"))
+    return by_words("Draw Things", entries, DRAW_THINGS) if entries and {"c", "steps"} <= entries.keys() else None
 
 
 def easy(texts: Texts) -> Recipe | None:

@@ -1,4 +1,4 @@
-"""An HTML document, or a picture, that needs no other file and no script: its style is inside."""
+"""HTML documents and SVG files that contain their style, and need no other file and no script."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STYLE = Path(__file__).parent / "page.css"
 
 
 def html(title: str, content: Iterable[str]) -> str:
-    """The document; content: markup, of which empty pieces are left out."""
+    """The document. content: pieces of markup; empty ones are left out."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -21,12 +21,12 @@ def html(title: str, content: Iterable[str]) -> str:
 
 
 def picture(plot: str) -> str:
-    """The one plot in `plot` as an SVG file, on the page's paper, so that it is read in light and dark alike."""
+    """The plot in the markup `plot` as an SVG file with the page's background, for light and dark viewers."""
     found = re.search(r"<svg (.*?)>(.*)</svg>", plot, re.DOTALL)
     assert found is not None
-    attributes, drawn = found.groups()
+    attributes, content = found.groups()
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" font-family="system-ui, sans-serif" {attributes}>\n'
         f"<style>\n{STYLE.read_text(encoding='utf-8')}</style>\n"
-        f'<rect width="100%" height="100%" style="fill: var(--paper)"/>\n{drawn}\n</svg>\n'
+        f'<rect width="100%" height="100%" style="fill: var(--paper)"/>\n{content}\n</svg>\n'
     )

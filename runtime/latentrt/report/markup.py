@@ -1,4 +1,4 @@
-"""Pieces of HTML that the page's sections share: tables, tiles, pictures, and figures as people read them."""
+"""Pieces of HTML that reports share: tables, tiles, pictures, numbers with units."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from latentrt.tensors import Array
 
 AMPLIFIED = 8
 UNIT = re.compile(r"(?<=\d) (?=(?:%|dB|ms|s|[kMG]?B|J|mJ|W)(?!\w))")
-LARGEST_PX = 512  # a side on the page: three pictures of 1024 pixels would be 6 MB
+LARGEST_PX = 512  # longest side of a picture: three pictures of 1024 pixels would be 6 MB
 
 
 def section(title: str, *content: str) -> str:
-    """A heading and what belongs to it, which is markup; nothing where there is no content."""
+    """A heading and its content, which is markup; nothing if there is no content."""
     body = "".join(content)
     return f"<section><h2>{escape(title)}</h2>{body}</section>" if body else ""
 
@@ -30,53 +30,53 @@ def paragraph(text: str, style: str = "soft") -> str:
 
 
 def folded(summary: str, content: str) -> str:
-    """Content that is shown when its summary is chosen."""
+    """Content that is hidden until its summary is clicked."""
     return f"<details><summary>{escape(summary)}</summary>{content}</details>"
 
 
 def tiles(entries: Iterable[tuple[str, str, str]]) -> str:
-    """Figures to see first: the name, the value and a note of each, in plain text."""
-    shown = "".join(
+    """Tiles of key numbers: the name, the value and a note of each, in plain text."""
+    items = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(unbroken(value))}<small>{escape(unbroken(note))}</small></dd></div>"
         for name, value, note in entries
     )
-    return f'<dl class="tiles">{shown}</dl>'
+    return f'<dl class="tiles">{items}</dl>'
 
 
 def unbroken(text: str) -> str:
-    """The text, no line of which ends between a figure and its unit."""
+    """The text without line breaks between a number and its unit."""
     return UNIT.sub("\u00a0", text)
 
 
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: int, own: int | None = None) -> str:
-    """A table of plain text. numbers: how many of the last columns are figures. own: the row to stress."""
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: int, highlighted: int | None = None) -> str:
+    """A table of plain text. numbers: the number of last columns with numbers. highlighted: the row to highlight."""
     left = len(heads) - numbers
     body = []
-    for place, row in enumerate([heads, *rows]):
-        tag = "td" if place else "th"
+    for index, row in enumerate([heads, *rows]):
+        tag = "td" if index else "th"
         cells = (
             f'<{tag} class="{"words" if column < left else "number"}">{escape(text)}</{tag}>'
             for column, text in enumerate(row)
         )
-        stress = ' class="own"' if own is not None and place == own + 1 else ""
+        stress = ' class="own"' if highlighted is not None and index == highlighted + 1 else ""
         body.append(f"<tr{stress}>{''.join(cells)}</tr>")
     return f'<div class="table"><table>{"".join(body)}</table></div>'
 
 
 def picture(pixels: Array, name: str) -> str:
-    """An RGB picture, (height, width, 3) uint8, as part of the page; made smaller where it is very large."""
+    """An RGB picture, (height, width, 3) uint8, embedded in the page; scaled down if a side is over LARGEST_PX."""
     file = io.BytesIO()
-    drawn = Image.fromarray(pixels)
-    drawn.thumbnail((LARGEST_PX, LARGEST_PX), Image.Resampling.LANCZOS)
-    drawn.save(file, format="PNG", optimize=True)
+    image = Image.fromarray(pixels)
+    image.thumbnail((LARGEST_PX, LARGEST_PX), Image.Resampling.LANCZOS)
+    image.save(file, format="PNG", optimize=True)
     data = base64.b64encode(file.getvalue()).decode()
     return f'<div><span>{escape(name)}</span><img alt="{escape(name)}" src="data:image/png;base64,{data}"></div>'
 
 
 def difference(one: Array, other: Array) -> Array:
     """Absolute difference of two pictures times AMPLIFIED, black where they are equal; uint8."""
-    apart = np.abs(one.astype(np.int16) - other) * AMPLIFIED
-    clipped: Array = np.minimum(apart, 255).astype(np.uint8)
+    amplified = np.abs(one.astype(np.int16) - other) * AMPLIFIED
+    clipped: Array = np.minimum(amplified, 255).astype(np.uint8)
     return clipped
 
 
@@ -86,5 +86,5 @@ def decibels(value: float | None) -> str:
 
 
 def megabytes(count: int) -> str:
-    """A number of bytes in the unit that suits it."""
+    """A number of bytes as text, in MB or GB."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -14,7 +14,7 @@ from latentrt.bundle.manifest import Manifest
 from latentrt.bundle.sources import Role
 from latentrt.errors import RequestError
 from latentrt.images.load import open_image
-from latentrt.images.pillow import digest, resized, squared
+from latentrt.images.pillow import digest, resized, square_crop
 from latentrt.request.control import Control
 from latentrt.request.request import Request
 from latentrt.request.rows import checked
@@ -47,7 +47,7 @@ class ResolvedControl(Control):
         """The image as it is seen: at the picture's size as the image that the run starts from is brought there, if
         there is one, or a square."""
         if self.side is not None:
-            return squared(self.image, self.side)
+            return square_crop(self.image, self.side)
         return init_image.fit_to(self.image, width, height) if init_image else resized(self.image, width, height)
 
     def record(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Named curves of noise levels, for every sampler.
 
-Each falls from the highest level to the lowest in `steps` points; the sampler's last step, to zero, is not among them.
-`Span` holds what curves are drawn between.
+Each falls from the highest level to the lowest in `steps` points; the final zero is not among them. `Span` holds the
+ends of a curve.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SigmasName = Literal[
 ]
 Sigmas = SigmasName | tuple[float, ...]
 
-# Sabour et al. (2024), "Align Your Steps": ten steps found for each model, and the level after them.
+# Sabour et al. (2024), "Align Your Steps": ten steps for each model, and the level after them.
 AYS_SD1 = (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029)
 AYS_SDXL = (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029)
 
@@ -48,27 +48,27 @@ def exponential(span: Span, steps: int) -> Floats:
 
 
 def beta(span: Span, steps: int, shape: float = 0.6) -> Floats:
-    """Quantiles of the beta distribution with both parameters 0.6, Lee et al. (2024), stretched over the span.
+    """Quantiles of the beta distribution with both parameters 0.6, Lee et al. (2024), scaled to the span.
 
-    As diffusers 0.42.1 and A1111, which stretch them over sigma; the paper and ComfyUI pick timesteps by them.
+    As diffusers 0.42.1 and A1111, which scale them to sigma; the paper and ComfyUI select timesteps with them.
     """
     quantiles = beta_quantile(1 - np.linspace(0, 1, steps), shape)
     return span.lowest + quantiles * (span.highest - span.lowest)
 
 
 def sgm_uniform(span: Span, steps: int) -> Floats:
-    """Even steps in time from the noisiest timestep, the first one left out: ComfyUI's curve of that name."""
+    """ComfyUI's `sgm_uniform`: even steps in time from the noisiest timestep to 0, without the last point."""
     return sigma_at(np.linspace(len(span.table) - 1, 0, steps + 1)[:-1], span.table)
 
 
 def simple(span: Span, steps: int) -> Floats:
-    """Levels of the table at even distances from its noisy end: ComfyUI's curve of that name."""
+    """ComfyUI's `simple`: levels of the table at even distances from its noisy end."""
     back = (np.arange(steps) * (len(span.table) / steps)).astype(np.int64)
     return span.table[len(span.table) - 1 - back]
 
 
 def ays(_span: Span, steps: int) -> Floats:
-    """Align Your Steps for Stable Diffusion 1.x, in between its levels for another number of steps than 10."""
+    """Align Your Steps for Stable Diffusion 1.x, interpolated for other numbers of steps than 10."""
     return between(AYS_SD1, steps)
 
 
@@ -100,15 +100,15 @@ def sigmas_of_curve(sigmas: Sigmas, span: Span, steps: int) -> Floats:
 
 
 def between(levels: tuple[float, ...], steps: int) -> Floats:
-    """`steps` levels, log-linear in `levels`, of which the last is where the last step would end."""
+    """`steps` levels, interpolated log-linearly in `levels`; the last of `levels` is the end of the last step."""
     known = np.linspace(0, 1, len(levels))
     return np.exp(np.interp(np.linspace(0, 1, steps + 1), known, np.log(levels)))[:-1]
 
 
 def beta_quantile(probabilities: Floats, shape: float) -> Floats:
-    """The quantiles of the symmetric beta distribution, both parameters `shape`; to 1e-12 of scipy.stats.beta.ppf.
+    """The quantiles of the symmetric beta distribution, both parameters `shape`; within 1e-12 of scipy.stats.beta.ppf.
 
-    The distribution function is inverted by bisection on the half below 1/2, where its series converges by halves:
+    The distribution function is inverted by bisection below 1/2, where its series converges quickly:
     x^a / B * sum of (1 - a)_n / n! x^n / (a + n), Abramowitz and Stegun 26.5.4 and 6.6.8.
     """
     lower = np.minimum(probabilities, 1 - probabilities)

@@ -24,17 +24,17 @@ from latentrt.sampling.schedule import (
     timestep_at,
 )
 
-# Steps that LCM and TCD are distilled at, of which inference uses some: diffusers' original_inference_steps.
+# Number of steps that LCM and TCD are distilled at; inference uses some of them (diffusers' original_inference_steps).
 DISTILLED_STEPS = 50
 
 
 def cut(times: Floats) -> Floats:
-    """Whole timesteps, cut off and not rounded; the highest is cut too, as float32 makes it 998.99997 in diffusers."""
+    """Timesteps truncated to whole ones; 999 becomes 998 too, as float32 makes it 998.99997 in diffusers."""
     return np.floor(times - 1e-4).clip(0)
 
 
 Rounding = Mapping[Sigmas, Callable[[Floats], Floats]]
-# diffusers' solvers keep timesteps as whole numbers; some curves are rounded first, others cut.
+# diffusers' solvers have whole timesteps; those of some curves are rounded, of others truncated.
 DPM_ROUNDING: Rounding = {"karras": np.round, "exponential": cut, "beta": cut}
 KDPM_ROUNDING: Rounding = {"karras": np.round}
 
@@ -43,8 +43,8 @@ KDPM_ROUNDING: Rounding = {"karras": np.round}
 class Grid:
     """One run's noise levels: step i calls the model at `timesteps[i]` and goes from `sigmas[i]` to `sigmas_next[i]`.
 
-    table: sigma at every training timestep, rising. start: the factor on unit-variance noise that gives the initial
-    latents. total_steps: the steps of the whole grid, before any were cut off.
+    table: sigma at every training timestep, rising. start: factor from unit-variance noise to the initial latents.
+    total_steps: number of steps of the whole grid, before `sliced`.
     """
 
     timesteps: Floats
@@ -58,7 +58,7 @@ class Grid:
         object.__setattr__(self, "total_steps", self.total_steps or len(self.sigmas))
 
     def sliced(self, skipped: int, end: int | None = None) -> Grid:
-        """The grid without its first steps, for a run that starts from a noised image, and without those from `end`."""
+        """The grid without its first `skipped` steps, for a run from a noised image, and without those from `end`."""
         part = slice(skipped, end)
         return replace(
             self, timesteps=self.timesteps[part], sigmas=self.sigmas[part], sigmas_next=self.sigmas_next[part]
@@ -68,7 +68,7 @@ class Grid:
 def timestep_spacing(schedule: NoiseSchedule, steps: int, spacing: Spacing, *, extra: int = 0) -> Floats:
     """`steps` timesteps from high to low; Lin et al. (2023), table 2, as diffusers 0.42.1 computes them.
 
-    extra: how many more points the grid is laid out for, dropped from its low end (DPM-Solver lays out one more).
+    extra: number of further points that the grid is computed with, dropped at its low end (DPM-Solver has one).
     """
     last, points = schedule.train_steps, steps + extra
     if spacing == "linspace":
@@ -81,10 +81,10 @@ def timestep_spacing(schedule: NoiseSchedule, steps: int, spacing: Spacing, *, e
 
 
 def ddim_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: Sigmas, *, clamped: bool = False) -> Grid:
-    """DDIM's grid: whole timesteps, each step going down by train_steps // steps whatever the spacing.
+    """DDIM's grid: whole timesteps, each step going down by train_steps // steps for every spacing.
 
-    With "linspace", and where `steps` does not divide `train_steps`, a step therefore ends a little beside where the
-    next one starts. diffusers 0.42.1 does the same, and images are only comparable if we do.
+    So with "linspace", or if `steps` does not divide `train_steps`, a step does not end exactly at the start of the
+    next. This is kept as in diffusers 0.42.1, so that images are comparable.
     """
     if sigmas != "normal":
         return dpm_grid(schedule, steps, spacing, sigmas)
@@ -96,7 +96,7 @@ def ddim_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: Sig
 
 
 def ddpm_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: Sigmas) -> Grid:
-    """DDPM's grid: whole timesteps, every step ending where the next one starts and the last at zero."""
+    """DDPM's grid: whole timesteps; every step ends at the start of the next, the last at zero."""
     if sigmas != "normal":
         return dpm_grid(schedule, steps, spacing, sigmas)
     table = sigma_table(schedule, clamped=False)
@@ -108,10 +108,10 @@ def ddpm_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: Sig
 def sigma_grid(
     schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: Sigmas, *, rounding: Rounding | None = None
 ) -> Grid:
-    """The grid of Euler's method and its kin: timesteps need not be whole, sigmas are interpolated, the last is zero.
+    """The grid of Euler's method and its variants: fractional timesteps, interpolated sigmas, the last one zero.
 
-    As diffusers 0.42.1's EulerDiscreteScheduler, which draws Karras, exponential and beta levels between the ends of
-    the spaced ones, and starts from noise times s, not 1, unless spacing is leading.
+    As diffusers 0.42.1's EulerDiscreteScheduler: Karras, exponential and beta levels lie between the ends of the spaced
+    ones, and initial noise is multiplied by noise_scale, not 1, unless spacing is leading.
     """
     table = sigma_table(schedule, clamped=True)
     times = timestep_spacing(schedule, steps, spacing)
@@ -127,7 +127,7 @@ kdpm_grid = partial(sigma_grid, rounding=KDPM_ROUNDING)
 
 
 def dpm_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: Sigmas) -> Grid:
-    """DPM-Solver's grid: whole timesteps of a layout with one more point, the last step ending at zero.
+    """DPM-Solver's grid: whole timesteps, computed with one more point; the last step ends at zero.
 
     As diffusers 0.42.1's DPMSolverMultistepScheduler, whose Karras, exponential and beta levels span the whole table.
     """
@@ -144,16 +144,16 @@ def dpm_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: Sigm
 def deis_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: Sigmas) -> Grid:
     """DPM-Solver's grid, but ending at the table's lowest level, never at zero.
 
-    As diffusers 0.42.1's DEISMultistepScheduler: under Karras, exponential and beta levels, which reach the lowest by
-    themselves, the last step has no height. (So has the only step there, which leaves the noise as it is; not here.)
+    As diffusers 0.42.1's DEISMultistepScheduler: with Karras, exponential and beta levels, whose last one is the lowest
+    already, the last step changes nothing. (With one step diffusers returns the noise; here the step is taken.)
     """
     return above_zero(dpm_grid(schedule, steps, spacing, sigmas))
 
 
 def lcm_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: Sigmas) -> Grid:
-    """The grid of consistency models: evenly chosen of the timesteps they are distilled at; spacing has no say.
+    """The grid of consistency models: evenly selected from the timesteps of their distillation, for every spacing.
 
-    As diffusers 0.42.1's LCMScheduler. Raises RequestError for more steps than those.
+    As diffusers 0.42.1's LCMScheduler. Raises RequestError for more steps than the distillation has.
     """
     if sigmas != "normal":
         return dpm_grid(schedule, steps, spacing, sigmas)
@@ -173,23 +173,23 @@ def tcd_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: Sigm
 
 
 def above_zero(grid: Grid) -> Grid:
-    """The grid with its last step ending at the table's lowest level instead of zero; not moving if it is there."""
+    """The grid with its last step ending at the table's lowest level, not zero; from that level it stays there."""
     lowest, last = grid.table[0], grid.sigmas[-1]
-    end = lowest if last > lowest * (1 + 1e-6) else last  # curves reach the lowest level but for rounding
+    end = lowest if last > lowest * (1 + 1e-6) else last  # curves end at the lowest level except for rounding
     return replace(grid, sigmas_next=np.append(grid.sigmas_next[:-1], end))
 
 
 def flow_grid(schedule: NoiseSchedule, steps: int, _spacing: Spacing, sigmas: Sigmas) -> Grid:
-    """The grid of flow models: even steps of time, shifted; curves and lists are of the noise's share t, up to 1.
+    """The grid of flow models: even steps in time, shifted; curves and lists give the flow time t, up to 1.
 
     As diffusers 0.42.1's FlowMatchEulerDiscreteScheduler with shift 1.
     """
     whole = np.arange(1, schedule.train_steps + 1) / schedule.train_steps
     table = flow_times(schedule, whole)
-    shares = flow_times(schedule, np.linspace(1, whole[0], steps))
+    times = flow_times(schedule, np.linspace(1, whole[0], steps))
     if sigmas != "normal":
-        shares = sigmas_of_curve(sigmas, Span(shares[0], shares[-1], table), steps)
-    if shares[0] > 1:
+        times = sigmas_of_curve(sigmas, Span(times[0], times[-1], table), steps)
+    if times[0] > 1:
         raise RequestError(f"sigmas: got {sigmas}, expected levels up to 1 for a flow model, for example normal")
-    levels = flow_sigmas(shares)
-    return Grid(shares * schedule.train_steps, levels, np.append(levels[1:], 0.0), flow_sigmas(table))
+    levels = flow_sigmas(times)
+    return Grid(times * schedule.train_steps, levels, np.append(levels[1:], 0.0), flow_sigmas(table))

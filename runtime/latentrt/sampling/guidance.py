@@ -50,13 +50,13 @@ def guided(
     positives: the weight and the prediction of each prompt, as the negative one (batch, channels, height, width).
     image: the term of image guidance, added.
     """
-    towards = sum_of([(weight, prediction - negative) for weight, prediction in positives])
-    combined: Array = negative + scale * towards + image
-    return rescaled(combined, negative + towards, rescale) if rescale else combined
+    direction = sum_of([(weight, prediction - negative) for weight, prediction in positives])
+    combined: Array = negative + scale * direction + image
+    return rescaled(combined, negative + direction, rescale) if rescale else combined
 
 
 def sum_of(weighted: Sequence[tuple[float, Array]]) -> Array:
-    """Weighted sum of at least one array; a weight of 1 costs nothing."""
+    """Weighted sum of at least one array; a weight of 1 needs no multiplication."""
     terms = [array if weight == 1 else weight * array for weight, array in weighted]
     total = terms[0]
     for term in terms[1:]:
@@ -67,7 +67,7 @@ def sum_of(weighted: Sequence[tuple[float, Array]]) -> Array:
 def rescaled(guided: Array, conditional: Array, phi: float) -> Array:
     """`guided` rescaled towards the standard deviation of the conditional prediction, image by image.
 
-    Lin et al. (2023), eqs. 14 to 16; as diffusers 0.42.1's rescale_noise_cfg. phi: 0 changes nothing, 1 gives it all.
+    Lin et al. (2023), eqs. 14 to 16; as diffusers 0.42.1's rescale_noise_cfg. phi: strength, from 0 (off) to 1.
     """
     axes = tuple(range(1, guided.ndim))
     ratio = conditional.std(axes, keepdims=True) / guided.std(axes, keepdims=True)

@@ -1,7 +1,7 @@
-"""Inpainting with any model: where the mask is black, the image's own latents replace the sampler's.
+"""Inpainting with any model: where the mask is black, the image's latents replace the sampler's after every step.
 
-After each step the image is noised to the level of the step and put in. As diffusers 0.42.1's
-StableDiffusionInpaintPipeline with a UNet of 4 channels (blended diffusion, Avrahami et al. 2022).
+They are noised to the level of the step. As diffusers 0.42.1's StableDiffusionInpaintPipeline with a UNet of 4 channels
+(blended diffusion, Avrahami et al. 2022).
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from latentrt.tensors import Array
 def inpainting(
     sampler: Callable[..., SamplerSteps], keep_unmasked: Callable[[Array, float], None]
 ) -> Callable[..., SamplerSteps]:
-    """A sampler that changes only the masked part: `keep_unmasked` overwrites the rest with the image at that level.
+    """A sampler that changes only the masked part: `keep_unmasked` overwrites the rest with the image at a level.
 
-    The model never sees, and the sampler never goes on from, anything else there. The first step starts from what it is
-    given, which at strength 1 is noise alone, as in diffusers.
+    This happens before every call of the model and after every step. Only the first step starts from the initial
+    latents unchanged, which at strength 1 are noise alone, as in diffusers.
     """
 
     def keeping(denoise: Denoise, x: Array, grid: Grid, noise: Noise, **options: Any) -> SamplerSteps:
@@ -28,7 +28,7 @@ def inpainting(
 
         def denoise_kept(x: Array, sigma: float) -> Array:
             if sigma != first:
-                keep_unmasked(x, sigma)  # also between two levels, where samplers of second order try a step
+                keep_unmasked(x, sigma)  # also at levels in between, where samplers of second order call the model
             return denoise(x, sigma)
 
         return kept_steps(sampler(denoise_kept, x, grid, noise, **options), [*following, 0.0], keep_unmasked)

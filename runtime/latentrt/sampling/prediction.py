@@ -31,12 +31,12 @@ def from_flow(x: Array, prediction: Array, sigma: float) -> Array:
 
 
 def flow_scale(sigma: float) -> float:
-    """The factor that makes a flow model's z of unit-variance latents; 1 at infinity."""
+    """The factor from unit-variance latents to a flow model's z; 1 at infinity."""
     return math.hypot(1 / (1 + sigma), 1 / (1 + 1 / sigma))
 
 
 def unscaled(_sigma: float) -> float:
-    """Unit-variance latents are what the model takes."""
+    """The factor of models that take unit-variance latents: 1."""
     return 1.0
 
 

@@ -1,4 +1,4 @@
-"""Latents brought to another size."""
+"""Resizing of latents."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from latentrt.tensors import Array
 
 
 def bilinear(latents: Array, rows: int, columns: int) -> Array:
-    """Latents at another size, as torch's `interpolate` with mode "bilinear" makes them: corners not aligned."""
+    """Latents resized as torch's `interpolate` with mode "bilinear" and align_corners=False."""
     down, across = (weights(*sides) for sides in zip(latents.shape[-2:], (rows, columns), strict=True))
-    grown: Array = (down @ latents @ across.T).astype(np.float32)
-    return grown
+    resized: Array = (down @ latents @ across.T).astype(np.float32)
+    return resized
 
 
-def weights(given: int, wanted: int) -> Array:
-    """Interpolation weights, (wanted, given) float32: row i has the weights of output i."""
-    places = np.clip((np.arange(wanted) + 0.5) * given / wanted - 0.5, 0, given - 1)
-    found: Array = np.maximum(0, 1 - np.abs(places[:, np.newaxis] - np.arange(given)))
+def weights(old: int, new: int) -> Array:
+    """Interpolation weights, (new, old) float32: row i has the weights of output i."""
+    positions = np.clip((np.arange(new) + 0.5) * old / new - 0.5, 0, old - 1)
+    found: Array = np.maximum(0, 1 - np.abs(positions[:, np.newaxis] - np.arange(old)))
     return found.astype(np.float32)
 
 

@@ -17,9 +17,9 @@ def sample_posterior(mean: Array, deviation: Array, noise: Array | None, batch: 
 
 
 def starting_latents(grid: Grid, noise: Array, clean: Array | None, *, alone: bool) -> Array:
-    """The latents that a run starts from: noise, or a clean image noised to the first level, but noise if `alone`.
+    """The latents that a run starts from: noise, or a clean image noised to the first level.
 
-    Inpainting at strength 1 is alone, as in diffusers, and image to image is not.
+    alone: start from noise even with an image, as diffusers does for inpainting at strength 1.
     """
     if clean is None or alone:
         return (grid.start * noise).astype(np.float32, copy=False)

@@ -41,7 +41,7 @@ def ddim_step(x: Array, denoised: Array, sigma: float, sigma_next: float, sigma_
 
 
 def predicted_noise(x: Array, denoised: Array, sigma: float) -> Array:
-    """Unit-variance noise that `x` holds besides `denoised`: dy/dsigma, the `d` of k-diffusion's to_d."""
+    """Unit-variance noise in `x`, if `denoised` are its clean latents: dy/dsigma, the `d` of k-diffusion's to_d."""
     return (x - signal_scale(sigma) * denoised) / noise_scale(sigma)
 
 

@@ -1,9 +1,9 @@
 """Tiled denoising with overlap, for pictures larger than a model was trained for, and seamless pictures.
 
-At every call each tile is denoised by itself, guidance included, and where tiles overlap the mean is taken:
-MultiDiffusion, Bar-Tal et al. (2023), eq. 5. There, and in diffusers 0.42.1's StableDiffusionPanoramaPipeline, steps
-are averaged; as every sampler's step is linear in the latents and in what the model sees in them, that is the same, and
-no sampler has to know.
+At every call of the model each tile is denoised by itself, guidance included, and overlapping tiles are averaged:
+MultiDiffusion, Bar-Tal et al. (2023), eq. 5. There, and in diffusers 0.42.1's StableDiffusionPanoramaPipeline, the
+results of steps are averaged. The result is the same, because every sampler's step is linear in the latents and in the
+denoised latents; so samplers need no change.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from latentrt.sampling.step import Denoise
 from latentrt.tensors import Array
 
-WRAPPED = 8  # latents of the opposite edge that the decoder gets beyond an edge, as in diffusers
+WRAPPED = 8  # latents of the opposite edge that are added beyond each edge for the decoder, as in diffusers
 
 Tile = tuple[Array, Array]  # indices of its rows and of its columns
 
@@ -34,7 +34,7 @@ def tile_grid(rows: int, columns: int, window: int, stride: int, seamless: Seaml
 
 
 def starts(length: int, window: int, stride: int, *, wraps: bool) -> list[int]:
-    """Starts of tiles along an axis: they cover it; the last one ends with it unless it wraps around."""
+    """Starts of tiles that cover an axis; the last tile ends at the axis's end, or wraps around."""
     if wraps:
         return list(range(0, length, stride))
     last = max(length - window, 0)

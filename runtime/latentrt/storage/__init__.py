@@ -1,3 +1,3 @@
-"""Files and folders: atomic writes, checked JSON, safetensors, locks, the user's folders."""
+"""Files and folders: atomic writes, typed JSON, safetensors, locks, the user's folders."""
 
 __all__ = ["atomic", "json_codec", "locks", "safetensors", "user_dirs"]

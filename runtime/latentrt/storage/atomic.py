@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: written under a temporary name, synced, renamed."""
+"""Atomic writes: files and folders appear whole or not at all (written under a temporary name, synced, renamed)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from latentrt.errors import LatentError, OutputError
 
-# What to do about what the system says; anything else is a place that cannot be.
+# What to do about a system error; any other error means a path that cannot exist.
 REMEDIES = {
     errno.ENOSPC: "free space on that disk, or name a place on another",
     errno.EDQUOT: "free some of your quota, or name a place on another disk",
@@ -23,7 +23,7 @@ REMEDIES = {
     errno.ENAMETOOLONG: "give it a shorter name",
     errno.EIO: "the disk fails, name a place on another",
 }
-# What only ever comes of writing.
+# Errors that only writing can cause.
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 PROBE_BYTES = 1 << 16
 
@@ -32,9 +32,9 @@ WINDOWS = os.name == "nt"
 
 @contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path` to write to; it becomes `path` when the block ends well, else it is removed.
+    """Yields a temporary path beside `path` to write to: renamed to `path` if the block succeeds, else removed.
 
-    A file that stood there is replaced in one step.
+    An existing file at `path` is replaced in one step.
     """
     temporary = temporary_name(path)
     temporary.touch(exist_ok=False)
@@ -49,28 +49,28 @@ def new_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def output_file(path: Path) -> Iterator[Path]:
-    """As `new_file`, for a file that the user named. Raises OutputError when it cannot be written there."""
+    """As `new_file`, for a file that the user named. Raises OutputError if it cannot be written."""
     try:
         with new_file(path) as temporary:
             yield temporary
-    except OutputError:  # which is an OSError too
+    except OutputError:  # a subclass of OSError
         raise
     except OSError as error:
         raise cannot_write(path, error) from error
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file as UTF-8, whole or not at all. Raises OutputError when it cannot be written there."""
+    """Writes a file as UTF-8, whole or not at all. Raises OutputError if it cannot be written."""
     with output_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Gives a temporary folder beside `path` to fill; it becomes `path` when the block ends well, else it is removed.
+    """Yields a temporary folder beside `path` to fill: renamed to `path` if the block succeeds, else removed.
 
-    Raises OutputError when `path` exists already, before the block runs and again before the rename, when no folder can
-    be made there, and when the disk fails what the block writes.
+    Raises OutputError if `path` exists (checked before the block and again before the rename), if the folder cannot be
+    made, and if the disk fails while the block writes.
     """
     refuse_existing(path)
     temporary = temporary_name(path)
@@ -88,9 +88,9 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def filling(folder: Path, path: Path) -> Iterator[None]:
-    """Turns what the disk fails in the block, which fills `folder`, into an OutputError that names `path`.
+    """Turns disk errors in the block, which fills `folder`, into an OutputError that names `path`.
 
-    Libraries raise errors of their own for it, with the system's words in them or none at all.
+    Libraries raise their own errors for a full disk, with or without the system's message in them.
     """
     try:
         yield
@@ -105,25 +105,25 @@ def filling(folder: Path, path: Path) -> Iterator[None]:
 
 def disk_fault(error: BaseException, folder: Path) -> OSError | None:
     """The disk error that caused `error` while `folder` was filled; None if there was none."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, OSError) and (seen.errno in FULL or within(seen, folder)):
-            return seen
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and (cause.errno in FULL or within(cause, folder)):
+            return cause
         for code in FULL:
-            if os.strerror(code) in str(seen):
+            if os.strerror(code) in str(cause):
                 return OSError(code, os.strerror(code))
-        seen = seen.__cause__ or seen.__context__
+        cause = cause.__cause__ or cause.__context__
     return None if isinstance(error, LatentError) else fault_now(folder)
 
 
 def within(error: OSError, folder: Path) -> bool:
-    """True for a system error about a file in `folder`, except a missing file that was to be read."""
+    """True for a system error about a file in `folder`, but False for a missing file."""
     name = error.filename
     return isinstance(name, (str, Path)) and folder in Path(name).parents and error.errno != errno.ENOENT
 
 
 def fault_now(folder: Path) -> OSError | None:
-    """Error of a small test write into `folder`, for a library that did not say why it failed; None if it works."""
+    """The error of a small test write into `folder`, for a library that does not name its error; None if it works."""
     limit = largest_file_bytes()
     try:
         if limit is not None and any(item.stat().st_size >= limit for item in folder.rglob("*")):
@@ -150,14 +150,14 @@ def largest_file_bytes() -> int | None:
 
 
 def cannot_write(path: Path, error: OSError, *, done: str = "written") -> OutputError:
-    """The error of what could not be written at `path`, with what to do about it."""
+    """The error for `path` with what to do about it. done: "written" for files, "made" for folders."""
     usual = "name another folder" if done == "made" else "name a file in a folder that exists"
     remedy = REMEDIES.get(error.errno or 0, usual)
     return OutputError(f"{path}: cannot be {done} ({error.strerror or error}); {remedy}")
 
 
 def put_in_place(folder: Path, path: Path) -> None:
-    """Syncs a folder that is done and renames it to `path`, on the same disk. Raises OutputError when that exists."""
+    """Syncs a finished folder and renames it to `path`, on the same disk. Raises OutputError if `path` exists."""
     for item in [*folder.rglob("*"), folder]:
         sync(item)
     refuse_existing(path)
@@ -166,18 +166,18 @@ def put_in_place(folder: Path, path: Path) -> None:
 
 
 def refuse_existing(path: Path) -> None:
-    """Raises OutputError if anything, even a dangling link, has that name."""
+    """Raises OutputError if `path` exists, even as a dangling link."""
     if os.path.lexists(path):
         raise OutputError(f"{path} exists; name another, or remove it first")
 
 
 def temporary_name(path: Path) -> Path:
-    """A hidden name beside `path` that nothing has, with its suffix."""
+    """An unused hidden name beside `path`, with the same suffix."""
     return path.parent / f".{path.stem[:40]}.{secrets.token_hex(8)}{path.suffix}"
 
 
 def sync(path: Path) -> None:
-    """Has the system put a file or folder on the disk. Windows opens no folder, and syncs what is open to write."""
+    """Flushes a file or folder to disk. Windows cannot open folders, and syncs only files open for writing."""
     if WINDOWS and path.is_dir():
         return
     handle = os.open(path, os.O_RDWR if WINDOWS else os.O_RDONLY)

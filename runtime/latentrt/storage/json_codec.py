@@ -1,4 +1,4 @@
-"""JSON into frozen dataclasses, key by key: an unknown or missing key or a wrong type is an error with its place."""
+"""JSON to frozen dataclasses: an unknown key, a missing key or a wrong type is an error that names its place."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ T = TypeVar("T")
 
 
 class TypedError(ValueError):
-    """A value that does not have the type which its place in the document asks for."""
+    """A value of the wrong type for its place in the document."""
 
 
 def parse(kind: type[T], value: Any, where: str = "") -> T:
-    """Returns `value`, as `json.loads` gives it, as a `kind`.
+    """Returns `value`, the output of `json.loads`, converted to the type `kind`.
 
-    kind: a dataclass, or tuple, dict with str keys, Literal, optional, str, int, float, bool, nested at will.
-    where: the place in the document, for messages. Raises TypedError that names the place, what was got and expected.
+    kind: a dataclass, tuple, dict with str keys, Literal, optional, str, int, float or bool, nested to any depth.
+    where: the place in the document, for messages. Raises TypedError with the place, the value and the expected type.
     """
     return _parse(kind, value, where)  # type: ignore[no-any-return]
 
 
 def plain(value: Any, omitted: Collection[str]) -> Any:
-    """Returns what `parse` makes a dataclass of, for json.dumps.
+    """Returns a dataclass as plain dicts and lists for json.dumps: the inverse of `parse`.
 
-    omitted: fields that are left out at their default, so that versions that do not have them yet read the rest.
+    omitted: names of fields that are left out at their default, so that versions without them can read the rest.
     """
     if dataclasses.is_dataclass(value):
         fields = {field: getattr(value, field.name) for field in dataclasses.fields(value)}
@@ -44,8 +44,8 @@ def plain(value: Any, omitted: Collection[str]) -> Any:
 
 def _default(field: dataclasses.Field[Any]) -> Any:
     """Default of a field; MISSING for a required one."""
-    made = field.default_factory
-    return field.default if made is dataclasses.MISSING else made()
+    factory = field.default_factory
+    return field.default if factory is dataclasses.MISSING else factory()
 
 
 def _parse(kind: Any, value: Any, where: str) -> Any:

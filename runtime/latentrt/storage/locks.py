@@ -1,4 +1,4 @@
-"""A folder's lock, among threads and processes; the system lets go of it when its holder dies."""
+"""Locks on folders, between threads and processes; the system releases the lock of a process that dies."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ LOCK = ".lock"
 
 @contextmanager
 def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Holds the folder's lock; gives whether it was got.
+    """Holds the folder's lock during the block; yields True if it was acquired.
 
-    wait: until another lets go of it, or OSError where nothing can be written; else gives False at once for either.
+    wait: wait until it is free, and raise OSError if the folder cannot be written; without, yield False in both cases.
     """
     lock = FileLock(folder / LOCK, mode=0o600)
     try:

@@ -1,6 +1,6 @@
-"""Reads .safetensors files with NumPy alone: eight bytes of length, a JSON header, then the tensors as they are.
+"""A reader of .safetensors files with NumPy alone: eight bytes of length, a JSON header, then the raw tensors.
 
-The format is https://github.com/huggingface/safetensors (version 0.6). Tensors are read when they are asked for.
+The format is https://github.com/huggingface/safetensors (version 0.6). Each tensor is read on demand.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ import numpy as np
 from latentrt.errors import CheckpointError
 from latentrt.tensors import Array
 
-# Floats of eight bits: how many of them are the exponent's, and its bias. OCP 8-bit Floating Point Specification 1.0,
-# section 5, and Noune et al. 2022 (FNUZ).
+# 8-bit floats: (bits of the exponent, its bias). OCP 8-bit Floating Point Specification 1.0, section 5, and Noune et
+# al. 2022 (FNUZ).
 FLOATS8 = {"F8_E4M3": (4, 7), "F8_E5M2": (5, 15), "F8_E4M3FNUZ": (4, 8), "F8_E5M2FNUZ": (5, 16)}
-# NumPy has no bfloat16: it is the upper half of a float32, and read as such.
+# NumPy has no bfloat16, which is the upper half of a float32: its bits are read as integers.
 DTYPES = {
     **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2"},
     **dict.fromkeys(FLOATS8, "u1"),
@@ -35,7 +35,7 @@ NUMBERS = (*DTYPES,)
 PICKLES = (".ckpt", ".bin", ".pt", ".pth", ".pkl")
 LARGEST_HEADER_BYTES = 100_000_000
 REMEDY = "expected .safetensors, fetch it again"
-# What else is saved under this name, by its first bytes.
+# Other content in files named .safetensors, by its first bytes.
 OTHERS = (
     (rb"\s*<", "a web page: the download needs a login, or was of the page and not of the file"),
     (rb"version https://git-lfs", "a pointer of Git LFS: run `git lfs pull` where it was cloned"),
@@ -47,7 +47,7 @@ OTHERS = (
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file: its type as named there, its shape, the byte at which it starts, and when it was found."""
+    """A tensor in a file: its type in the file, its shape, its first byte, and the file's stamp when it was opened."""
 
     file: Path
     dtype: str
@@ -56,7 +56,7 @@ class StoredTensor:
     stamp: tuple[int, int]
 
     def read(self) -> Array:
-        """Returns the tensor in float32. Raises CheckpointError when the file has changed since it was opened."""
+        """Returns the tensor in float32. Raises CheckpointError if the file has changed since it was opened."""
         try:
             if stamp_of(self.file) != self.stamp:
                 raise CheckpointError(f"{self.file} changed since it was opened: open it again")
@@ -83,9 +83,9 @@ class TensorFile:
 
 
 def open_tensors(file: Path) -> TensorFile:
-    """Returns what a .safetensors file holds, no tensor of it read yet.
+    """Returns the content of a .safetensors file; no tensor is read yet.
 
-    Raises CheckpointError for one that is not there, is of another kind, or is damaged.
+    Raises CheckpointError for a file that is missing, of another kind, or damaged.
     """
     if file.suffix.lower() != ".safetensors":
         pickled = file.suffix.lower() in PICKLES
@@ -102,7 +102,7 @@ def open_tensors(file: Path) -> TensorFile:
             if too_long and other is not None:
                 raise CheckpointError(f"{file} is {other}; expected a .safetensors file")
             if too_long:
-                raise ValueError(f"its header of {length} bytes is longer than it may be")
+                raise ValueError(f"its header of {length} bytes is too long")
             header = json.loads(opened.read(length), object_pairs_hook=unique)
         notes = dict(header.pop("__metadata__", {}))
         return TensorFile({key: stored(file, entry, 8 + length, stamp) for key, entry in header.items()}, notes)
@@ -113,7 +113,7 @@ def open_tensors(file: Path) -> TensorFile:
 
 
 def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. Raises ValueError for a key that is there twice."""
+    """A JSON object from its pairs. Raises ValueError for a repeated key."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("its header has a key twice")
@@ -122,7 +122,7 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 @cache
 def values_of(dtype: str) -> Array:
-    """The values of the 256 bytes of a float of eight bits, float32."""
+    """The values of all 256 codes of an 8-bit float type, (256,) float32."""
     exponent_bits, bias = FLOATS8[dtype]
     mantissa_bits = 7 - exponent_bits
     bits = np.arange(256)
@@ -141,7 +141,7 @@ def values_of(dtype: str) -> Array:
 
 
 def stored(file: Path, entry: Mapping[str, Any], data: int, stamp: tuple[int, int]) -> StoredTensor:
-    """One entry of a header. data: where the tensors start. Raises ValueError where it does not fit the file."""
+    """The tensor of a header entry. data: first byte of all tensors. Raises ValueError if it does not fit the file."""
     first, last = whole(entry["data_offsets"])
     tensor = StoredTensor(file, str(entry["dtype"]), whole(entry["shape"]), data + first, stamp)
     known = tensor.dtype in DTYPES
@@ -152,13 +152,13 @@ def stored(file: Path, entry: Mapping[str, Any], data: int, stamp: tuple[int, in
 
 
 def whole(listed: Any) -> tuple[int, ...]:
-    """A list of whole numbers in JSON. Raises ValueError for anything else."""
+    """A JSON list of whole numbers as a tuple. Raises ValueError for anything else."""
     if not isinstance(listed, list) or any(type(number) is not int for number in listed):
         raise ValueError(f"{listed!r} are no whole numbers")
     return tuple(listed)
 
 
 def stamp_of(file: Path) -> tuple[int, int]:
-    """The size of a file in bytes and when it was last written: what tells that it is still the same."""
+    """A file's size in bytes and modification time in ns, to recognise a changed file."""
     status = os.stat(file)
     return status.st_size, status.st_mtime_ns

@@ -1,7 +1,6 @@
-"""Folders of this user: the cache, for files that can be made again, and data, for those that cannot.
+"""The user's folders: the cache, for files that can be made again, and the state, for files that cannot.
 
-The folders are the system's usual ones: on Linux ~/.cache and ~/.local/state, or what XDG_CACHE_HOME and XDG_STATE_HOME
-say.
+They are the system's usual ones: on Linux ~/.cache and ~/.local/state, or XDG_CACHE_HOME and XDG_STATE_HOME.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ from pathlib import Path
 from platformdirs import user_cache_path, user_state_path
 
 NAME = "latentrt"
-# Where a user has no home folder, as in some containers: no folder can be made in it.
+# For a user without a home folder, as in some containers: a path where no folder can be made.
 NOWHERE = Path(os.devnull) / NAME
 
 
 def user_cache(part: str) -> Path:
-    """The folder of one kind of files that can be made again; it may not be there yet, and may not be made."""
+    """The cache folder for one kind of files; it may not exist, and is not created here."""
     try:
         return user_cache_path(NAME, appauthor=False) / part
     except RuntimeError:
@@ -25,7 +24,7 @@ def user_cache(part: str) -> Path:
 
 
 def user_state() -> Path:
-    """The folder of what is to be kept; it may not be there yet, and may not be made."""
+    """The state folder, for files to keep; it may not exist, and is not created here."""
     try:
         return user_state_path(NAME, appauthor=False)
     except RuntimeError:
@@ -33,7 +32,7 @@ def user_state() -> Path:
 
 
 def writable(folder: Path) -> bool:
-    """True if files can be created in the folder, which is created if need be."""
+    """True if files can be created in the folder; creates the folder if it is missing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError:
@@ -41,7 +40,7 @@ def writable(folder: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK)
 
 
-def own(path: Path) -> bool:
-    """True if the file or folder belongs to this user, and where the system does not say, as on Windows."""
+def owned_by_user(path: Path) -> bool:
+    """True if the file or folder belongs to this user, and always on systems without owners' ids, such as Windows."""
     uid = getattr(os, "getuid", None)
     return uid is None or path.lstat().st_uid == uid()

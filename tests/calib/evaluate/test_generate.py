@@ -59,7 +59,7 @@ def test_prompts_repeat_with_other_seeds():
         ({"images": 0}, "images: got 0, expected at least 1"),
         ({"images": 1, "steps": 0}, "steps: got 0"),
         ({"images": 1, "seed": -2}, "seed: got -2"),
-        ({"images": 1, "width": 8, "height": 64}, "size: got 8x64, expected at least 11 pixels a side"),
+        ({"images": 1, "width": 8, "height": 64}, "size: got 8x64, expected at least 11 pixels per side"),
     ],
 )
 def test_what_cannot_be_drawn_or_compared_is_refused(options, said):

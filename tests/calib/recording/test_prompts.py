@@ -27,8 +27,8 @@ def test_many_different_prompts_ship_that_every_syntax_takes():
     assert len(prompts) == 64 and len(set(prompts)) == 64
     tokenizer = load_tokenizer(open_bundle(MODELS / "emoji", verify=False))
     for prompt in prompts:
-        [guide] = read(prompt, tokenizer, 1, syntax="strict", compose=True).guides
-        assert guide.weight == 1 and guide.texts == (prompt,)
+        [sub_prompt] = read(prompt, tokenizer, 1, syntax="strict", compose=True).sub_prompts
+        assert sub_prompt.weight == 1 and sub_prompt.texts == (prompt,)
 
 
 def test_the_built_in_model_has_prompts_of_its_own_and_is_not_judged_on_what_it_is_calibrated_on():

@@ -163,14 +163,14 @@ def test_a_recording_of_another_format_is_refused_and_kept(tmp_path):
 
 def test_other_folders_are_refused(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(OutputError, match="a folder with other files in it"):
+    with pytest.raises(OutputError, match="a folder with other files,"):
         record(pipeline_of(BUNDLE, []), PROMPTS, folder=tmp_path)
     with pytest.raises(OutputError, match="cannot be written"):
         record(pipeline_of(BUNDLE, []), PROMPTS, folder=tmp_path / "mine.txt")
     with pytest.raises(OutputError, match="expected a recording"):
         open_recording(tmp_path)
     (tmp_path / "mine.txt").rename(tmp_path / ".mine.json")
-    with pytest.raises(OutputError, match="a folder with other files in it"):
+    with pytest.raises(OutputError, match="a folder with other files,"):
         record(pipeline_of(BUNDLE, []), PROMPTS, folder=tmp_path)
     assert files_of(tmp_path) == {".mine.json": b"mine"}
     (tmp_path / "recording.json").write_text(json.dumps({"format": 1}))

@@ -38,8 +38,8 @@ def test_the_vae_decoder_has_figures_of_its_own_and_no_pictures_either():
     written = json.loads(json.dumps(figures(quantized), allow_nan=False))
     assert written["decoder"]["report"] == json.loads(json.dumps(figures(own)))
     assert figures(missed)["decoder"] == {"gate_db": 40.0, "psnr_db": 33.3, "report": None}
-    assert "stays float" in missed.decoder.said and "33.30 dB, the gate is 40 dB" in missed.decoder.said
-    assert "are equal" in GateReport(40.0, None, own).said
+    assert "stays float" in missed.decoder.verdict and "33.30 dB, the gate is 40 dB" in missed.decoder.verdict
+    assert "are equal" in GateReport(40.0, None, own).verdict
 
 
 def test_what_bundle_json_carries_can_be_read_by_the_runtime_and_is_the_same_report():

@@ -144,7 +144,7 @@ def test_a_convolution_with_a_core_is_the_product_of_three(folder, tmp_path):
 PAIR = {"conv_in.lora_A.weight": (2, 4, 3, 3), "conv_in.lora_B.weight": (32, 2, 1, 1)}
 BAD = {
     "no LoRA": ({"weight": (2, 2)}, "is no LoRA: its keys are weight"),
-    "another key": (PAIR | {"conv_in.bias": (2,)}, "none of a LoRA's: conv_in.bias"),
+    "another key": (PAIR | {"conv_in.bias": (2,)}, "not a LoRA's: conv_in.bias"),
     "another family": (
         {"lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight": (2, 4)},
         "layers that checkpoint .sd1. does not have: lora_te2_text_model_encoder_layers_0_mlp_fc1. It was made for",
@@ -153,8 +153,11 @@ BAD = {
         PAIR | {"conv_in.lora_B.weight": (48, 2, 1, 1)},
         r"unet conv_in.weight .got a change of shape \(48, 4, 3, 3\), expected \(32, 4, 3, 3\)",
     ),
-    "half a pair": ({"conv_in.lora_A.weight": (2, 4, 3, 3)}, "tensors of conv_in make no LoRA together"),
-    "ranks apart": (PAIR | {"conv_in.lora_B.weight": (32, 3, 1, 1)}, "make no LoRA together .* up .32, 3, 1, 1."),
+    "half a pair": ({"conv_in.lora_A.weight": (2, 4, 3, 3)}, "tensors of conv_in do not fit each other as LoRA"),
+    "ranks apart": (
+        PAIR | {"conv_in.lora_B.weight": (32, 3, 1, 1)},
+        "do not fit each other as LoRA .* up .32, 3, 1, 1.",
+    ),
     "a kind that is not applied": (PAIR | {"conv_in.oft_R.weight": (4, 6)}, "conv_in.oft_R.weight is of peft's OFT"),
 }
 

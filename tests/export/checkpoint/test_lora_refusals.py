@@ -114,9 +114,9 @@ PARTS = {
     "a vector for alpha": (PAIR | {f"{LAYER}.alpha": (4,)}, r"alpha of \S+ has the shape \(4,\), expected one number"),
     "no numbers in alpha": (PAIR | {f"{LAYER}.alpha": (0,)}, r"alpha of \S+ has the shape \(0,\)"),
     "alphas alone": ({f"{LAYER}.alpha": ()}, "has alphas .* and nothing that they scale"),
-    "a half": ({f"{LAYER}.lora_down.weight": DOWN}, "make no LoRA together"),
-    "scalars": ({key: () for key in PAIR}, "make no LoRA together"),
-    "two ranks": (PAIR | {f"{LAYER}.lora_up.weight": (64, 3)}, "make no LoRA together"),
+    "a half": ({f"{LAYER}.lora_down.weight": DOWN}, "do not fit each other as LoRA"),
+    "scalars": ({key: () for key in PAIR}, "do not fit each other as LoRA"),
+    "two ranks": (PAIR | {f"{LAYER}.lora_up.weight": (64, 3)}, "do not fit each other as LoRA"),
     "nothing in it": ({f"{LAYER}.lora_down.weight": (2, 0), f"{LAYER}.lora_up.weight": (0, 2)}, "does not fit"),
     "two of one": (PAIR | {f"{PATH}.lora_A.weight": DOWN, f"{LAYER}.lora.down.weight": DOWN}, "two tensors for one"),
     "two names of one layer": (
@@ -129,7 +129,10 @@ PARTS = {
         PAIR | {f"{LAYER}.dora_scale": (64, 1), f"{LAYER}.lora_magnitude_vector": (64,)},
         "tensors of dora_scale and of lora_magnitude_vector",
     ),
-    "a magnitude of another size": (PAIR | {f"{LAYER}.dora_scale": (63, 1)}, "make no LoRA together .*dora_scale"),
+    "a magnitude of another size": (
+        PAIR | {f"{LAYER}.dora_scale": (63, 1)},
+        "do not fit each other as LoRA .*dora_scale",
+    ),
     "a magnitude alone": ({f"{LAYER}.dora_scale": (64, 1)}, "has dora_scale, expected the tensors of one of"),
     "a magnitude of a difference": (
         {f"{LAYER}.dora_scale": (64, 1), f"{LAYER}.diff": (64, 64)},
@@ -138,16 +141,16 @@ PARTS = {
     "a bias that is not there": ({f"{LAYER}.diff_b": (64,)}, "to_q.bias .got a change of it, the layer has no bias"),
     "a bias of another size": ({"lora_unet_conv_in.diff_b": (64,)}, r"conv_in.bias .got a change of shape \(64,\)"),
     "a norm of another size": ({"lora_unet_conv_norm_out.w_norm": (64,)}, r"conv_norm_out.weight .got .*\(64,\)"),
-    "blocks that turn no rows": ({f"{LAYER}.oft_blocks": (5, 12, 12)}, "make no OFT together"),
-    "stages that do not divide": ({f"{LAYER}.oft_blocks": (6, 16, 4, 4)}, "make no OFT together"),
-    "factors of no axis": ({f"{LAYER}.weight": (63,), f"{LAYER}.on_input": ()}, "make no IA3 together"),
+    "blocks that turn no rows": ({f"{LAYER}.oft_blocks": (5, 12, 12)}, "do not fit each other as OFT"),
+    "stages that do not divide": ({f"{LAYER}.oft_blocks": (6, 16, 4, 4)}, "do not fit each other as OFT"),
+    "factors of no axis": ({f"{LAYER}.weight": (63,), f"{LAYER}.on_input": ()}, "do not fit each other as IA3"),
     "a weight of its own": (
         {"conv_in.weight": (32, 4, 3, 3), **PAIR},
-        "none of a LoRA's: conv_in.weight",
+        "not a LoRA's: conv_in.weight",
     ),
     "GLoRA of another rank": (
         {f"{LAYER}.{name}.weight": (64, 3) for name in ("a1", "a2", "b1", "b2")},
-        "make no GLoRA together",
+        "do not fit each other as GLoRA",
     ),
     "integers": ({key: torch.ones(shape, dtype=torch.int8) for key, shape in PAIR.items()}, "no floats: .*I8"),
     "truth values": ({key: torch.ones(shape, dtype=torch.bool) for key, shape in PAIR.items()}, "no floats: .*BOOL"),
@@ -185,10 +188,10 @@ HEADERS = {
     "a list of patterns": ({"unet.lora_alpha": 8, "unet.alpha_pattern": ["a"]}, r"patterns of lora_alpha are \['a'\]"),
     "a pattern of text": ({"unet.lora_alpha": 8, "unet.alpha_pattern": {"to_q": "4"}}, "lora_alpha is '4'"),
     "no regular expression": ({"unet.lora_alpha": 8, "unet.alpha_pattern": {"(": 4}}, r"pattern '\(' is no regular"),
-    "another kind": ({"unet.peft_type": "VERA"}, "peft_type = 'VERA', which cannot be applied"),
+    "another kind": ({"unet.peft_type": "VERA"}, "peft_type = 'VERA', which is not supported"),
     "modules of their own": ({"unet.modules_to_save": ["conv_in"]}, "modules_to_save = .*merge it with peft"),
     "another model": ({"unet.init_lora_weights": "pissa_niter_4"}, "init_lora_weights = 'pissa_niter_4'"),
-    "DoRA without magnitudes": ({"unet.use_dora": True}, "says use_dora, and .* has no lora_magnitude_vector"),
+    "DoRA without magnitudes": ({"unet.use_dora": True}, "says use_dora, but .* has no lora_magnitude_vector"),
 }
 
 

@@ -167,7 +167,7 @@ def test_of_weights_that_are_the_same_the_graph_has_one(pair, tmp_path, case):
 
 def test_words_that_a_file_brings_along_are_refused_by_name(pair, tmp_path):
     save_tensors({"bundle_emb.ink.string_to_param.*": torch.ones(2, 32)}, tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointError, match=r"brings words .*\(ink\).*latentrt export --lora"):
+    with pytest.raises(CheckpointError, match=r"contains textual inversions \(ink\).*latentrt export --lora"):
         pair.ours.with_loras({tmp_path / "a.safetensors": 1.0})
 
 

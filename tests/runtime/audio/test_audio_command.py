@@ -6,8 +6,10 @@ import wave
 import zlib
 from dataclasses import replace
 
+import click
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 import latentrt
@@ -16,6 +18,7 @@ from latentrt.audio.parameters import Parameters
 from latentrt.audio.picture import joined
 from latentrt.audio.wav import read_wav, write_wav
 from latentrt.cli import main
+from latentrt.cli.audio import audio
 from latentrt.cli.generate import finished
 from latentrt.errors import OutputError
 from latentrt.request.interpolation import between
@@ -208,3 +211,12 @@ def test_a_sound_that_cannot_be_put_in_place_leaves_nothing(tmp_path, monkeypatc
     with pytest.raises(OutputError, match="No space left"):
         write_wav(tmp_path / "a.wav", np.zeros((9000, 1), np.int16))
     assert not list(tmp_path.iterdir())
+
+
+def test_the_help_has_every_option_in_one_group():
+    names = [param.name for param in audio.params if isinstance(param, click.Option)]
+    grouped = [name for group in audio.groups.values() for name in group]
+    assert sorted([*grouped, "as_json"]) == sorted(names)
+    text = CliRunner().invoke(audio, ["--help"], terminal_width=80).output
+    assert all(f"{title}:" in text for title in audio.groups)
+    assert "Without --bundle, SOURCE is a file; with --bundle, it is a prompt." in text

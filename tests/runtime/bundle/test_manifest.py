@@ -71,7 +71,7 @@ def set_to(*keys: str, value: Any) -> Callable[[dict[str, Any]], None]:
 
 
 REFUSED: list[tuple[Callable[[dict[str, Any]], None], str]] = [
-    (drop_a_row, ".latents.to_rgb: got 4 rows, expected one a channel and one"),
+    (drop_a_row, ".latents.to_rgb: got 4 rows, expected one per channel and one more"),
     (shorten_a_row, ".latents.to_rgb[2]: got 2 items, expected 3"),
     (set_to("text", "layers", value=0), ".text.layers: got 0, expected at least 1"),
     (set_to("latents", "factor", value=0), ".latents.factor: got 0, expected at least 1"),

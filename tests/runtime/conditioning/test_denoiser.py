@@ -169,11 +169,11 @@ def test_a_level_that_no_step_has_is_read_off_the_table():
     table = np.geomspace(0.1, 10, 11)
     grid = Grid(np.array([9.7, 3.0]), np.array([8.0, 1.0]), np.array([1.0, 0.0]), table)
 
-    def walk(denoise, x, grid, _noise):
+    def sampler(denoise, x, grid, _noise):
         for sigma in (8.0, 2.0, 1.0, 8.0):
             yield denoise(x, sigma), x
 
-    times = timesteps_of_calls(walk, grid)
+    times = timesteps_of_calls(sampler, grid)
     assert list(times) == [8.0, 2.0, 1.0]
     assert times[8.0] == 9.7 and times[1.0] == 3.0
     assert times[2.0] == pytest.approx(10 * math.log(2.0 / 0.1) / math.log(100))

@@ -117,7 +117,7 @@ def test_a_file_in_place_of_the_folders(compiled, tmp_path, where, monkeypatch, 
 
 
 def test_another_user_s_folder_is_not_used(compiled, caches, monkeypatch, caplog):
-    monkeypatch.setattr("latentrt.engines.openvino_cache.own", lambda path: False)
+    monkeypatch.setattr("latentrt.engines.openvino_cache.owned_by_user", lambda path: False)
     answer, was_kept = drawn()
     assert np.array_equal(answer, compiled[1]) and not was_kept and "belongs to another user" in caplog.text
 

@@ -28,7 +28,7 @@ def test_a_word_is_never_taken_for_the_mark() -> None:
 
 @pytest.mark.parametrize("text", ["(a:1.2.3)", "(a:.)", "(a:..)", "x (a (b:1..2))", f"(a:{'9' * 400})", "(wait: ...)"])
 def test_a_weight_that_is_no_finite_number_is_refused(text: str) -> None:
-    with pytest.raises(RequestError, match=r"the weight .* at character \d+ is no finite number"):
+    with pytest.raises(RequestError, match=r"got the weight .* at character \d+, expected a finite number"):
         weighted(text)
 
 

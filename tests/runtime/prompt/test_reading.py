@@ -2,7 +2,7 @@ import pytest
 
 import latentrt
 from latentrt.errors import RequestError
-from latentrt.prompt import SYNTAXES, Guide, chunked, read, weighted
+from latentrt.prompt import SYNTAXES, SubPrompt, chunked, read, weighted
 from latentrt.prompt.tokenizer import Tokenizer
 
 
@@ -14,21 +14,21 @@ def tokenizer() -> Tokenizer:
 def test_a_plain_prompt_is_one_text_and_one_chunk(tokenizer: Tokenizer) -> None:
     for syntax in SYNTAXES:
         prompt = read("a red apple", tokenizer, 3, syntax=syntax)
-        assert prompt.guides == (Guide(1.0, ("a red apple",) * 3),)
+        assert prompt.sub_prompts == (SubPrompt(1.0, ("a red apple",) * 3),)
         assert prompt.chunks == {"a red apple": tuple(chunked([("a red apple", 1.0)], tokenizer))}
 
 
 def test_every_distinct_text_is_read_once(tokenizer: Tokenizer) -> None:
     prompt = read("a [red|green] apple AND a (pear) :0.5 AND [a:b:2]", tokenizer, 4)
-    assert [guide.weight for guide in prompt.guides] == [1.0, 0.5, 1.0]
-    assert prompt.guides[0].texts == ("a red apple", "a green apple") * 2
+    assert [sub_prompt.weight for sub_prompt in prompt.sub_prompts] == [1.0, 0.5, 1.0]
+    assert prompt.sub_prompts[0].texts == ("a red apple", "a green apple") * 2
     assert list(prompt.chunks) == ["a red apple", "a green apple", " a (pear)", " a", " b"]
     assert prompt.chunks[" a (pear)"] == tuple(chunked(weighted(" a (pear)"), tokenizer))
 
 
 def test_a_negative_prompt_is_never_divided(tokenizer: Tokenizer) -> None:
     prompt = read("(a AND b :2)", tokenizer, 2, compose=False)
-    assert prompt.guides == (Guide(1.0, ("(a AND b :2)",) * 2),)
+    assert prompt.sub_prompts == (SubPrompt(1.0, ("(a AND b :2)",) * 2),)
 
 
 def test_only_strict_refuses_what_is_malformed(tokenizer: Tokenizer) -> None:
@@ -43,7 +43,7 @@ def test_only_strict_refuses_what_is_malformed(tokenizer: Tokenizer) -> None:
 def test_nothing_is_special_in_plain(tokenizer: Tokenizer) -> None:
     text = "(a) [b|c] BREAK [d:e:2] AND f :2"
     prompt = read(text, tokenizer, 3, syntax="plain")
-    assert prompt.guides == (Guide(1.0, (text,) * 3),)
+    assert prompt.sub_prompts == (SubPrompt(1.0, (text,) * 3),)
     assert list(prompt.chunks) == [text]
 
 

@@ -98,7 +98,7 @@ def test_several_tags_in_order() -> None:
 @pytest.mark.parametrize(
     ("prompt", "place", "said"),
     [
-        ("a <hypernet:x:1>", 3, "got a hypernetwork, which latentrt does not have"),
+        ("a <hypernet:x:1>", 3, "got a hypernetwork, which latentrt does not support"),
         ("a <embedding:x>", 3, "got a tag of the kind 'embedding'"),
         ("a <lora:ink:0.8", 3, "never closed"),
         ("a <lora:", 3, "never closed"),

@@ -28,8 +28,8 @@ TOP, LOW = 10.0, 0.3
 STEPS = (80, 160, 320)
 
 
-def walk_of(name, **options):
-    """Returns a sampler's walk with its options, the defaults where nothing is said."""
+def sampler_of(name, **options):
+    """Returns a sampler's generator function with its options; missing ones have their defaults."""
     sampler = SAMPLERS[name]
     assert options.keys() <= sampler.options.keys()
     return partial(sampler.steps, **{key: option.default for key, option in sampler.options.items()} | options)
@@ -57,8 +57,8 @@ def graded(steps):
     return down(TOP * (LOW / TOP) ** (places / steps))
 
 
-def last(walk, denoise, x, grid, noise=None):
-    *_, (final, _) = walk(denoise, x, grid, noise)  # without noise, who asks for it fails
+def last(sampler, denoise, x, grid, noise=None):
+    *_, (final, _) = sampler(denoise, x, grid, noise)  # without noise, who asks for it fails
     return final
 
 
@@ -136,10 +136,11 @@ def test_every_sampler_has_its_order_measured():
 @pytest.mark.parametrize("case", ORDERS, ids=" ".join)
 def test_order_of_convergence(case):
     name, *words = case
-    walk, x = walk_of(name, **options_of(words)), normals()
+    sampler, x = sampler_of(name, **options_of(words)), normals()
     grids = [even(n) if name == "pndm" else graded(n) for n in STEPS]
     errors = [
-        np.abs(last(walk, two_bumps, x, grid) - exact(x, grid.sigmas[0], grid.sigmas_next[-1])).max() for grid in grids
+        np.abs(last(sampler, two_bumps, x, grid) - exact(x, grid.sigmas[0], grid.sigmas_next[-1])).max()
+        for grid in grids
     ]
     slopes = -np.diff(np.log2(errors))
     assert slopes == pytest.approx([ORDERS[case]] * 2, abs=0.16), errors
@@ -149,9 +150,10 @@ def test_order_of_convergence(case):
 @pytest.mark.parametrize("solver", ["bh1", "bh2"])
 def test_unipc_in_even_steps_ends_with_one_of_second_order(solver):
     # The order falls to that of the steps that are left, so without small steps at the end, order 3 shows as 2.
-    walk, x = walk_of("unipc", order=3, solver=solver), normals()
+    sampler, x = sampler_of("unipc", order=3, solver=solver), normals()
     errors = [
-        np.abs(last(walk, two_bumps, x, down(np.geomspace(TOP, LOW, n + 1))) - exact(x, TOP, LOW)).max() for n in STEPS
+        np.abs(last(sampler, two_bumps, x, down(np.geomspace(TOP, LOW, n + 1))) - exact(x, TOP, LOW)).max()
+        for n in STEPS
     ]
     assert -np.diff(np.log2(errors)) == pytest.approx([2, 2], abs=0.03)
 
@@ -165,7 +167,7 @@ def test_the_first_correction_of_unipc_by_hand(solver, scale):
     there = two_bumps(tried, 1.0)
     corrected = tried + signal_scale(1.0) * scale / 2 * (there - before)
     expected = noise_scale(0.5) / noise_scale(1.0) * corrected + signal_scale(0.5) / 2 * there
-    got = last(walk_of("unipc", order=1, solver=solver), two_bumps, x, down([3.0, 1.0, 0.5]))
+    got = last(sampler_of("unipc", order=1, solver=solver), two_bumps, x, down([3.0, 1.0, 0.5]))
     np.testing.assert_allclose(got, expected, rtol=1e-12)
 
 
@@ -218,7 +220,7 @@ def test_the_same_walk_by_another_name(noisy, plain):
         return lambda sigma, sigma_next: generator.standard_normal(x.shape)
 
     got, expected = (
-        last(walk_of(name, **options_of(words)), two_bumps, x, grid, source()) for name, *words in (noisy, plain)
+        last(sampler_of(name, **options_of(words)), two_bumps, x, grid, source()) for name, *words in (noisy, plain)
     )
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
 
@@ -232,15 +234,15 @@ LAWS = {
 }
 
 
-def laws(walk, denoise, grid, c=C):
+def laws(sampler, denoise, grid, c=C):
     """Yields the mean and the variance of y after each step, from the exact law at the start.
 
-    Everything is linear in the noise, so one walk finds the weight of each draw: a column has a unit of one of them,
+    Everything is linear in the noise, so one run finds the weight of each draw: a column has a unit of one of them,
     the first of none, the second of the start's. A draw is what a Brownian path gains between its levels: of more than
     one unit where others are drawn from a part of it.
     """
     asked = []
-    last(walk, denoise, np.zeros((1, 1, 1, 1)), grid, lambda *ends: asked.append(ends) or 0.0)
+    last(sampler, denoise, np.zeros((1, 1, 1, 1)), grid, lambda *ends: asked.append(ends) or 0.0)
     pieces = list(itertools.pairwise(sorted({level for ends in asked for level in ends})))
 
     def noise(sigma, sigma_next):
@@ -252,7 +254,7 @@ def laws(walk, denoise, grid, c=C):
     top = float(grid.sigmas[0])
     x = np.full((1, 1, 1, 2 + len(pieces)), signal_scale(top) * MU)
     x[..., 1] += signal_scale(top) * math.hypot(c, top)
-    for (latents, _), sigma_next in zip(walk(denoise, x, grid, noise), grid.sigmas_next.tolist(), strict=True):
+    for (latents, _), sigma_next in zip(sampler(denoise, x, grid, noise), grid.sigmas_next.tolist(), strict=True):
         y = latents.ravel() / signal_scale(sigma_next)
         yield y[0], np.square(y[1:] - y[0]).sum()
 
@@ -262,8 +264,8 @@ def test_noise_has_its_exact_share_when_the_data_is_a_point(case):
     name, *words = case
     grid = down([14.6, 5.0, 4.0, 1.0, 0.2, 0.1])
     grid = high(grid) if name == "lcm" else grid
-    walk = walk_of(name, **options_of(words))
-    means, variances = zip(*laws(walk, lambda x, sigma: np.full_like(x, MU), grid, c=0.0), strict=True)
+    sampler = sampler_of(name, **options_of(words))
+    means, variances = zip(*laws(sampler, lambda x, sigma: np.full_like(x, MU), grid, c=0.0), strict=True)
     np.testing.assert_allclose(means, MU, rtol=1e-9)
     np.testing.assert_allclose(variances, grid.sigmas_next**2, rtol=1e-9)
 
@@ -274,7 +276,7 @@ def test_lcm_has_the_exact_law_with_a_model_that_knows_where_paths_end():
 
     for levels in ([14.6, 0.0], [14.6, 5.0, 0.2, 0.0], [14.6, 5.0, 0.2]):
         grid = high(down(levels))
-        for (mean, variance), sigma_next in zip(laws(walk_of("lcm"), end, grid), grid.sigmas_next, strict=True):
+        for (mean, variance), sigma_next in zip(laws(sampler_of("lcm"), end, grid), grid.sigmas_next, strict=True):
             assert (mean, variance) == pytest.approx((MU, C**2 + sigma_next**2), rel=1e-9)
 
 
@@ -286,9 +288,9 @@ def high(grid):
 @pytest.mark.parametrize("case", LAWS, ids=" ".join)
 def test_the_law_of_the_result_comes_close_to_that_of_the_data(case):
     name, *words = case
-    walk = walk_of(name, **options_of(words))
+    sampler = sampler_of(name, **options_of(words))
     steps = np.array([40, 80, 160])
-    found = [list(laws(walk, ideal, down(np.geomspace(TOP, LOW, n + 1))))[-1] for n in steps.tolist()]
+    found = [list(laws(sampler, ideal, down(np.geomspace(TOP, LOW, n + 1))))[-1] for n in steps.tolist()]
     means, variances = np.array(found).T
     np.testing.assert_allclose(means, MU, rtol=1e-12)
     errors = np.abs(variances / (C**2 + LOW**2) - 1)  # one of them changes its sign: no slope to speak of

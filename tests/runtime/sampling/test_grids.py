@@ -1,4 +1,4 @@
-"""The grids that samplers walk down: how each is made, and where it starts and ends; tests/parity has diffusers'."""
+"""The grids that samplers use: how each is made, and where it starts and ends; tests/parity has diffusers'."""
 
 import itertools
 import json

@@ -41,20 +41,20 @@ VARIANTS = [
 ]
 
 
-def walk_of(name, options=None):
-    """Returns a sampler's walk with its options."""
+def sampler_of(name, options=None):
+    """Returns a sampler's generator function with its options."""
     sampler = SAMPLERS[name]
     return partial(sampler.steps, **{key: option.default for key, option in sampler.options.items()} | (options or {}))
 
 
 def is_quiet(name, options=None):
     """Returns whether a sampler adds no noise."""
-    words = walk_of(name, options).keywords
+    words = sampler_of(name, options).keywords
     return name not in ("ddpm", "lcm") and not words.get("eta") and not words.get("gamma")
 
 
 def grid_of(name, steps, spacing="trailing", sigmas="normal", schedule=STABLE):
-    """Returns the grid that a sampler walks down by its own reference."""
+    """Returns the grid of a sampler, as its reference has it."""
     return SAMPLERS[name].grid(FLOW if SAMPLERS[name].flow else schedule, steps, spacing, sigmas)
 
 
@@ -93,15 +93,15 @@ def noise_for(*images, dtype=np.float32):
     return noise
 
 
-def last(walk, x, grid, noise=None, denoise=ideal):
-    *_, (final, _) = walk(denoise, x, grid, noise or noise_for(*range(len(x)), dtype=x.dtype))
+def last(sampler, x, grid, noise=None, denoise=ideal):
+    *_, (final, _) = sampler(denoise, x, grid, noise or noise_for(*range(len(x)), dtype=x.dtype))
     return final
 
 
-def checked(walk, x, grid, denoise=ideal):
+def checked(sampler, x, grid, denoise=ideal):
     """Returns the last latents of a run of which every step is as it should be."""
     before = x.copy()
-    steps = list(walk(denoise, x, grid, noise_for(*range(len(x)))))
+    steps = list(sampler(denoise, x, grid, noise_for(*range(len(x)))))
     assert len(steps) == len(grid.sigmas)
     for latents, denoised in steps:
         assert latents.dtype == denoised.dtype == np.float32
@@ -112,10 +112,10 @@ def checked(walk, x, grid, denoise=ideal):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_walks_take_exactly_the_options_that_are_said(name):
+def test_samplers_take_exactly_their_listed_options(name):
     # A trailing argument without default that is not among the options would fail at the first image.
-    walk, options = SAMPLERS[name].steps, SAMPLERS[name].options
-    parameters = inspect.signature(walk).parameters.values()
+    sampler, options = SAMPLERS[name].steps, SAMPLERS[name].options
+    parameters = inspect.signature(sampler).parameters.values()
     assert {p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is p.empty} == options.keys()
     for option in options.values():
         assert option.default in option.choices if option.choices else option.range[0] <= option.default
@@ -129,7 +129,7 @@ def test_runs_of_every_length_from_every_start(name, options, steps):
         rest = grid.sliced(skipped)
         assert len(rest.sigmas) == steps - skipped and rest.total_steps == steps
         for images in (1, 3) if skipped < 2 else (1,):
-            checked(walk_of(name, options), normals(*range(images)), rest)
+            checked(sampler_of(name, options), normals(*range(images)), rest)
 
 
 def curves_of(name):
@@ -143,7 +143,7 @@ def curves_of(name):
 def test_every_curve_and_a_list(name, sigmas):
     for steps in (1, 4, 20) if isinstance(sigmas, str) else (4,):
         grid = grid_of(name, steps, sigmas=sigmas)
-        final = checked(walk_of(name), (grid.start * normals(0)).astype(np.float32), grid)
+        final = checked(sampler_of(name), (grid.start * normals(0)).astype(np.float32), grid)
     assert np.abs(final - MU).max() < 8 * C  # at the end of the longest run; a few levels far apart are not much
 
 
@@ -153,7 +153,7 @@ def test_every_curve_and_a_list(name, sigmas):
 def test_twenty_steps_come_close(name, sigmas):
     grid = grid_of(name, 20, sigmas=sigmas)
     x = (grid.start * normals(0, 1, 2)).astype(np.float32)
-    final, expected = last(walk_of(name), x, grid), exact(x, grid.sigmas[0], grid.sigmas_next[-1])
+    final, expected = last(sampler_of(name), x, grid), exact(x, grid.sigmas[0], grid.sigmas_next[-1])
     if not is_quiet(name):
         assert final.mean() == pytest.approx(MU, abs=0.1)  # 4 standard errors of 360 numbers
         assert final.std() == pytest.approx(C, abs=0.13)  # the first order is still 0.1 away
@@ -167,7 +167,7 @@ def test_as_many_steps_as_timesteps(name, steps, spacing, schedule):
     # Layouts repeat timesteps here: a step then starts where it ends.
     grid = grid_of(name, steps, spacing, schedule=schedule)
     x = (grid.start * normals(0)).astype(np.float32)
-    final = last(walk_of(name), x, grid)
+    final = last(sampler_of(name), x, grid)
     assert np.isfinite(final).all()
     if is_quiet(name):
         np.testing.assert_allclose(final, exact(x, grid.sigmas[0], grid.sigmas_next[-1]), atol=0.03)
@@ -177,25 +177,25 @@ def test_as_many_steps_as_timesteps(name, steps, spacing, schedule):
 @pytest.mark.parametrize(("name", "options"), [case for case in VARIANTS if case[0] not in ("lcm", "pndm")])
 def test_steps_that_start_where_they_end_change_nothing(name, options):
     levels = (5.0, 5.0, 2.0, 1.0, 0.5) if name == "unipc" else (5.0, 5.0, 2.0, 2.0, 2.0, 1.0, 0.5, 0.5)
-    walk, x = walk_of(name, options), normals(0, dtype=np.float64)  # unipc looks at the steps that are left
+    sampler, x = sampler_of(name, options), normals(0, dtype=np.float64)  # unipc looks at the steps that are left
     once, twice = (replace(down(*levels), total_steps=20) for levels in ((5.0, 2.0, 1.0, 0.5), levels))
     if name == "tcd":  # which looks levels up in the table by the next timestep
         once, twice = (replace(grid, timesteps=0 * grid.timesteps) for grid in (once, twice))
-    np.testing.assert_allclose(last(walk, x, twice), last(walk, x, once), rtol=1e-9)
+    np.testing.assert_allclose(last(sampler, x, twice), last(sampler, x, once), rtol=1e-9)
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLERS.keys() - {"lcm"}))
 @pytest.mark.parametrize("sigma", [0.3, 14.6, 4096.0])
 def test_one_step_to_zero_is_the_denoised_latents(name, sigma):
     x = normals(0, dtype=np.float64)
-    [(final, denoised)] = walk_of(name)(ideal, x, down(sigma, 0.0), None)
+    [(final, denoised)] = sampler_of(name)(ideal, x, down(sigma, 0.0), None)
     np.testing.assert_array_equal(denoised, ideal(x, sigma))
     np.testing.assert_allclose(final, denoised, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLERS.keys() - {"lms", "deis", "pndm"}))
 def test_the_last_step_to_zero_is_of_first_order(name):
-    *_, (final, denoised) = walk_of(name)(
+    *_, (final, denoised) = sampler_of(name)(
         ideal, normals(0, dtype=np.float64), down(3.0, 1.0, 0.5, 0.0), noise_for(0, dtype=np.float64)
     )
     np.testing.assert_allclose(final, denoised, rtol=1e-12)
@@ -204,7 +204,7 @@ def test_the_last_step_to_zero_is_of_first_order(name):
 @pytest.mark.parametrize(("name", "options"), [case for case in VARIANTS if is_quiet(*case)])
 def test_one_step_is_the_exact_path_when_the_data_is_a_point(name, options):
     x, sigma, sigma_next = normals(0, dtype=np.float64), 5.0, 0.4
-    final = last(walk_of(name, options), x, down(sigma, sigma_next), denoise=lambda x, sigma: np.full_like(x, MU))
+    final = last(sampler_of(name, options), x, down(sigma, sigma_next), denoise=lambda x, sigma: np.full_like(x, MU))
     expected = signal_scale(sigma_next) * MU + noise_scale(sigma_next) * (x - signal_scale(sigma) * MU) / noise_scale(
         sigma
     )
@@ -216,7 +216,7 @@ def test_two_steps_of_first_order_by_hand():
     y = x / signal_scale(3.0)
     for sigma, sigma_next in itertools.pairwise([3.0, 1.0, 0.5]):  # Euler's method on dy / dsigma = (y - x0) / sigma
         y = y + (sigma_next - sigma) * (y - ideal(y * signal_scale(sigma), sigma)) / sigma
-    np.testing.assert_allclose(last(walk_of("euler"), x, down(3.0, 1.0, 0.5)), signal_scale(0.5) * y, rtol=1e-12)
+    np.testing.assert_allclose(last(sampler_of("euler"), x, down(3.0, 1.0, 0.5)), signal_scale(0.5) * y, rtol=1e-12)
 
 
 def test_two_steps_of_dpmpp_2m_by_hand():
@@ -231,7 +231,7 @@ def test_two_steps_of_dpmpp_2m_by_hand():
     r = h1 / h2
     target = (1 + 1 / (2 * r)) * d1 - 1 / (2 * r) * d0
     x2 = noise_scale(0.5) / noise_scale(1.0) * x1 - signal_scale(0.5) * math.expm1(-h2) * target
-    (first, _), (second, denoised) = walk_of("dpmpp_2m")(ideal, x, grid, None)
+    (first, _), (second, denoised) = sampler_of("dpmpp_2m")(ideal, x, grid, None)
     np.testing.assert_allclose(first, x1, rtol=1e-12)
     np.testing.assert_allclose(second, x2, rtol=1e-12)
     np.testing.assert_allclose(denoised, d1, rtol=1e-12)
@@ -240,9 +240,9 @@ def test_two_steps_of_dpmpp_2m_by_hand():
 @pytest.mark.parametrize(("name", "options"), [("dpmpp_2m", {"order": 3}), ("deis", {"order": 3})])
 def test_order_falls_at_the_end_of_short_runs_alone(name, options):
     x, grid = normals(0, dtype=np.float64), down(8.0, 4.0, 2.0, 1.0, 0.5)
-    one = last(walk_of(name, {**options, "order": 1}), x, grid)
+    one = last(sampler_of(name, {**options, "order": 1}), x, grid)
     steps = [
-        [latents for latents, _ in walk_of(name, options)(ideal, x, replace(grid, total_steps=total_steps), None)]
+        [latents for latents, _ in sampler_of(name, options)(ideal, x, replace(grid, total_steps=total_steps), None)]
         for total_steps in (14, 15)
     ]
     differing = [not np.allclose(short, long, rtol=1e-9) for short, long in zip(*steps, strict=True)]
@@ -262,15 +262,15 @@ def test_pure_noise_is_where_runs_start_when_the_schedule_ends_there(name):
         noise = x if math.isinf(sigma) else (x - signal_scale(sigma) * x0) / noise_scale(sigma)
         return v.denoised(x, signal_scale(sigma) * noise - noise_scale(sigma) * x0, sigma)
 
-    final = checked(walk_of(name), normals(0), grid, denoise)
+    final = checked(sampler_of(name), normals(0), grid, denoise)
     assert levels == grid.sigmas.tolist()
     assert np.abs(final - MU).max() < 4.5 * C
 
 
 def test_first_order_starts_from_pure_noise():
     x, grid = normals(0, dtype=np.float64), grid_of("ddim", 500, schedule=ZERO)
-    np.testing.assert_allclose(last(walk_of("ddim"), x, grid), exact(x, math.inf, 0.0), atol=0.02)
-    first, denoised = next(walk_of("ddim")(ideal, x, grid, None))
+    np.testing.assert_allclose(last(sampler_of("ddim"), x, grid), exact(x, math.inf, 0.0), atol=0.02)
+    first, denoised = next(sampler_of("ddim")(ideal, x, grid, None))
     np.testing.assert_allclose(denoised, MU)
     np.testing.assert_allclose(first, signal_scale(grid.sigmas_next[0]) * MU + noise_scale(grid.sigmas_next[0]) * x)
 
@@ -283,7 +283,7 @@ def test_noise_is_asked_for_when_it_is_added(name, options):
         asked.append((sigma, sigma_next))
         return normals(len(asked))
 
-    last(walk_of(name, options), normals(0), down(*levels), noise)
+    last(sampler_of(name, options), normals(0), down(*levels), noise)
     steps = list(itertools.pairwise(levels))[:-1]  # the step to zero adds none
     if name == "dpmpp_sde":
         steps = [(sigma, to) for sigma, sigma_next in steps for to in (midpoint(sigma, sigma_next), sigma_next)]
@@ -298,8 +298,8 @@ def test_the_model_is_called_at_the_grid_s_levels_and_in_between(name):
         seen.append(sigma)
         return ideal(x, sigma)
 
-    last(walk_of(name), normals(0), grid, denoise=denoise)
-    times = timesteps_of_calls(walk_of(name), grid)
+    last(sampler_of(name), normals(0), grid, denoise=denoise)
+    times = timesteps_of_calls(sampler_of(name), grid)
     assert times.keys() == set(seen)
     assert [times[sigma] for sigma in grid.sigmas.tolist()] == grid.timesteps.tolist()
     assert all(0 <= time <= grid.timesteps[0] for time in times.values())
@@ -338,21 +338,21 @@ def test_flow_models_take_shares_of_signal_and_noise_that_add_up(sigma):
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
 def test_runs_do_not_meet(name, options):
-    walk, grid, x = walk_of(name, options), grid_of(name, 6), normals(0)
-    expected = [latents for latents, _ in walk(ideal, x, grid, noise_for(0))]
-    dropped = walk(ideal, 3 * x, grid, noise_for(1))
+    sampler, grid, x = sampler_of(name, options), grid_of(name, 6), normals(0)
+    expected = [latents for latents, _ in sampler(ideal, x, grid, noise_for(0))]
+    dropped = sampler(ideal, 3 * x, grid, noise_for(1))
     next(dropped), next(dropped)
-    pairs = zip(walk(ideal, x, grid, noise_for(0)), walk(ideal, 3 * x, grid, noise_for(1)), expected, strict=True)
+    pairs = zip(sampler(ideal, x, grid, noise_for(0)), sampler(ideal, 3 * x, grid, noise_for(1)), expected, strict=True)
     for (one, _), (other, _), alone in pairs:
         np.testing.assert_array_equal(one, alone)
         assert not np.array_equal(one, other)
     dropped.close()
-    np.testing.assert_array_equal(last(walk, x, grid), expected[-1])
+    np.testing.assert_array_equal(last(sampler, x, grid), expected[-1])
 
 
 @pytest.mark.parametrize(("name", "options"), VARIANTS)
 def test_an_image_is_the_same_alone_and_in_a_batch(name, options):
-    walk, grid = walk_of(name, options), grid_of(name, 6)
-    together = last(walk, normals(0, 1, 2), grid)
+    sampler, grid = sampler_of(name, options), grid_of(name, 6)
+    together = last(sampler, normals(0, 1, 2), grid)
     for k in range(3):
-        np.testing.assert_array_equal(last(walk, normals(k), grid, noise_for(k)), together[k : k + 1])
+        np.testing.assert_array_equal(last(sampler, normals(k), grid, noise_for(k)), together[k : k + 1])
