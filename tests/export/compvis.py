@@ -37,6 +37,8 @@ OPEN_CLIP_LAYER = {
 }
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
+PLAIN_ATTENTION = {"group_norm": "norm", "to_out.0": "proj_out"}
+
 
 def save_single_file(unet: nn.Module, vae: nn.Module, text_encoder: nn.Module, path: Path, dtype: torch.dtype) -> None:
     """Writes the three modules to `path` in `dtype`, with leftovers such as published files have."""
@@ -126,6 +128,52 @@ def _unet_layer(kind: str, rest: str) -> str:
     return _renamed(rest, UNET_RESNET) if kind == "resnets" else rest
 
 
+def plain_unet_tensors(unet: nn.Module) -> dict[str, Tensor]:
+    """Returns the tensors of a UNet2DModel by their key in the CompVis layout.
+
+    There, an attention's queries, keys and values are rows of one tensor: by head, then by kind, then by channel.
+    """
+    config, tensors, found = unet.config, unet.state_dict(), {}
+    attends = [block.startswith("Attn") for block in config.up_block_types]
+    for key, tensor in tensors.items():
+        module, _, leaf = key.rpartition(".")
+        block, _, layer = module.rpartition(".attentions.")
+        if not block:
+            resampled = re.match(r"(.*)\.(down|up)samplers\.0\.(?!conv\.)(.*)", key)
+            name = _unet_key(
+                f"{resampled[1]}.{resampled[2]}samplers.0.conv.{leaf}" if resampled else key,
+                config.layers_per_block,
+                attends,
+            )
+            if resampled:
+                name = f"{name.rsplit('.', 2)[0]}.{_renamed(resampled[3], UNET_RESNET)}"
+            found[f"model.diffusion_model.{name}"] = tensor
+            continue
+        index, _, part = layer.partition(".")
+        place = _unet_key(f"{block}.attentions.{index}.x.{leaf}", config.layers_per_block, attends).removesuffix(
+            f".x.{leaf}"
+        )
+        if part == "to_q":
+            heads = unet.get_submodule(f"{block}.attentions.{index}").heads
+            rows = [
+                tensors[f"{block}.attentions.{index}.{one}.{leaf}"].unflatten(0, (heads, -1))
+                for one in ("to_q", "to_k", "to_v")
+            ]
+            packed = torch.stack(rows, 1).flatten(0, 2)
+            found[f"model.diffusion_model.{place}.qkv.{leaf}"] = packed[..., None] if packed.ndim == 2 else packed
+        elif part in PLAIN_ATTENTION:
+            one = tensor[..., None] if tensor.ndim == 2 else tensor
+            found[f"model.diffusion_model.{place}.{PLAIN_ATTENTION[part]}.{leaf}"] = one
+    return found
+
+
+def averages(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns moving averages of a UNet's tensors, which are the tensors themselves, and other raw weights."""
+    return {key: tensor + 1 for key, tensor in tensors.items()} | {
+        f"model_ema.{key.removeprefix('model.').replace('.', '')}": tensor for key, tensor in tensors.items()
+    }
+
+
 def vae_tensors(vae: nn.Module) -> dict[str, Tensor]:
     """Returns the VAE's tensors by their key in the CompVis layout, where attention is a 1x1 convolution."""
     levels, tensors = len(vae.config.block_out_channels), {}
@@ -139,6 +187,8 @@ def _vae_key(key: str, levels: int) -> str:
     key = key.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
     if match := re.match(r"(.*)\.mid_block\.attentions\.0\.(.*)", key):
         return f"{match[1]}.mid.attn_1.{_renamed(match[2], VAE_ATTENTION)}"
+    if match := re.match(r"(.*\.attentions\.\d)\.(.*)", key):
+        key = f"{match[1].replace('attentions', 'attn')}.{_renamed(match[2], VAE_ATTENTION)}"
     key = re.sub(r"mid_block\.resnets\.(\d)", lambda m: f"mid.block_{int(m[1]) + 1}", key)
     key = re.sub(r"down_blocks\.(\d)", r"down.\1", key)
     key = re.sub(r"up_blocks\.(\d)", lambda m: f"up.{levels - 1 - int(m[1])}", key)

@@ -4,6 +4,7 @@ __all__ = [
     *(
         "adapters",
         "builders",
+        "classes",
         "controls",
         "embeddings",
         "families",

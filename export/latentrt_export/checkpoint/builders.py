@@ -16,6 +16,7 @@ from diffusers import (
     VQModel,
 )
 from diffusers.models.attention_processor import Attention
+from torch import nn
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -66,6 +67,11 @@ def autoencoder(config: Config) -> AutoencoderKL | VQModel:
     return quantized
 
 
+def class_embedding(config: Config) -> nn.Embedding:
+    """The table of class embeddings."""
+    return nn.Embedding(config["num_embeddings"], config["embedding_dim"], device="meta")
+
+
 def tiny_decoder(config: Config) -> AutoencoderTiny:
     """A TAESD without its encoder."""
     module: AutoencoderTiny = from_config(AutoencoderTiny)(config)
@@ -112,6 +118,7 @@ def add_positions(embeddings: Any) -> None:
 BUILDERS: Mapping[str, Callable[[Config], Any]] = {
     "unet": unet,
     "vae": autoencoder,
+    "class_embedding": class_embedding,
     "tiny_decoder": tiny_decoder,
     "text_encoder": text_encoder,
     "text_encoder_2": projected,

@@ -19,6 +19,7 @@ DEFAULTS: Mapping[str, Config] = {
         "resnet_time_scale_shift": "default",
     },
     "vae": {"_class_name": "AutoencoderKL", "latents_mean": None, "latents_std": None},
+    "class_embedding": {},
     "text_encoder": {"model_type": "clip_text_model"},
     "text_encoder_2": {"model_type": "clip_text_model"},
 }

@@ -53,9 +53,10 @@ class Family:
     besides the timestep. float32_vae: the VAE leaves fp16's range, unless its config says `force_upcast` false.
     zero_negative: zeros stand for a negative prompt that is not given, unless model_index.json says otherwise.
     folders: names of components' folders, where they differ from the components'. extra: names of the extra channels
-    that its UNets may take, in order. absent: prefixes of keys that no single file of the family has. steps,
-    guidance: defaults. configs_by_channels, configs_by_prediction: configs of single files whose UNet has that many
-    input channels, or that declare that prediction type.
+    that its UNets may take, in order. absent: prefixes of keys that no single file of the family has. averaged: the
+    UNet's weights are the moving averages of a single file, if it has them. steps, guidance: defaults.
+    configs_by_channels, configs_by_prediction, configs_by_width: configs of single files whose UNet has that many input
+    channels, that declare that prediction type, or whose UNet has that width at its first level.
     """
 
     name: str
@@ -72,10 +73,12 @@ class Family:
     folders: Mapping[str, str] = field(default_factory=dict)
     extra: tuple[tuple[ExtraChannelsName, ...], ...] = TEXT_TO_IMAGE_EXTRA
     absent: tuple[str, ...] = ()
+    averaged: bool = False
     steps: int = 20
     guidance: float = 7.5
     configs_by_channels: Mapping[int, Path] = field(default_factory=dict)
     configs_by_prediction: Mapping[str, Path] = field(default_factory=dict)
+    configs_by_width: Mapping[int, Path] = field(default_factory=dict)
 
     @property
     def tokenizer(self) -> str:

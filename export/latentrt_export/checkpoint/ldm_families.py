@@ -4,31 +4,46 @@ from collections.abc import Mapping
 
 from latentrt.bundle.sources import LOW_RESOLUTION
 from latentrt_export.checkpoint.family import Family, Slot
-from latentrt_export.checkpoint.layouts import unet_keys, vae_keys
+from latentrt_export.checkpoint.layouts import Tensors, unet_keys
+from latentrt_export.checkpoint.ldm_layouts import UNET_PREFIX, first_stage_keys, unet2d_keys
 from latentrt_export.checkpoint.paths import CONFIGS
 from latentrt_export.networks.component import Config
 
-TIME_MARK = "model.diffusion_model.time_embed.0.weight"
-UNET = Slot("model.diffusion_model.", unet_keys)
-FIRST_STAGE = Slot("first_stage_model.", vae_keys)
+TIME_MARK = f"{UNET_PREFIX}time_embed.0.weight"
+CLASS_PREFIX = "cond_stage_model.embedding."
+CONDITION = "cond_stage_model."
+PLAIN_UNET = Slot(UNET_PREFIX, unet2d_keys)
+CROSS_UNET = Slot(UNET_PREFIX, unet_keys)
+FIRST_STAGE = Slot("first_stage_model.", first_stage_keys)
 AUTOENCODERS = ("VQModel", "AutoencoderKL")
 TIME_SHIFTS = ("default", "scale_shift")
-PLAIN_UNET: Mapping[str, Config] = {
+PLAIN_VALUES: Mapping[str, Config] = {
     "unet": {"_class_name": "UNet2DModel", "resnet_time_scale_shift": TIME_SHIFTS},
     "vae": {"_class_name": AUTOENCODERS},
 }
+# The last layer of the first cross-attention, which UNets without any lack.
+CROSS_ATTENTION = tuple(f"{UNET_PREFIX}input_blocks.{block}.1.transformer_blocks." for block in (1, 4, 7))
+
+
+def class_keys(tensors: Tensors, config: Config) -> Tensors:
+    """The table of class embeddings under the name of its module."""
+    return {key.removeprefix(CLASS_PREFIX): tensor for key, tensor in tensors.items()}
+
 
 LDM_FAMILIES = (
     Family(
         name="ldm-unconditional",
         configs=CONFIGS / "ldm-celebahq",
+        configs_by_width={192: CONFIGS / "ldm-churches"},
         pipelines=("LDMPipeline",),
-        slots={"unet": UNET, "vae": FIRST_STAGE},
+        slots={"unet": PLAIN_UNET, "vae": FIRST_STAGE},
         folders={"vae": "vqvae"},
         mark=TIME_MARK,
-        mark_width="model_channels",
+        mark_width="block_out_channels",
+        absent=(CONDITION, *CROSS_ATTENTION),
+        averaged=True,
         encoders={},
-        values=PLAIN_UNET,
+        values=PLAIN_VALUES,
         extra=((),),
         steps=50,
         guidance=1.0,
@@ -37,14 +52,30 @@ LDM_FAMILIES = (
         name="ldm-super-resolution",
         configs=CONFIGS / "ldm-super-resolution",
         pipelines=("LDMSuperResolutionPipeline",),
-        slots={"unet": UNET, "vae": FIRST_STAGE},
+        slots={"unet": PLAIN_UNET, "vae": FIRST_STAGE},
         folders={"vae": "vqvae"},
         mark=TIME_MARK,
-        mark_width="model_channels",
+        mark_width="block_out_channels",
+        absent=(CONDITION, *CROSS_ATTENTION),
+        averaged=True,
         encoders={},
-        values=PLAIN_UNET,
+        values=PLAIN_VALUES,
         extra=((LOW_RESOLUTION,),),
         steps=100,
         guidance=1.0,
+    ),
+    Family(
+        name="ldm-class",
+        configs=CONFIGS / "ldm-class",
+        configs_by_width={256: CONFIGS / "ldm-class-f8"},
+        pipelines=(),
+        slots={"unet": CROSS_UNET, "vae": FIRST_STAGE, "class_embedding": Slot(CLASS_PREFIX, class_keys)},
+        mark=f"{CLASS_PREFIX}weight",
+        averaged=True,
+        encoders={},
+        values={"vae": {"_class_name": AUTOENCODERS}},
+        extra=((),),
+        steps=20,
+        guidance=3.0,
     ),
 )

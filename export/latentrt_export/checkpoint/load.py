@@ -155,6 +155,6 @@ def unread(
     opened: OpenedCheckpoint, sources: Mapping[str, ComponentSource], components: Mapping[str, Component]
 ) -> tuple[str, ...]:
     """Returns the keys of a checkpoint that no component reads, grouped by prefix."""
-    keys = [key for source in sources.values() for key in source.tensors]
+    keys = [stored.key for source in sources.values() for stored in source.tensors.values()]
     used = [stored.key for component in components.values() for stored in component.weights.values()]
     return tuple(left_out([*opened.others, *keys], used))

@@ -54,10 +54,12 @@ class ComponentSource:
 
 def located(name: str, source: ComponentSource) -> dict[str, Stored]:
     """Returns the stored tensor of every weight of the component's module. Raises CheckpointError with all misfits."""
-    wanted, stored = wanted_by(name, source), list(source.tensors.values())
+    wanted, stored = wanted_by(name, source), [*source.tensors.values()]
     # Conversions run on stand-ins without memory: each row repeats one number that no other row has.
     firsts = list(itertools.accumulate((rows_of(tensor.shape) + 1 for tensor in stored), initial=0))
-    numbers = {tensor.key: stand_in(first, tensor.shape) for first, tensor in zip(firsts, stored, strict=False)}
+    numbers = {
+        key: stand_in(first, tensor.shape) for first, (key, tensor) in zip(firsts, source.tensors.items(), strict=False)
+    }
     try:
         converted = {key: t for key, t in source.convert(numbers, source.config).items() if t is not None}
     except KeyError as error:
@@ -90,7 +92,12 @@ def original(given: torch.Tensor, stored: Sequence[Stored], firsts: Sequence[int
     number = int(given.as_strided((), ()))
     place = bisect.bisect_right(firsts, number) - 1
     turned = given.ndim == 2 and given.stride(0) == 0 != given.stride(1)
-    return replace(stored[place], row=number - firsts[place], turned=turned, shape=tuple(given.shape))
+    row = number - firsts[place]
+    found = replace(stored[place], row=row, turned=turned, shape=tuple(given.shape))
+    if turned or not given.ndim:
+        return found
+    rows = [one - firsts[place] for one in given.as_strided((len(given),), (given.stride(0),)).tolist()]
+    return found if rows == list(range(row, row + len(rows))) else replace(found, rows=tuple(rows))
 
 
 def problems(name: str, source: ComponentSource, wanted: Mapping[str, Shape], found: Mapping[str, Stored]) -> list[str]:
@@ -98,10 +105,11 @@ def problems(name: str, source: ComponentSource, wanted: Mapping[str, Shape], fo
     used = Counter[str]()
     for tensor in found.values():
         used[tensor.key] += math.prod(tensor.shape)
+    shapes = {tensor.key: tensor.shape for tensor in source.tensors.values()}
     misfits = [
-        f"{tensor.key} (got {source.tensors[tensor.key].shape}, expected {wanted[key]})"
+        f"{tensor.key} (got {shapes[tensor.key]}, expected {wanted[key]})"
         for key, tensor in found.items()
-        if tensor.shape != wanted[key] or used[tensor.key] != math.prod(source.tensors[tensor.key].shape)
+        if tensor.shape != wanted[key] or used[tensor.key] != math.prod(shapes[tensor.key])
     ]
     alien = [f"{tensor.key} ({tensor.dtype})" for tensor in found.values() if tensor.dtype not in FLOATS]
     kinds = {
@@ -117,10 +125,11 @@ def unexpected(name: str, source: ComponentSource, used: Mapping[str, int]) -> l
     """Returns the keys that nothing reads and that may not be left out."""
     unread = source.unread and source.unread.format(**source.config)
     body = BODIES.get(name, ALL)
+    unused = (key for key, tensor in source.tensors.items() if tensor.key not in used)
     return [
         key
-        for key in source.tensors
-        if key not in used and not IGNORED.search(key) and not (unread and re.search(unread, key)) and body.search(key)
+        for key in unused
+        if not IGNORED.search(key) and not (unread and re.search(unread, key)) and body.search(key)
     ]
 
 

@@ -59,8 +59,10 @@ def recognise(
 def shape_differences(family: Family, shapes: Mapping[str, Shape], configs: Configs) -> list[str]:
     """Returns the differences of a single file (shapes by key) from the family, at the widths of `configs`."""
     got, width = shapes.get(family.mark), configs["unet"].get(family.mark_width)
+    width = width[0] if isinstance(width, list) else width
     if got and got[-1] == width:
-        return []
+        found = [prefix for prefix in family.absent if any(key.startswith(prefix) for key in shapes)]
+        return [f"it has {prefix}*, expected none" for prefix in found]
     state = f"has shape {got}" if got else "is absent"
     return [f"{family.mark} {state}, expected a last axis of {width} (other widths: --configs DIR, in Python configs=)"]
 

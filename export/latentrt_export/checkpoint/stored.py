@@ -24,8 +24,9 @@ BATCH_BYTES = 1 << 27
 class Stored:
     """A tensor in a .safetensors file, or some rows of it: file, key, type in the file, shape.
 
-    row: the first row. turned: the tensor is transposed in the file. shape: for a component's weight, the shape of the
-    module. scale: key of the tensor's scale, if it is scaled. The key "" means zeros, which no file holds.
+    row: the first row. rows: all rows, where they do not follow one another. turned: the tensor is transposed in the
+    file. shape: for a component's weight, the shape of the module. scale: key of the tensor's scale, if it is scaled.
+    The key "" means zeros, which no file holds.
     """
 
     file: Path
@@ -33,6 +34,7 @@ class Stored:
     dtype: str
     shape: Shape
     row: int = 0
+    rows: tuple[int, ...] = ()
     turned: bool = False
     scale: str | None = None
 
@@ -94,11 +96,18 @@ def read_tensors(weights: Mapping[str, Stored]) -> Tensors:
                     if stored.scale:
                         whole = scaled(whole, held.get_tensor(stored.scale))
                     turned = whole.T if stored.turned else whole
-                    rows = turned.reshape(turned.shape or (1,))[stored.row : stored.row + rows_of(stored.shape)]
+                    rows = chosen_rows(turned.reshape(turned.shape or (1,)), stored)
                     tensors[name] = rows.to(torch.float32, copy=True).reshape(stored.shape).contiguous()
         except (SafetensorError, OSError, RuntimeError) as error:
             raise CheckpointError(f"{file} changed since it was opened ({error}): open it again") from error
     return tensors
+
+
+def chosen_rows(whole: torch.Tensor, stored: Stored) -> torch.Tensor:
+    """Returns the rows of a tensor that a stored one stands for."""
+    if stored.rows:
+        return whole[list(stored.rows)]
+    return whole[stored.row : stored.row + rows_of(stored.shape)]
 
 
 def scaled(whole: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

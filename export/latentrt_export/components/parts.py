@@ -25,7 +25,9 @@ def parts_of(checkpoint: Checkpoint) -> Iterator[Part]:
         yield from text_parts(checkpoint.load_text_encoder(name), encoder, name)
     unet = checkpoint.load_unet()
     steering = Steering.of(checkpoint, unet)
-    yield from unet_parts(unet, family.size_ids, steering, extra_channels(checkpoint))
+    table = checkpoint.components.get("class_embedding")
+    classes = table.load() if table else None
+    yield from unet_parts(unet, family.size_ids, steering, extra_channels(checkpoint), classes)
     if steering.prompts:
         yield encoder_part(checkpoint.components[IMAGE_ENCODER].load(), steering.prompts)
     yield from vae_parts(checkpoint.load_vae(), float32=family.float32_vae)

@@ -40,6 +40,7 @@ __all__ = [
     "choose",
     "engine_kind",
     "failure",
+    "kinds",
     "lacks_memory",
     "nvidia",
     "onnx",

@@ -6,6 +6,7 @@ asks for it.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -113,14 +114,18 @@ def label_of(label: int | str | None, classes: Classes, model: str) -> int:
 
 def named_class(name: str, classes: Classes) -> int:
     """The number of the class of that name, of any case. Raises RequestError with the nearest names."""
-    known = {one.casefold(): place for place, names in enumerate(classes.names) for one in reversed(names.split(", "))}
-    whole_names = {names.casefold(): place for place, names in enumerate(classes.names)}
-    found = (whole_names | known).get(name.casefold())
-    if found is None:
-        near = [*get_close_matches(name.casefold(), known, 3), *(one for one in known if name.casefold() in one)]
-        expected = " or ".join(map(repr, dict.fromkeys(near[:3]))) or f"0 to {classes.count - 1}"
-        raise RequestError(f"class_label: got {name!r}, which is no class of the model; expected {expected}")
-    return found
+    known = defaultdict[str, list[int]](list)
+    for label, names in enumerate(classes.names):
+        for one in {names, *names.split(", ")}:
+            known[one.casefold()].append(label)
+    found = known.get(name.casefold(), [])
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise RequestError(f"class_label: got {name!r}, the name of {' and '.join(map(str, found))}; give the number")
+    near = [*get_close_matches(name.casefold(), known, 3), *(one for one in known if name.casefold() in one)]
+    expected = " or ".join(map(repr, dict.fromkeys(near[:3]))) or f"0 to {classes.count - 1}"
+    raise RequestError(f"class_label: got {name!r}, which is no class of the model; expected {expected}")
 
 
 def takes(manifest: Manifest, name: str) -> bool:

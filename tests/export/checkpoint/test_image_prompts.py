@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor
 
 from latentrt.errors import CheckpointError
-from latentrt.images.pillow import squared
+from latentrt.images.pillow import square_crop
 from latentrt.request.request import Request
 from latentrt_export.checkpoint.image_prompts import with_image_prompts
 from latentrt_export.checkpoint.load import load_checkpoint
@@ -81,7 +81,7 @@ def test_images_are_cut_as_the_reference_cuts_them(size):
     side, image = ENCODER["image_size"], noise(*size)
     reference = CLIPImageProcessor(size=side, crop_size=side, do_normalize=False)
     expected = reference(image, return_tensors="np").pixel_values[0]
-    np.testing.assert_array_equal(np.asarray(squared(image, side)).transpose(2, 0, 1), (expected * 255).round())
+    np.testing.assert_array_equal(np.asarray(square_crop(image, side)).transpose(2, 0, 1), (expected * 255).round())
 
 
 def misfit(file, source, change):

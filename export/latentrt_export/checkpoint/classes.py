@@ -1,0 +1,29 @@
+"""The classes of class-conditional checkpoints: ImageNet's, with their names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from latentrt.bundle.manifest import Classes
+from latentrt_export.networks.component import Config
+
+NAMES = Path(__file__).parents[1] / "classes" / "imagenet.txt"
+IMAGENET = 1000
+
+
+def classes_of(config: Config) -> Classes:
+    """The classes of a table of class embeddings.
+
+    A table of one more than ImageNet's ends with the unconditional class: Rombach et al. (2022), cin256-v2. Tables of
+    other sizes have neither names nor an unconditional class.
+    """
+    count = int(config["num_embeddings"])
+    if count not in (IMAGENET, IMAGENET + 1):
+        return Classes(count)
+    return Classes(IMAGENET, IMAGENET if count > IMAGENET else None, imagenet_names())
+
+
+def imagenet_names() -> tuple[str, ...]:
+    """The names of ImageNet's classes, synonyms divided by ", "."""
+    lines = NAMES.read_text(encoding="utf-8").splitlines()
+    return tuple(line for line in lines if not line.startswith("#"))
