@@ -13,6 +13,7 @@ from pathlib import Path
 from latentrt.bundle.folder import record_files, save_manifest
 from latentrt.bundle.manifest import (
     FORMAT,
+    Classes,
     Component,
     Fidelity,
     Latents,
@@ -101,7 +102,7 @@ def manifest_of(
 ) -> Manifest:
     """The bundle's manifest without its files. latent_space: the result of `latents_of`."""
     checkpoint, (latents, side_px) = prepared.checkpoint, latent_space
-    table = checkpoint.components.get("class_embedding")
+    table, labels = (checkpoint.components.get(name) for name in ("class_embedding", "segmentation"))
     return Manifest(
         format=FORMAT,
         name=options.name or WEIGHTS_SUFFIX.sub("", checkpoint.source),
@@ -117,6 +118,8 @@ def manifest_of(
             side_px,
             steps=options.steps or checkpoint.family.steps,
             guidance=checkpoint.family.guidance if options.guidance is None else options.guidance,
+            eta=checkpoint.family.eta,
+            overlay=checkpoint.family.overlay,
         ),
         provenance=provenance(checkpoint)
         | loras_provenance(options.loras)
@@ -124,6 +127,7 @@ def manifest_of(
         | {f"control {network.name}": network.path.name for network in options.steering},
         files={},
         classes=classes_of(table.config) if table else None,
+        segmentation=Classes(labels.config["labels"]) if labels else None,
     )
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, VQModel
+from diffusers import DDIMScheduler, UNet2DModel, VQModel
+from safetensors.torch import save_file
 
 from latentrt.request.request import Request
-from tests.export import tiny
+from tests.export import compvis, tiny
 
 UNET = {
     "sample_size": 16,
@@ -89,3 +91,16 @@ def sampled(predict, stage, scheduler, size, *, steps, guidance=1.0, eta=0.0, se
             x = scheduler.step(noise, timestep, x, eta=eta, variance_noise=more).prev_sample
         decoded = stage.decode(x / stage.config.scaling_factor).sample
     return (decoded / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+
+
+def saved(folder, unet, stage, configs=None, **more):
+    """Writes a model as an original file, and its configs as a folder; returns both paths. more: further tensors."""
+    unet_tensors = compvis.plain_unet_tensors if isinstance(unet, UNet2DModel) else compvis.unet_tensors
+    tensors = unet_tensors(unet) | compvis.vae_tensors(stage) | more
+    save_file({key: tensor.contiguous().clone() for key, tensor in tensors.items()}, folder / "model.safetensors")
+    modules = {"unet": unet, "vae": stage, "scheduler": scheduler()}
+    known = {name: {**one.config, "_class_name": type(one).__name__} for name, one in modules.items()}
+    (folder / "configs").mkdir()
+    for name, config in (known | (configs or {})).items():
+        (folder / "configs" / f"{name}.json").write_text(json.dumps(config))
+    return folder / "model.safetensors", folder / "configs"

@@ -72,6 +72,11 @@ def class_embedding(config: Config) -> nn.Embedding:
     return nn.Embedding(config["num_embeddings"], config["embedding_dim"], device="meta")
 
 
+def segmentation(config: Config) -> nn.Conv2d:
+    """The map from one-hot labels to channels."""
+    return nn.Conv2d(config["labels"], config["channels"], 1, bias=False, device="meta")
+
+
 def tiny_decoder(config: Config) -> AutoencoderTiny:
     """A TAESD without its encoder."""
     module: AutoencoderTiny = from_config(AutoencoderTiny)(config)
@@ -119,6 +124,7 @@ BUILDERS: Mapping[str, Callable[[Config], Any]] = {
     "unet": unet,
     "vae": autoencoder,
     "class_embedding": class_embedding,
+    "segmentation": segmentation,
     "tiny_decoder": tiny_decoder,
     "text_encoder": text_encoder,
     "text_encoder_2": projected,

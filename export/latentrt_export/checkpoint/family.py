@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from latentrt.bundle.sources import ExtraChannelsName, SizeId
+from latentrt.bundle.sources import ExtraChannels, ExtraChannelsName, SizeId
 from latentrt_export.checkpoint.config_defaults import DEFAULTS
 from latentrt_export.checkpoint.layouts import Tensors
 from latentrt_export.networks.component import Config
@@ -54,7 +54,7 @@ class Family:
     zero_negative: zeros stand for a negative prompt that is not given, unless model_index.json says otherwise.
     folders: names of components' folders, where they differ from the components'. extra: names of the extra channels
     that its UNets may take, in order. absent: prefixes of keys that no single file of the family has. averaged: the
-    UNet's weights are the moving averages of a single file, if it has them. steps, guidance: defaults.
+    UNet's weights are the moving averages of a single file, if it has them. steps, guidance, eta, overlay: defaults.
     configs_by_channels, configs_by_prediction, configs_by_width: configs of single files whose UNet has that many input
     channels, that declare that prediction type, or whose UNet has that width at its first level.
     """
@@ -71,11 +71,13 @@ class Family:
     float32_vae: bool = False
     zero_negative: bool = False
     folders: Mapping[str, str] = field(default_factory=dict)
-    extra: tuple[tuple[ExtraChannelsName, ...], ...] = TEXT_TO_IMAGE_EXTRA
+    extra: tuple[tuple[ExtraChannelsName | ExtraChannels, ...], ...] = TEXT_TO_IMAGE_EXTRA
     absent: tuple[str, ...] = ()
     averaged: bool = False
     steps: int = 20
     guidance: float = 7.5
+    eta: float | None = None
+    overlay: bool = False
     configs_by_channels: Mapping[int, Path] = field(default_factory=dict)
     configs_by_prediction: Mapping[str, Path] = field(default_factory=dict)
     configs_by_width: Mapping[int, Path] = field(default_factory=dict)

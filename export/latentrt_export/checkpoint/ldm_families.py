@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from latentrt.bundle.sources import LOW_RESOLUTION
+from latentrt.bundle.sources import LOW_RESOLUTION, SEGMENTATION, ExtraChannels
 from latentrt_export.checkpoint.family import Family, Slot
 from latentrt_export.checkpoint.layouts import Tensors, unet_keys
 from latentrt_export.checkpoint.ldm_layouts import UNET_PREFIX, first_stage_keys, unet2d_keys
@@ -25,9 +25,19 @@ PLAIN_VALUES: Mapping[str, Config] = {
 CROSS_ATTENTION = tuple(f"{UNET_PREFIX}input_blocks.{block}.1.transformer_blocks." for block in (1, 4, 7))
 
 
+# In the order of the UNet's channels. Holes are black, and the mask is -1 or 1, where Stable Diffusion's is 0 or 1.
+MASKED = (ExtraChannels("masked_image", 0, fill=-1.0), ExtraChannels("mask", 1, (-1.0, 1.0)))
+MAPPER_PREFIX = "cond_stage_model.channel_mapper."
+
+
 def class_keys(tensors: Tensors, config: Config) -> Tensors:
     """The table of class embeddings under the name of its module."""
     return {key.removeprefix(CLASS_PREFIX): tensor for key, tensor in tensors.items()}
+
+
+def mapper_keys(tensors: Tensors, config: Config) -> Tensors:
+    """The map of labels to channels under the name of its module."""
+    return {key.removeprefix(MAPPER_PREFIX): tensor for key, tensor in tensors.items()}
 
 
 LDM_FAMILIES = (
@@ -62,6 +72,38 @@ LDM_FAMILIES = (
         values=PLAIN_VALUES,
         extra=((LOW_RESOLUTION,),),
         steps=100,
+        guidance=1.0,
+        eta=1.0,
+    ),
+    Family(
+        name="ldm-inpainting",
+        configs=CONFIGS / "ldm-inpainting",
+        pipelines=(),
+        slots={"unet": PLAIN_UNET, "vae": FIRST_STAGE},
+        mark=TIME_MARK,
+        mark_width="block_out_channels",
+        absent=CROSS_ATTENTION,
+        averaged=True,
+        encoders={},
+        values=PLAIN_VALUES,
+        extra=(MASKED,),
+        steps=50,
+        guidance=1.0,
+        overlay=True,
+    ),
+    Family(
+        name="ldm-semantic",
+        configs=CONFIGS / "ldm-semantic",
+        pipelines=(),
+        slots={"unet": PLAIN_UNET, "vae": FIRST_STAGE, "segmentation": Slot(MAPPER_PREFIX, mapper_keys)},
+        mark=TIME_MARK,
+        mark_width="block_out_channels",
+        absent=CROSS_ATTENTION,
+        averaged=True,
+        encoders={},
+        values=PLAIN_VALUES,
+        extra=((SEGMENTATION,),),
+        steps=200,
         guidance=1.0,
     ),
     Family(

@@ -214,9 +214,9 @@ def refuse_other(name: Any) -> None:
     )
 
 
-def defaults_of(config: Mapping[str, Any], side_px: int, *, steps: int, guidance: float) -> Defaults:
+def defaults_of(config: Mapping[str, Any], side_px: int, **usual: Any) -> Defaults:
     """Returns the bundle's defaults: the published sampler and curve, or the nearest ones here."""
-    return Defaults(sampler_of(config), sigmas_of(config), steps, guidance, side_px, side_px)
+    return Defaults(sampler_of(config), sigmas_of(config), width=side_px, height=side_px, **usual)
 
 
 def sampler_of(config: Mapping[str, Any]) -> str:

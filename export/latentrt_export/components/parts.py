@@ -8,10 +8,11 @@ from latentrt.bundle.sources import ExtraChannels
 from latentrt_export.checkpoint.load import Checkpoint
 from latentrt_export.checkpoint.recognition import extra_channels_by_count
 from latentrt_export.components.denoiser import unet_parts
+from latentrt_export.components.segmentation import segmentation_part
 from latentrt_export.components.steering import Steering
 from latentrt_export.components.text import text_parts
 from latentrt_export.components.vae import vae_parts
-from latentrt_export.networks.component import Part
+from latentrt_export.networks.component import Part, pixels_of
 from latentrt_export.networks.image_encoder import IMAGE_ENCODER, encoder_part
 
 
@@ -30,6 +31,9 @@ def parts_of(checkpoint: Checkpoint) -> Iterator[Part]:
     yield from unet_parts(unet, family.size_ids, steering, extra_channels(checkpoint), classes)
     if steering.prompts:
         yield encoder_part(checkpoint.components[IMAGE_ENCODER].load(), steering.prompts)
+    if "segmentation" in checkpoint.components:
+        factor = pixels_of(checkpoint.components["vae"].config)
+        yield segmentation_part(checkpoint.components["segmentation"].load(), factor)
     yield from vae_parts(checkpoint.load_vae(), float32=family.float32_vae)
 
 

@@ -9,6 +9,7 @@ __all__ = [
     "image_encoder",
     "one_token",
     "residuals",
+    "segmentation",
     "text_encoder",
     "time_bias",
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from latentrt.bundle.quantization import Quantization
-from latentrt.bundle.sources import GUIDANCE, IMAGE_ROLES, PIXELS, ExtraChannelsName, InputSource, Role
+from latentrt.bundle.sources import GUIDANCE, IMAGE_ROLES, PIXELS, ExtraChannels, ExtraChannelsName, InputSource, Role
 from latentrt.sampling.curves import SigmasName
 from latentrt.sampling.schedule import NoiseSchedule
 from latentrt.tensors import Array, TensorSpec
@@ -139,7 +139,7 @@ class Classes:
 
 @dataclass(frozen=True)
 class Defaults:
-    """Values of a request that does not state them. Sizes in pixels."""
+    """Values of a request that does not state them. Sizes in pixels. eta: None for the sampler's own."""
 
     sampler: str
     sigmas: SigmasName
@@ -147,6 +147,8 @@ class Defaults:
     guidance: float
     width: int
     height: int
+    eta: float | None = None
+    overlay: bool = False
 
 
 @dataclass(frozen=True)
@@ -161,8 +163,9 @@ class FileRecord:
 class Manifest:
     """The whole of bundle.json. Paths are relative to the bundle, with forward slashes.
 
-    text, tokenizer: None for a model without prompts. classes: None for a model without class labels. lora_weights: the
-    file with the table of weights that LoRA files may change; "" for none.
+    text, tokenizer: None for a model without prompts. classes: None for a model without class labels. segmentation: the
+    labels of a model of label maps; None for any other. lora_weights: the file with the table of weights that LoRA
+    files may change; "" for none.
     """
 
     format: int
@@ -178,6 +181,7 @@ class Manifest:
     provenance: Mapping[str, str]
     files: Mapping[str, FileRecord]
     classes: Classes | None = None
+    segmentation: Classes | None = None
     lora_weights: str = ""
 
     def of_role(self, role: Role) -> dict[str, Component]:
@@ -215,8 +219,12 @@ class Manifest:
     @property
     def extra_channels(self) -> tuple[ExtraChannelsName, ...]:
         """The names of the channels that follow the noisy latents in the denoiser's sample, in order."""
-        source = self.components[self.denoiser].sources[self.sample]
-        return tuple(extra.name for extra in source.extra_channels)
+        return tuple(extra.name for extra in self.extra_channel_specs)
+
+    @property
+    def extra_channel_specs(self) -> tuple[ExtraChannels, ...]:
+        """The channels that follow the noisy latents in the denoiser's sample, in order."""
+        return self.components[self.denoiser].sources[self.sample].extra_channels
 
     @property
     def encodes_extra_channels(self) -> bool:

@@ -19,7 +19,8 @@ LARGEST_ID = 2**31 - 1
 # Keys that are not written if they have their default.
 OMITTED = (
     *("sources", "controls", "quantization", "encoders", "pads", "zero_negative", "unread", "embeddings"),
-    *("name", "values", "extra_channels", "classes", "names", "multiple", "lora_weights"),
+    *("name", "values", "extra_channels", "fill", "multiple", "eta", "overlay"),
+    *("classes", "segmentation", "names", "lora_weights"),
 )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Role = Literal[
@@ -18,6 +18,7 @@ Role = Literal[
     "controlnet",
     "t2i_adapter",
     "image_encoder",
+    "segmentation_encoder",
 ]
 # Roles of components that serve control images, and of those that take the image itself.
 CONTROL_ROLES: tuple[Role, ...] = ("controlnet_hint", "controlnet", "t2i_adapter", "image_encoder")
@@ -36,12 +37,14 @@ GUIDANCE = "guidance_scale_minus_one"
 CLASS_LABEL = "class_label"
 # Values that differ between the prompt and the negative prompt.
 PER_PROMPT = ("aesthetic_score", CLASS_LABEL)
-ExtraChannelsName = Literal["mask", "masked_image", "image", "low_resolution"]
+ExtraChannelsName = Literal["mask", "masked_image", "image", "low_resolution", "segmentation"]
 LOW_RESOLUTION: ExtraChannelsName = "low_resolution"
+SEGMENTATION: ExtraChannelsName = "segmentation"
 # Channels of pixels, one per latent, in place of encoded images.
-PIXELS: Mapping[ExtraChannelsName, tuple[int, tuple[float, float]]] = {
+PIXELS: Mapping[ExtraChannelsName, tuple[int, tuple[float, float] | None]] = {
     "mask": (1, (0.0, 1.0)),
     LOW_RESOLUTION: (3, (-1.0, 1.0)),
+    SEGMENTATION: (3, None),
 }
 
 
@@ -49,12 +52,14 @@ PIXELS: Mapping[ExtraChannelsName, tuple[int, tuple[float, float]]] = {
 class ExtraChannels:
     """Channels that follow the noisy latents in the denoiser's sample (concat conditioning).
 
-    range: the lowest and the highest value; None for latents, which have no bounds.
+    range: the lowest and the highest value; None for latents, which have no bounds. fill: of a masked image, the value
+    of the masked pixels, from -1 to 1.
     """
 
     name: ExtraChannelsName
     channels: int
     range: tuple[float, float] | None = None
+    fill: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,15 @@ def control_source(role: Role) -> InputSource:
     return InputSource("control", ("step", "row") if role == "controlnet" else ("run", "row"), role)
 
 
-def extra_channels_of(names: tuple[ExtraChannelsName, ...], latent_channels: int) -> tuple[ExtraChannels, ...]:
-    """The extra channels of these names: those of PIXELS, or of encoded images, which have those of the latents."""
-    return tuple(ExtraChannels(name, *PIXELS.get(name, (latent_channels, None))) for name in names)
+def extra_channels_of(
+    extra: tuple[ExtraChannelsName | ExtraChannels, ...], latent_channels: int
+) -> tuple[ExtraChannels, ...]:
+    """The extra channels of these names: those of PIXELS, or of encoded images, which have those of the latents.
+
+    Where a number of channels is 0, it is that of the latents.
+    """
+    found = (
+        one if isinstance(one, ExtraChannels) else ExtraChannels(one, *PIXELS.get(one, (latent_channels, None)))
+        for one in extra
+    )
+    return tuple(one if one.channels else replace(one, channels=latent_channels) for one in found)

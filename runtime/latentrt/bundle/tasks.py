@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from latentrt.bundle.manifest import Component
-from latentrt.bundle.sources import CLASS_LABEL, LOW_RESOLUTION
+from latentrt.bundle.sources import CLASS_LABEL, LOW_RESOLUTION, SEGMENTATION
 
+# Tasks of models that do nothing else, by their extra channels.
+OF_EXTRA_CHANNELS = {LOW_RESOLUTION: "super-resolution", SEGMENTATION: "semantic-synthesis"}
 DECODER, ENCODER = "vae_decoder", "vae_encoder"
 # An optional component for previews and `fast_decode`.
 TINY_DECODER = "tiny_decoder"
@@ -22,8 +24,10 @@ def found_tasks(components: Mapping[str, Component]) -> Iterator[str]:
     if DECODER not in components:
         return
     sources = [source for component in components.values() for source in component.sources.values()]
-    if LOW_RESOLUTION in {extra.name for source in sources for extra in source.extra_channels}:
-        yield "super-resolution"
+    extra = {extra.name for source in sources for extra in source.extra_channels}
+    own = [task for name, task in OF_EXTRA_CHANNELS.items() if name in extra]
+    if own:
+        yield from own
         return
     if any(source.kind == "text" for source in sources):
         yield "text-to-image"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import MANIFEST, REMEDY, Bundle, open_bundle
@@ -86,13 +89,15 @@ def check_complete(bundle: Bundle) -> None:
 
 def least_request(manifest: Manifest) -> Request:
     """A request that states only what the model asks of every request."""
-    label = 0 if manifest.classes else None
-    if LOW_RESOLUTION not in manifest.extra_channels:
-        return Request(class_label=label)
-    from PIL import Image
-
     defaults, factor = manifest.defaults, manifest.latents.factor
-    return Request(class_label=label, init=Image.new("RGB", (defaults.width // factor, defaults.height // factor)))
+    wanted: dict[str, Any] = {"class_label": 0} if manifest.classes else {}
+    if manifest.segmentation:
+        wanted["segmentation"] = np.zeros((defaults.height, defaults.width), np.int64)
+    if LOW_RESOLUTION in manifest.extra_channels:
+        from PIL import Image
+
+        wanted["init"] = Image.new("RGB", (defaults.width // factor, defaults.height // factor))
+    return Request(**wanted)
 
 
 def load_tokenizer(bundle: Bundle) -> Tokenizer | None:

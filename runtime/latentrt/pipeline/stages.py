@@ -112,8 +112,8 @@ def initial_latents(run: Timed, prepared: Prepared) -> Start:
     clean = None if noise_alone and mask is None else clean_latents(run, prepared, source)
     earlier = settings.denoising_range.latents
     first = source.initial() if earlier is None else earlier
-    maker = ChannelMaker(settings, space, run.encode, lambda: source.normal(0.0, 0.0))
-    extra = extra_channels_of(manifest.extra_channels, maker)
+    maker = ChannelMaker(settings, space, run.encode, lambda: source.normal(0.0, 0.0), run.call)
+    extra = extra_channels_of(manifest.extra_channel_specs, maker)
     latents = starting_latents(prepared.grid, first, clean, alone=noise_alone) if earlier is None else first
     keep = None if mask is None or clean is None else partial(keep_unmasked, mask, clean, first)
     # The Brownian path of the whole grid, so that its noise is the same at any strength.

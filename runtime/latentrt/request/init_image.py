@@ -111,7 +111,7 @@ def resolve_init_image(request: Request, manifest: Manifest) -> InitImage | None
         checked(request, "strength", usual),
         checked(request, "fit"),
         checked(request, "posterior"),
-        mask_of(request, image, extend),
+        mask_of(request, image, extend, manifest.defaults.overlay),
         extend,
     )
 
@@ -128,7 +128,7 @@ def extend_of(request: Request) -> tuple[int, ...] | None:
     return tuple(whole("extend", pixels, 0, LARGEST_PIXELS) for pixels in sides)
 
 
-def mask_of(request: Request, init: Image, extend: tuple[int, ...] | None) -> Mask | None:
+def mask_of(request: Request, init: Image, extend: tuple[int, ...] | None, overlay: bool) -> Mask | None:
     """The request's mask, opened and blurred, or None. Raises RequestError for one that does not fit the image."""
     from PIL import Image as images
     from PIL.ImageFilter import GaussianBlur
@@ -146,7 +146,7 @@ def mask_of(request: Request, init: Image, extend: tuple[int, ...] | None) -> Ma
     blurred = image.filter(GaussianBlur(blur)) if blur else image
     if np.asarray(blurred).max() < WHITE:
         raise RequestError("mask: got nothing white in it, expected white where the image is to be painted anew")
-    return Mask(blurred, blur, padding, checked(request, "overlay"), request.mask is not None)
+    return Mask(blurred, blur, padding, checked(request, "overlay") or overlay, request.mask is not None)
 
 
 def skipped_steps(steps: int, strength: float, name: str = "strength") -> int:

@@ -269,6 +269,15 @@ class Request:
         only_with="hires",
         part="base",
     )
+    segmentation: str | Path | Image | Array | None = row(
+        None,
+        "Label map of a model of segmentations: one label per pixel; sets the size.",
+        "images",
+        Other(),
+        metavar="IMG",
+        part="base",
+        as_given=True,
+    )
     controls: Sequence[Control] = row(
         (),
         "Image for a ControlNet, T2I- or IP-Adapter; repeatable.",

@@ -47,7 +47,7 @@ def resolve_schedule(request: Request, manifest: Manifest) -> ScheduleSpec:
         steps=steps_of(request, sigmas, manifest),
         sigmas=sigmas,
         spacing=checked(request, "spacing", manifest.schedule.spacing),
-        options=options_of(request, named),
+        options=options_of(request, named, manifest),
     )
 
 
@@ -97,8 +97,8 @@ def sigmas_of(value: Any) -> Sigmas:
     return levels
 
 
-def options_of(request: Request, named: Named) -> dict[str, Value]:
-    """The sampler's options, with its defaults. Raises RequestError for an option that it does not have."""
+def options_of(request: Request, named: Named, manifest: Manifest) -> dict[str, Value]:
+    """The sampler's options, with the bundle's defaults and its own. Raises RequestError for one that it lacks."""
     given = {name: getattr(request, name) for name in OPTIONS if getattr(request, name) is not None}
     sampler, requested = named.sampler, {**named.options, **given}
     known = SAMPLERS[sampler].options
@@ -106,7 +106,11 @@ def options_of(request: Request, named: Named) -> dict[str, Value]:
         having = [other for other, kind in SAMPLERS.items() if name in kind.options]
         got = shown(requested[name])
         raise RequestError(f"{name}: got {got}, but {sampler} has none; it is for {', '.join(having)}")
-    return {name: option_of(name, or_default(requested.get(name), one.default), one) for name, one in known.items()}
+    usual = {"eta": manifest.defaults.eta} if sampler == manifest.defaults.sampler else {}
+    return {
+        name: option_of(name, or_default(requested.get(name), or_default(usual.get(name), one.default)), one)
+        for name, one in known.items()
+    }
 
 
 def option_of(name: str, value: Any, option: Option) -> Value:

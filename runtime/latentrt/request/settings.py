@@ -18,6 +18,7 @@ from latentrt.request.noise import noise_record, resolve_noise
 from latentrt.request.request import Request
 from latentrt.request.rows import checked
 from latentrt.request.schedule import ScheduleSpec, resolve_schedule
+from latentrt.request.segmentation import Segmentation, resolve_segmentation
 from latentrt.request.size import followed_size, resolve_size
 from latentrt.request.text import TextSpec, resolve_text
 from latentrt.request.tiling import Tiling, resolve_tiling
@@ -43,6 +44,7 @@ class Settings:
     controls: ControlsSpec = ControlsSpec()
     tiling: Tiling = Tiling()
     denoising_range: DenoisingRange = DenoisingRange()
+    segmentation: Segmentation | None = None
     hires: Hires | None = None
     upscaled: UpscaledLatents | None = None
     fast_decode: bool = False
@@ -82,7 +84,7 @@ class Settings:
         found = self.text.record() | noise_record(self.noise)
         found |= {"width": self.width, "height": self.height, "fast_decode": self.fast_decode}
         specs = (self.schedule, self.guidance, self.model_inputs, self.tiling, self.hires, self.denoising_range)
-        for spec in (*specs, self.init_image, self.controls):
+        for spec in (*specs, self.init_image, self.segmentation, self.controls):
             found |= spec.record() if spec else {}
         return found
 
@@ -111,7 +113,13 @@ def resolve(request: Request, manifest: Manifest) -> Settings:
     init_image = resolve_init_image(request, manifest)
     part = resolve_denoising_range(request, manifest.latents.channels)
     controls = resolve_controls(request, manifest)
-    size = resolve_size(request, manifest, followed_size(init_image, part, controls.images, pixels))
+    segmentation = resolve_segmentation(request, manifest)
+    followed = ("segmentation", segmentation.size) if segmentation else None
+    followed = followed or followed_size(init_image, part, controls.images, pixels)
+    size = resolve_size(request, manifest, followed)
+    if segmentation and segmentation.size != size:
+        got, wanted = ("x".join(map(str, one)) for one in (segmentation.size, size))
+        raise RequestError(f"segmentation: got {got} pixels, expected {wanted}, the size of the picture")
     if part.latents is not None and part.size(pixels) != size:
         raise RequestError(f"latents: got those of {part.size(pixels)} pixels, expected {size}")
     if init_image:
@@ -130,6 +138,7 @@ def resolve(request: Request, manifest: Manifest) -> Settings:
         controls,
         resolve_tiling(request, manifest),
         part,
+        segmentation,
         resolve_hires(request, manifest, schedule.steps),
         fast_decode=resolve_fast_decode(request, manifest),
     )

@@ -6,13 +6,13 @@ import json
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, LDMPipeline, UNet2DModel, VQModel
+from diffusers import AutoencoderKL, LDMPipeline, UNet2DModel, VQModel
 from safetensors.torch import save_file
 
 from latentrt.errors import CheckpointError
 from latentrt_export.checkpoint.load import load_checkpoint
 from tests.export import compvis, tiny
-from tests.export.ldm import FIRST_STAGE, KL, RESAMPLING, UNET, scheduler
+from tests.export.ldm import FIRST_STAGE, KL, RESAMPLING, UNET, saved, scheduler
 
 MODELS = {
     "attention at two levels, VQ": (UNET, FIRST_STAGE, VQModel),
@@ -25,18 +25,6 @@ def model(request):
     """The modules of a small model."""
     unet, stage, kind = MODELS[request.param]
     return tiny.seeded(lambda: UNet2DModel(**unet)).eval(), tiny.seeded(lambda: kind(**stage)).eval()
-
-
-def saved(folder, unet, stage, **more):
-    """Writes a model as an original file and its configs as a folder; returns both paths."""
-    tensors = compvis.plain_unet_tensors(unet) | compvis.vae_tensors(stage) | more
-    save_file({key: tensor.contiguous().clone() for key, tensor in tensors.items()}, folder / "model.safetensors")
-    configs = {"unet": unet.config, "vae": stage.config, "scheduler": scheduler().config}
-    (folder / "configs").mkdir()
-    for (name, config), kind in zip(configs.items(), (UNet2DModel, type(stage), DDIMScheduler), strict=True):
-        text = json.dumps({**config, "_class_name": kind.__name__})
-        (folder / "configs" / f"{name}.json").write_text(text)
-    return folder / "model.safetensors", folder / "configs"
 
 
 def same(got, expected):

@@ -9,17 +9,21 @@ import pytest
 import torch
 from diffusers import LDMPipeline, LDMSuperResolutionPipeline, UNet2DConditionModel, UNet2DModel
 from PIL import Image
-from safetensors.torch import save_file
 
 import latentrt
 from latentrt.errors import RequestError
 from latentrt_export.export import ExportOptions, export
 from tests.export import compvis, tiny
-from tests.export.ldm import FIRST_STAGE, UNET, first_stage, pixels, psnr, sampled, scheduler
+from tests.export.ldm import FIRST_STAGE, RESAMPLING, UNET, first_stage, pixels, psnr, sampled, saved, scheduler
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 LEAST_DB = 110.0
+WITHOUT_ATTENTION = {
+    "down_block_types": ("DownEncoderBlock2D",) * 3,
+    "up_block_types": ("UpDecoderBlock2D",) * 3,
+    "mid_block_add_attention": False,
+}
 CLASS_UNET = {
     **{key: UNET[key] for key in ("sample_size", "in_channels", "out_channels", "norm_num_groups")},
     "layers_per_block": 1,
@@ -68,20 +72,35 @@ def classes(tmp_path_factory):
     unet = tiny.seeded(lambda: UNet2DConditionModel(**CLASS_UNET)).eval()
     stage, table = first_stage(), torch.nn.Embedding(1001, 24)
     torch.nn.init.normal_(table.weight, generator=torch.Generator().manual_seed(1))
-    tensors = compvis.unet_tensors(unet) | compvis.vae_tensors(stage)
-    tensors["cond_stage_model.embedding.weight"] = table.weight.detach()
-    save_file({key: one.contiguous().clone() for key, one in tensors.items()}, folder / "class.safetensors")
-    (folder / "configs").mkdir()
-    configs = {
-        "unet": {**unet.config, "_class_name": "UNet2DConditionModel"},
-        "vae": {**stage.config, "_class_name": "VQModel"},
-        "scheduler": {**scheduler().config, "_class_name": "DDIMScheduler"},
-        "class_embedding": {"num_embeddings": 1001, "embedding_dim": 24},
-    }
-    for name, config in configs.items():
-        (folder / "configs" / f"{name}.json").write_text(json.dumps(config))
-    ours = opened(folder / "class.safetensors", folder / "bundle", configs=folder / "configs")
+    more = {"cond_stage_model.embedding.weight": table.weight.detach()}
+    configs = {"class_embedding": {"num_embeddings": 1001, "embedding_dim": 24}}
+    file, configs = saved(folder, unet, stage, configs, **more)
+    ours = opened(file, folder / "bundle", configs=configs, name="class")
     return ours, unet, table, stage
+
+
+@pytest.fixture(scope="module")
+def inpainter(tmp_path_factory):
+    """The inpainting pipeline here, its UNet with ResNets that resample, and its first stage without attention."""
+    folder = tmp_path_factory.mktemp("inpainter")
+    unet = tiny.seeded(lambda: UNet2DModel(**{**RESAMPLING, "in_channels": 7, "out_channels": 3})).eval()
+    stage = first_stage({**FIRST_STAGE, **WITHOUT_ATTENTION})
+    copied = {
+        key.replace("first_stage_model", "cond_stage_model"): one for key, one in compvis.vae_tensors(stage).items()
+    }
+    file, configs = saved(folder, unet, stage, **copied)
+    return opened(file, folder / "bundle", configs=configs), unet, stage
+
+
+@pytest.fixture(scope="module")
+def semantic(tmp_path_factory):
+    """The pipeline of label maps here, its UNet, its first stage and its map from labels to channels."""
+    folder = tmp_path_factory.mktemp("semantic")
+    unet = tiny.seeded(lambda: UNet2DModel(**{**UNET, "in_channels": 6})).eval()
+    stage, mapper = first_stage(), tiny.seeded(lambda: torch.nn.Conv2d(182, 3, 1, bias=False))
+    more = {"cond_stage_model.channel_mapper.weight": mapper.weight.detach()}
+    file, configs = saved(folder, unet, stage, {"segmentation": {"labels": 182, "channels": 3}}, **more)
+    return opened(file, folder / "bundle", configs=configs, name="labels"), unet, stage, mapper
 
 
 @pytest.mark.parametrize("steps", [1, 2, 20])
@@ -129,6 +148,73 @@ def test_classes(classes, steps, guidance, eta, seeds):
     expected = sampled(predict, stage, scheduler(), (3, 16, 24), **options, seeds=seeds)
     got = pixels(ours, class_label="golden retriever", batch=len(seeds), seed=0, width=96, height=64, **options)
     assert psnr(got, expected) >= LEAST_DB
+
+
+@pytest.mark.parametrize(("steps", "eta", "seeds"), [(1, 0.0, (0,)), (2, 1.0, (0,)), (20, 0.0, (0, 1, 2))])
+def test_inpainting(inpainter, steps, eta, seeds):
+    """As `inpaint.py` of the original: a mask of -1 and 1, black holes, and the picture put back outside the mask."""
+    ours, unet, stage = inpainter
+    random = np.random.default_rng(0)
+    image = random.integers(0, 255, (64, 96, 3), np.uint8)
+    white = np.zeros((64, 96), bool)
+    white[10:50, 20:70] = True
+    shown, mask = (torch.from_numpy(one).float() for one in (image / 127.5 - 1, white))
+    masked = torch.where(mask[..., None] > 0, -1.0, shown).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        extra = torch.cat([stage.encode(masked).latents, (mask * 2 - 1)[None, None, ::4, ::4]], 1)
+
+    def predict(x, timestep, unguided):
+        return unet(torch.cat([x, extra.expand(len(x), -1, -1, -1)], 1), timestep).sample
+
+    expected = sampled(predict, stage, scheduler(), (3, 16, 24), steps=steps, eta=eta, seeds=seeds)
+    request = {"init": Image.fromarray(image), "mask": Image.fromarray(white), "seed": 0, "batch": len(seeds)}
+    assert psnr(pixels(ours, steps=steps, eta=eta, **request), expected) >= LEAST_DB
+    result = ours.generate(steps=steps, eta=eta, **request)
+    for picture, wanted in zip(result.images, expected, strict=True):
+        whole = np.where(white[..., None], wanted, image / 255)
+        assert np.abs(np.asarray(picture) / 255 - whole).max() <= 1 / 255
+
+
+@pytest.mark.parametrize(("steps", "eta", "seeds"), [(1, 0.0, (0,)), (2, 1.0, (0,)), (20, 0.0, (0, 1, 2))])
+def test_label_maps(semantic, tmp_path, steps, eta, seeds):
+    ours, unet, stage, mapper = semantic
+    labels = np.random.default_rng(1).integers(0, 182, (64, 96))
+    one_hot = torch.nn.functional.one_hot(torch.from_numpy(labels), 182).permute(2, 0, 1)[None].float()
+    half = {"scale_factor": 0.5, "mode": "bilinear"}
+    with torch.no_grad():
+        extra = mapper(torch.nn.functional.interpolate(torch.nn.functional.interpolate(one_hot, **half), **half))
+
+    def predict(x, timestep, unguided):
+        return unet(torch.cat([x, extra.expand(len(x), -1, -1, -1)], 1), timestep).sample
+
+    expected = sampled(predict, stage, scheduler(), (3, 16, 24), steps=steps, eta=eta, seeds=seeds)
+    Image.fromarray(labels.astype(np.uint8)).save(tmp_path / "labels.png")
+    for given in (labels, tmp_path / "labels.png"):
+        got = pixels(ours, segmentation=given, steps=steps, eta=eta, seed=0, batch=len(seeds))
+        assert psnr(got, expected) >= LEAST_DB
+
+
+def test_what_models_of_label_maps_refuse(semantic, tmp_path):
+    labels = np.zeros((64, 64), np.int64)
+    unknown = labels.copy()
+    unknown[3, 5] = 182
+    Image.new("RGB", (64, 64)).save(tmp_path / "colours.png")
+    for options, message in (
+        ({}, "segmentation: got none, but labels draws from a label map; give one"),
+        ({"segmentation": unknown}, "got the label 182 at pixel 5, 3, expected 0 to 181"),
+        ({"segmentation": labels, "width": 128}, "got 64x64 pixels, expected 128x64, the size of the picture"),
+        ({"segmentation": labels[:60]}, "segmentation: got 64x60 pixels, expected 64x48"),
+        ({"segmentation": tmp_path / "colours.png"}, "got an image of mode RGB, expected one number per pixel"),
+        ({"segmentation": tmp_path / "none.png"}, "is not a readable image"),
+        ({"segmentation": labels.astype(float)}, "expected an image, its file, or labels"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            semantic[0].generate(steps=1, **options)
+
+
+def test_only_models_of_label_maps_take_one(unconditional):
+    with pytest.raises(RequestError, match="takes no label map; leave it out"):
+        unconditional[0].generate(steps=1, segmentation=np.zeros((64, 64), int))
 
 
 REFUSED = [
