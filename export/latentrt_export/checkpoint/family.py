@@ -54,9 +54,10 @@ class Family:
     zero_negative: zeros stand for a negative prompt that is not given, unless model_index.json says otherwise.
     folders: names of components' folders, where they differ from the components'. extra: names of the extra channels
     that its UNets may take, in order. absent: prefixes of keys that no single file of the family has. averaged: the
-    UNet's weights are the moving averages of a single file, if it has them. steps, guidance, eta, overlay: defaults.
-    configs_by_channels, configs_by_prediction, configs_by_width: configs of single files whose UNet has that many input
-    channels, that declare that prediction type, or whose UNet has that width at its first level.
+    UNet's weights are the moving averages of a single file, if it has them. context_vectors: its UNet attends to
+    vectors of the request. steps, guidance, eta, overlay: defaults. configs_by_channels, configs_by_prediction,
+    configs_by_width: configs of single files whose UNet has that many input channels, that declare that prediction
+    type, or whose UNet has that width at its first level.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Family:
     steps: int = 20
     guidance: float = 7.5
     eta: float | None = None
+    context_vectors: bool = False
     overlay: bool = False
     configs_by_channels: Mapping[int, Path] = field(default_factory=dict)
     configs_by_prediction: Mapping[str, Path] = field(default_factory=dict)

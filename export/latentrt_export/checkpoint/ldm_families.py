@@ -120,4 +120,18 @@ LDM_FAMILIES = (
         steps=20,
         guidance=3.0,
     ),
+    Family(
+        name="rdm",
+        configs=CONFIGS / "rdm",
+        pipelines=(),
+        slots={"unet": CROSS_UNET, "vae": FIRST_STAGE},
+        mark=f"{CROSS_ATTENTION[0]}0.attn2.to_k.weight",
+        absent=(CONDITION,),
+        averaged=True,
+        encoders={},
+        extra=((),),
+        context_vectors=True,
+        steps=50,
+        guidance=5.0,
+    ),
 )

@@ -72,15 +72,17 @@ def unet_parts(
     steering: Steering | None = None,
     extra: Sequence[ExtraChannels] = (),
     classes: nn.Embedding | None = None,
+    context: InputSource | None = None,
 ) -> Iterator[Part]:
     """Yields the graphs hoisted out of the UNet, the networks that control it, and the rest of the UNet.
 
     size_ids: names of the sizes that the time embedding takes. steering: networks of control images. extra: channels
     after the noisy latents. classes: the embedding of class labels, the one token of cross-attention's context.
+    context: the source of the context, by default the text encoders.
     """
     steering = steering or Steering()
     layout, times = steering.layout(unet), time_inputs(unet, size_ids)
-    hoisted = hoisted_parts(unet, times, [*steering.controls.values()], classes)
+    hoisted = hoisted_parts(unet, times, [*steering.controls.values()], classes, context or text_source("context"))
     controlled = control_inputs(steering, layout)
     multiple = multiple_of(unet.config)
     runs = [unet_feeds(unet, times, classes, *probe) | steering.prompted(probe[0]) for probe in probes_of(multiple)]
@@ -116,9 +118,13 @@ def multiple_of(config: Config) -> int:
 
 
 def hoisted_parts(
-    unet: UNet, times: Sequence[TimeInput], controls: Sequence[nn.Module], classes: nn.Embedding | None
+    unet: UNet,
+    times: Sequence[TimeInput],
+    controls: Sequence[nn.Module],
+    classes: nn.Embedding | None,
+    source: InputSource,
 ) -> tuple[HoistedPart, ...]:
-    """The graphs whose outputs the UNet takes, in the order in which it takes them."""
+    """The graphs whose outputs the UNet takes, in the order in which it takes them. source: of the context."""
     time_bias = TimeBiases(unet, *controls, names=[one.spec.name for one in times[1:]]).eval()
     hoisted = HoistedPart("time_bias", time_bias, {one.spec: one.source for one in times}, ("n",))
     if isinstance(unet, UNet2DModel):
@@ -129,7 +135,7 @@ def hoisted_parts(
         return hoisted, HoistedPart("class_bias", bias, {label: request_source(CLASS_LABEL)}, ("batch",))
     context = TensorSpec("context", "float32", ("batch", "tokens", unet.config.cross_attention_dim))
     cross_kv = CrossKV(unet, *controls).eval()
-    return hoisted, HoistedPart("cross_kv", cross_kv, {context: text_source("context")}, ("batch", "tokens"))
+    return hoisted, HoistedPart("cross_kv", cross_kv, {context: source}, ("batch", "tokens"))
 
 
 def control_inputs(steering: Steering, layout: Layout) -> dict[TensorSpec, InputSource]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from latentrt.bundle.sources import ExtraChannels
+from latentrt.bundle.sources import CONTEXT_VECTORS, ExtraChannels, request_source
 from latentrt_export.checkpoint.load import Checkpoint
 from latentrt_export.checkpoint.recognition import extra_channels_by_count
 from latentrt_export.components.denoiser import unet_parts
@@ -28,7 +28,8 @@ def parts_of(checkpoint: Checkpoint) -> Iterator[Part]:
     steering = Steering.of(checkpoint, unet)
     table = checkpoint.components.get("class_embedding")
     classes = table.load() if table else None
-    yield from unet_parts(unet, family.size_ids, steering, extra_channels(checkpoint), classes)
+    context = request_source(CONTEXT_VECTORS) if family.context_vectors else None
+    yield from unet_parts(unet, family.size_ids, steering, extra_channels(checkpoint), classes, context)
     if steering.prompts:
         yield encoder_part(checkpoint.components[IMAGE_ENCODER].load(), steering.prompts)
     if "segmentation" in checkpoint.components:

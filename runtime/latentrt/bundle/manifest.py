@@ -7,7 +7,16 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from latentrt.bundle.quantization import Quantization
-from latentrt.bundle.sources import GUIDANCE, IMAGE_ROLES, PIXELS, ExtraChannels, ExtraChannelsName, InputSource, Role
+from latentrt.bundle.sources import (
+    CONTEXT_VECTORS,
+    GUIDANCE,
+    IMAGE_ROLES,
+    PIXELS,
+    ExtraChannels,
+    ExtraChannelsName,
+    InputSource,
+    Role,
+)
 from latentrt.sampling.curves import SigmasName
 from latentrt.sampling.schedule import NoiseSchedule
 from latentrt.tensors import Array, TensorSpec
@@ -138,6 +147,14 @@ class Classes:
 
 
 @dataclass(frozen=True)
+class Layout:
+    """The boxes of a layout-to-image model: the size of its vocabulary, and the number of objects."""
+
+    tokens: int
+    objects: int
+
+
+@dataclass(frozen=True)
 class Defaults:
     """Values of a request that does not state them. Sizes in pixels. eta: None for the sampler's own."""
 
@@ -163,9 +180,9 @@ class FileRecord:
 class Manifest:
     """The whole of bundle.json. Paths are relative to the bundle, with forward slashes.
 
-    text, tokenizer: None for a model without prompts. classes: None for a model without class labels. segmentation: the
-    labels of a model of label maps; None for any other. lora_weights: the file with the table of weights that LoRA
-    files may change; "" for none.
+    text, tokenizer: None for a model without prompts. classes, segmentation, layout: the class labels, the labels of
+    label maps and the boxes of models that take such; None for all others. lora_weights: the file with the table of
+    weights that LoRA files may change; "" for none.
     """
 
     format: int
@@ -182,6 +199,7 @@ class Manifest:
     files: Mapping[str, FileRecord]
     classes: Classes | None = None
     segmentation: Classes | None = None
+    layout: Layout | None = None
     lora_weights: str = ""
 
     def of_role(self, role: Role) -> dict[str, Component]:
@@ -202,7 +220,15 @@ class Manifest:
     @property
     def unconditional(self) -> bool:
         """Whether the denoiser can be called without the condition, as classifier-free guidance does."""
-        return self.text is not None or (self.classes is not None and self.classes.unconditional is not None)
+        named = self.classes is not None and self.classes.unconditional is not None
+        return self.text is not None or named or self.layout is not None or bool(self.vector_width)
+
+    @property
+    def vector_width(self) -> int:
+        """The width of the vectors that a retrieval-augmented model attends to; 0 for any other model."""
+        fed = [(one, spec) for one in self.components.values() for spec in one.inputs if spec.name in one.sources]
+        widths = (spec.shape[-1] for one, spec in fed if CONTEXT_VECTORS in one.sources[spec.name].values)
+        return int(next(widths, 0))
 
     @property
     def hoisted(self) -> dict[str, Component]:

@@ -20,7 +20,7 @@ LARGEST_ID = 2**31 - 1
 OMITTED = (
     *("sources", "controls", "quantization", "encoders", "pads", "zero_negative", "unread", "embeddings"),
     *("name", "values", "extra_channels", "fill", "multiple", "eta", "overlay"),
-    *("classes", "segmentation", "names", "lora_weights"),
+    *("classes", "segmentation", "layout", "names", "lora_weights"),
 )
 
 

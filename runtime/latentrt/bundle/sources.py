@@ -35,8 +35,10 @@ SizeId = Literal[
 GUIDANCE = "guidance_scale_minus_one"
 # The class of class-conditional models; the unconditional class in the rows of the negative prompt.
 CLASS_LABEL = "class_label"
+# The vectors that a model attends to, and the tokens of a layout; both stand for a prompt.
+CONTEXT_VECTORS, LAYOUT_TOKENS = "context_vectors", "layout_tokens"
 # Values that differ between the prompt and the negative prompt.
-PER_PROMPT = ("aesthetic_score", CLASS_LABEL)
+PER_PROMPT = ("aesthetic_score", CLASS_LABEL, CONTEXT_VECTORS, LAYOUT_TOKENS)
 ExtraChannelsName = Literal["mask", "masked_image", "image", "low_resolution", "segmentation"]
 LOW_RESOLUTION: ExtraChannelsName = "low_resolution"
 SEGMENTATION: ExtraChannelsName = "segmentation"

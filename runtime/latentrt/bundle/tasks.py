@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from latentrt.bundle.manifest import Component
-from latentrt.bundle.sources import CLASS_LABEL, LOW_RESOLUTION, SEGMENTATION
+from latentrt.bundle.sources import CLASS_LABEL, CONTEXT_VECTORS, LAYOUT_TOKENS, LOW_RESOLUTION, SEGMENTATION
 
 # Tasks of models that do nothing else, by their extra channels.
 OF_EXTRA_CHANNELS = {LOW_RESOLUTION: "super-resolution", SEGMENTATION: "semantic-synthesis"}
+# Tasks of models without prompts, by the value of the request that they are conditioned on.
+OF_VALUES = {CLASS_LABEL: "class-to-image", LAYOUT_TOKENS: "layout-to-image", CONTEXT_VECTORS: "vectors-to-image"}
 DECODER, ENCODER = "vae_decoder", "vae_encoder"
 # An optional component for previews and `fast_decode`.
 TINY_DECODER = "tiny_decoder"
@@ -32,6 +34,7 @@ def found_tasks(components: Mapping[str, Component]) -> Iterator[str]:
     if any(source.kind == "text" for source in sources):
         yield "text-to-image"
     else:
-        yield "class-to-image" if any(CLASS_LABEL in source.values for source in sources) else "unconditional"
+        values = {value for source in sources for value in source.values}
+        yield next((task for value, task in OF_VALUES.items() if value in values), "unconditional")
     if ENCODER in components:
         yield from ("image-to-image", "inpainting")

@@ -14,7 +14,7 @@ from latentrt.request.settings import Settings
 from latentrt.tensors import Array, TensorSpec
 
 # A value from the settings of a run; the second argument says whether it is for the negative prompt.
-RequestValue = Callable[[Settings, bool], float]
+RequestValue = Callable[[Settings, bool], float | Array]
 
 
 def model_input(name: str) -> RequestValue:
@@ -29,8 +29,11 @@ REQUEST_VALUES: dict[str, RequestValue] = {
 
 
 def request_input(spec: TensorSpec, names: Sequence[str], settings: Settings, *, negative: bool = False) -> Array:
-    """One row of an input that takes these values, (1,) or (1, values), in the type of the input."""
-    row = np.array([[REQUEST_VALUES[name](settings, negative) for name in names]], spec.dtype)
+    """One row of an input that takes these values, (1,), (1, values) or (1, ...), in the type of the input."""
+    values = [REQUEST_VALUES[name](settings, negative) for name in names]
+    if isinstance(values[0], np.ndarray):
+        return values[0][np.newaxis].astype(spec.dtype)
+    row = np.array([values], spec.dtype)
     return row if len(spec.shape) > 1 else row[:, 0]
 
 

@@ -93,6 +93,10 @@ def least_request(manifest: Manifest) -> Request:
     wanted: dict[str, Any] = {"class_label": 0} if manifest.classes else {}
     if manifest.segmentation:
         wanted["segmentation"] = np.zeros((defaults.height, defaults.width), np.int64)
+    if manifest.layout:
+        wanted["layout"] = ()
+    if manifest.vector_width:
+        wanted["vectors"] = np.ones((1, manifest.vector_width), np.float32)
     if LOW_RESOLUTION in manifest.extra_channels:
         from PIL import Image
 

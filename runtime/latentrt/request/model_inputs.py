@@ -8,15 +8,21 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import get_close_matches
+from hashlib import sha256
 from typing import Any
 
-from latentrt.bundle.manifest import Classes, Manifest
-from latentrt.bundle.sources import CLASS_LABEL
+import numpy as np
+
+from latentrt.bundle.manifest import Classes, Layout, Manifest
+from latentrt.bundle.sources import CLASS_LABEL, CONTEXT_VECTORS, LAYOUT_TOKENS
 from latentrt.errors import RequestError
+from latentrt.request.context_vectors import context_vectors
+from latentrt.request.layout import Box, layout_of, layout_tokens
 from latentrt.request.request import Request
 from latentrt.request.rows import checked
+from latentrt.tensors import Array
 from latentrt.validate import is_list, or_default, shown, whole
 
 LARGEST_SIDE = 1 << 16
@@ -29,7 +35,8 @@ SIZES = ("original_size", "crop", "target_size")
 class ModelInputs:
     """Sizes are (width, height) in pixels, crop is (left, top); None for what the model does not take.
 
-    class_label: the class; unconditional_label: the one that stands for none, for guidance.
+    class_label: the class; unconditional_label: the one that stands for none, for guidance. vectors: (vectors, width).
+    layout: the boxes of a model whose layouts are of `layout_kind`.
     """
 
     original_size: tuple[int, int] | None = None
@@ -39,17 +46,35 @@ class ModelInputs:
     negative_aesthetic_score: float | None = None
     class_label: int | None = None
     unconditional_label: int | None = None
+    vectors: Array | None = field(default=None, repr=False)
+    layout: tuple[Box, ...] | None = None
+    layout_kind: Layout | None = None
 
     def record(self) -> dict[str, Any]:
         """The fields of the request that make this again."""
-        return {name: value for name, value in vars(self).items() if not name.endswith("_label")} | (
-            {} if self.class_label is None else {CLASS_LABEL: self.class_label}
-        )
+        known = {name: getattr(self, name) for name in (*SIZES, *SCORES)}
+        if self.class_label is not None:
+            known[CLASS_LABEL] = self.class_label
+        if self.vectors is not None:
+            known["vectors"] = f"sha256:{sha256(self.vectors.tobytes()).hexdigest()}"
+        if self.layout is not None:
+            known["layout"] = [box.record() for box in self.layout]
+        return known
 
     def score(self, *, negative: bool) -> float:
         """The aesthetic score of the prompt or of the negative prompt."""
         score = self.negative_aesthetic_score if negative else self.aesthetic_score
         return 0.0 if score is None else score
+
+    def context(self, *, negative: bool) -> Array:
+        """The vectors to attend to; zeros in the rows of the negative prompt, as the original guides."""
+        assert self.vectors is not None  # `resolve_model_inputs` asks for them
+        return np.zeros_like(self.vectors) if negative else self.vectors
+
+    def tokens(self, *, negative: bool) -> Array:
+        """The tokens of the layout; those of an empty one in the rows of the negative prompt."""
+        assert self.layout is not None and self.layout_kind is not None
+        return layout_tokens(() if negative else self.layout, self.layout_kind)
 
     def label(self, *, negative: bool) -> float:
         """The class, or the unconditional one in the rows of the negative prompt."""
@@ -62,13 +87,15 @@ def part_of(field: str, place: int) -> Callable[[ModelInputs, bool], float]:
 
 
 # Values by their names in a manifest; the second argument says whether it is for the negative prompt.
-VALUES: Mapping[str, Callable[[ModelInputs, bool], float]] = {
+VALUES: Mapping[str, Callable[[ModelInputs, bool], float | Array]] = {
     "original_width": part_of("original_size", 0),
     "original_height": part_of("original_size", 1),
     "crop_left": part_of("crop", 0),
     "crop_top": part_of("crop", 1),
     "target_width": part_of("target_size", 0),
     "target_height": part_of("target_size", 1),
+    CONTEXT_VECTORS: lambda inputs, negative: inputs.context(negative=negative),
+    LAYOUT_TOKENS: lambda inputs, negative: inputs.tokens(negative=negative),
     CLASS_LABEL: lambda inputs, negative: inputs.label(negative=negative),
     "aesthetic_score": lambda inputs, negative: inputs.score(negative=negative),
 }
@@ -85,7 +112,7 @@ def resolve_model_inputs(request: Request, manifest: Manifest, size: tuple[int, 
     sizes: dict[str, Any] = {name: pair(request, name, usual[name]) for name in SIZES if name in taken}
     scores = {name: checked(request, name, usual[name]) for name in SCORES if name in taken}
     labels: dict[str, Any] = resolve_class(request, manifest)
-    return ModelInputs(**sizes, **scores, **labels)
+    return ModelInputs(**sizes, **scores, **labels, **resolve_stand_ins(request, manifest))
 
 
 def resolve_class(request: Request, manifest: Manifest) -> dict[str, int | None]:
@@ -96,6 +123,23 @@ def resolve_class(request: Request, manifest: Manifest) -> dict[str, int | None]
             raise RequestError(f"class_label: got {shown(label)}, but {manifest.name} takes no class; leave it out")
         return {}
     return {CLASS_LABEL: label_of(label, classes, manifest.name), "unconditional_label": classes.unconditional}
+
+
+def resolve_stand_ins(request: Request, manifest: Manifest) -> dict[str, Any]:
+    """The vectors or the layout that stand for a prompt. Raises RequestError."""
+    taken = {"vectors": bool(manifest.vector_width), "layout": manifest.layout is not None}
+    for name, takes in taken.items():
+        given = getattr(request, name)
+        if given is not None and not takes:
+            raise RequestError(f"{name}: got some, but {manifest.name} takes none; leave {name} out")
+        if given is None and takes:
+            raise RequestError(f"{name}: got none, but {manifest.name} draws from {name}; give some")
+    found: dict[str, Any] = {}
+    if manifest.vector_width:
+        found["vectors"] = context_vectors(request.vectors, manifest.vector_width)
+    if manifest.layout:
+        found |= {"layout": layout_of(request.layout, manifest.layout), "layout_kind": manifest.layout}
+    return found
 
 
 def label_of(label: int | str | None, classes: Classes, model: str) -> int:

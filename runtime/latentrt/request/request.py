@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from latentrt.request.rows import Choice, Flag, Number, Other, Text, Whole, row, row_of
 from latentrt.validate import plain
@@ -51,6 +51,8 @@ class Request:
     controls: width and height are those of the first ControlNet's or T2I-Adapter's image, where there is no init.
     class_label: for models that are conditioned on a class, such as those of ImageNet; a number, or one of the names
     that `latentrt inspect` lists, of any case.
+    layout: a list of objects, each {"label": number of its class, "box": [left, top, width, height]} in shares of the
+    picture. vectors: CLIP's vector of a text and those of neighbours, (vectors, width); each is brought to length 1.
     window, stride: MultiDiffusion (Bar-Tal et al. 2023) for sizes that the model was not trained at. seamless: by
     windows too.
     original_size, crop, target_size: SDXL's size conditioning (Podell et al. 2023), in pixels, (width, height) and
@@ -268,6 +270,21 @@ class Request:
         metavar="NAME",
         only_with="hires",
         part="base",
+    )
+    vectors: str | Path | Array | None = row(
+        None,
+        "CLIP vectors of a retrieval-augmented model: a .npy file, (vectors, width).",
+        "prompt",
+        Other(),
+        metavar="FILE",
+        as_given=True,
+    )
+    layout: str | Path | Sequence[Mapping[str, Any]] | None = row(
+        None,
+        "Boxes of a layout-to-image model: a JSON file.",
+        "prompt",
+        Other(),
+        metavar="FILE",
     )
     segmentation: str | Path | Image | Array | None = row(
         None,

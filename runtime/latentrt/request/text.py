@@ -49,7 +49,13 @@ def resolve_text(request: Request, manifest: Manifest) -> TextSpec:
 
 def refuse_text(request: Request, manifest: Manifest) -> None:
     """Raises RequestError for a text in a request to a model without prompts."""
-    instead = "give a class by class_label (--class)" if manifest.classes else "leave it out"
+    others = {
+        "a class by class_label (--class)": manifest.classes,
+        "boxes by layout (--layout)": manifest.layout,
+        "vectors (--vectors)": manifest.vector_width,
+        "a label map by segmentation (--segmentation)": manifest.segmentation,
+    }
+    instead = next((f"give {name}" for name, taken in others.items() if taken), "leave it out")
     for name in ("prompt", "negative", "blend", "clip_skip"):
         if changed(request, name):
             raise RequestError(

@@ -7,14 +7,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from diffusers import LDMPipeline, LDMSuperResolutionPipeline, UNet2DConditionModel, UNet2DModel
+from diffusers import AutoencoderKL, LDMPipeline, LDMSuperResolutionPipeline, UNet2DConditionModel, UNet2DModel
 from PIL import Image
 
 import latentrt
 from latentrt.errors import RequestError
 from latentrt_export.export import ExportOptions, export
 from tests.export import compvis, tiny
-from tests.export.ldm import FIRST_STAGE, RESAMPLING, UNET, first_stage, pixels, psnr, sampled, saved, scheduler
+from tests.export.ldm import FIRST_STAGE, KL, RESAMPLING, UNET, first_stage, pixels, psnr, sampled, saved, scheduler
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -215,6 +215,53 @@ def test_what_models_of_label_maps_refuse(semantic, tmp_path):
 def test_only_models_of_label_maps_take_one(unconditional):
     with pytest.raises(RequestError, match="takes no label map; leave it out"):
         unconditional[0].generate(steps=1, segmentation=np.zeros((64, 64), int))
+
+
+@pytest.fixture(scope="module")
+def retrieval(tmp_path_factory):
+    """The retrieval-augmented pipeline here, its UNet and its KL first stage."""
+    folder = tmp_path_factory.mktemp("retrieval")
+    config = {**CLASS_UNET, "in_channels": 4, "out_channels": 4, "attention_head_dim": [2, 4]}
+    config |= {"down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2}
+    unet = tiny.seeded(lambda: UNet2DConditionModel(**config)).eval()
+    stage = tiny.seeded(lambda: AutoencoderKL(**KL)).eval()
+    file, configs = saved(folder, unet, stage)
+    return opened(file, folder / "bundle", configs=configs, name="rdm"), unet, stage
+
+
+@pytest.mark.parametrize(
+    ("steps", "guidance", "eta", "seeds", "count"),
+    [(1, 1.0, 0.0, (0,), 1), (2, 5.0, 0.0, (0, 1, 2), 4), (20, 5.0, 0.0, (0,), 2), (2, 5.0, 1.0, (0,), 11)],
+)
+def test_vectors(retrieval, tmp_path, steps, guidance, eta, seeds, count):
+    """As `knn2img.py` of the original: vectors of length 1, and zeros without guidance."""
+    ours, unet, stage = retrieval
+    vectors = np.random.default_rng(0).standard_normal((count, 24)).astype(np.float32)
+    context = torch.from_numpy(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))[None]
+
+    def predict(x, timestep, unguided):
+        known = torch.zeros_like(context) if unguided else context
+        return unet(x, timestep, known.expand(len(x), -1, -1)).sample
+
+    options = {"steps": steps, "guidance": guidance, "eta": eta}
+    expected = sampled(predict, stage, scheduler(), (4, 16, 24), **options, seeds=seeds)
+    np.save(tmp_path / "vectors.npy", vectors)
+    got = pixels(ours, vectors=tmp_path / "vectors.npy", batch=len(seeds), seed=0, width=96, height=64, **options)
+    assert psnr(got, expected) >= LEAST_DB
+
+
+def test_what_models_of_vectors_refuse(retrieval, tmp_path):
+    vectors = np.ones((2, 24), np.float32)
+    for given, message in (
+        (None, "vectors: got none, but rdm draws from vectors; give some"),
+        (vectors[:, :20], r"got the shape \(2, 20\), expected 1 to 64 vectors, \(vectors, 24\)"),
+        (vectors * 0, "got one of zeros"),
+        (vectors * np.nan, "not finite"),
+        (tmp_path / "none.npy", "is not a readable .npy file"),
+        ([[1.0] * 24], "expected floats"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            retrieval[0].generate(steps=1, vectors=given)
 
 
 REFUSED = [
