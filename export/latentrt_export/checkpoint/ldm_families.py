@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 
 from latentrt.bundle.sources import LOW_RESOLUTION
-from latentrt_export.checkpoint.family import Family, Slot
+from latentrt_export.checkpoint.bert_layout import PREFIX, UNREAD, bert_keys
+from latentrt_export.checkpoint.family import Encoder, Family, Slot
 from latentrt_export.checkpoint.layouts import unet_keys, vae_keys
 from latentrt_export.checkpoint.paths import CONFIGS
+from latentrt_export.checkpoint.word_pieces import BERT
 from latentrt_export.networks.component import Config
 
 TIME_MARK = "model.diffusion_model.time_embed.0.weight"
@@ -19,6 +21,20 @@ PLAIN_UNET: Mapping[str, Config] = {
 }
 
 LDM_FAMILIES = (
+    Family(
+        name="ldm-text",
+        configs=CONFIGS / "ldm-text-large",
+        pipelines=("LDMTextToImagePipeline", "LatentDiffusionPipeline"),
+        slots={"unet": UNET, "vae": FIRST_STAGE, "text_encoder": Slot(PREFIX, bert_keys, UNREAD)},
+        folders={"vae": "vqvae", "text_encoder": "bert"},
+        mark=f"{PREFIX}token_emb.weight",
+        encoders={"text_encoder": Encoder(vocabulary=BERT)},
+        values={"text_encoder": {"model_type": "ldmbert"}, "vae": {"_class_name": AUTOENCODERS}},
+        extra=((),),
+        steps=50,
+        guidance=5.0,
+        configs_by_channels={3: CONFIGS / "ldm-text-256"},
+    ),
     Family(
         name="ldm-unconditional",
         configs=CONFIGS / "ldm-celebahq",
