@@ -57,7 +57,7 @@ def text_probe(model: TextModel, encoder: Encoder, ids: Tensor, clip_skip: int) 
     """Token ids and what the original makes of them: its output where a `clip_skip` of 1 is that, else a layer's."""
     place = clip_skip + encoder.skipped
     with torch.no_grad():
-        encoded = model(ids, output_hidden_states=True)
+        encoded = model(ids, output_hidden_states=True, return_dict=True)
         reference = encoded.hidden_states[-place]
         if encoder.normed:
             reference = encoded.last_hidden_state if place == 1 else final_norm(model)(reference)

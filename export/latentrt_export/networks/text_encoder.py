@@ -84,9 +84,7 @@ class TextEncoder(nn.Module):
     def states(self, input_ids: Tensor) -> list[Tensor]:
         """The hidden state after every layer; that of the last is normed in any case."""
         output = partial(layer_output, mask=self.mask)
-        return states_after(
-            self.layers, self.embeddings(input_ids), output, self.final_layer_norm, normed=self.normed
-        )
+        return states_after(self.layers, self.embeddings(input_ids), output, self.final_layer_norm, normed=self.normed)
 
 
 class PooledTextEncoder(TextEncoder):
