@@ -166,8 +166,8 @@ def refuse_words(checkpoint: Checkpoint, options: ExportOptions) -> None:
 def find_tokenizer(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Tokenizer, dict[str, int]]:
     """The tokenizer of prompts, and the padding token of each text encoder.
 
-    The tokenizer is that of the options, else the checkpoint's, else the stock one of its kind. Raises CheckpointError if its sizes do not
-    fit a text encoder, or if a text encoder's own tokenizer has another vocabulary.
+    The tokenizer is that of the options, else the checkpoint's, else the stock one of its kind. Raises CheckpointError
+    if its sizes do not fit a text encoder, or if a text encoder's own tokenizer has another vocabulary.
     """
     family = checkpoint.family
     named = {family.tokenizer: options.tokenizer} if options.tokenizer else {}

@@ -1,5 +1,6 @@
 """Small text-to-image models of the latent diffusion paper's shape: random weights from a fixed seed."""
 
+import itertools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,8 @@ MODELS = {
     "ldm-text-large": (UNet2DConditionModel, tiny.UNET, AutoencoderKL, tiny.VAE),
     "ldm-text-256": (UNet2DConditionModel, {**tiny.UNET, "in_channels": 3, "out_channels": 3}, VQModel, VQ),
 }
+# Steps, batch and guidance of the requests that are compared.
+CASES = tuple(itertools.product(((1, 1), (2, 3), (20, 1), (20, 3)), (1.0, 5.0)))
 
 
 def build_bert(**changes: object) -> LDMBertModel:

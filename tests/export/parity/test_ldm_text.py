@@ -32,10 +32,10 @@ def pairs(tmp_path_factory):
         yield pair
 
 
-@pytest.mark.parametrize("guidance", [1.0, 5.0])
-@pytest.mark.parametrize(("steps", "batch"), [(1, 1), (2, 3), (20, 1), (20, 3)])
+@pytest.mark.parametrize(("counts", "guidance"), ldm_text.CASES)
 @pytest.mark.parametrize("name", ldm_text.MODELS)
-def test_draws_what_diffusers_draws(pairs, name, steps, batch, guidance):
+def test_draws_what_diffusers_draws(pairs, name, counts, guidance):
+    steps, batch = counts
     found = ldm_text.drawn(pairs(name), batch, steps=steps, guidance=guidance)
     print(f"{found:.1f} dB")
     assert found >= LEAST_DB
