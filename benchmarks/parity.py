@@ -34,7 +34,7 @@ from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl
 import latentrt
 from latentrt.lora.files import Lora
 from latentrt_export.export import ExportOptions, export
-from tests.export import control_pairs, embeddings, hires_pairs, image_prompt_pairs, loras, shown_pairs
+from tests.export import control_pairs, embeddings, hires_pairs, image_prompt_pairs, ldm_text, loras, shown_pairs
 from tests.export.image_pairs import mask, picture
 from tests.export.pairs import SIZE, STEERED, Pair, adapted, handed_over, opened_pair, prompted, steered, steered_pair
 from tests.export.samplers import psnr
@@ -120,6 +120,13 @@ def from_text(models: Models, variant: str) -> Result:
     """Text to image, with all requests for a published model."""
     family, scheduler, requests = TEXT[variant]
     return measured(models.pair(family).with_scheduler(scheduler()), [(request, {}) for request in requests])
+
+
+def from_text_by_bert(models: Models, name: str) -> Result:
+    """Text to image by the latent diffusion paper's models, with batches."""
+    with (pair := ldm_text.opened_pair(name, models.folder / name)).ours:
+        requests = [{"steps": steps, "batch": batch, "guidance": one} for (steps, batch), one in ldm_text.CASES]
+        return result_of(pair, min(ldm_text.drawn(pair, **request) for request in requests), requests)
 
 
 def from_an_image(models: Models, family: str, kind: str) -> Result:
@@ -290,6 +297,8 @@ NAMES = {
     "sdxl-inpaint": "SDXL, 9 channels",
     "pix2pix": "InstructPix2Pix",
     "sdxl-pix2pix": "InstructPix2Pix, SDXL",
+    "ldm-text-large": "latent diffusion, KL-f8",
+    "ldm-text-256": "latent diffusion, VQ-f4",
 }
 TEXT = {"sd1": ("sd1", EPSILON, GUIDED), **VARIANTS}
 IMAGE = {
@@ -308,6 +317,7 @@ EDITED = {"pix2pix": slice(None), "sdxl-pix2pix": slice(1)}
 
 ROWS = (
     *(Row("text to image", NAMES[name], partial(from_text, variant=name)) for name in TEXT),
+    *(Row("text to image", NAMES[name], partial(from_text_by_bert, name=name)) for name in ldm_text.MODELS),
     *(
         Row("image to image", NAMES[name], partial(from_an_image, family=name, kind=kind))
         for name, kind in IMAGE.items()

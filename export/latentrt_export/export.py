@@ -34,7 +34,6 @@ from latentrt_export.checkpoint.lora import loras_provenance
 from latentrt_export.checkpoint.markers import declared_by_options
 from latentrt_export.checkpoint.named import check_names
 from latentrt_export.checkpoint.scheduler import defaults_of, notices_of, schedule_of
-from latentrt_export.checkpoint.tokenizer import clip_tokenizer, tokenizer_from_folder
 from latentrt_export.components.denoiser import multiple_of
 from latentrt_export.components.parts import parts_of
 from latentrt_export.components.tiny_decoder import open_tiny_decoder, tiny_part
@@ -174,13 +173,13 @@ def refuse_words(checkpoint: Checkpoint, options: ExportOptions) -> None:
 def find_tokenizer(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Tokenizer, dict[str, int]]:
     """The tokenizer of prompts, and the padding token of each text encoder.
 
-    The tokenizer is that of the options, else the checkpoint's, else CLIP's. Raises CheckpointError if its sizes do not
-    fit a text encoder, or if a text encoder's own tokenizer has another vocabulary.
+    The tokenizer is that of the options, else the checkpoint's, else the stock one of its kind. Raises CheckpointError
+    if its sizes do not fit a text encoder, or if a text encoder's own tokenizer has another vocabulary.
     """
     family = checkpoint.family
     named = {family.tokenizer: options.tokenizer} if options.tokenizer else {}
-    known = {name: tokenizer_from_folder(folder) for name, folder in {**checkpoint.tokenizers, **named}.items()}
-    tokenizer = known.get(family.tokenizer) or clip_tokenizer()
+    known = {name: family.vocabulary.read(folder) for name, folder in {**checkpoint.tokenizers, **named}.items()}
+    tokenizer = known.get(family.tokenizer) or family.vocabulary.stock()
     pads = {}
     for name, encoder in family.encoders.items():
         own = known.get(encoder.tokenizer, tokenizer)

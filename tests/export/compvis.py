@@ -35,6 +35,13 @@ OPEN_CLIP_LAYER = {
     "mlp.fc2": "mlp.c_proj",
     "self_attn.out_proj": "attn.out_proj",
 }
+BERT_TOP = {"embed_tokens": "token_emb", "embed_positions": "pos_emb.emb", "layer_norm": "norm"}
+# Of a layer: the number in the pair of original ones, and the name there.
+BERT_LAYER = {
+    **{"self_attn_layer_norm": (0, "0"), "final_layer_norm": (1, "0"), "fc1": (1, "1.net.0.0"), "fc2": (1, "1.net.2")},
+    **{f"self_attn.{letter}_proj": (0, f"1.to_{letter}") for letter in "qkv"},
+    "self_attn.out_proj": (0, "1.to_out"),
+}
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 PLAIN_ATTENTION = {"group_norm": "norm", "to_out.0": "proj_out"}
@@ -95,6 +102,19 @@ def control_tensors(network: nn.Module) -> dict[str, Tensor]:
             r"^controlnet_cond_embedding\.blocks\.(\d+)", lambda m: f"input_hint_block.{2 * int(m[1]) + 2}", name
         )
         found[f"control_model.{name if name != key else _unet_key(key, network.config.layers_per_block, [])}"] = tensor
+    return found
+
+
+def bert_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Returns LDM-BERT's tensors as x_transformer.TransformerWrapper has them."""
+    found = {}
+    for key, tensor in model.state_dict().items():
+        module, leaf = key.removeprefix("model.").rsplit(".", 1)
+        name = BERT_TOP.get(module, module)
+        if match := re.match(r"layers\.(\d+)\.(.*)", module):
+            second, part = BERT_LAYER[match[2]]
+            name = f"attn_layers.layers.{2 * int(match[1]) + second}.{part}"
+        found[f"cond_stage_model.transformer.{name}.{leaf}"] = tensor
     return found
 
 

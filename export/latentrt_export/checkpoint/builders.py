@@ -16,6 +16,7 @@ from diffusers import (
     VQModel,
 )
 from diffusers.models.attention_processor import Attention
+from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
 from torch import nn
 from transformers import (
     CLIPTextConfig,
@@ -84,8 +85,13 @@ def tiny_decoder(config: Config) -> AutoencoderTiny:
     return module
 
 
-def text_encoder(config: Config) -> CLIPTextModel:
-    """A CLIP text encoder."""
+def text_encoder(config: Config) -> CLIPTextModel | LDMBertModel:
+    """A text encoder of the kind that its config names: CLIP's, or LDM-BERT without its head."""
+    if config.get("model_type") == "ldmbert":
+        with torch.device("meta"):
+            bert = LDMBertModel(in_float32(LDMBertConfig, config))
+        del bert.to_logits  # of the training, so its weights are not needed
+        return bert
     with torch.device("meta"):
         module = CLIPTextModel(in_float32(CLIPTextConfig, config))
     add_positions(module.embeddings)

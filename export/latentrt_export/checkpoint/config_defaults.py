@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from latentrt_export.networks.component import Config
 
@@ -24,8 +25,27 @@ DEFAULTS: Mapping[str, Config] = {
     "text_encoder": {"model_type": "clip_text_model"},
     "text_encoder_2": {"model_type": "clip_text_model"},
 }
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 # Entries of transformers 5.23's CLIPTextConfig.
 TEXT_DEFAULTS: Config = {
     **{"vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "projection_dim": 512},
     **{"num_hidden_layers": 12, "num_attention_heads": 8, "max_position_embeddings": 77},
 }
+# Entries of diffusers 0.42.1's LDMBertConfig.
+BERT_DEFAULTS: Config = {
+    **{"vocab_size": 30522, "d_model": 1280, "encoder_ffn_dim": 5120, "encoder_layers": 32},
+    **{"encoder_attention_heads": 8, "head_dim": 64, "max_position_embeddings": 77},
+}
+
+
+def completed(component: str, config: Config) -> dict[str, Any]:
+    """Returns a component's config with the entries of a text encoder that it leaves out.
+
+    LDM-BERT's width and depth are in it under CLIP's names too.
+    """
+    if component not in TEXT_ENCODERS:
+        return {**config}
+    if config.get("model_type") != "ldmbert":
+        return {**TEXT_DEFAULTS, **config}
+    whole = {**BERT_DEFAULTS, **config}
+    return {**whole, "hidden_size": whole["d_model"], "num_hidden_layers": whole["encoder_layers"]}

@@ -22,7 +22,8 @@ from latentrt_export.checkpoint.embedding_files import Word, has_bundled, words_
 from latentrt_export.checkpoint.load import Checkpoint, Component
 from latentrt_export.checkpoint.stored import Stored, zeros
 
-TABLE = "embeddings.token_embedding.weight"
+# Ends of the keys of tables of token vectors: CLIP's, LDM-BERT's.
+TABLES = ("embeddings.token_embedding.weight", "model.embed_tokens.weight")
 UNFIT = re.compile(r"[\s()\[\]\\]")
 Progress = Callable[[str], None]
 
@@ -156,7 +157,7 @@ def _count(one: Embedding, tensors: Mapping[str, Stored], tokenizer: Tokenizer) 
 
 def _extended(component: Component, stored: Stored, first: int, changes: Mapping[str, int]) -> Component:
     """Returns the component with `first` rows in its embedding table, and the file's rows after them."""
-    [key] = [key for key in component.weights if key.endswith(TABLE)]
+    [key] = [key for key in component.weights if key.endswith(TABLES)]
     table, earlier = component.weights[key], component.appended.get(key, ())
     width = table.shape[1]
     own = first - sum(math.prod(rows.shape) // width for rows in earlier)

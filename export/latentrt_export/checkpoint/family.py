@@ -7,6 +7,8 @@ from pathlib import Path
 from latentrt.bundle.sources import ExtraChannels, ExtraChannelsName, SizeId
 from latentrt_export.checkpoint.config_defaults import DEFAULTS
 from latentrt_export.checkpoint.layouts import Tensors
+from latentrt_export.checkpoint.tokenizer import CLIP
+from latentrt_export.checkpoint.vocabulary import Vocabulary
 from latentrt_export.networks.component import Config
 
 # Extra channels of the UNets that were trained from a text-to-image model: none, inpainting, InstructPix2Pix.
@@ -30,14 +32,15 @@ class Encoder:
     """Outputs that a family takes from a text encoder.
 
     skipped: layers at the end that are never used. normed: apply the final layer norm to the output. pooled: take the
-    projected pooled output as well. tokenizer: folder of the tokenizer. pad: token that fills rows of a single file,
-    which has no tokenizer; None for EOS.
+    projected pooled output as well. tokenizer: folder of the tokenizer. vocabulary: its kind. pad: token that fills
+    rows of a single file, which has no tokenizer; None for EOS.
     """
 
     skipped: int = 0
     normed: bool = True
     pooled: bool = False
     tokenizer: str = "tokenizer"
+    vocabulary: Vocabulary = CLIP
     pad: int | None = None
 
 
@@ -88,6 +91,11 @@ class Family:
     def tokenizer(self) -> str:
         """The folder of the tokenizer, which all text encoders share."""
         return next(iter(self.encoders.values())).tokenizer
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The kind of that tokenizer."""
+        return next(iter(self.encoders.values())).vocabulary
 
     def folder(self, component: str) -> str:
         """The name of a component's folder."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from latentrt.errors import CheckpointError
-from latentrt_export.checkpoint.config_defaults import TEXT_DEFAULTS
+from latentrt_export.checkpoint.config_defaults import completed
 from latentrt_export.checkpoint.families import FOLDERS
 from latentrt_export.checkpoint.family import Family
 from latentrt_export.checkpoint.layouts import folder_keys
@@ -91,7 +91,7 @@ def config_in(folder: Path, name: str) -> dict[str, Any]:
     if isinstance(nested, dict):
         kept = {"projection_dim": config["projection_dim"]} if "projection_dim" in config else {}
         config = {**nested, **kept, "model_type": f"clip_{tower}_model"}
-    return {**TEXT_DEFAULTS, **config} if tower == "text" else config
+    return completed(name, config)
 
 
 def no_weights(folder: Path, stem: str) -> str:

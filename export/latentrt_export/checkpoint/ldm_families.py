@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 
 from latentrt.bundle.sources import LOW_RESOLUTION, SEGMENTATION, ExtraChannels
-from latentrt_export.checkpoint.family import Family, Slot
+from latentrt_export.checkpoint.bert_layout import PREFIX as BERT_PREFIX
+from latentrt_export.checkpoint.bert_layout import UNREAD, bert_keys
+from latentrt_export.checkpoint.family import Encoder, Family, Slot
 from latentrt_export.checkpoint.layouts import Tensors, unet_keys
 from latentrt_export.checkpoint.ldm_layouts import UNET_PREFIX, first_stage_keys, unet2d_keys
 from latentrt_export.checkpoint.paths import CONFIGS
+from latentrt_export.checkpoint.word_pieces import BERT
 from latentrt_export.networks.component import Config
 
 TIME_MARK = f"{UNET_PREFIX}time_embed.0.weight"
@@ -41,6 +44,21 @@ def mapper_keys(tensors: Tensors, config: Config) -> Tensors:
 
 
 LDM_FAMILIES = (
+    Family(
+        name="ldm-text",
+        configs=CONFIGS / "ldm-text-large",
+        pipelines=("LDMTextToImagePipeline", "LatentDiffusionPipeline"),
+        slots={"unet": CROSS_UNET, "vae": FIRST_STAGE, "text_encoder": Slot(BERT_PREFIX, bert_keys, UNREAD)},
+        folders={"vae": "vqvae", "text_encoder": "bert"},
+        mark=f"{BERT_PREFIX}token_emb.weight",
+        encoders={"text_encoder": Encoder(vocabulary=BERT)},
+        values={"text_encoder": {"model_type": "ldmbert"}, "vae": {"_class_name": AUTOENCODERS}},
+        extra=((),),
+        averaged=True,
+        steps=50,
+        guidance=5.0,
+        configs_by_channels={3: CONFIGS / "ldm-text-256"},
+    ),
     Family(
         name="ldm-unconditional",
         configs=CONFIGS / "ldm-celebahq",

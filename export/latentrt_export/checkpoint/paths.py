@@ -43,7 +43,11 @@ KINDS: Mapping[str, Kind] = {
             f"a folder of CLIPVisionModelWithProjection; name it with --image-encoder DIR. {NOTHING.capitalize()}",
             file=False,
         ),
-        Kind("tokenizer", f"a folder with tokenizer.json, or vocab.json and merges.txt; {NOTHING}", file=False),
+        Kind(
+            "tokenizer",
+            f"a folder with tokenizer.json, or vocab.json and merges.txt, or BERT's vocab.txt; {NOTHING}",
+            file=False,
+        ),
     )
 }
 

@@ -58,6 +58,9 @@ def recognise(
 
 def shape_differences(family: Family, shapes: Mapping[str, Shape], configs: Configs) -> list[str]:
     """Returns the differences of a single file (shapes by key) from the family, at the widths of `configs`."""
+    found = [key for key in shapes if key.startswith(family.absent)]
+    if found:
+        return [f"{first_few(found)} is there, which such a file does not have"]
     got, width = shapes.get(family.mark), configs["unet"].get(family.mark_width)
     width = width[0] if isinstance(width, list) else width
     if got and got[-1] == width:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from latentrt.errors import first_few
+from latentrt_export.checkpoint.config_defaults import completed
 from latentrt_export.checkpoint.family import Family
 from latentrt_export.checkpoint.folder import name_of
 from latentrt_export.checkpoint.layouts import Shape
@@ -88,10 +89,8 @@ def configs_folder(family: Family, configs: Path | None, shapes: Mapping[str, Sh
 
 def configs_in(folder: Path, family: Family, shapes: Mapping[str, Shape]) -> Configs:
     """Returns the configs of a folder, with the input channels of the file's UNet."""
-    known, channels = (
-        {name: read_json(folder / f"{name}.json") for name in (*family.slots, "scheduler")},
-        channels_of(shapes),
-    )
+    known = {name: completed(name, read_json(folder / f"{name}.json")) for name in (*family.slots, "scheduler")}
+    channels = channels_of(shapes)
     if channels is not None:  # the same configs serve models with extra channels
         known["unet"]["in_channels"] = channels
     return known

@@ -1,21 +1,23 @@
-"""Text encoders as components: CLIP's, with the outputs that a family takes from each."""
+"""Text encoders as components: CLIP's and LDM-BERT, with the outputs that a family takes from each."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor
+from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertModel
+from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from latentrt.tensors import TensorSpec
 from latentrt_export.checkpoint.family import Encoder
+from latentrt_export.networks.bert import BertEncoder
 from latentrt_export.networks.component import Part, Probe, generator
 from latentrt_export.networks.text_encoder import PooledTextEncoder, TextEncoder
 
 USUAL = Encoder()
-TextModel: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
+TextModel: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection | LDMBertModel
 
 
 def text_parts(model: TextModel, encoder: Encoder = USUAL, name: str = "text_encoder") -> Iterator[Part]:
@@ -33,10 +35,9 @@ def text_parts(model: TextModel, encoder: Encoder = USUAL, name: str = "text_enc
     outputs = [TensorSpec("context", "float32", ("batch", tokens, config.hidden_size))]
     if encoder.pooled:
         outputs.append(TensorSpec("pooled", "float32", ("batch", config.projection_dim)))
-    kind = PooledTextEncoder if encoder.pooled else TextEncoder
     yield Part(
         name,
-        lambda: kind(model, skipped=encoder.skipped, normed=encoder.normed),
+        lambda: traced(model, encoder),
         (TensorSpec("input_ids", "int64", ("batch", tokens)), TensorSpec("clip_skip", "int64", (1,))),
         tuple(outputs),
         (text_probe(model, encoder, ids, 1), *(text_probe(model, encoder, ids[:1], skip) for skip in skips)),
@@ -44,13 +45,26 @@ def text_parts(model: TextModel, encoder: Encoder = USUAL, name: str = "text_enc
     )
 
 
+def traced(model: TextModel, encoder: Encoder) -> nn.Module:
+    """The module to trace."""
+    if isinstance(model, LDMBertModel):
+        return BertEncoder(model)
+    kind = PooledTextEncoder if encoder.pooled else TextEncoder
+    return kind(model, skipped=encoder.skipped, normed=encoder.normed)
+
+
 def text_probe(model: TextModel, encoder: Encoder, ids: Tensor, clip_skip: int) -> Probe:
     """Token ids and what the original makes of them: its output where a `clip_skip` of 1 is that, else a layer's."""
     place = clip_skip + encoder.skipped
     with torch.no_grad():
-        encoded = model(ids, output_hidden_states=True)
+        encoded = model(ids, output_hidden_states=True, return_dict=True)
         reference = encoded.hidden_states[-place]
         if encoder.normed:
-            reference = encoded.last_hidden_state if place == 1 else model.final_layer_norm(reference)
+            reference = encoded.last_hidden_state if place == 1 else final_norm(model)(reference)
     pooled = (encoded.text_embeds,) if encoder.pooled else ()
     return Probe({"input_ids": ids, "clip_skip": torch.tensor([clip_skip])}, (reference, *pooled))
+
+
+def final_norm(model: TextModel) -> Any:
+    """The layer norm that follows a text transformer's last layer."""
+    return model.model.layer_norm if isinstance(model, LDMBertModel) else model.final_layer_norm

@@ -29,7 +29,7 @@ PREFIXES: dict[str, dict[str, str]] = {
 }
 TEXT_PREFIXES = {
     **{"layers.": "encoder.layers.", "projection.": "text_projection."},
-    **{name: name for name in ("embeddings.", "final_layer_norm.")},
+    **{name: name for name in ("embeddings.", "final_layer_norm.", "model.")},
 }
 STACKED, BRANCH = ("project.weight", "project.bias"), re.compile(r"branches\.(\d+)\.")
 # Weights that an encoder reads twice: for the whole text, and for its end.

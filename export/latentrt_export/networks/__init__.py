@@ -3,6 +3,7 @@
 __all__ = [
     "adapter_network",
     "autoencoder",
+    "bert",
     "component",
     "control_network",
     "hoist",

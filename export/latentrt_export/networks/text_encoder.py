@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,6 +20,34 @@ def layer_output(layer: Any, hidden: Tensor, mask: Tensor | None = None) -> Tens
     hidden = hidden + attn.out_proj(x)
     made: Tensor = hidden + layer.mlp(layer.layer_norm2(hidden))
     return made
+
+
+def states_after(
+    layers: nn.ModuleList,
+    hidden: Tensor,
+    output: Callable[[Any, Tensor], Tensor],
+    norm: nn.Module,
+    *,
+    normed: bool = True,
+) -> list[Tensor]:
+    """The hidden state after every layer, (batch, tokens, width) each; that of the last is normed in any case.
+
+    hidden: the first layer's input. output: what a layer makes of its input. norm: the final one. normed: whether it
+    follows the other layers too.
+    """
+    states = list[Tensor]()
+    *_, last = layers
+    for layer in layers:
+        hidden = output(layer, hidden)
+        # Normed before one is picked, not after: engines fuse a sum with the norm that follows it, the last one's
+        # too, so a clip_skip of 1 is to the bit what a graph without the choice computes.
+        states.append(norm(hidden) if normed or layer is last else hidden)
+    return states
+
+
+def chosen(states: list[Tensor], clip_skip: Tensor) -> Tensor:
+    """The state that is `clip_skip`, int64 (1), from the end."""
+    return torch.stack(states, 1).index_select(1, len(states) - clip_skip).squeeze(1)
 
 
 class TextEncoder(nn.Module):
@@ -48,20 +78,13 @@ class TextEncoder(nn.Module):
         return self.chosen(self.states(input_ids), clip_skip)
 
     def chosen(self, states: list[Tensor], clip_skip: Tensor) -> Tensor:
-        """The state that is `clip_skip` from the end."""
-        used = len(states) - self.skipped
-        return torch.stack(states[:used], 1).index_select(1, used - clip_skip).squeeze(1)
+        """The state that is `clip_skip` from the end of the layers that are not skipped."""
+        return chosen(states[: len(states) - self.skipped], clip_skip)
 
     def states(self, input_ids: Tensor) -> list[Tensor]:
         """The hidden state after every layer; that of the last is normed in any case."""
-        hidden, states = self.embeddings(input_ids), list[Tensor]()
-        for layer in self.layers:
-            hidden = layer_output(layer, hidden, self.mask)
-            # Normed before one is picked, not after: engines fuse a sum with the norm that follows it, the last one's
-            # too, so a clip_skip of 1 is to the bit what a graph without the choice computes.
-            last = len(states) == len(self.layers) - 1
-            states.append(self.final_layer_norm(hidden) if self.normed or last else hidden)
-        return states
+        output = partial(layer_output, mask=self.mask)
+        return states_after(self.layers, self.embeddings(input_ids), output, self.final_layer_norm, normed=self.normed)
 
 
 class PooledTextEncoder(TextEncoder):

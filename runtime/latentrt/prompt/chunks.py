@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from latentrt.prompt.attention import BREAK, Part
-from latentrt.prompt.tokenizer import WORD_END, Tokenizer
+from latentrt.prompt.tokenizer import Tokenizer
 
 REACH = 20  # the most tokens after the last comma that move to the next chunk
 
@@ -41,7 +41,7 @@ def chunked(parts: Iterable[Part], tokenizer: Tokenizer) -> list[Chunk]:
     that starts a chunk is not a place to cut, as in A1111. Raises RequestError as `Tokenizer.ids` does.
     """
     room = tokenizer.length - 2
-    comma = tokenizer.backend.token_to_id("," + WORD_END)
+    comma = tokenizer.comma
     chunks: list[list[Token]] = []
     chunk: list[Token] = []
     cut = 0  # the position after the chunk's last comma; 0 for none

@@ -1,8 +1,8 @@
-"""Prompt to token ids: CLIP's byte-pair encoding, run by the `tokenizers` package.
+"""Prompt to token ids, by the `tokenizers` package: CLIP's byte-pair encoding, or another that a bundle brings.
 
 The vocabulary, the splitting rules and the special tokens are in the bundle's `tokenizer.json`; the length of a row and
-the ids of BOS, EOS and padding are in `bundle.json`. Nothing here depends on a model family. Padding, truncation and
-templates in `tokenizer.json` are ignored.
+the ids of BOS, EOS and padding are in `bundle.json`. `Tokenizer` depends on no kind of vocabulary. Padding, truncation
+and templates in `tokenizer.json` are ignored.
 
 Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision", section 2.4, and
 `clip/simple_tokenizer.py` of github.com/openai/CLIP. Must give the same ids as `transformers.CLIPTokenizer` 5.23.
@@ -80,6 +80,12 @@ class Tokenizer:
         backend.no_padding()
         backend.post_processor = None
         return cls(backend, length, bos, eos, pad, vectors=vectors)
+
+    @property
+    def comma(self) -> int | None:
+        """The id of a comma between words; None where the vocabulary has none."""
+        encoded = self.backend.encode(",", add_special_tokens=False)
+        return next((number for number, token in zip(encoded.ids, encoded.tokens, strict=True) if "," in token), None)
 
     def ids(self, text: str) -> list[int]:
         """Return all token ids of `text` without BOS, EOS, padding or limit. Raises RequestError as `pieces` does."""

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig
 
 from latentrt.errors import CheckpointError
+from latentrt_export.checkpoint.config_defaults import TEXT_DEFAULTS
 from latentrt_export.checkpoint.families import FAMILIES
-from latentrt_export.checkpoint.folder import TEXT_DEFAULTS
 from latentrt_export.checkpoint.load import load_checkpoint
 from latentrt_export.checkpoint.pipelines import STABLE_PIPELINES, XL_PIPELINES
 from latentrt_export.checkpoint.weight_files import chosen, found_in
