@@ -27,7 +27,7 @@ from latentrt.errors import CheckpointError
 from latentrt.prompt.tokenizer import Tokenizer
 from latentrt.sampling.schedule import NoiseSchedule
 from latentrt.storage.atomic import new_folder
-from latentrt_export.checkpoint.classes import classes_of
+from latentrt_export.checkpoint.classes import classes_of, layout_of
 from latentrt_export.checkpoint.embeddings import bundled_in, with_embeddings, words_of
 from latentrt_export.checkpoint.load import Checkpoint, load_checkpoint
 from latentrt_export.checkpoint.lora import loras_provenance
@@ -101,7 +101,8 @@ def manifest_of(
 ) -> Manifest:
     """The bundle's manifest without its files. latent_space: the result of `latents_of`."""
     checkpoint, (latents, side_px) = prepared.checkpoint, latent_space
-    table, labels = (checkpoint.components.get(name) for name in ("class_embedding", "segmentation"))
+    names = "class_embedding", "segmentation", "layout_encoder"
+    table, labels, boxes = map(checkpoint.components.get, names)
     return Manifest(
         format=FORMAT,
         name=options.name or WEIGHTS_SUFFIX.sub("", checkpoint.source),
@@ -126,6 +127,7 @@ def manifest_of(
         | {f"control {network.name}": network.path.name for network in options.steering},
         files={},
         classes=classes_of(table.config) if table else None,
+        layout=layout_of(boxes.config) if boxes else None,
         segmentation=Classes(labels.config["labels"]) if labels else None,
     )
 

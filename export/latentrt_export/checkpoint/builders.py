@@ -130,6 +130,7 @@ BUILDERS: Mapping[str, Callable[[Config], Any]] = {
     "unet": unet,
     "vae": autoencoder,
     "class_embedding": class_embedding,
+    "layout_encoder": text_encoder,
     "segmentation": segmentation,
     "tiny_decoder": tiny_decoder,
     "text_encoder": text_encoder,

@@ -1,10 +1,10 @@
-"""The classes of class-conditional checkpoints: ImageNet's, with their names."""
+"""What the requests of a checkpoint without prompts may name: its classes, the boxes of its layouts."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from latentrt.bundle.manifest import Classes
+from latentrt.bundle.manifest import Classes, Layout
 from latentrt_export.networks.component import Config
 
 NAMES = Path(__file__).parents[1] / "classes" / "imagenet.txt"
@@ -27,3 +27,8 @@ def imagenet_names() -> tuple[str, ...]:
     """The names of ImageNet's classes, synonyms divided by ", "."""
     lines = NAMES.read_text(encoding="utf-8").splitlines()
     return tuple(line for line in lines if not line.startswith("#"))
+
+
+def layout_of(config: Config) -> Layout:
+    """The layouts of an encoder of tokens: three tokens per object, and two for the crop."""
+    return Layout(int(config["vocab_size"]), (int(config["max_position_embeddings"]) - 2) // 3)

@@ -21,6 +21,7 @@ DEFAULTS: Mapping[str, Config] = {
     },
     "vae": {"_class_name": "AutoencoderKL", "latents_mean": None, "latents_std": None},
     "class_embedding": {},
+    "layout_encoder": {"model_type": "ldmbert"},
     "segmentation": {},
     "text_encoder": {"model_type": "clip_text_model"},
     "text_encoder_2": {"model_type": "clip_text_model"},

@@ -152,4 +152,17 @@ LDM_FAMILIES = (
         steps=50,
         guidance=5.0,
     ),
+    Family(
+        name="ldm-layout",
+        configs=CONFIGS / "ldm-layout",
+        pipelines=(),
+        slots={"unet": CROSS_UNET, "vae": FIRST_STAGE, "layout_encoder": Slot(BERT_PREFIX, bert_keys, UNREAD)},
+        mark=f"{BERT_PREFIX}token_emb.weight",
+        averaged=True,
+        encoders={},
+        values={"vae": {"_class_name": AUTOENCODERS}},
+        extra=((),),
+        steps=200,
+        guidance=1.0,
+    ),
 )

@@ -6,64 +6,25 @@ All are compared with the undivided UNet, so that the split itself is under the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from diffusers import UNet2DConditionModel, UNet2DModel
 from torch import Tensor, nn
 
-from latentrt.bundle.sources import (
-    CLASS_LABEL,
-    ExtraChannels,
-    InputSource,
-    component_source,
-    control_source,
-    latents_source,
-    request_source,
-    text_source,
-)
+from latentrt.bundle.sources import ExtraChannels, InputSource, control_source, latents_source
 from latentrt.tensors import TensorSpec
+from latentrt_export.components.conditions import TEXT, Condition
+from latentrt_export.components.hoisted import HoistedPart
 from latentrt_export.components.steering import Run, Steering
 from latentrt_export.networks.adapter_network import feature_specs
 from latentrt_export.networks.component import Config, Part, generator, part, probes_of, sample_spec
-from latentrt_export.networks.hoist import CrossKV, HoistedUNet, widths_of
+from latentrt_export.networks.hoist import HoistedUNet, widths_of
 from latentrt_export.networks.image_encoder import SEEN, kv_specs
-from latentrt_export.networks.one_token import ClassBias
 from latentrt_export.networks.residuals import Layout, residual_specs, unpacked
 from latentrt_export.networks.time_bias import TimeBiases, TimeInput, embedding_arguments, time_inputs
 
 UNet: TypeAlias = UNet2DConditionModel | UNet2DModel
-
-
-@dataclass(frozen=True)
-class HoistedPart:
-    """A graph hoisted out of the UNet, with one output of its own name. inputs: the source of each."""
-
-    name: str
-    module: nn.Module
-    inputs: Mapping[TensorSpec, InputSource]
-    axes: tuple[str, ...]
-
-    def run(self, feeds: Run) -> Tensor:
-        """The output for the feeds of a run."""
-        output: Tensor = self.module(*(feeds[spec.name] for spec in self.inputs))
-        return output
-
-    def output(self, width: int, *axes: str) -> TensorSpec:
-        """The spec of the output. axes: symbols of the axes before the width, by default the graph's own."""
-        return TensorSpec(self.name, "float32", (*(axes or self.axes), width))
-
-    @property
-    def source(self) -> InputSource:
-        """The source of the denoiser's input that takes the output."""
-        return component_source(self.name, *self.inputs.values())
-
-    def part(self, runs: Sequence[Run]) -> Part:
-        """The component to export."""
-        output = self.output(int(runs[0][self.name].shape[-1]))
-        sources = {spec.name: source for spec, source in self.inputs.items()}
-        return part(self.name, lambda: self.module, (*self.inputs,), (output,), runs, role="hoisted", sources=sources)
 
 
 def unet_parts(
@@ -71,21 +32,19 @@ def unet_parts(
     size_ids: Sequence[str] = (),
     steering: Steering | None = None,
     extra: Sequence[ExtraChannels] = (),
-    classes: nn.Embedding | None = None,
-    context: InputSource | None = None,
+    condition: Condition = TEXT,
 ) -> Iterator[Part]:
     """Yields the graphs hoisted out of the UNet, the networks that control it, and the rest of the UNet.
 
     size_ids: names of the sizes that the time embedding takes. steering: networks of control images. extra: channels
-    after the noisy latents. classes: the embedding of class labels, the one token of cross-attention's context.
-    context: the source of the context, by default the text encoders.
+    after the noisy latents. condition: what its cross-attention, if any, attends to.
     """
     steering = steering or Steering()
     layout, times = steering.layout(unet), time_inputs(unet, size_ids)
-    hoisted = hoisted_parts(unet, times, [*steering.controls.values()], classes, context or text_source("context"))
+    hoisted = hoisted_parts(unet, times, [*steering.controls.values()], condition)
     controlled = control_inputs(steering, layout)
     multiple = multiple_of(unet.config)
-    runs = [unet_feeds(unet, times, classes, *probe) | steering.prompted(probe[0]) for probe in probes_of(multiple)]
+    runs = [unet_feeds(unet, times, condition, *probe) | steering.prompted(probe[0]) for probe in probes_of(multiple)]
     control_runs = steering.runs(runs)
     for place, feeds in enumerate(runs):
         feeds |= control_sums([found[place] for found in control_runs.values()], controlled)
@@ -100,7 +59,7 @@ def unet_parts(
     yield part(
         "unet",
         lambda: HoistedUNet(
-            unet, layout, len(steering.features), conditioned=len(hoisted) > 1, one_token=classes is not None
+            unet, layout, len(steering.features), conditioned=len(hoisted) > 1, one_token=condition.one_token
         ),
         (*inputs,),
         (TensorSpec("prediction", "float32", ("batch", unet.config.out_channels, "height", "width")),),
@@ -118,24 +77,12 @@ def multiple_of(config: Config) -> int:
 
 
 def hoisted_parts(
-    unet: UNet,
-    times: Sequence[TimeInput],
-    controls: Sequence[nn.Module],
-    classes: nn.Embedding | None,
-    source: InputSource,
+    unet: UNet, times: Sequence[TimeInput], controls: Sequence[nn.Module], condition: Condition
 ) -> tuple[HoistedPart, ...]:
-    """The graphs whose outputs the UNet takes, in the order in which it takes them. source: of the context."""
+    """The graphs whose outputs the UNet takes, in the order in which it takes them."""
     time_bias = TimeBiases(unet, *controls, names=[one.spec.name for one in times[1:]]).eval()
     hoisted = HoistedPart("time_bias", time_bias, {one.spec: one.source for one in times}, ("n",))
-    if isinstance(unet, UNet2DModel):
-        return (hoisted,)
-    if classes is not None:
-        label = TensorSpec(CLASS_LABEL, "int64", ("batch",))
-        bias = ClassBias(unet, classes).eval()
-        return hoisted, HoistedPart("class_bias", bias, {label: request_source(CLASS_LABEL)}, ("batch",))
-    context = TensorSpec("context", "float32", ("batch", "tokens", unet.config.cross_attention_dim))
-    cross_kv = CrossKV(unet, *controls).eval()
-    return hoisted, HoistedPart("cross_kv", cross_kv, {context: source}, ("batch", "tokens"))
+    return (hoisted,) if isinstance(unet, UNet2DModel) else (hoisted, condition.hoisted(unet, controls))
 
 
 def control_inputs(steering: Steering, layout: Layout) -> dict[TensorSpec, InputSource]:
@@ -153,19 +100,16 @@ def control_sums(outputs: Sequence[Run], controlled: Mapping[TensorSpec, InputSo
 
 
 def unet_feeds(
-    unet: UNet, times: Sequence[TimeInput], classes: nn.Embedding | None, batch: int, height: int, width: int
+    unet: UNet, times: Sequence[TimeInput], condition: Condition, batch: int, height: int, width: int
 ) -> dict[str, Tensor]:
-    """Random inputs of the undivided UNet, and the class labels that stand for its context."""
+    """Random inputs of the undivided UNet, and of the graph hoisted for its condition."""
     random = generator()
     feeds = {
         "sample": torch.randn(batch, unet.config.in_channels, height, width, generator=random),
         "timestep": torch.rand(batch, generator=random) * 999,
     }
-    if classes is not None:
-        feeds[CLASS_LABEL] = torch.randint(0, classes.num_embeddings, (batch,), generator=random)
-        feeds["context"] = classes(feeds[CLASS_LABEL])[:, None]
-    elif isinstance(unet, UNet2DConditionModel):
-        feeds["context"] = torch.randn(batch, 77, unet.config.cross_attention_dim, generator=random)
+    if isinstance(unet, UNet2DConditionModel):
+        feeds |= condition.feeds(unet, batch, random)
     for one in times[1:]:
         shape = [batch if axis == "n" else int(axis) for axis in one.spec.shape]
         values = torch.rand(shape, generator=random) * one.probe

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-from latentrt.bundle.sources import CONTEXT_VECTORS, ExtraChannels, request_source
+from latentrt.bundle.sources import ExtraChannels
 from latentrt_export.checkpoint.load import Checkpoint
 from latentrt_export.checkpoint.recognition import extra_channels_by_count
+from latentrt_export.components.conditions import TEXT, VECTORS, ClassLabel, Condition, LayoutBoxes
 from latentrt_export.components.denoiser import unet_parts
 from latentrt_export.components.segmentation import segmentation_part
 from latentrt_export.components.steering import Steering
@@ -14,6 +16,9 @@ from latentrt_export.components.text import text_parts
 from latentrt_export.components.vae import vae_parts
 from latentrt_export.networks.component import Part, pixels_of
 from latentrt_export.networks.image_encoder import IMAGE_ENCODER, encoder_part
+
+# Conditions by the component that makes them.
+CONDITIONS: Mapping[str, Callable[[Any], Condition]] = {"class_embedding": ClassLabel, "layout_encoder": LayoutBoxes}
 
 
 def parts_of(checkpoint: Checkpoint) -> Iterator[Part]:
@@ -26,10 +31,7 @@ def parts_of(checkpoint: Checkpoint) -> Iterator[Part]:
         yield from text_parts(checkpoint.load_text_encoder(name), encoder, name)
     unet = checkpoint.load_unet()
     steering = Steering.of(checkpoint, unet)
-    table = checkpoint.components.get("class_embedding")
-    classes = table.load() if table else None
-    context = request_source(CONTEXT_VECTORS) if family.context_vectors else None
-    yield from unet_parts(unet, family.size_ids, steering, extra_channels(checkpoint), classes, context)
+    yield from unet_parts(unet, family.size_ids, steering, extra_channels(checkpoint), condition_of(checkpoint))
     if steering.prompts:
         yield encoder_part(checkpoint.components[IMAGE_ENCODER].load(), steering.prompts)
     if "segmentation" in checkpoint.components:
@@ -42,3 +44,11 @@ def extra_channels(checkpoint: Checkpoint) -> tuple[ExtraChannels, ...]:
     """The channels after the noisy latents in the UNet's sample, by their number."""
     configs = {name: component.config for name, component in checkpoint.components.items()}
     return extra_channels_by_count(checkpoint.family, configs)[configs["unet"].get("in_channels", 4)]
+
+
+def condition_of(checkpoint: Checkpoint) -> Condition:
+    """What the UNet's cross-attention attends to."""
+    for name, kind in CONDITIONS.items():
+        if name in checkpoint.components:
+            return kind(checkpoint.components[name].load())
+    return VECTORS if checkpoint.family.context_vectors else TEXT

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertModel
 from torch import Tensor, nn
 
@@ -37,3 +38,20 @@ class BertEncoder(nn.Module):
         """The hidden state after the layer that is `clip_skip` from the end, after the final layer norm."""
         hidden = self.model.embed_tokens(input_ids) + self.model.embed_positions.weight
         return chosen(states_after(self.model.layers, hidden, layer_output, self.model.layer_norm), clip_skip)
+
+
+class LayoutKV(nn.Module):
+    """Tokens of a layout, encoded and projected: int64 (batch, tokens) -> packed keys and values (batch, tokens, kv).
+
+    project: the projections, `CrossKV`.
+    """
+
+    def __init__(self, model: LDMBertModel, project: nn.Module) -> None:
+        super().__init__()
+        self.encoder, self.project = BertEncoder(model), project
+
+    def forward(self, layout_tokens: Tensor) -> Tensor:
+        """The keys and values of all layers."""
+        last = torch.ones(1, dtype=torch.int64)
+        projected: Tensor = self.project(self.encoder(layout_tokens, last))
+        return projected

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, LDMPipeline, LDMSuperResolutionPipeline, UNet2DConditionModel, UNet2DModel
+from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
 from PIL import Image
 
 import latentrt
@@ -262,6 +263,82 @@ def test_what_models_of_vectors_refuse(retrieval, tmp_path):
     ):
         with pytest.raises(RequestError, match=message):
             retrieval[0].generate(steps=1, vectors=given)
+
+
+BOXES = [
+    {"label": 15, "box": [0.1, 0.2, 0.5, 0.6]},
+    {"label": 351, "box": [0.0, 0.0, 1.0, 1.0]},
+    {"label": 0, "box": [0.25, 0.75, 0.75, 0.25]},
+]
+
+
+@pytest.fixture(scope="module")
+def layouts(tmp_path_factory):
+    """The pipeline of layouts here, its UNet with transformers of depth 2, its first stage and its LDM-BERT."""
+    folder = tmp_path_factory.mktemp("layouts")
+    unet = tiny.seeded(lambda: UNet2DConditionModel(**{**CLASS_UNET, "transformer_layers_per_block": 2})).eval()
+    bert = {"d_model": 24, "encoder_layers": 2, "encoder_ffn_dim": 96, "encoder_attention_heads": 8, "head_dim": 8}
+    bert |= {"vocab_size": 8192, "max_position_embeddings": 92}
+    encoder = tiny.seeded(lambda: LDMBertModel(LDMBertConfig(**bert))).eval()
+    stage, more = first_stage(), compvis.bert_tensors(encoder)
+    file, configs = saved(folder, unet, stage, {"layout_encoder": {**bert, "model_type": "ldmbert"}}, **more)
+    return opened(file, folder / "bundle", configs=configs, name="boxes"), unet, stage, encoder
+
+
+def tokens_of(boxes):
+    """The tokens as taming-transformers' builder describes them: class, top left, bottom right, on a grid of 90."""
+    corners = [((x, y), (x + w, y + h)) for x, y, w, h in (box["box"] for box in boxes)]
+    grid = [[round(y * 89) * 90 + round(x * 89) for x, y in pair] for pair in corners]
+    objects = [[box["label"], *pair] for box, pair in zip(boxes, grid, strict=True)]
+    objects += [[8191] * 3] * (30 - len(objects))
+    return torch.tensor([[*(token for one in objects for token in one), 0, 8099]])
+
+
+@pytest.mark.parametrize(
+    ("steps", "guidance", "eta", "seeds"),
+    [(1, 1.0, 0.0, (0,)), (2, 3.0, 0.0, (0, 1, 2)), (20, 1.0, 0.0, (0,)), (2, 1.0, 1.0, (0,))],
+)
+def test_layouts(layouts, tmp_path, steps, guidance, eta, seeds):
+    ours, unet, stage, encoder = layouts
+    with torch.no_grad():
+        boxed, empty = (encoder(tokens_of(one))[0] for one in (BOXES, []))
+
+    def predict(x, timestep, unguided):
+        return unet(x, timestep, (empty if unguided else boxed).expand(len(x), -1, -1)).sample
+
+    options = {"steps": steps, "guidance": guidance, "eta": eta}
+    expected = sampled(predict, stage, scheduler(), (3, 16, 24), **options, seeds=seeds)
+    (tmp_path / "boxes.json").write_text(json.dumps(BOXES))
+    got = pixels(ours, layout=tmp_path / "boxes.json", batch=len(seeds), seed=0, width=96, height=64, **options)
+    assert psnr(got, expected) >= LEAST_DB
+
+
+def test_a_layout_in_metadata_makes_the_picture_again(layouts, tmp_path):
+    result = layouts[0].generate(layout=BOXES, steps=1, seed=0)
+    result.save(tmp_path / "boxes.png")
+    with Image.open(tmp_path / "boxes.png") as picture:
+        layout = json.loads(picture.info["latentrt"])["layout"]
+    assert layouts[0].generate(layout=layout, steps=1, seed=0).images[0].tobytes() == result.images[0].tobytes()
+
+
+def test_what_models_of_layouts_refuse(layouts, tmp_path):
+    whole = [0, 0, 1, 1]
+    (tmp_path / "broken.json").write_text("[{")
+    for given, message in (
+        (None, "layout: got none, but boxes draws from layout; give some"),
+        ([{"label": 1, "box": [0.5, 0, 0.6, 1]}], r"layout\[0\]\.box: got .* not inside the picture"),
+        ([{"label": 1, "box": [0, 0, 0, 1]}], "not inside the picture"),
+        ([{"label": 1, "box": [0, 0, float("nan"), 1]}], "expected left, top, width and height"),
+        ([{"label": 8191, "box": whole}], r"layout\[0\]\.label: got 8191, expected a whole number from 0 to 8190"),
+        ([{"label": "dog", "box": whole}], "label: got 'dog', expected a whole number"),
+        ([{"label": 1, "box": whole}] * 31, "got 31 boxes, expected at most 30"),
+        ([{"box": whole}], "expected a label and a box"),
+        ({"label": 1}, "expected a list of boxes"),
+        (tmp_path / "none.json", "is not a readable JSON file"),
+        (tmp_path / "broken.json", "is not a readable JSON file"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            layouts[0].generate(steps=1, layout=given)
 
 
 REFUSED = [

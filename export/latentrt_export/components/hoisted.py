@@ -1,0 +1,43 @@
+"""A graph hoisted out of the UNet, as a component."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from latentrt.bundle.sources import InputSource, component_source
+from latentrt.tensors import TensorSpec
+from latentrt_export.components.steering import Run
+from latentrt_export.networks.component import Part, part
+
+
+@dataclass(frozen=True)
+class HoistedPart:
+    """A graph with one output of its own name. inputs: the source of each. axes: of the output, before its width."""
+
+    name: str
+    module: nn.Module
+    inputs: Mapping[TensorSpec, InputSource]
+    axes: tuple[str | int, ...]
+
+    def run(self, feeds: Run) -> Tensor:
+        """The output for the feeds of a run."""
+        output: Tensor = self.module(*(feeds[spec.name] for spec in self.inputs))
+        return output
+
+    def output(self, width: int, *axes: str | int) -> TensorSpec:
+        """The spec of the output. axes: those before the width, by default the graph's own."""
+        return TensorSpec(self.name, "float32", (*(axes or self.axes), width))
+
+    @property
+    def source(self) -> InputSource:
+        """The source of the denoiser's input that takes the output."""
+        return component_source(self.name, *self.inputs.values())
+
+    def part(self, runs: Sequence[Run]) -> Part:
+        """The component to export."""
+        output = self.output(int(runs[0][self.name].shape[-1]))
+        sources = {spec.name: source for spec, source in self.inputs.items()}
+        return part(self.name, lambda: self.module, (*self.inputs,), (output,), runs, role="hoisted", sources=sources)
