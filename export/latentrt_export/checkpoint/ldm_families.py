@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from latentrt.bundle.sources import LOW_RESOLUTION
-from latentrt_export.checkpoint.bert_layout import PREFIX, UNREAD, bert_keys
+from latentrt_export.checkpoint.bert_layout import PREFIX, TOKENS, UNREAD, bert_keys
 from latentrt_export.checkpoint.family import Encoder, Family, Slot
 from latentrt_export.checkpoint.layouts import unet_keys, vae_keys
 from latentrt_export.checkpoint.paths import CONFIGS
@@ -27,7 +27,7 @@ LDM_FAMILIES = (
         pipelines=("LDMTextToImagePipeline", "LatentDiffusionPipeline"),
         slots={"unet": UNET, "vae": FIRST_STAGE, "text_encoder": Slot(PREFIX, bert_keys, UNREAD)},
         folders={"vae": "vqvae", "text_encoder": "bert"},
-        mark=f"{PREFIX}token_emb.weight",
+        mark=TOKENS,
         encoders={"text_encoder": Encoder(vocabulary=BERT)},
         values={"text_encoder": {"model_type": "ldmbert"}, "vae": {"_class_name": AUTOENCODERS}},
         extra=((),),
