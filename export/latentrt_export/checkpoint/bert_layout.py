@@ -12,6 +12,8 @@ from latentrt_export.checkpoint.layouts import Tensors
 from latentrt_export.networks.component import Config
 
 PREFIX = "cond_stage_model.transformer."
+# A key that every file with LDM-BERT has, and no other: CLIP's keys have the same prefix.
+TOKENS = f"{PREFIX}token_emb.weight"
 # The head of its training: the logits of tokens.
 UNREAD = r"\.to_logits\."
 WHOLE = {

@@ -6,7 +6,7 @@ that it refines.
 """
 
 from latentrt.bundle.sources import SizeId
-from latentrt_export.checkpoint.bert_layout import PREFIX as BERT_PREFIX
+from latentrt_export.checkpoint import bert_layout
 from latentrt_export.checkpoint.family import Encoder, Family, Slot
 from latentrt_export.checkpoint.layouts import open_clip_keys, text_keys, unet_keys, vae_keys
 from latentrt_export.checkpoint.ldm_families import LDM_FAMILIES
@@ -87,7 +87,7 @@ FAMILIES = (
         values=XL_VALUES,
         size_ids=(*SIZES, "aesthetic_score"),
         float32_vae=True,
-        absent=(BERT_PREFIX,),
+        absent=(bert_layout.TOKENS,),
     ),
     *LDM_FAMILIES,
 )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from latentrt.bundle.sources import LOW_RESOLUTION, SEGMENTATION, ExtraChannels
 from latentrt_export.checkpoint.bert_layout import PREFIX as BERT_PREFIX
-from latentrt_export.checkpoint.bert_layout import UNREAD, bert_keys
+from latentrt_export.checkpoint.bert_layout import TOKENS, UNREAD, bert_keys
 from latentrt_export.checkpoint.family import Encoder, Family, Slot
 from latentrt_export.checkpoint.layouts import Tensors, unet_keys
 from latentrt_export.checkpoint.ldm_layouts import UNET_PREFIX, first_stage_keys, unet2d_keys
@@ -50,7 +50,7 @@ LDM_FAMILIES = (
         pipelines=("LDMTextToImagePipeline", "LatentDiffusionPipeline"),
         slots={"unet": CROSS_UNET, "vae": FIRST_STAGE, "text_encoder": Slot(BERT_PREFIX, bert_keys, UNREAD)},
         folders={"vae": "vqvae", "text_encoder": "bert"},
-        mark=f"{BERT_PREFIX}token_emb.weight",
+        mark=TOKENS,
         encoders={"text_encoder": Encoder(vocabulary=BERT)},
         values={"text_encoder": {"model_type": "ldmbert"}, "vae": {"_class_name": AUTOENCODERS}},
         extra=((),),
@@ -157,7 +157,7 @@ LDM_FAMILIES = (
         configs=CONFIGS / "ldm-layout",
         pipelines=(),
         slots={"unet": CROSS_UNET, "vae": FIRST_STAGE, "layout_encoder": Slot(BERT_PREFIX, bert_keys, UNREAD)},
-        mark=f"{BERT_PREFIX}token_emb.weight",
+        mark=TOKENS,
         averaged=True,
         encoders={},
         values={"vae": {"_class_name": AUTOENCODERS}},

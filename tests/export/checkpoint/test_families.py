@@ -22,6 +22,7 @@ from latentrt.lora.weights import changed_weights
 from latentrt_export.build.cpu import build_cpu
 from latentrt_export.build.tensorrt import BuildOptions, build
 from latentrt_export.checkpoint.builders import BUILDERS
+from latentrt_export.checkpoint.config_defaults import completed
 from latentrt_export.checkpoint.families import CONFIGS, FAMILIES
 from latentrt_export.checkpoint.load import load_checkpoint
 from latentrt_export.checkpoint.recognition import config_differences
@@ -281,7 +282,7 @@ def test_single_file_holds_the_same_tensors(family, tmp_path):
 
 @pytest.mark.parametrize("folder", sorted(CONFIGS.iterdir()), ids=lambda folder: folder.name)
 def test_shipped_configs_are_of_one_family(folder):
-    configs = {file.stem: json.loads(file.read_text()) for file in folder.iterdir()}
+    configs = {file.stem: completed(file.stem, json.loads(file.read_text())) for file in folder.iterdir()}
     components = configs.keys() - {"scheduler"}
     alike = [family for family in FAMILIES if family.slots.keys() == components]
     [family] = [family for family in alike if not config_differences(family, configs)]
