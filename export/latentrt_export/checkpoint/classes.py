@@ -1,4 +1,4 @@
-"""What the requests of a checkpoint without prompts may name: its classes, the boxes of its layouts."""
+"""Classes and layouts of checkpoints without prompts: the names and numbers that requests may use."""
 
 from __future__ import annotations
 

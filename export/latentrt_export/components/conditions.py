@@ -1,4 +1,4 @@
-"""What cross-attention attends to, by kind of model: the graph that is hoisted for it, and its inputs in a probe."""
+"""Conditions of cross-attention by kind of model: the graph that is hoisted for each, and its inputs in a probe."""
 
 from __future__ import annotations
 

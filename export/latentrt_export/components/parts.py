@@ -47,7 +47,7 @@ def extra_channels(checkpoint: Checkpoint) -> tuple[ExtraChannels, ...]:
 
 
 def condition_of(checkpoint: Checkpoint) -> Condition:
-    """What the UNet's cross-attention attends to."""
+    """The condition that the UNet's cross-attention attends to."""
     for name, kind in CONDITIONS.items():
         if name in checkpoint.components:
             return kind(checkpoint.components[name].load())

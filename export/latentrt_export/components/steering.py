@@ -1,4 +1,4 @@
-"""What images steer a UNet by: its components, and what they have the UNet take besides."""
+"""Networks that control a UNet by images: ControlNets, T2I-Adapters, IP-Adapters; their components and outputs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Run = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Steering:
-    """The networks, and the IP-Adapters, by the names that they are asked for by. pixels: a side of one latent."""
+    """The networks and the IP-Adapters by their names in requests. pixels: per latent, along each side."""
 
     controls: Mapping[str, ControlNetModel] = field(default_factory=dict)
     adapters: Mapping[str, T2IAdapter] = field(default_factory=dict)
@@ -32,7 +32,7 @@ class Steering:
 
     @classmethod
     def of(cls, checkpoint: Checkpoint, unet: UNet2DConditionModel) -> Steering:
-        """All that a checkpoint has, loaded; IP-Adapters become a part of its UNet first, in place."""
+        """The networks of a checkpoint, loaded; its IP-Adapters are added to the UNet first, in place."""
         controls, adapters = (
             {name: component.load() for name, component in components.items()}
             for components in (checkpoint.controls, checkpoint.adapters)
@@ -41,16 +41,16 @@ class Steering:
         return cls(controls, adapters, prompts, pixels_of(checkpoint.components["vae"].config))
 
     def layout(self, unet: UNet2DConditionModel) -> Layout:
-        """Where a UNet takes residuals; nowhere without ControlNets."""
+        """The places at which the UNet takes residuals; none without ControlNets."""
         return layout_of(unet) if self.controls else ()
 
     @property
     def features(self) -> Features:
-        """The features that it takes of T2I-Adapters."""
+        """The features that the UNet takes from T2I-Adapters."""
         return max((features_of(adapter, self.pixels) for adapter in self.adapters.values()), key=len, default=())
 
     def runs(self, unet: Sequence[Run]) -> dict[str, list[Run]]:
-        """What each network takes and makes in some runs of a UNet."""
+        """Inputs and outputs of each network in the same runs as the UNet, by the network's name."""
         controls = {name: [control_run(one, feeds) for feeds in unet] for name, one in self.controls.items()}
         adapters = {
             name: [adapter_run(one, feeds["sample"], self.pixels) for feeds in unet]
@@ -59,7 +59,7 @@ class Steering:
         return controls | adapters
 
     def prompted(self, batch: int) -> Run:
-        """What the IP-Adapters make of images in a run of a UNet, of one for each of two rows, or of two for one."""
+        """Inputs and outputs of the IP-Adapters in a run of the UNet: one image for two rows, or two images for one row."""
         found: Run = {}
         for name, prompt in self.prompts.items():
             found |= prompt_run(name, prompt, batch, images=3 - batch)
@@ -74,8 +74,8 @@ class Steering:
     ) -> Iterator[Part]:
         """Yields all components of the networks.
 
-        shared: what ControlNets take of what the UNet takes. starts: where their part of `cross_kv` and `time_bias`
-        begins. runs: see `runs`.
+        shared: inputs of the UNet that ControlNets take too. starts: first columns of the ControlNets in `cross_kv` and
+        `time_bias`. runs: the result of `runs`.
         """
         for name, control in self.controls.items():
             kv, bias = widths_of(control)  # before they are taken out of it

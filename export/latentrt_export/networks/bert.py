@@ -16,7 +16,7 @@ from latentrt_export.networks.text_encoder import chosen, states_after
 
 
 def layer_output(layer: Any, hidden: Tensor) -> Tensor:
-    """What a layer makes of its input, the same shape: (batch, tokens, width)."""
+    """Output of one layer, (batch, tokens, width), the shape of its input."""
     x, attn = layer.self_attn_layer_norm(hidden), layer.self_attn
     hidden = hidden + attn.out_proj(attend(attn.q_proj(x), attn.k_proj(x), attn.v_proj(x), attn.num_heads))
     made: Tensor = hidden + layer.fc2(layer.activation_fn(layer.fc1(layer.final_layer_norm(hidden))))

@@ -182,10 +182,9 @@ def way_down(
     context: Context,
     features: Sequence[Tensor] = (),
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """What a network makes of its first features in the middle, and all skips on the way there.
+    """Features after the middle block, and the skips of all blocks before it.
 
-    features: what is added at the end of each block, and in the middle where there is one more; nothing if there are
-    none.
+    features: added at the end of each block, and one more after the middle block, if there is one.
     """
     skips: tuple[Tensor, ...] = (hidden,)
     for block, added in zip_longest(network.down_blocks, features[: len(network.down_blocks)]):
@@ -201,7 +200,7 @@ def way_down(
 def block_down(
     block: nn.Module, hidden: Tensor, time_bias: Tensor, context: Context, added: Tensor | None
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """What a block on the way down makes, and its skips; as diffusers adds to them, see `places_of`."""
+    """Output and skips of a down block, with T2I-Adapter features added where diffusers adds them; see `places_of`."""
     attended = context_of(block, context)
     if added is None or attended:
         inside = {} if added is None else {"additional_residuals": added}
@@ -277,7 +276,7 @@ def hoist(network: nn.Module, kv_start: int = 0, bias_start: int = 0, *, one_tok
 
 
 def widths_of(network: nn.Module) -> tuple[int, int]:
-    """How wide a network's keys and values are, and its time biases, as `CrossKV` and `TimeBias` pack them."""
+    """Widths of a network's packed keys and values and of its packed time biases."""
     kv = sum(2 * attn.to_k.out_features for attn in cross_attentions(network))
     return kv, sum(resnet.time_emb_proj.out_features for resnet in resnets(network))
 

@@ -57,7 +57,7 @@ class ImageKV(nn.Module):
 
     @property
     def pooled(self) -> bool:
-        """Whether it takes the encoder's pooled output; otherwise the states of all patches."""
+        """True if it takes the encoder's pooled output; otherwise it takes the states of all patches."""
         return isinstance(self.projection, ImageProjection)
 
     @property

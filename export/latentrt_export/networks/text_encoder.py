@@ -14,7 +14,7 @@ from latentrt_export.networks.hoist import attend
 
 
 def layer_output(layer: Any, hidden: Tensor, mask: Tensor | None = None) -> Tensor:
-    """What a layer of one of CLIP's transformers makes of its input, the same shape: (batch, tokens, width)."""
+    """Output of one layer, (batch, tokens, width), the shape of its input."""
     x, attn = layer.layer_norm1(hidden), layer.self_attn
     x = attend(attn.q_proj(x), attn.k_proj(x), attn.v_proj(x), attn.num_heads, mask)
     hidden = hidden + attn.out_proj(x)

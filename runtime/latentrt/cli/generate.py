@@ -176,7 +176,7 @@ def with_loras(pipeline: Pipeline, loras: list[Lora]) -> Pipeline:
 
 
 def check_out(out: Path | None, *, frames: bool) -> bool:
-    """Whether an animation is to be written. Raises RequestError for a name that nothing can be written to."""
+    """True if an animation is to be written. Raises RequestError for a name that nothing can be written to."""
     from latentrt.images.pillow import ANIMATIONS, PICTURES
 
     if out is None:
@@ -192,7 +192,7 @@ def check_out(out: Path | None, *, frames: bool) -> bool:
 def requests(
     prompt: str | None, prompts: Path | None, size: tuple[int, int] | None, frames: int | None, **options: Any
 ) -> list[Request]:
-    """What is asked for: one request, one a line of a file, or one a frame."""
+    """The requests: one, one per line of a file, or one per frame."""
     from latentrt.request.interpolation import CHANGING, between
     from latentrt.request.request import Request
 
@@ -256,7 +256,7 @@ def numbered(out: Path, index: int, count: int) -> Path:
 
 
 def report(result: Result, files: list[Path]) -> dict[str, Any]:
-    """What `--json` prints."""
+    """The report that `--json` prints."""
     return {
         "files": [str(file) for file in files],
         "bundle": {"name": result.bundle, "sha256": result.sha256},

@@ -40,7 +40,7 @@ class ResolvedControl(Control):
     side: int | None = field(default=None, kw_only=True)
 
     def works(self, step: int, steps: int) -> bool:
-        """Whether it has a say in a step."""
+        """True if the control is active in a step."""
         return self.scale != 0 and step / steps >= self.start and (step + 1) / steps <= self.end
 
     def fit_to(self, width: int, height: int, init_image: InitImage | None) -> Image:
@@ -51,7 +51,7 @@ class ResolvedControl(Control):
         return init_image.fit_to(self.image, width, height) if init_image else resized(self.image, width, height)
 
     def record(self) -> dict[str, Any]:
-        """What a picture says of it, as JSON can hold it; of the image, what tells it from others."""
+        """The control for a picture's metadata, as JSON; of the image, what tells it from others."""
         shares = {"scale": self.scale, "start": self.start, "end": self.end}
         return {"name": self.name, **shares, "image": digest(self.image)}
 

@@ -35,11 +35,11 @@ class DenoisingRange:
         return columns * pixels, rows * pixels
 
     def first(self, grid: Grid, train_steps: int) -> int:
-        """How many steps of the whole grid belong to an earlier run."""
+        """The number of steps of the whole grid that belong to an earlier run."""
         return int((grid.timesteps >= cutoff(self.start, train_steps)).sum()) if self.start else 0
 
     def last(self, grid: Grid, train_steps: int) -> int:
-        """How many steps of the whole grid belong to this run and earlier ones."""
+        """The number of steps of the whole grid that belong to this run and earlier ones."""
         return int((grid.timesteps >= cutoff(self.end, train_steps)).sum())
 
     def record(self) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class UpscaledLatents:
     latents: Array = field(repr=False)
 
     def skipped(self, steps: int) -> int:
-        """How many of the steps are not taken."""
+        """The number of steps at the front that are not taken."""
         return skipped_steps(steps, self.strength, "hires_strength")
 
 

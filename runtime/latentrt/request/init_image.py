@@ -46,7 +46,7 @@ class InitImage:
         return self.mask is None or self.mask.padding is None
 
     def skipped(self, steps: int) -> int:
-        """How many of the steps are not taken. Raises RequestError where none would be left."""
+        """The number of steps at the front that are not taken. Raises RequestError where none would be left."""
         return skipped_steps(steps, self.strength)
 
     def pixels(self, width: int, height: int) -> Array:
@@ -150,7 +150,7 @@ def mask_of(request: Request, init: Image, extend: tuple[int, ...] | None, overl
 
 
 def skipped_steps(steps: int, strength: float, name: str = "strength") -> int:
-    """How many of the steps are not taken, those at the front. Raises RequestError where none would be left."""
+    """The number of steps at the front that are not taken. Raises RequestError where none would be left."""
     taken = min(int(steps * strength), steps)
     if not taken:
         raise RequestError(

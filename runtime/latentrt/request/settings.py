@@ -71,7 +71,7 @@ class Settings:
 
     @property
     def skipped(self) -> int:
-        """How many steps at the front are not taken, because the run starts from an image."""
+        """The number of steps at the front that are not taken, because the run starts from an image."""
         start = self.init_image or self.upscaled
         return start.skipped(self.steps) if start else 0
 
