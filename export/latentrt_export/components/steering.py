@@ -59,7 +59,7 @@ class Steering:
         return controls | adapters
 
     def prompted(self, batch: int) -> Run:
-        """Inputs and outputs of the IP-Adapters in a run of the UNet: one image for two rows, or two images for one row."""
+        """Inputs and outputs of the IP-Adapters in a run of the UNet: one image per row, or two images for one row."""
         found: Run = {}
         for name, prompt in self.prompts.items():
             found |= prompt_run(name, prompt, batch, images=3 - batch)
