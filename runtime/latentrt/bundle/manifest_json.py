@@ -19,7 +19,7 @@ LARGEST_ID = 2**31 - 1
 # Keys that are not written if they have their default.
 OMITTED = (
     *("sources", "controls", "quantization", "encoders", "pads", "zero_negative", "unread", "embeddings"),
-    *("name", "values", "extra_channels", "classes", "names", "multiple", "lora_weights"),
+    *("name", "values", "extra_channels", "classes", "names", "multiple", "attention_factor", "lora_weights"),
 )
 
 
@@ -77,6 +77,9 @@ def _check_counts(manifest: Manifest) -> None:
         ".defaults.steps": defaults.steps,
         ".defaults.width": defaults.width,
         ".defaults.height": defaults.height,
+    }
+    counts |= {
+        f".components.{name}.attention_factor": one.attention_factor for name, one in manifest.components.items()
     }
     if manifest.text:
         counts[".text.layers"] = manifest.text.layers

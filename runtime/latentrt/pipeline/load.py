@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from latentrt.bundle.catalog import folder_of
@@ -93,6 +94,13 @@ def least_request(manifest: Manifest) -> Request:
 
     defaults, factor = manifest.defaults, manifest.latents.factor
     return Request(class_label=label, init=Image.new("RGB", (defaults.width // factor, defaults.height // factor)))
+
+
+def completed(request: Request, manifest: Manifest) -> Request:
+    """The request with the class and the picture that the model asks for, where it states none."""
+    least = least_request(manifest)
+    label = least.class_label if request.class_label is None else request.class_label
+    return replace(request, class_label=label, init=least.init if request.init is None else request.init)
 
 
 def load_tokenizer(bundle: Bundle) -> Tokenizer | None:

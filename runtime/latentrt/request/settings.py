@@ -111,7 +111,7 @@ def resolve(request: Request, manifest: Manifest) -> Settings:
     init_image = resolve_init_image(request, manifest)
     part = resolve_denoising_range(request, manifest.latents.channels)
     controls = resolve_controls(request, manifest)
-    size = resolve_size(request, manifest, followed_size(init_image, part, controls.images, pixels))
+    size = resolve_size(request, manifest, followed_size(init_image, part, controls.images, manifest))
     if part.latents is not None and part.size(pixels) != size:
         raise RequestError(f"latents: got those of {part.size(pixels)} pixels, expected {size}")
     if init_image:
