@@ -77,6 +77,7 @@ def test_unet_and_decoder_are_quantized_and_the_quantizer_is_not(bundle, quantiz
         "unet": "int8",
         "vae_decoder": "int8",
     }
+    assert after.components["unet"].attention_factor == 2 and after.latents.multiple == 2
     assert after.components["quantizer"] == before.components["quantizer"]
     assert report.macs_int8_share_of_layers > 0.9 and report.comparison.loss.psnr_db > 20
     assert "conv_in" in {layer.name for layer in report.float_layers}
