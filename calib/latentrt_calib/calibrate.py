@@ -17,7 +17,6 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from latentrt.bundle.folder import Bundle
 from latentrt.bundle.manifest import Manifest, Precision
 from latentrt.errors import BundleError
 from latentrt.pipeline.load import load
@@ -39,6 +38,7 @@ from latentrt_calib.quantize.planning import PlannedLayer, Recipe, candidates, o
 from latentrt_calib.quantize.qdq import is_quantized, weight_only
 from latentrt_calib.recording.prompts import for_images
 from latentrt_calib.recording.record import DECODER, UNET, Progress, Recording, record
+from latentrt_calib.recording.subjects import subject_kind
 from latentrt_calib.recording.workspace import open_workspace
 from latentrt_calib.report.layer_reports import BY_RULE, WEIGHTS_ONLY, bucket_ends, over_budget, ranges_of
 from latentrt_calib.report.report import LayerReport, Report
@@ -57,16 +57,19 @@ OBSERVING = {UNET: ObservationSettings(), DECODER: ObservationSettings(buckets=1
 class CalibrationOptions:
     """Options of a calibration.
 
-    calibration, evaluation: prompts. recipe: parts of the method. images, steps, sampler, seed: of the recording's
-    pictures. evaluations: number of evaluation pictures. probes: number of them that measure a single layer's damage.
-    budget_db: least mean PSNR of the evaluation pictures with the quantized UNet. sensitivity: measure every layer's
-    damage even if the budget holds with all layers quantized. vae_gate_db: least mean PSNR of pictures that the
-    quantized VAE decoder decodes from the float UNet's latents; below it, or for None, the decoder stays float.
+    calibration, evaluation: subjects, as `subjects_of` gives them. recipe: parts of the method. images, steps, sampler,
+    seed: of the recording's pictures. inits: files of pictures for a model that is shown one; without, they are drawn.
+    The evaluation takes the last files first, to have others than the calibration. evaluations: number of evaluation
+    pictures. probes: number of them that measure a single layer's damage. budget_db: least mean PSNR of
+    the evaluation pictures with the quantized UNet. sensitivity: measure every layer's damage even if the budget holds
+    with all layers quantized. vae_gate_db: least mean PSNR of pictures that the quantized VAE decoder decodes from the
+    float UNet's latents; below it, or for None, the decoder stays float.
     """
 
     calibration: tuple[str, ...]
     evaluation: tuple[str, ...]
     recipe: Recipe = Recipe()
+    inits: tuple[str, ...] = ()
     images: int = 16
     steps: int | None = None
     sampler: str | None = None
@@ -100,13 +103,12 @@ def calibrate(
     """Writes the quantized bundle `out`, with its report as a page, and returns the report.
 
     precision: "int8" or "w8". `out` appears whole or not at all. Intermediate results are kept beside it until then,
-    and a second run continues from them. Raises BundleError for a bundle that is quantized already or whose UNet has
-    extra input channels, FidelityError for a budget that cannot be met, RequestError for prompts that cannot be
-    generated, OutputError when `out` exists or the disk is full.
+    and a second run continues from them. Raises BundleError for a bundle that is quantized already, FidelityError for
+    a budget that cannot be met, RequestError for subjects that cannot be generated, OutputError when `out` exists or
+    the disk is full.
     """
     refuse_existing(out)
     with load(source, engine="onnxruntime") as pipeline:
-        check_latents_only(pipeline.bundle)
         check_float(pipeline, (UNET,) if options.vae_gate_db is None else (UNET, DECODER))
         context = Context(pipeline, options, out.parent / f".{out.name}.calibration", progress)
         with filling(context.folder, out):
@@ -124,17 +126,6 @@ def calibrate(
     put_in_place(folder, out)
     shutil.rmtree(context.folder)
     return report
-
-
-def check_latents_only(bundle: Bundle) -> None:
-    """Raises BundleError for a UNet with extra input channels, whose ranges runs from prompts cannot measure."""
-    extra = bundle.manifest.extra_channels
-    if extra:
-        names = " and ".join(name.replace("_", " ") for name in extra)
-        raise BundleError(
-            f"{bundle.folder}: got a UNet with extra input channels ({names}), expected one that takes latents alone; "
-            "keep this one in fp16"
-        )
 
 
 def check_float(pipeline: Pipeline, names: Sequence[str]) -> None:
@@ -268,11 +259,12 @@ def decoder_gate(context: Context, evaluator: Evaluator, quantize: Quantize, fol
 
 
 def recorded(context: Context) -> Recording:
-    """The recording of the calibration prompts. The pipeline is closed after it, to free memory for the observation."""
+    """The recording of the subjects. The pipeline is closed after it, to free memory for the observation."""
     options = context.options
     recording = record(
         context.pipeline,
         for_images(options.calibration, options.images),
+        inits=options.inits,
         steps=options.steps,
         sampler=options.sampler,
         seed0=options.seed,
@@ -291,6 +283,7 @@ def evaluator_of(context: Context) -> Evaluator:
         context.pipeline.bundle,
         images=options.evaluations,
         seed=EVALUATION_SEED + options.seed,
+        inits=options.inits[::-1],
         steps=options.steps,
         sampler=options.sampler,
     )
@@ -339,13 +332,17 @@ def fingerprint(context: Context, precision: str) -> dict[str, object]:
 
 def report_settings(options: CalibrationOptions, evaluator: Evaluator) -> dict[str, str | int | float]:
     """The options as the report states them."""
-    recipe, settings = options.recipe, resolve(evaluator.requests[0], evaluator.pipeline.bundle.manifest)
+    manifest = evaluator.pipeline.bundle.manifest
+    recipe, settings, kind = options.recipe, resolve(evaluator.requests[0], manifest), subject_kind(manifest)
     gate = {} if options.vae_gate_db is None else {"VAE decoder's gate in dB": options.vae_gate_db}
+    subjects = {f"calibration {kind}": len(set(for_images(options.calibration, options.images)))} if kind else {}
+    shown = {"pictures that it is shown": len(options.inits) or "drawn"} if manifest.extra_channels else {}
     return {
         "sampler": settings.schedule.sampler,
         "steps": settings.steps,
         "calibration images": options.images,
-        "calibration prompts": len(set(for_images(options.calibration, options.images))),
+        **subjects,
+        **shown,
         "seed": options.seed,
         "evaluation pictures": options.evaluations,
         "budget in dB": options.budget_db,

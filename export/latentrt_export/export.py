@@ -250,6 +250,7 @@ def write_component(part: Part, folder: Path, precision: FloatPrecision, progres
         fidelity=Fidelity(0.0, None, recipe.gate),
         sources=part.sources,
         controls=part.controls,
+        attention_factor=part.attention_factor,
     )
     progress(f"{part.name}: comparing with the original")
     return replace(component, fidelity=check_gate(part, component, folder, recipe))

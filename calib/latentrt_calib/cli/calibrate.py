@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from latentrt_calib.report.report import Report
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
+PICTURES = click.Path(path_type=Path, exists=True)
 FILE = click.Path(path_type=Path, dir_okay=False)
 COUNT = click.IntRange(min=1)
 
@@ -23,7 +24,7 @@ COUNT = click.IntRange(min=1)
 GROUPS = {
     "Quantization": ("precision", "target", "budget_db", "vae_gate_db", "sensitivity"),
     "Calibration and evaluation pictures": (
-        *("prompts", "evaluation", "images", "evaluations", "steps", "sampler", "seed"),
+        *("prompts", "evaluation", "init", "images", "evaluations", "steps", "sampler", "seed"),
     ),
 }
 
@@ -46,10 +47,22 @@ GROUPS = {
     help="Engine of an int8 graph; each needs Q/DQ nodes at other places.",
 )
 @click.option(
-    "--prompts", type=FILE, metavar="FILE", help="Calibration prompts, one per line.  [default: 64 of photographs]"
+    "--prompts",
+    type=FILE,
+    metavar="FILE",
+    help="Calibration prompts or classes, one per line.  [default: 64 of photographs, or all sorts of classes]",
 )
 @click.option(
-    "--evaluation", type=FILE, metavar="FILE", help="Evaluation prompts, one per line.  [default: 100 of photographs]"
+    "--evaluation",
+    type=FILE,
+    metavar="FILE",
+    help="Evaluation prompts or classes, one per line.  [default: 100 of photographs, or other classes]",
+)
+@click.option(
+    "--init",
+    type=PICTURES,
+    metavar="DIR",
+    help="Pictures for upscalers, inpainting models and InstructPix2Pix; all masks are drawn.  [default: drawn ones]",
 )
 @click.option("--images", type=COUNT, default=16, show_default=True, help="Calibration pictures.")
 @click.option("--evaluations", type=COUNT, default=16, show_default=True, help="Evaluation pictures.")
@@ -83,6 +96,7 @@ def calibrate(
     target: str,
     prompts: Path | None,
     evaluation: Path | None,
+    init: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -97,22 +111,32 @@ def calibrate(
     latentrt compare my-bundle my-int8 --html compare.html
 
     Give prompts like those that you will use; the ones that ship describe photographs (for emoji:
-    emoji/prompts/calibration.txt). A stopped run continues with the same command. Stable Diffusion 1.5 at 512x512 needs
-    about 10 GB of memory. Needs `pip install 'latentrt[cpu,export]'`.
+    emoji/prompts/calibration.txt). A class model draws classes of all sorts, one without any condition draws by seeds.
+    A model that is shown a picture gets drawn ones; your own, with --init DIR, measure better. A stopped run continues
+    with the same command. Stable Diffusion 1.5 at 512x512 needs about 10 GB of memory. Needs
+    `pip install 'latentrt[cpu,export]'`.
     """
     check_files(prompts, evaluation)
     refuse_existing(out)
     with extra_of("calibrate"):
-        from latentrt.prompt.file import read_prompts
+        from latentrt.bundle.catalog import folder_of
+        from latentrt.bundle.folder import open_bundle
         from latentrt_calib.calibrate import CalibrationOptions
         from latentrt_calib.calibrate import calibrate as write_bundle
         from latentrt_calib.evaluate.compare import EVALUATION
         from latentrt_calib.quantize.planning import Recipe
+        from latentrt_calib.recording.inits import inits_in
         from latentrt_calib.recording.prompts import SHIPPED
+        from latentrt_calib.recording.subjects import subjects_of
         from latentrt_calib.report.report import figures
 
+    manifest = open_bundle(folder_of(bundle), verify=False).manifest
     calibration = CalibrationOptions(
-        read_prompts(prompts or SHIPPED), read_prompts(evaluation or EVALUATION), Recipe(target=target), **options
+        subjects_of(manifest, prompts, SHIPPED, "calibration"),
+        subjects_of(manifest, evaluation, EVALUATION, "evaluation"),
+        Recipe(target=target),
+        inits_in(init, manifest),
+        **options,
     )
     report = write_bundle(bundle, out, precision, calibration, progress=lambda line: echo(line, err=True))
     if as_json:

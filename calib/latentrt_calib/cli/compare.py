@@ -15,11 +15,12 @@ from latentrt.errors import OutputError
 if TYPE_CHECKING:
     from latentrt_calib.evaluate.compare import Comparison
 
+PICTURES = click.Path(path_type=Path, exists=True)
 FILE = click.Path(path_type=Path, dir_okay=False)
 
 
 GROUPS = {
-    "Pictures": ("prompts", "images", "seed", "steps", "guidance", "sampler", "engine"),
+    "Pictures": ("prompts", "init", "images", "seed", "steps", "guidance", "sampler", "engine"),
     "Result": ("min_psnr", "min_worst", "html", "as_json"),
 }
 
@@ -27,7 +28,15 @@ GROUPS = {
 @click.command(cls=GroupedCommand, groups=GROUPS)
 @click.argument("reference")
 @click.argument("other")
-@click.option("--prompts", type=FILE, metavar="FILE", help="Prompts, one per line, UTF-8.  [default: 100 that ship]")
+@click.option(
+    "--prompts", type=FILE, metavar="FILE", help="Prompts or classes, one per line, UTF-8.  [default: 100 that ship]"
+)
+@click.option(
+    "--init",
+    type=PICTURES,
+    metavar="DIR",
+    help="Pictures for upscalers, inpainting models and InstructPix2Pix.  [default: drawn ones]",
+)
 @click.option("--images", type=int, default=16, show_default=True, help="Pictures; prompts repeat if there are fewer.")
 @click.option("--steps", type=int, help="Denoising steps.  [default: REFERENCE's]")
 @click.option("--guidance", type=float, help="Guidance scale; 1 is off.  [default: REFERENCE's]")
@@ -50,6 +59,7 @@ def compare(
     reference: str,
     other: str,
     prompts: Path | None,
+    init: Path | None,
     min_psnr: float | None,
     min_worst: float | None,
     html: Path | None,
@@ -66,15 +76,19 @@ def compare(
     latentrt compare my-bundle my-int8 --min-psnr 30
     """
     check_files(prompts)
-    from latentrt.prompt.file import read_prompts
+    from latentrt.bundle.catalog import folder_of
+    from latentrt.bundle.folder import open_bundle
     from latentrt_calib.evaluate.compare import EVALUATION, Gates, check_gates, compare_bundles, document
+    from latentrt_calib.recording.inits import inits_in
+    from latentrt_calib.recording.subjects import subjects_of
     from latentrt_calib.report.page import save_page
 
     if html is not None and not html.parent.is_dir():
         raise OutputError(f"--html: there is no folder {html.parent}; make it with `mkdir -p {html.parent}`")
-    texts = read_prompts(prompts or EVALUATION)
+    manifest = open_bundle(folder_of(reference), verify=False).manifest
+    subjects, inits = subjects_of(manifest, prompts, EVALUATION, "evaluation"), inits_in(init, manifest)
     with progress_bar("comparing", 2 * options["images"]) as advance:
-        comparison = compare_bundles(reference, other, texts, advance=advance, **options)
+        comparison = compare_bundles(reference, other, subjects, advance=advance, inits=inits, **options)
     gates = Gates(min_psnr, min_worst)
     if html is not None:
         save_page(html, comparison, gates)
@@ -101,6 +115,6 @@ def show(comparison: Comparison, html: Path | None) -> None:
     first, last = loss.latents_error[0], loss.latents_error[-1]
     echo(f"{'latents':10} off by {first:.2%} after the first step, {last:.2%} after the last")
     if worst.psnr_db is not None:
-        echo(f"{'worst':10} {worst.prompt}  (seed {worst.seed})")
+        echo(f"{'worst':10} {worst.title}")
     if html is not None:
         echo(html)

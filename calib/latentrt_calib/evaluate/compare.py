@@ -24,6 +24,7 @@ from latentrt.tensors import Array
 from latentrt_calib.evaluate.generate import Advance, Sample, generate_samples, requests_of
 from latentrt_calib.evaluate.metrics import psnr_db, relative_error, ssim
 from latentrt_calib.recording.requests import check_requests
+from latentrt_calib.recording.subjects import subject_text
 
 EVALUATION = Path(__file__).parent / "evaluation.txt"
 SHOWN_WORST, SHOWN_FIRST = 3, 3
@@ -49,7 +50,7 @@ class BundleSummary:
 
 @dataclass(frozen=True)
 class Pair:
-    """Similarity of the two pictures of a request. psnr_db: None when they are equal.
+    """Similarity of the two pictures of a request. prompt: its subject. psnr_db: None when they are equal.
 
     latents_error: after each step, the norm of the latents' difference over the norm of the reference's latents.
     """
@@ -59,6 +60,11 @@ class Pair:
     psnr_db: float | None
     ssim: float
     latents_error: tuple[float, ...]
+
+    @property
+    def title(self) -> str:
+        """The subject, if there is one, and the seed."""
+        return f"\u201c{self.prompt}\u201d, seed {self.seed}" if self.prompt else f"seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ class Gates:
 def compare_bundles(
     reference: str | Path,
     other: str | Path,
-    prompts: Sequence[str],
+    subjects: Sequence[str],
     *,
     images: int,
     seed: int = 0,
@@ -129,13 +135,13 @@ def compare_bundles(
 ) -> Comparison:
     """Returns the comparison of the pictures of two bundles, each a folder or a built-in model's name.
 
-    images, seed, options: as in `requests_of`. Options that are not given take the reference's defaults, for both
-    bundles. advance: called after every picture of either bundle.
+    subjects, images, seed, options: as in `requests_of`. Options that are not given take the reference's defaults, for
+    both bundles. advance: called after every picture of either bundle.
 
     Raises RequestError for an invalid request, BundleError for bundles whose latents have different shapes.
     """
     with load(reference, engine=engine) as first, load(other, engine=engine) as second:
-        requests = requests_of(prompts, first.bundle, images=images, seed=seed, **options)
+        requests = requests_of(subjects, first.bundle, images=images, seed=seed, **options)
         check_comparable(first.bundle, second.bundle)
         check_requests(second, requests)
         references = tuple(generate_samples(first, requests, advance))
@@ -187,7 +193,7 @@ def pair_of(reference: Sample, other: Sample) -> Pair:
     """Similarity of two samples of one request."""
     ratio = psnr_db(other.image, reference.image)
     return Pair(
-        prompt=reference.settings.text.prompt,
+        prompt=subject_text(reference.settings),
         seed=reference.settings.seeds[0],
         psnr_db=None if ratio == math.inf else ratio,
         ssim=ssim(other.image, reference.image),

@@ -16,7 +16,7 @@ from latentrt.request.settings import Settings, resolve
 from latentrt.tensors import Array
 from latentrt_calib.evaluate.metrics import WINDOW
 from latentrt_calib.recording.prompts import for_images
-from latentrt_calib.recording.requests import check_requests
+from latentrt_calib.recording.requests import check_requests, requests_for
 
 Advance = Callable[[], None]
 
@@ -34,25 +34,31 @@ class Sample:
 
 
 def requests_of(
-    prompts: Sequence[str], bundle: Bundle, *, images: int, seed: int = 0, **options: Any
+    subjects: Sequence[str],
+    bundle: Bundle,
+    *,
+    images: int,
+    seed: int = 0,
+    inits: Sequence[str] = (),
+    **options: Any,
 ) -> tuple[Request, ...]:
     """One request per picture, with the defaults of `bundle` filled in, for equal requests to another bundle.
 
-    Prompts repeat if there are more pictures than prompts; picture k has seed + k. options: any fields of `Request`
+    subjects: prompts, or what `subjects_of` gives; they repeat if there are more pictures. Picture k has seed + k.
+    inits: files of pictures for a model that is shown one; without, they are drawn. options: any fields of `Request`
     except batch and variations. Raises RequestError for an invalid request, or for pictures too small to compare.
     """
     if images < 1:
         raise RequestError(f"images: got {images}, expected at least 1")
-    base = Request("", **options)
-    settings = resolve(replace(base, seed=seed, batch=images), bundle.manifest)
+    first, *_ = requests_for(bundle.manifest, for_images(subjects, 1), 0, inits, **options)
+    settings = resolve(replace(first, seed=seed, batch=images), bundle.manifest)
     if min(settings.width, settings.height) < WINDOW:
         raise RequestError(
             f"size: got {settings.width}x{settings.height}, expected at least {WINDOW} pixels per side to compare"
         )
     defaults: dict[str, Any] = {name: settings.record()[name] for name in FROM_BUNDLE}
     defaults |= settings.schedule.options
-    pairs = zip(for_images(prompts, images), settings.seeds, strict=True)
-    return tuple(replace(base, prompt=prompt, seed=seed, **defaults) for prompt, seed in pairs)
+    return requests_for(bundle.manifest, for_images(subjects, images), settings.seeds[0], inits, **options | defaults)
 
 
 def generate_samples(

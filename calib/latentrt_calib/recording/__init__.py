@@ -1,3 +1,3 @@
 """Recordings of real runs: every input of the UNet and of the VAE decoder, and the folders that hold them."""
 
-__all__ = ["archive", "prompts", "record", "requests", "workspace"]
+__all__ = ["archive", "inits", "prompts", "record", "requests", "subjects", "workspace"]

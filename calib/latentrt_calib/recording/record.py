@@ -1,4 +1,4 @@
-"""Recording of runs on calibration prompts: the inputs of every call of the UNet and of the VAE decoder.
+"""Recording of runs on calibration prompts or classes: the inputs of every call of the UNet and of the VAE decoder.
 
 Arrays that calls share are stored once per image: cross-attention's keys and values, and the time bias of a timestep
 that a sampler visits again. Images that are stored are not run again, and the same settings give the same bytes.
@@ -24,7 +24,8 @@ from latentrt.request.settings import resolve
 from latentrt.storage.json_codec import TypedError, parse
 from latentrt.tensors import Array
 from latentrt_calib.recording.archive import is_whole, load_arrays, save_arrays
-from latentrt_calib.recording.requests import check_requests
+from latentrt_calib.recording.requests import check_requests, requests_for
+from latentrt_calib.recording.subjects import subject_text
 from latentrt_calib.recording.workspace import open_workspace
 
 FORMAT = 2
@@ -40,8 +41,8 @@ Progress = Callable[[str], None]
 class RecordingSettings:
     """Settings that the recording depends on.
 
-    bundle: SHA-256 of its manifest. prompts: one per image; image k has the seed seed0 + k. train_steps: number of the
-    model's timesteps.
+    bundle: SHA-256 of its manifest. prompts: the subject of each image; image k has the seed seed0 + k. train_steps:
+    number of the model's timesteps. inits: SHA-256 of the pictures that the model is shown, one per image, if any.
     """
 
     format: int
@@ -54,6 +55,7 @@ class RecordingSettings:
     sampler: str
     steps: int
     train_steps: int
+    inits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ def record(
     pipeline: Pipeline,
     prompts: Sequence[str],
     *,
+    inits: Sequence[str] = (),
     steps: int | None = None,
     sampler: str | None = None,
     seed0: int = 0,
@@ -125,20 +128,23 @@ def record(
 ) -> Recording:
     """Returns the recording in `folder` of one run of `pipeline` per prompt, with seeds seed0, seed0 + 1, ...
 
-    steps, sampler: None for the bundle's defaults; guidance and size are always the bundle's. Images already in the
-    folder are kept. progress: called with one line when an image begins. Raises RequestError for prompts that cannot be
-    generated, before any run; OutputError for a folder with another recording; EngineError if an engine fails.
+    prompts: or other subjects, as `subjects_of` gives them. inits: files of pictures for a model that is shown one;
+    without, they are drawn. steps, sampler: None for the bundle's defaults; guidance and size are always the bundle's.
+    Images already in the folder are kept. progress: called with one line when an image begins. Raises RequestError for
+    prompts that cannot be generated, before any run; OutputError for a folder with another recording; EngineError if an
+    engine fails.
     """
     if not prompts:
         raise RequestError("prompts: got none, expected at least one")
-    requests = [Request(text, steps=steps, sampler=sampler, seed=seed0 + i) for i, text in enumerate(prompts)]
+    requests = requests_for(pipeline.bundle.manifest, prompts, seed0, inits, steps=steps, sampler=sampler)
     check_requests(pipeline, requests)
     recording = Recording(folder, recording_settings(pipeline, requests))
     open_workspace(folder, SETTINGS, asdict(recording.settings))
     for image, request in enumerate(requests):
         path = image_path(folder, image)
         if not is_whole(path):
-            progress(f"recording image {image + 1} of {len(requests)}: {request.prompt}")
+            subject = recording.settings.prompts[image] or "no subject"
+            progress(f"recording image {image + 1} of {len(requests)}: {subject}")
             save_arrays(path, recorded_run(pipeline, request))
     return recording
 
@@ -157,20 +163,22 @@ def open_recording(folder: Path) -> Recording:
 
 
 def recording_settings(pipeline: Pipeline, requests: Sequence[Request]) -> RecordingSettings:
-    """The settings of a recording of `requests`, which differ in prompts and seeds only."""
+    """The settings of a recording of `requests`, which differ in subjects, seeds and pictures only."""
     manifest = pipeline.bundle.manifest
-    settings = resolve(requests[0], manifest)
+    resolved = [resolve(request, manifest) for request in requests]
+    settings, shown = resolved[0], [one.init_image.record()["init"] for one in resolved if one.init_image]
     return RecordingSettings(
         format=FORMAT,
         latentrt=version("latentrt"),
         bundle=pipeline.bundle.sha256,
         engine=pipeline.engine,
         split_guidance=pipeline.split_guidance,
-        prompts=tuple(request.prompt for request in requests),
+        prompts=tuple(map(subject_text, resolved)),
         seed0=settings.seeds[0],
         sampler=settings.schedule.sampler,
         steps=settings.steps,
         train_steps=manifest.schedule.train_steps,
+        inits=tuple(str(image["sha256"]) for image in shown),
     )
 
 
@@ -186,8 +194,8 @@ def recorded_run(pipeline: Pipeline, request: Request) -> dict[str, Array]:
     steps = instrumented.steps(request)
     for step in islice(steps, steps.settings.steps):
         recorder.step = step.index + 1
-    latents = step.latents / manifest.latents.scaling  # as in Pipeline.decode
-    recorder.call(DECODER, 0.0, {"latents": latents.astype(inputs["latents"].dtype, copy=False)})
+    latents = instrumented.quantized(manifest.latents.for_vae(step.latents))  # as in Components.decode
+    recorder.call(DECODER, 0.0, {"latents": np.ascontiguousarray(latents, inputs["latents"].dtype)})
     return recorder.arrays()
 
 

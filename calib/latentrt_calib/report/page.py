@@ -70,7 +70,7 @@ def summary(comparison: Comparison) -> str:
     guidance = settings["guidance"] if isinstance(settings["guidance"], Sequence) else (settings["guidance"],)
     return (
         f"{len(comparison.pairs)} pictures of {settings['width']}x{settings['height']} with each bundle, from the same "
-        f"prompts and seeds: {settings['sampler']}, {sigmas} sigmas, {settings['steps']} steps, guidance "
+        f"requests and seeds: {settings['sampler']}, {sigmas} sigmas, {settings['steps']} steps, guidance "
         f"{', '.join(f'{scale:g}' for scale in guidance)}, on the engine {comparison.engine}."
     )
 
@@ -119,7 +119,7 @@ def sample_figure(comparison: Comparison, sample: PicturePair) -> str:
         picture(sample.other, described(comparison.other)),
         picture(difference(sample.other, sample.reference), f"difference, {AMPLIFIED} times"),
     )
-    caption = f"{title}: \u201c{pair.prompt}\u201d, seed {pair.seed}. {likeness_of(pair)}"
+    caption = f"{title}: {pair.title}. {likeness_of(pair)}"
     return (
         f'<figure class="pictures"><div class="row">{"".join(row)}</div>'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
@@ -134,7 +134,7 @@ def likeness_of(pair: Pair) -> str:
 def every_picture(comparison: Comparison, gates: Gates) -> str:
     """Plots: PSNR of every picture, and error of the latents per step."""
     ordered = sorted((pair for pair in comparison.pairs if pair.psnr_db is not None), key=likeness)
-    marks = [plots.Mark(likeness(pair), f"{pair.prompt}, seed {pair.seed}: {likeness_of(pair)}") for pair in ordered]
+    marks = [plots.Mark(likeness(pair), f"{pair.title}: {likeness_of(pair)}") for pair in ordered]
     levels = [
         (name, value)
         for name, value in (("gate of the mean", gates.mean_db), ("gate of the worst", gates.worst_db))
@@ -160,7 +160,7 @@ def all_pairs(comparison: Comparison) -> str:
         (pair.prompt, str(pair.seed), decibels(pair.psnr_db), f"{pair.ssim:.4f}", f"{pair.latents_error[-1]:.2%}")
         for pair in comparison.pairs
     ]
-    heads = ("prompt", "seed", "PSNR", "SSIM", "latents off")
+    heads = ("prompt or class", "seed", "PSNR", "SSIM", "latents off")
     return folded(f"All {len(rows)} pictures in figures", table(heads, rows, numbers=4))
 
 

@@ -102,7 +102,7 @@ def build(
     here, RequestError for options that the builder does not take, OutputError where nothing can be written.
     """
     bundle = open_bundle(folder_of(source))
-    store, defaults, pixels = plan_store(bundle.folder), bundle.manifest.defaults, bundle.manifest.latents.factor
+    store, defaults, pixels = plan_store(bundle.folder), bundle.manifest.defaults, bundle.manifest.latents.pixel_multiple
     sizes = options.sizes or ((defaults.width, defaults.height),)
     for width, height in sizes:
         side("width", width, pixels)

@@ -52,7 +52,7 @@ def estimate(
         from latentrt_export.estimate.estimate import calls_of
     from latentrt.bundle.catalog import folder_of
     from latentrt.bundle.folder import open_bundle
-    from latentrt.pipeline.load import check_complete
+    from latentrt.pipeline.load import check_complete, completed
     from latentrt.request.request import Request
     from latentrt.request.settings import resolve
 
@@ -61,7 +61,7 @@ def estimate(
     opened = open_bundle(folder_of(bundle), verify=False)
     check_complete(opened)
     width, height = size or (None, None)
-    settings = resolve(Request("", width=width, height=height, **request), opened.manifest)
+    settings = resolve(completed(Request("", width=width, height=height, **request), opened.manifest), opened.manifest)
     calls = calls_of(opened, settings)
     devices = {name: DEVICES[name] for name in names or DEVICES}
     if as_json:

@@ -6,6 +6,7 @@ All are compared with the undivided UNet, so that the split itself is under the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
@@ -56,7 +57,7 @@ def unet_parts(
     yield from steering.parts((*shared,), widths_of(unet), runs, control_runs)
     prompts = {spec: control_source("image_encoder") for spec in kv_specs(steering.prompts, "*images")}
     inputs = {sample_spec(unet): latents_source(*extra), **shared, **controlled, **prompts}
-    yield part(
+    whole = part(
         "unet",
         lambda: HoistedUNet(
             unet, layout, len(steering.features), conditioned=len(hoisted) > 1, one_token=condition.one_token
@@ -68,6 +69,13 @@ def unet_parts(
         sources={spec.name: source for spec, source in inputs.items()},
         multiple=multiple,
     )
+    yield replace(whole, attention_factor=attention_factor(unet.config))
+
+
+def attention_factor(config: Config) -> int:
+    """The latents per side that a place of the finest attention of the UNet of that config stands for."""
+    levels = [level for level, kind in enumerate(config["down_block_types"]) if "Attn" in kind]
+    return int(2 ** (levels[0] if levels else len(config["down_block_types"]) - 1))
 
 
 def multiple_of(config: Config) -> int:

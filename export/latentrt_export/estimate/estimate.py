@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from latentrt.bundle.folder import Bundle
+from latentrt.bundle.manifest import QUANTIZED_AT_ONCE
+from latentrt.bundle.sources import CLASS_LABEL
 from latentrt.conditioning.text import from_text
 from latentrt.request.settings import Settings, guided
 from latentrt.tensors import shape_of
@@ -63,14 +65,19 @@ class Estimate:
 def calls_of(bundle: Bundle, settings: Settings) -> dict[str, Call]:
     """Returns the calls of a request by component, in order. Weights are not read.
 
-    The UNet is called once per step, on the negative prompt too if any step is guided.
+    The UNet is called once per step, on the negative prompt too if any step is guided; the quantizer of a VQ model once
+    per stripe of latents.
     """
     manifest = bundle.manifest
     images, prompts = len(settings.seeds), 2 if guided(settings, manifest) else 1
-    texts = (*manifest.text_encoders, *(name for name, one in manifest.hoisted.items() if from_text(one)))
+    per_prompt = (name for name, one in manifest.hoisted.items() if from_text(one) or CLASS_LABEL in one.sources)
+    texts = (*manifest.text_encoders, *per_prompt)
     batches = dict.fromkeys(texts, prompts) | {name: 1 for name in manifest.hoisted if name not in texts}
     batches |= {manifest.denoiser: images * prompts, settings.decoder: 1}
-    times = {manifest.denoiser: settings.steps, settings.decoder: images}
+    latents = settings.width * settings.height // manifest.latents.factor**2
+    stripes = {name: images * -(-latents // QUANTIZED_AT_ONCE) for name in manifest.of_role("quantizer")}
+    batches |= dict.fromkeys(stripes, 1)
+    times = {manifest.denoiser: settings.steps, settings.decoder: images, **stripes}
     calls = {}
     for name, batch in batches.items():
         component = manifest.components[name]

@@ -29,7 +29,7 @@ from latentrt_export.lower.half import half
 
 # Targets of `latentrt calibrate` whose graphs TensorRT takes.
 QUANTIZED_FOR = ("tensorrt", "any")
-# Sizes of the inputs that graphs are compared on; height and width in latents.
+# Sizes of the inputs that graphs are compared on; height and width in latents, at least.
 PROBE = {"batch": 2, "height": 16, "width": 24}
 
 Progress = Callable[[str], None]
@@ -149,7 +149,9 @@ def run(
 def probe_feeds(bundle: Bundle, name: str, known: Arrays) -> dict[str, Array]:
     """Inputs of a component: an earlier component's output of that name if it fits, else random values."""
     random = np.random.default_rng(0)
-    sizes = bundle.manifest.sizes(n=PROBE["batch"]) | PROBE
+    multiple = bundle.manifest.latents.multiple
+    sides = {name: -(-PROBE[name] // multiple) * multiple for name in ("height", "width")}
+    sizes = bundle.manifest.sizes(n=PROBE["batch"]) | PROBE | sides
     feeds = {}
     for spec in bundle.manifest.components[name].inputs:
         shape = shape_of(spec, sizes)

@@ -31,7 +31,8 @@ class Part:
     """One component to export. `build` makes the module to trace, of which the original may not survive the making.
 
     float32: whether it is exported in fp32 whatever the precision, because its values leave fp16's range. multiple:
-    sides in latents must be multiples of it. role, sources, controls: see `latentrt.bundle.manifest.Component`.
+    sides in latents must be multiples of it. role, sources, controls, attention_factor: see
+    `latentrt.bundle.manifest.Component`.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Part:
     role: Role = field(kw_only=True)
     sources: Mapping[str, InputSource] = field(default_factory=dict, kw_only=True)
     controls: tuple[str, ...] = field(default=(), kw_only=True)
+    attention_factor: int = field(default=1, kw_only=True)
 
 
 def sample_spec(network: ControlNetModel | UNet2DConditionModel | UNet2DModel) -> TensorSpec:

@@ -63,8 +63,8 @@ def repeated_and_new(pipeline: Pipeline, request: Request, advance: Advance) -> 
 
 
 def with_new_prompt(request: Request, index: int) -> Request:
-    """The request with another prompt of about the same length, and another seed."""
-    return replace(request_at(request, index), prompt=f"{request.prompt} {index}")
+    """The request with another prompt of about the same length, if it has one, and another seed."""
+    return replace(request_at(request, index), prompt=f"{request.prompt} {index}" if request.prompt else "")
 
 
 def least_time_ratios(same: Sequence[Sample], new: Sequence[Sample]) -> dict[str, float]:

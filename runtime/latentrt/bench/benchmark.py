@@ -18,7 +18,7 @@ from latentrt.bundle.folder import open_bundle
 from latentrt.device.nvml import open_nvml
 from latentrt.engines import AUTO, choose, engine_kind
 from latentrt.errors import RequestError
-from latentrt.pipeline.load import load
+from latentrt.pipeline.load import completed, load
 from latentrt.pipeline.prepare import prepare
 from latentrt.request.request import Request
 
@@ -54,16 +54,16 @@ def benchmark(
 ) -> Report:
     """Times a bundle on this machine and returns the report.
 
-    bundle: a folder or a built-in model's name. request: the settings that all cases share; its seed is the first
-    sample's. memory_budget: in bytes, as in `latentrt.load`. advance: called after every request. Before anything is
-    timed, raises RequestError for an invalid request and OutOfMemoryError for a case over the budget. Raises
-    BundleError and EngineError as `latentrt.load`.
+    bundle: a folder or a built-in model's name. request: the settings that all cases share, completed by what the model
+    asks for, a class or a picture; its seed is the first sample's. memory_budget: in bytes, as in `latentrt.load`.
+    advance: called after every request. Before anything is timed, raises RequestError for an invalid request and
+    OutOfMemoryError for a case over the budget. Raises BundleError and EngineError as `latentrt.load`.
     """
     engine_kind(engine)
     check(plan)
     opened = open_bundle(folder_of(bundle), verify=False)
     engine = choose(engine, opened, low_memory=memory_budget is not None)
-    cases = sweep.cases(request)
+    cases = sweep.cases(completed(request, opened.manifest))
     open_pipeline = partial(load, bundle, engine=engine, split_guidance=split_guidance, memory_budget=memory_budget)
     with open_pipeline(verify=False) as pipeline:
         for case in cases:

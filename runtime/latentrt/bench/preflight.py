@@ -24,4 +24,5 @@ def report_settings(pipeline: Pipeline, prepared: Prepared) -> CaseSettings:
         unet_rows=demand.images * (1 if prepared.split else demand.prompts),
         memory_budget=budget.bytes if budget else None,
         in_turn=prepared.plan is not None and not prepared.plan.keep,
+        class_label=resolved.model_inputs.class_label,
     )

@@ -57,7 +57,7 @@ class CaseSettings:
     """Resolved settings of a case.
 
     unet_rows: rows of latents per UNet call. memory_budget: bytes; None without one. in_turn: whether components are
-    unloaded after use, and loaded again for the next request.
+    unloaded after use, and loaded again for the next request. class_label: None for a model without classes.
     """
 
     prompt: str
@@ -73,6 +73,7 @@ class CaseSettings:
     unet_rows: int
     memory_budget: int | None = None
     in_turn: bool = False
+    class_label: int | None = None
 
     @property
     def name(self) -> str:

@@ -48,7 +48,8 @@ class Component:
 
     sources: of the denoiser and the hoisted graphs, the source of each input. controls: the names by which a request
     asks for the controls that this component serves; of an image encoder, one per output. quantization: the loss
-    measured for a quantized graph; None for a float one.
+    measured for a quantized graph; None for a float one. attention_factor: of a denoiser, the latents per side that
+    a place of its finest attention stands for.
     """
 
     role: Role
@@ -61,6 +62,7 @@ class Component:
     sources: Mapping[str, InputSource] = field(default_factory=dict)
     controls: tuple[str, ...] = ()
     quantization: Quantization | None = None
+    attention_factor: int = 1
 
     def input(self, name: str) -> TensorSpec:
         """The input of that name."""

@@ -19,7 +19,7 @@ LARGEST_ID = 2**31 - 1
 # Keys that are not written if they have their default.
 OMITTED = (
     *("sources", "controls", "quantization", "encoders", "pads", "zero_negative", "unread", "embeddings"),
-    *("name", "values", "extra_channels", "fill", "multiple", "eta", "overlay"),
+    *("name", "values", "extra_channels", "fill", "multiple", "attention_factor", "eta", "overlay"),
     *("classes", "segmentation", "layout", "names", "lora_weights"),
 )
 
@@ -78,6 +78,9 @@ def _check_counts(manifest: Manifest) -> None:
         ".defaults.steps": defaults.steps,
         ".defaults.width": defaults.width,
         ".defaults.height": defaults.height,
+    }
+    counts |= {
+        f".components.{name}.attention_factor": one.attention_factor for name, one in manifest.components.items()
     }
     if manifest.text:
         counts[".text.layers"] = manifest.text.layers

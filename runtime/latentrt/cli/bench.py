@@ -11,12 +11,13 @@ import click
 from latentrt.cli.engine_option import engine_option
 from latentrt.cli.grouped import GroupedCommand
 from latentrt.cli.output import as_json, echo, print_json, progress_bar
-from latentrt.cli.parsing import numbers_of, seed_of, sigmas_of, size_of
+from latentrt.cli.parsing import class_of, numbers_of, seed_of, sigmas_of, size_of
 
 if TYPE_CHECKING:
     from latentrt.bench.compare import Pairing
 
 FILE = click.Path(path_type=Path, dir_okay=False)
+PROMPT = "a red apple"
 REPORT = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
@@ -85,7 +86,7 @@ def show(pairings: Sequence[Pairing]) -> None:
 
 GROUPS = {
     "Most used": ("steps", "size", "batch", "engine", "runs", "out"),
-    "Request": ("prompt", "negative", "guidance", "sampler", "sigmas", "seed"),
+    "Request": ("prompt", "negative", "class_label", "guidance", "sampler", "sigmas", "seed"),
     "Memory": ("memory_budget", "split_guidance"),
     "Measurement": ("warmups", "audit"),
     "Output": ("html",),
@@ -99,7 +100,12 @@ GROUPS = {
     epilog="`latentrt bench compare A.json B.json` compares two reports.",
 )
 @click.argument("bundle")
-@click.option("--prompt", default="a red apple", metavar="TEXT", show_default=True, help="Prompt of every request.")
+@click.option(
+    "--prompt", metavar="TEXT", help=f"Prompt of every request.  [default: {PROMPT}, of models that take prompts]"
+)
+@click.option(
+    "--class", "class_label", callback=class_of, metavar="N|NAME", help="Class of every request.  [default: 0]"
+)
 @click.option("--negative", default="", metavar="TEXT", help="Negative prompt: content to avoid.")
 @click.option("--steps", callback=counts_of, metavar="N[,N...]", help="Denoising steps.  [default: the bundle's]")
 @click.option(
@@ -154,6 +160,7 @@ GROUPS = {
 @as_json
 def bench(
     bundle: str,
+    prompt: str | None,
     steps: tuple[int, ...] | None,
     batch: tuple[int, ...],
     size: tuple[tuple[int, int], ...] | None,
@@ -181,13 +188,17 @@ def bench(
     from latentrt.bench.report import document
     from latentrt.bench.save import check_file, save
     from latentrt.bench.tables import markdown
+    from latentrt.bundle.catalog import folder_of
+    from latentrt.bundle.folder import open_bundle
     from latentrt.request.request import Request
 
     files = (*out, *html)
     for file in files:
         check_file(file)
     plan, sweep = BenchPlan(runs, warmups, audit), Sweep(size or (None,), batch, steps or (None,))
-    request = Request(**options)
+    if prompt is None:
+        prompt = PROMPT if open_bundle(folder_of(bundle), verify=False).manifest.text else ""
+    request = Request(prompt, **options)
     budget = None if memory_budget is None else int(memory_budget * 1e9)
     with progress_bar("timing", plan.requests * len(sweep.cases(request))) as advance:
         report = benchmark(

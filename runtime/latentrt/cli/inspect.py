@@ -13,10 +13,14 @@ from latentrt.cli.output import as_json, echo, print_json
 
 if TYPE_CHECKING:
     from latentrt.bundle.folder import Bundle
+    from latentrt.bundle.manifest import Classes
     from latentrt.bundle.quantization import Quantization
 
 # A path with such an ending is a picture, even if the file does not exist.
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".apng", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic")
+
+
+SHOWN_CLASSES = 3
 
 
 @click.command()
@@ -95,6 +99,10 @@ def lines_of(bundle: Bundle) -> Iterator[str]:
         f"{defaults.sampler}, {defaults.sigmas} sigmas, {defaults.steps} steps, guidance {defaults.guidance:g}, "
         f"{defaults.width}x{defaults.height}"
     )
+    if manifest.latents.multiple > 1:
+        yield f"width and height in multiples of {manifest.latents.pixel_multiple} pixels"
+    if manifest.classes:
+        yield classes_line(manifest.classes)
     for name, component in manifest.components.items():
         size = sum(manifest.files[file].bytes for file in (component.file, *component.data))
         psnr = component.fidelity.psnr_db
@@ -105,6 +113,13 @@ def lines_of(bundle: Bundle) -> Iterator[str]:
             yield from quantization_lines(component.quantization)
         for arrow, specs in (("<-", component.inputs), ("->", component.outputs)):
             yield from (f"  {arrow} {spec}" for spec in specs)
+
+
+def classes_line(classes: Classes) -> str:
+    """The line on a model's classes: their number, the first names, and the class that stands for none."""
+    first = "; ".join(f"{label} {names}" for label, names in enumerate(classes.names[:SHOWN_CLASSES]))
+    without = "" if classes.unconditional is None else f"; {classes.unconditional} for none"
+    return f"{classes.count} classes{f': {first} ...' if first else ''}{without}"
 
 
 def quantization_lines(quantized: Quantization) -> Iterator[str]:

@@ -77,6 +77,11 @@ def changed_weights(bundle: Bundle, loras: Sequence[Lora]) -> dict[str, dict[str
     with other layers.
     """
     manifest = bundle.manifest
+    if missing := [name for name in changed_components(manifest) if name not in manifest.components]:
+        raise EngineError(
+            f"LoRA: {manifest.name} is a {manifest.family} model without {' and '.join(missing)}, expected a Stable "
+            "Diffusion model; LoRA files for it are unknown: leave them out"
+        )
     for name in changed_components(manifest):
         if (precision := manifest.components[name].precision) in QUANTIZED:
             raise EngineError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,13 @@ def least_request(manifest: Manifest) -> Request:
 
         wanted["init"] = Image.new("RGB", (defaults.width // factor, defaults.height // factor))
     return Request(**wanted)
+
+
+def completed(request: Request, manifest: Manifest) -> Request:
+    """The request with the class and the picture that the model asks for, where it states none."""
+    least = least_request(manifest)
+    label = least.class_label if request.class_label is None else request.class_label
+    return replace(request, class_label=label, init=least.init if request.init is None else request.init)
 
 
 def load_tokenizer(bundle: Bundle) -> Tokenizer | None:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from latentrt.bundle.manifest import Component, Manifest, Precision
+from latentrt.bundle.manifest import QUANTIZED_AT_ONCE, Component, Manifest, Precision
 from latentrt.bundle.sources import CONTROL_ROLES, Role
 from latentrt.engines import ENGINES, Engine, MemoryModel
 from latentrt.errors import EngineError, OutOfMemoryError
@@ -22,11 +22,14 @@ from latentrt.tensors import shape_of
 # Memory of Python, NumPy and the engine's code.
 BASE_BYTES = 150_000_000
 # Bytes of activations: of a UNet, per row, latent and time-bias channel; of a VAE, per latent and square root of the
-# number of weights, fewer if it decodes in stripes.
+# number of weights, fewer if it decodes in stripes. They were measured with VAE_FACTOR pixels per latent and side.
 UNET_BYTES, VAE_BYTES, STRIPED_BYTES = 5.2, 50.0, 25.0
+VAE_FACTOR = 8
 # Bytes of attention scores per row and pair of latents, if an engine holds those of all 8 heads at once.
 SCORE_BYTES = 4 * 8
 FLOAT_BYTES = 4
+# Tensors of the distances of all vectors to all of the codebook that a quantizer holds at once.
+DISTANCE_TENSORS = 2
 # Tensors of the size of its outputs that a T2I-Adapter holds at once.
 ADAPTER_TENSORS = 4
 WEIGHT_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "w16": 2, "int8": 1, "w8": 1}
@@ -159,13 +162,19 @@ def activation_bytes(manifest: Manifest, name: str, demand: MemoryDemand, model:
     if in_loop(component):
         latents = math.prod(min(side, demand.window or side) for side in (demand.height, demand.width))
         rows = demand.prompts * demand.images
-        scores = SCORE_BYTES * rows * latents**2 if model.scores else 0
+        attended = latents / component.attention_factor**2
+        scores = SCORE_BYTES * rows * attended**2 if model.scores else 0
         return UNET_BYTES * rows * latents * time_bias_width(manifest) + scores
     if component.role in ("vae_encoder", "vae_decoder", "tiny_decoder", "controlnet_hint"):
         attends = component.role in ("vae_encoder", "vae_decoder")
         scores = FLOAT_BYTES * latents**2 if model.scores and attends else 0
         each = STRIPED_BYTES if model.striped and component.role == "vae_decoder" else VAE_BYTES
+        each *= (manifest.latents.factor / VAE_FACTOR) ** 2
         return each * latents * math.sqrt(file_bytes(manifest, component) / WEIGHT_BYTES[component.precision]) + scores
+    if component.role == "quantizer":
+        vectors, channels = min(latents, QUANTIZED_AT_ONCE), component.inputs[0].shape[-1]
+        codebook = file_bytes(manifest, component) / FLOAT_BYTES / int(channels)
+        return DISTANCE_TENSORS * FLOAT_BYTES * vectors * codebook
     if component.role == "t2i_adapter":
         sizes = {"batch": 1, "height": demand.height, "width": demand.width}
         return ADAPTER_TENSORS * FLOAT_BYTES * sum(math.prod(shape_of(spec, sizes)) for spec in component.outputs)
@@ -199,12 +208,12 @@ def suggestion(manifest: Manifest, demand: MemoryDemand, models: Mapping[str, Me
     def fits(variant: MemoryDemand) -> bool:
         return any(one.peak_bytes <= budget for one in candidates(manifest, variant, models))
 
-    pixels = manifest.latents.factor
+    pixels, multiple = manifest.latents.factor, manifest.latents.multiple
     fewer = [count for count in range(demand.images - 1, 0, -1) if fits(replace(demand, images=count))]
     if fewer:
         return f"--batch {fewer[0]} fits"
     for eighths in range(7, 0, -1):
-        width, height = (max(1, side * eighths // 8) for side in (demand.width, demand.height))
+        width, height = (max(1, side * eighths // 8 // multiple) * multiple for side in (demand.width, demand.height))
         if fits(replace(demand, images=1, width=width, height=height)):
             return f"--batch 1 --size {width * pixels}x{height * pixels} fits"
     return "no size fits: use `latentrt build --target cpu`, or an INT8 bundle, which `latentrt calibrate` makes"

@@ -71,6 +71,7 @@ def infotext(record: dict[str, Any]) -> str:
         "Size": f"{record['width']}x{record['height']}",
         "Model hash": record["bundle"]["sha256"][:10],
         "Model": record["bundle"]["name"],
+        "Class": record.get("class_label"),
         "LoRA": ", ".join(f"{one['file']} {scales(one)} {one['sha256'][:10]}" for one in record.get("loras", ()))
         or None,
         "Variation seed": record["variation_seed"],

@@ -46,6 +46,7 @@ WORDS: dict[str, tuple[str, Reader]] = {
     "Size": ("", size),
     "Model": ("model", text),
     "Model hash": ("model_hash", text),
+    "Class": ("class_label", whole),
     "Variation seed": ("variation_seed", whole),
     "Variation seed strength": ("variation_strength", real),
     "Denoising strength": ("strength", real),

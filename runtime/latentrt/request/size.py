@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from latentrt.bundle.manifest import Manifest
+from latentrt.bundle.sources import LOW_RESOLUTION
 from latentrt.errors import RequestError
 from latentrt.request.controls import ResolvedControl
 from latentrt.request.denoising_range import DenoisingRange
@@ -32,9 +33,16 @@ def resolve_size(request: Request, manifest: Manifest, followed: tuple[str, Size
 
 
 def followed_size(
-    init_image: InitImage | None, part: DenoisingRange, controls: Sequence[ResolvedControl], pixels: int
+    init_image: InitImage | None, part: DenoisingRange, controls: Sequence[ResolvedControl], manifest: Manifest
 ) -> tuple[str, Size] | None:
-    """The name and size of what the picture's size follows: the init image, latents, or a control of the same size."""
+    """The name and size of what the picture's size follows: the init image, latents, or a control of the same size.
+
+    A super-resolution model makes a latent of each pixel of the init image.
+    """
+    pixels = manifest.latents.factor
+    if init_image and LOW_RESOLUTION in manifest.extra_channels:
+        width, height = init_image.image.size
+        return f"init, {pixels} times enlarged", (width * pixels, height * pixels)
     if init_image:
         return ("init", init_image.image.size) if init_image.is_whole else None
     if (size := part.size(pixels)) is not None:

@@ -19,7 +19,16 @@ from latentrt.cli import main
 from latentrt.engines import ENGINES, failure
 from latentrt.engines.onnx.session import OPTIMISED, OVERRIDDEN
 from latentrt.errors import EngineError, OutOfMemoryError
-from latentrt.pipeline.memory import Budget, MemoryDemand, MemoryPlan, candidates, memory_models, plan
+from latentrt.pipeline.memory import (
+    Budget,
+    MemoryDemand,
+    MemoryPlan,
+    activation_bytes,
+    candidates,
+    memory_models,
+    plan,
+)
+from latentrt.tensors import TensorSpec
 from tests.runtime.fake import SMALL, named, pipeline_of
 
 GB = 1_000_000_000
@@ -419,3 +428,52 @@ except latentrt.OutOfMemoryError as error:
 
 def test_a_real_lack_of_memory_is_an_error_of_its_own():
     assert run(LIMITED).startswith("vae_decoder: ONNX Runtime failed with {'batch': 1, 'height': 128, 'width': 128}")
+
+
+# Bytes of the files of CelebA-HQ's latent diffusion model in fp32.
+CELEBA = {
+    "time_bias": 51_000_000,
+    "unet": 1_046_000_000,
+    "quantizer": 230_000,
+    "vae_decoder": 132_000_000,
+    "vae_encoder": 89_000_000,
+}
+
+
+def celeba(manifest):
+    """The built-in manifest with the sizes of that model: a VQ model of 4 pixels per latent, and no text."""
+    components = {name: replace(manifest.components[name], precision="fp32") for name in CELEBA if name != "quantizer"}
+    vectors = TensorSpec("vectors", "float32", ("vectors", 3))
+    codebook = replace(components["vae_decoder"], role="quantizer", file="quantizer.onnx", inputs=(vectors,))
+    unet = components["unet"]
+    inputs = [replace(unet.input("time_bias"), shape=("batch", 12992)), unet.input("sample")]
+    components["unet"] = replace(unet, inputs=tuple(inputs), attention_factor=2)
+    files = {f"{name}.onnx": FileRecord(size, "") for name, size in CELEBA.items()}
+    latents = replace(manifest.latents, factor=4, multiple=8)
+    return replace(manifest, components={**components, "quantizer": codebook}, files=files, latents=latents)
+
+
+# By side in latents and whether all is kept loaded; in GB.
+CELEBA_MEASURED = {(64, True): 1.63, (64, False): 1.27, (96, True): 2.01}
+
+
+@pytest.mark.parametrize(("side", "keep"), CELEBA_MEASURED)
+def test_models_without_cross_attention_are_reckoned_too(bundle, side, keep):
+    manifest = celeba(bundle.manifest)
+    plans = candidates(manifest, MemoryDemand(1, 1, side, side), feet(manifest, "onnxruntime"))
+    (one,) = (one for one in plans if one.keep == keep and not one.split)
+    assert 0.99 < one.peak_bytes / GB / CELEBA_MEASURED[side, keep] < 1.4
+
+
+def test_the_quantizer_s_memory_is_that_of_a_stripe_of_distances(bundle):
+    manifest, model = celeba(bundle.manifest), ENGINES["onnxruntime"].memory
+    found = [activation_bytes(manifest, "quantizer", MemoryDemand(1, 1, side, side), model) for side in (16, 32, 64)]
+    assert found[0] < found[1] == found[2]
+
+
+def test_the_size_that_is_advised_has_sides_that_the_model_takes(bundle):
+    manifest = celeba(bundle.manifest)
+    with pytest.raises(OutOfMemoryError) as refused:
+        plan(manifest, MemoryDemand(1, 1, 96, 72), feet(manifest, "onnxruntime"), round(1.7 * GB))
+    sides = re.search(r"--size (\d+)x(\d+) fits", str(refused.value))
+    assert sides and all(int(side) % 32 == 0 for side in sides.groups())

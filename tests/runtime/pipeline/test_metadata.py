@@ -4,6 +4,7 @@ import random
 import struct
 import warnings
 import zlib
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from latentrt.bundle.folder import Bundle
+from latentrt.bundle.manifest import Classes
 from latentrt.errors import LatentError, OutputError, RequestError
-from latentrt.pipeline.metadata import read_png
+from latentrt.pipeline.metadata import Provenance, picture_text, read_png
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.pipeline.result import Result
+from latentrt.recipes import read_recipe
 from latentrt.request.request import Request
 from latentrt.request.settings import resolve
 from tests.runtime.flat import flat
@@ -402,3 +405,13 @@ def test_the_record_is_json_that_anyone_can_read(png: Path) -> None:
         text = image.text["latentrt"]  # type: ignore[attr-defined]
     assert "\u732b" in text
     assert json.loads(text) == read_png(png)
+
+
+def test_a_class_is_read_back(bundle: Bundle, tmp_path: Path) -> None:
+    manifest = replace(bundle.manifest, text=None, tokenizer=None, classes=Classes(10, 10, ("tench", "goldfish")))
+    settings = resolve(Request(class_label="goldfish", seed=3), manifest)
+    texts = picture_text(settings, 0, Provenance("cpu", "cin", "0" * 64))
+    assert json.loads(texts["latentrt"])["class_label"] == 1
+    save_text(tmp_path / "x.png", parameters=texts["parameters"])
+    found = read_recipe(tmp_path / "x.png").settings
+    assert (found["class_label"], found["seed"], found["prompt"]) == (1, 3, "")

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from latentrt.request.request import Request
 from latentrt.request.settings import resolve
 from latentrt.sampling.noise.torch_cpu import TorchGenerator
 from latentrt.sampling.resize import bilinear
-from tests.runtime.fake import named
+from tests.runtime.fake import named, pipeline_of
 
 ASKED: dict[str, Any] = {"seed": 0, "steps": 4, "width": 32, "height": 24, "hires": 1.5}
 
@@ -89,3 +90,12 @@ def test_what_is_refused(bundle: Bundle, options: dict[str, Any], said: str) -> 
     with pytest.raises(RequestError) as caught:
         resolve(Request("a", **options), bundle.manifest)
     assert said in str(caught.value)
+
+
+def test_sides_in_latents_may_have_to_be_multiples(bundle: Bundle, calls: Any) -> None:
+    manifest = replace(bundle.manifest, latents=replace(bundle.manifest.latents, multiple=2))
+    pipeline = pipeline_of(replace(bundle, manifest=manifest), calls)
+    steps = list(pipeline.steps(Request("a", seed=0, steps=2, width=32, height=48, hires=1.5)))
+    assert steps[-1].latents.shape == (1, 4, 8, 6)
+    with pytest.raises(RequestError, match=r"height: got 24, expected a multiple of 16; the nearest are 16 or 32"):
+        pipeline.steps(Request("a", width=32, height=24))
