@@ -5,7 +5,7 @@ All are compared with the undivided UNet, so that the split itself is under the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -44,8 +44,8 @@ def unet_parts(
     layout, times = steering.layout(unet), time_inputs(unet, size_ids)
     hoisted = hoisted_parts(unet, times, [*steering.controls.values()], condition)
     controlled = control_inputs(steering, layout)
-    multiple = multiple_of(unet.config)
-    runs = [unet_feeds(unet, times, condition, *probe) | steering.prompted(probe[0]) for probe in probes_of(multiple)]
+    probes = probes_of(multiple_of(unet.config))
+    runs = [unet_feeds(unet, times, condition, *probe) | steering.prompted(probe[0]) for probe in probes]
     control_runs = steering.runs(runs)
     for place, feeds in enumerate(runs):
         feeds |= control_sums([found[place] for found in control_runs.values()], controlled)
@@ -57,19 +57,19 @@ def unet_parts(
     yield from steering.parts((*shared,), widths_of(unet), runs, control_runs)
     prompts = {spec: control_source("image_encoder") for spec in kv_specs(steering.prompts, "*images")}
     inputs = {sample_spec(unet): latents_source(*extra), **shared, **controlled, **prompts}
-    whole = part(
-        "unet",
-        lambda: HoistedUNet(
-            unet, layout, len(steering.features), conditioned=len(hoisted) > 1, one_token=condition.one_token
-        ),
-        (*inputs,),
-        (TensorSpec("prediction", "float32", ("batch", unet.config.out_channels, "height", "width")),),
-        runs,
-        role="denoiser",
-        sources={spec.name: source for spec, source in inputs.items()},
-        multiple=multiple,
-    )
-    yield replace(whole, attention_factor=attention_factor(unet.config))
+    options = {"conditioned": len(hoisted) > 1, "one_token": condition.one_token}
+    yield denoiser_part(unet, inputs, runs, lambda: HoistedUNet(unet, layout, len(steering.features), **options))
+
+
+def denoiser_part(
+    unet: UNet, inputs: Mapping[TensorSpec, InputSource], runs: Sequence[Run], build: Callable[[], nn.Module]
+) -> Part:
+    """The rest of the UNet as a component. inputs: the source of each."""
+    prediction = TensorSpec("prediction", "float32", ("batch", unet.config.out_channels, "height", "width"))
+    sources = {spec.name: source for spec, source in inputs.items()}
+    multiple = multiple_of(unet.config)
+    whole = part("unet", build, (*inputs,), (prediction,), runs, role="denoiser", sources=sources, multiple=multiple)
+    return replace(whole, attention_factor=attention_factor(unet.config))
 
 
 def attention_factor(config: Config) -> int:
