@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from latentrt.bundle.quantization import Quantization
-from latentrt.bundle.sources import GUIDANCE, IMAGE_ROLES, PIXELS, ExtraChannelsName, InputSource, Role
+from latentrt.bundle.sources import GUIDANCE, IMAGE_ROLES, LOW_RESOLUTION, PIXELS, ExtraChannelsName, InputSource, Role
 from latentrt.sampling.curves import SigmasName
 from latentrt.sampling.schedule import NoiseSchedule
 from latentrt.tensors import Array, TensorSpec
@@ -217,6 +217,11 @@ class Manifest:
         """The names of the channels that follow the noisy latents in the denoiser's sample, in order."""
         source = self.components[self.denoiser].sources[self.sample]
         return tuple(extra.name for extra in source.extra_channels)
+
+    @property
+    def upscales(self) -> bool:
+        """Whether the denoiser is shown a picture of low resolution: super-resolution by the latents' factor."""
+        return LOW_RESOLUTION in self.extra_channels
 
     @property
     def encodes_extra_channels(self) -> bool:

@@ -8,7 +8,6 @@ from pathlib import Path
 from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import MANIFEST, REMEDY, Bundle, open_bundle
 from latentrt.bundle.manifest import Manifest
-from latentrt.bundle.sources import LOW_RESOLUTION
 from latentrt.bundle.tasks import DECODER, ENCODER
 from latentrt.conditioning.request_values import check_request_values
 from latentrt.engines import AUTO, choose, engine_kind, open_engines
@@ -87,7 +86,7 @@ def check_complete(bundle: Bundle) -> None:
 def least_request(manifest: Manifest) -> Request:
     """A request that states only what the model asks of every request."""
     label = 0 if manifest.classes else None
-    if LOW_RESOLUTION not in manifest.extra_channels:
+    if not manifest.upscales:
         return Request(class_label=label)
     from PIL import Image
 

@@ -17,12 +17,14 @@ from latentrt.bundle.sources import CONTROL_ROLES, Role
 from latentrt.engines import ENGINES, Engine, MemoryModel
 from latentrt.errors import EngineError, OutOfMemoryError
 from latentrt.request.settings import Settings, guided
+from latentrt.sampling.tiling import DECODED
 from latentrt.tensors import shape_of
 
 # Memory of Python, NumPy and the engine's code.
 BASE_BYTES = 150_000_000
-# Bytes of activations: of a UNet, per row, latent and time-bias channel; of a VAE, per latent and square root of the
-# number of weights, fewer if it decodes in stripes.
+# Bytes of activations: of a UNet, per row, latent and time-bias channel; of a VAE of VAE_FACTOR pixels per latent and
+# side, per latent and square root of the number of weights, fewer if it decodes in stripes.
+VAE_FACTOR = 8
 UNET_BYTES, VAE_BYTES, STRIPED_BYTES = 5.2, 50.0, 25.0
 # Bytes of attention scores per row and pair of latents, if an engine holds those of all 8 heads at once.
 SCORE_BYTES = 4 * 8
@@ -88,7 +90,8 @@ def demand_of(settings: Settings, prompts: int, manifest: Manifest) -> MemoryDem
     rows, columns = settings.height // pixels, settings.width // pixels
     window, works = (settings.tiling.window or 0) // pixels, guided(settings, manifest)
     prompts += works + (works and (settings.guidance.image or 1) > 1)
-    encodes = settings.init_image is not None or "masked_image" in manifest.extra_channels
+    from_image = settings.init_image is not None and (not manifest.upscales or settings.skipped > 0)
+    encodes = from_image or "masked_image" in manifest.extra_channels
     steering = frozenset[str]().union(*(manifest.networks_of(control.name) for control in settings.controls.images))
     return MemoryDemand(len(settings.seeds), prompts, rows, columns, encodes, window, settings.decoder, steering)
 
@@ -161,10 +164,13 @@ def activation_bytes(manifest: Manifest, name: str, demand: MemoryDemand, model:
         rows = demand.prompts * demand.images
         scores = SCORE_BYTES * rows * latents**2 if model.scores else 0
         return UNET_BYTES * rows * latents * time_bias_width(manifest) + scores
+    if component.role == "vae_decoder" and manifest.upscales:
+        latents = math.prod(min(side, DECODED) for side in (demand.height, demand.width))
     if component.role in ("vae_encoder", "vae_decoder", "tiny_decoder", "controlnet_hint"):
         attends = component.role in ("vae_encoder", "vae_decoder")
         scores = FLOAT_BYTES * latents**2 if model.scores and attends else 0
         each = STRIPED_BYTES if model.striped and component.role == "vae_decoder" else VAE_BYTES
+        each *= (manifest.latents.factor / VAE_FACTOR) ** 2  # most of the memory is at the pixels' resolution
         return each * latents * math.sqrt(file_bytes(manifest, component) / WEIGHT_BYTES[component.precision]) + scores
     if component.role == "t2i_adapter":
         sizes = {"batch": 1, "height": demand.height, "width": demand.width}

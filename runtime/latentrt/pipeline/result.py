@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from latentrt.images.pillow import preview_image, save_picture, to_images
+from latentrt.images.pillow import preview_image, to_images
 from latentrt.request.settings import Settings
 from latentrt.tensors import Array
 
@@ -75,8 +75,12 @@ class Result:
         The suffix gives the format: PNG (also without a suffix), JPEG of quality 95, or lossless WebP. Raises
         RequestError for another suffix, OutputError if the file cannot be written.
         """
-        from latentrt.pipeline.metadata import LATENTRT, Provenance, picture_text
+        from latentrt.pipeline.metadata import save_with_record
 
-        provenance = Provenance(self.engine, self.bundle, self.sha256, self.loras)
-        text = picture_text(self.settings, image, provenance) if metadata else {}
-        save_picture(self.images[image], Path(path), text, f"{LATENTRT}\0{text.get(LATENTRT)}".encode())
+        save_with_record(self.images[image], Path(path), self.record(image) if metadata else None)
+
+    def record(self, image: int = 0) -> dict[str, Any]:
+        """What the metadata of one image says of it."""
+        from latentrt.pipeline.metadata import Provenance, record_of
+
+        return record_of(self.settings, image, Provenance(self.engine, self.bundle, self.sha256, self.loras))
