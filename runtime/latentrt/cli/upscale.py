@@ -56,7 +56,7 @@ def upscale(
 
     \b
     latentrt upscale photo.jpg --out large.png --bundle DIR
-    latentrt upscale photo.jpg --out large.png --bundle DIR --steps 50 --eta 1 --seed 7
+    latentrt upscale photo.jpg --out large.png --bundle DIR --steps 50 --eta 1
 
     Pictures larger than a tile are enlarged in tiles that overlap. Transparency is kept. docs/tasks.md says more.
     """

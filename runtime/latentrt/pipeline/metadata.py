@@ -41,9 +41,8 @@ def picture_text(settings: Settings, image: int, provenance: Provenance) -> dict
     return texts_of(record_of(settings, image, provenance))
 
 
-def save_with_record(image: Image, path: Path, record: dict[str, Any] | None) -> None:
-    """Writes a picture with its record as metadata; None for without. Raises as `save_picture`."""
-    text = {} if record is None else texts_of(record)
+def save_with_text(image: Image, path: Path, text: Mapping[str, str]) -> None:
+    """Writes a picture with these texts as metadata. Raises as `save_picture`."""
     save_picture(image, path, text, f"{LATENTRT}\0{text.get(LATENTRT)}".encode())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from latentrt.images.pillow import preview_image, to_images
 from latentrt.request.settings import Settings
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from latentrt.lora.weights import Applied
+    from latentrt.pipeline.metadata import Provenance
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,13 @@ class Result:
         The suffix gives the format: PNG (also without a suffix), JPEG of quality 95, or lossless WebP. Raises
         RequestError for another suffix, OutputError if the file cannot be written.
         """
-        from latentrt.pipeline.metadata import save_with_record
+        from latentrt.pipeline.metadata import picture_text, save_with_text
 
-        save_with_record(self.images[image], Path(path), self.record(image) if metadata else None)
+        text = picture_text(self.settings, image, self.provenance()) if metadata else {}
+        save_with_text(self.images[image], Path(path), text)
 
-    def record(self, image: int = 0) -> dict[str, Any]:
-        """What the metadata of one image says of it."""
-        from latentrt.pipeline.metadata import Provenance, record_of
+    def provenance(self) -> Provenance:
+        """What made the images."""
+        from latentrt.pipeline.metadata import Provenance
 
-        return record_of(self.settings, image, Provenance(self.engine, self.bundle, self.sha256, self.loras))
+        return Provenance(self.engine, self.bundle, self.sha256, self.loras)

@@ -18,7 +18,7 @@ from latentrt.errors import RequestError
 from latentrt.images.load import open_image
 from latentrt.images.pillow import digest, reflected
 from latentrt.pipeline.denoiser import sigmas_of_calls
-from latentrt.pipeline.metadata import save_with_record
+from latentrt.pipeline.metadata import record_of, save_with_text, texts_of
 from latentrt.pipeline.prepare import prepare
 from latentrt.pipeline.result import Result
 from latentrt.pipeline.stages import sampler_of, tiles_of
@@ -60,12 +60,13 @@ class Upscaled:
         Raises RequestError for a JPEG of a picture with transparency.
         """
         check_format(Path(path), self.image)
-        save_with_record(self.image, Path(path), self.record() if metadata else None)
+        save_with_text(self.image, Path(path), texts_of(self.record()) if metadata else {})
 
     def record(self) -> dict[str, Any]:
         """What the metadata says: the settings of the last pass, sizes and hash of the whole picture."""
         known = {"tile": self.tile, "times": self.times, "init": self.source}
-        return {**self.result.record(), "width": self.image.width, "height": self.image.height, **known}
+        record = record_of(self.result.settings, 0, self.result.provenance())
+        return {**record, "width": self.image.width, "height": self.image.height, **known}
 
 
 def upscale(

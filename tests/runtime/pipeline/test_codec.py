@@ -28,7 +28,7 @@ def test_only_the_autoencoder_is_called(fake, calls):
 
 
 def test_sides_must_be_multiples(fake):
-    with pytest.raises(RequestError, match="image's height: got 17, expected a multiple of 8; the nearest are 16 or 24"):
+    with pytest.raises(RequestError, match="image's height: got 17, expected a multiple of 8; the nearest are 16"):
         latentrt.Codec(fake).encode(Image.new("RGB", (24, 17)))
 
 
