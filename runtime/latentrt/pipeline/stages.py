@@ -26,7 +26,7 @@ from latentrt.sampling.prediction import PREDICTIONS
 from latentrt.sampling.samplers import SAMPLERS
 from latentrt.sampling.start_latents import keep_unmasked, sample_posterior, starting_latents
 from latentrt.sampling.step import Denoise, Noise, SamplerSteps
-from latentrt.sampling.tiling import Tile, decoded, decoded_in_tiles, tile_grid, tiled
+from latentrt.sampling.tiling import Tile, decoded, decoded_in_tiles, decoder_tiles, tile_grid, tiled
 from latentrt.tensors import Array
 
 if TYPE_CHECKING:
@@ -186,6 +186,8 @@ def decode(run: Timed, prepared: Prepared, latents: Array) -> tuple[Image, ...]:
     space, to_pixels = manifest.latents, partial(run.decode, decoder=settings.decoder)
     if manifest.upscales:
         to_pixels = partial(decoded_in_tiles, to_pixels, pixels=space.factor)
+        if len(decoder_tiles(*latents.shape[-2:])) > 1:  # an engine's arena grows with repeated calls: 1 GB here
+            run.components.unload()
     with run.phase(settings.decoder):
         pixels = decoded(to_pixels, latents, space.factor, settings.tiling.seamless)
     run.release(prepared.plan)

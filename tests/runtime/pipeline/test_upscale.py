@@ -5,8 +5,10 @@ import pytest
 from PIL import Image
 
 import latentrt
+from latentrt.engines import ENGINES
 from latentrt.errors import OutputError, RequestError
 from latentrt.images.pillow import to_pixels
+from latentrt.pipeline.memory import activation_bytes, demand_of
 from latentrt.pipeline.metadata import read_png
 from latentrt.request.request import Request
 from latentrt.request.settings import resolve
@@ -188,3 +190,30 @@ def test_generate_follows_the_init_unless_a_size_is_given(bundle):
     assert resolve(Request(init=noise(5, 7), width=32, height=64), manifest).width == 32
     with pytest.raises(RequestError, match="nearest"):
         resolve(Request(init=noise(8, 7), width=32), manifest)
+
+
+def test_the_decoder_works_in_tiles_above_its_size(pipeline, calls, monkeypatch):
+    monkeypatch.setattr(tiling, "DECODED", 16)
+    monkeypatch.setattr(tiling, "DECODER_OVERLAP", 4)
+    seen = []
+    options = {**STEPS, "progress": lambda *now: seen.append(now)}
+    in_tiles = np.asarray(latentrt.upscale(pipeline, noise(30, 16), **options).image).astype(int)
+    decoded = [feeds["latents"].shape[-2:] for feeds in named(calls, "vae_decoder")]
+    assert decoded == [(16, 16)] * 3
+    assert seen[-1] == (len(named(calls, "unet")) + 3,) * 2
+    monkeypatch.setattr(tiling, "DECODED", 32)
+    whole = np.asarray(latentrt.upscale(pipeline, noise(30, 16), **STEPS).image).astype(int)
+    assert np.abs(whole - in_tiles).max() <= 1
+
+
+def test_memory_is_that_of_a_tile(bundle):
+    manifest = upscaling(bundle).manifest
+
+    def demand(**options):
+        return demand_of(resolve(Request(**options), manifest), 1, manifest)
+
+    small, large = (demand(init=noise(side, side), window=128) for side in (128, 512))
+    for name in ("unet", "vae_decoder"):
+        model = ENGINES["onnxruntime"].memory
+        assert activation_bytes(manifest, name, small, model) == activation_bytes(manifest, name, large, model) > 0
+    assert not large.encodes and demand(init=noise(8, 4), strength=0.5).encodes
