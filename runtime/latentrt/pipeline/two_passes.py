@@ -31,7 +31,7 @@ def two_passes(run: Timed, prepared: Prepared) -> Generator[Step, None, tuple[Im
 def upscale(run: Timed, prepared: Prepared, latents: Array) -> Array:
     """Clean latents of the second pass's size, from resized latents, or from resized pictures encoded again."""
     assert prepared.second is not None and prepared.settings.hires is not None
-    settings, pixels = prepared.second.settings, run.components.bundle.manifest.latents.pixel_multiple
+    settings, pixels = prepared.second.settings, run.components.bundle.manifest.latents.factor
     if prepared.settings.hires.upscaler == "latent":
         with run.phase("sampler"):
             return bilinear(latents, settings.height // pixels, settings.width // pixels)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,14 @@ def test_two_passes_are_one_run(fake: Pipeline, calls: Any, upscaler: Any) -> No
     assert counts == (
         {"vae_encoder": 0, "vae_decoder": 2} if upscaler == "latent" else {"vae_encoder": 2, "vae_decoder": 4}
     )
+
+
+def test_sides_are_multiples_of_more_latents_where_the_model_needs_them(fake: Pipeline) -> None:
+    manifest = fake.bundle.manifest
+    latents = replace(manifest.latents, multiple=2)
+    fake.bundle = replace(fake.bundle, manifest=replace(manifest, latents=latents))
+    steps = list(fake.steps(Request("a", **{**ASKED, "height": 32})))
+    assert [step.latents.shape for step in steps] == [(1, 4, 4, 4)] * 4 + [(1, 4, 6, 6)] * 2
 
 
 def test_the_second_pass_starts_from_the_first_one_s_latents_with_noise_of_its_own_size(
