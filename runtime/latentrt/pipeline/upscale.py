@@ -25,7 +25,7 @@ from latentrt.pipeline.stages import sampler_of, tiles_of
 from latentrt.request.request import Request
 from latentrt.sampling.tiling import decoder_tiles
 from latentrt.tensors import Array
-from latentrt.validate import or_default, side, whole
+from latentrt.validate import or_default, shown, side, whole
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 OVERLAP = 4
 MOST_TIMES = 4
 DECODER = "vae_decoder"
+# Fields of a request that are made here of the picture, or that say which picture is made.
+REFUSED = (
+    *("init", "extend", "mask", "width", "height", "window", "stride", "seamless", "batch", "hires"),
+    *("start", "end", "latents"),
+)
 
 Progress = Callable[[int, int], None]
 
@@ -84,12 +89,15 @@ def upscale(
     once, in pixels of the picture; default: the model's training size. times: the number of passes, each of which
     enlarges the result of the one before. progress: called with the number of calls of the denoiser and the decoder
     that are done, and of all: one per tile and step, and one per tile decoded. options: those of `Request`, such as
-    steps, sampler, eta, seed. Raises RequestError for another kind of bundle or what is no image; as `Pipeline.steps`.
+    steps, sampler, eta, seed. Raises RequestError for another kind of bundle, for what is no image, and for options
+    that ask for another picture; else as `Pipeline.steps`.
 
     >>> upscale(pipe, "photo.jpg", steps=50).save("large.png")  # doctest: +SKIP
     """
     manifest = pipeline.bundle.manifest
     tile = tile_of(tile, manifest)
+    for name in (name for name in REFUSED if name in options):
+        raise RequestError(f"{name}: got {shown(options[name])}, expected options such as steps, sampler, eta or seed")
     times, factor = whole("times", times, 1, MOST_TIMES), manifest.latents.factor
     opened = open_image("image", image, "RGBA")
     picture = opened.convert("RGB")

@@ -159,6 +159,8 @@ def test_a_jpeg_cannot_be_transparent(pipeline, tmp_path):
         ({"tile": 0}, "tile: got 0, expected a whole number of at least 1"),
         ({"times": 0}, "times: got 0, expected a whole number from 1 to 4"),
         ({"steps": 0}, "steps: got 0"),
+        ({"width": 64}, "width: got 64, expected options such as steps"),
+        ({"batch": 2}, "batch: got 2, expected options such as steps"),
         ({"image": "missing.png"}, r"image: missing.png is not a readable image \(No such file"),
         ({"image": 3}, "image: got 3, expected an image or the path"),
     ],
