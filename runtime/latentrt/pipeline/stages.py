@@ -186,7 +186,7 @@ def decode(run: Timed, prepared: Prepared, latents: Array) -> tuple[Image, ...]:
     space, to_pixels = manifest.latents, partial(run.decode, decoder=settings.decoder)
     if manifest.upscales:
         to_pixels = partial(decoded_in_tiles, to_pixels, pixels=space.factor)
-        if len(decoder_tiles(*latents.shape[-2:])) > 1:  # an engine's arena grows with repeated calls: 1 GB here
+        if len(decoder_tiles(*latents.shape[-2:])) > 1:  # the decoder's arena grows with its calls: free the others
             run.components.unload()
     with run.phase(settings.decoder):
         pixels = decoded(to_pixels, latents, space.factor, settings.tiling.seamless)
