@@ -20,11 +20,13 @@ if TYPE_CHECKING:
         RequestError,
         ShapeError,
     )
+    from latentrt.pipeline.codec import Codec
     from latentrt.pipeline.load import load
     from latentrt.pipeline.pipeline import Pipeline
     from latentrt.pipeline.refine import handed_over
     from latentrt.pipeline.result import Result, Step
     from latentrt.pipeline.run import Run
+    from latentrt.pipeline.upscale import Upscaled, upscale
     from latentrt.request.control import Control
     from latentrt.request.interpolation import between
     from latentrt.request.request import Request
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BundleError",
     "CheckpointError",
+    "Codec",
     "Control",
     "EngineError",
     "FidelityError",
@@ -45,16 +48,20 @@ __all__ = [
     "Run",
     "ShapeError",
     "Step",
+    "Upscaled",
     "between",
     "handed_over",
     "load",
+    "upscale",
 ]
 
 _HOMES = {
     "latentrt.request.control": ("Control",),
     "latentrt.pipeline.refine": ("handed_over",),
     "latentrt.request.interpolation": ("between",),
+    "latentrt.pipeline.codec": ("Codec",),
     "latentrt.pipeline.load": ("load",),
+    "latentrt.pipeline.upscale": ("Upscaled", "upscale"),
     "latentrt.pipeline.pipeline": ("Pipeline",),
     "latentrt.request.request": ("Request",),
     "latentrt.pipeline.result": ("Result", "Step"),

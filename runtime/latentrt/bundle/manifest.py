@@ -11,6 +11,7 @@ from latentrt.bundle.sources import (
     CONTEXT_VECTORS,
     GUIDANCE,
     IMAGE_ROLES,
+    LOW_RESOLUTION,
     PIXELS,
     ExtraChannels,
     ExtraChannelsName,
@@ -253,6 +254,11 @@ class Manifest:
     def extra_channel_specs(self) -> tuple[ExtraChannels, ...]:
         """The channels that follow the noisy latents in the denoiser's sample, in order."""
         return self.components[self.denoiser].sources[self.sample].extra_channels
+
+    @property
+    def upscales(self) -> bool:
+        """Whether the denoiser is shown a picture of low resolution: super-resolution by the latents' factor."""
+        return LOW_RESOLUTION in self.extra_channels
 
     @property
     def encodes_extra_channels(self) -> bool:

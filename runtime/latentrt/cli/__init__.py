@@ -24,6 +24,7 @@ INTERRUPTED = 130
 
 COMMANDS = {
     "generate": "Generate pictures for a prompt.",
+    "upscale": "Enlarge a picture by a super-resolution model.",
     "audio": "Turn a prompt or a spectrogram into sound, or sound into a spectrogram.",
     "export": "Export a Stable Diffusion checkpoint to a bundle.",
     "inspect": "Show a bundle's components, or a picture's settings.",
@@ -39,7 +40,7 @@ COMMANDS = {
 
 
 HEADINGS = {
-    "Make pictures and sound": ("generate", "audio", "inspect"),
+    "Make pictures and sound": ("generate", "upscale", "audio", "inspect"),
     "Make bundles": ("export", "calibrate", "build", "upgrade"),
     "Measure and check": ("compare", "bench", "estimate", "verify", "doctor"),
 }

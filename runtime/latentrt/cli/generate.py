@@ -133,6 +133,8 @@ def generate(
     budget = None if gigabytes is None else int(gigabytes * 1e9)
     loading = {name: options.pop(name) for name in ("engine", "split_guidance", "lora_dir")}
     opened: Callable[[str], Pipeline] = partial(load, **loading, memory_budget=budget)
+    if prompt is None and prompts is None and not takes_prompts(bundle):
+        prompt = ""
     wanted = requests(prompt, prompts, **options)
     if refiner is not None:
         with with_loras(opened(bundle), loras) as base:
@@ -208,6 +210,15 @@ def requests(
             raise RequestError(f"--to-{name}: got {value!r} without --frames; say how many there are to be")
         return asked
     return [request for start in asked for request in between(start, replace(start, **changes), frames)]
+
+
+def takes_prompts(bundle: str) -> bool:
+    """Whether a bundle's model takes prompts; True where there is no bundle, which is refused when it is loaded."""
+    from latentrt.bundle.catalog import folder_of
+    from latentrt.bundle.folder import MANIFEST, open_bundle
+
+    folder = folder_of(bundle)
+    return not (folder / MANIFEST).is_file() or open_bundle(folder, verify=False).manifest.text is not None
 
 
 def texts_of(prompt: str | None, prompts: Path | None) -> Sequence[str]:

@@ -9,7 +9,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, TextIO
 
 import click
@@ -100,6 +100,20 @@ def progress_bar(label: str, total: int) -> Iterator[Callable[[], None]]:
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(label, total=total)
         yield lambda: progress.advance(task)
+
+
+@contextmanager
+def progress_to(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Yields a function of how much is done, and of how much: as `progress_bar`, where the total is known later."""
+    with ExitStack() as stack:
+        bars: list[Callable[[], None]] = []
+
+        def progress(_done: int, total: int) -> None:
+            if not bars:
+                bars.append(stack.enter_context(progress_bar(label, total)))
+            bars[0]()
+
+        yield progress
 
 
 @contextmanager

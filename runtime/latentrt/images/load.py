@@ -37,11 +37,12 @@ def quiet() -> Iterator[None]:
 
 
 def open_image(name: str, source: str | Path | Image, mode: str = "RGB") -> Image:
-    """The image in a file, or `source` itself, upright, in Pillow's mode "RGB" or "L"; any transparency is dropped.
+    """The image in a file, or `source` itself, upright, in Pillow's mode "RGB", "L" or "RGBA".
 
-    Its EXIF orientation is applied, as in diffusers' `load_image`. 16 bits are scaled to 8, floats from [0, 1]. Raises
-    RequestError that begins with `name` for anything but an image, a damaged one, values out of range, or a file with
-    more pixels than Pillow opens (178,956,970, unless PIL.Image.MAX_IMAGE_PIXELS is set).
+    Only "RGBA" keeps transparency. Its EXIF orientation is applied, as in diffusers' `load_image`. 16 bits are scaled
+    to 8, floats from [0, 1]. Raises RequestError that begins with `name` for anything but an image, a damaged one,
+    values out of range, or a file with more pixels than Pillow opens (178,956,970, unless PIL.Image.MAX_IMAGE_PIXELS is
+    set).
     """
     from PIL import Image
 
@@ -100,7 +101,7 @@ def upright(image: Image) -> Image:
 
 
 def converted(name: str, image: Image, mode: str) -> Image:
-    """The image with 8 bits per channel, in Pillow's mode "RGB" or "L"."""
+    """The image with 8 bits per channel, in Pillow's mode "RGB", "L" or "RGBA"."""
     if image.mode.startswith(("I", "F")):  # Pillow clips values above 255 instead of scaling them
         return scaled(name, image).convert(mode)
     if image.mode == "LAB":

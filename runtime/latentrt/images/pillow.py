@@ -95,6 +95,14 @@ def extended(image: Image, border: Sequence[int], fill: int | None = None) -> Im
     return images.fromarray(np.pad(pixels, widths, constant_values=fill))
 
 
+def reflected(image: Image, multiple: int) -> Image:
+    """The image with its right and lower sides extended to multiples, by reflection at its outermost pixels."""
+    from PIL import Image as images
+
+    more = [(0, -side % multiple) for side in (image.height, image.width)]
+    return images.fromarray(np.pad(np.asarray(image), (*more, (0, 0)), "reflect"))
+
+
 def to_pixels(image: Image) -> Array:
     """The image as (1, channels, height, width) float32 in [-1, 1]."""
     return 2 * to_unit_range(image) - 1

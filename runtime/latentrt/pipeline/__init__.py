@@ -1,3 +1,3 @@
 """The pipeline: a request becomes pictures, stage by stage. Start reading at `picture`."""
 
-__all__ = ["load", "metadata", "pipeline", "prepare", "refine", "result", "run", "timings"]
+__all__ = ["codec", "load", "metadata", "pipeline", "prepare", "refine", "result", "run", "timings", "upscale"]

@@ -30,14 +30,21 @@ log = logging.getLogger(__name__)
 def timesteps_of_calls(sampler: Callable[..., SamplerSteps], grid: Grid) -> dict[float, float]:
     """The timestep of every sigma at which `sampler` calls the model, in the order of the first calls.
 
-    Found by a run of the sampler on a single latent. The grid's sigmas have the grid's timesteps; those between them
-    are looked up in its table.
+    The grid's sigmas have the grid's timesteps; those between them are looked up in its table.
     """
     known = dict(zip(grid.sigmas.tolist(), grid.timesteps.tolist(), strict=True))
-    found: dict[float, float] = {}
+    return {
+        sigma: known[sigma] if sigma in known else float(timestep_at(np.array(sigma), grid.table))
+        for sigma in sigmas_of_calls(sampler, grid)
+    }
+
+
+def sigmas_of_calls(sampler: Callable[..., SamplerSteps], grid: Grid) -> list[float]:
+    """The sigma of every call of the model, in order, found by a run of the sampler on a single latent."""
+    found: list[float] = []
 
     def denoise(x: Array, sigma: float) -> Array:
-        found[sigma] = known[sigma] if sigma in known else float(timestep_at(np.array(sigma), grid.table))
+        found.append(sigma)
         return x
 
     nothing = np.zeros((1, 1, 1, 1), np.float32)

@@ -12,7 +12,6 @@ import numpy as np
 from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import MANIFEST, REMEDY, Bundle, open_bundle
 from latentrt.bundle.manifest import Manifest
-from latentrt.bundle.sources import LOW_RESOLUTION
 from latentrt.bundle.tasks import DECODER, ENCODER
 from latentrt.conditioning.request_values import check_request_values
 from latentrt.engines import AUTO, choose, engine_kind, open_engines
@@ -98,7 +97,7 @@ def least_request(manifest: Manifest) -> Request:
         wanted["layout"] = ()
     if manifest.vector_width:
         wanted["vectors"] = np.ones((1, manifest.vector_width), np.float32)
-    if LOW_RESOLUTION in manifest.extra_channels:
+    if manifest.upscales:
         from PIL import Image
 
         wanted["init"] = Image.new("RGB", (defaults.width // factor, defaults.height // factor))

@@ -17,6 +17,7 @@ from latentrt.bundle.sources import CONTROL_ROLES, Role
 from latentrt.engines import ENGINES, Engine, MemoryModel
 from latentrt.errors import EngineError, OutOfMemoryError
 from latentrt.request.settings import Settings, guided
+from latentrt.sampling.tiling import DECODED
 from latentrt.tensors import shape_of
 
 # Memory of Python, NumPy and the engine's code.
@@ -91,7 +92,8 @@ def demand_of(settings: Settings, prompts: int, manifest: Manifest) -> MemoryDem
     rows, columns = settings.height // pixels, settings.width // pixels
     window, works = (settings.tiling.window or 0) // pixels, guided(settings, manifest)
     prompts += works + (works and (settings.guidance.image or 1) > 1)
-    encodes = settings.init_image is not None or "masked_image" in manifest.extra_channels
+    from_image = settings.init_image is not None and (not manifest.upscales or settings.skipped > 0)
+    encodes = from_image or "masked_image" in manifest.extra_channels
     steering = frozenset[str]().union(*(manifest.networks_of(control.name) for control in settings.controls.images))
     return MemoryDemand(len(settings.seeds), prompts, rows, columns, encodes, window, settings.decoder, steering)
 
@@ -165,11 +167,13 @@ def activation_bytes(manifest: Manifest, name: str, demand: MemoryDemand, model:
         attended = latents / component.attention_factor**2
         scores = SCORE_BYTES * rows * attended**2 if model.scores else 0
         return UNET_BYTES * rows * latents * time_bias_width(manifest) + scores
+    if component.role == "vae_decoder" and manifest.upscales:
+        latents = math.prod(min(side, DECODED) for side in (demand.height, demand.width))
     if component.role in ("vae_encoder", "vae_decoder", "tiny_decoder", "controlnet_hint"):
         attends = component.role in ("vae_encoder", "vae_decoder")
         scores = FLOAT_BYTES * latents**2 if model.scores and attends else 0
         each = STRIPED_BYTES if model.striped and component.role == "vae_decoder" else VAE_BYTES
-        each *= (manifest.latents.factor / VAE_FACTOR) ** 2
+        each *= (manifest.latents.factor / VAE_FACTOR) ** 2  # most of the memory is at the pixels' resolution
         return each * latents * math.sqrt(file_bytes(manifest, component) / WEIGHT_BYTES[component.precision]) + scores
     if component.role == "quantizer":
         vectors, channels = min(latents, QUANTIZED_AT_ONCE), component.inputs[0].shape[-1]

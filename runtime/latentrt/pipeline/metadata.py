@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentrt.errors import RequestError
+from latentrt.images.pillow import save_picture
 from latentrt.recipes.texts import read_texts
 from latentrt.request.settings import Settings
 from latentrt.sampling.samplers import SAMPLERS
@@ -16,6 +17,8 @@ from latentrt.sampling.samplers.names import curve_label, label
 from latentrt.version import VERSION
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from latentrt.lora.weights import Applied
 
 PARAMETERS, LATENTRT = "parameters", "latentrt"
@@ -34,14 +37,29 @@ class Provenance:
 
 
 def picture_text(settings: Settings, image: int, provenance: Provenance) -> dict[str, str]:
-    """The texts for one image of a batch: "parameters" for people and other tools, "latentrt" for this package.
+    """The texts for one image of a batch: "parameters" for people and other tools, "latentrt" for this package."""
+    return texts_of(record_of(settings, image, provenance))
 
-    All keys of "latentrt" except version, bundle, loras and engine are fields of `Request`, to make the same image
-    again; input images are replaced by their hash and size.
+
+def save_with_text(image: Image, path: Path, text: Mapping[str, str]) -> None:
+    """Writes a picture with these texts as metadata. Raises as `save_picture`."""
+    save_picture(image, path, text, f"{LATENTRT}\0{text.get(LATENTRT)}".encode())
+
+
+def texts_of(record: dict[str, Any]) -> dict[str, str]:
+    """The texts of a record."""
+    return {PARAMETERS: infotext(record), LATENTRT: json.dumps(record, ensure_ascii=False, allow_nan=False)}
+
+
+def record_of(settings: Settings, image: int, provenance: Provenance) -> dict[str, Any]:
+    """The settings of one image of a batch.
+
+    All keys except version, bundle, loras and engine are fields of `Request`, to make the same image again; input
+    images are replaced by their hash and size.
     """
     fields = settings.of_image(image).record()
     [seed], variations, options = (fields.pop(key) for key in ("seeds", "variation_seeds", "options"))
-    record = {
+    return {
         "version": VERSION,
         "bundle": {"name": provenance.bundle, "sha256": provenance.sha256},
         **({"loras": [lora.record() for lora in provenance.loras]} if provenance.loras else {}),
@@ -51,7 +69,6 @@ def picture_text(settings: Settings, image: int, provenance: Provenance) -> dict
         "variation_seed": variations[0] if variations else None,
         **options,
     }
-    return {PARAMETERS: infotext(record), LATENTRT: json.dumps(record, ensure_ascii=False, allow_nan=False)}
 
 
 def infotext(record: dict[str, Any]) -> str:

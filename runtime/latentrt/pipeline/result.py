@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from latentrt.images.pillow import preview_image, save_picture, to_images
+from latentrt.images.pillow import preview_image, to_images
 from latentrt.request.settings import Settings
 from latentrt.tensors import Array
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from latentrt.lora.weights import Applied
+    from latentrt.pipeline.metadata import Provenance
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,13 @@ class Result:
         The suffix gives the format: PNG (also without a suffix), JPEG of quality 95, or lossless WebP. Raises
         RequestError for another suffix, OutputError if the file cannot be written.
         """
-        from latentrt.pipeline.metadata import LATENTRT, Provenance, picture_text
+        from latentrt.pipeline.metadata import picture_text, save_with_text
 
-        provenance = Provenance(self.engine, self.bundle, self.sha256, self.loras)
-        text = picture_text(self.settings, image, provenance) if metadata else {}
-        save_picture(self.images[image], Path(path), text, f"{LATENTRT}\0{text.get(LATENTRT)}".encode())
+        text = picture_text(self.settings, image, self.provenance()) if metadata else {}
+        save_with_text(self.images[image], Path(path), text)
+
+    def provenance(self) -> Provenance:
+        """What made the images."""
+        from latentrt.pipeline.metadata import Provenance
+
+        return Provenance(self.engine, self.bundle, self.sha256, self.loras)

@@ -18,6 +18,7 @@ from latentrt.pipeline.denoiser import Denoiser, timesteps_of_calls
 from latentrt.pipeline.prepare import Prepared
 from latentrt.pipeline.result import Step
 from latentrt.pipeline.timed import Timed
+from latentrt.request.settings import Settings
 from latentrt.sampling.guidance import Guidance
 from latentrt.sampling.inpainting import inpainting
 from latentrt.sampling.noise.source import NoiseSource
@@ -25,7 +26,7 @@ from latentrt.sampling.prediction import PREDICTIONS
 from latentrt.sampling.samplers import SAMPLERS
 from latentrt.sampling.start_latents import keep_unmasked, sample_posterior, starting_latents
 from latentrt.sampling.step import Denoise, Noise, SamplerSteps
-from latentrt.sampling.tiling import decoded, tile_grid, tiled
+from latentrt.sampling.tiling import Tile, decoded, decoded_in_tiles, decoder_tiles, tile_grid, tiled
 from latentrt.tensors import Array
 
 if TYPE_CHECKING:
@@ -165,18 +166,28 @@ def denoise(run: Timed, prepared: Prepared, encoded: Encoded, start: Start) -> I
 
 def in_tiles(denoiser: Denoiser, prepared: Prepared, pixels: int) -> Denoise:
     """The denoiser, tiled if the settings have tiles. pixels: per latent, along a side."""
-    settings, tiling = prepared.settings, prepared.settings.tiling
+    tiles = tiles_of(prepared.settings, pixels)
+    return tiled(denoiser, tiles) if tiles else denoiser
+
+
+def tiles_of(settings: Settings, pixels: int) -> list[Tile]:
+    """The denoiser's tiles; none where it sees all latents at once. pixels: per latent, along a side."""
+    tiling = settings.tiling
     if tiling.window is None or tiling.stride is None:
-        return denoiser
+        return []
     sides = (settings.height, settings.width, tiling.window, tiling.stride)
     rows, columns, window, stride = (side // pixels for side in sides)
-    return tiled(denoiser, tile_grid(rows, columns, window, stride, tiling.seamless))
+    return tile_grid(rows, columns, window, stride, tiling.seamless)
 
 
 def decode(run: Timed, prepared: Prepared, latents: Array) -> tuple[Image, ...]:
     """The pictures of latents; with `overlay`, pixels outside a mask are the init image's."""
-    settings, space = prepared.settings, run.components.bundle.manifest.latents
-    to_pixels = partial(run.decode, decoder=settings.decoder)
+    settings, manifest = prepared.settings, run.components.bundle.manifest
+    space, to_pixels = manifest.latents, partial(run.decode, decoder=settings.decoder)
+    if manifest.upscales:
+        to_pixels = partial(decoded_in_tiles, to_pixels, pixels=space.factor)
+        if len(decoder_tiles(*latents.shape[-2:])) > 1:  # the decoder's arena grows with its calls: free the others
+            run.components.unload()
     with run.phase(settings.decoder):
         pixels = decoded(to_pixels, latents, space.factor, settings.tiling.seamless)
     run.release(prepared.plan)

@@ -97,11 +97,11 @@ class InitImage:
 def resolve_init_image(request: Request, manifest: Manifest) -> InitImage | None:
     """The request's init image, opened, or None. Raises RequestError."""
     if request.init is None:
-        if "low_resolution" in manifest.extra_channels:
+        if manifest.upscales:
             raise RequestError(f"init: got none, but {manifest.name} upscales a picture; give one (--init)")
         refuse_without("init", request)
         return None
-    if "vae_encoder" not in manifest.components and "low_resolution" not in manifest.extra_channels:
+    if "vae_encoder" not in manifest.components and not manifest.upscales:
         raise RequestError(f"init: {manifest.name} has no vae_encoder; export it anew with `latentrt export`")
     # A UNet that is shown the image needs no more of it to start from.
     usual = 1.0 if manifest.extra_channels else STRENGTH

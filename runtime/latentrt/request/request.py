@@ -44,9 +44,10 @@ class Request:
     seed: of the first image; image k has seed + k. With variation_strength every image has `seed`, and image k the
     variation seed variation_seed + k. posterior: the VAE encoder returns a mean and a variance; "mean" takes the mean,
     "sample" draws from them, as diffusers does. noise: the generator that a seed belongs to.
-    init: width and height are then those of the image, cut to multiples of 8, unless given. strength: the share of the
-    steps that is taken, the last ones. mask_padding: only the part of the image around the mask is generated, at width
-    and height, and put back. extend: pixels beyond the left, top, right and bottom side, with or without a mask inside.
+    init: width and height are then those of the image, cut to multiples of 8, unless given; for super-resolution those
+    of the image times the factor. strength: the share of the steps that is taken, the last ones. mask_padding: only the
+    part of the image around the mask is generated, at width and height, and put back. extend: pixels beyond the left,
+    top, right and bottom side, with or without a mask inside.
     hires: a second pass, image to image from the upscaled first one.
     controls: width and height are those of the first ControlNet's or T2I-Adapter's image, where there is no init.
     class_label: for models that are conditioned on a class, such as those of ImageNet; a number, or one of the names

@@ -115,7 +115,7 @@ def resolve(request: Request, manifest: Manifest) -> Settings:
     controls = resolve_controls(request, manifest)
     segmentation = resolve_segmentation(request, manifest)
     followed = ("segmentation", segmentation.size) if segmentation else None
-    followed = followed or followed_size(init_image, part, controls.images, manifest)
+    followed = followed or followed_size(init_image, part, controls.images, pixels)
     size = resolve_size(request, manifest, followed)
     if segmentation and segmentation.size != size:
         got, wanted = ("x".join(map(str, one)) for one in (segmentation.size, size))

@@ -16,6 +16,9 @@ import numpy as np
 from latentrt.sampling.step import Denoise
 from latentrt.tensors import Array
 
+# Latents per side that the decoder of a super-resolution model takes at once, as in the original, and the overlap of
+# its tiles: a latent's pixels depend on about 16 of its neighbours, but for attention and norms.
+DECODED, DECODER_OVERLAP = 128, 32
 WRAPPED = 8  # latents of the opposite edge that are added beyond each edge for the decoder, as in diffusers
 
 Tile = tuple[Array, Array]  # indices of its rows and of its columns
@@ -64,6 +67,41 @@ def decoded(decode: Callable[[Array], Array], latents: Array, pixels: int, seaml
     height, width = (side * pixels for side in latents.shape[-2:])
     top, left = down * pixels, across * pixels
     return decode(wrapped)[..., top : top + height, left : left + width]
+
+
+def decoder_tiles(rows: int, columns: int) -> list[Tile]:
+    """Tiles of latents that a super-resolution model's decoder takes one by one: one up to DECODED per side."""
+    return tile_grid(rows, columns, DECODED, DECODED - DECODER_OVERLAP, None)
+
+
+def decoded_in_tiles(decode: Callable[[Array], Array], latents: Array, pixels: int) -> Array:
+    """Pictures decoded tile by tile; a pixel of several is their mean, weighted by its distance from a tile's border.
+
+    Close to the picture that is decoded at once, not equal: the decoder's attention and norms see one tile. As in
+    `decode_first_stage` of CompVis/latent-diffusion, but the last tile ends at the picture's edge. pixels: width of one
+    latent.
+    """
+    tiles = decoder_tiles(*latents.shape[-2:])
+    if len(tiles) == 1:
+        return decode(latents)
+    height, width = (side * pixels for side in latents.shape[-2:])
+    total, weights = np.zeros((len(latents), 3, height, width), np.float32), np.zeros((height, width), np.float32)
+    for rows, columns in tiles:
+        tile = decode(latents[..., rows, columns])
+        high, wide = tile.shape[-2:]
+        top, left = rows[0, 0] * pixels, columns[0] * pixels
+        place = (slice(top, top + high), slice(left, left + wide))
+        weight = np.outer(*(border_distance(side, DECODER_OVERLAP * pixels) for side in (high, wide)))
+        total[(..., *place)] += tile * weight
+        weights[place] += weight
+    total /= weights
+    return total
+
+
+def border_distance(side: int, most: int) -> Array:
+    """The distance of each pixel from the nearer end of a side, 1 to `most`; (side,) float32."""
+    places = np.arange(1, side + 1, dtype=np.float32)
+    return np.minimum(np.minimum(places, places[::-1]), np.float32(most))
 
 
 Seamless = Literal["x", "y", "xy"]

@@ -19,7 +19,7 @@ from latentrt.request.request import Request
 from tests.runtime.fake import named, pipeline_of
 
 SMALL = ("--json", "--size", "32x24", "--out", "x.png")
-COMMANDS = ("generate", "audio", "export", "inspect", "compare", "estimate", "verify", "doctor")
+COMMANDS = ("generate", "upscale", "audio", "export", "inspect", "compare", "estimate", "verify", "doctor")
 
 
 def run(*arguments, cwd, **environment):
@@ -331,6 +331,11 @@ def test_mistakes_are_one_message_a_status_and_no_file(tmp_path, arguments, stat
         (["generate", "x", "--out", "no/x.png"], 2, "mkdir -p no"),
         (["verify", "nowhere"], 3, "latentrt export"),
         (["inspect", "nowhere.png"], 2, "nowhere.png"),
+        (["upscale", "x.png", "--out", "y.png"], 2, "Missing option '--bundle'"),
+        (["upscale", "x.png", "--out", "y.png", "--bundle", "nowhere"], 3, "latentrt export"),
+        (["upscale", "x.png", "--out", "y.png", "--bundle", "emoji"], 2, "expected super-resolution"),
+        (["upscale", "x.png", "--out", "y.gif", "--bundle", "emoji"], 2, "ends in .png or .jpg or .jpeg or .webp"),
+        (["upscale", "x.png", "--out", "no/y.png", "--bundle", "emoji"], 2, "mkdir -p no"),
     ],
 )
 def test_other_mistakes_too(here, capsys, arguments, status, said):

@@ -5,11 +5,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from latentrt.cli.output import echo, on_terminal, print_json, progress_bar
+from latentrt.cli.output import echo, on_terminal, print_json, progress_bar, progress_to
 from latentrt.errors import OutputError
 
 BLOCKER = """
@@ -86,6 +88,23 @@ def test_streams_without_a_terminal_get_no_bar(monkeypatch: pytest.MonkeyPatch, 
         advance()
     echo("done")
     print_json({"a": 1})
+
+
+def test_progress_of_a_total_that_is_known_later_is_one_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    bars: list[tuple[str, int, list[int]]] = []
+
+    @contextmanager
+    def bar(label: str, total: int) -> Iterator[Callable[[], None]]:
+        bars.append((label, total, []))
+        yield lambda: bars[-1][2].append(1)
+        bars[-1][2].append(0)
+
+    monkeypatch.setattr("latentrt.cli.output.progress_bar", bar)
+    with progress_to("photo.jpg") as progress:
+        assert not bars
+        progress(1, 2)
+        progress(2, 2)
+    assert bars == [("photo.jpg", 2, [1, 1, 0])]
 
 
 def test_a_closed_object_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

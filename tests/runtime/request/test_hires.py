@@ -34,6 +34,14 @@ def test_two_passes_are_one_run(fake: Pipeline, calls: Any, upscaler: Any) -> No
     )
 
 
+def test_sides_are_multiples_of_more_latents_where_the_model_needs_them(fake: Pipeline) -> None:
+    manifest = fake.bundle.manifest
+    latents = replace(manifest.latents, multiple=2)
+    fake.bundle = replace(fake.bundle, manifest=replace(manifest, latents=latents))
+    steps = list(fake.steps(Request("a", **{**ASKED, "height": 32})))
+    assert [step.latents.shape for step in steps] == [(1, 4, 4, 4)] * 4 + [(1, 4, 6, 6)] * 2
+
+
 def test_the_second_pass_starts_from_the_first_one_s_latents_with_noise_of_its_own_size(
     fake: Pipeline, calls: Any
 ) -> None:

@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from latentrt.pipeline.metadata import read_png
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.request import Request
 from latentrt.request.settings import resolve
-from latentrt.sampling.tiling import decoded, starts, tile_grid, tiled
+from latentrt.sampling.tiling import DECODED, decoded, decoded_in_tiles, starts, tile_grid, tiled
 from latentrt.tensors import Array
 from tests.runtime.fake import named
 
@@ -137,3 +138,34 @@ def test_a_picture_says_how_it_was_seen(fake: Pipeline, tmp_path: Path) -> None:
         assert ", Tiling: True, Version: " in image.text["parameters"]  # type: ignore[attr-defined]
     fields = {key: value for key, value in record.items() if key not in ("version", "bundle", "engine")}
     assert fake.generate(**fields).images == result.images
+
+
+def painted(latents: Array) -> Array:
+    """A decoder of 2 pixels per latent that depends on its place alone."""
+    return np.tanh(latents).repeat(2, axis=2).repeat(2, axis=3)
+
+
+@pytest.mark.parametrize("sides", [(DECODED, 8), (129, 8), (8, 225), (150, 131), (12, 300)])
+def test_tiles_of_a_decoder_that_sees_one_latent_are_the_picture(sides: tuple[int, int]) -> None:
+    sizes: list[tuple[int, ...]] = []
+
+    def noted(latents: Array) -> Array:
+        sizes.append(latents.shape)
+        return painted(latents)
+
+    latents = noise(*sides)
+    np.testing.assert_allclose(decoded_in_tiles(noted, latents, 2), painted(latents), atol=1e-6)
+    assert max(max(shape[-2:]) for shape in sizes) <= DECODED
+    assert (len(sizes) == 1) == (max(sides) <= DECODED)
+
+
+def test_tiles_that_differ_are_blended_without_a_step() -> None:
+    heights = itertools.count()
+
+    def rising(latents: Array) -> Array:
+        return np.full_like(painted(latents), next(heights))
+
+    picture = decoded_in_tiles(rising, noise(1, 320), 2)
+    assert (picture[..., 0], picture[..., -1]) == (pytest.approx(0), pytest.approx(2))
+    assert np.diff(picture[0, 0, 0]).min() >= 0
+    assert np.diff(picture[0, 0, 0]).max() < 0.04
