@@ -34,7 +34,16 @@ from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl
 import latentrt
 from latentrt.lora.files import Lora
 from latentrt_export.export import ExportOptions, export
-from tests.export import control_pairs, embeddings, hires_pairs, image_prompt_pairs, ldm_text, loras, shown_pairs
+from tests.export import (
+    control_pairs,
+    embeddings,
+    hires_pairs,
+    image_prompt_pairs,
+    ldm_pairs,
+    ldm_text,
+    loras,
+    shown_pairs,
+)
 from tests.export.image_pairs import mask, picture
 from tests.export.pairs import SIZE, STEERED, Pair, adapted, handed_over, opened_pair, prompted, steered, steered_pair
 from tests.export.samplers import psnr
@@ -127,6 +136,19 @@ def from_text_by_bert(models: Models, name: str) -> Result:
     with (pair := ldm_text.opened_pair(name, models.folder / name)).ours:
         requests = [{"steps": steps, "batch": batch, "guidance": one} for (steps, batch), one in ldm_text.CASES]
         return result_of(pair, min(ldm_text.drawn(pair, **request) for request in requests), requests)
+
+
+def of_the_paper(models: Models, kind: str) -> Result:
+    """A model of the latent diffusion paper against diffusers' modules, in all cases."""
+    build, cases = ldm_pairs.KINDS[kind]
+    folder = models.folder / kind.replace(" ", "-")
+    folder.mkdir()
+    pair = build(folder)
+    with pair.ours:
+        least = min(pair.psnr(case) for case in cases)
+    steps = ", ".join(map(str, dict.fromkeys(case.steps for case in cases)))
+    reference = {"super-resolution": "LDMSuperResolutionPipeline"}.get(kind, "a loop of diffusers' modules")
+    return Result(least, reference, "ddim", steps, "256x128" if kind == "super-resolution" else "96x64")
 
 
 def from_an_image(models: Models, family: str, kind: str) -> Result:
@@ -318,6 +340,7 @@ EDITED = {"pix2pix": slice(None), "sdxl-pix2pix": slice(1)}
 ROWS = (
     *(Row("text to image", NAMES[name], partial(from_text, variant=name)) for name in TEXT),
     *(Row("text to image", NAMES[name], partial(from_text_by_bert, name=name)) for name in ldm_text.MODELS),
+    *(Row(kind, "latent diffusion", partial(of_the_paper, kind=kind)) for kind in ldm_pairs.KINDS),
     *(
         Row("image to image", NAMES[name], partial(from_an_image, family=name, kind=kind))
         for name, kind in IMAGE.items()

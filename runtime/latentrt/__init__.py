@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         ShapeError,
     )
     from latentrt.pipeline.codec import Codec
+    from latentrt.pipeline.inpaint import inpaint
     from latentrt.pipeline.load import load
     from latentrt.pipeline.pipeline import Pipeline
     from latentrt.pipeline.refine import handed_over
@@ -51,6 +52,7 @@ __all__ = [
     "Upscaled",
     "between",
     "handed_over",
+    "inpaint",
     "load",
     "upscale",
 ]
@@ -61,6 +63,7 @@ _HOMES = {
     "latentrt.request.interpolation": ("between",),
     "latentrt.pipeline.codec": ("Codec",),
     "latentrt.pipeline.load": ("load",),
+    "latentrt.pipeline.inpaint": ("inpaint",),
     "latentrt.pipeline.upscale": ("Upscaled", "upscale"),
     "latentrt.pipeline.pipeline": ("Pipeline",),
     "latentrt.request.request": ("Request",),

@@ -11,7 +11,6 @@ import latentrt
 from latentrt.bundle.folder import open_bundle
 from latentrt.cli import cli
 from latentrt.errors import EngineError
-from latentrt.request.settings import resolve
 from latentrt_calib.calibrate import CalibrationOptions, calibrate
 from latentrt_calib.recording.inits import drawn_picture
 from latentrt_calib.recording.record import DECODER, record
@@ -123,11 +122,3 @@ def test_commands_find_a_request_that_the_model_takes(bundle, command):
     assert found.exit_code == 0, found.output
     said = {"bench": '"width": 64', "estimate": "quantizer", "inspect": "width and height in multiples of 8 pixels"}
     assert said[command] in found.stdout
-
-
-@pytest.mark.parametrize(
-    ("asked", "size"), [({}, (96, 64)), ({"width": 64}, (64, 64)), ({"width": 32, "height": 40}, (32, 40))]
-)
-def test_a_picture_is_enlarged_unless_a_size_is_asked_for(bundle, asked, size):
-    settings = resolve(latentrt.Request(init=drawn_picture(0, 25, 17), **asked), open_bundle(bundle).manifest)
-    assert (settings.width, settings.height) == size

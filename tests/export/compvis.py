@@ -58,7 +58,7 @@ def save_tensors(floats: dict[str, Tensor], path: Path, dtype: torch.dtype) -> N
     leftovers = {
         "betas": torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2,
         "model_ema.decay": torch.tensor(0.9999),
-        "model_ema.diffusion_modelout2weight": torch.zeros(4, 4),
+        "model_ema.diffusion_modelspare": torch.zeros(4, 4),
         "cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(77)[None],
     }
     save_file({key: t.detach().to(dtype).contiguous() for key, t in floats.items()} | leftovers, path)

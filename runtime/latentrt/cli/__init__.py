@@ -25,6 +25,7 @@ INTERRUPTED = 130
 COMMANDS = {
     "generate": "Generate pictures for a prompt.",
     "upscale": "Enlarge a picture by a super-resolution model.",
+    "inpaint": "Paint the masked part of a picture anew.",
     "audio": "Turn a prompt or a spectrogram into sound, or sound into a spectrogram.",
     "export": "Export a Stable Diffusion checkpoint to a bundle.",
     "inspect": "Show a bundle's components, or a picture's settings.",
@@ -40,7 +41,7 @@ COMMANDS = {
 
 
 HEADINGS = {
-    "Make pictures and sound": ("generate", "upscale", "audio", "inspect"),
+    "Make pictures and sound": ("generate", "upscale", "inpaint", "audio", "inspect"),
     "Make bundles": ("export", "calibrate", "build", "upgrade"),
     "Measure and check": ("compare", "bench", "estimate", "verify", "doctor"),
 }

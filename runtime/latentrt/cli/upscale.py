@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 @click.option("--bundle", metavar="DIR", required=True, callback=existing_bundle, help="Bundle for super-resolution.")
 @click.option("--steps", type=int, metavar="N", help="Denoising steps.  [default: the bundle's]")
 @click.option("--sampler", metavar="NAME", help="Sampler; docs/samplers.md lists them.  [default: the bundle's]")
-@click.option("--eta", type=float, metavar="F", help="Noise that ddim adds at each step, 0 to 1.  [default: 0]")
+@click.option(
+    "--eta", type=float, metavar="F", help="Noise that ddim adds at each step, 0 to 1.  [default: the bundle's]"
+)
 @click.option("--seed", type=int, default=0, show_default=True, callback=seed_of, help="Seed of the noise; -1: random.")
 @click.option("--tile", type=int, metavar="PX", help="Side of a tile, in pixels of IN.  [default: the training size]")
 @click.option("--times", type=int, default=1, metavar="N", show_default=True, help="Passes: 2 enlarge by 16.")

@@ -1,3 +1,5 @@
 """The pipeline: a request becomes pictures, stage by stage. Start reading at `picture`."""
 
-__all__ = ["codec", "load", "metadata", "pipeline", "prepare", "refine", "result", "run", "timings", "upscale"]
+__all__ = [
+    *("codec", "inpaint", "load", "metadata", "pipeline", "prepare", "refine", "result", "run", "timings", "upscale"),
+]

@@ -15,8 +15,7 @@ from diffusers.pipelines.stable_diffusion import pipeline_stable_diffusion_inpai
 from diffusers.pipelines.stable_diffusion_xl import pipeline_stable_diffusion_xl_inpaint
 
 from latentrt.engines import open_engines
-from latentrt.errors import BundleError, CheckpointError
-from latentrt_calib.calibrate import check_latents_only
+from latentrt.errors import CheckpointError
 from latentrt_export.build.tensorrt import BuildOptions, build
 from latentrt_export.checkpoint.families import FAMILIES
 from latentrt_export.checkpoint.load import load_checkpoint
@@ -163,8 +162,3 @@ def test_graphs_compute_the_same_and_build_with_tensorrt_rtx(folders, pairs, tmp
     for plan in plans:
         assert plan.floats == "fp16"
         assert plan.bytes > bundle.path(parts[plan.component].file).stat().st_size / 2
-
-
-def test_bundles_of_these_are_not_calibrated_by_prompts(pairs):
-    with pytest.raises(BundleError, match=r"\(mask and masked image\), expected one that takes latents"):
-        check_latents_only(pairs("inpaint").ours.bundle)

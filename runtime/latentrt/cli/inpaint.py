@@ -1,0 +1,76 @@
+"""`latentrt inpaint`: the masked part of a picture is painted anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from latentrt.cli.engine_option import engine_option
+from latentrt.cli.generate import check_out, report, save
+from latentrt.cli.output import as_json, echo, print_json
+from latentrt.cli.parsing import seed_of
+from latentrt.cli.paths import existing_bundle
+
+
+@click.command()
+@click.argument("image", metavar="IN")
+@click.argument("mask", metavar="MASK")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    required=True,
+    help="Picture to write: .png, .jpg, .webp.",
+)
+@click.option("--bundle", metavar="DIR", required=True, callback=existing_bundle, help="Bundle that inpaints.")
+@click.option("--prompt", default="", metavar="TEXT", help="Text of what is painted, for models that take prompts.")
+@click.option("--negative", default="", metavar="TEXT", help="Negative prompt: content to avoid.")
+@click.option("--steps", type=int, metavar="N", help="Denoising steps.  [default: the bundle's]")
+@click.option("--guidance", type=float, metavar="G", help="Guidance scale; 1 is off.  [default: the bundle's]")
+@click.option("--sampler", metavar="NAME", help="Sampler; docs/samplers.md lists them.  [default: the bundle's]")
+@click.option("--seed", type=int, default=0, show_default=True, callback=seed_of, help="Seed of the noise; -1: random.")
+@click.option("--batch", type=int, default=1, metavar="N", show_default=True, help="Pictures, each of another seed.")
+@click.option("--mask-blur", type=float, default=0.0, metavar="PX", help="Blur of the mask's edges, in pixels.")
+@engine_option()
+@click.option(
+    "--memory-budget",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GB",
+    help="Limit of the process's memory on a CPU, in GB.  [default: none]",
+)
+@click.option("--no-metadata", is_flag=True, help="Leave the settings out of the file.")
+@as_json
+def inpaint(
+    image: str,
+    mask: str,
+    out: Path,
+    bundle: str,
+    engine: str,
+    memory_budget: float | None,
+    no_metadata: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Paint the white part of MASK in the picture IN anew; both have the same size, which may be any.
+
+    \b
+    latentrt inpaint photo.jpg hole.png --out whole.png --bundle DIR
+    latentrt inpaint photo.jpg hole.png --out dog.png --bundle DIR --prompt "a dog"
+
+    All other pixels stay exactly as they are.
+    """
+    from latentrt.pipeline.inpaint import inpaint as inpainted
+    from latentrt.pipeline.load import load
+
+    check_out(out, frames=False)
+    budget = None if memory_budget is None else int(memory_budget * 1e9)
+    with load(bundle, engine=engine, memory_budget=budget) as pipeline:
+        result = inpainted(pipeline, image, mask, **options)
+    [files] = save([result], out, metadata=not no_metadata)
+    if as_json:
+        print_json(report(result, files))
+        return
+    for file in files:
+        echo(file)
