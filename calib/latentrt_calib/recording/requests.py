@@ -9,6 +9,7 @@ from latentrt.bundle.manifest import Manifest
 from latentrt.errors import RequestError
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.request import Request
+from latentrt_calib.recording.conditions import condition_fields
 from latentrt_calib.recording.inits import chosen, init_fields
 from latentrt_calib.recording.subjects import subject_fields
 
@@ -24,7 +25,8 @@ def requests_for(
     found = []
     for index, subject in enumerate(subjects):
         shown = init_fields(manifest, seed + index, chosen(inits, index), (size[0], size[1]))
-        fields = {**subject_fields(manifest, subject), **shown, "seed": seed + index, **options}
+        condition = condition_fields(manifest, seed + index, (size[0], size[1]))
+        fields = {**subject_fields(manifest, subject), **shown, **condition, "seed": seed + index, **options}
         found.append(Request(**fields))
     return tuple(found)
 

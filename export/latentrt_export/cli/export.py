@@ -142,7 +142,8 @@ def export(
     """Export CHECKPOINT to the bundle OUT.
 
     A bundle is a folder with the model's ONNX graphs and one bundle.json; all other commands read it, without torch.
-    CHECKPOINT is a diffusers folder or one .safetensors file of Stable Diffusion 1.x, 2.x or XL. Nothing is downloaded.
+    CHECKPOINT is a diffusers folder or one .safetensors file of Stable Diffusion 1.x, 2.x or XL, or of the latent
+    diffusion paper (docs/ldm.md). Nothing is downloaded.
 
     \b
     latentrt export model.safetensors my-bundle --precision w16

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from latentrt.pipeline.memory import Budget, memory_models
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.prompt.tokenizer import Tokenizer
 from latentrt.request.request import Request
+from latentrt.request.rows import changed
 from latentrt.request.settings import resolve
 
 
@@ -105,10 +106,10 @@ def least_request(manifest: Manifest) -> Request:
 
 
 def completed(request: Request, manifest: Manifest) -> Request:
-    """The request with the class and the picture that the model asks for, where it states none."""
+    """The request with all that the model asks of every request and that it does not state."""
     least = least_request(manifest)
-    label = least.class_label if request.class_label is None else request.class_label
-    return replace(request, class_label=label, init=least.init if request.init is None else request.init)
+    missing = [one.name for one in fields(Request) if changed(least, one.name) and not changed(request, one.name)]
+    return replace(request, **{name: getattr(least, name) for name in missing})
 
 
 def load_tokenizer(bundle: Bundle) -> Tokenizer | None:
