@@ -10,6 +10,7 @@ import click
 from latentrt.cli.grouped import GroupedCommand
 from latentrt.cli.output import as_json, echo, print_json, progress_bar
 from latentrt.cli.paths import check_files
+from latentrt.engines.kinds import NAMES
 from latentrt.errors import OutputError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ GROUPS = {
     default="onnxruntime",
     metavar="NAME",
     show_default=True,
-    help="Engine of both bundles; `latentrt doctor` lists all.",
+    help=f"Engine of both bundles: {', '.join(NAMES)}.",
 )
 @click.option("--min-psnr", type=float, metavar="DB", help="Least mean PSNR; exit status 6 below it.")
 @click.option("--min-worst", type=float, metavar="DB", help="Least PSNR of any picture; exit status 6 below it.")

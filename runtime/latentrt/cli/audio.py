@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from latentrt.cli.engine_option import engine_option
 from latentrt.cli.grouped import GroupedCommand
 from latentrt.cli.output import as_json, echo, print_json, progress_bar
 from latentrt.errors import OutputError, RequestError
@@ -70,13 +71,7 @@ def hertz_of(_context: click.Context, _option: click.Parameter, value: str | Non
 @click.option("--guidance", type=float, metavar="G", help="Guidance scale; 1 is off.  [default: the bundle's]")
 @click.option("--init", metavar="IMG", help="Spectrogram that every clip starts from.")
 @click.option("--strength", type=float, metavar="F", help="Share of the steps taken from --init.  [default: 0.8]")
-@click.option(
-    "--engine",
-    default="auto",
-    metavar="NAME",
-    show_default=True,
-    help="Engine that runs the graphs; `latentrt doctor` lists them.",
-)
+@engine_option()
 @as_json
 def audio(
     source: str,
