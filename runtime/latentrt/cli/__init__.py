@@ -18,7 +18,18 @@ from latentrt.errors import LatentError, OutOfMemoryError
 from latentrt.extensions import COMMANDS as EXTENSIONS
 from latentrt.version import VERSION
 
-__all__ = ["COMMANDS", "cli", "engine_option", "grouped", "lora_option", "main", "output", "parsing", "paths"]
+__all__ = [
+    "COMMANDS",
+    "cli",
+    "engine_option",
+    "grouped",
+    "lora_option",
+    "main",
+    "memory_option",
+    "output",
+    "parsing",
+    "paths",
+]
 
 INTERRUPTED = 130
 

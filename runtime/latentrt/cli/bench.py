@@ -10,6 +10,7 @@ import click
 
 from latentrt.cli.engine_option import engine_option
 from latentrt.cli.grouped import GroupedCommand
+from latentrt.cli.memory_option import memory_option
 from latentrt.cli.output import as_json, echo, print_json, progress_bar
 from latentrt.cli.parsing import class_of, numbers_of, seed_of, sigmas_of, size_of
 
@@ -124,12 +125,7 @@ GROUPS = {
     help="Guidance scale; 1 is off. A list has one per step.  [default: the bundle's]",
 )
 @click.option("--split-guidance", is_flag=True, help="One denoiser call per prompt: less memory, more time.")
-@click.option(
-    "--memory-budget",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="GB",
-    help="Limit of the process's memory on a CPU, in GB.  [default: none]",
-)
+@memory_option()
 @click.option(
     "--sampler",
     metavar="NAME",
@@ -166,7 +162,7 @@ def bench(
     size: tuple[tuple[int, int], ...] | None,
     engine: str,
     split_guidance: bool,
-    memory_budget: float | None,
+    memory_budget: int | None,
     runs: int,
     warmups: int,
     audit: bool,
@@ -199,7 +195,6 @@ def bench(
     if prompt is None:
         prompt = PROMPT if open_bundle(folder_of(bundle), verify=False).manifest.text else ""
     request = Request(prompt, **options)
-    budget = None if memory_budget is None else int(memory_budget * 1e9)
     with progress_bar("timing", plan.requests * len(sweep.cases(request))) as advance:
         report = benchmark(
             bundle,
@@ -208,7 +203,7 @@ def bench(
             plan,
             engine=engine,
             split_guidance=split_guidance,
-            memory_budget=budget,
+            memory_budget=memory_budget,
             advance=advance,
         )
     for file in files:

@@ -12,12 +12,14 @@ import click
 
 from latentrt.cli.engine_option import engine_option
 from latentrt.cli.lora_option import lora_option
+from latentrt.cli.memory_option import memory_option
 from latentrt.cli.output import as_json, echo, print_json, progress_bar
 from latentrt.cli.parsing import size_of
 from latentrt.cli.request_options import (
     AFTER_SIZE,
     BEFORE_SIZE,
     FirstOption,
+    GroupedOption,
     RequestCommand,
     first,
     grouped,
@@ -82,13 +84,7 @@ if TYPE_CHECKING:
     help="Share of the schedule before --refiner, 0 to 1.",
 )
 @grouped("sampling", "--split-guidance", is_flag=True, help="One denoiser call per prompt: less memory, more time.")
-@grouped(
-    "output",
-    "--memory-budget",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="GB",
-    help="Limit of the process's memory on a CPU, in GB.  [default: none]",
-)
+@memory_option(GroupedOption)
 @grouped("output", "--frames", type=int, metavar="N", help="Animation: pictures from the request to the --to options.")
 @grouped("output", "--to-prompt", metavar="TEXT", help="Animation: prompt of the last frame.")
 @grouped("output", "--to-seed", type=int, help="Animation: seed of the last frame.")
@@ -129,10 +125,8 @@ def generate(
     from latentrt.pipeline.refine import handed_over
 
     animated = check_out(out, frames=options["frames"] is not None)
-    gigabytes = options.pop("memory_budget")
-    budget = None if gigabytes is None else int(gigabytes * 1e9)
-    loading = {name: options.pop(name) for name in ("engine", "split_guidance", "lora_dir")}
-    opened: Callable[[str], Pipeline] = partial(load, **loading, memory_budget=budget)
+    loading = {name: options.pop(name) for name in ("engine", "split_guidance", "lora_dir", "memory_budget")}
+    opened: Callable[[str], Pipeline] = partial(load, **loading)
     if prompt is None and prompts is None and not takes_prompts(bundle):
         prompt = ""
     wanted = requests(prompt, prompts, **options)

@@ -9,6 +9,7 @@ import click
 
 from latentrt.cli.engine_option import engine_option
 from latentrt.cli.generate import check_out, report, save
+from latentrt.cli.memory_option import memory_option
 from latentrt.cli.output import as_json, echo, print_json
 from latentrt.cli.parsing import seed_of
 from latentrt.cli.paths import existing_bundle
@@ -34,12 +35,7 @@ from latentrt.cli.paths import existing_bundle
 @click.option("--batch", type=int, default=1, metavar="N", show_default=True, help="Pictures, each of another seed.")
 @click.option("--mask-blur", type=float, default=0.0, metavar="PX", help="Blur of the mask's edges, in pixels.")
 @engine_option()
-@click.option(
-    "--memory-budget",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="GB",
-    help="Limit of the process's memory on a CPU, in GB.  [default: none]",
-)
+@memory_option()
 @click.option("--no-metadata", is_flag=True, help="Leave the settings out of the file.")
 @as_json
 def inpaint(
@@ -48,7 +44,7 @@ def inpaint(
     out: Path,
     bundle: str,
     engine: str,
-    memory_budget: float | None,
+    memory_budget: int | None,
     no_metadata: bool,
     as_json: bool,
     **options: Any,
@@ -65,8 +61,7 @@ def inpaint(
     from latentrt.pipeline.load import load
 
     check_out(out, frames=False)
-    budget = None if memory_budget is None else int(memory_budget * 1e9)
-    with load(bundle, engine=engine, memory_budget=budget) as pipeline:
+    with load(bundle, engine=engine, memory_budget=memory_budget) as pipeline:
         result = inpainted(pipeline, image, mask, **options)
     [files] = save([result], out, metadata=not no_metadata)
     if as_json:

@@ -9,6 +9,7 @@ import click
 
 from latentrt.cli.engine_option import engine_option
 from latentrt.cli.generate import check_out
+from latentrt.cli.memory_option import memory_option
 from latentrt.cli.output import as_json, echo, print_json, progress_to
 from latentrt.cli.parsing import seed_of
 from latentrt.cli.paths import existing_bundle
@@ -36,12 +37,7 @@ if TYPE_CHECKING:
 @click.option("--tile", type=int, metavar="PX", help="Side of a tile, in pixels of IN.  [default: the training size]")
 @click.option("--times", type=int, default=1, metavar="N", show_default=True, help="Passes: 2 enlarge by 16.")
 @engine_option()
-@click.option(
-    "--memory-budget",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="GB",
-    help="Limit of the process's memory on a CPU, in GB.  [default: none]",
-)
+@memory_option()
 @click.option("--no-metadata", is_flag=True, help="Leave the settings out of the file.")
 @as_json
 def upscale(
@@ -49,7 +45,7 @@ def upscale(
     out: Path,
     bundle: str,
     engine: str,
-    memory_budget: float | None,
+    memory_budget: int | None,
     no_metadata: bool,
     as_json: bool,
     **options: Any,
@@ -73,8 +69,7 @@ def upscale(
     tile_of(options["tile"], open_bundle(folder_of(bundle), verify=False).manifest)  # before engines are timed
     opened = open_image("image", image, "RGBA")
     check_format(out, opened)
-    budget = None if memory_budget is None else int(memory_budget * 1e9)
-    with load(bundle, engine=engine, memory_budget=budget) as pipeline, progress_to(image) as progress:
+    with load(bundle, engine=engine, memory_budget=memory_budget) as pipeline, progress_to(image) as progress:
         done = upscaled(pipeline, opened, progress=progress, **options)
     done.save(out, metadata=not no_metadata)
     if as_json:
