@@ -150,6 +150,7 @@ class Training:
         """Append a line to the log and print it; the first process speaks for all."""
         if rank() > 0:
             return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         rounded = {name: round(value, 5) for name, value in values.items()}
         line = {"step": number, "seconds": round(seconds, 1), **rounded}
         with self.path.with_suffix(".jsonl").open("a") as file:

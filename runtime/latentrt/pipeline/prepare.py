@@ -151,7 +151,7 @@ def second_pass(components: Components, settings: Settings, hires: Hires, before
         upscaled=UpscaledLatents(hires.strength, np.zeros(0, np.float32)),
         width=width,
         height=height,
-        schedule=replace(settings.schedule, steps=hires.steps),
+        schedule=settings.schedule.of_steps(hires.steps, components.bundle.manifest.schedule.train_steps),
         model_inputs=replace(conditioning, **sizes),
     )
     return prepare_settings(components, larger, before)

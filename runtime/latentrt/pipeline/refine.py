@@ -28,7 +28,7 @@ def handed_over(base: Pipeline, request: Request, at: float) -> Request:
             raise RequestError(f"{name}: got it where a refiner takes over, expected one of the two")
     run = base.steps(replace(request, **{**defaults(parts_of(Request, "refiner")), "end": at}))
     settings, variation_seeds = run.settings, run.settings.noise.variation_seeds
-    known: dict[str, Any] = {"seed": settings.seeds[0], "steps": settings.steps}
+    known: dict[str, Any] = {"seed": settings.seeds[0], "steps": settings.schedule.steps}
     known |= {"variation_seed": variation_seeds[0]} if variation_seeds else {}
     if request.syntax != "plain":  # the base's LoRA files do not fit another model
         known |= {name: untagged(text) for name in ("prompt", "blend") if (text := getattr(request, name)) is not None}

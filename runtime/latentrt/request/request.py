@@ -97,9 +97,9 @@ class Request:
     )
     spacing: Spacing | None = row(
         None,
-        "Timestep spacing: leading, trailing or linspace.",
+        "Timestep spacing: leading, trailing, linspace or compvis.",
         "sampling",
-        Choice(("leading", "trailing", "linspace")),
+        Choice(("leading", "trailing", "linspace", "compvis")),
         metavar="NAME",
         usual="the bundle's",
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, get_args
 
@@ -13,28 +13,44 @@ from latentrt.errors import RequestError
 from latentrt.request.request import Request
 from latentrt.request.rows import checked
 from latentrt.sampling.curves import Sigmas, SigmasName
+from latentrt.sampling.grids import original_length, original_stride
 from latentrt.sampling.samplers import SAMPLERS, Option, Value
 from latentrt.sampling.samplers.names import Named, curve_of, sampler_named
 from latentrt.sampling.schedule import Spacing
 from latentrt.validate import choice, number, or_default, shown
 
 SIGMAS: tuple[SigmasName, ...] = get_args(SigmasName)
+ORIGINAL = ("ddim", "pndm")  # samplers of the latent diffusion paper's code, whose grid "compvis" spacing is
 OPTIONS = ("eta", "gamma", "order", "solver")
 
 
 @dataclass(frozen=True)
 class ScheduleSpec:
-    """The sampler and its grid. sigmas: a curve's name, or the levels themselves. options: the sampler's own."""
+    """The sampler and its grid.
+
+    steps: as requested. sigmas: a curve's name, or the levels themselves. options: the sampler's own.
+    original_steps: the number that the latent diffusion paper's code takes instead, with "compvis" spacing.
+    """
 
     sampler: str
     steps: int
     sigmas: Sigmas
     spacing: Spacing
     options: Mapping[str, Value] = field(default_factory=dict)
+    original_steps: int | None = None
+
+    @property
+    def length(self) -> int:
+        """The number of steps of the grid."""
+        return self.original_steps or self.steps
 
     def record(self) -> dict[str, Any]:
         """The fields of the request that make this again, the sampler's options as `options`."""
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if name != "original_steps"}
+
+    def of_steps(self, steps: int, train_steps: int) -> ScheduleSpec:
+        """The same with another number of steps."""
+        return replace(self, steps=steps, original_steps=original_steps(steps, self.spacing, train_steps))
 
 
 def resolve_schedule(request: Request, manifest: Manifest) -> ScheduleSpec:
@@ -42,13 +58,34 @@ def resolve_schedule(request: Request, manifest: Manifest) -> ScheduleSpec:
     named = sampler_named(or_default(request.sampler, manifest.defaults.sampler))
     check_prediction(named.sampler, manifest)
     sigmas = sigmas_of(or_default(curve_requested(request, named), manifest.defaults.sigmas))
+    spacing: Spacing = checked(request, "spacing", manifest.schedule.spacing)
+    if spacing == "compvis":
+        check_original(named.sampler, sigmas)
+    steps = steps_of(request, sigmas, manifest)
     return ScheduleSpec(
         sampler=named.sampler,
-        steps=steps_of(request, sigmas, manifest),
+        steps=steps,
         sigmas=sigmas,
-        spacing=checked(request, "spacing", manifest.schedule.spacing),
+        spacing=spacing,
         options=options_of(request, named, manifest),
+        original_steps=original_steps(steps, spacing, manifest.schedule.train_steps),
     )
+
+
+def original_steps(steps: int, spacing: Spacing, train_steps: int) -> int | None:
+    """The number of steps of a grid with "compvis" spacing, else None. Raises RequestError where there is none."""
+    if spacing != "compvis":
+        return None
+    original_stride(steps, train_steps)
+    return original_length(steps, train_steps)
+
+
+def check_original(sampler: str, sigmas: Sigmas) -> None:
+    """Raises RequestError unless the latent diffusion paper's code has a grid for these."""
+    if sampler not in ORIGINAL:
+        raise RequestError(f"spacing: got compvis with {sampler}, expected it with {' or '.join(ORIGINAL)}")
+    if sigmas != "normal":
+        raise RequestError(f"spacing: got compvis with the sigmas {shown(sigmas)}, expected normal ones")
 
 
 def check_prediction(sampler: str, manifest: Manifest) -> None:

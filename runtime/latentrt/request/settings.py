@@ -52,7 +52,7 @@ class Settings:
     @property
     def steps(self) -> int:
         """The number of steps of the whole schedule."""
-        return self.schedule.steps
+        return self.schedule.length
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -123,13 +123,13 @@ def resolve(request: Request, manifest: Manifest) -> Settings:
     if part.latents is not None and part.size(pixels) != size:
         raise RequestError(f"latents: got those of {part.size(pixels)} pixels, expected {size}")
     if init_image:
-        init_image.skipped(schedule.steps)
+        init_image.skipped(schedule.length)
     check_padding(controls, init_image)
     width, height = size
     return Settings(
         resolve_text(request, manifest),
         schedule,
-        resolve_guidance(request, manifest, schedule.steps),
+        resolve_guidance(request, manifest, schedule.length),
         resolve_noise(request),
         width,
         height,

@@ -80,6 +80,38 @@ def timestep_spacing(schedule: NoiseSchedule, steps: int, spacing: Spacing, *, e
     return times.clip(0, last - 1)
 
 
+def original_stride(steps: int, train_steps: int) -> int:
+    """The distance of two timesteps in the grid of the latent diffusion paper's code, which is asked for `steps`.
+
+    Raises RequestError for a grid that goes beyond the last timestep, where that code fails.
+    """
+    stride = train_steps // steps
+    if original_length(steps, train_steps) * stride - stride + 1 < train_steps:
+        return stride
+    fitting = [n for n in range(1, train_steps + 1) if (train_steps - 1) % (train_steps // n)]
+    nearest = sorted(sorted(fitting, key=lambda n: abs(n - steps))[:2])
+    raise RequestError(
+        f"steps: got {steps} with compvis spacing, whose grid goes beyond the last of {train_steps} timesteps; "
+        f"the nearest that fit are {' and '.join(map(str, nearest))}"
+    )
+
+
+def original_length(steps: int, train_steps: int) -> int:
+    """The number of steps that the paper's code runs when it is asked for `steps`: more, unless they divide."""
+    return -(-train_steps // (train_steps // steps))
+
+
+def original_grid(schedule: NoiseSchedule, steps: int, table: Floats) -> Grid:
+    """The grid of DDIM and PLMS in the latent diffusion paper's code (CompVis): every `stride`th timestep from 1 on.
+
+    Every step ends at the start of the next, the last at the table's first level.
+    """
+    stride = original_stride(steps, schedule.train_steps)
+    times = (np.arange(original_length(steps, schedule.train_steps)) * stride + 1)[::-1]
+    levels = table[times]
+    return Grid(times.astype(np.float64), levels, np.append(levels[1:], table[0]), table)
+
+
 def ddim_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: Sigmas, *, clamped: bool = False) -> Grid:
     """DDIM's grid: whole timesteps, each step going down by train_steps // steps for every spacing.
 
@@ -89,6 +121,8 @@ def ddim_grid(schedule: NoiseSchedule, steps: int, spacing: Spacing, sigmas: Sig
     if sigmas != "normal":
         return dpm_grid(schedule, steps, spacing, sigmas)
     table = sigma_table(schedule, clamped=clamped)
+    if spacing == "compvis":
+        return original_grid(schedule, steps, table)
     times = np.round(timestep_spacing(schedule, steps, spacing))
     previous = times.astype(np.int64) - schedule.train_steps // steps
     last = 0.0 if schedule.last_alpha == "one" else table[0]

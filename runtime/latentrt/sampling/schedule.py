@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-Spacing = Literal["leading", "trailing", "linspace"]
+Spacing = Literal["leading", "trailing", "linspace", "compvis"]
 
 # diffusers keeps the last sigma of its sigma-space schedulers finite with this value of alpha^2.
 CLAMPED_ALPHA_SQUARED = 2.0**-24
