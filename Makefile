@@ -37,8 +37,8 @@ check: $(VENV)/.dev  ## Check style, formatting, and who imports whom.
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 
-types: $(VENV)/.dev  ## Type-check the three packages, in the checkout.
-	$(BIN)/python -m mypy -p latentrt -p latentrt_export -p latentrt_calib
+types: $(VENV)/.dev  ## Type-check the four packages, in the checkout.
+	$(BIN)/python -m mypy -p latentrt -p latentrt_export -p latentrt_calib -p latentrt_serve
 
 bench: $(VENV)/.dev  ## Time the built-in model, process start included.
 	$(BIN)/python -m benchmarks.generate

@@ -103,7 +103,7 @@ def manifest_of(
     checkpoint, (latents, side_px) = prepared.checkpoint, latent_space
     names = "class_embedding", "segmentation", "layout_encoder"
     table, labels, boxes = map(checkpoint.components.get, names)
-    return Manifest(
+    manifest = Manifest(
         format=FORMAT,
         name=options.name or WEIGHTS_SUFFIX.sub("", checkpoint.source),
         family=checkpoint.family.name,
@@ -130,6 +130,9 @@ def manifest_of(
         layout=layout_of(boxes.config) if boxes else None,
         segmentation=Classes(labels.config["labels"]) if labels else None,
     )
+    if manifest.unconditional or options.guidance is not None:
+        return manifest
+    return replace(manifest, defaults=replace(manifest.defaults, guidance=1.0))  # there is nothing to guide from
 
 
 @dataclass(frozen=True)

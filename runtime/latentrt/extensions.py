@@ -1,4 +1,4 @@
-"""Modules of the export and calibration packages that add to the runtime, by name; imported only when they are used."""
+"""Modules of the other packages that add to the runtime, by name; imported only when they are used."""
 
 from __future__ import annotations
 
@@ -16,4 +16,5 @@ COMMANDS = {
     "upgrade": "latentrt_export.cli",
     "calibrate": "latentrt_calib.cli",
     "compare": "latentrt_calib.cli",
+    "serve": "latentrt_serve.cli",
 }

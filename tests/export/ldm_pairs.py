@@ -135,12 +135,12 @@ def upscaler(folder: Path) -> LdmPair:
     return LdmPair(opened(folder / "checkpoint", folder / "bundle"), drawn, {"init": image})
 
 
-def classes(folder: Path) -> LdmPair:
-    """A class-conditional model of 1001 classes, the last of which stands for none."""
+def classes(folder: Path, count: int = 1001) -> LdmPair:
+    """A class-conditional model. count: of classes; the last of 1001 stands for none."""
     unet = tiny.seeded(lambda: UNet2DConditionModel(**ONE_TOKEN_UNET)).eval()
-    stage, table = first_stage(), nn.Embedding(1001, 24)
+    stage, table = first_stage(), nn.Embedding(count, 24)
     nn.init.normal_(table.weight, generator=torch.Generator().manual_seed(1))
-    configs = {"class_embedding": {"num_embeddings": 1001, "embedding_dim": 24}}
+    configs = {"class_embedding": {"num_embeddings": count, "embedding_dim": 24}}
     more = {"cond_stage_model.embedding.weight": table.weight.detach()}
     ours = from_file(folder, unet, stage, "class", configs, **more)
 

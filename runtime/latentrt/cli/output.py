@@ -117,9 +117,11 @@ def progress_to(label: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
-def extra_of(command: str) -> Iterator[None]:
-    """A block that imports packages of the extra "export". Raises EngineError that names a missing one."""
+def extra_of(command: str, extra: str = "export") -> Iterator[None]:
+    """A block that imports packages of an extra. Raises EngineError that names a missing one."""
     try:
         yield
     except ImportError as error:
-        raise EngineError(f"{command} needs {error.name or error}: run `pip install 'latentrt[cpu,export]'`") from error
+        raise EngineError(
+            f"{command} needs {error.name or error}: run `pip install 'latentrt[cpu,{extra}]'`"
+        ) from error

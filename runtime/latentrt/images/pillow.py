@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -148,8 +149,19 @@ def save_picture(image: Image, path: Path, text: Mapping[str, str], note: bytes 
     OutputError if the file cannot be written.
     """
     kind = kind_of(path)
-    options = png_options(text) if kind == "PNG" else exif_options(kind, text, note)
-    write_image(image, path, format=kind, **options)
+    write_image(image, path, format=kind, **options_of(kind, text, note))
+
+
+def picture_bytes(image: Image, kind: str, text: Mapping[str, str], note: bytes = b"", **options: Any) -> bytes:
+    """The file of a picture, as `save_picture` writes it. kind: Pillow's format. options: what to write otherwise."""
+    file = io.BytesIO()
+    image.save(file, format=kind, **{**options_of(kind, text, note), **options})
+    return file.getvalue()
+
+
+def options_of(kind: str, text: Mapping[str, str], note: bytes) -> dict[str, Any]:
+    """Pillow's options for a picture with metadata."""
+    return png_options(text) if kind == "PNG" else exif_options(kind, text, note)
 
 
 def kind_of(path: Path) -> str:

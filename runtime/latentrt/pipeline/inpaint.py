@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from latentrt.bundle.manifest import Manifest
 from latentrt.errors import RequestError
 from latentrt.images.load import open_image
 from latentrt.images.pillow import reflected
@@ -33,7 +34,14 @@ def inpaint(pipeline: Pipeline, image: str | Path | Image, mask: str | Path | Im
 
     >>> inpaint(pipe, "photo.jpg", "hole.png", seed=1).save("whole.png")  # doctest: +SKIP
     """
-    manifest = pipeline.bundle.manifest
+    picture = open_image("image", image)
+    run = pipeline.steps(inpainting_request(pipeline.bundle.manifest, picture, mask, **options))
+    deque(run, maxlen=0)
+    return cropped(run.result, picture.size)
+
+
+def inpainting_request(manifest: Manifest, picture: Image, mask: str | Path | Image, **options: Any) -> Request:
+    """The request of `inpaint`, of a size that the model draws; `cropped` gives the picture's. Raises as it does."""
     if TASK not in manifest.tasks:
         raise RequestError(
             f"bundle: got {manifest.name}, whose tasks are {', '.join(manifest.tasks)}; expected {TASK}: a bundle with "
@@ -41,7 +49,7 @@ def inpaint(pipeline: Pipeline, image: str | Path | Image, mask: str | Path | Im
         )
     for name in (name for name in REFUSED if name in options):
         raise RequestError(f"{name}: got {shown(options[name])}, expected options such as prompt, steps or seed")
-    picture, hole = open_image("image", image), open_image("mask", mask, "L")
+    hole = open_image("mask", mask, "L")
     if picture.size != hole.size:
         sizes = ["x".join(map(str, one.size)) for one in (hole, picture)]
         raise RequestError(f"mask: got {sizes[0]} pixels, expected {sizes[1]}, the size of the picture")
@@ -53,10 +61,12 @@ def inpaint(pipeline: Pipeline, image: str | Path | Image, mask: str | Path | Im
         "mask": extended_mask(hole, padded.size),
         "overlay": True,
     }
-    run = pipeline.steps(Request(**request))
-    deque(run, maxlen=0)
-    box = (0, 0, picture.width, picture.height)
-    return replace(run.result, images=tuple(one.crop(box) for one in run.result.images))
+    return Request(**request)
+
+
+def cropped(result: Result, size: tuple[int, int]) -> Result:
+    """The result with its images cropped to the size of the picture that was painted on."""
+    return replace(result, images=tuple(one.crop((0, 0, *size)) for one in result.images))
 
 
 def extended_mask(mask: Image, size: tuple[int, int]) -> Image:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentrt.errors import RequestError
-from latentrt.images.pillow import save_picture
+from latentrt.images.pillow import picture_bytes, save_picture
 from latentrt.recipes.texts import read_texts
 from latentrt.request.settings import Settings
 from latentrt.sampling.samplers import SAMPLERS
@@ -43,7 +43,17 @@ def picture_text(settings: Settings, image: int, provenance: Provenance) -> dict
 
 def save_with_text(image: Image, path: Path, text: Mapping[str, str]) -> None:
     """Writes a picture with these texts as metadata. Raises as `save_picture`."""
-    save_picture(image, path, text, f"{LATENTRT}\0{text.get(LATENTRT)}".encode())
+    save_picture(image, path, text, note_of(text))
+
+
+def bytes_with_text(image: Image, kind: str, text: Mapping[str, str], **options: Any) -> bytes:
+    """The file of a picture with these texts as metadata; see `picture_bytes`."""
+    return picture_bytes(image, kind, text, note_of(text), **options)
+
+
+def note_of(text: Mapping[str, str]) -> bytes:
+    """The maker's note of files that have no text chunks."""
+    return f"{LATENTRT}\0{text.get(LATENTRT)}".encode()
 
 
 def texts_of(record: dict[str, Any]) -> dict[str, str]:

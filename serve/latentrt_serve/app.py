@@ -1,0 +1,68 @@
+"""The application: all routes, the guard before them, and how errors are answered."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi import Request as HttpRequest
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from latentrt.version import VERSION
+from latentrt_serve.guard import Guard, answer_of
+from latentrt_serve.refusal import Refusal, refusal_of
+from latentrt_serve.routes import health, jobs, openai
+from latentrt_serve.server import Server
+
+log = logging.getLogger("latentrt.serve")
+
+ROUTERS = (openai.router, jobs.router, health.router)
+
+
+def create_app(server: Server, closing: Callable[[], None] | None = None) -> FastAPI:
+    """The application of a server. closing: called when it shuts down."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        server.room.start()
+        yield
+        if closing:
+            closing()
+
+    app = FastAPI(title="latentrt", version=VERSION, summary="Pictures by latent diffusion.", lifespan=lifespan)
+    app.state.server = server
+    for router in ROUTERS:
+        app.include_router(router)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, of_http)
+    app.add_exception_handler(Exception, failed)
+    for kind in (Refusal, ValueError, MemoryError):
+        app.add_exception_handler(kind, failed)
+    app.add_middleware(Guard, server=server)
+    return app
+
+
+async def failed(_http: HttpRequest, error: Exception) -> Response:
+    """The answer to an error."""
+    refusal = refusal_of(error)
+    if refusal.status == 500:
+        log.error("request failed", exc_info=error)
+    return answer_of(refusal)
+
+
+async def of_http(_http: HttpRequest, error: Exception) -> Response:
+    """The answer to an error of HTTP itself, such as a path that does not exist."""
+    assert isinstance(error, HTTPException)
+    return answer_of(Refusal(error.status_code, "http_error", str(error.detail)))
+
+
+async def invalid(_http: HttpRequest, error: Exception) -> Response:
+    """The answer to a body that is no JSON object, or a parameter of another kind."""
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(map(str, first["loc"]))
+    return answer_of(Refusal(400, "invalid_request", f"{place}: {first['msg']}", param=str(first["loc"][-1])))

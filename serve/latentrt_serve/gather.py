@@ -1,0 +1,217 @@
+"""One denoiser call for several runs: rows that wait at the same time go through the network together.
+
+A run of its own calls the denoiser with its rows, whatever its step, sampler or guidance. Here these calls meet: those
+whose rows have equal shapes are joined along the first axis, computed at once, and divided again. So a run may join
+others in the middle of theirs. A joined call is made only where it gives the same bits: the first of every shape is
+computed both ways and compared.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from latentrt.engines import Engine, MemoryModel
+from latentrt.tensors import Array
+
+Feeds = Mapping[str, Array]
+# Names, shapes of one row, and types: calls that agree in them can be joined.
+Signature = tuple[tuple[str, tuple[int, ...], str], ...]
+
+
+@dataclass
+class Waiting:
+    """A call that waits for others. outputs, error: once it is computed."""
+
+    feeds: Feeds
+    rows: int
+    outputs: dict[str, Array] | None = None
+    error: BaseException | None = None
+
+
+@dataclass
+class Joined:
+    """The engine of a denoiser, called by several runs at once.
+
+    lock: held during every call of the device. seconds: how long a call waits for the others at most. exact: whether
+    joined calls of a signature and a division into rows give the bits of separate ones, once known.
+    """
+
+    engine: Engine
+    lock: threading.RLock
+    seconds: float
+    exact: dict[tuple[Signature, tuple[int, ...]], bool] = field(default_factory=dict)
+    calls: int = 0
+    joined: int = 0
+
+    def __post_init__(self) -> None:
+        self._turn = threading.Condition()
+        self._members = 0
+        self._waiting: list[Waiting] = []
+        self._leading = False
+
+    @property
+    def memory(self) -> MemoryModel | None:
+        """The memory that the engine needs."""
+        return self.engine.memory
+
+    @contextmanager
+    def member(self) -> Iterator[None]:
+        """A block in which this thread is about to call again and again, so that others wait for it."""
+        with self._turn:
+            self._members += 1
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._members -= 1
+                self._turn.notify_all()
+
+    def __call__(self, feeds: Feeds) -> dict[str, Array]:
+        """The engine's outputs for these feeds, computed with those of other threads if they come in time."""
+        mine = Waiting(feeds, len(next(iter(feeds.values()))))
+        with self._turn:
+            self._waiting.append(mine)
+            self._turn.notify_all()
+            batch = self._awaited(mine)
+        if batch:
+            self._compute(batch)
+        if mine.error is not None:
+            raise mine.error
+        assert mine.outputs is not None
+        return mine.outputs
+
+    def _awaited(self, mine: Waiting) -> list[Waiting]:
+        """Waits until the call is computed, or until it is this thread's to compute all that wait."""
+        deadline = time.monotonic() + self.seconds
+        while mine.outputs is None and mine.error is None:
+            if self._leading or mine not in self._waiting:
+                self._turn.wait()
+                deadline = time.monotonic() + self.seconds  # from here on, the others may come back
+            elif len(self._waiting) >= self._members or time.monotonic() >= deadline:
+                self._leading = True
+                batch, self._waiting = self._waiting, []
+                return batch
+            else:
+                self._turn.wait(max(0.0, deadline - time.monotonic()))
+        return []
+
+    def _compute(self, batch: list[Waiting]) -> None:
+        """Computes the calls of a batch, those of one signature together."""
+        try:
+            for group in by_signature(batch):
+                with self.lock:
+                    self._compute_group(group)
+        finally:
+            with self._turn:
+                self._leading = False
+                self._turn.notify_all()
+
+    def _compute_group(self, group: Sequence[Waiting]) -> None:
+        key = (signature(group[0].feeds), tuple(one.rows for one in group))
+        try:
+            if len(group) == 1 or self.exact.get(key) is False:
+                self._separately(group)
+                return
+            together = divided(self._call(concatenated(group)), [one.rows for one in group])
+            if key not in self.exact:
+                self._separately(group)
+                self.exact[key] = all(map(same_bits, together, (one.outputs or {} for one in group)))
+            else:
+                for one, outputs in zip(group, together, strict=True):
+                    one.outputs = outputs
+            self.joined += len(group) if self.exact[key] else 0
+        except BaseException as error:
+            for one in group:
+                one.outputs, one.error = None, error
+
+    def _separately(self, group: Sequence[Waiting]) -> None:
+        for one in group:
+            one.outputs = self._call(one.feeds)
+
+    def _call(self, feeds: Feeds) -> dict[str, Array]:
+        self.calls += 1
+        return self.engine(feeds)
+
+    def load(self) -> None:
+        """Loads the graph."""
+        self.engine.load()
+
+    def unload(self) -> None:
+        """Frees the graph's memory."""
+        with self.lock:
+            self.engine.unload()
+
+    def close(self) -> None:
+        """Frees everything."""
+        with self.lock:
+            self.engine.close()
+
+
+@dataclass
+class InTurn:
+    """An engine whose calls take turns with all others of the device."""
+
+    engine: Engine
+    lock: threading.RLock
+
+    @property
+    def memory(self) -> MemoryModel | None:
+        """The memory that the engine needs."""
+        return self.engine.memory
+
+    def __call__(self, feeds: Feeds) -> dict[str, Array]:
+        """The engine's outputs."""
+        with self.lock:
+            return self.engine(feeds)
+
+    def load(self) -> None:
+        """Loads the graph."""
+        self.engine.load()
+
+    def unload(self) -> None:
+        """Frees the graph's memory."""
+        with self.lock:
+            self.engine.unload()
+
+    def close(self) -> None:
+        """Frees everything."""
+        with self.lock:
+            self.engine.close()
+
+
+def signature(feeds: Feeds) -> Signature:
+    """What two calls have to agree in to be joined."""
+    return tuple((name, feed.shape[1:], feed.dtype.str) for name, feed in sorted(feeds.items()))
+
+
+def by_signature(batch: Sequence[Waiting]) -> list[list[Waiting]]:
+    """The calls in groups that can be joined."""
+    groups: dict[Signature, list[Waiting]] = {}
+    for one in batch:
+        groups.setdefault(signature(one.feeds), []).append(one)
+    return list(groups.values())
+
+
+def concatenated(group: Sequence[Waiting]) -> dict[str, Array]:
+    """The feeds of one call for all rows of a group."""
+    return {name: np.concatenate([one.feeds[name] for one in group]) for name in group[0].feeds}
+
+
+def divided(outputs: Mapping[str, Array], rows: Sequence[int]) -> list[dict[str, Array]]:
+    """The outputs of each call of a group, copied, from those of all rows."""
+    ends = np.cumsum(rows)
+    return [
+        {name: output[end - count : end].copy() for name, output in outputs.items()}
+        for end, count in zip(ends, rows, strict=True)
+    ]
+
+
+def same_bits(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:
+    """Whether two calls gave the same outputs, bit for bit."""
+    return one.keys() == other.keys() and all(one[name].tobytes() == other[name].tobytes() for name in one)
