@@ -132,6 +132,7 @@ def row(model: str, work: Path, steps: int, *, optimised: bool) -> str:
     """Exports a model and draws a picture. Returns a row of the table."""
     checkpoint, bundle, report = work / f"{model}.safetensors", work / model, work / "report.json"
     latentrt = [sys.executable, "-m", "latentrt"]
+    shutil.rmtree(bundle, ignore_errors=True)
     save_checkpoint(model, checkpoint)
     size = checkpoint.stat().st_size
     tokenizer = ["--tokenizer", str(vocabulary(work))] if "text" in model else []

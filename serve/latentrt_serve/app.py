@@ -20,6 +20,8 @@ from latentrt_serve.server import Server
 
 log = logging.getLogger("latentrt.serve")
 
+# Words for errors of HTTP itself.
+CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 ROUTERS = (openai.router, jobs.router, health.router)
 
 
@@ -57,7 +59,7 @@ async def failed(_http: HttpRequest, error: Exception) -> Response:
 async def of_http(_http: HttpRequest, error: Exception) -> Response:
     """The answer to an error of HTTP itself, such as a path that does not exist."""
     assert isinstance(error, HTTPException)
-    return answer_of(Refusal(error.status_code, "http_error", str(error.detail)))
+    return answer_of(Refusal(error.status_code, CODES.get(error.status_code, "http_error"), str(error.detail)))
 
 
 async def invalid(_http: HttpRequest, error: Exception) -> Response:

@@ -24,7 +24,7 @@ Feeds = Mapping[str, Array]
 Signature = tuple[tuple[str, tuple[int, ...], str], ...]
 
 
-@dataclass
+@dataclass(eq=False)
 class Waiting:
     """A call that waits for others. outputs, error: once it is computed."""
 
@@ -34,7 +34,7 @@ class Waiting:
     error: BaseException | None = None
 
 
-@dataclass
+@dataclass(eq=False)
 class Joined:
     """The engine of a denoiser, called by several runs at once.
 
@@ -153,7 +153,7 @@ class Joined:
             self.engine.close()
 
 
-@dataclass
+@dataclass(eq=False)
 class InTurn:
     """An engine whose calls take turns with all others of the device."""
 

@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from latentrt_serve.refusal import Refusal
@@ -117,8 +118,8 @@ def limited(receive: Receive, most: int) -> Receive:
         nonlocal taken
         message = await receive()
         taken += len(message.get("body", b""))
-        if taken > most:
-            raise too_large(most)
+        if taken > most:  # FastAPI passes on errors of HTTP alone while it reads a body
+            raise HTTPException(413, too_large(most).message)
         return message
 
     return receive_limited

@@ -1,0 +1,118 @@
+"""Calls that are joined: the same bits as separate ones, or none are joined."""
+
+import threading
+
+import numpy as np
+import pytest
+
+from latentrt_serve.gather import Joined
+
+
+class Doubling:
+    """An engine that doubles its rows. crossed: adds the mean over all rows, which joined calls then change."""
+
+    memory = None
+
+    def __init__(self, *, crossed=False, broken=False):
+        self.crossed, self.broken, self.sizes = crossed, broken, []
+
+    def __call__(self, feeds):
+        x = feeds["x"]
+        self.sizes.append(len(x))
+        if self.broken:
+            raise RuntimeError("broken")
+        return {"y": x * 2 + (x.mean() if self.crossed else 0)}
+
+
+def run_together(joined, count, calls=5, width=3):
+    """Calls from several threads at once; returns what each got, in order."""
+    results: list[list] = [[] for _ in range(count)]
+    barrier = threading.Barrier(count)
+
+    def work(number):
+        with joined.member():
+            barrier.wait()
+            for call in range(calls):
+                x = np.full((2, width), number * 100 + call, np.float32)
+                try:
+                    results[number].append((x, joined({"x": x})["y"]))
+                except RuntimeError as error:
+                    results[number].append((x, error))
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert not any(thread.is_alive() for thread in threads)
+    return results
+
+
+def test_every_call_gets_its_own_rows():
+    joined = Joined(Doubling(), threading.RLock(), 5.0)
+    for found in run_together(joined, 3):
+        assert len(found) == 5
+        for x, y in found:
+            np.testing.assert_array_equal(y, x * 2)
+    assert joined.joined > 0
+    assert 6 in joined.engine.sizes
+
+
+def test_the_first_call_of_a_division_is_computed_both_ways():
+    joined = Joined(Doubling(), threading.RLock(), 5.0)
+    run_together(joined, 2, calls=1)
+    assert sorted(joined.engine.sizes) == [2, 2, 4]
+    assert list(joined.exact.values()) == [True]
+
+
+def test_calls_whose_rows_change_each_other_are_never_joined():
+    joined = Joined(Doubling(crossed=True), threading.RLock(), 5.0)
+    for found in run_together(joined, 2):
+        for x, y in found:
+            np.testing.assert_array_equal(y, x * 2 + x.mean())
+    assert joined.joined == 0
+    assert joined.engine.sizes.count(4) == 1
+
+
+def test_calls_of_other_shapes_are_not_joined():
+    joined = Joined(Doubling(), threading.RLock(), 0.2)
+    results = []
+
+    def work(width):
+        with joined.member():
+            results.append(joined({"x": np.ones((1, width), np.float32)})["y"].shape)
+
+    threads = [threading.Thread(target=work, args=(width,)) for width in (3, 4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=30)
+    assert sorted(results) == [(1, 3), (1, 4)]
+    assert joined.engine.sizes == [1, 1]
+
+
+def test_a_call_alone_does_not_wait():
+    joined = Joined(Doubling(), threading.RLock(), 60.0)
+    with joined.member():
+        joined({"x": np.ones((1, 3), np.float32)})
+
+
+def test_a_call_does_not_wait_for_a_member_longer_than_allowed():
+    joined = Joined(Doubling(), threading.RLock(), 0.05)
+    with joined.member(), joined.member():
+        joined({"x": np.ones((1, 3), np.float32)})
+
+
+def test_an_engine_that_fails_fails_every_call_and_lives_on():
+    joined = Joined(Doubling(broken=True), threading.RLock(), 5.0)
+    for found in run_together(joined, 3, calls=2):
+        assert all(isinstance(y, RuntimeError) for _, y in found)
+    joined.engine.broken = False
+    joined({"x": np.ones((1, 3), np.float32)})
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_many_rounds_end(count):
+    joined = Joined(Doubling(), threading.RLock(), 0.001)
+    for found in run_together(joined, count, calls=200):
+        assert all((y == x * 2).all() for x, y in found)
