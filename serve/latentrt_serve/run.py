@@ -16,6 +16,7 @@ log = logging.getLogger("latentrt.serve")
 
 # After the drain, for answers that are on their way.
 LAST_ANSWERS_S = 3
+LAST_REQUESTS_S = 0.5  # after the drain, for requests that are on their way: they are refused
 IDLE_CHECK_S = 1.0
 
 
@@ -43,6 +44,7 @@ class Draining(uvicorn.Server):
         log.info("draining: up to %g s for %d jobs", self.seconds, len(self.server.room.running))
         finished = self.server.room.drain(self.seconds)
         log.info("drained" if finished else "drained: the rest was refused")
+        time.sleep(LAST_REQUESTS_S)
         self.should_exit = True
 
 
