@@ -29,6 +29,7 @@ __all__ = [
     "output",
     "parsing",
     "paths",
+    "text_options",
 ]
 
 INTERRUPTED = 130

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from latentrt.cli.request_options import (
     grouped,
     request_options,
 )
+from latentrt.cli.text_options import text_options, texts_kept
 from latentrt.errors import RequestError
 from latentrt.request.request import RANDOM
 
@@ -98,7 +99,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="Animation: frames per second.",
 )
-@grouped("output", "--no-metadata", is_flag=True, help="Leave prompt and settings out of the file.")
+@text_options(partial(grouped, "output"))
 @as_json
 def generate(
     prompt: str | None,
@@ -106,7 +107,6 @@ def generate(
     bundle: str,
     loras: list[Lora],
     out: Path | None,
-    no_metadata: bool,
     refiner: str | None,
     refine_from: float,
     as_json: bool,
@@ -124,7 +124,7 @@ def generate(
     from latentrt.pipeline.load import load
     from latentrt.pipeline.refine import handed_over
 
-    animated = check_out(out, frames=options["frames"] is not None)
+    animated, texts = check_out(out, frames=options["frames"] is not None), texts_kept(options)
     loading = {name: options.pop(name) for name in ("engine", "split_guidance", "lora_dir", "memory_budget")}
     opened: Callable[[str], Pipeline] = partial(load, **loading)
     if prompt is None and prompts is None and not takes_prompts(bundle):
@@ -137,18 +137,18 @@ def generate(
     with with_loras(opened(refiner or bundle), loras) as pipeline:
         runs = [pipeline.steps(request) for request in wanted]  # all are checked before the first picture is made
         results = [finished(runs.pop(0)) for _ in wanted]  # a run that is done holds no weights of its tags
-    files = written(results, out, animated=animated, per_second=per_second, metadata=not no_metadata)
+    files = written(results, out, animated=animated, per_second=per_second, texts=texts)
     tell(results, files, as_json=as_json, seeds=out is not None and options["seed"] in (None, RANDOM))
 
 
 def written(
-    results: Sequence[Result], out: Path | None, *, animated: bool, per_second: float, metadata: bool
+    results: Sequence[Result], out: Path | None, *, animated: bool, per_second: float, texts: Mapping[str, bool]
 ) -> list[list[Path]]:
     """Writes the pictures, or one animation of them, and returns the files of each result."""
     from latentrt.images.pillow import save_animation
 
     if out is None or not animated:
-        return save(results, out, metadata=metadata)
+        return save(results, out, texts)
     save_animation([result.images[0] for result in results], out, per_second)
     return [[out]] * len(results)
 
@@ -232,7 +232,7 @@ def finished(run: Run) -> Result:
     return run.result
 
 
-def save(results: Sequence[Result], out: Path | None, *, metadata: bool) -> list[list[Path]]:
+def save(results: Sequence[Result], out: Path | None, texts: Mapping[str, bool]) -> list[list[Path]]:
     """Writes every image and returns where, result by result: `out` for one, numbered beside it for more.
 
     Without `out` by their seeds, after a number where there are several results.
@@ -244,7 +244,7 @@ def save(results: Sequence[Result], out: Path | None, *, metadata: bool) -> list
         before = f"{place}-" if len(results) > 1 else ""
         for i in range(len(result.images)):
             file = numbered(out, index, count) if out else Path(f"{before}{seed_name(result.settings, i)}.png")
-            result.save(file, i, metadata=metadata)
+            result.save(file, i, **texts)
             files[-1].append(file)
             index += 1
     return files

@@ -13,6 +13,7 @@ from latentrt.cli.memory_option import memory_option
 from latentrt.cli.output import as_json, echo, print_json
 from latentrt.cli.parsing import seed_of
 from latentrt.cli.paths import existing_bundle
+from latentrt.cli.text_options import text_options, texts_kept
 
 
 @click.command()
@@ -36,7 +37,7 @@ from latentrt.cli.paths import existing_bundle
 @click.option("--mask-blur", type=float, default=0.0, metavar="PX", help="Blur of the mask's edges, in pixels.")
 @engine_option()
 @memory_option()
-@click.option("--no-metadata", is_flag=True, help="Leave the settings out of the file.")
+@text_options()
 @as_json
 def inpaint(
     image: str,
@@ -45,7 +46,6 @@ def inpaint(
     bundle: str,
     engine: str,
     memory_budget: int | None,
-    no_metadata: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -61,9 +61,10 @@ def inpaint(
     from latentrt.pipeline.load import load
 
     check_out(out, frames=False)
+    texts = texts_kept(options)
     with load(bundle, engine=engine, memory_budget=memory_budget) as pipeline:
         result = inpainted(pipeline, image, mask, **options)
-    [files] = save([result], out, metadata=not no_metadata)
+    [files] = save([result], out, texts)
     if as_json:
         print_json(report(result, files))
         return

@@ -13,6 +13,7 @@ from latentrt.cli.memory_option import memory_option
 from latentrt.cli.output import as_json, echo, print_json, progress_to
 from latentrt.cli.parsing import seed_of
 from latentrt.cli.paths import existing_bundle
+from latentrt.cli.text_options import text_options, texts_kept
 
 if TYPE_CHECKING:
     from latentrt.pipeline.upscale import Upscaled
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 @click.option("--times", type=int, default=1, metavar="N", show_default=True, help="Passes: 2 enlarge by 16.")
 @engine_option()
 @memory_option()
-@click.option("--no-metadata", is_flag=True, help="Leave the settings out of the file.")
+@text_options()
 @as_json
 def upscale(
     image: str,
@@ -46,7 +47,6 @@ def upscale(
     bundle: str,
     engine: str,
     memory_budget: int | None,
-    no_metadata: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -66,12 +66,13 @@ def upscale(
     from latentrt.pipeline.upscale import upscale as upscaled
 
     check_out(out, frames=False)
+    texts = texts_kept(options)
     tile_of(options["tile"], open_bundle(folder_of(bundle), verify=False).manifest)  # before engines are timed
     opened = open_image("image", image, "RGBA")
     check_format(out, opened)
     with load(bundle, engine=engine, memory_budget=memory_budget) as pipeline, progress_to(image) as progress:
         done = upscaled(pipeline, opened, progress=progress, **options)
-    done.save(out, metadata=not no_metadata)
+    done.save(out, **texts)
     if as_json:
         print_json(report(out, done))
     else:

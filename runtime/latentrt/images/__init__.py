@@ -1,3 +1,3 @@
-"""Images: reading, resizing and writing them, inpainting masks, EXIF."""
+"""Images: reading, resizing and writing them, inpainting masks, EXIF, XMP."""
 
-__all__ = ["exif", "load", "mask", "pillow"]
+__all__ = ["exif", "load", "mask", "pillow", "xmp"]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from latentrt.errors import RequestError
-from latentrt.images import exif
+from latentrt.images import exif, xmp
 from latentrt.storage.atomic import output_file
 from latentrt.tensors import Array
 
@@ -144,9 +144,9 @@ def save_animation(images: Sequence[Image], path: Path, per_second: float) -> No
 def save_picture(image: Image, path: Path, text: Mapping[str, str], note: bytes = b"") -> None:
     """Writes `image` in the format of the file's suffix, whole or not at all; a name without a suffix is a PNG's.
 
-    text: a PNG's text chunks; JPEG and WebP get its "parameters" as the EXIF comment. note: their maker's note. JPEG
-    has quality 95 without subsampling, WebP is lossless. Raises RequestError for a suffix of another format,
-    OutputError if the file cannot be written.
+    text: a PNG's text chunks; JPEG and WebP get its "parameters" as the EXIF comment, and all get XMP. note: their
+    maker's note. JPEG has quality 95 without subsampling, WebP is lossless. Raises RequestError for a suffix of another
+    format, OutputError if the file cannot be written.
     """
     kind = kind_of(path)
     write_image(image, path, format=kind, **options_of(kind, text, note))
@@ -178,14 +178,17 @@ def png_options(text: Mapping[str, str]) -> dict[str, Any]:
 
     info = PngInfo()
     for key, value in text.items():
-        info.add_text(key, value)
+        (info.add_itxt if key == xmp.KEY else info.add_text)(key, value)
     return {"pnginfo": info}
 
 
 def exif_options(kind: str, text: Mapping[str, str], note: bytes) -> dict[str, Any]:
     """Pillow's options for a JPEG or a WebP."""
     options = dict(WRITTEN[kind])
-    if not text:
+    if xmp.KEY in text:
+        packet = text[xmp.KEY]
+        options |= {"extra": xmp.jpeg_segment(packet)} if kind == "JPEG" else {"xmp": packet.encode()}
+    if "parameters" not in text:
         return options
     found = exif.block(text["parameters"], note)
     if kind == "JPEG" and len(found) > exif.LARGEST:

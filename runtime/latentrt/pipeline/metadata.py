@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentrt.errors import RequestError
+from latentrt.images import xmp
 from latentrt.images.pillow import picture_bytes, save_picture
 from latentrt.recipes.texts import read_texts
 from latentrt.request.settings import Settings
@@ -36,9 +37,11 @@ class Provenance:
     loras: tuple[Applied, ...] = ()
 
 
-def picture_text(settings: Settings, image: int, provenance: Provenance) -> dict[str, str]:
-    """The texts for one image of a batch: "parameters" for people and other tools, "latentrt" for this package."""
-    return texts_of(record_of(settings, image, provenance))
+def picture_text(
+    settings: Settings, image: int, provenance: Provenance, *, metadata: bool = True, mark: bool = True
+) -> dict[str, str]:
+    """The texts for one image of a batch: see `texts_of`."""
+    return texts_of(record_of(settings, image, provenance), metadata=metadata, mark=mark)
 
 
 def save_with_text(image: Image, path: Path, text: Mapping[str, str]) -> None:
@@ -56,9 +59,24 @@ def note_of(text: Mapping[str, str]) -> bytes:
     return f"{LATENTRT}\0{text.get(LATENTRT)}".encode()
 
 
-def texts_of(record: dict[str, Any]) -> dict[str, str]:
-    """The texts of a record."""
-    return {PARAMETERS: infotext(record), LATENTRT: json.dumps(record, ensure_ascii=False, allow_nan=False)}
+def texts_of(record: dict[str, Any], *, metadata: bool = True, mark: bool = True) -> dict[str, str]:
+    """The texts of a record: "parameters" for people and other tools, "latentrt" for this package, and XMP.
+
+    metadata: with the first two. mark: with the XMP, which says that the picture was generated.
+    """
+    told = {xmp.KEY: xmp.packet(source_type(record), f"latentrt {VERSION}")} if mark else {}
+    if not metadata:
+        return told
+    written = json.dumps(record, ensure_ascii=False, allow_nan=False)
+    return {PARAMETERS: infotext(record), LATENTRT: written, **told}
+
+
+def source_type(record: dict[str, Any]) -> xmp.SourceType:
+    """What IPTC calls a picture of these settings: made by a model alone, enlarged, or made of another picture."""
+    if "tile" in record:
+        return "algorithmicallyEnhanced"
+    pictures = record.get("init") or record.get("controls")
+    return "compositeWithTrainedAlgorithmicMedia" if pictures else "trainedAlgorithmicMedia"
 
 
 def record_of(settings: Settings, image: int, provenance: Provenance) -> dict[str, Any]:

@@ -70,15 +70,16 @@ class Result:
         """One seed per image; the same seed, settings and bundle give the same image again."""
         return self.settings.seeds
 
-    def save(self, path: str | Path, image: int = 0, *, metadata: bool = True) -> None:
+    def save(self, path: str | Path, image: int = 0, *, metadata: bool = True, mark: bool = True) -> None:
         """Writes one image, whole or not at all. metadata: include the settings, to make the image again.
+        mark: include XMP that says that the image was generated (IPTC's digital source type).
 
         The suffix gives the format: PNG (also without a suffix), JPEG of quality 95, or lossless WebP. Raises
         RequestError for another suffix, OutputError if the file cannot be written.
         """
         from latentrt.pipeline.metadata import picture_text, save_with_text
 
-        text = picture_text(self.settings, image, self.provenance()) if metadata else {}
+        text = picture_text(self.settings, image, self.provenance(), metadata=metadata, mark=mark)
         save_with_text(self.images[image], Path(path), text)
 
     def provenance(self) -> Provenance:

@@ -59,13 +59,13 @@ class Upscaled:
     tile: int
     times: int
 
-    def save(self, path: str | Path, *, metadata: bool = True) -> None:
+    def save(self, path: str | Path, *, metadata: bool = True, mark: bool = True) -> None:
         """Writes the picture, whole or not at all, in the format of the name's ending; see `Result.save`.
 
         Raises RequestError for a JPEG of a picture with transparency.
         """
         check_format(Path(path), self.image)
-        save_with_text(self.image, Path(path), texts_of(self.record()) if metadata else {})
+        save_with_text(self.image, Path(path), texts_of(self.record(), metadata=metadata, mark=mark))
 
     def record(self) -> dict[str, Any]:
         """What the metadata says: the settings of the last pass, sizes and hash of the whole picture."""

@@ -120,7 +120,7 @@ def test_variations_of_one_seed_do_not_overwrite_each_other(here, capsys, tmp_pa
 
 
 def test_no_metadata_leaves_the_picture_without_any(here, capsys, tmp_path):
-    assert here("generate", "x", *SMALL, "--steps", "1", "--no-metadata") == 0
+    assert here("generate", "x", *SMALL, "--steps", "1", "--no-metadata", "--no-mark") == 0
     with Image.open(tmp_path / "x.png") as picture:
         assert picture.text == {}
     assert here("inspect", "x.png") == 2

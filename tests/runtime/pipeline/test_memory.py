@@ -296,7 +296,7 @@ def test_an_image_that_does_not_fit_into_memory(fake, monkeypatch):
 
 
 def test_the_command_line_says_so_of_what_is_no_run(monkeypatch, capsys):
-    def short(*_):
+    def short(*_, **__):
         raise MemoryError("Unable to allocate 12.0 GiB")
 
     monkeypatch.setattr("latentrt.pipeline.metadata.picture_text", short)

@@ -250,7 +250,7 @@ def test_a_record_makes_the_image_again(png: Path, emoji: Pipeline, options: dic
 
 
 def test_metadata_can_be_left_out(png: Path) -> None:
-    result().save(png, metadata=False)
+    result().save(png, metadata=False, mark=False)
     with Image.open(png) as image:
         assert image.text == {}  # type: ignore[attr-defined]
     with pytest.raises(RequestError, match="holds no generation data"):
