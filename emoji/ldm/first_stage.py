@@ -20,7 +20,7 @@ from emoji.autoencoder import picture_loss, psnr
 from emoji.ldm.pictures import SMALL, crops
 
 NAME = "ldm.first_stage"
-STAGE, STEPS, BATCH = 11, 2000, 48
+STAGE, STEPS, BATCH = 11, 1500, 48
 RATE, TAIL = 2e-3, 0.4
 WITHOUT_CODEBOOK = 500
 CODES, CHANNELS = 1024, 3
