@@ -36,7 +36,8 @@ def open_folder(path: Path, configs: Path | None, variant: str | None, overrides
     if not (path / "model_index.json").is_file():
         state = "has no model_index.json" if any(path.iterdir()) else "is empty"
         raise CheckpointError(
-            f"{path} {state}: expected a diffusers folder (model_index.json, unet, vae, …). Give that"
+            f"{path} {state}: expected a diffusers folder (model_index.json, unet, vae, …), or one of an AutoencoderKL "
+            "or a VQModel alone. Give that"
         )
     index = read_json(path / "model_index.json")
     family = recognise(name_of(path), lambda family: differences(path, index, family))

@@ -37,6 +37,8 @@ COMMANDS = {
     "generate": "Generate pictures for a prompt.",
     "upscale": "Enlarge a picture by a super-resolution model.",
     "inpaint": "Paint the masked part of a picture anew.",
+    "encode": "Encode a picture to latents.",
+    "decode": "Decode latents to a picture.",
     "audio": "Turn a prompt or a spectrogram into sound, or sound into a spectrogram.",
     "export": "Export a Stable Diffusion checkpoint to a bundle.",
     "inspect": "Show a bundle's components, or a picture's settings.",
@@ -52,7 +54,7 @@ COMMANDS = {
 
 
 HEADINGS = {
-    "Make pictures and sound": ("generate", "upscale", "inpaint", "audio", "inspect"),
+    "Make pictures and sound": ("generate", "upscale", "inpaint", "encode", "decode", "audio", "inspect"),
     "Make bundles": ("export", "calibrate", "build", "upgrade"),
     "Measure and check": ("compare", "bench", "estimate", "verify", "doctor"),
 }

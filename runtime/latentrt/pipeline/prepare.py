@@ -87,8 +87,8 @@ def prepare_settings(components: Components, settings: Settings, before: int = 0
     demand = demand_of(settings, len(prompts.positive.sub_prompts), manifest)
     plan = components.budget.plan(manifest, demand) if components.budget else None
     schedule = settings.schedule
-    whole = SAMPLERS[schedule.sampler].grid(manifest.schedule, schedule.steps, schedule.spacing, schedule.sigmas)
-    first, last = steps_taken(settings, whole, manifest.schedule.train_steps)
+    whole = SAMPLERS[schedule.sampler].grid(manifest.noise_schedule, schedule.steps, schedule.spacing, schedule.sigmas)
+    first, last = steps_taken(settings, whole, manifest.noise_schedule.train_steps)
     grid = whole.sliced(first, last)
     return Prepared(
         settings,

@@ -46,14 +46,14 @@ def resolve_schedule(request: Request, manifest: Manifest) -> ScheduleSpec:
         sampler=named.sampler,
         steps=steps_of(request, sigmas, manifest),
         sigmas=sigmas,
-        spacing=checked(request, "spacing", manifest.schedule.spacing),
+        spacing=checked(request, "spacing", manifest.noise_schedule.spacing),
         options=options_of(request, named, manifest),
     )
 
 
 def check_prediction(sampler: str, manifest: Manifest) -> None:
     """Raises RequestError unless the sampler is for what the model predicts."""
-    prediction = manifest.schedule.prediction
+    prediction = manifest.noise_schedule.prediction
     if SAMPLERS[sampler].flow != (prediction == "flow_prediction"):
         fitting = [name for name, known in SAMPLERS.items() if known.flow != SAMPLERS[sampler].flow]
         raise RequestError(f"sampler: got {sampler}, but the model's is {prediction}; use {', '.join(fitting)}")
@@ -74,7 +74,7 @@ def curve_requested(request: Request, named: Named) -> Any:
 def steps_of(request: Request, sigmas: Sigmas, manifest: Manifest) -> int:
     """The number of steps: as many as there are sigmas where these are listed."""
     if not isinstance(sigmas, tuple):
-        steps: int = checked(request, "steps", manifest.defaults.steps, manifest.schedule.train_steps)
+        steps: int = checked(request, "steps", manifest.defaults.steps, manifest.noise_schedule.train_steps)
         return steps
     if request.steps not in (None, len(sigmas)):
         raise RequestError(
