@@ -160,6 +160,8 @@ def prepare_checkpoint(source: Path, options: ExportOptions, progress: Progress)
     declarations = (f"{subject}: {text}" for subject, text in checkpoint.declarations.items())
     for line in [*declarations, *notices_of(checkpoint.scheduler)]:
         progress(line)
+    if table := checkpoint.components.get("class_embedding"):
+        classes_of(table.config)  # raises for names that do not fit, before anything is traced
     checkpoint = with_networks(checkpoint, options)
     if not checkpoint.family.encoders:
         refuse_words(checkpoint, options)
@@ -275,17 +277,20 @@ def latents_of(checkpoint: Checkpoint) -> tuple[Latents, int]:
     )
     if checkpoint.draws:
         return latents, side_of(checkpoint.components["unet"].config) * factor
-    return latents, max(side_of(vae.config) // factor, 1) * factor
+    return latents, max(side_of(vae.config, "pictures") // factor, 1) * factor
 
 
-def side_of(config: Config) -> int:
-    """The longer side that a UNet or an autoencoder was trained at. Raises CheckpointError if the config lacks it."""
+def side_of(config: Config, of: str = "latents") -> int:
+    """The longer side that a UNet or an autoencoder was trained at. Raises CheckpointError if the config lacks it.
+
+    of: what a side is of, for the message.
+    """
     size = config.get("sample_size")
     sides = size if isinstance(size, (list, tuple)) and size else [size]
     if not all(type(side) is int and side > 0 for side in sides):
+        name = "unet" if of == "latents" else "vae"
         raise CheckpointError(
-            f"the config of {config.get('_class_name', 'the unet')} has sample_size {size!r}: expected the side "
-            "that it was trained at, such as 64; correct it"
+            f"the {name}'s config has sample_size {size!r}: expected the side of its {of}, such as 64; correct it"
         )
     return int(max(sides))
 

@@ -14,8 +14,8 @@ from latentrt_export.checkpoint.first_stages import config_of
 from latentrt_export.checkpoint.load import load_checkpoint
 from latentrt_export.checkpoint.named import NamedNetwork
 from latentrt_export.export import ExportOptions, export
-from tests.export.checkpoint.test_ldm_layouts import same
 from tests.export.first_stages import SMALL, built, kl, original_tensors, saved, vq
+from tests.export.ldm import same
 
 # The published files' autoencoders, and the millions of parameters of their encoders and decoders in the original.
 PUBLISHED = {

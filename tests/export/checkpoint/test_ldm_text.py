@@ -22,7 +22,7 @@ from latentrt_export.checkpoint.single_file import configs_folder, open_file
 from latentrt_export.export import ExportOptions, export
 from latentrt_export.lora_table.places import places_of, unread_of
 from tests.export import compvis, ldm_text, tiny
-from tests.export.checkpoint.test_ldm_layouts import same
+from tests.export.ldm import same
 from tests.export.pairs import exported
 from tests.export.single import copied
 from tests.export.untraced import untraced
