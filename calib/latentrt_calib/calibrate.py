@@ -109,7 +109,8 @@ def calibrate(
     """
     refuse_existing(out)
     with load(source, engine="onnxruntime") as pipeline:
-        check_float(pipeline, (UNET,) if options.vae_gate_db is None else (UNET, DECODER))
+        denoiser = pipeline.bundle.manifest.denoiser
+        check_float(pipeline, (denoiser,) if options.vae_gate_db is None else (denoiser, DECODER))
         context = Context(pipeline, options, out.parent / f".{out.name}.calibration", progress)
         with filling(context.folder, out):
             open_workspace(context.folder, SETTINGS, fingerprint(context, precision))

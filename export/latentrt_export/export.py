@@ -45,7 +45,7 @@ from latentrt_export.lora_table.table import with_table
 from latentrt_export.networks.autoencoder import latent_channels
 from latentrt_export.networks.component import Config, Part, pixels_of
 from latentrt_export.options import ExportOptions as ExportOptions
-from latentrt_export.options import with_networks, without_pickles
+from latentrt_export.options import refuse_pictures, with_networks, without_pickles
 from latentrt_export.preview import fit_to_rgb
 
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
@@ -139,13 +139,14 @@ def manifest_of(
 class PreparedCheckpoint:
     """A checkpoint with all additions, ready to export.
 
-    pads: padding token per text encoder. words: provenance of textual inversions.
+    pads: padding token per text encoder. schedule: None for an autoencoder alone. words: provenance of textual
+    inversions.
     """
 
     checkpoint: Checkpoint
     tokenizer: Tokenizer | None
     pads: Mapping[str, int]
-    schedule: NoiseSchedule
+    schedule: NoiseSchedule | None
     words: Mapping[str, str]
 
 
@@ -155,10 +156,15 @@ def prepare_checkpoint(source: Path, options: ExportOptions, progress: Progress)
     checkpoint = load_checkpoint(
         source, configs=options.configs, vae=options.vae, variant=options.variant, overrides=overrides
     )
+    if not checkpoint.draws:
+        refuse_pictures(options)
+        return PreparedCheckpoint(checkpoint, None, {}, None, {})
     schedule = schedule_of(checkpoint.scheduler)
     declarations = (f"{subject}: {text}" for subject, text in checkpoint.declarations.items())
     for line in [*declarations, *notices_of(checkpoint.scheduler)]:
         progress(line)
+    if table := checkpoint.components.get("class_embedding"):
+        classes_of(table.config)  # raises for names that do not fit, before anything is traced
     checkpoint = with_networks(checkpoint, options)
     if not checkpoint.family.encoders:
         refuse_words(checkpoint, options)
@@ -260,7 +266,7 @@ def write_component(part: Part, folder: Path, precision: FloatPrecision, progres
 
 
 def latents_of(checkpoint: Checkpoint) -> tuple[Latents, int]:
-    """The latent space, and the side in pixels of the UNet's training pictures."""
+    """The latent space, and the side in pixels of the training pictures, those of the UNet if there is one."""
     vae = checkpoint.load_vae()
     factor = pixels_of(vae.config)
     shift = vae.config.get("shift_factor") or 0.0
@@ -270,18 +276,24 @@ def latents_of(checkpoint: Checkpoint) -> tuple[Latents, int]:
         vae.config.scaling_factor,
         fit_to_rgb(vae),
         shift,
-        multiple=multiple_of(checkpoint.components["unet"].config),
+        multiple=multiple_of(checkpoint.components["unet"].config) if checkpoint.draws else 1,
     )
-    return latents, side_of(checkpoint.components["unet"].config) * factor
+    if checkpoint.draws:
+        return latents, side_of(checkpoint.components["unet"].config) * factor
+    return latents, max(side_of(vae.config, "pictures") // factor, 1) * factor
 
 
-def side_of(unet: Config) -> int:
-    """The longer side of the UNet's training latents. Raises CheckpointError if the config lacks it."""
-    size = unet.get("sample_size")
+def side_of(config: Config, of: str = "latents") -> int:
+    """The longer side that a UNet or an autoencoder was trained at. Raises CheckpointError if the config lacks it.
+
+    of: what a side is of, for the message.
+    """
+    size = config.get("sample_size")
     sides = size if isinstance(size, (list, tuple)) and size else [size]
     if not all(type(side) is int and side > 0 for side in sides):
+        name = "unet" if of == "latents" else "vae"
         raise CheckpointError(
-            f"the unet's config has sample_size {size!r}: expected the side of its latents, such as 64; correct it"
+            f"the {name}'s config has sample_size {size!r}: expected the side of its {of}, such as 64; correct it"
         )
     return int(max(sides))
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from latentrt.bundle.folder import sha256_of
+from latentrt.errors import CheckpointError
 from latentrt.lora.files import Lora
 from latentrt_export.checkpoint.adapters import with_adapters
 from latentrt_export.checkpoint.controls import with_controls
@@ -56,6 +57,29 @@ class ExportOptions:
     def steering(self) -> tuple[NamedNetwork, ...]:
         """All control networks: ControlNets, T2I-Adapters and IP-Adapters."""
         return (*self.controls, *self.adapters, *self.image_prompts)
+
+
+# Options that an autoencoder alone takes; all others are about drawing pictures.
+OF_AUTOENCODERS = ("precision", "name", "configs", "variant", "allow_pickle")
+# Names of options that are not those of their field.
+NAMES = {
+    "loras": "--lora",
+    "embeddings": "--embedding",
+    "controls": "--controlnet",
+    "adapters": "--t2i-adapter",
+    "image_prompts": "--ip-adapter",
+}
+
+
+def refuse_pictures(options: ExportOptions) -> None:
+    """Raises CheckpointError for an option that an autoencoder alone does not take."""
+    for one in fields(options):
+        if one.name not in OF_AUTOENCODERS and getattr(options, one.name) != one.default:
+            name = NAMES.get(one.name, f"--{one.name.replace('_', '-')}")
+            raise CheckpointError(
+                f"{name}: got it for an autoencoder alone, which draws no pictures; leave it out, or "
+                "export a whole model"
+            )
 
 
 def with_networks(checkpoint: Checkpoint, options: ExportOptions) -> Checkpoint:

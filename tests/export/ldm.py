@@ -63,6 +63,15 @@ def first_stage(config=FIRST_STAGE):
     return module
 
 
+def same(got, expected):
+    """Asserts that two checkpoints have the same weights."""
+    assert got.family == expected.family
+    for name, component in expected.components.items():
+        ours, theirs = got.components[name].load().state_dict(), component.load().state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
+
+
 def pixels(pipeline, **request):
     """The pictures of a request as floats in [0, 1], (batch, height, width, 3)."""
     run = pipeline.steps(Request(**request))

@@ -11,7 +11,6 @@ from latentrt.cli.grouped import GroupedCommand
 from latentrt.cli.output import as_json, echo, print_json, progress_bar
 from latentrt.cli.paths import check_files
 from latentrt.engines.kinds import NAMES
-from latentrt.errors import OutputError
 
 if TYPE_CHECKING:
     from latentrt_calib.evaluate.compare import Comparison
@@ -79,13 +78,14 @@ def compare(
     check_files(prompts)
     from latentrt.bundle.catalog import folder_of
     from latentrt.bundle.folder import open_bundle
+    from latentrt.storage.atomic import check_writable
     from latentrt_calib.evaluate.compare import EVALUATION, Gates, check_gates, compare_bundles, document
     from latentrt_calib.recording.inits import inits_in
     from latentrt_calib.recording.subjects import subjects_of
     from latentrt_calib.report.page import save_page
 
-    if html is not None and not html.parent.is_dir():
-        raise OutputError(f"--html: there is no folder {html.parent}; make it with `mkdir -p {html.parent}`")
+    if html is not None:
+        check_writable(html, option="--html")
     manifest = open_bundle(folder_of(reference), verify=False).manifest
     subjects, inits = subjects_of(manifest, prompts, EVALUATION, "evaluation"), inits_in(init, manifest)
     with progress_bar("comparing", 2 * options["images"]) as advance:

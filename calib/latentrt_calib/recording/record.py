@@ -177,7 +177,7 @@ def recording_settings(pipeline: Pipeline, requests: Sequence[Request]) -> Recor
         seed0=settings.seeds[0],
         sampler=settings.schedule.sampler,
         steps=settings.steps,
-        train_steps=manifest.schedule.train_steps,
+        train_steps=manifest.noise_schedule.train_steps,
         inits=tuple(str(image["sha256"]) for image in shown),
     )
 

@@ -21,6 +21,8 @@ from latentrt_export.checkpoint.stored import header
 from latentrt_export.checkpoint.weight_files import chosen, found_in, read_json
 
 STEMS = dict.fromkeys(("unet", "vae", "controlnet", "t2i_adapter"), "diffusion_pytorch_model")  # else "model"
+# diffusers' name of a VQ model's folder.
+OTHER_FOLDERS = {"vae": "vqvae"}
 # Entry of model_index.json: zeros stand for a negative prompt that is not given.
 ZERO_NEGATIVE = "force_zeros_for_empty_prompt"
 # The tower of CLIP that a component needs. A folder saved from the whole of CLIP has a config per tower.
@@ -36,7 +38,8 @@ def open_folder(path: Path, configs: Path | None, variant: str | None, overrides
     if not (path / "model_index.json").is_file():
         state = "has no model_index.json" if any(path.iterdir()) else "is empty"
         raise CheckpointError(
-            f"{path} {state}: expected a diffusers folder (model_index.json, unet, vae, …). Give that"
+            f"{path} {state}: expected a diffusers folder (model_index.json, unet, vae, …), or one of an AutoencoderKL "
+            "or a VQModel alone. Give that"
         )
     index = read_json(path / "model_index.json")
     family = recognise(name_of(path), lambda family: differences(path, index, family))
@@ -44,7 +47,7 @@ def open_folder(path: Path, configs: Path | None, variant: str | None, overrides
     for name, folder in tokenizers.items():
         if not folder.is_dir():
             raise CheckpointError(f"{path} has no {name} folder: expected {folder}, fetch it as well")
-    folders = {name: path / family.folder(name) for name in family.slots}
+    folders = {name: folder_in(path, family, name) for name in family.slots}
     if variant is not None and not any(variant in found_in(one, stem_of(name)) for name, one in folders.items()):
         raise CheckpointError(f"--variant {variant}: no component in {path} has files of that variant; leave it out")
     sources = {name: folder_source(one, name, variant) for name, one in folders.items()}
@@ -60,12 +63,21 @@ def differences(path: Path, index: Mapping[str, Any], family: Family) -> list[st
     if got not in family.pipelines:
         return [f"_class_name in its model_index.json is {got!r}, expected {pipeline_names(family)}"]
     listed = [name for name in FOLDERS if isinstance(part := index.get(name), list) and any(part)]
-    folders = [family.folder(name) for name in family.slots]
-    if {*listed} != {*folders}:
-        return [f"its model_index.json names {', '.join(listed)}, expected {', '.join(folders)}"]
+    if not any(isinstance(part, list) for part in index.values()):  # written by hand
+        listed = [name for name in FOLDERS if (path / name).is_dir()]
+    folders = {name: folder_in(path, family, name) for name in family.slots}
+    names = [folder.name for folder in folders.values()]
+    if {*listed} != {*names}:
+        return [f"its model_index.json names {', '.join(listed)}, expected {', '.join(names)}"]
     if index.get("is_cosxl_edit"):  # whose images are latents of unit variance, and whose schedule is EDM's
         return ["is_cosxl_edit in its model_index.json is true, expected false"]
-    return config_differences(family, {name: config_in(path / family.folder(name), name) for name in family.slots})
+    return config_differences(family, {name: config_in(folder, name) for name, folder in folders.items()})
+
+
+def folder_in(path: Path, family: Family, component: str) -> Path:
+    """Returns a component's folder: the family's, or the one of OTHER_FOLDERS if only that is there."""
+    usual, other = path / family.folder(component), path / OTHER_FOLDERS.get(component, component)
+    return other if other.is_dir() and not usual.is_dir() else usual
 
 
 def folder_source(folder: Path, name: str, variant: str | None = None) -> ComponentSource:

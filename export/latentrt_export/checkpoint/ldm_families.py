@@ -42,7 +42,8 @@ def bare_slot(prefix: str) -> Slot:
 
 BERT_SLOT = Slot(BERT_PREFIX, bert_keys, UNREAD)
 CLASSES, MAPPER = bare_slot(f"{CONDITION}embedding."), bare_slot(f"{CONDITION}channel_mapper.")
-# All of the paper's systems, and those of them whose UNet has no cross-attention.
+# All of the paper's systems, and those of them whose UNet has no cross-attention. Where diffusers has no pipeline for
+# one, model_index.json has the family's name in its place.
 ldm = partial(Family, pipelines=(), averaged=True, encoders={}, extra=((),))
 plain = partial(ldm, mark=TIME_MARK, mark_width="block_out_channels", values=PLAIN_VALUES, guidance=1.0)
 
@@ -84,6 +85,7 @@ LDM_FAMILIES = (
     plain(
         name="ldm-inpainting",
         configs=CONFIGS / "ldm-inpainting",
+        pipelines=("ldm-inpainting",),
         slots={"unet": PLAIN_UNET, "vae": FIRST_STAGE},
         absent=CROSS_ATTENTION,
         extra=(MASKED,),
@@ -93,6 +95,7 @@ LDM_FAMILIES = (
     plain(
         name="ldm-semantic",
         configs=CONFIGS / "ldm-semantic",
+        pipelines=("ldm-semantic",),
         slots={"unet": PLAIN_UNET, "vae": FIRST_STAGE, "segmentation": MAPPER},
         absent=CROSS_ATTENTION,
         extra=((SEGMENTATION,),),
@@ -101,6 +104,7 @@ LDM_FAMILIES = (
     ldm(
         name="ldm-class",
         configs=CONFIGS / "ldm-class",
+        pipelines=("ldm-class",),
         configs_by_width={256: CONFIGS / "ldm-class-f8"},
         slots={"unet": CROSS_UNET, "vae": FIRST_STAGE, "class_embedding": CLASSES},
         mark=f"{CLASSES.prefix}weight",
@@ -111,6 +115,7 @@ LDM_FAMILIES = (
     ldm(
         name="rdm",
         configs=CONFIGS / "rdm",
+        pipelines=("rdm",),
         slots={"unet": CROSS_UNET, "vae": FIRST_STAGE},
         mark=f"{CROSS_ATTENTION[0]}0.attn2.to_k.weight",
         absent=(CONDITION,),
@@ -121,6 +126,7 @@ LDM_FAMILIES = (
     ldm(
         name="ldm-layout",
         configs=CONFIGS / "ldm-layout",
+        pipelines=("ldm-layout",),
         slots={"unet": CROSS_UNET, "vae": FIRST_STAGE, "layout_encoder": BERT_SLOT},
         mark=TOKENS,
         values={"vae": {"_class_name": AUTOENCODERS}},

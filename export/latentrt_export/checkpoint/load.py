@@ -1,5 +1,7 @@
 """Opening of checkpoints as torch modules: a diffusers folder, or one .safetensors file in the original CompVis layout.
 
+Either may be a whole model or an autoencoder alone.
+
 Opening reads only configs and headers, and checks every key, shape and type against the modules. A checkpoint that
 opens therefore also loads, and each module can be loaded, exported and freed before the next: the peak of memory is the
 largest module, not their sum. Nothing is downloaded, and no pickle is opened.
@@ -18,6 +20,7 @@ from latentrt.errors import CheckpointError
 from latentrt.lora.change import Change
 from latentrt_export.checkpoint.builders import BUILDERS
 from latentrt_export.checkpoint.family import Family
+from latentrt_export.checkpoint.first_stages import is_first_stage, open_first_stage
 from latentrt_export.checkpoint.folder import name_of, open_folder
 from latentrt_export.checkpoint.markers import Declared
 from latentrt_export.checkpoint.match import ComponentSource, left_out, located
@@ -81,6 +84,11 @@ class Checkpoint:
     declarations: Mapping[str, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
 
+    @property
+    def draws(self) -> bool:
+        """True for a model that draws pictures, False for an autoencoder alone."""
+        return "unet" in self.components
+
     def load_unet(self) -> UNet2DConditionModel | UNet2DModel:
         """Returns the UNet; raises CheckpointError when its file has changed since the checkpoint was opened."""
         return self.components["unet"].load()
@@ -105,7 +113,8 @@ def load_checkpoint(
     """Returns the checkpoint at `path`, with every tensor found and none read yet.
 
     path: a diffusers folder (.safetensors weights: plain, sharded or of a variant), or one .safetensors file in the
-    CompVis layout. configs: for a single file of other widths, a folder with unet.json, vae.json, text_encoder.json and
+    CompVis layout; a whole model, or an autoencoder alone.
+    configs: for a single file of other widths, a folder with unet.json, vae.json, text_encoder.json and
     scheduler.json, or the name of one that ships with the package. vae: a VAE in place of the checkpoint's: a diffusers
     folder, or a .safetensors file in the CompVis layout or diffusers'. variant: variant of a folder's weights, such as
     fp16. overrides: declarations that override those of the checkpoint, as of `markers.declared_by_options`. Raises
@@ -116,8 +125,7 @@ def load_checkpoint(
     overrides = overrides or Declared()
     check_there("checkpoint", path)
     try:
-        folder = path.is_dir()
-        opened = open_folder(path, configs, variant, overrides) if folder else open_file(path, configs, overrides)
+        opened = opened_at(path, configs, variant, overrides)
         sources = opened.sources if vae is None else with_vae(opened, vae, variant)
     except OSError as error:
         raise CheckpointError(f"{error.filename or path} cannot be read ({error.strerror or error})") from error
@@ -132,6 +140,13 @@ def load_checkpoint(
         declarations=opened.declarations,
         left_out=unread(opened, sources, components),
     )
+
+
+def opened_at(path: Path, configs: Path | None, variant: str | None, overrides: Declared) -> OpenedCheckpoint:
+    """Returns the sources of a folder, a file, or an autoencoder alone in either."""
+    if is_first_stage(path):
+        return open_first_stage(path, configs, variant)
+    return open_folder(path, configs, variant, overrides) if path.is_dir() else open_file(path, configs, overrides)
 
 
 def with_vae(opened: OpenedCheckpoint, vae: Path, variant: str | None) -> dict[str, ComponentSource]:

@@ -35,6 +35,7 @@ BODIES: Mapping[str, re.Pattern[str]] = {
     "vae": re.compile(r"\b(encoder|decoder|quant_conv|post_quant_conv)\."),
     "text_encoder": TEXT_TOWER,
     "text_encoder_2": TEXT_TOWER,
+    "layout_encoder": TEXT_TOWER,
     "image_encoder": re.compile(r"^(?!.*\btext_model\.).*\b(vision_model|visual_projection)\."),
 }
 

@@ -79,9 +79,14 @@ def check_type(file: Path, *, allow_pickle: bool = False) -> None:
     raise CheckpointError(f"{file} is of type {file.suffix!r}: expected a .safetensors file or a diffusers folder")
 
 
+def found_configs(folder: Path) -> Path:
+    """Returns the folder of configs that `folder` names: itself, or one that ships with the package."""
+    return folder if folder.is_dir() else CONFIGS / folder
+
+
 def check_configs(folder: Path) -> None:
     """Raises CheckpointError unless `folder` is a folder, or the name of configs that ship with the package."""
-    if not folder.is_dir() and not (CONFIGS / folder).is_dir():
+    if not found_configs(folder).is_dir():
         shipped = ", ".join(sorted(one.name for one in CONFIGS.iterdir()))
         raise CheckpointError(
             f"no configs at {folder}: expected a folder with unet.json, vae.json, …, or a name of those that ship: "

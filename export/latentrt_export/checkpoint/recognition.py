@@ -94,6 +94,8 @@ def config_differences(family: Family, configs: Configs) -> list[str]:
 
 def sizes_that_fit(family: Family, configs: Configs) -> Iterator[tuple[str, Any, Any]]:
     """Yields a name, the UNet's size, and the size that the other components need."""
+    if "unet" not in configs:  # an autoencoder alone
+        return
     unet = configs["unet"]
     width = sum(configs[name].get("hidden_size", 0) for name in family.encoders)
     if family.encoders:

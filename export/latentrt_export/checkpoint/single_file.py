@@ -14,7 +14,7 @@ from latentrt_export.checkpoint.ldm_layouts import EMA_PREFIX, averaged
 from latentrt_export.checkpoint.markers import MARKERS, Declared, declared_by, with_declarations
 from latentrt_export.checkpoint.match import ComponentSource
 from latentrt_export.checkpoint.opened import OpenedCheckpoint
-from latentrt_export.checkpoint.paths import CONFIGS, check_configs
+from latentrt_export.checkpoint.paths import check_configs, found_configs
 from latentrt_export.checkpoint.recognition import (
     FIRST_LAYER,
     Configs,
@@ -83,8 +83,7 @@ def configs_folder(family: Family, configs: Path | None, shapes: Mapping[str, Sh
         or family.configs_by_prediction.get(declared.prediction or "")
         or family.configs_by_width.get(width_of(shapes) or 0)
     )
-    folder = configs or stock or family.configs
-    return folder if folder.is_dir() else CONFIGS / folder
+    return found_configs(configs or stock or family.configs)
 
 
 def configs_in(folder: Path, family: Family, shapes: Mapping[str, Shape]) -> Configs:

@@ -26,6 +26,13 @@ def parts_of(checkpoint: Checkpoint) -> Iterator[Part]:
 
     The image encoder alone follows what it is called before, the UNet: both are large, and so one is in memory.
     """
+    if checkpoint.draws:
+        yield from denoising_parts(checkpoint)
+    yield from vae_parts(checkpoint.load_vae(), float32=checkpoint.family.float32_vae)
+
+
+def denoising_parts(checkpoint: Checkpoint) -> Iterator[Part]:
+    """Yields all components but those of the autoencoder."""
     family = checkpoint.family
     for name, encoder in family.encoders.items():
         yield from text_parts(checkpoint.load_text_encoder(name), encoder, name)
@@ -37,7 +44,6 @@ def parts_of(checkpoint: Checkpoint) -> Iterator[Part]:
     if "segmentation" in checkpoint.components:
         factor = pixels_of(checkpoint.components["vae"].config)
         yield segmentation_part(checkpoint.components["segmentation"].load(), factor)
-    yield from vae_parts(checkpoint.load_vae(), float32=family.float32_vae)
 
 
 def extra_channels(checkpoint: Checkpoint) -> tuple[ExtraChannels, ...]:

@@ -31,6 +31,8 @@ def with_table(folder: Path, manifest: Manifest) -> Manifest:
 
 def takes_loras(manifest: Manifest) -> bool:
     """True if the bundle has all graphs that LoRA files change, in float."""
+    if manifest.schedule is None:  # an autoencoder alone
+        return False
     found = [manifest.components.get(name) for name in changed_components(manifest)]
     return all(one is not None and one.precision not in QUANTIZED for one in found)
 

@@ -172,6 +172,6 @@ def drawn(bundle: Bundle, spec: TensorSpec, shape: tuple[int, ...], random: np.r
     if spec.dtype == "int64":
         return random.integers(1, highest.get(spec.name, 1) + 1, shape)
     if spec.name in ("timestep", "size_ids"):  # sizes have the same range
-        return random.uniform(0, manifest.schedule.train_steps - 1, shape).astype(spec.dtype)
+        return random.uniform(0, manifest.noise_schedule.train_steps - 1, shape).astype(spec.dtype)
     scale = 1 / manifest.latents.scaling if spec.name == "latents" else 1.0
     return (random.standard_normal(shape) * scale).astype(spec.dtype)

@@ -9,7 +9,7 @@ from latentrt.bench.page import page_of
 from latentrt.bench.report import Report
 from latentrt.bench.tables import as_csv, as_json, as_jsonl, markdown
 from latentrt.errors import OutputError
-from latentrt.storage.atomic import write_text
+from latentrt.storage.atomic import check_writable, write_text
 
 FORMATS: dict[str, Callable[[Report], str]] = {
     ".json": as_json,
@@ -21,11 +21,10 @@ FORMATS: dict[str, Callable[[Report], str]] = {
 
 
 def check_file(path: Path) -> None:
-    """Raises OutputError for a suffix without a format, or a folder that does not exist."""
+    """Raises OutputError for a suffix without a format, or a file that cannot be written."""
     if path.suffix.lower() not in FORMATS:
         raise OutputError(f"{path}: got the suffix {path.suffix!r}, expected one of {', '.join(FORMATS)}")
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: there is no folder {path.parent}; make it with `mkdir -p {path.parent}`")
+    check_writable(path)
 
 
 def save(report: Report, path: Path) -> None:

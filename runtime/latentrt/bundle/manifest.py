@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NoReturn
 
 from latentrt.bundle.quantization import Quantization
 from latentrt.bundle.sources import (
@@ -18,6 +18,7 @@ from latentrt.bundle.sources import (
     InputSource,
     Role,
 )
+from latentrt.errors import BundleError
 from latentrt.sampling.curves import SigmasName
 from latentrt.sampling.schedule import NoiseSchedule
 from latentrt.tensors import Array, TensorSpec
@@ -159,7 +160,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class Defaults:
-    """Values of a request that does not state them. Sizes in pixels. eta: None for the sampler's own."""
+    """Values of a request that does not state them. Sizes in pixels. eta: None for the sampler's own.
+
+    Of an autoencoder alone, only the sizes count.
+    """
 
     sampler: str
     sigmas: SigmasName
@@ -185,7 +189,7 @@ class Manifest:
 
     text, tokenizer: None for a model without prompts. classes, segmentation, layout: the class labels, the labels of
     label maps and the boxes of models that take such; None for all others. lora_weights: the file with the table of
-    weights that LoRA files may change; "" for none.
+    weights that LoRA files may change; "" for none. schedule: None for an autoencoder alone, which draws no pictures.
     """
 
     format: int
@@ -195,7 +199,7 @@ class Manifest:
     components: Mapping[str, Component]
     text: Text | None
     latents: Latents
-    schedule: NoiseSchedule
+    schedule: NoiseSchedule | None
     tokenizer: TokenizerSpec | None
     defaults: Defaults
     provenance: Mapping[str, str]
@@ -211,9 +215,20 @@ class Manifest:
 
     @property
     def denoiser(self) -> str:
-        """The name of the denoiser."""
-        (name,) = self.of_role("denoiser")
+        """The name of the denoiser. Raises BundleError for an autoencoder alone, which has none."""
+        (name,) = self.of_role("denoiser") or self._refuse_pictures()
         return name
+
+    @property
+    def noise_schedule(self) -> NoiseSchedule:
+        """The schedule of the denoiser. Raises BundleError for an autoencoder alone, which has none."""
+        return self.schedule or self._refuse_pictures()
+
+    def _refuse_pictures(self) -> NoReturn:
+        raise BundleError(
+            f"{self.name}: got an autoencoder alone, expected a bundle with a denoiser to draw pictures; use `latentrt "
+            "encode` and `latentrt decode`, or export the whole model"
+        )
 
     @property
     def text_encoders(self) -> tuple[str, ...]:
@@ -313,7 +328,7 @@ class Manifest:
         usual = self.sizes()
         return {
             "batch": (1, USUAL_PROMPTS, MOST_PROMPTS),
-            "n": (1, usual["n"], self.schedule.train_steps),
+            "n": (1, usual["n"], self.schedule.train_steps if self.schedule else usual["n"]),
             "vectors": (1, usual["vectors"], usual["vectors"]),
             **{name: (usual[name],) * 3 for name in ("tokens", "images")},
         }

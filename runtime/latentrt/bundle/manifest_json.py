@@ -74,7 +74,6 @@ def _check_counts(manifest: Manifest) -> None:
         ".latents.channels": latents.channels,
         ".latents.factor": latents.factor,
         ".latents.multiple": latents.multiple,
-        ".schedule.train_steps": manifest.schedule.train_steps,
         ".defaults.steps": defaults.steps,
         ".defaults.width": defaults.width,
         ".defaults.height": defaults.height,
@@ -82,6 +81,8 @@ def _check_counts(manifest: Manifest) -> None:
     counts |= {
         f".components.{name}.attention_factor": one.attention_factor for name, one in manifest.components.items()
     }
+    if manifest.schedule:
+        counts[".schedule.train_steps"] = manifest.schedule.train_steps
     if manifest.text:
         counts[".text.layers"] = manifest.text.layers
     if manifest.classes:

@@ -25,6 +25,9 @@ def found_tasks(components: Mapping[str, Component]) -> Iterator[str]:
     """Yields the tasks: the one that the denoiser was trained for, then those from an image."""
     if DECODER not in components:
         return
+    if not any(component.role == "denoiser" for component in components.values()):
+        yield "autoencoding"
+        return
     sources = [source for component in components.values() for source in component.sources.values()]
     extra = {extra.name for source in sources for extra in source.extra_channels}
     own = [task for name, task in OF_EXTRA_CHANNELS.items() if name in extra]

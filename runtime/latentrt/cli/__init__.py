@@ -38,6 +38,8 @@ COMMANDS = {
     "generate": "Generate pictures for a prompt.",
     "upscale": "Enlarge a picture by a super-resolution model.",
     "inpaint": "Paint the masked part of a picture anew.",
+    "encode": "Encode a picture to latents.",
+    "decode": "Decode latents to a picture.",
     "serve": "Serve pictures over HTTP.",
     "audio": "Turn a prompt or a spectrogram into sound, or sound into a spectrogram.",
     "export": "Export a Stable Diffusion checkpoint to a bundle.",
@@ -54,7 +56,7 @@ COMMANDS = {
 
 
 HEADINGS = {
-    "Make pictures and sound": ("generate", "upscale", "inpaint", "serve", "audio", "inspect"),
+    "Make pictures and sound": ("generate", "upscale", "inpaint", "encode", "decode", "serve", "audio", "inspect"),
     "Make bundles": ("export", "calibrate", "build", "upgrade"),
     "Measure and check": ("compare", "bench", "estimate", "verify", "doctor"),
 }

@@ -11,7 +11,7 @@ import click
 from latentrt.cli.engine_option import engine_option
 from latentrt.cli.grouped import GroupedCommand
 from latentrt.cli.output import as_json, echo, print_json, progress_bar
-from latentrt.errors import OutputError, RequestError
+from latentrt.errors import RequestError
 from latentrt.validate import whole
 
 if TYPE_CHECKING:
@@ -125,11 +125,12 @@ def audio(
 
 
 def check_out(out: Path, suffix: str) -> None:
-    """Raises RequestError for another suffix of --out, OutputError for a missing folder, before any work."""
+    """Raises RequestError for another suffix of --out, OutputError for what cannot be written, before any work."""
+    from latentrt.storage.atomic import check_writable
+
     if out.suffix.lower() != suffix:
         raise RequestError(f"--out: got {out}, expected a name that ends in {suffix}")
-    if not out.parent.is_dir():
-        raise OutputError(f"--out: there is no folder {out.parent}; make it with `mkdir -p {out.parent}`")
+    check_writable(out, option="--out")
 
 
 def with_options(base: Parameters, stereo: bool | None, bands: int | None, hz: tuple[int, int] | None) -> Parameters:

@@ -172,16 +172,19 @@ def with_loras(pipeline: Pipeline, loras: list[Lora]) -> Pipeline:
 
 
 def check_out(out: Path | None, *, frames: bool) -> bool:
-    """True if an animation is to be written. Raises RequestError for a name that nothing can be written to."""
+    """True if an animation is to be written.
+
+    Raises RequestError for a name of no picture, OutputError for a path that cannot be written.
+    """
     from latentrt.images.pillow import ANIMATIONS, PICTURES
+    from latentrt.storage.atomic import check_writable
 
     if out is None:
         return False
     endings = list(dict.fromkeys([*PICTURES, *(ANIMATIONS if frames else ())]))
     if out.suffix.lower() not in endings:
         raise RequestError(f"--out: got {out}, expected a name that ends in {' or '.join(endings)}")
-    if not out.parent.is_dir():
-        raise RequestError(f"--out: there is no folder {out.parent}; make it with `mkdir -p {out.parent}`")
+    check_writable(out, option="--out")
     return frames and out.suffix.lower() in ANIMATIONS
 
 

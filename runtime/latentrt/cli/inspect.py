@@ -13,7 +13,7 @@ from latentrt.cli.output import as_json, echo, print_json
 
 if TYPE_CHECKING:
     from latentrt.bundle.folder import Bundle
-    from latentrt.bundle.manifest import Classes
+    from latentrt.bundle.manifest import Classes, Latents, Manifest
     from latentrt.bundle.quantization import Quantization
 
 # A path with such an ending is a picture, even if the file does not exist.
@@ -91,14 +91,8 @@ def words(value: Any) -> str:
 def lines_of(bundle: Bundle) -> Iterator[str]:
     """The lines that describe a bundle, about one screen."""
     manifest = bundle.manifest
-    schedule, defaults = manifest.schedule, manifest.defaults
-    snr = ", zero terminal SNR" if schedule.zero_terminal_snr else ""
     yield f"{manifest.name}  {manifest.family}  {', '.join(manifest.tasks)}  {bundle.sha256[:10]}"
-    yield f"{schedule.prediction}, {schedule.beta_schedule}, {schedule.spacing} spacing{snr}"
-    yield (
-        f"{defaults.sampler}, {defaults.sigmas} sigmas, {defaults.steps} steps, guidance {defaults.guidance:g}, "
-        f"{defaults.width}x{defaults.height}"
-    )
+    yield from sampling_lines(manifest) if manifest.schedule else [latents_line(manifest.latents)]
     if manifest.latents.multiple > 1:
         yield f"width and height in multiples of {manifest.latents.pixel_multiple} pixels"
     if manifest.classes:
@@ -113,6 +107,22 @@ def lines_of(bundle: Bundle) -> Iterator[str]:
             yield from quantization_lines(component.quantization)
         for arrow, specs in (("<-", component.inputs), ("->", component.outputs)):
             yield from (f"  {arrow} {spec}" for spec in specs)
+
+
+def sampling_lines(manifest: Manifest) -> Iterator[str]:
+    """The lines on the schedule and the defaults of a model that draws pictures."""
+    schedule, defaults = manifest.noise_schedule, manifest.defaults
+    snr = ", zero terminal SNR" if schedule.zero_terminal_snr else ""
+    yield f"{schedule.prediction}, {schedule.beta_schedule}, {schedule.spacing} spacing{snr}"
+    yield (
+        f"{defaults.sampler}, {defaults.sigmas} sigmas, {defaults.steps} steps, guidance {defaults.guidance:g}, "
+        f"{defaults.width}x{defaults.height}"
+    )
+
+
+def latents_line(latents: Latents) -> str:
+    """The line on the latents of an autoencoder alone."""
+    return f"{latents.channels} channels, {latents.factor}x{latents.factor} pixels per latent"
 
 
 def classes_line(classes: Classes) -> str:

@@ -134,6 +134,7 @@ def choose(name: str, bundle: Bundle, *, low_memory: bool = False, takes_weights
     if several are installed, they are timed once. All other names stand for themselves.
 
     low_memory: "auto" is the first installed engine, which needs the least memory; timing the others would need more.
+    So it is for an autoencoder alone: the denoiser is what is timed.
     takes_weights: "auto" is an engine that can override weights, if one is installed, even a slower one.
     Raises EngineError if the engine's package is not installed.
     """
@@ -143,7 +144,7 @@ def choose(name: str, bundle: Bundle, *, low_memory: bool = False, takes_weights
     able = [one for one in CPU_ENGINES if ENGINES[one].takes_weights and ENGINES[one].installed]
     if takes_weights and able:
         return able[0]
-    if low_memory:
+    if low_memory or bundle.manifest.schedule is None:
         return next(one for one in auto_engines() if ENGINES[one].installed)
     fastest: str = importlib.import_module("latentrt.engines.autoselect").fastest(bundle)
     return fastest

@@ -45,7 +45,8 @@ def load(
     runs of several threads take turns. lora_dir: the folder of the LoRA files that prompts name, `<lora:NAME:0.8>`;
     default: the environment variable LATENTRT_LORAS. loras: LoRA files and their scales for every prompt, as in
     `Pipeline.with_loras`. With either, "auto" is ONNX Runtime. A pipeline may be
-    used from several threads. Raises BundleError or EngineError, and CheckpointError for LoRA files.
+    used from several threads. Of an autoencoder alone, the pipeline serves `latentrt.Codec`. Raises BundleError or
+    EngineError, and CheckpointError for LoRA files.
     """
     engine_kind(engine)
     opened = open_bundle(folder_of(bundle), verify=verify)
@@ -69,23 +70,34 @@ def load(
 
 
 def check_complete(bundle: Bundle) -> None:
-    """Raises BundleError unless the bundle can generate pictures with its own defaults."""
+    """Raises BundleError unless the bundle can generate pictures with its own defaults.
+
+    An autoencoder alone, which generates none, must have both halves.
+    """
     where = bundle.folder / MANIFEST
-    denoisers = bundle.manifest.of_role("denoiser")
-    if len(denoisers) != 1:
-        raise BundleError(f"{where}: got {len(denoisers)} of the role 'denoiser', expected one; {REMEDY}")
+    denoisers, alone = bundle.manifest.of_role("denoiser"), bundle.manifest.schedule is None
+    if len(denoisers) != (0 if alone else 1):
+        expected = "none without a schedule" if alone else "one"
+        raise BundleError(f"{where}: got {len(denoisers)} of the role 'denoiser', expected {expected}; {REMEDY}")
+    if alone:
+        check_there(bundle, {DECODER, ENCODER}, "an autoencoder")
+        return
     needed = {DECODER, *bundle.manifest.text_encoders, *([ENCODER] if bundle.manifest.encodes_extra_channels else [])}
-    missing = needed - bundle.manifest.components.keys()
     fed = (denoisers | bundle.manifest.hoisted).values()
     sources = [source for one in fed for source in one.sources.values() if source.kind == "component"]
-    missing |= {source.name for source in sources} - bundle.manifest.components.keys()
-    if missing:
-        raise BundleError(f"{where}: got no {', '.join(sorted(missing))}, which a picture needs; {REMEDY}")
+    check_there(bundle, needed | {source.name for source in sources}, "a picture")
     check_request_values(bundle.manifest, where)
     try:
         resolve(least_request(bundle.manifest), bundle.manifest)
     except RequestError as error:
         raise BundleError(f"{where}: its defaults cannot be run: {error}; {REMEDY}") from error
+
+
+def check_there(bundle: Bundle, names: set[str], purpose: str) -> None:
+    """Raises BundleError unless the bundle has all of these components. purpose: what needs them."""
+    if missing := names - bundle.manifest.components.keys():
+        where, listed = bundle.folder / MANIFEST, ", ".join(sorted(missing))
+        raise BundleError(f"{where}: got no {listed}, which {purpose} needs; {REMEDY}")
 
 
 def least_request(manifest: Manifest) -> Request:

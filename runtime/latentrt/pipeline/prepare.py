@@ -87,8 +87,8 @@ def prepare_settings(components: Components, settings: Settings, before: int = 0
     demand = demand_of(settings, len(prompts.positive.sub_prompts), manifest)
     plan = components.budget.plan(manifest, demand) if components.budget else None
     schedule = settings.schedule
-    whole = SAMPLERS[schedule.sampler].grid(manifest.schedule, schedule.steps, schedule.spacing, schedule.sigmas)
-    first, last = steps_taken(settings, whole, manifest.schedule.train_steps)
+    whole = SAMPLERS[schedule.sampler].grid(manifest.noise_schedule, schedule.steps, schedule.spacing, schedule.sigmas)
+    first, last = steps_taken(settings, whole, manifest.noise_schedule.train_steps)
     grid = whole.sliced(first, last)
     return Prepared(
         settings,
@@ -151,7 +151,7 @@ def second_pass(components: Components, settings: Settings, hires: Hires, before
         upscaled=UpscaledLatents(hires.strength, np.zeros(0, np.float32)),
         width=width,
         height=height,
-        schedule=settings.schedule.of_steps(hires.steps, components.bundle.manifest.schedule.train_steps),
+        schedule=settings.schedule.of_steps(hires.steps, components.bundle.manifest.noise_schedule.train_steps),
         model_inputs=replace(conditioning, **sizes),
     )
     return prepare_settings(components, larger, before)

@@ -146,7 +146,7 @@ def denoise(run: Timed, prepared: Prepared, encoded: Encoded, start: Start) -> I
         manifest,
         encoded.inputs,
         encoded.guidance,
-        PREDICTIONS[manifest.schedule.prediction],
+        PREDICTIONS[manifest.noise_schedule.prediction],
         prepared.split,
         extra_channels=start.extra_channels,
         controls=encoded.controls,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from latentrt.errors import RequestError
+from latentrt.storage.npy import read_npy
 from latentrt.tensors import Array
 from latentrt.validate import shown
 
@@ -21,7 +21,7 @@ def context_vectors(given: Any, width: int) -> Array:
     given: an array, or the path of a .npy file; one vector may be flat. Raises RequestError for anything else, for
     another width, for more than MOST vectors, and for a vector of zeros or one that is not finite.
     """
-    found = from_file(given) if isinstance(given, (str, os.PathLike)) else given
+    found = read_npy("vectors", given) if isinstance(given, (str, os.PathLike)) else given
     if not isinstance(found, np.ndarray) or found.dtype.kind != "f":
         raise RequestError(f"vectors: got {shown(given)}, expected floats (vectors, {width}), or their .npy file")
     rows = found.reshape(1, -1) if found.ndim == 1 else found
@@ -32,12 +32,3 @@ def context_vectors(given: Any, width: int) -> Array:
         raise RequestError("vectors: got one of zeros, or one that is not finite; expected vectors of CLIP")
     unit: Array = (rows / lengths).astype(np.float32)
     return unit
-
-
-def from_file(path: str | Path | os.PathLike[str]) -> Array:
-    """The array in a .npy file. Raises RequestError for anything else."""
-    try:
-        array: Array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise RequestError(f"vectors: {path} is not a readable .npy file ({str(error).splitlines()[0]})") from error
-    return array

@@ -68,7 +68,7 @@ def resolve_hires(request: Request, manifest: Manifest, steps: int) -> Hires | N
             raise RequestError(f"hires: got it and {name}, expected one of the two")
     hires = Hires(
         checked(request, "hires"),
-        checked(request, "hires_steps", steps, manifest.schedule.train_steps),
+        checked(request, "hires_steps", steps, manifest.noise_schedule.train_steps),
         checked(request, "hires_strength", STRENGTH),
         checked(request, "hires_upscaler"),
     )

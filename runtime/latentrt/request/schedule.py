@@ -58,7 +58,7 @@ def resolve_schedule(request: Request, manifest: Manifest) -> ScheduleSpec:
     named = sampler_named(or_default(request.sampler, manifest.defaults.sampler))
     check_prediction(named.sampler, manifest)
     sigmas = sigmas_of(or_default(curve_requested(request, named), manifest.defaults.sigmas))
-    spacing: Spacing = checked(request, "spacing", manifest.schedule.spacing)
+    spacing: Spacing = checked(request, "spacing", manifest.noise_schedule.spacing)
     if spacing == "compvis":
         check_original(named.sampler, sigmas)
     steps = steps_of(request, sigmas, manifest)
@@ -68,7 +68,7 @@ def resolve_schedule(request: Request, manifest: Manifest) -> ScheduleSpec:
         sigmas=sigmas,
         spacing=spacing,
         options=options_of(request, named, manifest),
-        original_steps=original_steps(steps, spacing, manifest.schedule.train_steps),
+        original_steps=original_steps(steps, spacing, manifest.noise_schedule.train_steps),
     )
 
 
@@ -90,7 +90,7 @@ def check_original(sampler: str, sigmas: Sigmas) -> None:
 
 def check_prediction(sampler: str, manifest: Manifest) -> None:
     """Raises RequestError unless the sampler is for what the model predicts."""
-    prediction = manifest.schedule.prediction
+    prediction = manifest.noise_schedule.prediction
     if SAMPLERS[sampler].flow != (prediction == "flow_prediction"):
         fitting = [name for name, known in SAMPLERS.items() if known.flow != SAMPLERS[sampler].flow]
         raise RequestError(f"sampler: got {sampler}, but the model's is {prediction}; use {', '.join(fitting)}")
@@ -111,7 +111,7 @@ def curve_requested(request: Request, named: Named) -> Any:
 def steps_of(request: Request, sigmas: Sigmas, manifest: Manifest) -> int:
     """The number of steps: as many as there are sigmas where these are listed."""
     if not isinstance(sigmas, tuple):
-        steps: int = checked(request, "steps", manifest.defaults.steps, manifest.schedule.train_steps)
+        steps: int = checked(request, "steps", manifest.defaults.steps, manifest.noise_schedule.train_steps)
         return steps
     if request.steps not in (None, len(sigmas)):
         raise RequestError(

@@ -8,7 +8,7 @@ denoised latents; so samplers need no change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -19,6 +19,8 @@ from latentrt.tensors import Array
 # Latents per side that the decoder of a super-resolution model takes at once, as in the original, and the overlap of
 # its tiles: a latent's pixels depend on about 16 of its neighbours, but for attention and norms.
 DECODED, DECODER_OVERLAP = 128, 32
+# The part of another tile that it shares with the next one: a quarter, too.
+OVERLAP = 4
 WRAPPED = 8  # latents of the opposite edge that are added beyond each edge for the decoder, as in diffusers
 
 Tile = tuple[Array, Array]  # indices of its rows and of its columns
@@ -69,33 +71,74 @@ def decoded(decode: Callable[[Array], Array], latents: Array, pixels: int, seaml
     return decode(wrapped)[..., top : top + height, left : left + width]
 
 
-def decoder_tiles(rows: int, columns: int) -> list[Tile]:
-    """Tiles of latents that a super-resolution model's decoder takes one by one: one up to DECODED per side."""
-    return tile_grid(rows, columns, DECODED, DECODED - DECODER_OVERLAP, None)
+def decoder_tiles(rows: int, columns: int, tile: int | None = None) -> list[Tile]:
+    """Tiles of latents that an autoencoder takes one by one, a quarter of each shared with the next.
+
+    tile: latents per side; default: those of a super-resolution model's decoder, DECODED.
+    """
+    side = tile or DECODED
+    return tile_grid(rows, columns, side, side - shared_by(tile), None)
 
 
-def decoded_in_tiles(decode: Callable[[Array], Array], latents: Array, pixels: int) -> Array:
+def shared_by(tile: int | None) -> int:
+    """The latents that a tile shares with the next one. tile: as in `decoder_tiles`."""
+    return tile // OVERLAP if tile else DECODER_OVERLAP
+
+
+def decoded_in_tiles(decode: Callable[[Array], Array], latents: Array, pixels: int, tile: int | None = None) -> Array:
     """Pictures decoded tile by tile; a pixel of several is their mean, weighted by its distance from a tile's border.
 
     Close to the picture that is decoded at once, not equal: the decoder's attention and norms see one tile. As in
     `decode_first_stage` of CompVis/latent-diffusion, but the last tile ends at the picture's edge. pixels: width of one
-    latent.
+    latent. tile: as in `decoder_tiles`.
     """
-    tiles = decoder_tiles(*latents.shape[-2:])
+    rows, columns = latents.shape[-2:]
+    tiles = decoder_tiles(rows, columns, tile)
     if len(tiles) == 1:
         return decode(latents)
-    height, width = (side * pixels for side in latents.shape[-2:])
-    total, weights = np.zeros((len(latents), 3, height, width), np.float32), np.zeros((height, width), np.float32)
-    for rows, columns in tiles:
-        tile = decode(latents[..., rows, columns])
-        high, wide = tile.shape[-2:]
-        top, left = rows[0, 0] * pixels, columns[0] * pixels
-        place = (slice(top, top + high), slice(left, left + wide))
-        weight = np.outer(*(border_distance(side, DECODER_OVERLAP * pixels) for side in (high, wide)))
-        total[(..., *place)] += tile * weight
+    parts = ((one, decode(latents[..., one[0], one[1]])) for one in tiles)
+    return joined(parts, (rows, columns), pixels, shared_by(tile))
+
+
+def encoded_in_tiles(encode: Callable[[Array], Array], image: Array, pixels: int, tile: int) -> Array:
+    """Latents encoded tile by tile, and joined as in `decoded_in_tiles`: the original's `encode_first_stage`.
+
+    image: (batch, 3, height, width). pixels: width of one latent. tile: latents per side.
+    """
+    rows, columns = (side // pixels for side in image.shape[-2:])
+    tiles = decoder_tiles(rows, columns, tile)
+    if len(tiles) == 1:
+        return encode(image)
+    parts = ((one, encode(image[(..., *place_of(one, pixels))])) for one in tiles)
+    return joined(parts, (rows, columns), 1, shared_by(tile))
+
+
+def joined(parts: Iterable[tuple[Tile, Array]], size: Sequence[int], scale: int, shared: int) -> Array:
+    """The outputs of tiles as one array; where tiles overlap, their weighted mean.
+
+    size: of the whole in latents. scale: places of an output per latent and side. shared: latents of an overlap.
+    """
+    total: Array | None = None
+    weights = np.zeros([side * scale for side in size], np.float32)
+    for tile, part in parts:
+        if total is None:
+            total = np.zeros((*part.shape[:2], *weights.shape), np.float32)
+        place = place_of(tile, scale)
+        weight = np.outer(*(border_distance(side, shared * scale) for side in part.shape[-2:]))
+        total[(..., *place)] += part * weight
         weights[place] += weight
+    assert total is not None
     total /= weights
     return total
+
+
+def place_of(tile: Tile, scale: int) -> tuple[slice, slice]:
+    """The rows and columns of a tile that does not wrap around, `scale` per latent."""
+    rows, columns = tile[0][:, 0], tile[1]
+    return (
+        slice(int(rows[0]) * scale, (int(rows[-1]) + 1) * scale),
+        slice(int(columns[0]) * scale, (int(columns[-1]) + 1) * scale),
+    )
 
 
 def border_distance(side: int, most: int) -> Array:

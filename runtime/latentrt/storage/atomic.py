@@ -59,6 +59,22 @@ def output_file(path: Path) -> Iterator[Path]:
         raise cannot_write(path, error) from error
 
 
+def check_writable(path: Path, *, option: str = "") -> None:
+    """Raises OutputError unless a file can be made at `path`, before the work that it is for.
+
+    option: the option that names the path, for the message.
+    """
+    if not path.parent.is_dir():
+        where = f"{option or path}: there is no folder {path.parent}"
+        raise OutputError(f"{where}; make it with `mkdir -p {path.parent}`")
+    temporary = temporary_name(path)
+    try:
+        temporary.touch(exist_ok=False)
+        temporary.unlink()
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a file as UTF-8, whole or not at all. Raises OutputError if it cannot be written."""
     with output_file(path) as temporary:

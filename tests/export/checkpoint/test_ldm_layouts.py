@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from latentrt.errors import CheckpointError
 from latentrt_export.checkpoint.load import load_checkpoint
 from tests.export import compvis, tiny
-from tests.export.ldm import FIRST_STAGE, KL, RESAMPLING, UNET, saved, scheduler
+from tests.export.ldm import FIRST_STAGE, KL, RESAMPLING, UNET, same, saved, scheduler
 
 MODELS = {
     "attention at two levels, VQ": (UNET, FIRST_STAGE, VQModel),
@@ -25,15 +25,6 @@ def model(request):
     """The modules of a small model."""
     unet, stage, kind = MODELS[request.param]
     return tiny.seeded(lambda: UNet2DModel(**unet)).eval(), tiny.seeded(lambda: kind(**stage)).eval()
-
-
-def same(got, expected):
-    """Asserts that two checkpoints have the same weights."""
-    assert got.family == expected.family
-    for name, component in expected.components.items():
-        ours, theirs = got.components[name].load().state_dict(), component.load().state_dict()
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), name
 
 
 def test_a_file_has_the_weights_of_the_folder(model, tmp_path):

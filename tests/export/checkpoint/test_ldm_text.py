@@ -17,11 +17,12 @@ from latentrt_export.checkpoint.embeddings import Embedding
 from latentrt_export.checkpoint.families import CONFIGS, FAMILIES
 from latentrt_export.checkpoint.load import load_checkpoint
 from latentrt_export.checkpoint.markers import Declared
-from latentrt_export.checkpoint.recognition import shape_differences
-from latentrt_export.checkpoint.single_file import open_file
+from latentrt_export.checkpoint.recognition import FIRST_LAYER, shape_differences
+from latentrt_export.checkpoint.single_file import configs_folder, open_file
 from latentrt_export.export import ExportOptions, export
 from latentrt_export.lora_table.places import places_of, unread_of
-from tests.export import ldm_text, tiny
+from tests.export import compvis, ldm_text, tiny
+from tests.export.ldm import same
 from tests.export.pairs import exported
 from tests.export.single import copied
 from tests.export.untraced import untraced
@@ -67,6 +68,41 @@ def test_a_file_gives_the_folders_bundle(origin, bundle, tmp_path):
     )
     [left_out] = [line for line in lines if line.startswith("left out")]
     assert f"{BERT}to_logits.*" in left_out
+
+
+@pytest.mark.parametrize("averaged", [False, True], ids=["raw", "averaged"])
+@pytest.mark.parametrize("name", ldm_text.MODELS)
+def test_files_of_both_first_stages_have_the_folders_weights(name, averaged, tmp_path):
+    """Where a file has moving averages, they are the folder's, and its raw weights are others."""
+    pipeline = ldm_text.reference(name, tmp_path / "vocabulary")
+    pipeline.save_pretrained(tmp_path / "folder")
+    file = ldm_text.save_single(pipeline, tmp_path)
+    if averaged:
+        file = copied(file, tmp_path / "averaged.safetensors", compvis.averages(compvis.unet_tensors(pipeline.unet)))
+    got, expected = load_checkpoint(file, configs=tmp_path / "configs"), load_checkpoint(tmp_path / "folder")
+    same(got, expected)
+    assert got.family.name == "ldm-text" and [*got.components] == ["unet", "vae", "text_encoder"]
+    assert type(got.load_vae()) is type(pipeline.vqvae)
+
+
+def test_a_file_of_the_small_model_gives_the_folders_bundle(tmp_path):
+    """txt2img256, whose first stage is VQ-f4."""
+    pipeline = ldm_text.reference("ldm-text-256", tmp_path / "vocabulary")
+    pipeline.save_pretrained(tmp_path / "folder")
+    averages = compvis.averages(compvis.unet_tensors(pipeline.unet))
+    file = copied(ldm_text.save_single(pipeline, tmp_path), tmp_path / "averaged.safetensors", averages)
+    expected = export(tmp_path / "folder", tmp_path / "expected", ExportOptions())
+    made = export(file, tmp_path / "bundle", single_options(tmp_path))
+    assert "quantizer" in made.components
+    assert (made.files, made.latents) == (expected.files, expected.latents)
+    assert "moving averages" in made.provenance["weights"]
+
+
+@pytest.mark.parametrize(("channels", "name"), [(3, "ldm-text-256"), (4, "ldm-text-large")])
+def test_configs_follow_from_the_channels(channels, name):
+    [family] = [one for one in FAMILIES if one.name == "ldm-text"]
+    shapes = {FIRST_LAYER: (320, channels, 3, 3)}
+    assert configs_folder(family, None, shapes, Declared()) == CONFIGS / name
 
 
 def test_a_file_has_no_vocabulary(origin, tmp_path):

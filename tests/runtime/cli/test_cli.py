@@ -1,5 +1,6 @@
 """The command line: processes, exit statuses, data on stdout, messages on stderr."""
 
+import errno
 import io
 import json
 import os
@@ -328,14 +329,14 @@ def test_mistakes_are_one_message_a_status_and_no_file(tmp_path, arguments, stat
     [
         (["generate", "x", "--size", "wide"], 2, "768x512"),
         (["generate", "x", "--out", "x.bmp"], 2, "ends in .png or .jpg or .jpeg or .webp"),
-        (["generate", "x", "--out", "no/x.png"], 2, "mkdir -p no"),
+        (["generate", "x", "--out", "no/x.png"], 7, "mkdir -p no"),
         (["verify", "nowhere"], 3, "latentrt export"),
         (["inspect", "nowhere.png"], 2, "nowhere.png"),
         (["upscale", "x.png", "--out", "y.png"], 2, "Missing option '--bundle'"),
         (["upscale", "x.png", "--out", "y.png", "--bundle", "nowhere"], 3, "latentrt export"),
         (["upscale", "x.png", "--out", "y.png", "--bundle", "emoji"], 2, "expected super-resolution"),
         (["upscale", "x.png", "--out", "y.gif", "--bundle", "emoji"], 2, "ends in .png or .jpg or .jpeg or .webp"),
-        (["upscale", "x.png", "--out", "no/y.png", "--bundle", "emoji"], 2, "mkdir -p no"),
+        (["upscale", "x.png", "--out", "no/y.png", "--bundle", "emoji"], 7, "mkdir -p no"),
     ],
 )
 def test_other_mistakes_too(here, capsys, arguments, status, said):
@@ -343,6 +344,25 @@ def test_other_mistakes_too(here, capsys, arguments, status, said):
     out, err = capsys.readouterr()
     assert out == "" and said in err and "Traceback" not in err
     assert not [*Path().iterdir()]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("generate", "x", "--out", "x.png"),
+        ("inpaint", "a.png", "b.png", "--out", "x.png", "--bundle", "emoji"),
+        ("upscale", "a.png", "--out", "x.png", "--bundle", "emoji"),
+        ("encode", "a.png", "--out", "x.npy", "--bundle", "emoji"),
+        ("decode", "a.npy", "--out", "x.png", "--bundle", "emoji"),
+    ],
+)
+def test_a_folder_that_may_not_be_written_is_refused_first(here, capsys, monkeypatch, command):
+    def refused(path, **_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "touch", refused)
+    assert here(*command) == 7
+    assert "cannot be written (Permission denied); name a place that you may write to" in capsys.readouterr().err
 
 
 def test_verify_and_inspect_know_the_built_in_model(here, capsys):

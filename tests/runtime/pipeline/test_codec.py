@@ -27,6 +27,20 @@ def test_only_the_autoencoder_is_called(fake, calls):
     assert [name for name, _ in calls] == ["vae_encoder", "vae_decoder"]
 
 
+def test_tiles_give_almost_the_same(emoji):
+    picture = emoji.generate("a red apple", seed=7, steps=4).images[0]
+    whole, tiled = latentrt.Codec(emoji), latentrt.Codec(emoji, tile=64)
+    assert psnr(tiled.round_trip(picture), whole.round_trip(picture)) > 30
+    assert latentrt.Codec(emoji, tile=picture.width).encode(picture).tobytes() == whole.encode(picture).tobytes()
+
+
+def test_tiles_are_called_one_by_one(fake, calls):
+    latents = latentrt.Codec(fake, tile=32).encode(Image.new("RGB", (56, 32), "red"))
+    assert [feeds["image"].shape for _, feeds in calls] == [(1, 3, 32, 32)] * 2
+    latentrt.Codec(fake, tile=32).decode(latents)
+    assert [feeds["latents"].shape for _, feeds in calls[2:]] == [(1, 4, 4, 4)] * 2
+
+
 def test_sides_must_be_multiples(fake):
     with pytest.raises(RequestError, match="image's height: got 17, expected a multiple of 8; the nearest are 16"):
         latentrt.Codec(fake).encode(Image.new("RGB", (24, 17)))

@@ -12,7 +12,7 @@ from latentrt.pipeline.metadata import read_png
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.request import Request
 from latentrt.request.settings import resolve
-from latentrt.sampling.tiling import DECODED, decoded, decoded_in_tiles, starts, tile_grid, tiled
+from latentrt.sampling.tiling import DECODED, decoded, decoded_in_tiles, encoded_in_tiles, starts, tile_grid, tiled
 from latentrt.tensors import Array
 from tests.runtime.fake import named
 
@@ -157,6 +157,22 @@ def test_tiles_of_a_decoder_that_sees_one_latent_are_the_picture(sides: tuple[in
     np.testing.assert_allclose(decoded_in_tiles(noted, latents, 2), painted(latents), atol=1e-6)
     assert max(max(shape[-2:]) for shape in sizes) <= DECODED
     assert (len(sizes) == 1) == (max(sides) <= DECODED)
+
+
+@pytest.mark.parametrize("tile", [4, 7, 16])
+@pytest.mark.parametrize("sides", [(16, 8), (17, 8), (5, 33)])
+def test_tiles_of_an_autoencoder_that_sees_one_latent_are_the_whole(sides: tuple[int, int], tile: int) -> None:
+    sizes: list[tuple[int, ...]] = []
+
+    def halved(image: Array) -> Array:
+        sizes.append(image.shape[-2:])
+        return np.repeat(image[:, :1, ::2, ::2], 5, axis=1)
+
+    latents = noise(*sides)
+    image = painted(latents)[:, :3]
+    np.testing.assert_allclose(encoded_in_tiles(halved, image, 2, tile), halved(image), atol=1e-6)
+    np.testing.assert_allclose(decoded_in_tiles(painted, latents, 2, tile), painted(latents), atol=1e-6)
+    assert all(max(one) <= 2 * tile for one in sizes[:-1])
 
 
 def test_tiles_that_differ_are_blended_without_a_step() -> None:

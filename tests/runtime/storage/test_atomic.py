@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from latentrt.errors import OutputError
-from latentrt.storage.atomic import REMEDIES, new_file, new_folder
+from latentrt.storage.atomic import REMEDIES, check_writable, new_file, new_folder
 
 
 @pytest.fixture
@@ -245,3 +245,19 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     ):
         pytest.fail("the block ran")
     assert list(tmp_path.iterdir()) == [tmp_path / "file"]
+
+
+def test_a_path_is_tried_before_the_work_and_left_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "kept.png").write_text("before")
+    for name in ("new.png", "kept.png"):
+        check_writable(tmp_path / name, option="--out")
+    assert [(one.name, one.read_text()) for one in tmp_path.iterdir()] == [("kept.png", "before")]
+    with pytest.raises(OutputError, match=r"^--out: there is no folder .*/no; make it with `mkdir -p .*/no`"):
+        check_writable(tmp_path / "no" / "x.png", option="--out")
+
+    def refused(path: Path, **_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "touch", refused)
+    with pytest.raises(OutputError, match=r"x\.png: cannot be written \(Permission denied\); name a place that"):
+        check_writable(tmp_path / "x.png", option="--out")

@@ -1,0 +1,48 @@
+"""`latentrt decode`: the picture of latents, by a bundle's autoencoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from latentrt.cli.engine_option import engine_option
+from latentrt.cli.generate import check_out
+from latentrt.cli.output import as_json, echo, print_json
+from latentrt.cli.paths import existing_bundle
+
+
+@click.command()
+@click.argument("latents", metavar="LATENTS")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    required=True,
+    help="Picture to write: .png, .jpg, .webp.",
+)
+@click.option("--bundle", metavar="DIR", required=True, callback=existing_bundle, help="Bundle with an autoencoder.")
+@click.option("--tile", type=int, metavar="PX", help="Side of tiles in pixels, for large pictures.  [default: none]")
+@engine_option()
+@as_json
+def decode(latents: str, out: Path, bundle: str, tile: int | None, engine: str, as_json: bool) -> None:
+    """Decode LATENTS, a .npy file as `latentrt encode` writes it, to a picture.
+
+    \b
+    latentrt encode photo.png --out latents.npy --bundle DIR
+    latentrt decode latents.npy --out decoded.png --bundle DIR
+
+    BUNDLE may be an autoencoder alone or a whole model. Latents of a VQ model are quantized first.
+    """
+    from latentrt.pipeline.codec import Codec
+    from latentrt.pipeline.load import load
+    from latentrt.pipeline.metadata import save_with_text
+
+    check_out(out, frames=False)
+    with load(bundle, engine=engine) as pipeline:
+        picture = Codec(pipeline, tile=tile).decode(latents)
+    save_with_text(picture, out, {})
+    if as_json:
+        print_json({"file": str(out), "size": picture.size})
+    else:
+        echo(out)
