@@ -16,6 +16,7 @@ from latentrt.bundle.manifest import (
     Classes,
     Component,
     Fidelity,
+    ImageEmbedding,
     Latents,
     Manifest,
     Text,
@@ -44,6 +45,7 @@ from latentrt_export.graph.trace import trace
 from latentrt_export.lora_table.table import with_table
 from latentrt_export.networks.autoencoder import latent_channels
 from latentrt_export.networks.component import Config, Part, pixels_of
+from latentrt_export.networks.image_embedding import AUGMENTOR, noise_levels
 from latentrt_export.options import ExportOptions as ExportOptions
 from latentrt_export.options import with_networks, without_pickles
 from latentrt_export.preview import fit_to_rgb
@@ -101,8 +103,8 @@ def manifest_of(
 ) -> Manifest:
     """The bundle's manifest without its files. latent_space: the result of `latents_of`."""
     checkpoint, (latents, side_px) = prepared.checkpoint, latent_space
-    names = "class_embedding", "segmentation", "layout_encoder"
-    table, labels, boxes = map(checkpoint.components.get, names)
+    names = "class_embedding", "segmentation", "layout_encoder", AUGMENTOR
+    table, labels, boxes, augmentor = map(checkpoint.components.get, names)
     return Manifest(
         format=FORMAT,
         name=options.name or WEIGHTS_SUFFIX.sub("", checkpoint.source),
@@ -129,6 +131,7 @@ def manifest_of(
         classes=classes_of(table.config) if table else None,
         layout=layout_of(boxes.config) if boxes else None,
         segmentation=Classes(labels.config["labels"]) if labels else None,
+        image_embedding=ImageEmbedding(noise_levels(augmentor.config)) if augmentor else None,
     )
 
 

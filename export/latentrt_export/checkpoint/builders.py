@@ -27,6 +27,7 @@ from transformers import (
 )
 
 from latentrt_export.networks.component import Config
+from latentrt_export.networks.image_embedding import NoiseAugmentor
 
 
 def from_config(kind: Any) -> Callable[[Config], Any]:
@@ -107,11 +108,17 @@ def projected(config: Config) -> CLIPTextModelWithProjection:
 
 
 def image_encoder(config: Config) -> CLIPVisionModelWithProjection:
-    """The CLIP image encoder of IP-Adapters."""
+    """The CLIP image encoder of IP-Adapters and of unCLIP models."""
     with torch.device("meta"):
         module = CLIPVisionModelWithProjection(in_float32(CLIPVisionConfig, config))
     add_positions(module.vision_model.embeddings)
     return module
+
+
+def noise_augmentor(config: Config) -> NoiseAugmentor:
+    """The noise augmentor of unCLIP models, whose weights are the mean and the deviation of embeddings."""
+    with torch.device("meta"):
+        return NoiseAugmentor(config)
 
 
 def in_float32(kind: Any, config: Config) -> Any:
@@ -138,4 +145,6 @@ BUILDERS: Mapping[str, Callable[[Config], Any]] = {
     "controlnet": from_config(ControlNetModel),
     "t2i_adapter": from_config(T2IAdapter),
     "image_encoder": image_encoder,
+    "image_embedder": image_encoder,
+    "noise_augmentor": noise_augmentor,
 }

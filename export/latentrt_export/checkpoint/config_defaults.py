@@ -15,6 +15,7 @@ DEFAULTS: Mapping[str, Config] = {
         "addition_embed_type": None,
         "attention_type": "default",
         "class_embed_type": None,
+        "class_embeddings_concat": False,
         "encoder_hid_dim_type": None,
         "num_class_embeds": None,
         "resnet_time_scale_shift": "default",
@@ -23,6 +24,8 @@ DEFAULTS: Mapping[str, Config] = {
     "class_embedding": {},
     "layout_encoder": {"model_type": "ldmbert"},
     "segmentation": {},
+    "image_embedder": {"model_type": "clip_vision_model"},
+    "noise_augmentor": {},
     "text_encoder": {"model_type": "clip_text_model"},
     "text_encoder_2": {"model_type": "clip_text_model"},
 }

@@ -49,13 +49,15 @@ class Family:
     """One model family.
 
     configs: configs of its single files. pipelines: its names in model_index.json. slots: its components and their
-    places in a single file. mark: a key that every single file of the family has. mark_width: entry of the UNet's
+    places in a single file. mark: a key that every single file of the family has; "" for a family whose
+    single files are not read. mark_width: entry of the UNet's
     config that the last axis of the mark must equal. encoders: its text encoders; their contexts are concatenated in
     this order. values: entries of configs that set the family apart, by component; entries that are not named must be
     those of DEFAULTS; a tuple lists the values that are allowed. size_ids: numbers that the time embedding takes
     besides the timestep. float32_vae: the VAE leaves fp16's range, unless its config says `force_upcast` false.
     zero_negative: zeros stand for a negative prompt that is not given, unless model_index.json says otherwise.
-    folders: names of components' folders, where they differ from the components'. extra: names of the extra channels
+    folders: names of components' folders, where they differ from the components'. schedules: the folder of the
+    scheduler_config.json that is the entry "noise" of a component's config. extra: names of the extra channels
     that its UNets may take, in order. absent: prefixes of keys that no single file of the family has. averaged: the
     UNet's weights are the moving averages of a single file, if it has them. context_vectors: its UNet attends to
     vectors of the request. steps, guidance, eta, overlay: defaults. configs_by_channels, configs_by_prediction,
@@ -75,6 +77,7 @@ class Family:
     float32_vae: bool = False
     zero_negative: bool = False
     folders: Mapping[str, str] = field(default_factory=dict)
+    schedules: Mapping[str, str] = field(default_factory=dict)
     extra: tuple[tuple[ExtraChannelsName | ExtraChannels, ...], ...] = TEXT_TO_IMAGE_EXTRA
     absent: tuple[str, ...] = ()
     averaged: bool = False

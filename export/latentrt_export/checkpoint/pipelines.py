@@ -19,6 +19,8 @@ STABLE_PIPELINES = (
     # A community pipeline that takes prompts of any length, and adds nothing to the model.
     "StableDiffusionLongPromptWeightingPipeline",
 )
+# Variations of an image.
+UNCLIP_PIPELINES = ("StableUnCLIPImg2ImgPipeline",)
 XL_PIPELINES = (
     "StableDiffusionXLPipeline",
     *("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),

@@ -10,6 +10,7 @@ from latentrt_export.checkpoint.families import FAMILIES
 from latentrt_export.checkpoint.family import Family
 from latentrt_export.checkpoint.layouts import Shape
 from latentrt_export.networks.component import Config
+from latentrt_export.networks.image_embedding import AUGMENTOR, EMBEDDER
 
 Configs = Mapping[str, Config]
 
@@ -22,6 +23,7 @@ OTHER_KINDS = (
     ("model.diffusion_model.joint_blocks.", "Stable Diffusion 3"),
     ("model.diffusion_model.double_blocks.", "Flux"),
     ("double_blocks.", "Flux"),
+    ("embedder.", "an unCLIP model without the statistics of its image embedding (give its diffusers folder)"),
     ("control_model.", "a ControlNet"),
     ("lora_", "a LoRA"),
     ("down_blocks.", "the UNet of a diffusers folder (give the folder that holds model_index.json)"),
@@ -105,6 +107,10 @@ def sizes_that_fit(family: Family, configs: Configs) -> Iterator[tuple[str, Any,
             sizes = len(family.size_ids) * unet.get("addition_time_embed_dim", 0)
             pooled = configs[name].get("projection_dim", 0)
             yield f"unet {ADDED_WIDTH}", unet.get(ADDED_WIDTH), pooled + sizes
+    if AUGMENTOR in family.slots:
+        embedding = configs[AUGMENTOR].get("embedding_dim", 0)
+        yield f"unet {ADDED_WIDTH}", unet.get(ADDED_WIDTH), 2 * embedding
+        yield "image_encoder projection_dim", configs[EMBEDDER].get("projection_dim"), embedding
 
 
 def extra_channels_by_count(family: Family, configs: Configs) -> dict[int, tuple[ExtraChannels, ...]]:

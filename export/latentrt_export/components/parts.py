@@ -15,6 +15,7 @@ from latentrt_export.components.steering import Steering
 from latentrt_export.components.text import text_parts
 from latentrt_export.components.vae import vae_parts
 from latentrt_export.networks.component import Part, pixels_of
+from latentrt_export.networks.image_embedding import AUGMENTOR, EMBEDDER, image_embedding_parts
 from latentrt_export.networks.image_encoder import IMAGE_ENCODER, encoder_part
 
 # Conditions by the component that makes them.
@@ -29,6 +30,10 @@ def parts_of(checkpoint: Checkpoint) -> Iterator[Part]:
     family = checkpoint.family
     for name, encoder in family.encoders.items():
         yield from text_parts(checkpoint.load_text_encoder(name), encoder, name)
+    if AUGMENTOR in checkpoint.components:
+        embedder, augmentor = (checkpoint.components[name].load() for name in (EMBEDDER, AUGMENTOR))
+        yield from image_embedding_parts(embedder, augmentor)
+        del embedder  # before the UNet is loaded: both are large
     unet = checkpoint.load_unet()
     steering = Steering.of(checkpoint, unet)
     yield from unet_parts(unet, family.size_ids, steering, extra_channels(checkpoint), condition_of(checkpoint))

@@ -7,6 +7,7 @@ __all__ = [
     "component",
     "control_network",
     "hoist",
+    "image_embedding",
     "image_encoder",
     "one_token",
     "residuals",

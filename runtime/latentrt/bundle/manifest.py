@@ -158,6 +158,16 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class ImageEmbedding:
+    """The embedding of an image that an unCLIP model is conditioned on.
+
+    noise_levels: the number of levels at which noise is added to it; 0 is the lowest.
+    """
+
+    noise_levels: int
+
+
+@dataclass(frozen=True)
 class Defaults:
     """Values of a request that does not state them. Sizes in pixels. eta: None for the sampler's own."""
 
@@ -183,9 +193,9 @@ class FileRecord:
 class Manifest:
     """The whole of bundle.json. Paths are relative to the bundle, with forward slashes.
 
-    text, tokenizer: None for a model without prompts. classes, segmentation, layout: the class labels, the labels of
-    label maps and the boxes of models that take such; None for all others. lora_weights: the file with the table of
-    weights that LoRA files may change; "" for none.
+    text, tokenizer: None for a model without prompts. classes, segmentation, layout, image_embedding: the class labels,
+    the labels of label maps, the boxes and the image of models that take such; None for all others. lora_weights: the
+    file with the table of weights that LoRA files may change; "" for none.
     """
 
     format: int
@@ -203,6 +213,7 @@ class Manifest:
     classes: Classes | None = None
     segmentation: Classes | None = None
     layout: Layout | None = None
+    image_embedding: ImageEmbedding | None = None
     lora_weights: str = ""
 
     def of_role(self, role: Role) -> dict[str, Component]:
@@ -259,6 +270,11 @@ class Manifest:
     def upscales(self) -> bool:
         """Whether the denoiser is shown a picture of low resolution: super-resolution by the latents' factor."""
         return LOW_RESOLUTION in self.extra_channels
+
+    @property
+    def varies_images(self) -> bool:
+        """Whether pictures are variations of an image of the request, for which a prompt may be empty."""
+        return bool(self.of_role("image_embedder"))
 
     @property
     def encodes_extra_channels(self) -> bool:

@@ -103,6 +103,8 @@ def lines_of(bundle: Bundle) -> Iterator[str]:
         yield f"width and height in multiples of {manifest.latents.pixel_multiple} pixels"
     if manifest.classes:
         yield classes_line(manifest.classes)
+    if manifest.image_embedding:
+        yield f"varies an image, with noise of the levels 0 to {manifest.image_embedding.noise_levels - 1}"
     for name, component in manifest.components.items():
         size = sum(manifest.files[file].bytes for file in (component.file, *component.data))
         psnr = component.fidelity.psnr_db

@@ -22,6 +22,7 @@ from latentrt.request.segmentation import Segmentation, resolve_segmentation
 from latentrt.request.size import followed_size, resolve_size
 from latentrt.request.text import TextSpec, resolve_text
 from latentrt.request.tiling import Tiling, resolve_tiling
+from latentrt.request.varied_image import VariedImage, resolve_varied_image
 from latentrt.sampling.noise.source import NoiseSpec
 
 
@@ -29,8 +30,8 @@ from latentrt.sampling.noise.source import NoiseSpec
 class Settings:
     """A request with every choice made, a spec per subject, each resolved by its own module.
 
-    width, height: pixels. init_image, hires: None where the run has none. upscaled: the latents that a second pass
-    starts from. fast_decode: the tiny decoder makes the picture.
+    width, height: pixels. init_image, segmentation, varied_image, hires: None where the run has none. upscaled: the
+    latents that a second pass starts from. fast_decode: the tiny decoder makes the picture.
     """
 
     text: TextSpec
@@ -45,6 +46,7 @@ class Settings:
     tiling: Tiling = Tiling()
     denoising_range: DenoisingRange = DenoisingRange()
     segmentation: Segmentation | None = None
+    varied_image: VariedImage | None = None
     hires: Hires | None = None
     upscaled: UpscaledLatents | None = None
     fast_decode: bool = False
@@ -84,7 +86,7 @@ class Settings:
         found = self.text.record() | noise_record(self.noise)
         found |= {"width": self.width, "height": self.height, "fast_decode": self.fast_decode}
         specs = (self.schedule, self.guidance, self.model_inputs, self.tiling, self.hires, self.denoising_range)
-        for spec in (*specs, self.init_image, self.segmentation, self.controls):
+        for spec in (*specs, self.init_image, self.segmentation, self.varied_image, self.controls):
             found |= spec.record() if spec else {}
         return found
 
@@ -139,6 +141,7 @@ def resolve(request: Request, manifest: Manifest) -> Settings:
         resolve_tiling(request, manifest),
         part,
         segmentation,
+        resolve_varied_image(request, manifest),
         resolve_hires(request, manifest, schedule.steps),
         fast_decode=resolve_fast_decode(request, manifest),
     )
