@@ -331,6 +331,7 @@ IMAGE = {
 REFERENCES = {
     "super-resolution": "LDMSuperResolutionPipeline",
     "image variations": "StableUnCLIPImg2ImgPipeline",
+    "text by a prior": "StableUnCLIPPipeline",
 }
 MASK = {
     "sd1": "StableDiffusionInpaintPipeline",

@@ -16,7 +16,6 @@ from latentrt.bundle.manifest import (
     Classes,
     Component,
     Fidelity,
-    ImageEmbedding,
     Latents,
     Manifest,
     Text,
@@ -30,6 +29,7 @@ from latentrt.sampling.schedule import NoiseSchedule
 from latentrt.storage.atomic import new_folder
 from latentrt_export.checkpoint.classes import classes_of, layout_of
 from latentrt_export.checkpoint.embeddings import bundled_in, with_embeddings, words_of
+from latentrt_export.checkpoint.image_embeddings import embedding_of
 from latentrt_export.checkpoint.load import Checkpoint, load_checkpoint
 from latentrt_export.checkpoint.lora import loras_provenance
 from latentrt_export.checkpoint.markers import declared_by_options
@@ -45,7 +45,6 @@ from latentrt_export.graph.trace import trace
 from latentrt_export.lora_table.table import with_table
 from latentrt_export.networks.autoencoder import latent_channels
 from latentrt_export.networks.component import Config, Part, pixels_of
-from latentrt_export.networks.image_embedding import AUGMENTOR, noise_levels
 from latentrt_export.options import ExportOptions as ExportOptions
 from latentrt_export.options import with_networks, without_pickles
 from latentrt_export.preview import fit_to_rgb
@@ -103,8 +102,8 @@ def manifest_of(
 ) -> Manifest:
     """The bundle's manifest without its files. latent_space: the result of `latents_of`."""
     checkpoint, (latents, side_px) = prepared.checkpoint, latent_space
-    names = "class_embedding", "segmentation", "layout_encoder", AUGMENTOR
-    table, labels, boxes, augmentor = map(checkpoint.components.get, names)
+    names = "class_embedding", "segmentation", "layout_encoder"
+    table, labels, boxes = map(checkpoint.components.get, names)
     return Manifest(
         format=FORMAT,
         name=options.name or WEIGHTS_SUFFIX.sub("", checkpoint.source),
@@ -131,7 +130,7 @@ def manifest_of(
         classes=classes_of(table.config) if table else None,
         layout=layout_of(boxes.config) if boxes else None,
         segmentation=Classes(labels.config["labels"]) if labels else None,
-        image_embedding=ImageEmbedding(noise_levels(augmentor.config)) if augmentor else None,
+        image_embedding=embedding_of(checkpoint),
     )
 
 
@@ -186,7 +185,7 @@ def find_tokenizer(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Toke
     known = {name: family.vocabulary.read(folder) for name, folder in {**checkpoint.tokenizers, **named}.items()}
     tokenizer = known.get(family.tokenizer) or family.vocabulary.stock()
     pads = {}
-    for name, encoder in family.encoders.items():
+    for name, encoder in family.readers.items():
         own = known.get(encoder.tokenizer, tokenizer)
         if own.backend.get_vocab() != tokenizer.backend.get_vocab():
             raise CheckpointError(

@@ -29,7 +29,7 @@ def condition_fields(manifest: Manifest, seed: int, size: tuple[int, int]) -> di
         found["layout"] = drawn_layout(random, manifest.layout)
     if manifest.vector_width:
         found["vectors"] = random.standard_normal((VECTORS, manifest.vector_width)).astype(np.float32)
-    if manifest.image_embedding:
+    if manifest.varies_images:
         found["image"] = drawn_picture(seed, *size)
     return found
 

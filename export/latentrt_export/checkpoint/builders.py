@@ -10,6 +10,7 @@ from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
     ControlNetModel,
+    PriorTransformer,
     T2IAdapter,
     UNet2DConditionModel,
     UNet2DModel,
@@ -27,7 +28,8 @@ from transformers import (
 )
 
 from latentrt_export.networks.component import Config
-from latentrt_export.networks.image_embedding import NoiseAugmentor
+from latentrt_export.networks.image_embedding import NOISE, NoiseAugmentor
+from latentrt_export.networks.prior import causal_mask
 
 
 def from_config(kind: Any) -> Callable[[Config], Any]:
@@ -121,6 +123,13 @@ def noise_augmentor(config: Config) -> NoiseAugmentor:
         return NoiseAugmentor(config)
 
 
+def prior(config: Config) -> PriorTransformer:
+    """The prior of unCLIP models, with the mask that files do not store."""
+    module: PriorTransformer = from_config(PriorTransformer)({key: one for key, one in config.items() if key != NOISE})
+    module.causal_attention_mask = causal_mask(module.positional_embedding.shape[1])
+    return module
+
+
 def in_float32(kind: Any, config: Config) -> Any:
     """The config of a transformers module, in float32. kind: class of the config."""
     known = {key: value for key, value in config.items() if key != "torch_dtype"}
@@ -142,6 +151,8 @@ BUILDERS: Mapping[str, Callable[[Config], Any]] = {
     "tiny_decoder": tiny_decoder,
     "text_encoder": text_encoder,
     "text_encoder_2": projected,
+    "prior_text_encoder": projected,
+    "prior": prior,
     "controlnet": from_config(ControlNetModel),
     "t2i_adapter": from_config(T2IAdapter),
     "image_encoder": image_encoder,

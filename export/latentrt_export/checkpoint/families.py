@@ -5,13 +5,15 @@ family's name. Where two rows match a checkpoint, the first one counts: a row wi
 that it refines.
 """
 
+from functools import partial
+
 from latentrt.bundle.sources import SizeId
 from latentrt_export.checkpoint import bert_layout
-from latentrt_export.checkpoint.family import Encoder, Family, Slot
+from latentrt_export.checkpoint.family import PRIOR_ENCODER, Encoder, Family, Slot
 from latentrt_export.checkpoint.layouts import folder_keys, open_clip_keys, text_keys, unet_keys, vae_keys
 from latentrt_export.checkpoint.ldm_families import LDM_FAMILIES
 from latentrt_export.checkpoint.paths import CONFIGS
-from latentrt_export.checkpoint.pipelines import STABLE_PIPELINES, UNCLIP_PIPELINES, XL_PIPELINES
+from latentrt_export.checkpoint.pipelines import PRIOR_PIPELINES, STABLE_PIPELINES, UNCLIP_PIPELINES, XL_PIPELINES
 
 STABLE_MARK = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 XL_MARK = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
@@ -35,6 +37,10 @@ SD2_SLOTS = {
         unread=r"\.(resblocks\.{num_hidden_layers}\..*|text_projection|logit_scale|attn_mask)$",
     ),
 }
+UNCLIP_VALUES = {"unet": {"use_linear_projection": True, "class_embed_type": "projection"}}
+unclip = partial(
+    Family, configs=CONFIGS / "sd2", mark="", encoders={"text_encoder": Encoder(pad=0)}, extra=((),), guidance=10.0
+)
 
 FAMILIES = (
     Family(
@@ -61,18 +67,22 @@ FAMILIES = (
         configs_by_prediction={"epsilon": CONFIGS / "sd2-base"},
         absent=("embedder.",),
     ),
-    Family(
+    unclip(
         name="sd2-unclip",
-        configs=CONFIGS / "sd2",
         pipelines=UNCLIP_PIPELINES,
-        slots={**SD2_SLOTS, "image_embedder": FOLDER_SLOT, "noise_augmentor": FOLDER_SLOT},
-        mark="",
-        encoders={"text_encoder": Encoder(pad=0)},
-        values={"unet": {"use_linear_projection": True, "class_embed_type": "projection"}},
+        slots={**SD2_SLOTS, **dict.fromkeys(("image_embedder", "noise_augmentor"), FOLDER_SLOT)},
+        values=UNCLIP_VALUES,
         folders={"image_embedder": "image_encoder", "noise_augmentor": "image_normalizer"},
         schedules={"noise_augmentor": "image_noising_scheduler"},
-        extra=((),),
-        guidance=10.0,
+    ),
+    unclip(
+        name="sd2-unclip-prior",
+        pipelines=PRIOR_PIPELINES,
+        slots={**SD2_SLOTS, **dict.fromkeys((PRIOR_ENCODER, "prior", "noise_augmentor"), FOLDER_SLOT)},
+        values=UNCLIP_VALUES,
+        folders={"noise_augmentor": "image_normalizer"},
+        schedules={"noise_augmentor": "image_noising_scheduler", "prior": "prior_scheduler"},
+        prior=Encoder(pooled=True, tokenizer="prior_tokenizer"),
     ),
     Family(
         name="sdxl",

@@ -11,7 +11,7 @@ from typing import Any
 from latentrt.errors import CheckpointError
 from latentrt_export.checkpoint.config_defaults import completed
 from latentrt_export.checkpoint.families import FOLDERS, OPTIONAL
-from latentrt_export.checkpoint.family import Family
+from latentrt_export.checkpoint.family import PRIOR_ENCODER, Family
 from latentrt_export.checkpoint.image_processor import check_image_processor
 from latentrt_export.checkpoint.layouts import folder_keys
 from latentrt_export.checkpoint.markers import Declared, with_declarations
@@ -24,13 +24,13 @@ from latentrt_export.checkpoint.weight_files import chosen, found_in, read_json
 from latentrt_export.networks.image_embedding import EMBEDDER, NOISE
 
 # Components whose weights have diffusers' stem; those of all others have transformers', "model".
-DIFFUSERS = ("unet", "vae", "controlnet", "t2i_adapter", "noise_augmentor")
+DIFFUSERS = ("unet", "vae", "controlnet", "t2i_adapter", "noise_augmentor", "prior")
 STEMS = dict.fromkeys(DIFFUSERS, "diffusion_pytorch_model")
 # Entry of model_index.json: zeros stand for a negative prompt that is not given.
 ZERO_NEGATIVE = "force_zeros_for_empty_prompt"
 # The tower of CLIP that a component needs. A folder saved from the whole of CLIP has a config per tower.
 TOWERS: Mapping[str, str] = {
-    **dict.fromkeys(("text_encoder", "text_encoder_2"), "text"),
+    **dict.fromkeys(("text_encoder", "text_encoder_2", PRIOR_ENCODER), "text"),
     **dict.fromkeys(("image_encoder", "image_embedder"), "vision"),
 }
 
@@ -48,7 +48,7 @@ def open_folder(path: Path, configs: Path | None, variant: str | None, overrides
         )
     index = read_json(path / "model_index.json")
     family = recognise(name_of(path), lambda family: differences(path, index, family))
-    tokenizers = {encoder.tokenizer: path / encoder.tokenizer for encoder in family.encoders.values()}
+    tokenizers = {encoder.tokenizer: path / encoder.tokenizer for encoder in family.readers.values()}
     for name, folder in tokenizers.items():
         if not folder.is_dir():
             raise CheckpointError(f"{path} has no {name} folder: expected {folder}, fetch it as well")

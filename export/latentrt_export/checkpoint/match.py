@@ -36,6 +36,7 @@ BODIES: Mapping[str, re.Pattern[str]] = {
     "vae": re.compile(r"\b(encoder|decoder|quant_conv|post_quant_conv)\."),
     "text_encoder": TEXT_TOWER,
     "text_encoder_2": TEXT_TOWER,
+    "prior_text_encoder": TEXT_TOWER,
     **dict.fromkeys(("image_encoder", "image_embedder"), VISION_TOWER),
 }
 

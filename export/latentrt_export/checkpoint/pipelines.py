@@ -21,6 +21,8 @@ STABLE_PIPELINES = (
 )
 # Variations of an image.
 UNCLIP_PIPELINES = ("StableUnCLIPImg2ImgPipeline",)
+# The same with a prior in place of the image.
+PRIOR_PIPELINES = ("StableUnCLIPPipeline",)
 XL_PIPELINES = (
     "StableDiffusionXLPipeline",
     *("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),

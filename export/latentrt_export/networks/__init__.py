@@ -10,6 +10,7 @@ __all__ = [
     "image_embedding",
     "image_encoder",
     "one_token",
+    "prior",
     "residuals",
     "segmentation",
     "text_encoder",

@@ -6,8 +6,9 @@ called once per run, the second once per picture, whose noise is its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import torch
 from diffusers import DDPMScheduler
@@ -24,6 +25,7 @@ from latentrt_export.networks.text_encoder import layer_output
 EMBEDDER, AUGMENTOR = "image_embedder", "noise_augmentor"
 # Entry of the augmentor's config: the scheduler_config.json of its noise.
 NOISE = "noise"
+Spread: TypeAlias = tuple[Tensor, Tensor]
 
 
 class ImageEmbedder(nn.Module):
@@ -74,6 +76,20 @@ class NoiseAugmentor(nn.Module):
         return torch.cat([noised, sinusoid(noise_level, int(self.mean.shape[-1]))], -1)
 
 
+class PriorAugmentor(nn.Module):
+    """A noise augmentor of embeddings that a prior makes, of unit variance. spread: their mean and deviation."""
+
+    def __init__(self, augmentor: NoiseAugmentor, spread: Spread) -> None:
+        super().__init__()
+        self.augmentor = augmentor
+        self.mean, self.std = (nn.Parameter(one, requires_grad=False) for one in spread)
+
+    def forward(self, embedding: Tensor, noise: Tensor, noise_level: Tensor) -> Tensor:
+        """The embedding with noise of that level, and the level itself."""
+        noised: Tensor = self.augmentor(embedding * self.std + self.mean, noise, noise_level)
+        return noised
+
+
 def sinusoid(noise_level: Tensor, width: int) -> Tensor:
     """The sinusoid of noise levels (batch,), as the original appends it: (batch, width) float32."""
     found: Tensor = get_timestep_embedding(noise_level, width, flip_sin_to_cos=True, downscale_freq_shift=0)
@@ -92,29 +108,44 @@ def noise_levels(config: Config) -> int:
     return len(noise_schedule(config).alphas_cumprod)
 
 
-def image_embedding_parts(model: CLIPVisionModelWithProjection, augmentor: NoiseAugmentor) -> Iterator[Part]:
-    """Yields the embedder and the noise augmentor, compared with the modules and the scheduler of the original."""
-    side, width = model.config.image_size, int(augmentor.mean.shape[-1])
-    row = ("batch", width)
-    image, embedding = TensorSpec("image", "float32", ("batch", 3, side, side)), TensorSpec("embedding", "float32", row)
+def embedder_part(model: CLIPVisionModelWithProjection) -> Part:
+    """The embedder's component, compared with the original."""
+    side = model.config.image_size
+    image = TensorSpec("image", "float32", ("batch", 3, side, side))
+    embedding = TensorSpec("embedding", "float32", ("batch", model.config.projection_dim))
     images = [torch.rand(rows, 3, side, side, generator=generator()) for rows in (2, 1)]
     with torch.no_grad():
         runs = [{"image": one, "embedding": model(of_unit_spread(one)).image_embeds} for one in images]
-    yield part(EMBEDDER, lambda: ImageEmbedder(model), (image,), (embedding,), runs, role="image_embedder")
-    noise, level = TensorSpec("noise", "float32", row), TensorSpec("noise_level", "int64", ("batch",))
+    return part(EMBEDDER, lambda: ImageEmbedder(model), (image,), (embedding,), runs, role="image_embedder")
+
+
+def augmentor_part(augmentor: NoiseAugmentor, spread: Spread | None = None) -> Part:
+    """The noise augmentor's component, compared with the module and the scheduler of the original.
+
+    spread: the mean and the deviation of a prior's embeddings, which are of unit variance before; None without a prior.
+    """
+    row = ("batch", width := int(augmentor.mean.shape[-1]))
+    inputs = (
+        TensorSpec("embedding", "float32", row),
+        TensorSpec("noise", "float32", row),
+        TensorSpec("noise_level", "int64", ("batch",)),
+    )
     noised = TensorSpec("image_embedding", "float32", ("batch", 2 * width))
-    more = [noised_run(augmentor, levels, width) for levels in ((0, 500), (len(augmentor.signal) - 1,))]
-    whole = part(AUGMENTOR, lambda: augmentor, (embedding, noise, level), (noised,), more, role="noise_augmentor")
-    yield replace(whole, float32=True)  # it is small, and sinusoids of levels near 1000 need more than fp16's 11 bits
+    runs = [noised_run(augmentor, spread, levels) for levels in ((0, 500), (len(augmentor.signal) - 1,))]
+    module = augmentor if spread is None else PriorAugmentor(augmentor, spread)
+    whole = part(AUGMENTOR, lambda: module, inputs, (noised,), runs, role="noise_augmentor")
+    return replace(whole, float32=True)  # it is small, and sinusoids of levels near 1000 need more than fp16's 11 bits
 
 
-def noised_run(augmentor: NoiseAugmentor, levels: Sequence[int], width: int) -> dict[str, Tensor]:
+def noised_run(augmentor: NoiseAugmentor, spread: Spread | None, levels: Sequence[int]) -> dict[str, Tensor]:
     """Random embeddings and noise at these levels, and what the original makes of them."""
-    random, level = generator(), torch.tensor(levels)
+    random, level, width = generator(), torch.tensor(levels), int(augmentor.mean.shape[-1])
     embedding, noise = (torch.randn(len(levels), width, generator=random) for _ in range(2))
     normalizer = StableUnCLIPImageNormalizer(width)
     normalizer.load_state_dict(augmentor.state_dict())
+    mean, deviation = spread or (0.0, 1.0)
     with torch.no_grad():
-        noised = noise_schedule(augmentor.config).add_noise(normalizer.scale(embedding), noise, level)
+        scaled = normalizer.scale(embedding * deviation + mean)
+        noised = noise_schedule(augmentor.config).add_noise(scaled, noise, level)
         found = torch.cat([normalizer.unscale(noised), sinusoid(level, width)], -1)
     return {"embedding": embedding, "noise": noise, "noise_level": level, "image_embedding": found}

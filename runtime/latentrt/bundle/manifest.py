@@ -158,13 +158,26 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Prior:
+    """The diffusion model that makes an image embedding of a prompt.
+
+    schedule: its noise. clip: the largest value of a clean embedding of unit variance; None for no limit.
+    """
+
+    schedule: NoiseSchedule
+    clip: float | None = None
+
+
+@dataclass(frozen=True)
 class ImageEmbedding:
     """The embedding of an image that an unCLIP model is conditioned on.
 
-    noise_levels: the number of levels at which noise is added to it; 0 is the lowest.
+    noise_levels: the number of levels at which noise is added to it; 0 is the lowest. prior: of a model that makes the
+    embedding of a prompt; None for a model that embeds an image.
     """
 
     noise_levels: int
+    prior: Prior | None = None
 
 
 @dataclass(frozen=True)

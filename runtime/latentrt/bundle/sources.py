@@ -21,6 +21,7 @@ Role = Literal[
     "segmentation_encoder",
     "image_embedder",
     "noise_augmentor",
+    "prior",
 ]
 # Roles of components that serve control images, and of those that take the image itself.
 CONTROL_ROLES: tuple[Role, ...] = ("controlnet_hint", "controlnet", "t2i_adapter", "image_encoder")

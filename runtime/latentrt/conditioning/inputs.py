@@ -149,7 +149,7 @@ class InputMaker:
         if source.kind == "text":
             return self.conditioning.vector(key, source.name)
         if source.kind == "image":
-            assert self.image is not None  # `resolve_varied_image` asks for one
+            assert self.image is not None  # `resolve_image_embedding` asks for one
             own = self.image[picture : picture + 1]
             return np.zeros_like(own) if key[1] else own  # as the original guides
         return request_input(spec, source.values, self.settings, negative=key[1])

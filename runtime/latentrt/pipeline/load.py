@@ -13,7 +13,7 @@ from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import MANIFEST, REMEDY, Bundle, open_bundle
 from latentrt.bundle.manifest import Manifest
 from latentrt.bundle.tasks import DECODER, ENCODER
-from latentrt.conditioning.image_embedding import AUGMENTOR, EMBEDDER
+from latentrt.conditioning.image_embedding import embedding_components
 from latentrt.conditioning.request_values import check_request_values
 from latentrt.engines import AUTO, choose, engine_kind, open_engines
 from latentrt.errors import BundleError, RequestError
@@ -76,7 +76,7 @@ def check_complete(bundle: Bundle) -> None:
     if len(denoisers) != 1:
         raise BundleError(f"{where}: got {len(denoisers)} of the role 'denoiser', expected one; {REMEDY}")
     needed = {DECODER, *bundle.manifest.text_encoders, *([ENCODER] if bundle.manifest.encodes_extra_channels else [])}
-    needed |= {EMBEDDER, AUGMENTOR} if bundle.manifest.image_embedding else set()
+    needed |= embedding_components(bundle.manifest)
     missing = needed - bundle.manifest.components.keys()
     fed = (denoisers | bundle.manifest.hoisted).values()
     sources = [source for one in fed for source in one.sources.values() if source.kind == "component"]
@@ -100,7 +100,7 @@ def least_request(manifest: Manifest) -> Request:
         wanted["layout"] = ()
     if manifest.vector_width:
         wanted["vectors"] = np.ones((1, manifest.vector_width), np.float32)
-    if manifest.image_embedding:
+    if manifest.varies_images:
         from PIL import Image
 
         wanted["image"] = Image.new("RGB", (defaults.width, defaults.height))

@@ -300,11 +300,16 @@ class Request:
     )
     noise_level: int = row(
         0,
-        "Noise added to --image's embedding, 0 to 999: more is freer.",
+        "Noise in the image embedding of unCLIP, 0 to 999: more is freer.",
         "images",
         Whole(0),
-        only_with="image",
         part="base",
+    )
+    prior_steps: int | None = row(
+        None, "Steps of unCLIP's prior, from prompt to embedding.", "sampling", Whole(1), usual="25", part="base"
+    )
+    prior_guidance: float | None = row(
+        None, "Guidance scale of unCLIP's prior; 1 is off.", "sampling", Number(), metavar="G", usual="4", part="base"
     )
     segmentation: str | Path | Image | Array | None = row(
         None,

@@ -5,17 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from latentrt.request.image_embedding import resolve_image_embedding
 from latentrt.request.model_inputs import resolve_stand_ins
 from latentrt.request.request import Request
 from latentrt.request.segmentation import resolve_segmentation
-from latentrt.request.varied_image import resolve_varied_image
 from latentrt_calib.recording.requests import requests_for
 from tests.export.ldm_pairs import layouts, retrieval, semantic
 from tests.export.unclip_pairs import variations
 
 MODELS = {"label maps": semantic, "layouts": layouts, "vectors": retrieval, "images": variations}
 
-CONDITIONS = (resolve_stand_ins, resolve_segmentation, resolve_varied_image)
+CONDITIONS = (resolve_stand_ins, resolve_segmentation, resolve_image_embedding)
 
 
 @pytest.fixture(scope="module", params=MODELS)

@@ -7,8 +7,9 @@ import torch
 from safetensors.torch import save_file
 
 from latentrt.errors import CheckpointError
+from latentrt_export.checkpoint.image_embeddings import embedding_of
 from latentrt_export.checkpoint.load import load_checkpoint
-from tests.export.unclip_pairs import WIDTH, image_pipeline
+from tests.export.unclip_pairs import WIDTH, image_pipeline, text_pipeline
 
 
 @pytest.fixture
@@ -59,6 +60,25 @@ def test_a_missing_folder_is_named(folder, name):
     (folder / name).rename(folder / f"not_{name}")
     with pytest.raises(CheckpointError, match=name):
         load_checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (
+            {"_class_name": "UnCLIPScheduler"},
+            "got _class_name 'UnCLIPScheduler', expected 'DDPMScheduler'; save",
+        ),
+        ({"prediction_type": "epsilon"}, "got prediction_type 'epsilon', expected 'sample'"),
+        ({"variance_type": "learned"}, "got variance_type 'learned', expected 'fixed_small' or 'fixed_small_log'"),
+    ],
+)
+def test_priors_of_other_schedulers(tmp_path, entries, message):
+    text_pipeline(tmp_path / "parts").save_pretrained(tmp_path / "checkpoint")
+    assert load_checkpoint(tmp_path / "checkpoint").family.name == "sd2-unclip-prior"
+    changed(tmp_path / "checkpoint" / "prior_scheduler" / "scheduler_config.json", **entries)
+    with pytest.raises(CheckpointError, match=message):
+        embedding_of(load_checkpoint(tmp_path / "checkpoint"))
 
 
 def test_the_original_file_is_refused_with_the_reason(tmp_path):

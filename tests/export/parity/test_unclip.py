@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 LEAST_DB = 110.0
 CASES = [(kind, case) for kind, (_, cases) in KINDS.items() for case in cases]
-VARIATIONS = "image variations"
+VARIATIONS, BY_A_PRIOR = KINDS
 
 
 def name_of(one):
@@ -61,6 +61,23 @@ def test_images_of_any_size(pairs, size):
     pair, case = pairs(VARIATIONS), UnclipCase(1, 10.0)
     image = noise_image(*size)
     assert psnr(pixels(pair.ours, **request_of(pair, case, image=image)), pair.theirs(case, image)) >= LEAST_DB
+
+
+@pytest.mark.parametrize(("steps", "guidance"), [(1, 4.0), (2, 1.0), (7, 9.0)])
+def test_the_prior_s_steps_and_guidance(pairs, steps, guidance):
+    pair, case = pairs(BY_A_PRIOR), UnclipCase(2, 10.0)
+    found = pixels(pair.ours, **request_of(pair, case, prior_steps=steps, prior_guidance=guidance))
+    theirs = {"prior_num_inference_steps": steps, "prior_guidance_scale": guidance}
+    assert psnr(found, pair.theirs(case, **theirs)) >= LEAST_DB
+
+
+def test_the_prior_s_prompt_changes_the_picture(pairs):
+    pair, case = pairs(BY_A_PRIOR), UnclipCase(2, 1.0)
+    ours, prior = pair.ours, pair.ours.engines["prior"]
+    assert ours.bundle.manifest.tasks[0] == "text-to-image" and prior is not None
+    found = pixels(ours, **request_of(pair, case, prompt="a green tree"))
+    assert psnr(found, pair.theirs(case, prompt="a green tree")) >= LEAST_DB
+    assert psnr(found, pair.theirs(case)) < 60
 
 
 def test_an_empty_prompt_is_diffusers_missing_one(pairs):
@@ -148,7 +165,15 @@ def test_half_precision_and_lowering(kind, tmp_path):
 
 
 IMAGE = noise_image(40, 40)
+REFUSED_BY_A_PRIOR = [
+    ({"image": IMAGE}, "makes no variations of images; give init to start from an image"),
+    ({"noise_level": 1000}, "noise_level: got 1000, expected a whole number from 0 to 999"),
+    ({"prior_steps": 0}, "prior_steps: got 0, expected a whole number from 1 to 1000"),
+    ({"prior_steps": 1001}, "prior_steps: got 1001, expected a whole number from 1 to 1000"),
+    ({"prior_guidance": "high"}, "prior_guidance: got 'high', expected a finite number"),
+]
 REFUSED = [
+    ({"image": IMAGE, "prior_steps": 9}, "prior_steps: got 9, but checkpoint has no prior; leave it out"),
     ({}, "image: got none, but checkpoint draws variations of an image; give one"),
     ({"image": IMAGE, "noise_level": 1000}, "noise_level: got 1000, expected a whole number from 0 to 999"),
     ({"image": IMAGE, "noise_level": -1}, "noise_level: got -1, expected a whole number from 0 to 999"),
@@ -162,6 +187,12 @@ REFUSED = [
 def test_what_is_refused(pairs, options, message):
     with pytest.raises(RequestError, match=message):
         pairs(VARIATIONS).ours.generate(PROMPT["prompt"], steps=1, **options)
+
+
+@pytest.mark.parametrize(("options", "message"), REFUSED_BY_A_PRIOR, ids=[text[:30] for _, text in REFUSED_BY_A_PRIOR])
+def test_what_a_model_with_a_prior_refuses(pairs, options, message):
+    with pytest.raises(RequestError, match=message):
+        pairs(BY_A_PRIOR).ours.generate("an apple", steps=1, **options)
 
 
 def request_of(pair, case, **changes):
