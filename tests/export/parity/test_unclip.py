@@ -13,6 +13,9 @@ from safetensors.torch import load_file
 from latentrt.engines.nvidia.lowered import find
 from latentrt.errors import RequestError
 from latentrt.images.pillow import digest
+from latentrt.request.request import Request
+from latentrt.request.settings import resolve
+from latentrt_export.estimate.estimate import calls_of
 from latentrt_export.lower.tensorrt import lower
 from tests.export import loras
 from tests.export.ldm import pixels, psnr
@@ -162,6 +165,16 @@ def test_half_precision_and_lowering(kind, tmp_path):
         print(name, record.floats, record.fidelity)
         assert record.floats == ("fp32" if name == "noise_augmentor" else "fp16")
         assert (record.fidelity.psnr_db or 100) > 50
+
+
+@pytest.mark.parametrize(("kind", "expected"), [(VARIATIONS, {"image_embedder": 1}), (BY_A_PRIOR, {"prior": 14})])
+def test_estimates_count_what_makes_the_embedding(pairs, kind, expected):
+    pair = pairs(kind)
+    options = {"prior_steps": 7} if kind == BY_A_PRIOR else {}
+    settings = resolve(Request(**pair.request, batch=2, **options), pair.ours.bundle.manifest)
+    calls = calls_of(pair.ours.bundle, settings)
+    assert {name: calls[name].times for name in expected} == expected
+    assert calls["noise_augmentor"].times == 2
 
 
 IMAGE = noise_image(40, 40)
