@@ -43,6 +43,7 @@ from tests.export import (
     ldm_text,
     loras,
     shown_pairs,
+    unclip_pairs,
 )
 from tests.export.image_pairs import mask, picture
 from tests.export.pairs import SIZE, STEERED, Pair, adapted, handed_over, opened_pair, prompted, steered, steered_pair
@@ -138,17 +139,15 @@ def from_text_by_bert(models: Models, name: str) -> Result:
         return result_of(pair, min(ldm_text.drawn(pair, **request) for request in requests), requests)
 
 
-def of_the_paper(models: Models, kind: str) -> Result:
-    """A model of the latent diffusion paper against diffusers' modules, in all cases."""
-    build, cases = ldm_pairs.KINDS[kind]
-    folder = models.folder / kind.replace(" ", "-")
-    folder.mkdir()
-    pair = build(folder)
-    with pair.ours:
+def of_a_kind(models: Models, kind: str) -> Result:
+    """A model of the latent diffusion paper, or of unCLIP, in all cases."""
+    build, cases = {**ldm_pairs.KINDS, **unclip_pairs.KINDS}[kind]
+    (folder := models.folder / kind.replace(" ", "-")).mkdir()
+    with (pair := build(folder)).ours:
         least = min(pair.psnr(case) for case in cases)
     steps = ", ".join(map(str, dict.fromkeys(case.steps for case in cases)))
-    reference = {"super-resolution": "LDMSuperResolutionPipeline"}.get(kind, "a loop of diffusers' modules")
-    return Result(least, reference, "ddim", steps, "256x128" if kind == "super-resolution" else "96x64")
+    size = "256x128" if kind == "super-resolution" else "96x64"
+    return Result(least, REFERENCES.get(kind, "a loop of diffusers' modules"), "ddim", steps, size)
 
 
 def from_an_image(models: Models, family: str, kind: str) -> Result:
@@ -329,6 +328,11 @@ IMAGE = {
     "sdxl": "StableDiffusionXLImg2ImgPipeline",
     "sdxl-refiner": "StableDiffusionXLImg2ImgPipeline",
 }
+REFERENCES = {
+    "super-resolution": "LDMSuperResolutionPipeline",
+    "image variations": "StableUnCLIPImg2ImgPipeline",
+    "text by a prior": "StableUnCLIPPipeline",
+}
 MASK = {
     "sd1": "StableDiffusionInpaintPipeline",
     "sd2": "StableDiffusionInpaintPipeline",
@@ -340,7 +344,8 @@ EDITED = {"pix2pix": slice(None), "sdxl-pix2pix": slice(1)}
 ROWS = (
     *(Row("text to image", NAMES[name], partial(from_text, variant=name)) for name in TEXT),
     *(Row("text to image", NAMES[name], partial(from_text_by_bert, name=name)) for name in ldm_text.MODELS),
-    *(Row(kind, "latent diffusion", partial(of_the_paper, kind=kind)) for kind in ldm_pairs.KINDS),
+    *(Row(kind, "latent diffusion", partial(of_a_kind, kind=kind)) for kind in ldm_pairs.KINDS),
+    *(Row(kind, "Stable Diffusion 2.1 unCLIP", partial(of_a_kind, kind=kind)) for kind in unclip_pairs.KINDS),
     *(
         Row("image to image", NAMES[name], partial(from_an_image, family=name, kind=kind))
         for name, kind in IMAGE.items()

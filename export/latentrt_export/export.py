@@ -29,6 +29,7 @@ from latentrt.sampling.schedule import NoiseSchedule
 from latentrt.storage.atomic import new_folder
 from latentrt_export.checkpoint.classes import classes_of, layout_of
 from latentrt_export.checkpoint.embeddings import bundled_in, with_embeddings, words_of
+from latentrt_export.checkpoint.image_embeddings import embedding_of
 from latentrt_export.checkpoint.load import Checkpoint, load_checkpoint
 from latentrt_export.checkpoint.lora import loras_provenance
 from latentrt_export.checkpoint.markers import declared_by_options
@@ -129,6 +130,7 @@ def manifest_of(
         classes=classes_of(table.config) if table else None,
         layout=layout_of(boxes.config) if boxes else None,
         segmentation=Classes(labels.config["labels"]) if labels else None,
+        image_embedding=embedding_of(checkpoint),
     )
     if manifest.unconditional or options.guidance is not None:
         return manifest
@@ -192,7 +194,7 @@ def find_tokenizer(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Toke
     known = {name: family.vocabulary.read(folder) for name, folder in {**checkpoint.tokenizers, **named}.items()}
     tokenizer = known.get(family.tokenizer) or family.vocabulary.stock()
     pads = {}
-    for name, encoder in family.encoders.items():
+    for name, encoder in family.readers.items():
         own = known.get(encoder.tokenizer, tokenizer)
         if own.backend.get_vocab() != tokenizer.backend.get_vocab():
             raise CheckpointError(

@@ -1,6 +1,6 @@
-"""Label maps, layouts and vectors for models that are conditioned on such: always the same for a seed.
+"""Label maps, layouts, vectors and images for models that are conditioned on such: always the same for a seed.
 
-Nobody collects files of these for a calibration, so they are drawn: blocks of labels, boxes, directions.
+Nobody collects files of these for a calibration, so they are drawn: blocks of labels, boxes, directions, pictures.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import numpy as np
 
 from latentrt.bundle.manifest import Classes, Layout, Manifest
 from latentrt.tensors import Array
+from latentrt_calib.recording.inits import drawn_picture
 
 # Blocks along a side of a drawn label map, objects of a drawn layout, vectors of a drawn context.
 BLOCKS, OBJECTS, VECTORS = 8, 6, 5
@@ -28,6 +29,8 @@ def condition_fields(manifest: Manifest, seed: int, size: tuple[int, int]) -> di
         found["layout"] = drawn_layout(random, manifest.layout)
     if manifest.vector_width:
         found["vectors"] = random.standard_normal((VECTORS, manifest.vector_width)).astype(np.float32)
+    if manifest.varies_images:
+        found["image"] = drawn_picture(seed, *size)
     return found
 
 

@@ -10,6 +10,7 @@ __all__ = [
         "families",
         "family",
         "folder",
+        "image_embeddings",
         "image_prompts",
         "layouts",
         "load",

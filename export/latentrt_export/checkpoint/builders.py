@@ -10,6 +10,7 @@ from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
     ControlNetModel,
+    PriorTransformer,
     T2IAdapter,
     UNet2DConditionModel,
     UNet2DModel,
@@ -27,6 +28,8 @@ from transformers import (
 )
 
 from latentrt_export.networks.component import Config
+from latentrt_export.networks.image_embedding import NOISE, NoiseAugmentor
+from latentrt_export.networks.prior import causal_mask
 
 
 def from_config(kind: Any) -> Callable[[Config], Any]:
@@ -107,10 +110,23 @@ def projected(config: Config) -> CLIPTextModelWithProjection:
 
 
 def image_encoder(config: Config) -> CLIPVisionModelWithProjection:
-    """The CLIP image encoder of IP-Adapters."""
+    """The CLIP image encoder of IP-Adapters and of unCLIP models."""
     with torch.device("meta"):
         module = CLIPVisionModelWithProjection(in_float32(CLIPVisionConfig, config))
     add_positions(module.vision_model.embeddings)
+    return module
+
+
+def noise_augmentor(config: Config) -> NoiseAugmentor:
+    """The noise augmentor of unCLIP models, whose weights are the mean and the deviation of embeddings."""
+    with torch.device("meta"):
+        return NoiseAugmentor(config)
+
+
+def prior(config: Config) -> PriorTransformer:
+    """The prior of unCLIP models, with the mask that files do not store."""
+    module: PriorTransformer = from_config(PriorTransformer)({key: one for key, one in config.items() if key != NOISE})
+    module.causal_attention_mask = causal_mask(module.positional_embedding.shape[1])
     return module
 
 
@@ -135,7 +151,11 @@ BUILDERS: Mapping[str, Callable[[Config], Any]] = {
     "tiny_decoder": tiny_decoder,
     "text_encoder": text_encoder,
     "text_encoder_2": projected,
+    "prior_text_encoder": projected,
+    "prior": prior,
     "controlnet": from_config(ControlNetModel),
     "t2i_adapter": from_config(T2IAdapter),
     "image_encoder": image_encoder,
+    "image_embedder": image_encoder,
+    "noise_augmentor": noise_augmentor,
 }

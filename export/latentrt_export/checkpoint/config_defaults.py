@@ -15,6 +15,7 @@ DEFAULTS: Mapping[str, Config] = {
         "addition_embed_type": None,
         "attention_type": "default",
         "class_embed_type": None,
+        "class_embeddings_concat": False,
         "encoder_hid_dim_type": None,
         "num_class_embeds": None,
         "resnet_time_scale_shift": "default",
@@ -23,10 +24,19 @@ DEFAULTS: Mapping[str, Config] = {
     "class_embedding": {},
     "layout_encoder": {"model_type": "ldmbert"},
     "segmentation": {},
+    "image_embedder": {"model_type": "clip_vision_model"},
+    "noise_augmentor": {},
+    "prior": {
+        "added_emb_type": "prd",
+        "embedding_proj_norm_type": None,
+        "encoder_hid_proj_type": "linear",
+        "norm_in_type": None,
+    },
+    "prior_text_encoder": {"model_type": "clip_text_model"},
     "text_encoder": {"model_type": "clip_text_model"},
     "text_encoder_2": {"model_type": "clip_text_model"},
 }
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "prior_text_encoder")
 # Entries of transformers 5.23's CLIPTextConfig.
 TEXT_DEFAULTS: Config = {
     **{"vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "projection_dim": 512},

@@ -5,23 +5,42 @@ family's name. Where two rows match a checkpoint, the first one counts: a row wi
 that it refines.
 """
 
+from functools import partial
+
 from latentrt.bundle.sources import SizeId
 from latentrt_export.checkpoint import bert_layout
-from latentrt_export.checkpoint.family import Encoder, Family, Slot
-from latentrt_export.checkpoint.layouts import open_clip_keys, text_keys, unet_keys, vae_keys
+from latentrt_export.checkpoint.family import PRIOR_ENCODER, Encoder, Family, Slot
+from latentrt_export.checkpoint.layouts import folder_keys, open_clip_keys, text_keys, unet_keys, vae_keys
 from latentrt_export.checkpoint.ldm_families import LDM_FAMILIES
 from latentrt_export.checkpoint.paths import CONFIGS
-from latentrt_export.checkpoint.pipelines import STABLE_PIPELINES, XL_PIPELINES
+from latentrt_export.checkpoint.pipelines import PRIOR_PIPELINES, STABLE_PIPELINES, UNCLIP_PIPELINES, XL_PIPELINES
 
 STABLE_MARK = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 XL_MARK = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
 UNET_SLOT = Slot("model.diffusion_model.", unet_keys)
 VAE_SLOT = Slot("first_stage_model.", vae_keys)
+# Of a component of a family whose single files are not read.
+FOLDER_SLOT = Slot("", folder_keys)
 # Keys of the original second text encoder that no module has.
 OPEN_CLIP_UNREAD = r"\.(logit_scale|attn_mask)$"
 XL_SECOND = Encoder(skipped=1, normed=False, pooled=True, tokenizer="tokenizer_2", pad=0)
 XL_VALUES = {"unet": {"use_linear_projection": True, "addition_embed_type": "text_time"}}
 SIZES: tuple[SizeId, ...] = ("original_height", "original_width", "crop_top", "crop_left")
+
+SD2_SLOTS = {
+    "unet": UNET_SLOT,
+    "vae": VAE_SLOT,
+    # The original encoder has one layer more, which is never used: diffusers' checkpoints leave it out.
+    "text_encoder": Slot(
+        "cond_stage_model.model.",
+        open_clip_keys,
+        unread=r"\.(resblocks\.{num_hidden_layers}\..*|text_projection|logit_scale|attn_mask)$",
+    ),
+}
+UNCLIP_VALUES = {"unet": {"use_linear_projection": True, "class_embed_type": "projection"}}
+unclip = partial(
+    Family, configs=CONFIGS / "sd2", mark="", encoders={"text_encoder": Encoder(pad=0)}, extra=((),), guidance=10.0
+)
 
 FAMILIES = (
     Family(
@@ -40,21 +59,30 @@ FAMILIES = (
         name="sd2",
         configs=CONFIGS / "sd2",
         pipelines=STABLE_PIPELINES,
-        slots={
-            "unet": UNET_SLOT,
-            "vae": VAE_SLOT,
-            # The original encoder has one layer more, which is never used: diffusers' checkpoints leave it out.
-            "text_encoder": Slot(
-                "cond_stage_model.model.",
-                open_clip_keys,
-                unread=r"\.(resblocks\.{num_hidden_layers}\..*|text_projection|logit_scale|attn_mask)$",
-            ),
-        },
+        slots=SD2_SLOTS,
         mark=STABLE_MARK,
         encoders={"text_encoder": Encoder(pad=0)},
         values={"unet": {"use_linear_projection": True}},
         configs_by_channels={9: CONFIGS / "sd2-base"},
         configs_by_prediction={"epsilon": CONFIGS / "sd2-base"},
+        absent=("embedder.",),
+    ),
+    unclip(
+        name="sd2-unclip",
+        pipelines=UNCLIP_PIPELINES,
+        slots={**SD2_SLOTS, **dict.fromkeys(("image_embedder", "noise_augmentor"), FOLDER_SLOT)},
+        values=UNCLIP_VALUES,
+        folders={"image_embedder": "image_encoder", "noise_augmentor": "image_normalizer"},
+        schedules={"noise_augmentor": "image_noising_scheduler"},
+    ),
+    unclip(
+        name="sd2-unclip-prior",
+        pipelines=PRIOR_PIPELINES,
+        slots={**SD2_SLOTS, **dict.fromkeys((PRIOR_ENCODER, "prior", "noise_augmentor"), FOLDER_SLOT)},
+        values=UNCLIP_VALUES,
+        folders={"noise_augmentor": "image_normalizer"},
+        schedules={"noise_augmentor": "image_noising_scheduler", "prior": "prior_scheduler"},
+        prior=Encoder(pooled=True, tokenizer="prior_tokenizer"),
     ),
     Family(
         name="sdxl",
@@ -91,5 +119,7 @@ FAMILIES = (
     ),
     *LDM_FAMILIES,
 )
+# Folders that a checkpoint of any family may have: IP-Adapters' encoder.
+OPTIONAL = ("image_encoder",)
 # The folders of components that a checkpoint of some family has.
-FOLDERS = tuple(dict.fromkeys(family.folder(name) for family in FAMILIES for name in family.slots))
+FOLDERS = tuple({family.folder(name): None for family in FAMILIES for name in family.slots})

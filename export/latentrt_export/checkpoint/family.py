@@ -11,6 +11,8 @@ from latentrt_export.checkpoint.tokenizer import CLIP
 from latentrt_export.checkpoint.vocabulary import Vocabulary
 from latentrt_export.networks.component import Config
 
+# The text encoder of a prior.
+PRIOR_ENCODER = "prior_text_encoder"
 # Extra channels of the UNets that were trained from a text-to-image model: none, inpainting, InstructPix2Pix.
 TEXT_TO_IMAGE_EXTRA: tuple[tuple[ExtraChannelsName, ...], ...] = ((), ("mask", "masked_image"), ("image",))
 
@@ -49,13 +51,16 @@ class Family:
     """One model family.
 
     configs: configs of its single files. pipelines: its names in model_index.json. slots: its components and their
-    places in a single file. mark: a key that every single file of the family has. mark_width: entry of the UNet's
+    places in a single file. mark: a key that every single file of the family has; "" for a family whose
+    single files are not read. mark_width: entry of the UNet's
     config that the last axis of the mark must equal. encoders: its text encoders; their contexts are concatenated in
     this order. values: entries of configs that set the family apart, by component; entries that are not named must be
     those of DEFAULTS; a tuple lists the values that are allowed. size_ids: numbers that the time embedding takes
     besides the timestep. float32_vae: the VAE leaves fp16's range, unless its config says `force_upcast` false.
     zero_negative: zeros stand for a negative prompt that is not given, unless model_index.json says otherwise.
-    folders: names of components' folders, where they differ from the components'. extra: names of the extra channels
+    folders: names of components' folders, where they differ from the components'. schedules: the folder of the
+    scheduler_config.json that is the entry "noise" of a component's config. prior: the text encoder of its prior.
+    extra: names of the extra channels
     that its UNets may take, in order. absent: prefixes of keys that no single file of the family has. averaged: the
     UNet's weights are the moving averages of a single file, if it has them. context_vectors: its UNet attends to
     vectors of the request. steps, guidance, eta, overlay: defaults. configs_by_channels, configs_by_prediction,
@@ -75,6 +80,8 @@ class Family:
     float32_vae: bool = False
     zero_negative: bool = False
     folders: Mapping[str, str] = field(default_factory=dict)
+    schedules: Mapping[str, str] = field(default_factory=dict)
+    prior: Encoder | None = None
     extra: tuple[tuple[ExtraChannelsName | ExtraChannels, ...], ...] = TEXT_TO_IMAGE_EXTRA
     absent: tuple[str, ...] = ()
     averaged: bool = False
@@ -86,6 +93,11 @@ class Family:
     configs_by_channels: Mapping[int, Path] = field(default_factory=dict)
     configs_by_prediction: Mapping[str, Path] = field(default_factory=dict)
     configs_by_width: Mapping[int, Path] = field(default_factory=dict)
+
+    @property
+    def readers(self) -> Mapping[str, Encoder]:
+        """Its text encoders, with that of its prior."""
+        return {**self.encoders, **({PRIOR_ENCODER: self.prior} if self.prior else {})}
 
     @property
     def tokenizer(self) -> str:

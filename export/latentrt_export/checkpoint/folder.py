@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from latentrt.errors import CheckpointError
 from latentrt_export.checkpoint.config_defaults import completed
-from latentrt_export.checkpoint.families import FOLDERS
-from latentrt_export.checkpoint.family import Family
+from latentrt_export.checkpoint.families import FOLDERS, OPTIONAL
+from latentrt_export.checkpoint.family import PRIOR_ENCODER, Family
+from latentrt_export.checkpoint.image_processor import check_image_processor
 from latentrt_export.checkpoint.layouts import folder_keys
 from latentrt_export.checkpoint.markers import Declared, with_declarations
 from latentrt_export.checkpoint.match import ComponentSource
@@ -19,14 +21,20 @@ from latentrt_export.checkpoint.pickles import PICKLES
 from latentrt_export.checkpoint.recognition import config_differences, pipeline_names, recognise
 from latentrt_export.checkpoint.stored import header
 from latentrt_export.checkpoint.weight_files import chosen, found_in, read_json
+from latentrt_export.networks.image_embedding import EMBEDDER, NOISE
 
-STEMS = dict.fromkeys(("unet", "vae", "controlnet", "t2i_adapter"), "diffusion_pytorch_model")  # else "model"
+# Components whose weights have diffusers' stem; those of all others have transformers', "model".
+DIFFUSERS = ("unet", "vae", "controlnet", "t2i_adapter", "noise_augmentor", "prior")
+STEMS = dict.fromkeys(DIFFUSERS, "diffusion_pytorch_model")
 # diffusers' name of a VQ model's folder.
 OTHER_FOLDERS = {"vae": "vqvae"}
 # Entry of model_index.json: zeros stand for a negative prompt that is not given.
 ZERO_NEGATIVE = "force_zeros_for_empty_prompt"
 # The tower of CLIP that a component needs. A folder saved from the whole of CLIP has a config per tower.
-TOWERS: Mapping[str, str] = {"text_encoder": "text", "text_encoder_2": "text", "image_encoder": "vision"}
+TOWERS: Mapping[str, str] = {
+    **dict.fromkeys(("text_encoder", "text_encoder_2", PRIOR_ENCODER), "text"),
+    **dict.fromkeys(("image_encoder", "image_embedder"), "vision"),
+}
 
 
 def open_folder(path: Path, configs: Path | None, variant: str | None, overrides: Declared) -> OpenedCheckpoint:
@@ -43,14 +51,19 @@ def open_folder(path: Path, configs: Path | None, variant: str | None, overrides
         )
     index = read_json(path / "model_index.json")
     family = recognise(name_of(path), lambda family: differences(path, index, family))
-    tokenizers = {encoder.tokenizer: path / encoder.tokenizer for encoder in family.encoders.values()}
+    tokenizers = {encoder.tokenizer: path / encoder.tokenizer for encoder in family.readers.values()}
     for name, folder in tokenizers.items():
         if not folder.is_dir():
             raise CheckpointError(f"{path} has no {name} folder: expected {folder}, fetch it as well")
     folders = {name: folder_in(path, family, name) for name in family.slots}
     if variant is not None and not any(variant in found_in(one, stem_of(name)) for name, one in folders.items()):
         raise CheckpointError(f"--variant {variant}: no component in {path} has files of that variant; leave it out")
-    sources = {name: folder_source(one, name, variant) for name, one in folders.items()}
+    sources = {
+        name: replace(folder_source(one, name, variant), config=component_config(path, family, name))
+        for name, one in folders.items()
+    }
+    if EMBEDDER in sources:
+        check_image_processor(path / "feature_extractor", sources[EMBEDDER].config)
     scheduler, declarations = with_declarations(read_json(path / "scheduler" / "scheduler_config.json"), overrides)
     return OpenedCheckpoint(
         family, sources, scheduler, tokenizers, index.get(ZERO_NEGATIVE, family.zero_negative), declarations
@@ -62,22 +75,31 @@ def differences(path: Path, index: Mapping[str, Any], family: Family) -> list[st
     got = index.get("_class_name")
     if got not in family.pipelines:
         return [f"_class_name in its model_index.json is {got!r}, expected {pipeline_names(family)}"]
-    listed = [name for name in FOLDERS if isinstance(part := index.get(name), list) and any(part)]
-    if not any(isinstance(part, list) for part in index.values()):  # written by hand
-        listed = [name for name in FOLDERS if (path / name).is_dir()]
     folders = {name: folder_in(path, family, name) for name in family.slots}
     names = [folder.name for folder in folders.values()]
+    telling = [name for name in FOLDERS if name in names or name not in OPTIONAL]
+    listed = [name for name in telling if isinstance(part := index.get(name), list) and any(part)]
+    if not any(isinstance(part, list) for part in index.values()):  # written by hand
+        listed = [name for name in telling if (path / name).is_dir()]
     if {*listed} != {*names}:
         return [f"its model_index.json names {', '.join(listed)}, expected {', '.join(names)}"]
     if index.get("is_cosxl_edit"):  # whose images are latents of unit variance, and whose schedule is EDM's
         return ["is_cosxl_edit in its model_index.json is true, expected false"]
-    return config_differences(family, {name: config_in(folder, name) for name, folder in folders.items()})
+    return config_differences(family, {name: component_config(path, family, name) for name in family.slots})
 
 
 def folder_in(path: Path, family: Family, component: str) -> Path:
     """Returns a component's folder: the family's, or the one of OTHER_FOLDERS if only that is there."""
     usual, other = path / family.folder(component), path / OTHER_FOLDERS.get(component, component)
     return other if other.is_dir() and not usual.is_dir() else usual
+
+
+def component_config(path: Path, family: Family, name: str) -> dict[str, Any]:
+    """Returns a component's config, with that of its schedule if it has one."""
+    config = config_in(folder_in(path, family, name), name)
+    if name in family.schedules:
+        config[NOISE] = read_json(path / family.schedules[name] / "scheduler_config.json")
+    return config
 
 
 def folder_source(folder: Path, name: str, variant: str | None = None) -> ComponentSource:

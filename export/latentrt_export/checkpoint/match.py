@@ -30,13 +30,15 @@ TEXT_TOWER = re.compile(
     r"\b(embeddings\.|encoder\.layers\.|resblocks\.|final_layer_norm|ln_final|token_embedding|positional_embedding"
     r"|model\.layers\.|attn_layers\.|embed_tokens|embed_positions|token_emb\.|pos_emb\.)"
 )
+VISION_TOWER = re.compile(r"^(?!.*\btext_model\.).*\b(vision_model|visual_projection)\.")
 ALL = re.compile("")
 BODIES: Mapping[str, re.Pattern[str]] = {
     "vae": re.compile(r"\b(encoder|decoder|quant_conv|post_quant_conv)\."),
     "text_encoder": TEXT_TOWER,
     "text_encoder_2": TEXT_TOWER,
     "layout_encoder": TEXT_TOWER,
-    "image_encoder": re.compile(r"^(?!.*\btext_model\.).*\b(vision_model|visual_projection)\."),
+    "prior_text_encoder": TEXT_TOWER,
+    **dict.fromkeys(("image_encoder", "image_embedder"), VISION_TOWER),
 }
 
 

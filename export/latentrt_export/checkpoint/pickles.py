@@ -78,7 +78,8 @@ def converted_folder(path: Path, folder: Path, variant: str | None) -> Path:
 
 def components_in(path: Path) -> list[Path]:
     """The component folders of a checkpoint, without the safety checker, which is not read."""
-    names = ("unet", "vae", "text_encoder", "text_encoder_2", "image_encoder")
+    text = ("text_encoder", "text_encoder_2", "prior_text_encoder")
+    names = ("unet", "vae", *text, "image_encoder", "image_normalizer", "prior")
     return [path / name for name in names if (path / name).is_dir() and (path / "model_index.json").is_file()]
 
 

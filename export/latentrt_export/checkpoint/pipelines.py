@@ -19,6 +19,10 @@ STABLE_PIPELINES = (
     # A community pipeline that takes prompts of any length, and adds nothing to the model.
     "StableDiffusionLongPromptWeightingPipeline",
 )
+# Variations of an image.
+UNCLIP_PIPELINES = ("StableUnCLIPImg2ImgPipeline",)
+# The same with a prior in place of the image.
+PRIOR_PIPELINES = ("StableUnCLIPPipeline",)
 XL_PIPELINES = (
     "StableDiffusionXLPipeline",
     *("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),

@@ -7,9 +7,11 @@ from latentrt.bundle.sources import ExtraChannels, extra_channels_of
 from latentrt.errors import CheckpointError, first_few
 from latentrt_export.checkpoint.config_defaults import DEFAULTS
 from latentrt_export.checkpoint.families import FAMILIES
-from latentrt_export.checkpoint.family import Family
+from latentrt_export.checkpoint.family import PRIOR_ENCODER, Family
 from latentrt_export.checkpoint.layouts import Shape
 from latentrt_export.networks.component import Config
+from latentrt_export.networks.image_embedding import AUGMENTOR, EMBEDDER
+from latentrt_export.networks.prior import PRIOR
 
 Configs = Mapping[str, Config]
 
@@ -22,6 +24,7 @@ OTHER_KINDS = (
     ("model.diffusion_model.joint_blocks.", "Stable Diffusion 3"),
     ("model.diffusion_model.double_blocks.", "Flux"),
     ("double_blocks.", "Flux"),
+    ("embedder.", "an unCLIP model without the statistics of its image embedding (give its diffusers folder)"),
     ("control_model.", "a ControlNet"),
     ("lora_", "a LoRA"),
     ("down_blocks.", "the UNet of a diffusers folder (give the folder that holds model_index.json)"),
@@ -107,6 +110,16 @@ def sizes_that_fit(family: Family, configs: Configs) -> Iterator[tuple[str, Any,
             sizes = len(family.size_ids) * unet.get("addition_time_embed_dim", 0)
             pooled = configs[name].get("projection_dim", 0)
             yield f"unet {ADDED_WIDTH}", unet.get(ADDED_WIDTH), pooled + sizes
+    if AUGMENTOR in family.slots:
+        embedding = configs[AUGMENTOR].get("embedding_dim", 0)
+        yield f"unet {ADDED_WIDTH}", unet.get(ADDED_WIDTH), 2 * embedding
+        for name in {EMBEDDER, PRIOR_ENCODER} & family.slots.keys():
+            yield f"{family.folder(name)} projection_dim", configs[name].get("projection_dim"), embedding
+    if PRIOR in family.slots:
+        text = configs[PRIOR_ENCODER]
+        yield "prior embedding_dim", configs[PRIOR].get("embedding_dim", 768), text.get("projection_dim")
+        yield "prior_text_encoder hidden_size", text.get("hidden_size"), text.get("projection_dim")
+        yield "prior num_embeddings", configs[PRIOR].get("num_embeddings", 77), text.get("max_position_embeddings")
 
 
 def extra_channels_by_count(family: Family, configs: Configs) -> dict[int, tuple[ExtraChannels, ...]]:

@@ -40,6 +40,8 @@ def open_file(path: Path, configs: Path | None, overrides: Declared) -> OpenedCh
     shapes = {key: stored.shape for key, stored in tensors.items()}
 
     def differences(family: Family) -> list[str]:
+        if not family.mark:
+            return ["it is a single file, expected a diffusers folder"]
         folder = configs_folder(family, configs, shapes, declared)
         absent = [file for file in map("{}.json".format, (*family.slots, "scheduler")) if not (folder / file).is_file()]
         if absent:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from latentrt.bundle.sources import ExtraChannels
+from latentrt_export.checkpoint.family import PRIOR_ENCODER
 from latentrt_export.checkpoint.load import Checkpoint
 from latentrt_export.checkpoint.recognition import extra_channels_by_count
 from latentrt_export.components.conditions import TEXT, VECTORS, ClassLabel, Condition, LayoutBoxes
@@ -15,7 +16,9 @@ from latentrt_export.components.steering import Steering
 from latentrt_export.components.text import text_parts
 from latentrt_export.components.vae import vae_parts
 from latentrt_export.networks.component import Part, pixels_of
+from latentrt_export.networks.image_embedding import AUGMENTOR, EMBEDDER, augmentor_part, embedder_part
 from latentrt_export.networks.image_encoder import IMAGE_ENCODER, encoder_part
+from latentrt_export.networks.prior import PRIOR, prior_part
 
 # Conditions by the component that makes them.
 CONDITIONS: Mapping[str, Callable[[Any], Condition]] = {"class_embedding": ClassLabel, "layout_encoder": LayoutBoxes}
@@ -36,6 +39,8 @@ def denoising_parts(checkpoint: Checkpoint) -> Iterator[Part]:
     family = checkpoint.family
     for name, encoder in family.encoders.items():
         yield from text_parts(checkpoint.load_text_encoder(name), encoder, name)
+    if AUGMENTOR in checkpoint.components:
+        yield from embedding_parts(checkpoint)
     unet = checkpoint.load_unet()
     steering = Steering.of(checkpoint, unet)
     yield from unet_parts(unet, family.size_ids, steering, extra_channels(checkpoint), condition_of(checkpoint))
@@ -44,6 +49,19 @@ def denoising_parts(checkpoint: Checkpoint) -> Iterator[Part]:
     if "segmentation" in checkpoint.components:
         factor = pixels_of(checkpoint.components["vae"].config)
         yield segmentation_part(checkpoint.components["segmentation"].load(), factor)
+
+
+def embedding_parts(checkpoint: Checkpoint) -> Iterator[Part]:
+    """Yields what makes the image embedding of unCLIP models: of an image, or of a prompt by a prior."""
+    augmentor, prior, spread = checkpoint.components[AUGMENTOR].load(), checkpoint.family.prior, None
+    if prior is None:
+        yield embedder_part(checkpoint.components[EMBEDDER].load())
+    else:
+        yield from text_parts(checkpoint.load_text_encoder(PRIOR_ENCODER), prior, PRIOR_ENCODER)
+        model = checkpoint.components[PRIOR].load()
+        spread = model.clip_mean.clone(), model.clip_std.clone()  # the export frees the model's own
+        yield prior_part(model)
+    yield augmentor_part(augmentor, spread)
 
 
 def extra_channels(checkpoint: Checkpoint) -> tuple[ExtraChannels, ...]:

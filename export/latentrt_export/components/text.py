@@ -67,4 +67,6 @@ def text_probe(model: TextModel, encoder: Encoder, ids: Tensor, clip_skip: int) 
 
 def final_norm(model: TextModel) -> Any:
     """The layer norm that follows a text transformer's last layer."""
-    return model.model.layer_norm if isinstance(model, LDMBertModel) else model.final_layer_norm
+    if isinstance(model, LDMBertModel):
+        return model.model.layer_norm
+    return (model.text_model if isinstance(model, CLIPTextModelWithProjection) else model).final_layer_norm

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from latentrt.bundle.folder import Bundle
-from latentrt.bundle.manifest import QUANTIZED_AT_ONCE
+from latentrt.bundle.manifest import QUANTIZED_AT_ONCE, Manifest
 from latentrt.bundle.sources import CLASS_LABEL
+from latentrt.conditioning.image_embedding import AUGMENTOR, embedding_components
+from latentrt.conditioning.prior import PRIOR, PRIOR_ENCODER
 from latentrt.conditioning.text import from_text
 from latentrt.request.settings import Settings, guided
 from latentrt.tensors import shape_of
@@ -77,7 +79,10 @@ def calls_of(bundle: Bundle, settings: Settings) -> dict[str, Call]:
     latents = settings.width * settings.height // manifest.latents.factor**2
     stripes = {name: images * -(-latents // QUANTIZED_AT_ONCE) for name in manifest.of_role("quantizer")}
     batches |= dict.fromkeys(stripes, 1)
+    embedding = embedding_calls(manifest, settings)
+    batches |= {name: batch for name, (batch, _) in embedding.items()}
     times = {manifest.denoiser: settings.steps, settings.decoder: images, **stripes}
+    times |= {name: count for name, (_, count) in embedding.items()}
     calls = {}
     for name, batch in batches.items():
         component = manifest.components[name]
@@ -85,6 +90,15 @@ def calls_of(bundle: Bundle, settings: Settings) -> dict[str, Call]:
         shapes = {spec.name: shape_of(spec, sizes) for spec in component.inputs}
         calls[name] = Call(cost_of(ir.load(bundle.path(component.file)), shapes), times.get(name, 1))
     return calls
+
+
+def embedding_calls(manifest: Manifest, settings: Settings) -> dict[str, tuple[int, int]]:
+    """Returns the rows and the number of calls of what makes the image embedding of unCLIP models, by component."""
+    spec, images = settings.image_embedding, len(settings.seeds)
+    if spec is None:
+        return {}
+    known = {AUGMENTOR: (1, images), PRIOR: (2, images * spec.prior_steps), PRIOR_ENCODER: (2, 1)}
+    return {name: known.get(name, (1, 1)) for name in sorted(embedding_components(manifest))}
 
 
 def estimate(calls: Mapping[str, Call], precision: PrecisionName, device: Device) -> Estimate:

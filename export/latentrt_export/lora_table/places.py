@@ -24,7 +24,10 @@ WEIGHT = re.compile(r"(?:branches\.0\.)?(?P<key>.+\.(?:weight|bias))(?P<shape>\.
 # Prefix of a weight's name in a graph, and its prefix in the checkpoint; the first match counts.
 PREFIXES: dict[str, dict[str, str]] = {
     "unet": {"unet.": ""},
-    "time_bias": {"embedding.": "time_embedding.", "added.embedding.": "add_embedding."},
+    "time_bias": {
+        **{"embedding.": "time_embedding.", "added.embedding.": "add_embedding."},
+        "class_embedding.": "class_embedding.",
+    },
     "cross_kv": {},
 }
 TEXT_PREFIXES = {

@@ -100,20 +100,27 @@ class ImageEncoder(nn.Module):
         Without an image, an adapter of pooled features gets zeros, an adapter of patches the features of a grey image
         of CLIP's mean colour.
         """
-        # Constants, not buffers: buffers are weights, and may be stored in fp16.
-        mean, deviation = (image.new_tensor(numbers).reshape(3, 1, 1) for numbers in SPREAD)
-        states = [self.before(self.embedded((image - mean) / deviation * shown[:, None, None, None]))]
+        pixels = of_unit_spread(image) * shown[:, None, None, None]
+        states = [self.before(patches_of(self.embeddings, pixels))]
         for layer in self.layers:
             states.append(layer_output(layer, states[-1]))
         whole = self.whole(states[-1][:, 0]) * shown[:, None] if self.whole is not None else None
         return tuple(adapter(whole if adapter.pooled else states[self.but_one]) for adapter in self.adapters)
 
-    def embedded(self, pixels: Tensor) -> Tensor:
-        """The class embedding and the patch embeddings, with positions added."""
-        patches = self.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
-        places = self.embeddings.position_embedding.weight
-        first = F.pad(self.embeddings.class_embedding[None], (0, 0, 0, len(places) - 1))
-        return F.pad(patches, (0, 0, 1, 0)) + (places + first)
+
+def of_unit_spread(image: Tensor) -> Tensor:
+    """Pixels in [0, 1] with CLIP's mean taken away, over its standard deviation."""
+    # Constants, not buffers: buffers are weights, and may be stored in fp16.
+    mean, deviation = (image.new_tensor(numbers).reshape(3, 1, 1) for numbers in SPREAD)
+    return (image - mean) / deviation
+
+
+def patches_of(embeddings: Any, pixels: Tensor) -> Tensor:
+    """The class embedding and the patch embeddings, with positions added."""
+    patches = embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
+    places = embeddings.position_embedding.weight
+    first = F.pad(embeddings.class_embedding[None], (0, 0, 0, len(places) - 1))
+    return F.pad(patches, (0, 0, 1, 0)) + (places + first)
 
 
 def widths_of(projection: Projection) -> tuple[str, int, int]:
@@ -164,10 +171,9 @@ def encoder_probe(
     """One image per row, and the original's outputs; without an image as in diffusers' `encode_image`."""
     side = model.config.image_size
     image = torch.rand(len(shown), 3, side, side, generator=generator())
-    mean, deviation = (torch.tensor(numbers).reshape(3, 1, 1) for numbers in SPREAD)
     rows = torch.tensor(shown)
     with torch.no_grad():
-        seen = model((image - mean) / deviation * rows[:, None, None, None], output_hidden_states=True)
+        seen = model(of_unit_spread(image) * rows[:, None, None, None], output_hidden_states=True)
         pooled = seen.image_embeds * rows[:, None]
         references = tuple(one(pooled if one.pooled else seen.hidden_states[-2]) for one in adapters.values())
     return Probe({"image": image, "shown": rows}, references)

@@ -16,7 +16,7 @@ from diffusers import ControlNetModel, UNet2DConditionModel, UNet2DModel
 from diffusers.models.embeddings import Timesteps
 from torch import Tensor, nn
 
-from latentrt.bundle.sources import GUIDANCE, TIMESTEP, InputSource, request_source, text_source
+from latentrt.bundle.sources import GUIDANCE, IMAGE_EMBEDDING, TIMESTEP, InputSource, request_source, text_source
 from latentrt.tensors import TensorSpec
 from latentrt_export.networks.hoist import resnets, stacked
 
@@ -45,7 +45,15 @@ def time_inputs(unet: UNet2DConditionModel | UNet2DModel, size_ids: Sequence[str
         found.append(TimeInput(TensorSpec("pooled", "float32", ("n", pooled)), text_source("pooled"), 1.0))
         sizes = TensorSpec("size_ids", "float32", ("n", len(size_ids)))
         found.append(TimeInput(sizes, request_source(*size_ids), 1024.0))
+    if embeds_image(unet):
+        embedding = TensorSpec("image_embedding", "float32", ("n", config.projection_class_embeddings_input_dim))
+        found.append(TimeInput(embedding, IMAGE_EMBEDDING, 1.0))
     return tuple(found)
+
+
+def embeds_image(network: Network) -> bool:
+    """Whether a network's time embedding takes the embedding of an image, as unCLIP's does."""
+    return bool(network.config.get("class_embed_type") == "projection")
 
 
 def embedding_arguments(network: Network, feeds: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -60,13 +68,16 @@ def embedding_arguments(network: Network, feeds: Mapping[str, Tensor]) -> dict[s
     width = network.config.get("time_cond_proj_dim")
     if width and "guidance" in feeds:
         arguments["timestep_cond"] = guidance_sinusoid(width)(1000 * feeds["guidance"])
+    if embeds_image(network) and "image_embedding" in feeds:
+        arguments["class_labels"] = feeds["image_embedding"]
     return arguments
 
 
 class TimeBias(nn.Module):
     """The time-embedding branch: timestep float32 (n) -> (n, sum of channels over ResNets), added after each conv1.
 
-    names: those of its other inputs, such as guidance (n), pooled text (n, pooled) and sizes (n, ids).
+    names: those of its other inputs, such as guidance (n), pooled text (n, pooled), sizes (n, ids) and the embedding of
+    an image (n, width).
     Sinusoids stay in float32: fp16 cannot tell the timesteps near 1000 apart.
     """
 
@@ -77,6 +88,7 @@ class TimeBias(nn.Module):
         guidance = network.config.get("time_cond_proj_dim")  # which no control network has
         self.guidance = guidance_sinusoid(guidance) if guidance else None
         self.added = AddedEmbedding(network) if network.config.get("addition_embed_type") else None
+        self.class_embedding = network.class_embedding if embeds_image(network) else None
         self.project = stacked([resnet.time_emb_proj for resnet in resnets(network)])
 
     def forward(self, timestep: Tensor, *others: Tensor) -> Tensor:
@@ -88,6 +100,8 @@ class TimeBias(nn.Module):
         embedded = self.embedding(self.sinusoid(timestep).to(dtype), condition)
         if self.added is not None:
             embedded = embedded + self.added(known["pooled"], known["size_ids"])
+        if self.class_embedding is not None:
+            embedded = embedded + self.class_embedding(known["image_embedding"])
         bias: Tensor = self.project(F.silu(embedded))
         return bias
 

@@ -159,6 +159,29 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Prior:
+    """The diffusion model that makes an image embedding of a prompt.
+
+    schedule: its noise. clip: the largest value of a clean embedding of unit variance; None for no limit.
+    """
+
+    schedule: NoiseSchedule
+    clip: float | None = None
+
+
+@dataclass(frozen=True)
+class ImageEmbedding:
+    """The embedding of an image that an unCLIP model is conditioned on.
+
+    noise_levels: the number of levels at which noise is added to it; 0 is the lowest. prior: of a model that makes the
+    embedding of a prompt; None for a model that embeds an image.
+    """
+
+    noise_levels: int
+    prior: Prior | None = None
+
+
+@dataclass(frozen=True)
 class Defaults:
     """Values of a request that does not state them. Sizes in pixels. eta: None for the sampler's own.
 
@@ -187,9 +210,10 @@ class FileRecord:
 class Manifest:
     """The whole of bundle.json. Paths are relative to the bundle, with forward slashes.
 
-    text, tokenizer: None for a model without prompts. classes, segmentation, layout: the class labels, the labels of
-    label maps and the boxes of models that take such; None for all others. lora_weights: the file with the table of
-    weights that LoRA files may change; "" for none. schedule: None for an autoencoder alone, which draws no pictures.
+    text, tokenizer: None for a model without prompts. classes, segmentation, layout, image_embedding: the class labels,
+    the labels of label maps, the boxes and the image of models that take such; None for all others. lora_weights: the
+    file with the table of weights that LoRA files may change; "" for none. schedule: None for an autoencoder alone,
+    which draws no pictures.
     """
 
     format: int
@@ -207,6 +231,7 @@ class Manifest:
     classes: Classes | None = None
     segmentation: Classes | None = None
     layout: Layout | None = None
+    image_embedding: ImageEmbedding | None = None
     lora_weights: str = ""
 
     def of_role(self, role: Role) -> dict[str, Component]:
@@ -274,6 +299,11 @@ class Manifest:
     def upscales(self) -> bool:
         """Whether the denoiser is shown a picture of low resolution: super-resolution by the latents' factor."""
         return LOW_RESOLUTION in self.extra_channels
+
+    @property
+    def varies_images(self) -> bool:
+        """Whether pictures are variations of an image of the request, for which a prompt may be empty."""
+        return bool(self.of_role("image_embedder"))
 
     @property
     def encodes_extra_channels(self) -> bool:

@@ -16,11 +16,13 @@ from latentrt.tensors import TensorSpec, split_axis
 
 DTYPES = ("float16", "float32", "int64")
 LARGEST_ID = 2**31 - 1
+# The sources of hoisted graphs, which are called before the first step.
+HOISTED_KINDS = ("timestep", "text", "request", "image")
 # Keys that are not written if they have their default.
 OMITTED = (
     *("sources", "controls", "quantization", "encoders", "pads", "zero_negative", "unread", "embeddings"),
     *("name", "values", "extra_channels", "fill", "multiple", "attention_factor", "eta", "overlay"),
-    *("classes", "segmentation", "layout", "names", "lora_weights"),
+    *("classes", "segmentation", "layout", "image_embedding", "prior", "names", "lora_weights"),
 )
 
 
@@ -87,6 +89,8 @@ def _check_counts(manifest: Manifest) -> None:
         counts[".text.layers"] = manifest.text.layers
     if manifest.classes:
         counts[".classes.count"] = manifest.classes.count
+    if manifest.image_embedding:
+        counts[".image_embedding.noise_levels"] = manifest.image_embedding.noise_levels
     for where, count in counts.items():
         if count < 1:
             raise TypedError(f"{where}: got {count}, expected at least 1")
@@ -128,6 +132,9 @@ def _check_sources(manifest: Manifest) -> None:
             raise TypedError(f"{where}: got {sorted(component.sources)}, expected the inputs {sorted(names)}")
         for key, source in component.sources.items():
             _check_source(source, f"{where}.{key}", key, component, manifest.hoisted)
+    shows = any(source.kind == "image" for component in fed.values() for source in component.sources.values())
+    if shows != (manifest.image_embedding is not None):
+        raise TypedError(".image_embedding: got one of it and of a source of the kind 'image', expected both or none")
     for name, component in manifest.of_role("denoiser").items():
         latents = [key for key, source in component.sources.items() if source.kind == "latents"]
         if len(latents) != 1:
@@ -137,8 +144,9 @@ def _check_sources(manifest: Manifest) -> None:
 def _check_source(
     source: InputSource, where: str, key: str, component: Component, hoisted: Mapping[str, Component]
 ) -> None:
-    if component.role == "hoisted" and source.kind not in ("timestep", "text", "request"):
-        raise TypedError(f"{where}: got {source.kind!r}, expected 'timestep', 'text' or 'request' in a hoisted graph")
+    if component.role == "hoisted" and source.kind not in HOISTED_KINDS:
+        expected_kinds = f"{', '.join(map(repr, HOISTED_KINDS[:-1]))} or {HOISTED_KINDS[-1]!r}"
+        raise TypedError(f"{where}: got {source.kind!r}, expected {expected_kinds} in a hoisted graph")
     if source.kind == "text" and source.name not in ("context", "pooled"):
         raise TypedError(f"{where}.name: got {source.name!r}, expected 'context' or 'pooled'")
     if source.kind == "request" and not source.values:

@@ -19,12 +19,15 @@ Role = Literal[
     "t2i_adapter",
     "image_encoder",
     "segmentation_encoder",
+    "image_embedder",
+    "noise_augmentor",
+    "prior",
 ]
 # Roles of components that serve control images, and of those that take the image itself.
 CONTROL_ROLES: tuple[Role, ...] = ("controlnet_hint", "controlnet", "t2i_adapter", "image_encoder")
 IMAGE_ROLES: tuple[Role, ...] = ("controlnet_hint", "t2i_adapter", "image_encoder")
 
-SourceKind = Literal["latents", "timestep", "text", "request", "component", "control"]
+SourceKind = Literal["latents", "timestep", "text", "request", "component", "control", "image"]
 Per = Literal["model", "run", "prompt", "step", "row"]
 TextOutput = Literal["context", "pooled"]
 # Request values of SDXL's size conditioning, in pixels but for the score.
@@ -69,10 +72,10 @@ class InputSource:
     """The source of one input of the denoiser or of a hoisted graph.
 
     kind: "latents" (the noisy sample), "timestep", "text" (an output of the text encoders), "request" (values of the
-    request), "component" (the output of that name of a hoisted component) or "control" (control images; zeros without).
-    per: what the values depend on. name: the text encoders' output, the component, or the role of the controls'
-    network. values: the names of the request's values, one per column. extra_channels: those after the noisy latents,
-    in order.
+    request), "component" (the output of that name of a hoisted component), "control" (control images; zeros without) or
+    "image" (the embedding of the image that the request shows; zeros for the negative prompt). per: what the values
+    depend on. name: the text encoders' output, the component, or the role of the controls' network. values: the names
+    of the request's values, one per column. extra_channels: those after the noisy latents, in order.
     """
 
     kind: SourceKind
@@ -100,6 +103,10 @@ def text_source(output: TextOutput) -> InputSource:
 
 
 TIMESTEP = InputSource("timestep", ("step",))
+
+
+# The noised embedding of an image, whose noise differs from picture to picture.
+IMAGE_EMBEDDING = InputSource("image", ("prompt", "row"))
 
 
 def request_source(*values: str) -> InputSource:

@@ -34,7 +34,9 @@ def found_tasks(components: Mapping[str, Component]) -> Iterator[str]:
     if own:
         yield from own
         return
-    if any(source.kind == "text" for source in sources):
+    if any(component.role == "image_embedder" for component in components.values()):
+        yield "image-variation"
+    elif any(source.kind == "text" for source in sources):
         yield "text-to-image"
     else:
         values = {value for source in sources for value in source.values}

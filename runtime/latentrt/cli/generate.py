@@ -127,7 +127,7 @@ def generate(
     animated, texts = check_out(out, frames=options["frames"] is not None), texts_kept(options)
     loading = {name: options.pop(name) for name in ("engine", "split_guidance", "lora_dir", "memory_budget")}
     opened: Callable[[str], Pipeline] = partial(load, **loading)
-    if prompt is None and prompts is None and not takes_prompts(bundle):
+    if prompt is None and prompts is None and not needs_prompt(bundle):
         prompt = ""
     wanted = requests(prompt, prompts, **options)
     if refiner is not None:
@@ -209,13 +209,16 @@ def requests(
     return [request for start in asked for request in between(start, replace(start, **changes), frames)]
 
 
-def takes_prompts(bundle: str) -> bool:
-    """Whether a bundle's model takes prompts; True where there is no bundle, which is refused when it is loaded."""
+def needs_prompt(bundle: str) -> bool:
+    """Whether a bundle's model draws from a prompt alone; True for no bundle, which is refused when it is loaded."""
     from latentrt.bundle.catalog import folder_of
     from latentrt.bundle.folder import MANIFEST, open_bundle
 
     folder = folder_of(bundle)
-    return not (folder / MANIFEST).is_file() or open_bundle(folder, verify=False).manifest.text is not None
+    if not (folder / MANIFEST).is_file():
+        return True
+    manifest = open_bundle(folder, verify=False).manifest
+    return manifest.text is not None and not manifest.varies_images
 
 
 def texts_of(prompt: str | None, prompts: Path | None) -> Sequence[str]:

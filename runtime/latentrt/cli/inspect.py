@@ -97,6 +97,9 @@ def lines_of(bundle: Bundle) -> Iterator[str]:
         yield f"width and height in multiples of {manifest.latents.pixel_multiple} pixels"
     if manifest.classes:
         yield classes_line(manifest.classes)
+    if manifest.image_embedding:
+        subject = "varies an image" if manifest.varies_images else "a prior embeds the prompt"
+        yield f"{subject}, with noise of the levels 0 to {manifest.image_embedding.noise_levels - 1}"
     for name, component in manifest.components.items():
         size = sum(manifest.files[file].bytes for file in (component.file, *component.data))
         psnr = component.fidelity.psnr_db

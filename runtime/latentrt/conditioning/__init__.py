@@ -1,3 +1,13 @@
 """Conditioning: all inputs of the denoiser but the noisy latents, made from the sources that a manifest declares."""
 
-__all__ = ["control", "extra_channels", "inputs", "prompt_blend", "prompts", "request_values", "text"]
+__all__ = [
+    "control",
+    "extra_channels",
+    "image_embedding",
+    "inputs",
+    "prior",
+    "prompt_blend",
+    "prompts",
+    "request_values",
+    "text",
+]

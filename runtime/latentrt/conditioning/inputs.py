@@ -22,15 +22,19 @@ ANY_LEVEL: Mapping[float, float] = {0.0: 0.0}
 
 @dataclass(frozen=True)
 class InputTable:
-    """Rows of one input. levels: (texts, ...) by noise level. places: the row of each text."""
+    """Rows of one input.
+
+    levels: (texts, images, ...) by noise level; one image where all pictures of a batch have the same. places: the row
+    of each text.
+    """
 
     levels: Mapping[float, Array]
     places: Mapping[TextKey, int]
 
-    def row(self, sigma: float, row: Row) -> Array:
-        """The input at a level under a row's text, (1, ...)."""
-        place = self.places.get(row.key, 0)
-        return self.levels[sigma][place : place + 1]
+    def rows(self, sigma: float, row: Row, images: int) -> Array:
+        """The input at a level under a row's text for every picture of a batch, (images, ...)."""
+        found = self.levels[sigma][self.places.get(row.key, 0)]
+        return found if len(found) == images else np.repeat(found, images, axis=0)
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class DenoiserInputs:
     def feeds(self, rows: tuple[Row, ...], sigma: float, images: int) -> dict[str, Array]:
         """The inputs of a call: `images` rows under each of the texts, one after another."""
         stepwise = {
-            name: np.repeat(np.concatenate([table.row(sigma, row) for row in rows]), images, axis=0)
+            name: np.concatenate([table.rows(sigma, row, images) for row in rows])
             for name, table in self.stepwise.items()
         }
         return stepwise | self.constant(rows, images)
@@ -63,42 +67,60 @@ class DenoiserInputs:
         if rows not in self.cache:
             if len(self.cache) > 1:
                 self.cache.clear()
-            repeated = [row for row in rows for _ in range(images)]
             self.cache[rows] = {
-                name: read_only(np.concatenate([self.row_of(name, row) for row in repeated]))
+                name: read_only(np.concatenate([self.rows_of(name, row, images) for row in rows]))
                 for name in (*self.texts, *self.fixed)
             }
         return self.cache[rows]
 
-    def row_of(self, name: str, row: Row) -> Array:
-        """An input that steps do not change, under a row's text, (1, ...)."""
+    def rows_of(self, name: str, row: Row, images: int) -> Array:
+        """An input that steps do not change, under a row's text for every picture of a batch, (images, ...)."""
         if name in self.fixed:
-            return self.fixed[name].row(0.0, row)
+            return self.fixed[name].rows(0.0, row, images)
         array, text = self.texts[name], self.conditioning.texts[row.text]
-        return text.vectors[array] if array in text.vectors else self.conditioning.sequence(row, array)
+        one = text.vectors[array] if array in text.vectors else self.conditioning.sequence(row, array)
+        return np.repeat(one, images, axis=0)
 
 
 @dataclass(frozen=True)
 class InputMaker:
-    """Makes the tables of a run. times: the timestep of each noise level at which the denoiser is called."""
+    """Makes the tables of a run.
+
+    times: the timestep of each noise level at which the denoiser is called. image: the embedding of the image that the
+    request shows, (images, width), a row per picture of a batch; None for none.
+    """
 
     call: Call
     conditioning: Conditioning
     settings: Settings
     times: Mapping[float, float]
+    image: Array | None = None
 
     def tables(self, name: str, component: Component) -> dict[str, InputTable]:
-        """The outputs of a hoisted graph at every level under every text that it depends on, all in one call."""
+        """The outputs of a hoisted graph at every level under every text that it depends on.
+
+        All in one call, or in one per picture of a batch where these differ.
+        """
         sources = component.sources
         levels, keys = self.span([*sources.values()])
-        feeds = {spec.name: self.column(spec, sources[spec.name], levels, keys) for spec in component.inputs}
-        outputs = self.call(name, **feeds)
-        return {key: table(array, levels, keys) for key, array in outputs.items()}
+        outputs = []
+        for picture in self.pictures([*sources.values()]):
+            columns = {
+                spec.name: self.column(spec, sources[spec.name], levels, keys, picture) for spec in component.inputs
+            }
+            outputs.append(self.call(name, **columns))
+        return {key: table([one[key] for one in outputs], levels, keys) for key in outputs[0]}
 
     def direct(self, spec: TensorSpec, source: InputSource) -> InputTable:
         """An input that the denoiser takes of the request, or the timestep."""
         levels, keys = self.span([source])
-        return table(self.column(spec, source, levels, keys), levels, keys)
+        columns = [self.column(spec, source, levels, keys, picture) for picture in self.pictures([source])]
+        return table(columns, levels, keys)
+
+    def pictures(self, sources: Sequence[InputSource]) -> range:
+        """The pictures of a batch for which these differ; the first one where they are the same for all."""
+        differ = self.image is not None and any("row" in source.per for source in sources)
+        return range(len(self.image) if differ and self.image is not None else 1)
 
     def span(self, sources: Sequence[InputSource]) -> tuple[Mapping[float, float], Sequence[TextKey]]:
         """The levels and the texts that make a difference."""
@@ -109,23 +131,33 @@ class InputMaker:
         )
 
     def column(
-        self, spec: TensorSpec, source: InputSource, levels: Mapping[float, float], keys: Sequence[TextKey]
+        self,
+        spec: TensorSpec,
+        source: InputSource,
+        levels: Mapping[float, float],
+        keys: Sequence[TextKey],
+        picture: int,
     ) -> Array:
-        """An input under every text at every level, (levels * texts, ...)."""
+        """An input of a picture under every text at every level, (levels * texts, ...)."""
         if source.kind == "timestep":
             return np.repeat(np.array([*levels.values()]), len(keys))
-        one = np.concatenate([self.value(spec, source, key) for key in keys])
+        one = np.concatenate([self.value(spec, source, key, picture) for key in keys])
         return np.concatenate([one] * len(levels))
 
-    def value(self, spec: TensorSpec, source: InputSource, key: TextKey) -> Array:
-        """An input under a text, (1, ...)."""
+    def value(self, spec: TensorSpec, source: InputSource, key: TextKey, picture: int) -> Array:
+        """An input of a picture under a text, (1, ...)."""
         if source.kind == "text":
             return self.conditioning.vector(key, source.name)
+        if source.kind == "image":
+            assert self.image is not None  # `resolve_image_embedding` asks for one
+            own = self.image[picture : picture + 1]
+            return np.zeros_like(own) if key[1] else own  # as the original guides
         return request_input(spec, source.values, self.settings, negative=key[1])
 
 
-def table(array: Array, levels: Mapping[float, float], keys: Sequence[TextKey]) -> InputTable:
-    """The table of an array whose rows are every text at every level."""
+def table(arrays: Sequence[Array], levels: Mapping[float, float], keys: Sequence[TextKey]) -> InputTable:
+    """The table of arrays, one per picture, whose rows are every text at every level."""
+    array = np.stack(arrays, 1)
     rows = array.reshape(len(levels), len(keys), *array.shape[1:])
     return InputTable(dict(zip(levels, rows, strict=True)), {key: place for place, key in enumerate(keys)})
 
@@ -142,7 +174,7 @@ def denoiser_inputs(manifest: Manifest, maker: InputMaker) -> DenoiserInputs:
             texts[spec.name] = spec.name
         elif source.kind == "component" and spec.name not in tables:
             tables |= maker.tables(source.name, hoisted[source.name])
-        elif source.kind in ("timestep", "request"):
+        elif source.kind in ("timestep", "request", "image"):
             tables[spec.name] = maker.direct(spec, source)
     wanted = {name: found for name, found in tables.items() if name in denoiser.sources}
     stepwise = {name for name in wanted if "step" in denoiser.sources[name].per}

@@ -13,6 +13,7 @@ from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import MANIFEST, REMEDY, Bundle, open_bundle
 from latentrt.bundle.manifest import Manifest
 from latentrt.bundle.tasks import DECODER, ENCODER
+from latentrt.conditioning.image_embedding import embedding_components
 from latentrt.conditioning.request_values import check_request_values
 from latentrt.engines import AUTO, choose, engine_kind, open_engines
 from latentrt.errors import BundleError, RequestError
@@ -83,6 +84,7 @@ def check_complete(bundle: Bundle) -> None:
         check_there(bundle, {DECODER, ENCODER}, "an autoencoder")
         return
     needed = {DECODER, *bundle.manifest.text_encoders, *([ENCODER] if bundle.manifest.encodes_extra_channels else [])}
+    needed |= embedding_components(bundle.manifest)
     fed = (denoisers | bundle.manifest.hoisted).values()
     sources = [source for one in fed for source in one.sources.values() if source.kind == "component"]
     check_there(bundle, needed | {source.name for source in sources}, "a picture")
@@ -110,6 +112,10 @@ def least_request(manifest: Manifest) -> Request:
         wanted["layout"] = ()
     if manifest.vector_width:
         wanted["vectors"] = np.ones((1, manifest.vector_width), np.float32)
+    if manifest.varies_images:
+        from PIL import Image
+
+        wanted["image"] = Image.new("RGB", (defaults.width, defaults.height))
     if manifest.upscales:
         from PIL import Image
 

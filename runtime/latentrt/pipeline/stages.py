@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from latentrt.bundle.tasks import TINY_DECODER
 from latentrt.conditioning.control import ControlSet
 from latentrt.conditioning.extra_channels import ChannelMaker, extra_channels_of
+from latentrt.conditioning.image_embedding import image_embedding, noise_shapes
 from latentrt.conditioning.inputs import DenoiserInputs, InputMaker, denoiser_inputs
 from latentrt.conditioning.prompts import conditioning_of, with_zero_negative
 from latentrt.conditioning.text import encode
@@ -76,7 +77,8 @@ def encode_prompts(run: Timed, prepared: Prepared) -> Encoded:
     conditioning = conditioning_of(texts, prompts.positive, None if alone or zero else prompts.negative, blend)
     if zero:
         conditioning = with_zero_negative(conditioning, settings.steps)
-    inputs = denoiser_inputs(manifest, InputMaker(run.call, conditioning, settings, times))
+    image = image_embedding(run.call, manifest, settings, prompts.positive)
+    inputs = denoiser_inputs(manifest, InputMaker(run.call, conditioning, settings, times, image))
     return Encoded(inputs, guidance, attach_controls(run, prepared) if manifest.controls else None)
 
 
@@ -105,7 +107,7 @@ def initial_latents(run: Timed, prepared: Prepared) -> Start:
     settings, manifest = prepared.settings, run.components.bundle.manifest
     space, image = manifest.latents, settings.init_image
     size = (settings.height // space.factor, settings.width // space.factor)
-    source = NoiseSource(settings.noise, (space.channels, *size))
+    source = NoiseSource(settings.noise, (space.channels, *size), noise_shapes(manifest, settings))
     mask = image.latent_mask(settings.width, settings.height, space.factor) if image else None
     # Inpainting at strength 1, and models that take the image as extra channels, start from noise alone.
     noise_alone = not settings.skipped and (mask is not None or bool(manifest.extra_channels))

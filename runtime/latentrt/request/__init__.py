@@ -1,3 +1,13 @@
 """Requests: a row per field, and specs, which are a request with every choice made."""
 
-__all__ = ["control", "controls", "hires", "interpolation", "model_inputs", "request", "rows", "settings"]
+__all__ = [
+    "control",
+    "controls",
+    "hires",
+    "image_embedding",
+    "interpolation",
+    "model_inputs",
+    "request",
+    "rows",
+    "settings",
+]

@@ -49,6 +49,8 @@ class Request:
     part of the image around the mask is generated, at width and height, and put back. extend: pixels beyond the left,
     top, right and bottom side, with or without a mask inside.
     hires: a second pass, image to image from the upscaled first one.
+    image: unlike that of init, it is seen through CLIP only, and does not set the size; the prompt may be empty. Each
+    picture of a batch has noise of its own in the embedding, drawn from its seed before that of its latents.
     controls: width and height are those of the first ControlNet's or T2I-Adapter's image, where there is no init.
     class_label: for models that are conditioned on a class, such as those of ImageNet; a number, or one of the names
     that `latentrt inspect` lists, of any case.
@@ -286,6 +288,28 @@ class Request:
         "prompt",
         Other(),
         metavar="FILE",
+    )
+    image: str | Path | Image | None = row(
+        None,
+        "Image to vary, of a model of image variations (unCLIP).",
+        "images",
+        Other(),
+        metavar="IMG",
+        part="base",
+        as_given=True,
+    )
+    noise_level: int = row(
+        0,
+        "Noise in the image embedding of unCLIP, 0 to 999: more is freer.",
+        "images",
+        Whole(0),
+        part="base",
+    )
+    prior_steps: int | None = row(
+        None, "Steps of unCLIP's prior, from prompt to embedding.", "sampling", Whole(1), usual="25", part="base"
+    )
+    prior_guidance: float | None = row(
+        None, "Guidance scale of unCLIP's prior; 1 is off.", "sampling", Number(), metavar="G", usual="4", part="base"
     )
     segmentation: str | Path | Image | Array | None = row(
         None,

@@ -12,6 +12,7 @@ from latentrt.request.controls import ControlsSpec, check_padding, resolve_contr
 from latentrt.request.denoising_range import DenoisingRange, resolve_denoising_range
 from latentrt.request.guidance import GuidanceSpec, resolve_guidance
 from latentrt.request.hires import Hires, UpscaledLatents, resolve_hires
+from latentrt.request.image_embedding import EmbeddingSpec, resolve_image_embedding
 from latentrt.request.init_image import InitImage, resolve_init_image
 from latentrt.request.model_inputs import ModelInputs, resolve_model_inputs
 from latentrt.request.noise import noise_record, resolve_noise
@@ -29,8 +30,8 @@ from latentrt.sampling.noise.source import NoiseSpec
 class Settings:
     """A request with every choice made, a spec per subject, each resolved by its own module.
 
-    width, height: pixels. init_image, hires: None where the run has none. upscaled: the latents that a second pass
-    starts from. fast_decode: the tiny decoder makes the picture.
+    width, height: pixels. init_image, segmentation, image_embedding, hires: None where the run has none. upscaled: the
+    latents that a second pass starts from. fast_decode: the tiny decoder makes the picture.
     """
 
     text: TextSpec
@@ -45,6 +46,7 @@ class Settings:
     tiling: Tiling = Tiling()
     denoising_range: DenoisingRange = DenoisingRange()
     segmentation: Segmentation | None = None
+    image_embedding: EmbeddingSpec | None = None
     hires: Hires | None = None
     upscaled: UpscaledLatents | None = None
     fast_decode: bool = False
@@ -84,7 +86,7 @@ class Settings:
         found = self.text.record() | noise_record(self.noise)
         found |= {"width": self.width, "height": self.height, "fast_decode": self.fast_decode}
         specs = (self.schedule, self.guidance, self.model_inputs, self.tiling, self.hires, self.denoising_range)
-        for spec in (*specs, self.init_image, self.segmentation, self.controls):
+        for spec in (*specs, self.init_image, self.segmentation, self.image_embedding, self.controls):
             found |= spec.record() if spec else {}
         return found
 
@@ -139,6 +141,7 @@ def resolve(request: Request, manifest: Manifest) -> Settings:
         resolve_tiling(request, manifest),
         part,
         segmentation,
+        resolve_image_embedding(request, manifest),
         resolve_hires(request, manifest, schedule.steps),
         fast_decode=resolve_fast_decode(request, manifest),
     )

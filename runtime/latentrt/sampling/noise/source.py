@@ -41,11 +41,14 @@ class NoiseSpec:
 class NoiseSource:
     """Random numbers of a run: a stream per image, first the initial noise, then what samplers add."""
 
-    def __init__(self, spec: NoiseSpec, shape: tuple[int, int, int]) -> None:
-        """shape: of one image's latents, (channels, rows, columns)."""
+    def __init__(self, spec: NoiseSpec, shape: tuple[int, ...], before: Sequence[tuple[int, ...]] = ()) -> None:
+        """shape: of one image's latents, (channels, rows, columns). before: of what was drawn first."""
         self.spec, self.shape = spec, shape
         self.generator = GENERATORS[spec.generator]
         self.streams = [self.generator(seed) for seed in spec.seeds]
+        for earlier in before:
+            for stream in self.streams:
+                stream.randn(earlier)
 
     def initial(self) -> Array:
         """Unit-variance noise, (batch, channels, rows, columns) float32, turned towards the variation seeds if any."""
