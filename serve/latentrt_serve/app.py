@@ -15,12 +15,12 @@ from starlette.exceptions import HTTPException
 from latentrt.version import VERSION
 from latentrt_serve.guard import Guard, answer_of
 from latentrt_serve.refusal import Refusal, refusal_of
-from latentrt_serve.routes import health, jobs, openai
+from latentrt_serve.routes import health, jobs, openai, page
 from latentrt_serve.server import Server
 
 log = logging.getLogger("latentrt.serve")
 
-ROUTERS = (openai.router, jobs.router, health.router)
+ROUTERS = (openai.router, jobs.router, health.router, page.router)
 
 
 def create_app(server: Server, closing: Callable[[], None] | None = None) -> FastAPI:
