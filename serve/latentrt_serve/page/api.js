@@ -54,7 +54,7 @@ export async function post(path, body, signal) {
 
 const parsed = (text) => JSON.parse(text.replace(LONG_NUMBER, '$1"$2"'));
 
-/** The events of a job until its end, as [kind, data]. Looks again where the connection breaks. */
+/** The events of a job until its end, as [kind, data]. Where the connection breaks it is "lost", and tried again. */
 export async function* eventsOf(id) {
   for (let tries = 0; ; tries += 1) {
     try {
@@ -67,6 +67,7 @@ export async function* eventsOf(id) {
       if (error instanceof Refused && error.status) throw error;
       if (tries > 5) throw error;
     }
+    yield ["lost", {}];
     await new Promise((resolve) => setTimeout(resolve, 400 * 2 ** tries));
   }
 }

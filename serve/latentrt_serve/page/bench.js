@@ -8,6 +8,8 @@ import { dropStart, onStart, renderStart, start } from "./start.js";
 
 const STRENGTH = { change: 0.8, paint: 1, extend: 1 };
 const ROOM = 0.3; // of the picture's sides, left free around it for handles to be pulled into
+// Settings of a picture that mean nothing without one to start from.
+const WITH_START = ["fit", "posterior", "image_guidance"];
 let scale = 1;
 
 /** What is done with the start picture: change, paint or extend. */
@@ -33,7 +35,7 @@ export function startFields() {
 }
 
 function missing(use) {
-  if (use === "edit") return {};
+  if (use === "edit") return Object.fromEntries(WITH_START.map((name) => [name, undefined]));
   throw { param: use === "enlarge" ? "init" : "segmentation", message: "This model needs a picture to start from." };
 }
 
@@ -111,8 +113,12 @@ function showStrength() {
 
 /** Begins to watch the start picture and what is done with it. */
 export function listenToBench() {
-  onResize(renderStart);
-  onStart(() => showTab(start.bitmap ? "start" : "result"));
+  onResize(() => renderStart());
+  onStart((another) => {
+    if (another) clearMask();
+    if (another) resetEdges();
+    showTab(start.bitmap ? "start" : "result");
+  });
   new ResizeObserver(() => place(true)).observe($("frame"));
   $("strength").addEventListener("input", showStrength);
   for (const one of document.querySelectorAll('input[name="mode"]')) {
@@ -125,8 +131,6 @@ export function listenToBench() {
   for (const one of document.querySelectorAll('input[name="tab"]')) one.addEventListener("change", () => showTab(one.value));
   $("start-remove").onclick = () => {
     dropStart();
-    clearMask();
-    resetEdges();
     $("start-choose").focus();
   };
   showStrength();

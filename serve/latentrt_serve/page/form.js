@@ -8,6 +8,8 @@ const NUMBERS = ["steps", "guidance", "width", "height", "batch"];
 const CHOICES = ["sampler", "sigmas"];
 // Settings of a picture that have no field here: they are sent as they are, until they are taken away.
 const extras = new Map();
+// Settings that are not of the picture, or that the bench decides.
+const ELSEWHERE = ["batch", "previews", "loras", "model_hash", "extend", "overlay", "mask_blur", "mask_padding"];
 const resized = new Set();
 
 /** Calls `listener` whenever the size was changed. */
@@ -92,7 +94,7 @@ function apply(name, value) {
   if (name === "class_label") $("class").value = value;
   else if (name === "seed") $("seed").value = value;
   else if (name === "strength") $("strength").value = value;
-  else if (name === "batch" || name === "previews" || name === "loras") return;
+  else if (ELSEWHERE.includes(name)) return;
   else if (NUMBERS.includes(name) && typeof value === "number") setNumber(name, value);
   else if (CHOICES.includes(name) && typeof value === "string") choose(name, value);
   else extras.set(name, value);
@@ -108,7 +110,7 @@ function showExtras() {
   $("extras-panel").hidden = !extras.size;
   const chips = [...extras].map(([name, value]) => {
     const remove = button("×", () => dropExtra(name), { aria: { label: `Leave out ${name}` } });
-    return make("li", {}, `${name.replaceAll("_", " ")} ${shown(value)} `, remove);
+    return make("li", { data: { field: name } }, `${name.replaceAll("_", " ")} ${shown(value)} `, remove);
   });
   $("extras").replaceChildren(...chips);
 }

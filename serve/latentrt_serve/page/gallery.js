@@ -64,7 +64,7 @@ function remover(entry, view) {
   }, { className: "quiet" });
 }
 
-const LABELS = { negative: "leave out", class_label: "class", sigmas: "noise curve" };
+const LABELS = { class_label: "class", sigmas: "noise curve" };
 const HIDDEN = ["prompt", "init", "mask", "segmentation", "previews", "batch", "seed", "width", "height", "overlay", "task"];
 
 const wordsOf = ({ body }) => (body.prompt ? [make("p", { className: "prompt" }, body.prompt)] : []);

@@ -36,6 +36,7 @@ export class Job {
       else if (kind === "running" || kind === "started") this.begin();
       else if (kind === "step") this.advance(data);
       else if (kind === "preview") this.on.preview(data.picture, data.b64_json, this.step, this.steps);
+      else if (kind === "lost") $("state").textContent = "The connection is lost, trying again …";
       else if (kind === "done") return this.fetch(data, body);
       else if (kind === "failed") throw { message: data.error?.message ?? "The job failed." };
       else if (kind === "cancelled") return null;
@@ -54,6 +55,7 @@ export class Job {
     this.begin();
     Object.assign(this, { step, steps });
     advance(step, steps);
+    document.title = `${step}/${steps} latentrt`;
     $("state").textContent = step < steps ? `Step ${step} of ${steps}` : "Developing …";
     const told = QUARTERS.filter((part) => step / steps >= part).length;
     if (told > this.told) say(`Step ${step} of ${steps}`);

@@ -24,7 +24,7 @@ export function askKey(wrong) {
 
 const isText = (element) => element.matches("input:not([type=range]):not([type=radio]), textarea, select");
 
-/** Shortcuts of the page. actions: generate, cancel. */
+/** Shortcuts of the page. generate: starts a job. cancel: stops it, and returns whether there was one. */
 export function listenForKeys({ generate, cancel }) {
   $("key-dialog").addEventListener("cancel", (event) => event.preventDefault()); // nothing works without the key
   $("help-open").onclick = () => $("help").showModal();
@@ -33,7 +33,7 @@ export function listenForKeys({ generate, cancel }) {
     if (document.querySelector("dialog[open]")) return;
     const plain = !(event.ctrlKey || event.metaKey || event.altKey) && !isText(event.target);
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) generate();
-    else if (event.key === "Escape") cancel();
+    else if (event.key === "Escape" && cancel()) return;
     else if (plain && event.key === "/") $("prompt").focus();
     else if (plain && event.key === "?") $("help").showModal();
     else return;

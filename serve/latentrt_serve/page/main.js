@@ -84,15 +84,16 @@ function ended(entries) {
 }
 
 function cancel() {
-  if (!running) return;
+  if (!running) return false;
   $("cancel").disabled = true;
   $("state").textContent = "Stopping …";
   running.cancel().catch((error) => notice(error.message));
+  return true;
 }
 
 const USES = {
   "Use settings": (entry) => {
-    const { init, mask, segmentation, task, ...settings } = entry.body;
+    const { init, mask, segmentation, task, ...settings } = entry.body; // the settings without the picture
     applySettings({ ...settings, seed: entry.seed });
     $("prompt").focus();
   },

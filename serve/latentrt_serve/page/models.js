@@ -39,7 +39,7 @@ export function showModel() {
   $("classes").replaceChildren(...names.map((name, number) => make("option", { value: name.split(", ")[0], label: `${number}: ${name}` })));
   const use = useOfPicture();
   $("start-panel").hidden = use === "none";
-  $("mode").hidden = use !== "edit";
+  $("mode").hidden = $("strength-field").hidden = use !== "edit";
   $("mode").querySelector('[value="paint"]').parentElement.hidden = !can("inpainting");
   $("mode").querySelector('[value="extend"]').parentElement.hidden = !can("inpainting");
   $("size-panel").hidden = use === "enlarge" || use === "labels";

@@ -12,6 +12,7 @@ export function notice(text, actions = {}) {
   );
   $("notice-actions").replaceChildren(...buttons);
   $("notice").hidden = false;
+  $("notice").scrollIntoView({ block: "nearest" });
   say(text);
 }
 

@@ -7,7 +7,7 @@ const listeners = new Set();
 // bitmap: as it was given. canvas: at the size of the form.
 export const start = { bitmap: null, blob: null, name: "", canvas: null };
 
-/** Calls `listener` whenever the start picture changed. */
+/** Calls `listener` whenever the start picture changed, with whether it is another one or has another size alone. */
 export const onStart = (listener) => listeners.add(listener);
 
 /** Takes a picture as the one to start from. Throws for a file that the browser cannot read. */
@@ -15,13 +15,13 @@ export async function takeStart(blob, name = "picture") {
   const bitmap = await createImageBitmap(blob);
   Object.assign(start, { bitmap, blob, name, canvas: null });
   if (useOfPicture() === "edit") setSize(...fitting(bitmap));
-  renderStart();
+  renderStart(true);
 }
 
 /** Takes the start picture away. */
 export function dropStart() {
   Object.assign(start, { bitmap: null, blob: null, name: "", canvas: null });
-  tell();
+  tell(true);
 }
 
 /** The size that a picture is drawn at: its own if the model can draw it, else the nearest of its shape. */
@@ -33,7 +33,7 @@ function fitting({ width, height }) {
 }
 
 /** Brings the picture to the size of the form again. */
-export function renderStart() {
+export function renderStart(another = false) {
   if (!start.bitmap) return;
   const { bitmap } = start;
   const [width, height] = useOfPicture() === "edit" ? size() : [bitmap.width, bitmap.height];
@@ -42,7 +42,7 @@ export function renderStart() {
   pen.fillStyle = "#fff"; // under transparent parts
   pen.fillRect(0, 0, width, height);
   cover(pen, bitmap, width, height);
-  tell();
+  tell(another);
 }
 
 function cover(pen, bitmap, width, height) {
@@ -53,7 +53,7 @@ function cover(pen, bitmap, width, height) {
   pen.drawImage(bitmap, (width - w) / 2, (height - h) / 2, w, h);
 }
 
-function tell() {
+function tell(another) {
   const { bitmap, canvas, name } = start;
   $("start-drop").hidden = Boolean(bitmap);
   $("start-given").hidden = !bitmap;
@@ -64,5 +64,5 @@ function tell() {
     $("start-about").textContent =
       `${name}, ${bitmap.width} × ${bitmap.height}` + (scaled ? "" : `, used at ${canvas.width} × ${canvas.height}`);
   }
-  for (const listener of listeners) listener();
+  for (const listener of listeners) listener(another);
 }
