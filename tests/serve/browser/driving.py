@@ -13,6 +13,7 @@ import numpy as np
 import uvicorn
 from PIL import Image
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 
 from latentrt_serve.app import create_app
 from latentrt_serve.room import Room
@@ -131,3 +132,16 @@ def drawn(address: str, body: Any) -> bytes:
 def pixels_of(file: bytes) -> np.ndarray:
     """The pixels of a picture's file."""
     return np.asarray(Image.open(io.BytesIO(file)).convert("RGB")).astype(int)
+
+
+def generated(page: Page, prompt: str = "a red apple", seed: str = "7", steps: str = "8") -> None:
+    for name, value in {"prompt": prompt, "seed": seed, "steps": steps}.items():
+        page.fill(name, value)
+    page.find("#prompt").send_keys(Keys.CONTROL, Keys.ENTER)
+    page.done()
+
+
+def start_with(page: Page, path: str, mode: str) -> None:
+    page.find("#start-file").send_keys(path)
+    page.wait("!document.querySelector('#bench').hidden")
+    page.choose("mode", mode)

@@ -24,7 +24,7 @@ from selenium import webdriver  # noqa: E402
 from selenium.webdriver import ActionChains, ChromeOptions, ChromeService  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
-from tests.serve.browser.driving import Page, asked, drawn, pixels_of, serving  # noqa: E402
+from tests.serve.browser.driving import Page, asked, drawn, generated, pixels_of, serving, start_with  # noqa: E402
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 DRIVER = shutil.which("chromedriver")
@@ -100,19 +100,6 @@ def page(browser: Callable[[str], Page], address: str) -> Iterator[Page]:
     found.emulate(DESKTOP)
     yield found.open()
     assert found.errors() == []
-
-
-def generated(page: Page, prompt: str = "a red apple", seed: str = "7", steps: str = "8") -> None:
-    for name, value in {"prompt": prompt, "seed": seed, "steps": steps}.items():
-        page.fill(name, value)
-    page.find("#prompt").send_keys(Keys.CONTROL, Keys.ENTER)
-    page.done()
-
-
-def start_with(page: Page, path: str, mode: str) -> None:
-    page.find("#start-file").send_keys(path)
-    page.wait("!document.querySelector('#bench').hidden")
-    page.choose("mode", mode)
 
 
 def test_a_picture_is_generated_with_previews_on_the_way(page: Page, address: str) -> None:
@@ -275,6 +262,15 @@ def test_a_dropped_picture_gives_its_settings_to_the_bit(page: Page, apple: byte
     page.press("#generate")
     page.done()
     assert np.array_equal(page.pixels(".print .enlarge img"), pixels_of(apple))
+
+
+def test_a_picture_dropped_onto_its_panel_is_started_from(page: Page, apple: bytes) -> None:
+    page.drop(apple, "apple.png", "#start-drop")
+    page.wait("!document.querySelector('#bench').hidden")
+    assert page.text("#start-about") == "apple.png, 128 × 128"
+    assert page.ask("document.querySelector('#prompt').value") == ""
+    page.press("#start-remove")
+    assert page.ask("document.querySelector('#bench').hidden")
 
 
 def test_a_dropped_picture_without_settings_can_start_one(page: Page) -> None:
