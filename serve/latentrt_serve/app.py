@@ -15,14 +15,14 @@ from starlette.exceptions import HTTPException
 from latentrt.version import VERSION
 from latentrt_serve.guard import Guard, answer_of
 from latentrt_serve.refusal import Refusal, refusal_of
-from latentrt_serve.routes import health, jobs, openai
+from latentrt_serve.routes import health, jobs, openai, page
 from latentrt_serve.server import Server
 
 log = logging.getLogger("latentrt.serve")
 
 # Words for errors of HTTP itself.
 CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
-ROUTERS = (openai.router, jobs.router, health.router)
+ROUTERS = (openai.router, jobs.router, health.router, page.router)
 
 
 def create_app(server: Server, closing: Callable[[], None] | None = None) -> FastAPI:
