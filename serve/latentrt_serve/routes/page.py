@@ -228,7 +228,7 @@ def read_record(record: Mapping[str, Any], models: Mapping[str, Model]) -> dict[
 def usual_of(sampler: Any, model: Model | None) -> dict[str, Any]:
     """The values that fields have where a request leaves them out, of the sampler and of the model."""
     options = SAMPLERS[sampler].options if isinstance(sampler, str) and sampler in SAMPLERS else {}
-    spacing = {"spacing": model.bundle.manifest.schedule.spacing} if model else {}
+    spacing = {"spacing": model.bundle.manifest.noise_schedule.spacing} if model else {}
     return {name: option.default for name, option in options.items()} | spacing
 
 
