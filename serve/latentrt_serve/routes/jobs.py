@@ -15,13 +15,14 @@ from latentrt_serve.events import HEADERS, event_text
 from latentrt_serve.fields import order_of
 from latentrt_serve.job import Job
 from latentrt_serve.refusal import Refusal
+from latentrt_serve.schemas import body_of, job_schema
 from latentrt_serve.server import Server, client_of, server_of
 from latentrt_serve.waiting import events_of
 
 router = APIRouter(prefix="/v1/jobs", tags=["Jobs"])
 
 
-@router.post("", status_code=202)
+@router.post("", status_code=202, openapi_extra=body_of(job_schema()))
 async def submit(
     http: HttpRequest,
     body: Annotated[dict[str, Any], Body()],

@@ -22,28 +22,20 @@ from latentrt_serve.fields import FIELDS, order_of
 from latentrt_serve.inputs import decoded_image
 from latentrt_serve.job import ENDED, Event, Job, Order, Pictures
 from latentrt_serve.refusal import refusal_of
+from latentrt_serve.routes.openai_fields import (
+    ALIASES,
+    FORMATS,
+    IGNORED,
+    MOST_PARTIAL,
+    OWN,
+    edit_schema,
+    generation_schema,
+)
+from latentrt_serve.schemas import body_of
 from latentrt_serve.server import Server, client_of, server_of
 from latentrt_serve.waiting import events_of, finished, pictures_of
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
-
-# Other servers' names of fields, and ours.
-ALIASES = {
-    "n": "batch",
-    "num_inference_steps": "steps",
-    "step": "steps",
-    "guidance_scale": "guidance",
-    "cfg_scale": "guidance",
-    "negative_prompt": "negative",
-    "scheduler": "sampler",
-    "sampler_name": "sampler",
-}
-# Fields of OpenAI's that change nothing here.
-IGNORED = ("quality", "style", "user", "safety_identifier", "moderation", "background", "complexity", "input_fidelity")
-# Fields of OpenAI's that are read here, and no field of the request.
-OWN = ("model", "size", "output_format", "output_compression", "response_format", "stream", "partial_images")
-FORMATS = ("png", "jpeg", "webp")
-MOST_PARTIAL = 3
 
 
 class Wish:
@@ -102,7 +94,7 @@ def size_of(value: Any) -> dict[str, int]:
     return {"width": int(sides[0]), "height": int(sides[1])}
 
 
-@router.post("/images/generations")
+@router.post("/images/generations", openapi_extra=body_of(generation_schema()))
 async def generations(
     http: HttpRequest, body: Annotated[dict[str, Any], Body()], server: Annotated[Server, Depends(server_of)]
 ) -> Response:
@@ -111,7 +103,7 @@ async def generations(
     return await answered(wish, wish.body, http, server, "image_generation")
 
 
-@router.post("/images/edits", openapi_extra={"requestBody": {"content": {"multipart/form-data": {"schema": {}}}}})
+@router.post("/images/edits", openapi_extra=body_of(edit_schema(), "multipart/form-data"))
 async def edits(http: HttpRequest, server: Annotated[Server, Depends(server_of)]) -> Response:
     """Pictures made of an image; with `mask`, whose transparent part is painted anew."""
     form = await http.form()
