@@ -161,3 +161,8 @@ def refusals(schema: Schema) -> dict[int | str, dict[str, Any]]:
     """The answers to what is refused, for the description of routes. schema: of their bodies."""
     content = {"application/json": {"schema": schema}}
     return {status: {"description": text, "content": content} for status, text in REFUSALS.items()}
+
+
+def answers_of(*media: str) -> dict[int | str, dict[str, Any]]:
+    """The answers of a route that are no JSON alone, for its description. media: their types."""
+    return {200: {"description": "Successful Response", "content": {one: {} for one in media}}}

@@ -31,11 +31,14 @@ from latentrt_serve.routes.openai_fields import (
     edit_schema,
     generation_schema,
 )
-from latentrt_serve.schemas import body_of
+from latentrt_serve.schemas import answers_of, body_of
 from latentrt_serve.server import Server, client_of, server_of
 from latentrt_serve.waiting import events_of, finished, pictures_of
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
+
+
+STREAM = answers_of("application/json", "text/event-stream")
 
 
 class Wish:
@@ -94,7 +97,7 @@ def size_of(value: Any) -> dict[str, int]:
     return {"width": int(sides[0]), "height": int(sides[1])}
 
 
-@router.post("/images/generations", openapi_extra=body_of(generation_schema()))
+@router.post("/images/generations", openapi_extra=body_of(generation_schema()), responses=STREAM)
 async def generations(
     http: HttpRequest, body: Annotated[dict[str, Any], Body()], server: Annotated[Server, Depends(server_of)]
 ) -> Response:
@@ -103,7 +106,7 @@ async def generations(
     return await answered(wish, wish.body, http, server, "image_generation")
 
 
-@router.post("/images/edits", openapi_extra=body_of(edit_schema(), "multipart/form-data"))
+@router.post("/images/edits", openapi_extra=body_of(edit_schema(), "multipart/form-data"), responses=STREAM)
 async def edits(http: HttpRequest, server: Annotated[Server, Depends(server_of)]) -> Response:
     """Pictures made of an image; with `mask`, whose transparent part is painted anew."""
     form = await http.form()
