@@ -109,6 +109,8 @@ def send(operation: Any, mode: GenerationMode, number: int, start: int, counts: 
             made_small(case, data)
         if "job_id" in case.path_parameters and jobs and data.draw(st.booleans()):
             case.path_parameters["job_id"] = data.draw(st.sampled_from(sorted(jobs)))
+        if "name" in case.path_parameters and data.draw(st.booleans()):
+            case.path_parameters["name"] = "emoji"
         response = case.call(timeout=60)
         name = f"{case.method} {case.path}"
         counts.answers[name, response.status_code] += 1

@@ -109,12 +109,12 @@ async def generations(
 @router.post("/images/edits", openapi_extra=body_of(edit_schema(), "multipart/form-data"), responses=STREAM)
 async def edits(http: HttpRequest, server: Annotated[Server, Depends(server_of)]) -> Response:
     """Pictures made of an image; with `mask`, whose transparent part is painted anew."""
-    form = await http.form()
-    files = [(name.removesuffix("[]"), one) for name, one in form.multi_items() if isinstance(one, UploadFile)]
-    texts = {name.removesuffix("[]"): one for name, one in form.multi_items() if isinstance(one, str)}
+    async with http.form() as form:  # which closes the files
+        files = [(name.removesuffix("[]"), one) for name, one in form.multi_items() if isinstance(one, UploadFile)]
+        texts = {name.removesuffix("[]"): one for name, one in form.multi_items() if isinstance(one, str)}
+        images = [await read_image(name, one, server) for name, one in files if name == "image"]
+        masks = [await read_image(name, one, server) for name, one in files if name == "mask"]
     wish = Wish({name: read_text(name, text) for name, text in texts.items()})
-    images = [await read_image(name, one, server) for name, one in files if name == "image"]
-    masks = [await read_image(name, one, server) for name, one in files if name == "mask"]
     if len(images) != 1 or len(masks) > 1:
         raise RequestError(
             f"image: got {len(images)} images and {len(masks)} masks, expected one image and at most one mask"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from latentrt_serve.schemas import FLAG, TEXT, Schema, any_of, bounded, closed, field_schema, fields_schema, list_of
+from latentrt_serve.schemas import FLAG, TEXT, Schema, bounded, closed, field_schema, fields_schema
 
 # Other servers' names of fields, and ours.
 ALIASES = {
@@ -41,5 +41,5 @@ def generation_schema() -> Schema:
 def edit_schema() -> Schema:
     """The schema of a request for pictures made of an image, which comes as a form."""
     fields = generation_schema()["properties"]
-    images = {"image": any_of(FILE, list_of(FILE, 1)), "mask": FILE}
+    images = {"image": FILE, "mask": FILE}
     return closed({**{name: one for name, one in fields.items() if name not in ("init", "mask")}, **images}, "image")
