@@ -148,7 +148,9 @@ def main() -> int:
     began = time.monotonic()
     counts = run(options.requests, options.seed)
     print(counts.table())
-    print(f"\n{sum(counts.answers.values()):,} requests in {time.monotonic() - began:.0f} s, {len(counts.faults)} faults")
+    print(
+        f"\n{sum(counts.answers.values()):,} requests in {time.monotonic() - began:.0f} s, {len(counts.faults)} faults"
+    )
     for name, text in counts.faults.items():
         print(f"\n## {name}\n{text}", file=sys.stderr)
     return 1 if counts.faults else 0
