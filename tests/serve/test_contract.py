@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -18,33 +19,23 @@ from latentrt_serve.schemas import REFUSALS, field_schema
 from tests.serve.contract import emoji_server, listening
 
 
-class Slow:
-    """An engine that holds every call until it may go on, and then doubles."""
+class Doubling:
+    """An engine whose answer is twice what it is fed."""
 
     memory = None
 
-    def __init__(self):
-        self.entered, self.go = threading.Event(), threading.Event()
-
     def __call__(self, feeds):
-        self.entered.set()
-        self.go.wait(10)
         return {"out": feeds["x"] * 2}
 
 
-def test_calls_wait_while_others_are_computed():
-    engine = Slow()
-    joined = Joined(engine, threading.RLock(), seconds=0.01)
-    values = [np.full((1, 2, 3), float(value)) for value in range(4)]
-    with ThreadPoolExecutor(4) as threads:
-        first = threads.submit(joined, {"x": values[0]})
-        engine.entered.wait(10)
-        # Several calls wait at the same time: each looks itself up among them.
-        others = [threads.submit(joined, {"x": value}) for value in values[1:]]
-        while len(joined._waiting) < 3 and not any(one.done() for one in others):
-            pass
-        engine.go.set()
-        found = [one.result(10)["out"] for one in (first, *others)]
+def test_calls_that_wait_for_another_find_themselves():
+    joined = Joined(Doubling(), threading.RLock(), seconds=0.1)
+    values = [np.full((1, 2, 3), float(value)) for value in range(3)]
+    with ExitStack() as members, ThreadPoolExecutor(len(values)) as threads:
+        for _ in (*values, "one that never calls"):
+            members.enter_context(joined.member())
+        calls = [threads.submit(joined, {"x": value}) for value in values]
+        found = [one.result(10)["out"] for one in calls]
     assert all(np.array_equal(one, value * 2) for one, value in zip(found, values, strict=True))
 
 
@@ -72,7 +63,7 @@ def test_bodies_are_described_by_the_rows():
 
 
 def test_generated_requests_find_no_fault():
-    counts = run(120, start=2)
+    counts = run(80, start=2)
     assert not counts.faults, counts.faults
     statuses = {status for _, status in counts.answers}
     assert 200 in statuses and 202 in statuses and 400 in statuses and 422 in statuses and max(statuses) < 500
@@ -108,3 +99,32 @@ def test_preferences_of_many_clients_are_bounded():
         preferences.change("0", {"b": number})
     assert preferences.of("0") == {"a": 0, "b": MOST_CLIENTS + 4}
     assert preferences.of("1") == {} and preferences.of(str(MOST_CLIENTS + 4)) == {"a": MOST_CLIENTS + 4}
+
+
+@pytest.fixture(scope="module")
+def asked():
+    server = emoji_server()
+    with TestClient(create_app(server), raise_server_exceptions=False) as client:
+        yield lambda path, body: client.post(path, content=body, headers={"Content-Type": "application/json"})
+    server.room.drain(5)
+
+
+SMALL = '{"prompt": "a cat", "width": 64, "height": 64, "steps": 1'
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")  # of NumPy, at guidance 1e308
+@pytest.mark.parametrize(
+    ("path", "more", "status"),
+    [
+        ("/v1/images/generations", f'"partial_images": "{"9" * 5000}"', 400),
+        ("/v1/images/generations", '"guidance": 1e308', 422),
+        ("/v1/images/generations", '"model": []', 404),
+        ("/v1/images/generations", f'"prompt": {"[" * 5000}{"]" * 5000}', 400),
+        ("/sdapi/v1/txt2img", '"cfg_scale": 1e308', 422),
+        ("/sdapi/v1/txt2img", f'"styles": {"[" * 900}{"]" * 900}', 200),
+        ("/sdapi/v1/txt2img", '"styles": [1e999]', 200),
+        ("/v1/jobs", '"\\ud800": 1', 400),
+    ],
+)
+def test_values_that_nobody_expects(asked, path, more, status):
+    assert asked(path, f"{SMALL}, {more}}}").status_code == status

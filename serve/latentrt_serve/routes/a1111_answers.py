@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from latentrt_serve.refusal import Refusal
 
 # Fields with images, which the echo leaves out unless it is asked for them.
 IMAGES = ("init_images", "mask", "image", "latent_mask", "firstpass_image")
+DEEPEST = 8  # lists and objects inside one another in a field that is sent back
 # Statuses of refusals that AUTOMATIC1111 answers otherwise: a request that is no valid JSON is one of wrong values.
 STATUSES = {"invalid_request": 422}
 
@@ -44,13 +46,14 @@ def echo_of(body: Mapping[str, Any], job: Job) -> dict[str, Any]:
     }
 
 
-def is_json(value: Any) -> bool:
-    """Whether a value can be sent: Python reads JSON with NaN, and text that is no Unicode, which it cannot write."""
-    try:
-        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
-    except ValueError:
-        return False
-    return True
+def is_json(value: Any, depth: int = DEEPEST) -> bool:
+    """Whether a value can be sent: Python reads NaN, text that is no Unicode and deep lists, which it cannot write."""
+    if isinstance(value, (dict, list)):
+        inside = [*value, *value.values()] if isinstance(value, dict) else value
+        return depth > 0 and all(is_json(one, depth - 1) for one in inside)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    return not isinstance(value, str) or not any("\ud800" <= mark <= "\udfff" for mark in value)
 
 
 def info_of(job: Job, bundle: Bundle, texts: Sequence[str], batch_size: int) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from latentrt_serve.waiting import events_of, finished, pictures_of
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
 
+MOST_DIGITS = 10
 STREAM = answers_of("application/json", "text/event-stream")
 
 
@@ -73,7 +74,7 @@ def flag_of(name: str, value: Any) -> bool:
 
 def number_of(name: str, value: Any, highest: int) -> int:
     """A whole number from 0, as JSON or as a form has it."""
-    if isinstance(value, str) and value.isdecimal():
+    if isinstance(value, str) and value.isdecimal() and len(value) < MOST_DIGITS:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= highest:
         raise RequestError(f"{name}: got {value!r}, expected a whole number from 0 to {highest}")
