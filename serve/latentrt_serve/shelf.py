@@ -70,6 +70,15 @@ class Shelf:
             raise Refusal(404, "model_not_found", f"model: got {name!r}, expected one of {known}", param="model")
         return self.models[name]
 
+    def without_paths(self, text: str) -> str:
+        """The text with the names of models and options in place of the operator's folders, for clients."""
+        folders = {str(model.folder): name for name, model in self.models.items()}
+        if self.options.lora_dir is not None:
+            folders[str(self.options.lora_dir)] = "--lora-dir"
+        for folder, name in folders.items():
+            text = text.replace(folder, name)
+        return text
+
     @contextmanager
     def lent(self, name: str) -> Iterator[tuple[Pipeline, Joined | None]]:
         """A block with a loaded model, which stays loaded as long."""

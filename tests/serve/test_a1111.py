@@ -346,6 +346,14 @@ def test_lists(client):
     assert client.get("/cmd-flags").json() == {"api": True}
 
 
+@pytest.mark.parametrize(("name", "status"), [("gone", 400), ("ink", 422)])
+def test_a_lora_that_is_not_there_or_is_damaged_is_told_without_the_operators_folder(client, server, name, status):
+    answer = client.post("/txt2img", json={**SMALL, "prompt": f"a cat <lora:{name}:1>"})
+    detail = answer.json()["detail"]
+    assert answer.status_code == status, detail
+    assert name in detail and "--lora-dir" in detail and str(server.room.shelf.options.lora_dir) not in detail
+
+
 def test_options_are_remembered_for_each_client(address):
     with (
         httpx.Client(base_url=f"{address}/sdapi/v1", auth=("me", "one"), timeout=60) as one,
