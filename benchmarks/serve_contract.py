@@ -39,7 +39,7 @@ LIMITS = Limits(pixels=64 * 64 * 4, steps=4, pictures=2, image_pixels=256 * 256,
 # Fields that keep a request small, in each interface.
 SMALL: Mapping[str, Mapping[str, Any]] = {
     "/v1/images/generations": {"steps": 1, "size": "64x64"},
-    "/v1/images/edits": {"steps": 1, "size": "64x64"},
+    "/v1/images/edits": {"steps": 2, "size": "64x64", "strength": 0.7},
     "/sdapi/v1/txt2img": {"steps": 1, "width": 64, "height": 64},
     "/sdapi/v1/img2img": {"steps": 2, "width": 64, "height": 64, "denoising_strength": 0.7},
     "/v1/jobs": {"steps": 1, "width": 64, "height": 64},

@@ -64,6 +64,8 @@ async def failed(http: HttpRequest, error: Exception) -> Response:
 async def of_http(http: HttpRequest, error: Exception) -> Response:
     """The answer to an error of HTTP itself, such as a path that does not exist."""
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, Refusal):  # of a body that grew too large while it was read
+        return answer_of(error.__cause__, http.url.path)
     return answer_of(Refusal(error.status_code, "http_error", str(error.detail)), http.url.path)
 
 

@@ -4,6 +4,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
+import httpx
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
@@ -14,6 +15,7 @@ from latentrt.request.rows import Choice, Whole
 from latentrt_serve.app import create_app
 from latentrt_serve.fields import FIELDS, ROWS
 from latentrt_serve.gather import Joined
+from latentrt_serve.limits import Limits
 from latentrt_serve.preferences import MOST_CLIENTS, Preferences
 from latentrt_serve.schemas import REFUSALS, field_schema
 from tests.serve.contract import emoji_server, listening
@@ -128,3 +130,15 @@ SMALL = '{"prompt": "a cat", "width": 64, "height": 64, "steps": 1'
 )
 def test_values_that_nobody_expects(asked, path, more, status):
     assert asked(path, f"{SMALL}, {more}}}").status_code == status
+
+
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/images/generations", "/sdapi/v1/txt2img", "/sdapi/v1/png-info"])
+def test_a_body_whose_length_is_not_told_may_not_be_larger(path):
+    def pieces():
+        yield b'{"prompt": "'
+        yield from [b"a" * 1000] * 50
+        yield b'"}'
+
+    with listening(emoji_server(limits=Limits(body=5000))) as address:
+        answer = httpx.post(f"{address}{path}", content=pieces(), headers={"Content-Type": "application/json"})
+    assert answer.status_code == 413 and "5,000" in answer.text
