@@ -133,8 +133,8 @@ def test_prompts_have_no_errors(client, pipeline):
     assert same(image, pipeline.generate("((a cat", syntax="lenient", **given).images[0])
 
 
-def test_numbers_may_be_text_and_nothing_may_be_null(client):
-    body = {**SMALL, "steps": "2", "cfg_scale": "2.0", "seed": 7.0, "scheduler": None, "styles": None, "eta": None}
+def test_numbers_may_be_text_fields_null_and_a_subseed_without_strength(client):
+    body = {**SMALL, "steps": "2", "cfg_scale": "2.0", "seed": 7.0, "scheduler": None, "eta": None, "subseed": 5}
     assert same(asked(client, "txt2img", **body)[0][0], asked(client, "txt2img", **SMALL)[0][0])
 
 
@@ -160,10 +160,6 @@ def test_a_variation_is_drawn_and_told(client, pipeline):
     own = {name: SMALL[name] for name in ("steps", "seed", "width", "height")}
     expected = pipeline.generate("a cat", batch=2, variation_seed=first, variation_strength=0.3, **own)
     assert all(map(same, images, expected.images))
-
-
-def test_a_subseed_without_strength_changes_nothing(client):
-    assert same(asked(client, "txt2img", **SMALL, subseed=5)[0][0], asked(client, "txt2img", **SMALL)[0][0])
 
 
 def test_a_second_pass(client, pipeline):
@@ -279,11 +275,7 @@ def test_values_that_json_cannot_hold_are_not_sent_back(client):
 def test_scripts_that_ask_for_nothing(client):
     scripts = {"Sampler": {"args": []}, "ControlNet": {"args": [{"enabled": False, "model": "x"}]}, "Seed": {}}
     assert len(asked(client, "txt2img", **SMALL, alwayson_scripts=scripts)[0]) == 1
-
-
-def test_pictures_are_left_out(client):
-    images, info, _ = asked(client, "txt2img", **SMALL, send_images=False)
-    assert images == [] and info["seed"] == 7
+    assert asked(client, "txt2img", **SMALL, alwayson_scripts={}, send_images=False)[0] == []
 
 
 def test_a_pasted_text_makes_its_picture_again(client):
@@ -307,11 +299,8 @@ def test_the_data_in_a_picture(client, pipeline, kind, tmp_path):
 
 
 def test_a_picture_without_data(client, picture):
-    assert client.post("/png-info", json={"image": base64_png(picture)}).json() == {
-        "info": "",
-        "items": {},
-        "parameters": {},
-    }
+    found = client.post("/png-info", json={"image": base64_png(picture)}).json()
+    assert found == {"info": "", "items": {}, "parameters": {}}
 
 
 def test_every_sampler_and_scheduler_that_is_listed_is_taken(client):

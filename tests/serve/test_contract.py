@@ -64,6 +64,8 @@ def test_bodies_are_described_by_the_rows():
     assert set(ROWS) >= {*FIELDS} and Request().steps is None
 
 
+@pytest.mark.sweep
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")  # of NumPy, at any guidance
 def test_generated_requests_find_no_fault():
     counts = run(80, start=2)
     assert not counts.faults, counts.faults
