@@ -5,6 +5,7 @@ LatentError                 any error that this package raises on purpose (1)
 ├── BundleError             a bundle that is damaged, unsafe or of another version (3)
 ├── EngineError             an engine that is missing, or that failed (4)
 │   ├── ShapeError          a tensor whose name, type or shape is not what the graph declares (4)
+│   ├── NotFiniteError      numbers that overflowed: of a picture, or of the latents of an image (4)
 │   └── OutOfMemoryError    a run that needs more memory than there is, or than its budget (4)
 ├── CheckpointError         a checkpoint that cannot be read or is of no known family (5)
 ├── FidelityError           an export that lost more than its gate allows (6)
@@ -45,6 +46,10 @@ class EngineError(LatentError):
 
 class ShapeError(EngineError, ValueError):
     """A tensor's name, type or shape differs from what the component declares."""
+
+
+class NotFiniteError(EngineError):
+    """A picture, or the latents of an image, have numbers that are not finite."""
 
 
 class OutOfMemoryError(EngineError, MemoryError):

@@ -15,14 +15,15 @@ from starlette.exceptions import HTTPException
 from latentrt.version import VERSION
 from latentrt_serve.guard import Guard, answer_of
 from latentrt_serve.refusal import Refusal, refusal_of
-from latentrt_serve.routes import health, jobs, openai, page
+from latentrt_serve.routes import a1111, a1111_options, health, jobs, openai, page
+from latentrt_serve.schemas import ERROR, refusals
 from latentrt_serve.server import Server
 
 log = logging.getLogger("latentrt.serve")
 
 # Words for errors of HTTP itself.
-CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
-ROUTERS = (openai.router, jobs.router, health.router, page.router)
+CODES = {404: "not_found", 405: "method_not_allowed"}
+ROUTERS = (openai.router, a1111.router, a1111_options.router, jobs.router, health.router, page.router)
 
 
 def create_app(server: Server, closing: Callable[[], None] | None = None) -> FastAPI:
@@ -35,7 +36,13 @@ def create_app(server: Server, closing: Callable[[], None] | None = None) -> Fas
         if closing:
             closing()
 
-    app = FastAPI(title="latentrt", version=VERSION, summary="Pictures by latent diffusion.", lifespan=lifespan)
+    app = FastAPI(
+        title="latentrt",
+        version=VERSION,
+        summary="Pictures by latent diffusion.",
+        lifespan=lifespan,
+        responses=refusals(ERROR),
+    )
     app.state.server = server
     for router in ROUTERS:
         app.include_router(router)
@@ -48,23 +55,27 @@ def create_app(server: Server, closing: Callable[[], None] | None = None) -> Fas
     return app
 
 
-async def failed(_http: HttpRequest, error: Exception) -> Response:
+async def failed(http: HttpRequest, error: Exception) -> Response:
     """The answer to an error."""
     refusal = refusal_of(error)
     if refusal.status == 500:
         log.error("request failed", exc_info=error)
-    return answer_of(refusal)
+    return answer_of(refusal, http.url.path)
 
 
-async def of_http(_http: HttpRequest, error: Exception) -> Response:
+async def of_http(http: HttpRequest, error: Exception) -> Response:
     """The answer to an error of HTTP itself, such as a path that does not exist."""
     assert isinstance(error, HTTPException)
-    return answer_of(Refusal(error.status_code, CODES.get(error.status_code, "http_error"), str(error.detail)))
+    if isinstance(error.__cause__, Refusal):  # of a body that grew too large while it was read
+        return answer_of(error.__cause__, http.url.path)
+    refusal = Refusal(error.status_code, CODES.get(error.status_code, "http_error"), str(error.detail))
+    return answer_of(refusal, http.url.path)
 
 
-async def invalid(_http: HttpRequest, error: Exception) -> Response:
+async def invalid(http: HttpRequest, error: Exception) -> Response:
     """The answer to a body that is no JSON object, or a parameter of another kind."""
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"]))
-    return answer_of(Refusal(400, "invalid_request", f"{place}: {first['msg']}", param=str(first["loc"][-1])))
+    refusal = Refusal(400, "invalid_request", f"{place}: {first['msg']}", param=str(first["loc"][-1]))
+    return answer_of(refusal, http.url.path)

@@ -24,7 +24,7 @@ Feeds = Mapping[str, Array]
 Signature = tuple[tuple[str, tuple[int, ...], str], ...]
 
 
-@dataclass(eq=False)
+@dataclass(eq=False)  # arrays cannot be compared so
 class Waiting:
     """A call that waits for others. outputs, error: once it is computed."""
 

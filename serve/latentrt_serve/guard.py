@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
+import json
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
@@ -14,13 +13,14 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from latentrt_serve.refusal import Refusal
-from latentrt_serve.routes.openai import error_of
-from latentrt_serve.server import Server
+from latentrt_serve.routes import a1111_answers, openai
+from latentrt_serve.server import Server, presented_in
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
+A1111 = "/sdapi/"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 # Paths that answer without a key: probes, and the page, which asks for the key itself.
 OPEN = ("/health/live", "/health/ready", "/", "/page")
@@ -45,7 +45,7 @@ class Guard:
             self.check(scope, Headers(scope=scope))
             await self.app(scope, limited(receive, self.server.limits.body), send)
         except Refusal as refusal:
-            await answer_of(refusal)(scope, receive, send)
+            await answer_of(refusal, scope["path"])(scope, receive, send)
 
     def check(self, scope: Scope, headers: Headers) -> None:
         """Raises Refusal for a request that must not pass."""
@@ -69,17 +69,6 @@ class Guard:
         """Whether the request presents one of the keys."""
         presented = presented_in(headers.get("authorization", ""))
         return any(secrets.compare_digest(presented.encode(), key.encode()) for key in self.server.keys)
-
-
-def presented_in(authorization: str) -> str:
-    """The key in a header: a bearer's, or the password of AUTOMATIC1111's basic authentication."""
-    scheme, _, value = authorization.partition(" ")
-    if scheme.lower() != "basic":
-        return value.strip() if scheme.lower() == "bearer" else ""
-    try:
-        return base64.b64decode(value, validate=True).decode().partition(":")[2]
-    except (binascii.Error, UnicodeDecodeError):
-        return ""
 
 
 def is_open(path: str) -> bool:
@@ -119,7 +108,7 @@ def limited(receive: Receive, most: int) -> Receive:
         message = await receive()
         taken += len(message.get("body", b""))
         if taken > most:  # FastAPI passes on errors of HTTP alone while it reads a body
-            raise HTTPException(413, too_large(most).message)
+            raise HTTPException(413) from too_large(most)
         return message
 
     return receive_limited
@@ -130,9 +119,19 @@ def too_large(most: int) -> Refusal:
     return Refusal(413, "body_too_large", f"body: got more than the {most:,} bytes that this server takes")
 
 
-def answer_of(refusal: Refusal) -> JSONResponse:
-    """A refusal as an answer in OpenAI's shape."""
+def answer_of(refusal: Refusal, path: str) -> JSONResponse:
+    """A refusal as an answer, in the shape of the interface that the path belongs to."""
     headers = {"Retry-After": str(refusal.retry_after)} if refusal.retry_after else {}
     if refusal.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse({"error": error_of(refusal)}, refusal.status, headers=headers)
+    if path.startswith(A1111):
+        return Ascii(a1111_answers.error_of(refusal), a1111_answers.status_of(refusal), headers=headers)
+    return Ascii({"error": openai.error_of(refusal)}, refusal.status, headers=headers)
+
+
+class Ascii(JSONResponse):
+    """An answer in ASCII alone: messages quote what clients send, which may be text that is no Unicode."""
+
+    def render(self, content: Any) -> bytes:
+        """The bytes of the answer."""
+        return json.dumps(content).encode()

@@ -147,6 +147,7 @@ class Room:
             self._run(job)
         except BaseException as error:  # whatever it is, the job ends and the server lives
             refusal = refusal_of(error)
+            refusal.message = self.shelf.without_paths(refusal.message)
             if refusal.status >= 500:
                 log.exception("job %s failed", job.id, exc_info=error)
             if isinstance(error, MemoryError | OutOfMemoryError):

@@ -61,14 +61,23 @@ class Shelf:
     device: threading.RLock = field(default_factory=threading.RLock)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
-    def find(self, name: str | None) -> Model:
+    def find(self, name: object) -> Model:
         """The model of a name; the first for None. Raises Refusal for a name that is not there."""
         if name is None:
             return next(iter(self.models.values()))
-        if name not in self.models:
+        if not isinstance(name, str) or name not in self.models:
             known = ", ".join(self.models)
             raise Refusal(404, "model_not_found", f"model: got {name!r}, expected one of {known}", param="model")
         return self.models[name]
+
+    def without_paths(self, text: str) -> str:
+        """The text with the names of models and options in place of the operator's folders, for clients."""
+        folders = {str(model.folder): name for name, model in self.models.items()}
+        if self.options.lora_dir is not None:
+            folders[str(self.options.lora_dir)] = "--lora-dir"
+        for folder, name in folders.items():
+            text = text.replace(folder, name)
+        return text
 
     @contextmanager
     def lent(self, name: str) -> Iterator[tuple[Pipeline, Joined | None]]:

@@ -14,7 +14,7 @@ from latentrt.bundle.folder import Bundle
 from latentrt.bundle.manifest import QUANTIZED_AT_ONCE
 from latentrt.bundle.tasks import TINY_DECODER
 from latentrt.engines import Engine
-from latentrt.errors import EngineError
+from latentrt.errors import NotFiniteError
 from latentrt.pipeline.memory import Budget
 from latentrt.pipeline.turns import TURNS
 from latentrt.prompt.tokenizer import Tokenizer
@@ -60,7 +60,7 @@ class Components:
         outputs = {name: one.astype(np.float32) for name, one in self.call("vae_encoder", image=pixels).items()}
         mean, space = outputs["mean"], self.bundle.manifest.latents
         if not np.isfinite(mean).all():
-            raise EngineError("vae_encoder: got latents that are not finite; export with --precision fp32 or w16")
+            raise NotFiniteError("vae_encoder: got latents that are not finite; export with --precision fp32 or w16")
         if "log_variance" not in outputs:  # VQ models' encoders have no posterior
             return space.from_vae(mean), np.zeros_like(mean)
         deviation = np.exp(np.clip(outputs["log_variance"], -30, 20) / 2)
@@ -77,7 +77,7 @@ class Components:
             feeds = [{"latents": self.quantized(space.for_vae(one["sample"]))} for one in feeds]
         pixels = np.concatenate([self._decode_one(decoder, one) for one in feeds])
         if not np.isfinite(pixels).all():
-            raise EngineError(f"{decoder}: got pixels that are not finite; export with --precision fp32 or w16")
+            raise NotFiniteError(f"{decoder}: got pixels that are not finite; export with --precision fp32 or w16")
         return pixels
 
     def quantized(self, latents: Array) -> Array:

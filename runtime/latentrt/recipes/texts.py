@@ -28,9 +28,14 @@ def read_texts(path: Path) -> dict[str, str]:
     try:
         with quiet(), Image.open(path) as image:
             image.load()  # a PNG's text may follow the pixels
-            return from_exif(image) | from_xmp(image.info) | from_info(image.info)
+            return texts_in(image)
     except Exception as error:  # Pillow's decoders raise any error for a damaged file
         raise RequestError(f"{path}: not a readable picture ({reason_of(error)})") from error
+
+
+def texts_in(image: Image) -> dict[str, str]:
+    """The texts in a picture that is open, and decoded."""
+    return from_exif(image) | from_xmp(image.info) | from_info(image.info)
 
 
 def from_info(info: dict[Any, Any]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from latentrt.version import VERSION
+from latentrt_serve.schemas import answers_of
 from latentrt_serve.server import Server, server_of
 
 router = APIRouter(tags=["Operations"])
@@ -28,7 +29,7 @@ def ready(server: Annotated[Server, Depends(server_of)]) -> Response:
     return JSONResponse({"status": "ready" if taking else "draining"}, 200 if taking else 503)
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=Response, responses=answers_of("text/plain"))
 def metrics(server: Annotated[Server, Depends(server_of)]) -> Response:
     """Counters, queue and memory, in Prometheus' text format."""
     room = server.room

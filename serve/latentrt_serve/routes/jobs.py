@@ -13,15 +13,16 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from latentrt_serve.encode import KINDS, TYPES, base64_of, encoded
 from latentrt_serve.events import HEADERS, event_text
 from latentrt_serve.fields import order_of
-from latentrt_serve.job import Job
+from latentrt_serve.job import ENDED, Job
 from latentrt_serve.refusal import Refusal
+from latentrt_serve.schemas import answers_of, body_of, job_schema
 from latentrt_serve.server import Server, client_of, server_of
 from latentrt_serve.waiting import events_of
 
 router = APIRouter(prefix="/v1/jobs", tags=["Jobs"])
 
 
-@router.post("", status_code=202)
+@router.post("", status_code=202, openapi_extra=body_of(job_schema()))
 async def submit(
     http: HttpRequest,
     body: Annotated[dict[str, Any], Body()],
@@ -47,7 +48,7 @@ def job(job_id: str, server: Annotated[Server, Depends(server_of)]) -> dict[str,
     return described(server.store.find(job_id), server)
 
 
-@router.get("/{job_id}/events")
+@router.get("/{job_id}/events", response_class=StreamingResponse, responses=answers_of("text/event-stream"))
 async def events(job_id: str, server: Annotated[Server, Depends(server_of)]) -> StreamingResponse:
     """What happens to a job, as server-sent events: queued, started, step, preview, and one of its ends."""
     texts = stream(server.store.find(job_id), server)
@@ -56,7 +57,10 @@ async def events(job_id: str, server: Annotated[Server, Depends(server_of)]) -> 
 
 async def stream(job: Job, server: Server) -> AsyncIterator[str]:
     """The events of a job as text. Nothing is cancelled when nobody watches."""
-    yield event_text(job.state, described(job, server))
+    state = job.state
+    yield event_text(state, described(job, server))
+    if state in ENDED:
+        return
     async for event in events_of(job):
         data: Mapping[str, Any] = event.data
         if event.image is not None:
@@ -64,7 +68,7 @@ async def stream(job: Job, server: Server) -> AsyncIterator[str]:
         yield event_text(event.kind, described(job, server) if event.kind == job.state else data)
 
 
-@router.get("/{job_id}/pictures/{number}")
+@router.get("/{job_id}/pictures/{number}", response_class=Response, responses=answers_of(*TYPES.values()))
 async def picture(
     job_id: str, number: int, server: Annotated[Server, Depends(server_of)], format: str = "png"
 ) -> Response:

@@ -22,28 +22,24 @@ from latentrt_serve.fields import FIELDS, order_of
 from latentrt_serve.inputs import decoded_image
 from latentrt_serve.job import ENDED, Event, Job, Order, Pictures
 from latentrt_serve.refusal import refusal_of
+from latentrt_serve.routes.openai_fields import (
+    ALIASES,
+    FORMATS,
+    IGNORED,
+    MOST_PARTIAL,
+    OWN,
+    edit_schema,
+    generation_schema,
+)
+from latentrt_serve.schemas import answers_of, body_of
 from latentrt_serve.server import Server, client_of, server_of
 from latentrt_serve.waiting import events_of, finished, pictures_of
 
 router = APIRouter(prefix="/v1", tags=["OpenAI"])
 
-# Other servers' names of fields, and ours.
-ALIASES = {
-    "n": "batch",
-    "num_inference_steps": "steps",
-    "step": "steps",
-    "guidance_scale": "guidance",
-    "cfg_scale": "guidance",
-    "negative_prompt": "negative",
-    "scheduler": "sampler",
-    "sampler_name": "sampler",
-}
-# Fields of OpenAI's that change nothing here.
-IGNORED = ("quality", "style", "user", "safety_identifier", "moderation", "background", "complexity", "input_fidelity")
-# Fields of OpenAI's that are read here, and no field of the request.
-OWN = ("model", "size", "output_format", "output_compression", "response_format", "stream", "partial_images")
-FORMATS = ("png", "jpeg", "webp")
-MOST_PARTIAL = 3
+
+MOST_DIGITS = 10
+STREAM = answers_of("application/json", "text/event-stream")
 
 
 class Wish:
@@ -78,7 +74,7 @@ def flag_of(name: str, value: Any) -> bool:
 
 def number_of(name: str, value: Any, highest: int) -> int:
     """A whole number from 0, as JSON or as a form has it."""
-    if isinstance(value, str) and value.isdecimal():
+    if isinstance(value, str) and value.isdecimal() and len(value) < MOST_DIGITS:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= highest:
         raise RequestError(f"{name}: got {value!r}, expected a whole number from 0 to {highest}")
@@ -102,7 +98,7 @@ def size_of(value: Any) -> dict[str, int]:
     return {"width": int(sides[0]), "height": int(sides[1])}
 
 
-@router.post("/images/generations")
+@router.post("/images/generations", openapi_extra=body_of(generation_schema()), responses=STREAM)
 async def generations(
     http: HttpRequest, body: Annotated[dict[str, Any], Body()], server: Annotated[Server, Depends(server_of)]
 ) -> Response:
@@ -111,15 +107,15 @@ async def generations(
     return await answered(wish, wish.body, http, server, "image_generation")
 
 
-@router.post("/images/edits", openapi_extra={"requestBody": {"content": {"multipart/form-data": {"schema": {}}}}})
+@router.post("/images/edits", openapi_extra=body_of(edit_schema(), "multipart/form-data"), responses=STREAM)
 async def edits(http: HttpRequest, server: Annotated[Server, Depends(server_of)]) -> Response:
     """Pictures made of an image; with `mask`, whose transparent part is painted anew."""
-    form = await http.form()
-    files = [(name.removesuffix("[]"), one) for name, one in form.multi_items() if isinstance(one, UploadFile)]
-    texts = {name.removesuffix("[]"): one for name, one in form.multi_items() if isinstance(one, str)}
+    async with http.form() as form:  # which closes the files
+        files = [(name.removesuffix("[]"), one) for name, one in form.multi_items() if isinstance(one, UploadFile)]
+        texts = {name.removesuffix("[]"): one for name, one in form.multi_items() if isinstance(one, str)}
+        images = [await read_image(name, one, server) for name, one in files if name == "image"]
+        masks = [await read_image(name, one, server) for name, one in files if name == "mask"]
     wish = Wish({name: read_text(name, text) for name, text in texts.items()})
-    images = [await read_image(name, one, server) for name, one in files if name == "image"]
-    masks = [await read_image(name, one, server) for name, one in files if name == "mask"]
     if len(images) != 1 or len(masks) > 1:
         raise RequestError(
             f"image: got {len(images)} images and {len(masks)} masks, expected one image and at most one mask"
