@@ -20,7 +20,7 @@ sweeps: $(VENV)/.dev  ## Run the tests that go through all of something: every f
 
 test-latest:  ## Run the tests on the newest version of everything, in an environment of its own; prints what broke.
 	$(PYTHON) -m venv $(VENV)-latest
-	$(VENV)-latest/bin/python -m pip -q install --upgrade --upgrade-strategy eager -e '.[cpu,export,dev]'
+	$(VENV)-latest/bin/python -m pip -q install --upgrade --upgrade-strategy eager -e '.[cpu,export,serve,dev]'
 	$(VENV)-latest/bin/python -m pip -q install --no-deps -r constraints-alone.txt
 	$(VENV)-latest/bin/python -m pip list --outdated
 	-$(VENV)-latest/bin/python $(TESTS)
@@ -65,6 +65,6 @@ $(VENV)/.runtime: pyproject.toml setup.py constraints.txt | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml setup.py constraints.txt constraints-alone.txt | $(VENV)/bin/python
 	@echo "Installing what the tests need, 3 GB of packages, into $(VENV)"
 	$(BIN)/python -m pip -q install $(LOCKED) $(TORCH) setuptools
-	$(BIN)/python -m pip -q install $(LOCKED) --no-build-isolation -e '.[cpu,export,dev]'
+	$(BIN)/python -m pip -q install $(LOCKED) --no-build-isolation -e '.[cpu,export,serve,dev]'
 	$(BIN)/python -m pip -q install --no-deps -r constraints-alone.txt
 	touch $@ $(VENV)/.runtime

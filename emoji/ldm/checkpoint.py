@@ -49,7 +49,7 @@ def write_classes() -> None:
     write(CLASSES, "ldm-class", {"unet": model.unet, "vqvae": stage_of(stored.scale), "scheduler": schedule()})
     table = model.embedding.weight.detach().half()
     config = {"num_embeddings": len(table), "embedding_dim": classes.WIDTH}
-    config |= {"names": [*labels, "nothing"], "unconditional": len(labels)}
+    config |= {"names": labels, "unconditional": len(labels)}
     folder = CLASSES / "class_embedding"
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(config, ensure_ascii=False))

@@ -14,6 +14,7 @@ from latentrt.errors import RequestError
 from latentrt.images.load import open_image
 from latentrt.images.pillow import reflected
 from latentrt.pipeline.inpaint import inpainting_request
+from latentrt.pipeline.prepare import read_prompts
 from latentrt.pipeline.upscale import REFUSED, tile_of
 from latentrt.request.control import Control
 from latentrt.request.request import Request
@@ -23,6 +24,7 @@ from latentrt.validate import or_default, shown, whole
 from latentrt_serve.inputs import image_of
 from latentrt_serve.job import Order
 from latentrt_serve.limits import Limits
+from latentrt_serve.shelf import Model
 from latentrt_serve.tasks import given
 
 ROWS = rows_of(Request)
@@ -76,10 +78,10 @@ def controls_of(value: Any, limits: Limits) -> list[Control]:
     return found
 
 
-def order_of(body: Mapping[str, Any], model: str, manifest: Manifest, limits: Limits, client: str = "") -> Order:
+def order_of(body: Mapping[str, Any], model: Model, limits: Limits, client: str = "") -> Order:
     """The order that a JSON object states: the fields of a request, and `task`, `previews`, `tile` and `times`.
 
-    Raises RequestError for what cannot be run, or is more than the limits allow.
+    Raises RequestError for what cannot be run, a malformed prompt included, or is more than the limits allow.
     """
     more = {name: body[name] for name in OWN if body.get(name) is not None}
     request = request_of({name: value for name, value in body.items() if name not in OWN}, limits)
@@ -89,9 +91,11 @@ def order_of(body: Mapping[str, Any], model: str, manifest: Manifest, limits: Li
     for name in {"tile", "times"} & more.keys() if task != "upscale" else ():
         raise RequestError(f"{name}: got it with the task {task}, expected it with upscale")
     previews = whole("previews", more.get("previews", 0), 0, MOST_PREVIEWS)
-    order = MAKERS[task](request, manifest, more, limits)
+    limits.check_sizes(request)
+    order = MAKERS[task](request, model.bundle.manifest, more, limits)
     limits.check(order.settings)
-    return replace(order, model=model, client=client, previews=previews)
+    read_prompts(model.tokenizer, order.settings)
+    return replace(order, model=model.name, client=client, previews=previews)
 
 
 def generate_order(request: Request, manifest: Manifest, _more: Mapping[str, Any], _limits: Limits) -> Order:

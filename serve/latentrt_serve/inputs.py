@@ -50,6 +50,6 @@ def decoded_image(name: str, data: bytes, most_pixels: int) -> Image.Image:
         raise
     except Exception as error:  # Pillow raises errors of many kinds for files that are damaged
         raise RequestError(
-            f"{name}: got {len(data):,} bytes that are no image ({error}); expected one of {', '.join(FORMATS)}"
+            f"{name}: got {len(data):,} bytes that are no image which can be read; expected one of {', '.join(FORMATS)}"
         ) from error
     return image

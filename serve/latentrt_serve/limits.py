@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from PIL import Image
+
 from latentrt.errors import RequestError
+from latentrt.request.request import Request
 from latentrt.request.settings import Settings
 
 
@@ -35,6 +38,16 @@ class Limits:
         for name, (got, most, unit) in asked.items():
             if got > most:
                 raise RequestError(f"{name}: got {got:,} {unit}, expected at most {most:,} on this server")
+
+    def check_sizes(self, request: Request) -> None:
+        """Raises RequestError for sides that make a picture of too many pixels, before any image has that size."""
+        sides = [side for side in (request.width, request.height) if isinstance(side, int)]
+        if len(sides) == 2:
+            self.check_pixels(sides[0] * sides[1])
+        border, image = request.extend, request.init
+        if isinstance(border, list) and len(border) == 4 and isinstance(image, Image.Image):
+            left, top, right, bottom = (side if isinstance(side, int) else 0 for side in border)
+            self.check_pixels((image.width + left + right) * (image.height + top + bottom))
 
     def check_pixels(self, pixels: int) -> None:
         """Raises RequestError for a picture of too many pixels."""

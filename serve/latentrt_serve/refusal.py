@@ -6,7 +6,7 @@ import re
 
 from latentrt.errors import CheckpointError, LatentError, NotFiniteError, OutOfMemoryError, RequestError
 
-FIELD = re.compile(r"^(?:negative )?([a-z_]+)[:,]")
+FIELD = re.compile(r"^(?:(negative) )?([a-z_]+)[:,]")
 
 
 class Refusal(Exception):
@@ -36,7 +36,7 @@ def refusal_of(error: BaseException) -> Refusal:
         return error
     if isinstance(error, RequestError):
         found = FIELD.match(str(error))
-        return Refusal(400, "invalid_value", str(error), param=found[1] if found else None)
+        return Refusal(400, "invalid_value", str(error), param=found[1] or found[2] if found else None)
     if isinstance(error, NotFiniteError | CheckpointError):  # of guidance, weights or a LoRA that the client chose
         return Refusal(422, "no_picture", str(error))
     if isinstance(error, OutOfMemoryError | MemoryError):

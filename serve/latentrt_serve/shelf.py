@@ -11,8 +11,9 @@ from pathlib import Path
 
 from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import Bundle, open_bundle
-from latentrt.pipeline.load import check_complete, load
+from latentrt.pipeline.load import check_complete, load, load_tokenizer
 from latentrt.pipeline.pipeline import Pipeline
+from latentrt.prompt.tokenizer import Tokenizer
 from latentrt_serve.gather import InTurn, Joined
 from latentrt_serve.refusal import Refusal
 
@@ -36,11 +37,16 @@ class ModelOptions:
 
 @dataclass
 class Model:
-    """One model of the shelf. pipeline, joined: None until it is loaded. used: when it was used last."""
+    """One model of the shelf.
+
+    tokenizer: to check prompts with; None for a model without. pipeline, joined: None until it is loaded. used: when it
+    was used last. users: the number of runs that use it.
+    """
 
     name: str
     folder: Path
     bundle: Bundle
+    tokenizer: Tokenizer | None = None
     pipeline: Pipeline | None = None
     joined: Joined | None = None
     used: float = 0.0
@@ -153,5 +159,5 @@ def shelf_of(folders: Mapping[str, str | Path], options: ModelOptions = ModelOpt
     for name, folder in folders.items():
         bundle = open_bundle(folder_of(folder))
         check_complete(bundle)
-        models[name] = Model(name, bundle.folder, bundle)
+        models[name] = Model(name, bundle.folder, bundle, load_tokenizer(bundle))
     return Shelf(models, options)

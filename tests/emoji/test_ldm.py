@@ -102,7 +102,7 @@ def test_the_checkpoints_are_exported_and_drawn(small_set, monkeypatch):
     for folder in (checkpoint.CLASSES, checkpoint.UPSCALER):
         export(folder, Path(f"{folder}-bundle"), ExportOptions())
     names = json.loads((checkpoint.CLASSES / "class_embedding" / "config.json").read_text())["names"]
-    assert names == [*LABELS, "nothing"]
+    assert names == [*LABELS]
     with latentrt.load(f"{checkpoint.CLASSES}-bundle", engine="onnxruntime") as pipe:
         image = pipe.generate(class_label="rocket", steps=2, seed=1).images[0]
         assert image.size == (64, 64)

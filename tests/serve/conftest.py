@@ -20,8 +20,8 @@ SMALL = {"width": 64, "height": 64, "steps": 3}
 
 def order(room: Room, client: str = "", **body: Any) -> Order:
     """An order of the built-in model."""
-    manifest = room.shelf.find("emoji").bundle.manifest
-    return order_of({"prompt": "a red apple", "seed": 1, **SMALL, **body}, "emoji", manifest, Limits(), client)
+    body = {"prompt": "a red apple", "seed": 1, **SMALL, **body}
+    return order_of(body, room.shelf.find("emoji"), Limits(), client)
 
 
 @contextmanager

@@ -19,10 +19,11 @@ from latentrt_serve.room import Room
 from latentrt_serve.server import Server
 from latentrt_serve.shelf import ModelOptions, shelf_of
 
+USUAL = Limits()
 START_S, STOP_S = 20.0, 20.0
 
 
-def emoji_server(places: int = 8, limits: Limits = Limits(), batch: int = 4, **more: Any) -> Server:
+def emoji_server(places: int = 8, limits: Limits = USUAL, batch: int = 4, **more: Any) -> Server:
     """A server of the built-in model, named emoji."""
     shelf = shelf_of({"emoji": "emoji"}, ModelOptions("onnxruntime", batch=batch, lora_dir=more.pop("lora_dir", None)))
     return Server(Room(shelf, places), limits, **more)

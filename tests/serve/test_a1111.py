@@ -262,7 +262,7 @@ def test_refusals(client, path, body, status, word):
 def test_a_body_that_is_no_object(client, address):
     assert client.post("/txt2img", content="[").status_code == 422
     assert client.post("/txt2img", json=[1]).json()["error"] == "invalid_request"
-    assert client.get("/nothing").json()["error"] == "http_error"
+    assert client.get("/nothing").json()["error"] == "not_found"
     assert "message" in httpx.get(f"{address}/v1/nothing").json()["error"]
 
 

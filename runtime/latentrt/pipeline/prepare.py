@@ -12,6 +12,7 @@ from latentrt.errors import RequestError
 from latentrt.pipeline.components import Components
 from latentrt.pipeline.memory import MemoryDemand, MemoryPlan, demand_of
 from latentrt.prompt import Prompt, read, without_text
+from latentrt.prompt.tokenizer import Tokenizer
 from latentrt.request.hires import Hires, UpscaledLatents
 from latentrt.request.request import Request
 from latentrt.request.settings import Settings, resolve
@@ -83,7 +84,7 @@ def prepare(components: Components, request: Request) -> Prepared:
 
 def prepare_settings(components: Components, settings: Settings, before: int = 0) -> Prepared:
     """As `prepare`, from settings. before: number of steps in the pass before this one."""
-    manifest, prompts = components.bundle.manifest, read_prompts(components, settings)
+    manifest, prompts = components.bundle.manifest, read_prompts(components.tokenizer, settings)
     demand = demand_of(settings, len(prompts.positive.sub_prompts), manifest)
     plan = components.budget.plan(manifest, demand) if components.budget else None
     schedule = settings.schedule
@@ -104,9 +105,9 @@ def prepare_settings(components: Components, settings: Settings, before: int = 0
     )
 
 
-def read_prompts(components: Components, settings: Settings) -> Prompts:
+def read_prompts(tokenizer: Tokenizer | None, settings: Settings) -> Prompts:
     """The settings' prompts, parsed. Raises RequestError for a malformed one."""
-    text, tokenizer = settings.text, components.tokenizer
+    text = settings.text
     if tokenizer is None:
         return Prompts(without_text(settings.steps), without_text(settings.steps))
 

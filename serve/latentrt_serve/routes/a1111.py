@@ -89,7 +89,7 @@ def ordered(body: Mapping[str, Any], model: Model, client: str, server: Server, 
     fields = fields_of(body, manifest)
     if with_image:
         fields = {**fields, **image_fields(body, manifest, server.limits)}
-    return order_of(fields, model.name, manifest, server.limits, client)
+    return order_of(fields, model, server.limits, client)
 
 
 def unfinished(job: Job, steps: list[Step]) -> Pictures:

@@ -34,9 +34,7 @@ async def submit(
     known = server.store.found(client, idempotency_key, body) if idempotency_key else None
     if known is None:
         model = server.room.shelf.find(body.get("model"))
-        order = await run_in_threadpool(
-            order_of, {**body, "model": None}, model.name, model.bundle.manifest, server.limits, client
-        )
+        order = await run_in_threadpool(order_of, {**body, "model": None}, model, server.limits, client)
         known = server.room.submit(order)
         server.store.keep(known, client, idempotency_key, body)
     return JSONResponse(described(known, server), 202, headers={"Location": f"/v1/jobs/{known.id}"})

@@ -157,7 +157,7 @@ async def answered(wish: Wish, body: Mapping[str, Any], http: HttpRequest, serve
     model = server.room.shelf.find(wish.model)
     previews = wish.partial if wish.stream else 0
     order: Order = await run_in_threadpool(
-        order_of, {**body, "previews": previews}, model.name, model.bundle.manifest, server.limits, client_of(http)
+        order_of, {**body, "previews": previews}, model, server.limits, client_of(http)
     )
     job = server.room.submit(order)
     if wish.stream:
