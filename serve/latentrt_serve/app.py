@@ -11,6 +11,7 @@ from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from latentrt.version import VERSION
 from latentrt_serve.guard import Guard, answer_of
@@ -52,6 +53,8 @@ def create_app(server: Server, closing: Callable[[], None] | None = None) -> Fas
     for kind in (Refusal, ValueError, MemoryError):
         app.add_exception_handler(kind, failed)
     app.add_middleware(Guard, server=server)
+    if server.origins:  # before the guard: a browser asks first, without a key, whether its page may ask
+        app.add_middleware(CORSMiddleware, allow_origins=server.origins, allow_methods=["*"], allow_headers=["*"])
     return app
 
 

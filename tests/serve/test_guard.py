@@ -94,3 +94,14 @@ def test_errors_have_one_shape(client):
     ):
         assert answer.status_code in (400, 404)
         assert answer.json()["error"].keys() == {"message", "type", "param", "code"}
+
+
+def test_an_allowed_page_is_told_that_it_may_ask_and_read(client):
+    asked = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
+    answer = client.options("/v1/jobs", headers={**asked, "Access-Control-Request-Headers": "authorization"})
+    assert answer.status_code == 200
+    assert answer.headers["Access-Control-Allow-Origin"] == "https://app.example"
+    read = client.get("/v1/models", headers={**KEY, "Origin": "https://app.example"})
+    assert read.headers["Access-Control-Allow-Origin"] == "https://app.example"
+    other = client.options("/v1/jobs", headers={**asked, "Origin": "https://evil.example"})
+    assert "Access-Control-Allow-Origin" not in other.headers
