@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[1]
-ROOTS = {"runtime": "latentrt", "export": "latentrt_export", "calib": "latentrt_calib"}
+ROOTS = {"runtime": "latentrt", "export": "latentrt_export", "calib": "latentrt_calib", "serve": "latentrt_serve"}
 SOURCES = [path for root in ROOTS for path in sorted((CHECKOUT / root).rglob("*.py"))]
 
 

@@ -1,4 +1,6 @@
-"""The three roots of the checkout are three packages, and their layers point one way: calib, export, runtime.
+"""The four roots of the checkout are four packages, and their layers point one way: calib, export, runtime.
+
+The server stands on the runtime alone, and nothing stands on it.
 
 What tests share lies in plain modules: a test module is imported by pytest alone.
 """
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 CHECKOUT = Path(__file__).parents[1]
-LAYERS = {"runtime": "latentrt", "export": "latentrt_export", "calib": "latentrt_calib"}
+LAYERS = {"runtime": "latentrt", "export": "latentrt_export", "calib": "latentrt_calib", "serve": "latentrt_serve"}
 SOURCES = [path.relative_to(CHECKOUT) for home in LAYERS for path in sorted((CHECKOUT / home).rglob("*.py"))]
 
 

@@ -3,6 +3,7 @@
 __all__ = [
     "change",
     "files",
+    "folder",
     "layers",
     "parse",
     "places",

@@ -13,7 +13,7 @@ from latentrt.recipes import comfyui, infotext, tools
 from latentrt.recipes.recipe import Recipe
 from latentrt.recipes.texts import read_texts
 
-__all__ = ["Recipe", "read_recipe", "recipe_of", "texts"]
+__all__ = ["Recipe", "infotext", "read_recipe", "recipe", "recipe_of", "texts"]
 
 READERS = (tools.recipe_of, comfyui.recipe_of, infotext.recipe_of)
 

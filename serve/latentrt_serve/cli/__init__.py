@@ -1,1 +1,3 @@
 """The command of the server."""
+
+__all__ = ["serve"]
