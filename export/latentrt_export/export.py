@@ -132,9 +132,14 @@ def manifest_of(
         segmentation=Classes(labels.config["labels"]) if labels else None,
         image_embedding=embedding_of(checkpoint),
     )
-    if manifest.unconditional or options.guidance is not None:
+    return manifest if options.guidance is not None else with_possible_guidance(manifest)
+
+
+def with_possible_guidance(manifest: Manifest) -> Manifest:
+    """The manifest, without guidance by default where there is nothing to guide from."""
+    if manifest.unconditional:
         return manifest
-    return replace(manifest, defaults=replace(manifest.defaults, guidance=1.0))  # there is nothing to guide from
+    return replace(manifest, defaults=replace(manifest.defaults, guidance=1.0))
 
 
 @dataclass(frozen=True)

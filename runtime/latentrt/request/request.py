@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentrt.request.rows import Choice, Flag, Number, Other, Text, Whole, row, row_of
+from latentrt.request.rows import Choice, Flag, Number, Other, Part, Text, Whole, row, row_of
 from latentrt.validate import plain
 
 if TYPE_CHECKING:
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 RANDOM = -1  # a seed that stands for one drawn at random, as in AUTOMATIC1111
 LARGEST_BATCH, LARGEST_SEED, LARGEST_PIXELS, LARGEST_SCALE = 4096, 2**64 - 1, 4096, 16
 SHARE, LEVEL = Number(0, 1), Number(0, math.inf)
+
+
+def pair(help: str, lowest: int, metavar: str, usual: str, part: Part = "both") -> Any:
+    """A field of two whole numbers, with its row."""
+    return row(None, help, "size", Whole(lowest, 1 << 16), metavar=metavar, parse="size", usual=usual, part=part)
 
 
 @dataclass(frozen=True)
@@ -346,33 +351,10 @@ class Request:
         metavar="AXES",
         usual="none",
     )
-    original_size: tuple[int, int] | None = row(
-        None,
-        "SDXL: original size, a conditioning input.",
-        "size",
-        Whole(1, 1 << 16),
-        metavar="WxH",
-        parse="size",
-        usual="the size",
-    )
-    crop: tuple[int, int] | None = row(
-        None,
-        "SDXL: crop offset (left x top), a conditioning input.",
-        "size",
-        Whole(0, 1 << 16),
-        metavar="XxY",
-        parse="size",
-        usual="0x0",
-    )
-    target_size: tuple[int, int] | None = row(
-        None,
-        "SDXL: size after cropping, a conditioning input.",
-        "size",
-        Whole(1, 1 << 16),
-        metavar="WxH",
-        parse="size",
-        usual="the size",
-        part="base",
+    original_size: tuple[int, int] | None = pair("SDXL: original size, a conditioning input.", 1, "WxH", "the size")
+    crop: tuple[int, int] | None = pair("SDXL: crop offset (left x top), a conditioning input.", 0, "XxY", "0x0")
+    target_size: tuple[int, int] | None = pair(
+        "SDXL: size after cropping, a conditioning input.", 1, "WxH", "the size", part="base"
     )
     aesthetic_score: float | None = row(
         None,
