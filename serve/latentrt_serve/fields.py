@@ -30,7 +30,7 @@ from latentrt_serve.tasks import given
 ROWS = rows_of(Request)
 # Fields that hold what JSON cannot: they are for programs that call the library itself.
 PYTHON = ("latents", "start", "end")
-IMAGES = ("init", "mask", "segmentation")
+IMAGES = tuple(name for name, one in ROWS.items() if one.metavar == "IMG")
 FIELDS = tuple(name for name in ROWS if name not in PYTHON)
 TASKS = ("generate", "upscale", "inpaint")
 OWN = ("model", "task", "previews", "tile", "times")

@@ -12,6 +12,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from latentrt_serve.app import create_app
+from latentrt_serve.fields import ROWS
 from latentrt_serve.room import Room
 from latentrt_serve.server import Server
 from latentrt_serve.shelf import ModelOptions, shelf_of
@@ -140,6 +141,13 @@ REFUSED = [
     ({"latents": [1]}, "latents"),
     ({"colour": "red"}, "colour"),
 ]
+
+
+@pytest.mark.parametrize("name", [name for name, one in ROWS.items() if {"IMG", "FILE"} & {*one.metavar.split("=")}])
+def test_no_field_takes_the_path_of_a_file(client, name):
+    answer = client.post("/v1/jobs", json={**BODY, name: "/etc/passwd"})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, name)
+    assert "base64" in answer.text or "expected lists" in answer.text or "expected a list" in answer.text
 
 
 @pytest.mark.parametrize(("fields", "param"), REFUSED, ids=lambda one: str(one)[:40])

@@ -27,6 +27,7 @@ from latentrt.request.rows import rows_of
 from latentrt.sampling.curves import SigmasName
 from latentrt.sampling.samplers import SAMPLERS
 from latentrt.sampling.samplers.names import curve_label, label
+from latentrt_serve.fields import IMAGES
 from latentrt_serve.inputs import decoded_image
 from latentrt_serve.refusal import Refusal
 from latentrt_serve.server import Server, server_of
@@ -54,7 +55,7 @@ SAFETY = {
 }
 ROWS = rows_of(Request)
 # Fields that hold images, which a picture's metadata names by their hash alone.
-PICTURES = ("init", "mask", "segmentation", "controls", "latents")
+PICTURES = (*IMAGES, "controls", "latents")
 CHARACTER = re.compile(r"prompt: character (\d+): (.*)")
 IN_A_TAG = re.compile(r"[^<>:\n]+")
 
