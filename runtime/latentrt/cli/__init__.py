@@ -50,6 +50,7 @@ COMMANDS = {
     "bench": "Time a bundle on this machine, phase by phase.",
     "estimate": "Estimate the least time and memory of a bundle on a device.",
     "verify": "Check the hash of every file of a bundle.",
+    "sign": "Sign a picture with your certificate (C2PA).",
     "upgrade": "Rewrite a bundle's bundle.json in the newest format.",
     "doctor": "Show installed engines, and commands that install missing ones.",
 }
@@ -58,7 +59,7 @@ COMMANDS = {
 HEADINGS = {
     "Make pictures and sound": ("generate", "upscale", "inpaint", "encode", "decode", "serve", "audio", "inspect"),
     "Make bundles": ("export", "calibrate", "build", "upgrade"),
-    "Measure and check": ("compare", "bench", "estimate", "verify", "doctor"),
+    "Measure and check": ("compare", "bench", "estimate", "verify", "sign", "doctor"),
 }
 
 
