@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -25,8 +25,10 @@ CODES = {404: "not_found", 405: "method_not_allowed", 413: "body_too_large"}
 ROUTERS = (openai.router, jobs.router, health.router)
 
 
-def create_app(server: Server, closing: Callable[[], None] | None = None) -> FastAPI:
-    """The application of a server. closing: called when it shuts down."""
+def create_app(
+    server: Server, closing: Callable[[], object] | None = None, routers: Sequence[APIRouter] = ROUTERS
+) -> FastAPI:
+    """The application of a server. closing: called when it shuts down. routers: what it offers."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -37,7 +39,7 @@ def create_app(server: Server, closing: Callable[[], None] | None = None) -> Fas
 
     app = FastAPI(title="latentrt", version=VERSION, summary="Pictures by latent diffusion.", lifespan=lifespan)
     app.state.server = server
-    for router in ROUTERS:
+    for router in routers:
         app.include_router(router)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, of_http)
