@@ -4,7 +4,7 @@
     python examples/cluster/offline.py PROMPTS.txt FOLDER [BUNDLE] [PROCESSES]
 
 Ray Data hands out one prompt after the other. The seed of a prompt is the number of its line, so the pictures are the
-same on any number of nodes. On several machines, FOLDER has to be one that all of them reach.
+same on any number of nodes with the same engine. On several machines, FOLDER has to be one that all of them reach.
 """
 
 import os
