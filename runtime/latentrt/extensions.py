@@ -17,4 +17,5 @@ COMMANDS = {
     "calibrate": "latentrt_calib.cli",
     "compare": "latentrt_calib.cli",
     "serve": "latentrt_serve.cli",
+    "triton": "latentrt_serve.cli",
 }

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from fastapi import Request as HttpRequest
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -27,8 +27,10 @@ CODES = {404: "not_found", 405: "method_not_allowed"}
 ROUTERS = (openai.router, a1111.router, a1111_options.router, jobs.router, health.router, page.router)
 
 
-def create_app(server: Server, closing: Callable[[], None] | None = None) -> FastAPI:
-    """The application of a server. closing: called when it shuts down."""
+def create_app(
+    server: Server, closing: Callable[[], object] | None = None, routers: Sequence[APIRouter] = ROUTERS
+) -> FastAPI:
+    """The application of a server. closing: called when it shuts down. routers: what it offers."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -45,7 +47,7 @@ def create_app(server: Server, closing: Callable[[], None] | None = None) -> Fas
         responses=refusals(ERROR),
     )
     app.state.server = server
-    for router in ROUTERS:
+    for router in routers:
         app.include_router(router)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, of_http)

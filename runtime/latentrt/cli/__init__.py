@@ -47,9 +47,11 @@ COMMANDS = {
     "calibrate": "Quantize a bundle to INT8 with a measured loss.",
     "build": "Build TensorRT plans, or graphs optimised for this processor.",
     "compare": "Compare the pictures of two bundles, in dB.",
+    "triton": "Add a bundle to a model repository of the Triton server.",
     "bench": "Time a bundle on this machine, phase by phase.",
     "estimate": "Estimate the least time and memory of a bundle on a device.",
     "verify": "Check the hash of every file of a bundle.",
+    "sign": "Sign a picture with your certificate (C2PA).",
     "upgrade": "Rewrite a bundle's bundle.json in the newest format.",
     "doctor": "Show installed engines, and commands that install missing ones.",
 }
@@ -57,8 +59,8 @@ COMMANDS = {
 
 HEADINGS = {
     "Make pictures and sound": ("generate", "upscale", "inpaint", "encode", "decode", "serve", "audio", "inspect"),
-    "Make bundles": ("export", "calibrate", "build", "upgrade"),
-    "Measure and check": ("compare", "bench", "estimate", "verify", "doctor"),
+    "Make bundles": ("export", "calibrate", "build", "upgrade", "triton"),
+    "Measure and check": ("compare", "bench", "estimate", "verify", "sign", "doctor"),
 }
 
 

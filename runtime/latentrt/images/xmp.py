@@ -6,6 +6,7 @@ EU Regulation 2024/1689, article 50(2), asks for marks that machines can read. T
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import Literal
 
@@ -20,11 +21,18 @@ PACKET = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
  xmlns:xmp="http://ns.adobe.com/xap/1.0/" Iptc4xmpExt:DigitalSourceType="{source}" xmp:CreatorTool="{tool}"/>
 </rdf:RDF></x:xmpmeta>
 <?xpacket end="w"?>"""
+SOURCE = re.compile(rf"""DigitalSourceType(?:="|>)({re.escape(LIST)}[A-Za-z]+)["<]""")
 
 
 def packet(kind: SourceType, tool: str) -> str:
     """The XMP of a picture. tool: the program that made it, without characters that XML reserves."""
     return PACKET.format(source=LIST + kind, tool=tool)
+
+
+def source_in(packet: str) -> str | None:
+    """The address of the digital source type in a picture's XMP; None if it names none."""
+    found = SOURCE.search(packet)
+    return found[1] if found else None
 
 
 def jpeg_segment(xmp: str) -> bytes:

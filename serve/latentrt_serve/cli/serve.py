@@ -21,9 +21,11 @@ GROUPS = {
     "Listening": ("host", "port", "api_key", "allowed_host", "origin"),
     "Queue": ("queue", "batch", "batch_wait", "keep", "drain"),
     "Limits of a request": ("max_pixels", "max_steps", "max_pictures", "max_prompt", "max_body", "max_image_pixels"),
+    "Signing of pictures": ("sign_certificate", "sign_key"),
     "Logs": ("log", "log_level"),
 }
 Decorator = Callable[[Any], Any]
+PEM = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 
 def number(name: str, default: float | None, help: str, metavar: str = "N", kind: Any = int) -> Decorator:
@@ -62,6 +64,8 @@ def number(name: str, default: float | None, help: str, metavar: str = "N", kind
 @number("--max-prompt", 10_000, "Characters of a prompt.")
 @number("--max-body", 32_000_000, "Bytes of a request.")
 @number("--max-image-pixels", 4096 * 4096, "Pixels of an image that a client sends.")
+@click.option("--sign-certificate", type=PEM, metavar="CHAIN.pem", help="Your certificate, then its issuers'.")
+@click.option("--sign-key", type=PEM, metavar="KEY.pem", help="Its private key, without a password.")
 @click.option("--log", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form of the logs.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True)
 def serve(bundles: tuple[str, ...], models: Path | None, host: str, port: int, **options: Any) -> None:
@@ -80,6 +84,7 @@ def serve(bundles: tuple[str, ...], models: Path | None, host: str, port: int, *
         from latentrt_serve.run import run
     check_address(host, options["api_key"])
     set_up(options["log"], options["log_level"])
+    sign_with(options["sign_certificate"], options["sign_key"])
     folders = folders_of(bundles, models)
     server = server_of(folders, host, options)
     echo(f"serving {', '.join(folders)} at http://{host}:{port}", err=True)
@@ -111,6 +116,17 @@ def server_of(folders: dict[str, str], host: str, options: dict[str, Any]) -> An
     hosts = () if is_any(host) and not options["allowed_host"] else known_hosts(host, options["allowed_host"])
     room = Room(shelf_of(folders, known), options["queue"])
     return Server(room, limits, Store(options["keep"]), options["api_key"], hosts, options["origin"])
+
+
+def sign_with(certificate: Path | None, key: Path | None) -> None:
+    """Has all pictures signed; none without both files. Raises RequestError for one of them, or for wrong ones."""
+    from latentrt.images.credentials import Signer
+    from latentrt_serve.encode import SIGNING
+
+    if (certificate is None) != (key is None):
+        raise RequestError("--sign-certificate, --sign-key: got one of them, expected both or none")
+    if certificate and key:
+        SIGNING.signer = Signer(certificate, key)
 
 
 def folders_of(bundles: tuple[str, ...], models: Path | None) -> dict[str, str]:

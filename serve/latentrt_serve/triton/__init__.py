@@ -1,0 +1,1 @@
+"""A model repository of the Triton Inference Server, whose Python backend runs a bundle."""
