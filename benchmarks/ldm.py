@@ -12,78 +12,41 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any
 
-import diffusers
 import numpy as np
-import torch
-from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
 from PIL import Image
-from safetensors.torch import save_file
-from torch import Tensor, nn
 
-from benchmarks.checkpoint import config
 from benchmarks.export_sd15 import ROOT, run_measured
 from benchmarks.machine import machine, one_line
-from tests.export import compvis
 
 COLUMNS = ("model", "picture", "weights, GB", "export, s", "export, peak GB", "step, s", "decoder, s")
 COLUMNS += ("picture, s", "picture, peak GB")
 
-Condition = Callable[[str], dict[str, Tensor]]
-
-
-def no_condition(model: str) -> dict[str, Tensor]:
-    """The tensors of a model without a condition of its own."""
-    return {}
-
-
-def classes(model: str) -> dict[str, Tensor]:
-    """The table of classes."""
-    known = config("class_embedding", model)
-    return {"cond_stage_model.embedding.weight": torch.randn(known["num_embeddings"], known["embedding_dim"])}
-
-
-def bert(model: str, name: str = "text_encoder") -> dict[str, Tensor]:
-    """The encoder of text."""
-    return compvis.bert_tensors(LDMBertModel(LDMBertConfig(**config(name, model))))
-
-
-def boxes(model: str) -> dict[str, Tensor]:
-    """The encoder of layouts."""
-    return bert(model, "layout_encoder")
-
-
-def labels(model: str) -> dict[str, Tensor]:
-    """The mapper of label maps."""
-    known = config("segmentation", model)
-    return {"cond_stage_model.channel_mapper.weight": torch.randn(known["channels"], known["labels"], 1, 1)}
-
 
 @dataclass(frozen=True)
 class Model:
-    """A published model: what the paper calls it, further tensors, and the options of one picture."""
+    """A published model: what the paper calls it, and the options of one picture."""
 
     title: str
     options: tuple[str, ...] = ()
-    tensors: Condition = no_condition
 
 
 MODELS = {
     "ldm-celebahq": Model("CelebA-HQ, FFHQ, bedrooms"),
     "ldm-churches": Model("churches"),
-    "ldm-class": Model("cin256-v2", ("--class", "207"), classes),
-    "ldm-class-f8": Model("cin256", ("--class", "207"), classes),
-    "ldm-text-large": Model("txt2img-large", ("--prompt", "a painting of a fox"), bert),
-    "ldm-text-256": Model("text2img256", ("--prompt", "a painting of a fox"), bert),
+    "ldm-class": Model("cin256-v2", ("--class", "207")),
+    "ldm-class-f8": Model("cin256", ("--class", "207")),
+    "ldm-text-large": Model("txt2img-large", ("--prompt", "a painting of a fox")),
+    "ldm-text-256": Model("text2img256", ("--prompt", "a painting of a fox")),
     "ldm-inpainting": Model("inpainting_big", ("--init", "photo.png", "--mask", "mask.png")),
-    "ldm-semantic": Model("semantic_synthesis", ("--segmentation", "labels.png"), labels),
-    "ldm-layout": Model("layout2img-openimages256", ("--layout", "boxes.json"), boxes),
+    "ldm-semantic": Model("semantic_synthesis", ("--segmentation", "labels.png")),
+    "ldm-layout": Model("layout2img-openimages256", ("--layout", "boxes.json")),
     "rdm": Model("rdm768x768", ("--vectors", "vectors.npy")),
 }
 
@@ -110,30 +73,12 @@ def vocabulary(work: Path) -> Path:
     return folder
 
 
-def save_checkpoint(model: str, path: Path) -> None:
-    """Writes an original-layout file of a model with torch's initial weights, and a codebook as spread as latents."""
-    torch.manual_seed(0)
-    unet, stage = (module_of(config(name, model)) for name in ("unet", "vae"))
-    if hasattr(stage, "quantize"):
-        nn.init.normal_(stage.quantize.embedding.weight)
-    plain = isinstance(unet, diffusers.UNet2DModel)
-    tensors = (compvis.plain_unet_tensors if plain else compvis.unet_tensors)(unet) | compvis.vae_tensors(stage)
-    tensors |= MODELS[model].tensors(model)
-    save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, path)
-
-
-def module_of(known: dict[str, Any]) -> nn.Module:
-    """The module of a config, with initial weights."""
-    module: nn.Module = getattr(diffusers, known["_class_name"]).from_config(known)
-    return module
-
-
 def row(model: str, work: Path, steps: int, *, optimised: bool) -> str:
     """Exports a model and draws a picture. Returns a row of the table."""
     checkpoint, bundle, report = work / f"{model}.safetensors", work / model, work / "report.json"
     latentrt = [sys.executable, "-m", "latentrt"]
     shutil.rmtree(bundle, ignore_errors=True)
-    save_checkpoint(model, checkpoint)
+    subprocess.run([sys.executable, "-m", "benchmarks.ldm_checkpoint", model, str(checkpoint)], cwd=ROOT, check=True)
     size = checkpoint.stat().st_size
     tokenizer = ["--tokenizer", str(vocabulary(work))] if "text" in model else []
     exported = run_measured([*latentrt, "export", str(checkpoint), str(bundle), *tokenizer])
