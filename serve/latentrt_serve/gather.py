@@ -8,6 +8,7 @@ computed both ways and compared.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ import numpy as np
 
 from latentrt.engines import Engine, MemoryModel
 from latentrt.tensors import Array
+
+log = logging.getLogger("latentrt.serve")
 
 Feeds = Mapping[str, Array]
 # Names, shapes of one row, and types: calls that agree in them can be joined.
@@ -113,22 +116,29 @@ class Joined:
                 self._turn.notify_all()
 
     def _compute_group(self, group: Sequence[Waiting]) -> None:
+        """Computes calls of one signature: at once where that gives the same bits, else one by one."""
         key = (signature(group[0].feeds), tuple(one.rows for one in group))
         try:
-            if len(group) == 1 or self.exact.get(key) is False:
+            together = self._together(group) if len(group) > 1 and self.exact.get(key, True) else None
+            if together is None or key not in self.exact:
                 self._separately(group)
-                return
-            together = divided(self._call(concatenated(group)), [one.rows for one in group])
-            if key not in self.exact:
-                self._separately(group)
-                self.exact[key] = all(map(same_bits, together, (one.outputs or {} for one in group)))
-            else:
+            if len(group) > 1 and key not in self.exact:
+                self.exact[key] = together is not None and all(map(same_bits, together, map(outputs_of, group)))
+            if together is not None and self.exact[key]:
+                self.joined += len(group)
                 for one, outputs in zip(group, together, strict=True):
                     one.outputs = outputs
-            self.joined += len(group) if self.exact[key] else 0
         except BaseException as error:
             for one in group:
                 one.outputs, one.error = None, error
+
+    def _together(self, group: Sequence[Waiting]) -> list[dict[str, Array]] | None:
+        """The outputs of each call from one of all rows; None where there is too little memory for that."""
+        try:
+            return divided(self._call(concatenated(group)), [one.rows for one in group])
+        except MemoryError as error:  # the engine's or NumPy's
+            log.warning("too little memory for %d calls of the denoiser at once: one by one (%s)", len(group), error)
+            return None
 
     def _separately(self, group: Sequence[Waiting]) -> None:
         for one in group:
@@ -210,6 +220,11 @@ def divided(outputs: Mapping[str, Array], rows: Sequence[int]) -> list[dict[str,
         {name: output[end - count : end].copy() for name, output in outputs.items()}
         for end, count in zip(ends, rows, strict=True)
     ]
+
+
+def outputs_of(call: Waiting) -> Mapping[str, Array]:
+    """The outputs of a call that was computed."""
+    return call.outputs or {}
 
 
 def same_bits(one: Mapping[str, Array], other: Mapping[str, Array]) -> bool:

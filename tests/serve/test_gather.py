@@ -9,18 +9,23 @@ from latentrt_serve.gather import Joined
 
 
 class Doubling:
-    """An engine that doubles its rows. crossed: adds the mean over all rows, which joined calls then change."""
+    """An engine that doubles its rows.
+
+    crossed: adds the mean over all rows, which joined calls then change. most: rows that it has memory for.
+    """
 
     memory = None
 
-    def __init__(self, *, crossed=False, broken=False):
-        self.crossed, self.broken, self.sizes = crossed, broken, []
+    def __init__(self, *, crossed=False, broken=False, most=100):
+        self.crossed, self.broken, self.most, self.sizes = crossed, broken, most, []
 
     def __call__(self, feeds):
         x = feeds["x"]
         self.sizes.append(len(x))
         if self.broken:
             raise RuntimeError("broken")
+        if len(x) > self.most:
+            raise MemoryError("bad_alloc")
         return {"y": x * 2 + (x.mean() if self.crossed else 0)}
 
 
@@ -109,6 +114,14 @@ def test_an_engine_that_fails_fails_every_call_and_lives_on():
         assert all(isinstance(y, RuntimeError) for _, y in found)
     joined.engine.broken = False
     joined({"x": np.ones((1, 3), np.float32)})
+
+
+def test_calls_that_memory_is_too_short_to_join_are_computed_one_by_one():
+    joined = Joined(Doubling(most=2), threading.RLock(), 5.0)
+    for found in run_together(joined, 3):
+        assert all((y == x * 2).all() for x, y in found)
+    assert joined.joined == 0
+    assert joined.engine.sizes.count(6) == 1  # tried once
 
 
 @pytest.mark.parametrize("count", [2, 4])
