@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -25,13 +26,20 @@ UNET_FLOAT32_BYTES = 859_520_964 * 4
 
 
 def run_measured(command: list[str], stdout: IO[str] | None = None) -> tuple[float, int]:
-    """Seconds and peak resident bytes of one process. Raises RuntimeError if it fails."""
+    """Seconds and peak resident bytes of one process.
+
+    Linux counts the memory of the process that starts another one as that one's own. Raises RuntimeError if the peak
+    could be the caller's, and if the process fails.
+    """
     start = time.perf_counter()
     process = subprocess.Popen(command, cwd=ROOT, stdout=stdout)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise RuntimeError(f"{' '.join(command)}: exit status {os.waitstatus_to_exitcode(status)}")
-    return time.perf_counter() - start, usage.ru_maxrss * 1024
+    seconds, own = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if usage.ru_maxrss <= own:
+        raise RuntimeError(f"{command[0]}: its peak is hidden by this process's own, {own / 1e6:.2f} GB")
+    return seconds, usage.ru_maxrss * 1024
 
 
 def row(checkpoint: Path, work: Path, precision: str) -> str:
