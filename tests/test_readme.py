@@ -43,7 +43,7 @@ def test_files_and_scripts_that_are_named_exist(page):
     text = page.read_text()
     named = re.findall(r"`((?:tests|runtime|export|calib|benchmarks|examples|emoji)/[\w/.\-]+)`", text)
     named += re.findall(r"python ((?:examples|docs)/\w+\.py)", text)
-    named += [name.replace(".", "/") + ".py" for name in re.findall(r"python -m ((?:benchmarks|emoji)\.\w+)", text)]
+    named += [name.replace(".", "/") + ".py" for name in re.findall(r"python -m ((?:benchmarks|emoji)[.\w]+\w)", text)]
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 

@@ -52,11 +52,11 @@ def recognise(
             found[family.name] = [f"its configs cannot be compared ({error})"]
         if not found[family.name]:
             return family
-    names = ", ".join(family.name for family in FAMILIES)
     if other_kind is not None:
+        names = ", ".join(family.name for family in FAMILIES)
         raise CheckpointError(f"{source} is of no supported family ({names}); {other_kind}")
     against = "".join(f"\n  {name}: {'; '.join(reasons)}" for name, reasons in found.items())
-    raise CheckpointError(f"{source} is of no supported family ({names}){look}{against}")
+    raise CheckpointError(f"{source} is of no supported family{look}{against}")
 
 
 def shape_differences(family: Family, shapes: Mapping[str, Shape], configs: Configs) -> list[str]:

@@ -1,1 +1,3 @@
 """The server on several machines, by Ray Serve."""
+
+__all__ = ["pool"]

@@ -1,1 +1,3 @@
 """A model repository of the Triton Inference Server, whose Python backend runs a bundle."""
+
+__all__ = ["repository"]

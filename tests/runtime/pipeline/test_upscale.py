@@ -138,7 +138,7 @@ def test_metadata_is_of_the_whole_picture(pipeline, tmp_path):
     with Image.open(tmp_path / "large.png") as read:
         assert "Size: 40x56" in read.text["parameters"]
         assert read.tobytes() == done.image.tobytes()
-    done.save(tmp_path / "bare.png", metadata=False)
+    done.save(tmp_path / "bare.png", metadata=False, mark=False)
     with Image.open(tmp_path / "bare.png") as read:
         assert not read.text
 
