@@ -30,6 +30,7 @@ from latentrt.sampling.samplers.names import curve_label, label
 from latentrt_serve.fields import IMAGES
 from latentrt_serve.inputs import decoded_image
 from latentrt_serve.refusal import Refusal
+from latentrt_serve.schemas import body_of
 from latentrt_serve.server import Server, server_of
 from latentrt_serve.shelf import Model
 
@@ -185,7 +186,7 @@ def check_negative(text: str) -> None:
 CHECKERS: dict[str, Callable[[str], None]] = {"prompt": check_prompt, "negative": check_negative}
 
 
-@router.post("/v1/recipes", openapi_extra={"requestBody": {"content": {"image/*": {"schema": {}}}}})
+@router.post("/v1/recipes", openapi_extra=body_of({"type": "string", "format": "binary"}, "image/png"))
 async def recipe(http: HttpRequest, server: Annotated[Server, Depends(server_of)]) -> dict[str, Any]:
     """The settings in the file of a picture, this project's or another tool's. The body is the file."""
     return await run_in_threadpool(recipe_in, await http.body(), server)
