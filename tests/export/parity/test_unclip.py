@@ -154,6 +154,7 @@ def test_defaults_are_the_pipeline_s(pairs):
     assert manifest.image_embedding.noise_levels == 1000
 
 
+@pytest.mark.sweep
 @pytest.mark.parametrize("kind", KINDS)
 def test_half_precision_and_lowering(kind, tmp_path):
     pair = KINDS[kind][0](tmp_path, precision="fp16")
