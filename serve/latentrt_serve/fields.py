@@ -32,7 +32,6 @@ ROWS = rows_of(Request)
 PYTHON = ("latents", "start", "end")
 IMAGES = tuple(name for name, one in ROWS.items() if one.metavar == "IMG")
 FIELDS = tuple(name for name in ROWS if name not in PYTHON)
-TASKS = ("generate", "upscale", "inpaint")
 OWN = ("model", "task", "previews", "tile", "times")
 MOST_PREVIEWS = 20
 
@@ -129,4 +128,5 @@ def upscale_order(request: Request, manifest: Manifest, more: Mapping[str, Any],
     return Order("", request, resolve(replace(request, init=last), manifest), task="upscale", tile=tile, times=times)
 
 
-MAKERS = {"generate": generate_order, "inpaint": inpaint_order, "upscale": upscale_order}
+MAKERS = {"generate": generate_order, "upscale": upscale_order, "inpaint": inpaint_order}
+TASKS = tuple(MAKERS)  # in which any value may be looked for, a list too

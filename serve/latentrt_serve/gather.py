@@ -38,15 +38,45 @@ class Waiting:
 
 
 @dataclass(eq=False)
-class Joined:
-    """The engine of a denoiser, called by several runs at once.
-
-    lock: held during every call of the device. seconds: how long a call waits for the others at most. exact: whether
-    joined calls of a signature and a division into rows give the bits of separate ones, once known.
-    """
+class InTurn:
+    """An engine whose calls take turns with all others of the device. lock: held during every call of the device."""
 
     engine: Engine
     lock: threading.RLock
+
+    @property
+    def memory(self) -> MemoryModel | None:
+        """The memory that the engine needs."""
+        return self.engine.memory
+
+    def __call__(self, feeds: Feeds) -> dict[str, Array]:
+        """The engine's outputs."""
+        with self.lock:
+            return self.engine(feeds)
+
+    def load(self) -> None:
+        """Loads the graph."""
+        self.engine.load()
+
+    def unload(self) -> None:
+        """Frees the graph's memory."""
+        with self.lock:
+            self.engine.unload()
+
+    def close(self) -> None:
+        """Frees everything."""
+        with self.lock:
+            self.engine.close()
+
+
+@dataclass(eq=False)
+class Joined(InTurn):
+    """The engine of a denoiser, called by several runs at once.
+
+    seconds: how long a call waits for the others at most. exact: whether
+    joined calls of a signature and a division into rows give the bits of separate ones, once known.
+    """
+
     seconds: float
     exact: dict[tuple[Signature, tuple[int, ...]], bool] = field(default_factory=dict)
     calls: int = 0
@@ -57,11 +87,6 @@ class Joined:
         self._members = 0
         self._waiting: list[Waiting] = []
         self._leading = False
-
-    @property
-    def memory(self) -> MemoryModel | None:
-        """The memory that the engine needs."""
-        return self.engine.memory
 
     @contextmanager
     def member(self) -> Iterator[None]:
@@ -147,52 +172,6 @@ class Joined:
     def _call(self, feeds: Feeds) -> dict[str, Array]:
         self.calls += 1
         return self.engine(feeds)
-
-    def load(self) -> None:
-        """Loads the graph."""
-        self.engine.load()
-
-    def unload(self) -> None:
-        """Frees the graph's memory."""
-        with self.lock:
-            self.engine.unload()
-
-    def close(self) -> None:
-        """Frees everything."""
-        with self.lock:
-            self.engine.close()
-
-
-@dataclass(eq=False)
-class InTurn:
-    """An engine whose calls take turns with all others of the device."""
-
-    engine: Engine
-    lock: threading.RLock
-
-    @property
-    def memory(self) -> MemoryModel | None:
-        """The memory that the engine needs."""
-        return self.engine.memory
-
-    def __call__(self, feeds: Feeds) -> dict[str, Array]:
-        """The engine's outputs."""
-        with self.lock:
-            return self.engine(feeds)
-
-    def load(self) -> None:
-        """Loads the graph."""
-        self.engine.load()
-
-    def unload(self) -> None:
-        """Frees the graph's memory."""
-        with self.lock:
-            self.engine.unload()
-
-    def close(self) -> None:
-        """Frees everything."""
-        with self.lock:
-            self.engine.close()
 
 
 def signature(feeds: Feeds) -> Signature:

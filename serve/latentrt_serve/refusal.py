@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from latentrt.errors import CheckpointError, LatentError, NotFiniteError, OutOfMemoryError, RequestError
+from latentrt.errors import CheckpointError, LatentError, NotFiniteError, RequestError
 
 FIELD = re.compile(r"^(?:(negative) )?([a-z_]+)[:,]")
 
@@ -39,7 +39,7 @@ def refusal_of(error: BaseException) -> Refusal:
         return Refusal(400, "invalid_value", str(error), param=found[1] or found[2] if found else None)
     if isinstance(error, NotFiniteError | CheckpointError):  # of guidance, weights or a LoRA that the client chose
         return Refusal(422, "no_picture", str(error))
-    if isinstance(error, OutOfMemoryError | MemoryError):
+    if isinstance(error, MemoryError):
         return Refusal(503, "out_of_memory", str(error) or "out of memory; ask for less", retry_after=10)
     if isinstance(error, LatentError):
         return Refusal(500, "model_failed", str(error))

@@ -11,7 +11,6 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
-from latentrt.errors import OutOfMemoryError
 from latentrt_serve.fair_queue import FairQueue
 from latentrt_serve.job import Cancelled, Job, Order
 from latentrt_serve.measures import Measures
@@ -32,9 +31,9 @@ class Room:
     A job joins those that run only when its turn has come, so a busy kind does not keep others waiting.
     """
 
-    def __init__(self, shelf: Shelf, places: int = 8, measures: Measures | None = None) -> None:
+    def __init__(self, shelf: Shelf, places: int = 8) -> None:
         self.shelf, self.queue = shelf, FairQueue(places)
-        self.measures = measures or Measures()
+        self.measures = Measures()
         self.running: list[Job] = []
         self.recent: deque[float] = deque(maxlen=20)
         self._changed = threading.Condition()
@@ -150,7 +149,7 @@ class Room:
             refusal.message = self.shelf.without_paths(refusal.message)
             if refusal.status >= 500:
                 log.exception("job %s failed", job.id, exc_info=error)
-            if isinstance(error, MemoryError | OutOfMemoryError):
+            if isinstance(error, MemoryError):
                 self.shelf.put_back_unused()
             self._end(job, partial(job.fail, refusal))
 

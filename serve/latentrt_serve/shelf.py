@@ -53,6 +53,11 @@ class Model:
     users: int = 0
 
     @property
+    def flow(self) -> bool:
+        """Whether the model takes the samplers of flow models, and no others."""
+        return self.bundle.manifest.noise_schedule.prediction == "flow_prediction"
+
+    @property
     def bytes(self) -> int:
         """The size of the model's graphs and weights in files, about what it takes in memory."""
         return sum(record.bytes for record in self.bundle.manifest.files.values())
@@ -110,9 +115,7 @@ class Shelf:
         options = self.options
         pipeline = load(model.folder, engine=options.engine, lora_dir=options.lora_dir)
         denoiser = model.bundle.manifest.denoiser
-        engines: dict[str, InTurn | Joined] = {
-            name: InTurn(engine, self.device) for name, engine in pipeline.engines.items()
-        }
+        engines = {name: InTurn(engine, self.device) for name, engine in pipeline.engines.items()}
         if options.batch == 1:
             return pipeline.with_engines(engines), None
         joined = Joined(pipeline.engines[denoiser], self.device, options.wait)

@@ -128,6 +128,7 @@ REFUSED = [
     ({"prompt": "a" * 10_001}, "prompt"),
     ({"sampler": "none"}, "sampler"),
     ({"task": "dance"}, "task"),
+    ({"task": []}, "task"),
     ({"task": "upscale"}, "bundle"),
     ({"task": "inpaint"}, "mask"),
     ({"tile": 64}, "tile"),

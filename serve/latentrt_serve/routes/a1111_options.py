@@ -8,7 +8,6 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Depends
 from fastapi import Request as HttpRequest
 
-from latentrt.bundle.manifest import Manifest
 from latentrt.device.meminfo import MEMINFO, memory
 from latentrt.errors import RequestError
 from latentrt.lora.folder import files_in
@@ -105,13 +104,8 @@ def samplers(http: HttpRequest, server: Served) -> list[dict[str, Any]]:
     return [
         {"name": one.names[0], "aliases": [name, *one.names[1:]], "options": {}}
         for name, one in SAMPLERS.items()
-        if one.flow == is_flow(model.bundle.manifest)
+        if one.flow == model.flow
     ]
-
-
-def is_flow(manifest: Manifest) -> bool:
-    """Whether a model's samplers are those of flows."""
-    return manifest.noise_schedule.prediction == "flow_prediction"
 
 
 @router.get("/schedulers")

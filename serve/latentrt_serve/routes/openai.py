@@ -50,11 +50,8 @@ class Wish:
         self.stream = flag_of("stream", known.get("stream", False))
         self.partial = number_of("partial_images", known.get("partial_images", 0), MOST_PARTIAL)
         self.format = word_of("output_format", known.get("output_format", "png"), FORMATS)
-        self.quality = (
-            number_of("output_compression", known["output_compression"], 100)
-            if ("output_compression" in known)
-            else None
-        )
+        quality = known.get("output_compression")
+        self.quality = None if quality is None else number_of("output_compression", quality, 100)
         self.model = known.get("model")
         word_of("response_format", known.get("response_format", "b64_json"), ("b64_json",))
         fields = {ALIASES.get(name, name): value for name, value in known.items() if name not in OWN}

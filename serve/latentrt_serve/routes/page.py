@@ -16,12 +16,13 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import Response
 
 from latentrt.errors import RequestError
+from latentrt.lora.folder import files_in
 from latentrt.pipeline.metadata import own_record
 from latentrt.prompt import check, tags_of
 from latentrt.prompt.errors import refuse
 from latentrt.prompt.tags import blanked, first_tag
 from latentrt.recipes import recipe_of
-from latentrt.recipes.texts import from_exif, from_info, from_xmp
+from latentrt.recipes.texts import texts_in
 from latentrt.request.request import Request
 from latentrt.request.rows import rows_of
 from latentrt.sampling.curves import SigmasName
@@ -115,7 +116,7 @@ def choices(server: Annotated[Server, Depends(server_of)]) -> dict[str, Any]:
         "samplers": [{"id": name, "label": label(name), "flow": one.flow} for name, one in SAMPLERS.items()],
         "curves": [{"id": name, "label": curve_label(name)} for name in get_args(SigmasName)],
         "loras": lora_names(server.room.shelf.options.lora_dir),
-        "flow": {name: is_flow(model) for name, model in models.items()},
+        "flow": {name: model.flow for name, model in models.items()},
         "classes": {
             name: list(classes.names)
             for name, model in models.items()
@@ -124,14 +125,9 @@ def choices(server: Annotated[Server, Depends(server_of)]) -> dict[str, Any]:
     }
 
 
-def is_flow(model: Model) -> bool:
-    """Whether a model takes the samplers of flow models, and no others."""
-    return model.bundle.manifest.noise_schedule.prediction == "flow_prediction"
-
-
 def lora_names(folder: Path | None) -> list[str]:
     """The names that prompts may give LoRA files: that of the file; with its folder where two files share one."""
-    paths = sorted(folder.rglob("*.safetensors")) if folder else []
+    paths = sorted(files_in(folder)) if folder else []
     stems = [path.stem for path in paths]
     names = [
         path.stem if stems.count(path.stem) == 1 else path.relative_to(folder or "").with_suffix("").as_posix()
@@ -199,7 +195,7 @@ def recipe_in(data: bytes, server: Server) -> dict[str, Any]:
     other: what no field stands for.
     """
     image = decoded_image("picture", data, server.limits.image_pixels)
-    texts = from_exif(image) | from_xmp(image.info) | from_info(image.info)
+    texts = texts_in(image)
     record = own_record(Path("picture"), texts)
     if record is not None:
         return {"tool": "latentrt", **read_record(record, server.room.shelf.models), "other": {}}
