@@ -22,6 +22,7 @@ __all__ = [
     "COMMANDS",
     "cli",
     "engine_option",
+    "file_options",
     "grouped",
     "lora_option",
     "main",

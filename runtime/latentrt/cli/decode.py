@@ -7,22 +7,16 @@ from pathlib import Path
 import click
 
 from latentrt.cli.engine_option import engine_option
+from latentrt.cli.file_options import bundle_option, out_option, tile_option
 from latentrt.cli.generate import check_out
 from latentrt.cli.output import as_json, echo, print_json
-from latentrt.cli.paths import existing_bundle
 
 
 @click.command()
 @click.argument("latents", metavar="LATENTS")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    required=True,
-    help="Picture to write: .png, .jpg, .webp.",
-)
-@click.option("--bundle", metavar="DIR", required=True, callback=existing_bundle, help="Bundle with an autoencoder.")
-@click.option("--tile", type=int, metavar="PX", help="Side of tiles in pixels, for large pictures.  [default: none]")
+@out_option()
+@bundle_option("Bundle with an autoencoder.")
+@tile_option()
 @engine_option()
 @as_json
 def decode(latents: str, out: Path, bundle: str, tile: int | None, engine: str, as_json: bool) -> None:

@@ -8,25 +8,19 @@ from typing import Any
 import click
 
 from latentrt.cli.engine_option import engine_option
+from latentrt.cli.file_options import bundle_option, out_option
 from latentrt.cli.generate import check_out, report, save
 from latentrt.cli.memory_option import memory_option
 from latentrt.cli.output import as_json, echo, print_json
 from latentrt.cli.parsing import seed_of
-from latentrt.cli.paths import existing_bundle
 from latentrt.cli.text_options import text_options, texts_kept
 
 
 @click.command()
 @click.argument("image", metavar="IN")
 @click.argument("mask", metavar="MASK")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    required=True,
-    help="Picture to write: .png, .jpg, .webp.",
-)
-@click.option("--bundle", metavar="DIR", required=True, callback=existing_bundle, help="Bundle that inpaints.")
+@out_option()
+@bundle_option("Bundle that inpaints.")
 @click.option("--prompt", default="", metavar="TEXT", help="Text of what is painted, for models that take prompts.")
 @click.option("--negative", default="", metavar="TEXT", help="Negative prompt: content to avoid.")
 @click.option("--steps", type=int, metavar="N", help="Denoising steps.  [default: the bundle's]")

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from latentrt.cli.engine_option import engine_option
+from latentrt.cli.file_options import bundle_option, out_option
 from latentrt.cli.generate import check_out
 from latentrt.cli.memory_option import memory_option
 from latentrt.cli.output import as_json, echo, print_json, progress_to
 from latentrt.cli.parsing import seed_of
-from latentrt.cli.paths import existing_bundle
 from latentrt.cli.text_options import text_options, texts_kept
 
 if TYPE_CHECKING:
@@ -21,14 +21,8 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("image", metavar="IN")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    required=True,
-    help="Picture to write: .png, .jpg, .webp.",
-)
-@click.option("--bundle", metavar="DIR", required=True, callback=existing_bundle, help="Bundle for super-resolution.")
+@out_option()
+@bundle_option("Bundle for super-resolution.")
 @click.option("--steps", type=int, metavar="N", help="Denoising steps.  [default: the bundle's]")
 @click.option("--sampler", metavar="NAME", help="Sampler; docs/samplers.md lists them.  [default: the bundle's]")
 @click.option(
