@@ -37,6 +37,11 @@ def on_colour(picture: compose.Array, colour: int) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
+def drawn_colour(rng: Generator, plain: float = 0.4) -> int:
+    """Return a colour's number: white with a probability of `plain`, else any."""
+    return WHITE if rng.random() < plain else int(rng.integers(len(PALETTE)))
+
+
 def draw(count: int, rng: Generator, plain: float = 0.4, pairs: float = 0.1) -> Tensor:
     """Return random pictures: (count, 3, 128, 128) in [-1, 1].
 
@@ -45,7 +50,7 @@ def draw(count: int, rng: Generator, plain: float = 0.4, pairs: float = 0.1) -> 
     drawn = []
     for _ in range(count):
         left, right = rng.integers(len(all_cutouts()), size=2)
-        colour = WHITE if rng.random() < plain else int(rng.integers(len(PALETTE)))
+        colour = drawn_colour(rng, plain)
         picture = cutout(left)
         if rng.random() < pairs:
             picture = compose.beside(picture, cutout(right))

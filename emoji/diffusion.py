@@ -77,13 +77,13 @@ def drawn(shown: Examples, batch: int, number: int) -> training.Batch:
     return ids, clean, torch.randn(clean.shape, generator=noises), timesteps
 
 
-def loss(model: Model, noise_schedule: DDIMScheduler, batch: training.Batch) -> Tensor:
-    """Return the mean squared error of v over one step's captions."""
-    ids, clean, noise, timesteps = batch
+def loss(model: nn.Module, noise_schedule: DDIMScheduler, batch: training.Batch) -> Tensor:
+    """Return the mean squared error of v over one step: what conditions each example, latents, noise, timesteps."""
+    conditions, clean, noise, timesteps = batch
     noisy = noise_schedule.add_noise(clean, noise, timesteps)
     wanted = noise_schedule.get_velocity(clean, noise, timesteps)
     with training.arithmetic():
-        predicted = model(noisy, timesteps, ids)
+        predicted = model(noisy, timesteps, conditions)
     return (predicted.float() - wanted).square().mean()
 
 

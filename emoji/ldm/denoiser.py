@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from emoji import training
-from emoji.diffusion import drawn_timesteps, moving_average, schedule
+from emoji.diffusion import drawn_timesteps, loss, moving_average, schedule
 from emoji.training import Batch
 
 RATE, TAIL = 3e-3, 0.4
@@ -32,16 +32,11 @@ def train(name: str, stage: int, model: nn.Module, shown: Drawn, given: argparse
         clean, condition = shown(number)
         _, noises = training.generators(stage, number)
         timesteps = drawn_timesteps(len(clean), noises, noise_schedule.config.num_train_timesteps)
-        return clean, condition, torch.randn(clean.shape, generator=noises), timesteps
+        return condition, clean, torch.randn(clean.shape, generator=noises), timesteps
 
     def step(number: int, batch: Batch) -> dict[str, float]:
         average.update_parameters(model)
-        clean, condition, noise, timesteps = batch
-        noisy = noise_schedule.add_noise(clean, noise, timesteps)
-        wanted = noise_schedule.get_velocity(clean, noise, timesteps)
-        with training.arithmetic():
-            predicted = model(noisy, timesteps, condition)
-        error = (predicted.float() - wanted).square().mean()
+        error = loss(model, noise_schedule, batch)
         error.backward()
         return {"loss": error.item()}
 

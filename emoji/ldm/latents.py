@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emoji import training
-from emoji.cutouts import PALETTE, WHITE
+from emoji.cutouts import PALETTE, WHITE, drawn_colour
 from emoji.fetch import FOLDER
 from emoji.ldm import first_stage
-from emoji.ldm.pictures import all_cutouts, drawn_colour, large, reduced
+from emoji.ldm.pictures import all_cutouts, large, reduced
 
 LARGE, SMALL = FOLDER / "latents256.npz", FOLDER / "latents64.npz"
 STAGE, PER_PICTURE = 12, 4

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from emoji import compose, index
-from emoji.cutouts import PALETTE, WHITE, on_colour
+from emoji.cutouts import drawn_colour, on_colour
 from emoji.fetch import FOLDER
 
 LARGE, SMALL = 256, 64
@@ -44,11 +44,6 @@ def large(number: int, colour: int) -> Tensor:
 def reduced(pictures: Tensor) -> Tensor:
     """Return pictures at a quarter of their sides, each pixel the mean of 4x4; the last three axes are a picture's."""
     return torch.nn.functional.avg_pool2d(pictures, FACTOR)
-
-
-def drawn_colour(rng: Generator, plain: float = 0.4) -> int:
-    """Return a colour's number: white with a probability of `plain`, else any."""
-    return WHITE if rng.random() < plain else int(rng.integers(len(PALETTE)))
 
 
 def crops(count: int, side: int, rng: Generator, small: float = 0.3) -> Tensor:
