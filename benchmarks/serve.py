@@ -56,12 +56,18 @@ class Served:
         return next(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
 
 
+def free_port() -> int:
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
 @contextmanager
 def served(*options: str) -> Iterator[Served]:
     """A server on a free port, ready to take requests; stopped at the end."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "latentrt", "serve", "--port", str(port), "--engine", ENGINE, *options]
     process = subprocess.Popen([*command, "--log-level", "warning"], cwd=ROOT, stderr=subprocess.DEVNULL)
     server = Served(process, f"http://127.0.0.1:{port}")

@@ -26,7 +26,7 @@ import httpx
 
 from benchmarks.export_sd15 import ROOT
 from benchmarks.machine import machine, one_line
-from benchmarks.serve import SEEDS, SMALL, Served, ask, digest_of_answer, expected, served
+from benchmarks.serve import SEEDS, SMALL, Served, ask, digest_of_answer, expected, free_port, served
 
 RETRIES = 2
 RETRIED = (502, 503, 504)
@@ -49,9 +49,7 @@ scgi_temp_path {folder}/scgi;
 @contextmanager
 def proxied(*servers: Served) -> Iterator[str]:
     """The address of nginx before two servers, with our example's configuration at other ports."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     own = (ROOT / "examples" / "deploy" / "nginx.conf").read_text()
     ports = {"8188": servers[0].url.rpartition(":")[2], "8189": servers[1].url.rpartition(":")[2], "8080": str(port)}
     own = re.sub(r"127\.0\.0\.1:(8188|8189|8080)", lambda found: f"127.0.0.1:{ports[found[1]]}", own)

@@ -14,7 +14,6 @@ import argparse
 import io
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -29,7 +28,7 @@ from PIL import Image
 
 from benchmarks.export_sd15 import ROOT
 from benchmarks.machine import machine, one_line
-from benchmarks.serve import ENGINE, SEEDS, SMALL, digest, expected
+from benchmarks.serve import ENGINE, SEEDS, SMALL, digest, expected, free_port
 from latentrt_serve.triton.repository import write_repository
 
 READY_S = 60
@@ -51,9 +50,7 @@ def triton(python: Path, folder: Path) -> Iterator[str]:
     shutil.copy(stub, server / "backends" / "python")
     libraries = f"{library_folder}:{Path(package).parent / 'nvidia_pytriton.libs'}"
     environment = {**os.environ, "LD_LIBRARY_PATH": libraries, "PATH": f"{python.parent}:{os.environ['PATH']}"}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     options = {"model-repository": folder / "models", "backend-directory": server / "backends", "http-port": port}
     more = ["--http-address=127.0.0.1", "--allow-grpc=false", "--allow-metrics=false"]
     command = [str(server / "bin" / "tritonserver"), *(f"--{name}={value}" for name, value in options.items()), *more]
