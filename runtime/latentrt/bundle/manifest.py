@@ -51,7 +51,8 @@ class Component:
     sources: of the denoiser and the hoisted graphs, the source of each input. controls: the names by which a request
     asks for the controls that this component serves; of an image encoder, one per output. quantization: the loss
     measured for a quantized graph; None for a float one. attention_factor: of a denoiser, the latents per side that
-    a place of its finest attention stands for.
+    a place of its finest attention stands for. boundary: of a shallow denoiser, the number of concatenations with
+    skips that it keeps.
     """
 
     role: Role
@@ -65,6 +66,7 @@ class Component:
     controls: tuple[str, ...] = ()
     quantization: Quantization | None = None
     attention_factor: int = 1
+    boundary: int = 0
 
     def input(self, name: str) -> TensorSpec:
         """The input of that name."""
@@ -243,6 +245,14 @@ class Manifest:
         """The name of the denoiser. Raises BundleError for an autoencoder alone, which has none."""
         (name,) = self.of_role("denoiser") or self._refuse_pictures()
         return name
+
+    @property
+    def shallow(self) -> str | None:
+        """The name of the shallow denoiser: the last layers of the denoiser, fed with features of an earlier call.
+
+        None for a bundle without one (Ma et al. 2023, "DeepCache").
+        """
+        return next(iter(self.of_role("shallow_denoiser")), None)
 
     @property
     def noise_schedule(self) -> NoiseSchedule:

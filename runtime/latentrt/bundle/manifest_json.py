@@ -10,7 +10,7 @@ from typing import Any
 from latentrt.bundle.format1 import manifest_of
 from latentrt.bundle.manifest import FORMAT, Component, Manifest
 from latentrt.bundle.manifest_hash import KEY, ZEROS, sealed
-from latentrt.bundle.sources import InputSource, per_of
+from latentrt.bundle.sources import DEEP_FEATURES, FEATURES, InputSource, per_of
 from latentrt.storage.json_codec import TypedError, parse, plain
 from latentrt.tensors import TensorSpec, split_axis
 
@@ -21,7 +21,7 @@ HOISTED_KINDS = ("timestep", "text", "request", "image")
 # Keys that are not written if they have their default.
 OMITTED = (
     *("sources", "controls", "quantization", "encoders", "pads", "zero_negative", "unread", "embeddings"),
-    *("name", "values", "extra_channels", "fill", "multiple", "attention_factor", "eta", "overlay"),
+    *("name", "values", "extra_channels", "fill", "multiple", "attention_factor", "boundary", "eta", "overlay"),
     *("classes", "segmentation", "layout", "image_embedding", "prior", "names", "lora_weights"),
 )
 
@@ -124,7 +124,7 @@ def _check_sources(manifest: Manifest) -> None:
 
     A bundle with only some components is valid here; `latentrt.load` requires all of them.
     """
-    fed = manifest.of_role("denoiser") | manifest.hoisted
+    fed = manifest.of_role("denoiser") | manifest.of_role("shallow_denoiser") | manifest.hoisted
     for name, component in fed.items():
         where = f".components.{name}.sources"
         names = {spec.name for spec in component.inputs}
@@ -135,10 +135,24 @@ def _check_sources(manifest: Manifest) -> None:
     shows = any(source.kind == "image" for component in fed.values() for source in component.sources.values())
     if shows != (manifest.image_embedding is not None):
         raise TypedError(".image_embedding: got one of it and of a source of the kind 'image', expected both or none")
+    for name, component in manifest.of_role("shallow_denoiser").items():
+        _check_shallow(manifest, component, f".components.{name}")
     for name, component in manifest.of_role("denoiser").items():
         latents = [key for key, source in component.sources.items() if source.kind == "latents"]
         if len(latents) != 1:
             raise TypedError(f".components.{name}.sources: got {len(latents)} of the kind 'latents', expected one")
+
+
+def _check_shallow(manifest: Manifest, shallow: Component, where: str) -> None:
+    """Raises TypedError unless the denoiser makes the features that the shallow one takes, and feeds it all else."""
+    known = {spec.name: spec for one in manifest.of_role("denoiser").values() for spec in (*one.inputs, *one.outputs)}
+    if len(manifest.of_role("shallow_denoiser")) > 1 or shallow.boundary < 1:
+        raise TypedError(f"{where}.boundary: got {shallow.boundary}, expected at least 1, and one such component")
+    if shallow.sources.get(DEEP_FEATURES) != FEATURES:
+        raise TypedError(f"{where}.sources: got no source {DEEP_FEATURES!r} of the kind 'features', expected one")
+    for spec in shallow.inputs:
+        if known.get(spec.name) != spec:
+            raise TypedError(f"{where}.inputs: got {spec.name!r}, expected what the denoiser takes or makes")
 
 
 def _check_source(

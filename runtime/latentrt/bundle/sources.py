@@ -10,6 +10,7 @@ Role = Literal[
     "text_encoder",
     "hoisted",
     "denoiser",
+    "shallow_denoiser",
     "quantizer",
     "vae_decoder",
     "vae_encoder",
@@ -27,7 +28,7 @@ Role = Literal[
 CONTROL_ROLES: tuple[Role, ...] = ("controlnet_hint", "controlnet", "t2i_adapter", "image_encoder")
 IMAGE_ROLES: tuple[Role, ...] = ("controlnet_hint", "t2i_adapter", "image_encoder")
 
-SourceKind = Literal["latents", "timestep", "text", "request", "component", "control", "image"]
+SourceKind = Literal["latents", "timestep", "text", "request", "component", "control", "image", "features"]
 Per = Literal["model", "run", "prompt", "step", "row"]
 TextOutput = Literal["context", "pooled"]
 # Request values of SDXL's size conditioning, in pixels but for the score.
@@ -72,8 +73,9 @@ class InputSource:
     """The source of one input of the denoiser or of a hoisted graph.
 
     kind: "latents" (the noisy sample), "timestep", "text" (an output of the text encoders), "request" (values of the
-    request), "component" (the output of that name of a hoisted component), "control" (control images; zeros without) or
-    "image" (the embedding of the image that the request shows; zeros for the negative prompt). per: what the values
+    request), "component" (the output of that name of a hoisted component), "control" (control images; zeros without),
+    "image" (the embedding of the image that the request shows; zeros for the negative prompt) or "features" (the
+    denoiser's own, of an earlier call). per: what the values
     depend on. name: the text encoders' output, the component, or the role of the controls' network. values: the names
     of the request's values, one per column. extra_channels: those after the noisy latents, in order.
     """
@@ -104,6 +106,10 @@ def text_source(output: TextOutput) -> InputSource:
 
 TIMESTEP = InputSource("timestep", ("step",))
 
+
+# The features that the denoiser leaves for the shallow one: an output there, an input here.
+DEEP_FEATURES = "deep_features"
+FEATURES = InputSource("features", ("step", "row"))
 
 # The noised embedding of an image, whose noise differs from picture to picture.
 IMAGE_EMBEDDING = InputSource("image", ("prompt", "row"))
