@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from latentrt.conditioning.text import encode
-from latentrt.pipeline.denoiser import timesteps_of_calls
 from latentrt.prompt import read
+from latentrt.sampling.calls import walk
 from latentrt.sampling.prediction import PREDICTIONS
 from latentrt.sampling.samplers import SAMPLERS
 from latentrt.sampling.schedule import NoiseSchedule, noise_scale, sigma_table, signal_scale, timestep_at
@@ -160,7 +160,7 @@ def ours(case, model, steps, noise, draws, *, left_out=0, dtype=np.float32):
     options = {name: option.default for name, option in sampler.options.items()} | case.options
     bound = partial(sampler.steps, **options)
     grid = grid.sliced(case.start)
-    times = timesteps_of_calls(bound, grid)
+    times = walk(bound, grid).levels
     kind = PREDICTIONS[case.prediction]
 
     def denoise(x, sigma):

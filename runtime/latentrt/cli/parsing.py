@@ -56,6 +56,16 @@ def pixels_of(_context: click.Context, _option: click.Parameter, value: str | No
         raise click.BadParameter(f"got {value!r}, expected whole numbers with commas between them") from None
 
 
+def calls_of(_context: click.Context, _option: click.Parameter, value: str | None) -> int | tuple[int, ...] | None:
+    """One whole number from "3", or several from "0,3,6,9"."""
+    if value is None:
+        return None
+    numbers = value.split(",")
+    if not all(one.isascii() and one.isdecimal() for one in numbers):
+        raise click.BadParameter(f"got {value!r}, expected a whole number, or several with commas between them")
+    return int(value) if len(numbers) == 1 else tuple(map(int, numbers))
+
+
 def class_of(_context: click.Context, _option: click.Parameter, value: str | None) -> int | str | None:
     """The number of a class, or its name."""
     return int(value) if value is not None and value.isascii() and value.isdecimal() else value

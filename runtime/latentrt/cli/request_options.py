@@ -32,6 +32,7 @@ PARSERS: Mapping[str, Callable[..., Any]] = {
     "sigmas": parsing.sigmas_of,
     "pixels": parsing.pixels_of,
     "controls": parsing.controls_of,
+    "calls": parsing.calls_of,
     "class": parsing.class_of,
 }
 # The fields that the command puts first, before its own --size and after it.

@@ -5,52 +5,26 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from latentrt.bundle.manifest import Manifest
+from latentrt.bundle.sources import DEEP_FEATURES
 from latentrt.conditioning.control import ControlSet
 from latentrt.conditioning.extra_channels import concat_channels
 from latentrt.conditioning.inputs import DenoiserInputs
 from latentrt.conditioning.prompts import Row
 from latentrt.conditioning.text import Call
-from latentrt.sampling.grids import Grid
+from latentrt.pipeline.step_cache import StepCache
 from latentrt.sampling.guidance import Guidance, guided, sum_of
 from latentrt.sampling.prediction import Prediction
-from latentrt.sampling.schedule import timestep_at
-from latentrt.sampling.step import SamplerSteps
 from latentrt.sampling.tiling import Tile
 from latentrt.tensors import Array
 
 log = logging.getLogger(__name__)
-
-
-def timesteps_of_calls(sampler: Callable[..., SamplerSteps], grid: Grid) -> dict[float, float]:
-    """The timestep of every sigma at which `sampler` calls the model, in the order of the first calls.
-
-    The grid's sigmas have the grid's timesteps; those between them are looked up in its table.
-    """
-    known = dict(zip(grid.sigmas.tolist(), grid.timesteps.tolist(), strict=True))
-    return {
-        sigma: known[sigma] if sigma in known else float(timestep_at(np.array(sigma), grid.table))
-        for sigma in sigmas_of_calls(sampler, grid)
-    }
-
-
-def sigmas_of_calls(sampler: Callable[..., SamplerSteps], grid: Grid) -> list[float]:
-    """The sigma of every call of the model, in order, found by a run of the sampler on a single latent."""
-    found: list[float] = []
-
-    def denoise(x: Array, sigma: float) -> Array:
-        found.append(sigma)
-        return x
-
-    nothing = np.zeros((1, 1, 1, 1), np.float32)
-    for _ in sampler(denoise, nothing, grid, lambda _sigma, _lower: nothing):
-        pass
-    return found
 
 
 @dataclass
@@ -59,7 +33,8 @@ class Denoiser:
 
     split: one call of the network per prompt, not one for all prompts, to need less memory. step: the current step, for
     guidance and prompts that change. extra_channels: those after the noisy latents, (batch, channels, height, width);
-    None for a model without. controls: the control images; None for a model that takes none.
+    None for a model without. controls: the control images; None for a model that takes none. cache: what calls leave
+    for later ones; None where every call computes everything.
     """
 
     call: Call
@@ -71,6 +46,7 @@ class Denoiser:
     step: int = 0
     extra_channels: Array | None = None
     controls: ControlSet | None = None
+    cache: StepCache | None = None
 
     def __call__(self, x: Array, sigma: float, window: Tile | None = None) -> Array:
         """The guided clean latents for `x`, float32 of the same shape. window: the tile that `x` is; None for all."""
@@ -80,14 +56,21 @@ class Denoiser:
         image = self.guidance.image if scale > 1 else 1.0
         # Without guidance, the negative prompt would cancel out.
         if negative is None or (scale == 1 and math.fsum(weights) == 1):
-            combined = sum_of(list(zip(weights, self.predict(x, sigma, rows, window), strict=True)))
+            combined = sum_of(list(zip(weights, self.predictions(x, sigma, rows, window), strict=True)))
         else:
             dropped = (negative._replace(image_dropped=True),) if image != 1 else ()
-            found = self.predict(x, sigma, (*dropped, negative, *rows), window)
+            found = self.predictions(x, sigma, (*dropped, negative, *rows), window)
             first, *rest = found[len(dropped) :]
             added = (image - 1) * (first - found[0]) if dropped else 0.0
             combined = guided(first, list(zip(weights, rest, strict=True)), scale, self.guidance.rescale, added)
         return self.prediction.denoised(x, combined, sigma)
+
+    def predictions(self, x: Array, sigma: float, rows: Sequence[Row], window: Tile | None) -> list[Array]:
+        """The prediction for each row of conditioning, negative ones first: the network's, or from the cache."""
+        if self.cache is None:
+            return self.predict(x, sigma, rows, window)
+        self.cache.begin(rows, window)
+        return self.cache.predictions(partial(self.predict, x, sigma, window=window), rows)
 
     def predict(self, x: Array, sigma: float, rows: Sequence[Row], window: Tile | None = None) -> list[Array]:
         """The network's prediction for each row of conditioning, in as few calls as possible. window: the tile `x`."""
@@ -122,8 +105,20 @@ class Denoiser:
         more = self.controls.feeds(self.step, feeds, negative, window) if self.controls else {}
         if extra is not None:
             feeds[name] = np.concatenate([concat_channels(sample, extra, dropped=row.image_dropped) for row in group])
-        output = self.call(self.manifest.denoiser, **feeds, **more)["prediction"]
+        output = self.network(group, {**feeds, **more})
         return list(output.astype(np.float32, copy=False).reshape(len(group), *sample.shape))
+
+    def network(self, group: tuple[Row, ...], feeds: dict[str, Array]) -> Array:
+        """The prediction of one call for some rows: of the denoiser, or of the shallow one with features kept."""
+        cache, shallow = self.cache, self.manifest.shallow
+        if cache is not None and cache.shallow and shallow is not None:
+            feeds = {**feeds, DEEP_FEATURES: cache.features_of(group)}
+            taken = self.manifest.components[shallow].sources
+            return self.call(shallow, **{name: feeds[name] for name in taken})["prediction"]
+        outputs = self.call(self.manifest.denoiser, **feeds)
+        if cache is not None and cache.plan.spec.features:
+            cache.keep_features(group, outputs[DEEP_FEATURES])
+        return outputs["prediction"]
 
     def groups(self, rows: Sequence[Row]) -> Iterable[tuple[Row, ...]]:
         """The rows of each call, in order: neighbours with the same number of tokens share a call."""

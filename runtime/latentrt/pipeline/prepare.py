@@ -11,11 +11,13 @@ from latentrt.conditioning.prompt_blend import check_blend
 from latentrt.errors import RequestError
 from latentrt.pipeline.components import Components
 from latentrt.pipeline.memory import MemoryDemand, MemoryPlan, demand_of
+from latentrt.pipeline.step_cache import CachePlan, plan_of
 from latentrt.prompt import Prompt, read, without_text
 from latentrt.prompt.tokenizer import Tokenizer
 from latentrt.request.hires import Hires, UpscaledLatents
 from latentrt.request.request import Request
 from latentrt.request.settings import Settings, resolve
+from latentrt.sampling.calls import walk
 from latentrt.sampling.grids import Grid
 from latentrt.sampling.samplers import SAMPLERS
 from latentrt.tensors import Array
@@ -38,7 +40,7 @@ class Prepared:
 
     whole: the grid of all steps. grid: of the steps taken, from step `first` of the whole. demand: memory demand. plan:
     memory plan; None without a budget. split: one call of the denoiser per prompt. second: the second pass of a run in
-    two passes. before: number of steps in the pass before this one.
+    two passes. before: number of steps in the pass before this one. cache: of a run with a step cache, its full calls.
     """
 
     settings: Settings
@@ -51,6 +53,7 @@ class Prepared:
     split: bool
     second: Prepared | None = None
     before: int = 0
+    cache: CachePlan | None = None
 
     @property
     def total(self) -> int:
@@ -102,6 +105,7 @@ def prepare_settings(components: Components, settings: Settings, before: int = 0
         components.split_guidance or (plan is not None and plan.split),
         second_pass(components, settings, settings.hires, len(grid.sigmas)) if settings.hires else None,
         before,
+        plan_of(settings.step_cache, walk(schedule.sampler_steps, grid)) if settings.step_cache else None,
     )
 
 

@@ -24,7 +24,8 @@ class Step:
 
     index: from 0. total: number of steps of the run. timestep, sigma: of the model's call. latents: (batch, channels,
     rows, columns) float32 after the step. denoised: the model's estimate of the clean latents, of the same shape.
-    to_rgb, decode: for previews: rows of a linear map, and the tiny decoder.
+    to_rgb, decode: for previews: rows of a linear map, and the tiny decoder. cached: whether the step's last call took
+    what an earlier one left, instead of computing the whole denoiser.
     """
 
     index: int
@@ -35,6 +36,7 @@ class Step:
     denoised: Array = field(repr=False)
     to_rgb: tuple[tuple[float, float, float], ...] = field(repr=False)
     decode: Callable[[Array], Array] | None = field(default=None, repr=False)
+    cached: bool = False
 
     def preview(self, image: int = 0) -> Image:
         """A preview of one image of the batch, from the clean estimate.

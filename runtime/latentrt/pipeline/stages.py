@@ -15,18 +15,20 @@ from latentrt.conditioning.inputs import DenoiserInputs, InputMaker, denoiser_in
 from latentrt.conditioning.prompts import conditioning_of, with_zero_negative
 from latentrt.conditioning.text import encode
 from latentrt.images.pillow import to_images, to_unit_range
-from latentrt.pipeline.denoiser import Denoiser, timesteps_of_calls
+from latentrt.pipeline.denoiser import Denoiser
 from latentrt.pipeline.prepare import Prepared
 from latentrt.pipeline.result import Step
+from latentrt.pipeline.step_cache import StepCache
 from latentrt.pipeline.timed import Timed
 from latentrt.request.settings import Settings
+from latentrt.sampling.calls import walk
 from latentrt.sampling.guidance import Guidance
 from latentrt.sampling.inpainting import inpainting
 from latentrt.sampling.noise.source import NoiseSource
 from latentrt.sampling.prediction import PREDICTIONS
 from latentrt.sampling.samplers import SAMPLERS
 from latentrt.sampling.start_latents import keep_unmasked, sample_posterior, starting_latents
-from latentrt.sampling.step import Denoise, Noise, SamplerSteps
+from latentrt.sampling.step import Denoise, Noise
 from latentrt.sampling.tiling import Tile, decoded, decoded_in_tiles, decoder_tiles, tile_grid, tiled
 from latentrt.tensors import Array
 
@@ -57,17 +59,11 @@ class Start:
     extra_channels: Array | None
 
 
-def sampler_of(prepared: Prepared) -> Callable[..., SamplerSteps]:
-    """The sampler with its options."""
-    schedule = prepared.settings.schedule
-    return partial(SAMPLERS[schedule.sampler].steps, **schedule.options)
-
-
 def encode_prompts(run: Timed, prepared: Prepared) -> Encoded:
     """Runs the text encoders and the hoisted graphs; returns every input of the denoiser known before the loop."""
     settings, prompts, manifest = prepared.settings, prepared.prompts, run.components.bundle.manifest
     guidance = guidance_of(run, prepared)
-    times = timesteps_of_calls(sampler_of(prepared), prepared.grid)
+    times = walk(settings.schedule.sampler_steps, prepared.grid).levels
     alone = not guidance.works(times) and prompts.positive.weight == 1
     zero = not alone and manifest.text is not None and manifest.text.zero_negative and not settings.text.negative
     used = [prompts.positive] if alone or zero else [prompts.negative, prompts.positive]
@@ -141,7 +137,7 @@ def clean_latents(run: Timed, prepared: Prepared, source: NoiseSource) -> Array 
 def denoise(run: Timed, prepared: Prepared, encoded: Encoded, start: Start) -> Iterator[Step]:
     """The sampler's steps."""
     manifest, grid = run.components.bundle.manifest, prepared.grid
-    sampler = sampler_of(prepared)
+    sampler = prepared.settings.schedule.sampler_steps
     sampler = inpainting(sampler, start.keep) if start.keep else sampler
     denoiser = Denoiser(
         run.call,
@@ -152,6 +148,7 @@ def denoise(run: Timed, prepared: Prepared, encoded: Encoded, start: Start) -> I
         prepared.split,
         extra_channels=start.extra_channels,
         controls=encoded.controls,
+        cache=StepCache(prepared.cache) if prepared.cache else None,
     )
     with run.phase("sampler"):
         steps = sampler(in_tiles(denoiser, prepared, manifest.latents.factor), start.latents, grid, start.noise)
@@ -163,7 +160,9 @@ def denoise(run: Timed, prepared: Prepared, encoded: Encoded, start: Start) -> I
             latents, denoised = next(steps)
         timestep, sigma = float(grid.timesteps[index]), float(grid.sigmas[index])
         number = prepared.before + index
-        yield Step(number, prepared.total, timestep, sigma, latents, denoised, manifest.latents.to_rgb, preview)
+        cached = denoiser.cache is not None and not denoiser.cache.full
+        made = number, prepared.total, timestep, sigma, latents, denoised
+        yield Step(*made, manifest.latents.to_rgb, preview, cached)
 
 
 def in_tiles(denoiser: Denoiser, prepared: Prepared, pixels: int) -> Denoise:

@@ -17,12 +17,12 @@ from latentrt.engines import Engine
 from latentrt.errors import RequestError
 from latentrt.images.load import open_image
 from latentrt.images.pillow import digest, reflected
-from latentrt.pipeline.denoiser import sigmas_of_calls
 from latentrt.pipeline.metadata import record_of, save_with_text, texts_of
 from latentrt.pipeline.prepare import prepare
 from latentrt.pipeline.result import Result
-from latentrt.pipeline.stages import sampler_of, tiles_of
+from latentrt.pipeline.stages import tiles_of
 from latentrt.request.request import Request
+from latentrt.sampling.calls import walk
 from latentrt.sampling.tiling import decoder_tiles
 from latentrt.tensors import Array
 from latentrt.validate import or_default, shown, side, whole
@@ -136,7 +136,7 @@ def calls_of(pipeline: Pipeline, request: Request, size: tuple[int, int]) -> int
     manifest = pipeline.bundle.manifest
     blank = reflected(images.new("RGB", size), manifest.latents.multiple)
     prepared = prepare(pipeline, replace(request, init=blank))
-    calls = len(sigmas_of_calls(sampler_of(prepared), prepared.grid))
+    calls = len(walk(prepared.settings.schedule.sampler_steps, prepared.grid).sigmas)
     decoded = decoder_tiles(blank.height, blank.width)
     return calls * len(tiles_of(prepared.settings, manifest.latents.factor)) + len(decoded)
 

@@ -10,4 +10,5 @@ __all__ = [
     "request",
     "rows",
     "settings",
+    "step_cache",
 ]

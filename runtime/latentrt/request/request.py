@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from latentrt.sampling.resize import Upscaler
     from latentrt.sampling.schedule import Spacing
     from latentrt.sampling.start_latents import Posterior
+    from latentrt.sampling.step_cache import Cached
     from latentrt.sampling.tiling import Seamless
     from latentrt.tensors import Array
 
@@ -54,6 +55,10 @@ class Request:
     part of the image around the mask is generated, at width and height, and put back. extend: pixels beyond the left,
     top, right and bottom side, with or without a mask inside.
     hires: a second pass, image to image from the upscaled first one.
+    cache: step caching ("DeepCache", Ma et al. 2023), with the last call full; 1 is off. cache_of: what full calls keep
+    for those between them. "features": for the bundle's shallow UNet, which computes the rest. "features+guidance":
+    this for the positive prompt alone, and the difference that the negative one makes. "guidance": that difference
+    alone. "prediction": all, so that nothing is computed. docs/step-cache.md has the loss of each.
     image: unlike that of init, it is seen through CLIP only, and does not set the size; the prompt may be empty. Each
     picture of a batch has noise of its own in the embedding, drawn from its seed before that of its latents.
     controls: width and height are those of the first ControlNet's or T2I-Adapter's image, where there is no init.
@@ -119,6 +124,30 @@ class Request:
         option="class",
         metavar="N|NAME",
         parse="class",
+    )
+    cache: int | Sequence[int] | None = row(
+        None,
+        "Step cache: one full UNet call in N, and the last; or a list of full calls.",
+        "sampling",
+        Other(),
+        metavar="N[,N...]",
+        parse="calls",
+        usual="off",
+    )
+    cache_of: Cached = row(
+        "features",
+        "What full calls leave: features, features+guidance, guidance or prediction.",
+        "sampling",
+        Choice(("features", "features+guidance", "guidance", "prediction")),
+        metavar="NAME",
+        only_with="cache",
+    )
+    cache_order: int = row(
+        0,
+        "Order of the step cache: 0 repeats, 1 extrapolates.",
+        "sampling",
+        Whole(0, 1),
+        only_with="cache",
     )
     syntax: Syntax = row(
         "strict",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, get_args
 
@@ -17,6 +18,7 @@ from latentrt.sampling.grids import original_length, original_stride
 from latentrt.sampling.samplers import SAMPLERS, Option, Value
 from latentrt.sampling.samplers.names import Named, curve_of, sampler_named
 from latentrt.sampling.schedule import Spacing
+from latentrt.sampling.step import SamplerSteps
 from latentrt.validate import choice, number, or_default, shown
 
 SIGMAS: tuple[SigmasName, ...] = get_args(SigmasName)
@@ -43,6 +45,11 @@ class ScheduleSpec:
     def length(self) -> int:
         """The number of steps of the grid."""
         return self.original_steps or self.steps
+
+    @property
+    def sampler_steps(self) -> Callable[..., SamplerSteps]:
+        """The sampler with its options."""
+        return partial(SAMPLERS[self.sampler].steps, **self.options)
 
     def record(self) -> dict[str, Any]:
         """The fields of the request that make this again, the sampler's options as `options`."""

@@ -21,6 +21,7 @@ from latentrt.request.rows import checked
 from latentrt.request.schedule import ScheduleSpec, resolve_schedule
 from latentrt.request.segmentation import Segmentation, resolve_segmentation
 from latentrt.request.size import followed_size, resolve_size
+from latentrt.request.step_cache import StepCacheSpec, resolve_step_cache
 from latentrt.request.text import TextSpec, resolve_text
 from latentrt.request.tiling import Tiling, resolve_tiling
 from latentrt.sampling.noise.source import NoiseSpec
@@ -31,7 +32,8 @@ class Settings:
     """A request with every choice made, a spec per subject, each resolved by its own module.
 
     width, height: pixels. init_image, segmentation, image_embedding, hires: None where the run has none. upscaled: the
-    latents that a second pass starts from. fast_decode: the tiny decoder makes the picture.
+    latents that a second pass starts from. step_cache: None where every call is full. fast_decode: the tiny decoder
+    makes the picture.
     """
 
     text: TextSpec
@@ -49,6 +51,7 @@ class Settings:
     image_embedding: EmbeddingSpec | None = None
     hires: Hires | None = None
     upscaled: UpscaledLatents | None = None
+    step_cache: StepCacheSpec | None = None
     fast_decode: bool = False
 
     @property
@@ -86,7 +89,7 @@ class Settings:
         found = self.text.record() | noise_record(self.noise)
         found |= {"width": self.width, "height": self.height, "fast_decode": self.fast_decode}
         specs = (self.schedule, self.guidance, self.model_inputs, self.tiling, self.hires, self.denoising_range)
-        for spec in (*specs, self.init_image, self.segmentation, self.image_embedding, self.controls):
+        for spec in (*specs, self.init_image, self.segmentation, self.image_embedding, self.controls, self.step_cache):
             found |= spec.record() if spec else {}
         return found
 
@@ -105,7 +108,12 @@ def guided(settings: Settings, manifest: Manifest) -> bool:
 
     A model that takes the guidance scale as an input is not guided so.
     """
-    return not manifest.embeds_guidance and max(settings.scales) > 1
+    return guides(settings.guidance, settings.steps, manifest)
+
+
+def guides(guidance: GuidanceSpec, steps: int, manifest: Manifest) -> bool:
+    """As `guided`, before there are settings."""
+    return not manifest.embeds_guidance and max(guidance.scales(steps)) > 1
 
 
 def resolve(request: Request, manifest: Manifest) -> Settings:
@@ -128,10 +136,11 @@ def resolve(request: Request, manifest: Manifest) -> Settings:
         init_image.skipped(schedule.length)
     check_padding(controls, init_image)
     width, height = size
+    guidance = resolve_guidance(request, manifest, schedule.length)
     return Settings(
         resolve_text(request, manifest),
         schedule,
-        resolve_guidance(request, manifest, schedule.length),
+        guidance,
         resolve_noise(request),
         width,
         height,
@@ -143,6 +152,7 @@ def resolve(request: Request, manifest: Manifest) -> Settings:
         segmentation,
         resolve_image_embedding(request, manifest),
         resolve_hires(request, manifest, schedule.steps),
+        step_cache=resolve_step_cache(request, manifest, guided=guides(guidance, schedule.length, manifest)),
         fast_decode=resolve_fast_decode(request, manifest),
     )
 

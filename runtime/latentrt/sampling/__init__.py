@@ -1,6 +1,7 @@
 """Sampling with NumPy alone: noise schedules, curves of noise levels, samplers, guidance, random numbers."""
 
 __all__ = [
+    "calls",
     "curves",
     "grids",
     "guidance",
@@ -12,5 +13,6 @@ __all__ = [
     "schedule",
     "start_latents",
     "step",
+    "step_cache",
     "tiling",
 ]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from latentrt.errors import RequestError
-from latentrt.pipeline.denoiser import timesteps_of_calls
 from latentrt.request.request import Request
+from latentrt.sampling.calls import walk
 from latentrt.sampling.grids import Grid
 from latentrt.sampling.prediction import PREDICTIONS
 from latentrt.sampling.samplers import SAMPLERS
@@ -173,7 +173,7 @@ def test_a_level_that_no_step_has_is_read_off_the_table():
         for sigma in (8.0, 2.0, 1.0, 8.0):
             yield denoise(x, sigma), x
 
-    times = timesteps_of_calls(sampler, grid)
+    times = walk(sampler, grid).levels
     assert list(times) == [8.0, 2.0, 1.0]
     assert times[8.0] == 9.7 and times[1.0] == 3.0
     assert times[2.0] == pytest.approx(10 * math.log(2.0 / 0.1) / math.log(100))

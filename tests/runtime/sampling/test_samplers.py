@@ -14,7 +14,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from latentrt.pipeline.denoiser import timesteps_of_calls
+from latentrt.sampling.calls import walk
 from latentrt.sampling.curves import CURVES
 from latentrt.sampling.grids import Grid
 from latentrt.sampling.prediction import PREDICTIONS
@@ -299,7 +299,7 @@ def test_the_model_is_called_at_the_grid_s_levels_and_in_between(name):
         return ideal(x, sigma)
 
     last(sampler_of(name), normals(0), grid, denoise=denoise)
-    times = timesteps_of_calls(sampler_of(name), grid)
+    times = walk(sampler_of(name), grid).levels
     assert times.keys() == set(seen)
     assert [times[sigma] for sigma in grid.sigmas.tolist()] == grid.timesteps.tolist()
     assert all(0 <= time <= grid.timesteps[0] for time in times.values())
