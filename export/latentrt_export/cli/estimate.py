@@ -11,6 +11,7 @@ import click
 from latentrt.cli.output import as_json, echo, extra_of, print_json
 from latentrt.cli.parsing import size_of
 from latentrt.cli.paths import bundle_argument
+from latentrt.cli.request_options import STEP_CACHE, request_options
 from latentrt.errors import RequestError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--size", callback=size_of, metavar="WxH", help="Picture size in pixels.  [default: the bundle's]")
 @click.option("--steps", type=int, help="Denoising steps.  [default: the bundle's]")
 @click.option("--guidance", type=float, metavar="G", help="Guidance scale; 1 halves the work.  [default: the bundle's]")
+@request_options(STEP_CACHE)
 @click.option("--batch", type=int, default=1, show_default=True, help="Pictures per request.")
 @as_json
 def estimate(

@@ -14,6 +14,8 @@ from latentrt.conditioning.image_embedding import AUGMENTOR, embedding_component
 from latentrt.conditioning.prior import PRIOR, PRIOR_ENCODER
 from latentrt.conditioning.text import from_text
 from latentrt.request.settings import Settings, guided
+from latentrt.request.step_cache import cache_plan
+from latentrt.sampling.calls import walk
 from latentrt.tensors import shape_of
 from latentrt_export.estimate.devices import Device
 from latentrt_export.estimate.roofline import PRECISIONS, Precision, PrecisionName, Roofline, roofline, weight_bytes
@@ -24,8 +26,10 @@ CONTEXT_BYTES = 500_000_000
 # Shared memory that the system keeps: of 8 GiB, about 5.2 GiB are free beside a desktop of about 0.8 GiB.
 SYSTEM_BYTES = 2_200_000_000
 
-# The graph that `latentrt calibrate` quantizes; the others compute in FP16.
-QUANTIZED = "unet"
+# The denoiser's calls on the positive prompt alone, where others have both.
+POSITIVE = "unet, positive"
+# The graphs that `latentrt calibrate` quantizes; the others compute in FP16.
+QUANTIZED = ("unet", "unet_shallow", POSITIVE)
 
 
 @dataclass(frozen=True)
@@ -67,29 +71,49 @@ class Estimate:
 def calls_of(bundle: Bundle, settings: Settings) -> dict[str, Call]:
     """Returns the calls of a request by component, in order. Weights are not read.
 
-    The UNet is called once per step, on the negative prompt too if any step is guided; the quantizer of a VQ model once
-    per stripe of latents.
+    The UNet is called as often as the sampler does, on the negative prompt too if any step is guided. With a step cache
+    the shallow UNet takes its place in calls that are not full. The quantizer of a VQ model is called once per stripe.
     """
     manifest = bundle.manifest
     images, prompts = len(settings.seeds), 2 if guided(settings, manifest) else 1
     per_prompt = (name for name, one in manifest.hoisted.items() if from_text(one) or CLASS_LABEL in one.sources)
     texts = (*manifest.text_encoders, *per_prompt)
     batches = dict.fromkeys(texts, prompts) | {name: 1 for name in manifest.hoisted if name not in texts}
-    batches |= {manifest.denoiser: images * prompts, settings.decoder: 1}
+    denoising = denoiser_calls(manifest, settings, prompts)
+    batches |= {name: images * rows for name, (rows, _) in denoising.items()} | {settings.decoder: 1}
     latents = settings.width * settings.height // manifest.latents.factor**2
     stripes = {name: images * -(-latents // QUANTIZED_AT_ONCE) for name in manifest.of_role("quantizer")}
     batches |= dict.fromkeys(stripes, 1)
     embedding = embedding_calls(manifest, settings)
     batches |= {name: batch for name, (batch, _) in embedding.items()}
-    times = {manifest.denoiser: settings.steps, settings.decoder: images, **stripes}
-    times |= {name: count for name, (_, count) in embedding.items()}
+    times = {settings.decoder: images, **stripes}
+    times |= {name: count for name, (_, count) in (denoising | embedding).items()}
     calls = {}
     for name, batch in batches.items():
-        component = manifest.components[name]
+        component = manifest.components[manifest.denoiser if name == POSITIVE else name]
         sizes = manifest.sizes(settings.width, settings.height, n=settings.steps, batch=batch)
         shapes = {spec.name: shape_of(spec, sizes) for spec in component.inputs}
         calls[name] = Call(cost_of(ir.load(bundle.path(component.file)), shapes), times.get(name, 1))
     return calls
+
+
+def denoiser_calls(manifest: Manifest, settings: Settings, prompts: int) -> dict[str, tuple[int, int]]:
+    """Returns the rows and the number of calls of the denoiser and the shallow one. prompts: rows of a full call.
+
+    Where guidance is kept, a call between full ones has the positive prompt alone; in full, as POSITIVE, where nothing
+    else is kept.
+    """
+    calls = walk(settings.schedule.sampler_steps, settings.schedule.grid(manifest.noise_schedule))
+    count, spec = len(calls.sigmas), settings.step_cache
+    if spec is None:
+        return {manifest.denoiser: (prompts, count)}
+    full = len(cache_plan(spec, calls).full)
+    found = {manifest.denoiser: (prompts, full)}
+    if spec.features and manifest.shallow is not None:
+        found[manifest.shallow] = (1 if spec.guidance else prompts, count - full)
+    elif spec.guidance:
+        found[POSITIVE] = (1, count - full)
+    return found
 
 
 def embedding_calls(manifest: Manifest, settings: Settings) -> dict[str, tuple[int, int]]:
@@ -105,7 +129,8 @@ def estimate(calls: Mapping[str, Call], precision: PrecisionName, device: Device
     """Returns the estimate of these calls on a device. At "int8" only the UNet is quantized, the rest is fp16."""
     how = {name: precision_of(name, call, precision) for name, call in calls.items()}
     bounds = {name: roofline(call.cost, how[name], device) for name, call in calls.items()}
-    weights = {name: weight_bytes(call.cost, how[name]) for name, call in calls.items()}
+    # POSITIVE is a call of the denoiser's own graph.
+    weights = {name: weight_bytes(call.cost, how[name]) if name != POSITIVE else 0 for name, call in calls.items()}
     activations = {name: call.cost.activation_elements * how[name].activation_bytes for name, call in calls.items()}
     return Estimate(
         step=bounds["unet"],
@@ -120,5 +145,5 @@ def estimate(calls: Mapping[str, Call], precision: PrecisionName, device: Device
 
 def precision_of(name: str, call: Call, precision: PrecisionName) -> Precision:
     """The precision of a graph in a bundle of that precision."""
-    quantized_elsewhere = precision == "int8" and name != QUANTIZED
+    quantized_elsewhere = precision == "int8" and name not in QUANTIZED
     return PRECISIONS[call.always or ("fp16" if quantized_elsewhere else precision)]

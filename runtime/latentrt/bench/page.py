@@ -13,7 +13,10 @@ from latentrt.report.markup import folded, paragraph, section, table, tiles
 
 # The parts of a bar and their colours. Phases not in PART_OF belong to "prompt and timesteps".
 PARTS = {"UNet": "one", "prompt and timesteps": "two", "decoding": "three", "sampler": "four", "rest": "quiet"}
-PART_OF = {"unet": "UNet", "sampler": "sampler", "vae_decoder": "decoding", "image": "decoding", REST: "rest"}
+PART_OF = {
+    **{"unet": "UNet", "unet_shallow": "UNet", "sampler": "sampler"},
+    **{"vae_decoder": "decoding", "image": "decoding", REST: "rest"},
+}
 
 
 def page_of(report: Report) -> str:

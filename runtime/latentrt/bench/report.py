@@ -96,7 +96,10 @@ class Loading:
 
 @dataclass(frozen=True)
 class Sample:
-    """One timed request. total, phases: seconds. unet, sampler: seconds of each step. pictures: SHA-256 of pixels."""
+    """One timed request.
+
+    total, phases: seconds. unet, sampler: seconds of each step, the shallow UNet's too. pictures: SHA-256 of pixels.
+    """
 
     seed: int
     total: float

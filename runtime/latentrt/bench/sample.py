@@ -12,7 +12,8 @@ from latentrt.pipeline.pipeline import Pipeline
 from latentrt.pipeline.result import Result
 from latentrt.request.request import Request
 
-STEPWISE = ("unet", "sampler")
+# The phases of each part of a step.
+STEPWISE = {"unet": ("unet", "unet_shallow"), "sampler": ("sampler",)}
 
 
 def time_request(pipeline: Pipeline, request: Request) -> Sample:
@@ -21,12 +22,12 @@ def time_request(pipeline: Pipeline, request: Request) -> Sample:
     run = pipeline.steps(request)
     totals: list[Mapping[str, float]] = [{}]
     for _ in run:
-        totals.append({phase: run.timings.get(phase, 0.0) for phase in STEPWISE})
+        totals.append({part: sum(run.timings.get(one, 0.0) for one in phases) for part, phases in STEPWISE.items()})
     result = run.result
     total = timings.clock() - start
     unet, sampler = (
-        tuple(after[phase] - before.get(phase, 0.0) for before, after in zip(totals, totals[1:], strict=False))
-        for phase in STEPWISE
+        tuple(after[part] - before.get(part, 0.0) for before, after in zip(totals, totals[1:], strict=False))
+        for part in STEPWISE
     )
     return Sample(result.seeds[0], total, dict(result.timings), unet, sampler, digests(result))
 

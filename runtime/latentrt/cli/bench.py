@@ -13,6 +13,7 @@ from latentrt.cli.grouped import GroupedCommand
 from latentrt.cli.memory_option import memory_option
 from latentrt.cli.output import as_json, echo, print_json, progress_bar
 from latentrt.cli.parsing import class_of, numbers_of, seed_of, sigmas_of, size_of
+from latentrt.cli.request_options import STEP_CACHE, request_options
 
 if TYPE_CHECKING:
     from latentrt.bench.compare import Pairing
@@ -87,7 +88,7 @@ def show(pairings: Sequence[Pairing]) -> None:
 
 GROUPS = {
     "Most used": ("steps", "size", "batch", "engine", "runs", "out"),
-    "Request": ("prompt", "negative", "class_label", "guidance", "sampler", "sigmas", "seed"),
+    "Request": ("prompt", "negative", "class_label", "guidance", "sampler", "sigmas", *STEP_CACHE, "seed"),
     "Memory": ("memory_budget", "split_guidance"),
     "Measurement": ("warmups", "audit"),
     "Output": ("html",),
@@ -137,6 +138,7 @@ GROUPS = {
     metavar="NAME|LIST",
     help="Noise levels: a curve such as karras, or falling numbers.  [default: the bundle's]",
 )
+@request_options(STEP_CACHE)
 @click.option(
     "--seed",
     type=int,

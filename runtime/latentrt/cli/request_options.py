@@ -38,6 +38,8 @@ PARSERS: Mapping[str, Callable[..., Any]] = {
 # The fields that the command puts first, before its own --size and after it.
 BEFORE_SIZE = ("negative", "steps", "guidance", "seed")
 AFTER_SIZE = ("sampler", "batch", "init", "strength", "mask", "controls")
+# The fields of step caching, for commands that take few.
+STEP_CACHE = ("cache", "cache_of", "cache_order")
 NAMED = {one.name: one for one in fields(Request) if row_of(one).option is not None}
 
 

@@ -11,15 +11,14 @@ from latentrt.conditioning.prompt_blend import check_blend
 from latentrt.errors import RequestError
 from latentrt.pipeline.components import Components
 from latentrt.pipeline.memory import MemoryDemand, MemoryPlan, demand_of
-from latentrt.pipeline.step_cache import CachePlan, plan_of
 from latentrt.prompt import Prompt, read, without_text
 from latentrt.prompt.tokenizer import Tokenizer
 from latentrt.request.hires import Hires, UpscaledLatents
 from latentrt.request.request import Request
 from latentrt.request.settings import Settings, resolve
+from latentrt.request.step_cache import CachePlan, cache_plan
 from latentrt.sampling.calls import walk
 from latentrt.sampling.grids import Grid
-from latentrt.sampling.samplers import SAMPLERS
 from latentrt.tensors import Array
 
 SMALLEST = MemoryPlan(keep=False, split=True, peak_bytes=0)
@@ -91,7 +90,7 @@ def prepare_settings(components: Components, settings: Settings, before: int = 0
     demand = demand_of(settings, len(prompts.positive.sub_prompts), manifest)
     plan = components.budget.plan(manifest, demand) if components.budget else None
     schedule = settings.schedule
-    whole = SAMPLERS[schedule.sampler].grid(manifest.noise_schedule, schedule.steps, schedule.spacing, schedule.sigmas)
+    whole = schedule.grid(manifest.noise_schedule)
     first, last = steps_taken(settings, whole, manifest.noise_schedule.train_steps)
     grid = whole.sliced(first, last)
     return Prepared(
@@ -105,7 +104,7 @@ def prepare_settings(components: Components, settings: Settings, before: int = 0
         components.split_guidance or (plan is not None and plan.split),
         second_pass(components, settings, settings.hires, len(grid.sigmas)) if settings.hires else None,
         before,
-        plan_of(settings.step_cache, walk(schedule.sampler_steps, grid)) if settings.step_cache else None,
+        cache_plan(settings.step_cache, walk(schedule.sampler_steps, grid)) if settings.step_cache else None,
     )
 
 

@@ -8,38 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from latentrt.conditioning.prompts import Row
-from latentrt.errors import RequestError
-from latentrt.request.step_cache import StepCacheSpec
-from latentrt.sampling.calls import Walk
-from latentrt.sampling.step_cache import History, full_calls
+from latentrt.request.step_cache import CachePlan
+from latentrt.sampling.step_cache import History
 from latentrt.sampling.tiling import Tile
 from latentrt.tensors import Array
 
 Place = tuple[int, int] | None  # of a tile, its first row and column
-
-
-@dataclass(frozen=True)
-class CachePlan:
-    """The calls of a run: which are full, and the timestep of each."""
-
-    spec: StepCacheSpec
-    full: frozenset[int]
-    timesteps: tuple[float, ...]
-
-
-def plan_of(spec: StepCacheSpec, calls: Walk) -> CachePlan:
-    """The plan for these calls. Raises RequestError where the sampler or the list of full calls does not allow it."""
-    count = len(calls.timesteps)
-    if spec.of == "prediction" and calls.draws_noise:
-        raise RequestError(
-            "cache_of: got prediction with a sampler that draws noise, which a kept prediction does not see; use "
-            "features, or a sampler such as ddim or dpmpp_2m"
-        )
-    if isinstance(spec.calls, int):
-        return CachePlan(spec, full_calls(calls.timesteps, spec.calls), calls.timesteps)
-    if spec.calls[-1] >= count:
-        raise RequestError(f"cache: got call {spec.calls[-1]}, expected calls from 0 to {count - 1}, as the run has")
-    return CachePlan(spec, frozenset({0, *spec.calls}), calls.timesteps)
 
 
 @dataclass

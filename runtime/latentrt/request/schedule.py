@@ -14,10 +14,10 @@ from latentrt.errors import RequestError
 from latentrt.request.request import Request
 from latentrt.request.rows import checked
 from latentrt.sampling.curves import Sigmas, SigmasName
-from latentrt.sampling.grids import original_length, original_stride
+from latentrt.sampling.grids import Grid, original_length, original_stride
 from latentrt.sampling.samplers import SAMPLERS, Option, Value
 from latentrt.sampling.samplers.names import Named, curve_of, sampler_named
-from latentrt.sampling.schedule import Spacing
+from latentrt.sampling.schedule import NoiseSchedule, Spacing
 from latentrt.sampling.step import SamplerSteps
 from latentrt.validate import choice, number, or_default, shown
 
@@ -45,6 +45,10 @@ class ScheduleSpec:
     def length(self) -> int:
         """The number of steps of the grid."""
         return self.original_steps or self.steps
+
+    def grid(self, noise: NoiseSchedule) -> Grid:
+        """The grid of all steps, on the model's schedule."""
+        return SAMPLERS[self.sampler].grid(noise, self.steps, self.spacing, self.sigmas)
 
     @property
     def sampler_steps(self) -> Callable[..., SamplerSteps]:

@@ -10,7 +10,8 @@ from latentrt.bundle.manifest import Manifest
 from latentrt.errors import RequestError
 from latentrt.request.request import Request
 from latentrt.request.rows import checked, refuse_without
-from latentrt.sampling.step_cache import Cached
+from latentrt.sampling.calls import Walk
+from latentrt.sampling.step_cache import Cached, full_calls
 from latentrt.validate import is_list, shown, whole
 
 OFF = 1
@@ -68,6 +69,30 @@ def resolve_step_cache(request: Request, manifest: Manifest, *, guided: bool) ->
     if spec.guidance and not guided:
         raise RequestError(f"cache_of: got {spec.of} without guidance; use features or prediction")
     return spec
+
+
+@dataclass(frozen=True)
+class CachePlan:
+    """The calls of a run: which are full, and the timestep of each."""
+
+    spec: StepCacheSpec
+    full: frozenset[int]
+    timesteps: tuple[float, ...]
+
+
+def cache_plan(spec: StepCacheSpec, calls: Walk) -> CachePlan:
+    """The plan for these calls. Raises RequestError where the sampler or the list of full calls does not allow it."""
+    if spec.of == "prediction" and calls.draws_noise:
+        raise RequestError(
+            "cache_of: got prediction with a sampler that draws noise, which a kept prediction does not see; use "
+            "features, or a sampler such as ddim or dpmpp_2m"
+        )
+    if isinstance(spec.calls, int):
+        return CachePlan(spec, full_calls(calls.timesteps, spec.calls), calls.timesteps)
+    last = len(calls.timesteps) - 1
+    if spec.calls[-1] > last:
+        raise RequestError(f"cache: got call {spec.calls[-1]}, expected calls from 0 to {last}, as the run has")
+    return CachePlan(spec, frozenset({0, *spec.calls}), calls.timesteps)
 
 
 def calls_of(value: Any) -> int | tuple[int, ...]:
