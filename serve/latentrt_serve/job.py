@@ -113,17 +113,20 @@ class Job:
         self.state, self.started = "running", time.time()
         self.tell(Event("started"))
 
-    def count(self, done: int, total: int) -> None:
-        """Takes note of what is done. Raises Cancelled if the job is to end."""
+    def count(self, done: int, total: int, *, cached: bool = False) -> None:
+        """Takes note of what is done. cached: by a step that the step cache shortened.
+
+        Raises Cancelled if the job is to end.
+        """
         if self.cancelling.is_set():
             raise Cancelled
         self.step, self.total = done, total
-        self.tell(Event("step", {"step": done, "steps": total}))
+        self.tell(Event("step", {"step": done, "steps": total, "cached": cached}))
 
     def advance(self, step: Step) -> None:
         """Takes note of a step, and tells a preview where the order asks for one. Raises as `count`."""
         self.latest = step
-        self.count(step.index + 1, step.total)
+        self.count(step.index + 1, step.total, cached=step.cached)
         if (index := preview_index(self.step, self.total, self.order.previews)) is not None:
             for number in range(len(self.order.settings.seeds)):
                 self.tell(Event("preview", {"index": index, "picture": number}, step.preview(number)))

@@ -23,8 +23,8 @@ Cached = Literal["features", "features+guidance", "guidance", "prediction"]
 def full_calls(timesteps: Sequence[float], every: int) -> frozenset[int]:
     """Returns the numbers of the full calls: one in `every`, the first of them the first call; and the last call.
 
-    timesteps: of each call. As many calls are full as by counting, and as far apart in time as that number allows. On
-    an even grid these are calls 0, `every`, 2 * `every` ... and the last.
+    timesteps: of each call. As many calls are full as by counting, as evenly apart in time as that number allows. Of 20
+    calls on an even grid and one in 3, these are calls 0, 3, 6 ... 18 and 19.
     """
     count = len(timesteps)
     wanted = len({*range(0, count, every), count - 1})
