@@ -16,6 +16,7 @@ COMMANDS = {
     "upgrade": "latentrt_export.cli",
     "calibrate": "latentrt_calib.cli",
     "compare": "latentrt_calib.cli",
+    "presets": "latentrt_calib.cli",
     "serve": "latentrt_serve.cli",
     "triton": "latentrt_serve.cli",
 }

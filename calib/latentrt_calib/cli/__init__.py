@@ -1,3 +1,3 @@
-"""The commands `latentrt calibrate` and `latentrt compare`."""
+"""The commands `latentrt calibrate`, `latentrt compare` and `latentrt presets`."""
 
-__all__ = ["calibrate", "compare"]
+__all__ = ["calibrate", "compare", "presets"]

@@ -10,17 +10,16 @@ import click
 from latentrt.cli.grouped import GroupedCommand
 from latentrt.cli.output import as_json, echo, print_json, progress_bar
 from latentrt.cli.paths import check_files
-from latentrt.engines.kinds import NAMES
+from latentrt.cli.request_options import STEP_CACHE, request_options
+from latentrt_calib.cli.picture_options import FILE, NAMES_OF_OPTIONS, picture_options
 
 if TYPE_CHECKING:
+    from latentrt.bundle.quantization import PictureLoss
     from latentrt_calib.evaluate.compare import Comparison
 
-PICTURES = click.Path(path_type=Path, exists=True)
-FILE = click.Path(path_type=Path, dir_okay=False)
-
-
 GROUPS = {
-    "Pictures": ("prompts", "init", "images", "seed", "steps", "guidance", "sampler", "engine"),
+    "Pictures": NAMES_OF_OPTIONS,
+    "Settings of OTHER alone": STEP_CACHE,
     "Result": ("min_psnr", "min_worst", "html", "as_json"),
 }
 
@@ -28,29 +27,8 @@ GROUPS = {
 @click.command(cls=GroupedCommand, groups=GROUPS)
 @click.argument("reference")
 @click.argument("other")
-@click.option(
-    "--prompts", type=FILE, metavar="FILE", help="Prompts or classes, one per line, UTF-8.  [default: 100 that ship]"
-)
-@click.option(
-    "--init",
-    type=PICTURES,
-    metavar="DIR",
-    help="Pictures for upscalers, inpainting models and InstructPix2Pix.  [default: drawn ones]",
-)
-@click.option("--images", type=int, default=16, show_default=True, help="Pictures; prompts repeat if there are fewer.")
-@click.option("--steps", type=int, help="Denoising steps.  [default: REFERENCE's]")
-@click.option("--guidance", type=float, help="Guidance scale; 1 is off.  [default: REFERENCE's]")
-@click.option("--sampler", metavar="NAME", help="Sampler: ddim, euler, dpmpp_2m, ...  [default: REFERENCE's]")
-@click.option(
-    "--seed", type=int, default=0, show_default=True, help="Seed of the first picture; picture k has SEED + k."
-)
-@click.option(
-    "--engine",
-    default="onnxruntime",
-    metavar="NAME",
-    show_default=True,
-    help=f"Engine of both bundles: {', '.join(NAMES)}.",
-)
+@picture_options("REFERENCE", images=16)
+@request_options(STEP_CACHE)
 @click.option("--min-psnr", type=float, metavar="DB", help="Least mean PSNR; exit status 6 below it.")
 @click.option("--min-worst", type=float, metavar="DB", help="Least PSNR of any picture; exit status 6 below it.")
 @click.option("--html", type=FILE, metavar="FILE", help="HTML page with figures, plots and pictures.")
@@ -64,6 +42,9 @@ def compare(
     min_worst: float | None,
     html: Path | None,
     as_json: bool,
+    cache: int | tuple[int, ...] | None,
+    cache_of: str,
+    cache_order: int,
     **options: Any,
 ) -> None:
     """Generate the same pictures with the bundles REFERENCE and OTHER, and measure the differences.
@@ -74,6 +55,9 @@ def compare(
     \b
     latentrt compare my-bundle my-int8 --html compare.html
     latentrt compare my-bundle my-int8 --min-psnr 30
+    latentrt compare my-bundle my-bundle --cache 3
+
+    With --cache, OTHER's pictures are drawn with a step cache; fewer steps of OTHER at the same cost are measured too.
     """
     check_files(prompts)
     from latentrt.bundle.catalog import folder_of
@@ -88,8 +72,11 @@ def compare(
         check_writable(html, option="--html")
     manifest = open_bundle(folder_of(reference), verify=False).manifest
     subjects, inits = subjects_of(manifest, prompts, EVALUATION, "evaluation"), inits_in(init, manifest)
-    with progress_bar("comparing", 2 * options["images"]) as advance:
-        comparison = compare_bundles(reference, other, subjects, advance=advance, inits=inits, **options)
+    shortcut = {"cache": cache, "cache_of": cache_of, "cache_order": cache_order} if cache is not None else {}
+    with progress_bar("comparing", (3 if shortcut else 2) * options["images"]) as advance:
+        comparison = compare_bundles(
+            reference, other, subjects, shortcut=shortcut, advance=advance, inits=inits, **options
+        )
     gates = Gates(min_psnr, min_worst)
     if html is not None:
         save_page(html, comparison, gates)
@@ -108,14 +95,21 @@ def show(comparison: Comparison, html: Path | None) -> None:
         echo(f"{role:10} {bundle.name}  unet {precision}  {bundle.bytes / 1e6:.1f} MB  {bundle.sha256[:10]}")
     size = f"{settings['width']}x{settings['height']}"
     echo(f"{'pictures':10} {loss.pictures}, {size}, {settings['sampler']}, {settings['steps']} steps")
-    if loss.psnr_db is None or loss.worst_psnr_db is None:
-        echo(f"{'PSNR':10} all pictures are equal")
-    else:
-        echo(f"{'PSNR':10} mean {loss.psnr_db:.2f} dB, worst {loss.worst_psnr_db:.2f} dB")
+    echo(f"{'PSNR':10} {words(loss)}")
     echo(f"{'SSIM':10} mean {loss.ssim:.4f}, worst {loss.worst_ssim:.4f}")
     first, last = loss.latents_error[0], loss.latents_error[-1]
     echo(f"{'latents':10} off by {first:.2%} after the first step, {last:.2%} after the last")
     if worst.psnr_db is not None:
         echo(f"{'worst':10} {worst.title}")
+    if (less := comparison.fewer) is not None:
+        echo(f"{'work':10} {less.share:.2f} of the UNet's multiply-adds")
+        echo(f"{'or':10} {less.steps} steps, which cost as much: {words(less.loss)}")
     if html is not None:
         echo(html)
+
+
+def words(loss: PictureLoss) -> str:
+    """The PSNR of pictures."""
+    if loss.psnr_db is None or loss.worst_psnr_db is None:
+        return "all pictures are equal"
+    return f"mean {loss.psnr_db:.2f} dB, worst {loss.worst_psnr_db:.2f} dB"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from latentrt.request.settings import Settings
 from latentrt.tensors import Array
 from latentrt_calib.evaluate.generate import Advance, Sample, generate_samples, requests_of
 from latentrt_calib.evaluate.metrics import psnr_db, relative_error, ssim
+from latentrt_calib.evaluate.work import fewer_steps, share_of
 from latentrt_calib.recording.requests import check_requests
 from latentrt_calib.recording.subjects import subject_text
 
@@ -77,10 +78,20 @@ class PicturePair:
 
 
 @dataclass(frozen=True)
+class FewerSteps:
+    """Steps that cost as much as a shortcut. share: of the work without it, 0 to 1. loss: of pictures of so many."""
+
+    share: float
+    steps: int
+    loss: PictureLoss
+
+
+@dataclass(frozen=True)
 class Comparison:
     """Comparison of two bundles on the same requests.
 
-    settings: settings that all requests share. samples: the pictures that differ most, then the first ones.
+    settings: settings that all requests share. samples: the pictures that differ most, then the first ones. shortcut:
+    fields of the other bundle's requests alone, which compute less. fewer: fewer steps in their place.
     """
 
     reference: BundleSummary
@@ -89,6 +100,8 @@ class Comparison:
     settings: Mapping[str, Any]
     pairs: tuple[Pair, ...]
     samples: tuple[PicturePair, ...] = field(repr=False, compare=False)
+    shortcut: Mapping[str, Any] = field(default_factory=dict)
+    fewer: FewerSteps | None = None
 
     @property
     def loss(self) -> PictureLoss:
@@ -130,29 +143,38 @@ def compare_bundles(
     images: int,
     seed: int = 0,
     engine: str = "onnxruntime",
+    shortcut: Mapping[str, Any] | None = None,
     advance: Advance = lambda: None,
     **options: Any,
 ) -> Comparison:
     """Returns the comparison of the pictures of two bundles, each a folder or a built-in model's name.
 
     subjects, images, seed, options: as in `requests_of`. Options that are not given take the reference's defaults, for
-    both bundles. advance: called after every picture of either bundle.
+    both bundles. shortcut: fields that the other bundle's requests have besides. advance: called after every picture.
 
     Raises RequestError for an invalid request, BundleError for bundles whose latents have different shapes.
     """
     with load(reference, engine=engine) as first, load(other, engine=engine) as second:
         requests = requests_of(subjects, first.bundle, images=images, seed=seed, **options)
         check_comparable(first.bundle, second.bundle)
-        check_requests(second, requests)
+        shortened = [replace(request, **(shortcut or {})) for request in requests]
+        check_requests(second, shortened)
         references = tuple(generate_samples(first, requests, advance))
         first.close()
-        return compare(
-            bundle_summary(first.bundle),
-            bundle_summary(second.bundle),
-            references,
-            generate_samples(second, requests, advance),
-            engine,
-        )
+        summaries = bundle_summary(first.bundle), bundle_summary(second.bundle)
+        found = compare(*summaries, references, generate_samples(second, shortened, advance), engine)
+        if not shortcut:
+            return found
+        share = share_of(second.bundle, shortened[0], requests[0])
+        steps = fewer_steps(share, references[0].settings.steps)
+        fewer = generate_samples(second, [replace(request, steps=steps) for request in requests], advance)
+        loss = compare(*summaries, ends(references), ends(fewer), engine).loss
+        return replace(found, shortcut=shortcut, fewer=FewerSteps(share, steps, loss))
+
+
+def ends(samples: Iterable[Sample]) -> list[Sample]:
+    """The samples with the latents of their last step alone: those before it are of other levels in fewer steps."""
+    return [replace(one, latents=one.latents[-1:]) for one in samples]
 
 
 def check_comparable(reference: Bundle, other: Bundle) -> None:
@@ -241,6 +263,8 @@ def document(comparison: Comparison) -> dict[str, Any]:
         "other": asdict(comparison.other),
         "engine": comparison.engine,
         "settings": dict(comparison.settings),
+        "shortcut": dict(comparison.shortcut),
+        "fewer_steps": comparison.fewer and asdict(comparison.fewer),
         "loss": asdict(comparison.loss),
         "worst": asdict(comparison.worst),
         "pairs": [asdict(pair) for pair in comparison.pairs],

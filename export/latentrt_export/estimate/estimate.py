@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -15,7 +16,6 @@ from latentrt.conditioning.prior import PRIOR, PRIOR_ENCODER
 from latentrt.conditioning.text import from_text
 from latentrt.request.settings import Settings, guided
 from latentrt.request.step_cache import cache_plan
-from latentrt.sampling.calls import walk
 from latentrt.tensors import shape_of
 from latentrt_export.estimate.devices import Device
 from latentrt_export.estimate.roofline import PRECISIONS, Precision, PrecisionName, Roofline, roofline, weight_bytes
@@ -26,10 +26,10 @@ CONTEXT_BYTES = 500_000_000
 # Shared memory that the system keeps: of 8 GiB, about 5.2 GiB are free beside a desktop of about 0.8 GiB.
 SYSTEM_BYTES = 2_200_000_000
 
-# The denoiser's calls on the positive prompt alone, where others have both.
-POSITIVE = "unet, positive"
+# After a graph's name: its calls on the positive prompt alone, where others have both.
+POSITIVE = ", positive"
 # The graphs that `latentrt calibrate` quantizes; the others compute in FP16.
-QUANTIZED = ("unet", "unet_shallow", POSITIVE)
+QUANTIZED = ("unet", "unet_shallow")
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def calls_of(bundle: Bundle, settings: Settings) -> dict[str, Call]:
     times |= {name: count for name, (_, count) in (denoising | embedding).items()}
     calls = {}
     for name, batch in batches.items():
-        component = manifest.components[manifest.denoiser if name == POSITIVE else name]
+        component = manifest.components[name.removesuffix(POSITIVE)]
         sizes = manifest.sizes(settings.width, settings.height, n=settings.steps, batch=batch)
         shapes = {spec.name: shape_of(spec, sizes) for spec in component.inputs}
         calls[name] = Call(cost_of(ir.load(bundle.path(component.file)), shapes), times.get(name, 1))
@@ -98,22 +98,30 @@ def calls_of(bundle: Bundle, settings: Settings) -> dict[str, Call]:
 
 
 def denoiser_calls(manifest: Manifest, settings: Settings, prompts: int) -> dict[str, tuple[int, int]]:
-    """Returns the rows and the number of calls of the denoiser and the shallow one. prompts: rows of a full call.
+    """Returns the rows and the number of calls of the denoiser and the shallow one. prompts: rows of a guided call.
 
-    Where guidance is kept, a call between full ones has the positive prompt alone; in full, as POSITIVE, where nothing
-    else is kept.
+    Calls on the positive prompt alone, beside others on both, are listed apart: the graph's name and POSITIVE.
     """
-    calls = walk(settings.schedule.sampler_steps, settings.schedule.grid(manifest.noise_schedule))
-    count, spec = len(calls.sigmas), settings.step_cache
-    if spec is None:
-        return {manifest.denoiser: (prompts, count)}
-    full = len(cache_plan(spec, calls).full)
-    found = {manifest.denoiser: (prompts, full)}
-    if spec.features and manifest.shallow is not None:
-        found[manifest.shallow] = (1 if spec.guidance else prompts, count - full)
-    elif spec.guidance:
-        found[POSITIVE] = (1, count - full)
-    return found
+    calls = settings.schedule.calls(manifest.noise_schedule)
+    spec, (low, high) = settings.step_cache, settings.guidance.sigmas
+    full = cache_plan(spec, calls).full if spec else range(len(calls.sigmas))
+    found = Counter[tuple[str, int]]()
+    for number, sigma in enumerate(calls.sigmas):
+        rows = prompts if low <= sigma <= high else 1
+        if number in full or spec is None:
+            found[manifest.denoiser, rows] += 1
+        elif spec.of != "prediction":
+            name = manifest.shallow if spec.features else manifest.denoiser
+            found[name or manifest.denoiser, 1 if spec.guidance else rows] += 1
+    ordered = sorted(found.items(), key=lambda one: (one[0][0], -one[0][1]))
+    most = {name: max(rows for other, rows in found if other == name) for name, _ in found}
+    return {name if rows == most[name] else name + POSITIVE: (rows, count) for (name, rows), count in ordered}
+
+
+def denoiser_macs(manifest: Manifest, calls: Mapping[str, Call]) -> int:
+    """The multiply-adds of all calls of the denoiser, the shallow one's too."""
+    names = (manifest.denoiser, manifest.shallow)
+    return sum(one.times * one.cost.macs for name, one in calls.items() if name.removesuffix(POSITIVE) in names)
 
 
 def embedding_calls(manifest: Manifest, settings: Settings) -> dict[str, tuple[int, int]]:
@@ -129,8 +137,8 @@ def estimate(calls: Mapping[str, Call], precision: PrecisionName, device: Device
     """Returns the estimate of these calls on a device. At "int8" only the UNet is quantized, the rest is fp16."""
     how = {name: precision_of(name, call, precision) for name, call in calls.items()}
     bounds = {name: roofline(call.cost, how[name], device) for name, call in calls.items()}
-    # POSITIVE is a call of the denoiser's own graph.
-    weights = {name: weight_bytes(call.cost, how[name]) if name != POSITIVE else 0 for name, call in calls.items()}
+    # A graph's weights count once, however it is called.
+    weights = {name: weight_bytes(one.cost, how[name]) * (POSITIVE not in name) for name, one in calls.items()}
     activations = {name: call.cost.activation_elements * how[name].activation_bytes for name, call in calls.items()}
     return Estimate(
         step=bounds["unet"],
@@ -145,5 +153,5 @@ def estimate(calls: Mapping[str, Call], precision: PrecisionName, device: Device
 
 def precision_of(name: str, call: Call, precision: PrecisionName) -> Precision:
     """The precision of a graph in a bundle of that precision."""
-    quantized_elsewhere = precision == "int8" and name not in QUANTIZED
+    quantized_elsewhere = precision == "int8" and name.removesuffix(POSITIVE) not in QUANTIZED
     return PRECISIONS[call.always or ("fp16" if quantized_elsewhere else precision)]

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NoReturn
 
+from latentrt.bundle.presets import Preset
 from latentrt.bundle.quantization import Quantization
 from latentrt.bundle.sources import (
     CONTEXT_VECTORS,
@@ -215,7 +216,7 @@ class Manifest:
     text, tokenizer: None for a model without prompts. classes, segmentation, layout, image_embedding: the class labels,
     the labels of label maps, the boxes and the image of models that take such; None for all others. lora_weights: the
     file with the table of weights that LoRA files may change; "" for none. schedule: None for an autoencoder alone,
-    which draws no pictures.
+    which draws no pictures. presets: by name, the one to recommend first.
     """
 
     format: int
@@ -235,6 +236,7 @@ class Manifest:
     layout: Layout | None = None
     image_embedding: ImageEmbedding | None = None
     lora_weights: str = ""
+    presets: Mapping[str, Preset] = field(default_factory=dict)
 
     def of_role(self, role: Role) -> dict[str, Component]:
         """The components of a role, by name."""

@@ -22,7 +22,7 @@ HOISTED_KINDS = ("timestep", "text", "request", "image")
 OMITTED = (
     *("sources", "controls", "quantization", "encoders", "pads", "zero_negative", "unread", "embeddings"),
     *("name", "values", "extra_channels", "fill", "multiple", "attention_factor", "boundary", "eta", "overlay"),
-    *("classes", "segmentation", "layout", "image_embedding", "prior", "names", "lora_weights"),
+    *("classes", "segmentation", "layout", "image_embedding", "prior", "names", "lora_weights", "presets"),
 )
 
 

@@ -48,6 +48,7 @@ COMMANDS = {
     "calibrate": "Quantize a bundle to INT8 with a measured loss.",
     "build": "Build TensorRT plans, or graphs optimised for this processor.",
     "compare": "Compare the pictures of two bundles, in dB.",
+    "presets": "Measure settings of a bundle that compute less.",
     "triton": "Add a bundle to a model repository of the Triton server.",
     "bench": "Time a bundle on this machine, phase by phase.",
     "estimate": "Estimate the least time and memory of a bundle on a device.",
@@ -61,7 +62,7 @@ COMMANDS = {
 HEADINGS = {
     "Make pictures and sound": ("generate", "upscale", "inpaint", "encode", "decode", "serve", "audio", "inspect"),
     "Make bundles": ("export", "calibrate", "build", "upgrade", "triton"),
-    "Measure and check": ("compare", "bench", "estimate", "verify", "sign", "doctor"),
+    "Measure and check": ("compare", "presets", "bench", "estimate", "verify", "sign", "doctor"),
 }
 
 

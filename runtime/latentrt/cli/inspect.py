@@ -14,7 +14,8 @@ from latentrt.cli.output import as_json, echo, print_json
 if TYPE_CHECKING:
     from latentrt.bundle.folder import Bundle
     from latentrt.bundle.manifest import Classes, Latents, Manifest
-    from latentrt.bundle.quantization import Quantization
+    from latentrt.bundle.presets import Preset
+    from latentrt.bundle.quantization import PictureLoss, Quantization
 
 # A path with such an ending is a picture, even if the file does not exist.
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".apng", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic")
@@ -100,6 +101,7 @@ def lines_of(bundle: Bundle) -> Iterator[str]:
     if manifest.image_embedding:
         subject = "varies an image" if manifest.varies_images else "a prior embeds the prompt"
         yield f"{subject}, with noise of the levels 0 to {manifest.image_embedding.noise_levels - 1}"
+    yield from (preset_line(name, preset) for name, preset in manifest.presets.items())
     for name, component in manifest.components.items():
         size = sum(manifest.files[file].bytes for file in (component.file, *component.data))
         psnr = component.fidelity.psnr_db
@@ -133,6 +135,22 @@ def classes_line(classes: Classes) -> str:
     first = "; ".join(f"{label} {names}" for label, names in enumerate(classes.names[:SHOWN_CLASSES]))
     without = "" if classes.unconditional is None else f"; {classes.unconditional} for none"
     return f"{classes.count} classes{f': {first} ...' if first else ''}{without}"
+
+
+def preset_line(name: str, preset: Preset) -> str:
+    """The line on a preset: its work and its loss, beside fewer steps that cost as much."""
+    less = f"{preset.fewer_steps} steps {decibels(preset.fewer_loss)}"
+    return (
+        f"--preset {name}: {preset.share:.2f} of the UNet's work, {decibels(preset.loss)}; {less} "
+        f"({preset.sampler}, {preset.steps} steps, guidance {preset.guidance:g})"
+    )
+
+
+def decibels(loss: PictureLoss) -> str:
+    """The mean and the worst PSNR of pictures."""
+    if loss.psnr_db is None or loss.worst_psnr_db is None:
+        return "no loss"
+    return f"{loss.psnr_db:.1f} dB, worst {loss.worst_psnr_db:.1f}"
 
 
 def quantization_lines(quantized: Quantization) -> Iterator[str]:

@@ -149,6 +149,14 @@ class Request:
         Whole(0, 1),
         only_with="cache",
     )
+    preset: str | None = row(
+        None,
+        "Preset of the bundle that computes less; see `latentrt inspect`.",
+        "sampling",
+        Text(),
+        metavar="NAME",
+        usual="none",
+    )
     syntax: Syntax = row(
         "strict",
         "Prompt syntax: strict, lenient (as AUTOMATIC1111) or plain text.",

@@ -13,6 +13,7 @@ from latentrt.bundle.manifest import Manifest
 from latentrt.errors import RequestError
 from latentrt.request.request import Request
 from latentrt.request.rows import checked
+from latentrt.sampling.calls import Walk, walk
 from latentrt.sampling.curves import Sigmas, SigmasName
 from latentrt.sampling.grids import Grid, original_length, original_stride
 from latentrt.sampling.samplers import SAMPLERS, Option, Value
@@ -54,6 +55,10 @@ class ScheduleSpec:
     def sampler_steps(self) -> Callable[..., SamplerSteps]:
         """The sampler with its options."""
         return partial(SAMPLERS[self.sampler].steps, **self.options)
+
+    def calls(self, noise: NoiseSchedule) -> Walk:
+        """The calls of the model in a run of all steps, on the model's schedule."""
+        return walk(self.sampler_steps, self.grid(noise))
 
     def record(self) -> dict[str, Any]:
         """The fields of the request that make this again, the sampler's options as `options`."""

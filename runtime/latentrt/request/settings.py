@@ -16,6 +16,7 @@ from latentrt.request.image_embedding import EmbeddingSpec, resolve_image_embedd
 from latentrt.request.init_image import InitImage, resolve_init_image
 from latentrt.request.model_inputs import ModelInputs, resolve_model_inputs
 from latentrt.request.noise import noise_record, resolve_noise
+from latentrt.request.presets import with_preset
 from latentrt.request.request import Request
 from latentrt.request.rows import checked
 from latentrt.request.schedule import ScheduleSpec, resolve_schedule
@@ -118,6 +119,7 @@ def guides(guidance: GuidanceSpec, steps: int, manifest: Manifest) -> bool:
 
 def resolve(request: Request, manifest: Manifest) -> Settings:
     """The request with the bundle's defaults filled in. Raises RequestError for what cannot be generated."""
+    request = with_preset(request, manifest)
     pixels = manifest.latents.factor
     schedule = resolve_schedule(request, manifest)
     init_image = resolve_init_image(request, manifest)
