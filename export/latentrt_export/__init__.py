@@ -19,6 +19,7 @@ __all__ = [
     "lower",
     "networks",
     "options",
+    "step_cache",
     "upgrade",
 ]
 

@@ -48,6 +48,7 @@ from latentrt_export.networks.component import Config, Part, pixels_of
 from latentrt_export.options import ExportOptions as ExportOptions
 from latentrt_export.options import refuse_pictures, with_networks, without_pickles
 from latentrt_export.preview import fit_to_rgb
+from latentrt_export.step_cache import with_step_cache
 
 TOKENIZER_FILE = "tokenizer/tokenizer.json"
 # Folder of converted pickles inside the new bundle's temporary folder, with which it is removed if the export fails.
@@ -61,7 +62,8 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
     """Writes the bundle `out` from the checkpoint `source` and returns its manifest; `out` appears whole or not at all.
 
     progress: called with a line as each stage begins. Raises CheckpointError for files that cannot be read,
-    FidelityError for a component that misses its gate, OutputError if `out` exists.
+    FidelityError for a component that misses its gate, OutputError if `out` exists, RequestError for a boundary of step
+    caching that the UNet does not have.
     """
     check_names(options.steering)
     with new_folder(out) as folder:
@@ -87,6 +89,8 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
         manifest = manifest_of(prepared, options, components, (latents, side_px))
         manifest = replace(manifest, provenance={**manifest.provenance, **pickled})
         shutil.rmtree(scratch, ignore_errors=True)
+        if options.step_cache is not None:
+            manifest = with_step_cache(folder, manifest, options.step_cache, progress)
         manifest = with_table(folder, manifest)
         files = record_files(folder, named_files(manifest))
         manifest = replace(manifest, files=files)

@@ -31,7 +31,8 @@ class ExportOptions:
     `open_tiny_decoder`. embeddings: textual inversions, as in `with_embeddings`. controls, adapters: ControlNets and
     T2I-Adapters, as in `with_controls` and `with_adapters`. image_prompts, image_encoder: IP-Adapters and their image
     encoder, as in `with_image_prompts`. prediction, zero_snr: prediction type and zero terminal SNR, in place of the
-    checkpoint's. allow_pickle: read pickles, as `converted` does.
+    checkpoint's. allow_pickle: read pickles, as `converted` does. step_cache: the boundary of a shallow UNet to add, as
+    in `with_step_cache`; None for none.
     """
 
     precision: FloatPrecision = "fp32"
@@ -52,6 +53,7 @@ class ExportOptions:
     zero_snr: bool | None = None
     variant: str | None = None
     allow_pickle: bool = False
+    step_cache: int | None = None
 
     @property
     def steering(self) -> tuple[NamedNetwork, ...]:

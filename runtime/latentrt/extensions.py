@@ -8,12 +8,14 @@ PLAN_BUILDERS = {
     "tensorrt-rtx": "latentrt_export.build.tensorrt",
 }
 
-# Package of the module with a command, by command; the module and its function are named after the command.
+# Package of the module with a command, by command; the module and its function are named after the command, with
+# underscores.
 COMMANDS = {
     "export": "latentrt_export.cli",
     "build": "latentrt_export.cli",
     "estimate": "latentrt_export.cli",
     "upgrade": "latentrt_export.cli",
+    "step-cache": "latentrt_export.cli",
     "calibrate": "latentrt_calib.cli",
     "compare": "latentrt_calib.cli",
     "presets": "latentrt_calib.cli",

@@ -53,7 +53,7 @@ SINGLE_PATHS = {
     "tokenizer": "tokenizer",
 }
 GROUPS = {
-    "Bundle": ("precision", "name", "steps", "guidance"),
+    "Bundle": ("precision", "name", "steps", "guidance", "step_cache"),
     "Checkpoint": ("variant", "vae", "tokenizer", "configs", "prediction", "zero_snr", "allow_pickle"),
     "Added networks and words": (
         *("loras", "embeddings", "controls", "adapters", "image_prompts", "image_encoder", "tiny_decoder"),
@@ -74,6 +74,12 @@ GROUPS = {
 @click.option("--name", help="Name of the bundle.  [default: name of the checkpoint]")
 @click.option("--steps", type=click.IntRange(min=1), help="Default denoising steps.  [default: the family's]")
 @click.option("--guidance", type=float, help="Default guidance scale; 1 is off.  [default: the family's]")
+@click.option(
+    "--step-cache",
+    type=click.IntRange(min=1),
+    metavar="BOUNDARY",
+    help="Add a shallow UNet for step caching: 2 is careful, 1 is fast.",
+)
 @click.option(
     "--prediction",
     type=click.Choice(["epsilon", "v_prediction", "sample"]),

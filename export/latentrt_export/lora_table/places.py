@@ -63,6 +63,12 @@ def places_of(bundle: Bundle) -> dict[str, dict[str, Place]]:
     return {"unet": unet, **found}
 
 
+def copies_of(bundle: Bundle) -> dict[str, dict[str, Place]]:
+    """Returns the position of each of these weights in the shallow UNet too, which has the last layers' weights."""
+    shallow = bundle.manifest.shallow
+    return {} if shallow is None else {"unet": places_in(bundle, shallow, PREFIXES["unet"])}
+
+
 def unread_of(bundle: Bundle, places: Mapping[str, Mapping[str, Place]]) -> dict[str, dict[str, tuple[int, ...]]]:
     """Returns the shapes of weights that a checkpoint has but no graph needs, by component and key.
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from latentrt.bundle.folder import Bundle
 from latentrt.bundle.manifest import Manifest
-from latentrt.lora.places import QUANTIZED, changed_components, row_of
+from latentrt.lora.places import QUANTIZED, Place, changed_components, row_of
 from latentrt.storage.atomic import new_file
-from latentrt_export.lora_table.places import places_of, twins_of, unread_of
+from latentrt_export.lora_table.places import copies_of, places_of, twins_of, unread_of
 
 LORA_WEIGHTS = "lora_weights.json"
 
@@ -41,8 +43,14 @@ def table_of(bundle: Bundle) -> dict[str, object]:
     """Returns the table of a bundle, in the form of `latentrt.lora.places.Table`, for json.dumps."""
     places = places_of(bundle)
     unread = unread_of(bundle, places)
-    rows = {
+    weights = rows_of(bundle, places)
+    copies = {"copies": rows_of(bundle, copies_of(bundle))} if bundle.manifest.shallow else {}
+    return {"weights": weights, "unread": unread, "twins": twins_of(places, unread), **copies}
+
+
+def rows_of(bundle: Bundle, places: Mapping[str, Mapping[str, Place]]) -> dict[str, dict[str, list[Any]]]:
+    """The places as rows, by component and key."""
+    return {
         component: {key: row_of(place, bundle.folder) for key, place in found.items()}
         for component, found in places.items()
     }
-    return {"weights": rows, "unread": unread, "twins": twins_of(places, unread)}

@@ -137,6 +137,8 @@ def _check_sources(manifest: Manifest) -> None:
         raise TypedError(".image_embedding: got one of it and of a source of the kind 'image', expected both or none")
     for name, component in manifest.of_role("shallow_denoiser").items():
         _check_shallow(manifest, component, f".components.{name}")
+    for name, component in manifest.of_role("shallow_controlnet").items():
+        _check_shallow_controlnet(manifest, component, f".components.{name}")
     for name, component in manifest.of_role("denoiser").items():
         latents = [key for key, source in component.sources.items() if source.kind == "latents"]
         if len(latents) != 1:
@@ -153,6 +155,18 @@ def _check_shallow(manifest: Manifest, shallow: Component, where: str) -> None:
     for spec in shallow.inputs:
         if known.get(spec.name) != spec:
             raise TypedError(f"{where}.inputs: got {spec.name!r}, expected what the denoiser takes or makes")
+
+
+def _check_shallow_controlnet(manifest: Manifest, shallow: Component, where: str) -> None:
+    """Raises TypedError unless a ControlNet has the same controls, inputs and outputs, which the shallow one takes."""
+    whole = [one for one in manifest.of_role("controlnet").values() if one.controls == shallow.controls]
+    if len(whole) != 1 or manifest.shallow is None:
+        raise TypedError(f"{where}.controls: got {list(shallow.controls)}, expected those of a ControlNet to shorten")
+    taken = {*manifest.components[manifest.shallow].inputs}
+    for specs, known in ((shallow.inputs, {*whole[0].inputs}), (shallow.outputs, {*whole[0].outputs} & taken)):
+        for spec in specs:
+            if spec not in known:
+                raise TypedError(f"{where}: got {spec.name!r}, expected what the ControlNet and the shallow unet have")
 
 
 def _check_source(

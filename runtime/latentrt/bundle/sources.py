@@ -17,6 +17,7 @@ Role = Literal[
     "tiny_decoder",
     "controlnet_hint",
     "controlnet",
+    "shallow_controlnet",
     "t2i_adapter",
     "image_encoder",
     "segmentation_encoder",
@@ -25,7 +26,13 @@ Role = Literal[
     "prior",
 ]
 # Roles of components that serve control images, and of those that take the image itself.
-CONTROL_ROLES: tuple[Role, ...] = ("controlnet_hint", "controlnet", "t2i_adapter", "image_encoder")
+CONTROL_ROLES: tuple[Role, ...] = (
+    "controlnet_hint",
+    "controlnet",
+    "shallow_controlnet",
+    "t2i_adapter",
+    "image_encoder",
+)
 IMAGE_ROLES: tuple[Role, ...] = ("controlnet_hint", "t2i_adapter", "image_encoder")
 
 SourceKind = Literal["latents", "timestep", "text", "request", "component", "control", "image", "features"]

@@ -47,6 +47,7 @@ COMMANDS = {
     "inspect": "Show a bundle's components, or a picture's settings.",
     "calibrate": "Quantize a bundle to INT8 with a measured loss.",
     "build": "Build TensorRT plans, or graphs optimised for this processor.",
+    "step-cache": "Add a shallow UNet for step caching to a bundle.",
     "compare": "Compare the pictures of two bundles, in dB.",
     "presets": "Measure settings of a bundle that compute less.",
     "triton": "Add a bundle to a model repository of the Triton server.",
@@ -61,7 +62,7 @@ COMMANDS = {
 
 HEADINGS = {
     "Make pictures and sound": ("generate", "upscale", "inpaint", "encode", "decode", "serve", "audio", "inspect"),
-    "Make bundles": ("export", "calibrate", "build", "upgrade", "triton"),
+    "Make bundles": ("export", "calibrate", "step-cache", "build", "upgrade", "triton"),
     "Measure and check": ("compare", "presets", "bench", "estimate", "verify", "sign", "doctor"),
 }
 
@@ -74,12 +75,12 @@ class Commands(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name; its module and its function have that name too."""
+        """The command of that name; its module and its function have that name too, with underscores."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(
-            importlib.import_module(f"{EXTENSIONS.get(cmd_name, 'latentrt.cli')}.{cmd_name}"), cmd_name
-        )
+        name = cmd_name.replace("-", "_")
+        module = importlib.import_module(f"{EXTENSIONS.get(cmd_name, 'latentrt.cli')}.{name}")
+        command: click.Command = getattr(module, name)
         return command
 
     def resolve_command(

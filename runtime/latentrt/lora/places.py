@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -55,12 +55,14 @@ class Table:
     """The content of the table's file: each mapping is by the checkpoint's component, then by its key there.
 
     unread: shapes of weights that no graph has, as nothing reads them. twins: shapes of norms and biases that the
-    graphs do not have themselves, because they equal others, which stand for them.
+    graphs do not have themselves, because they equal others, which stand for them. copies: the rows of weights that the
+    shallow UNet of step caching has as well.
     """
 
     weights: Mapping[str, Mapping[str, Row]]
     unread: Mapping[str, Mapping[str, Shape]]
     twins: Mapping[str, Mapping[str, Shape]]
+    copies: Mapping[str, Mapping[str, Row]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,18 @@ class Places:
     weights: Mapping[str, Mapping[str, Place]]
     unread: Mapping[str, Mapping[str, Shape]]
     twins: Mapping[str, Mapping[str, Shape]]
+    copies: Mapping[str, Mapping[str, Place]] = field(default_factory=dict)
+
+    def of(self, component: str, key: str) -> tuple[Place, ...]:
+        """All places of a weight, in one or two graphs; none if the graphs do not have it."""
+        held = (found.get(component, {}).get(key) for found in (self.weights, self.copies))
+        return tuple(place for place in held if place is not None)
 
 
 def changed_components(manifest: Manifest) -> tuple[str, ...]:
     """The components whose weights LoRA files may change."""
-    return ("unet", "cross_kv", "time_bias", *manifest.text_encoders)
+    shallow = (manifest.shallow,) if manifest.shallow else ()
+    return ("unet", *shallow, "cross_kv", "time_bias", *manifest.text_encoders)
 
 
 def read_places(bundle: Bundle) -> Places:
@@ -90,13 +99,16 @@ def read_places(bundle: Bundle) -> Places:
         table = parse(Table, json.loads(path.read_bytes()))
         if not table.weights.keys() == table.unread.keys() == table.twins.keys():
             raise TypedError("expected the same components in weights, unread and twins")
-        weights = {
-            component: {key: place_of(bundle, row, f".weights.{component}.{key}") for key, row in rows.items()}
-            for component, rows in table.weights.items()
-        }
+        weights, copies = (
+            {
+                component: {key: place_of(bundle, row, f".{name}.{component}.{key}") for key, row in rows.items()}
+                for component, rows in held.items()
+            }
+            for name, held in (("weights", table.weights), ("copies", table.copies))
+        )
     except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path}: {error}; {REMEDY}") from error
-    return Places(weights, table.unread, table.twins)
+    return Places(weights, table.unread, table.twins, copies)
 
 
 def place_of(bundle: Bundle, row: Row, where: str) -> Place:

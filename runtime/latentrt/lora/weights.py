@@ -99,22 +99,22 @@ def changed_weights(bundle: Bundle, loras: Sequence[Lora]) -> dict[str, dict[str
         check_words(lora)
         for change in changes:
             if change.weight not in places.unread[change.component]:
-                place = unshared_place(bundle, places.weights[change.component].get(change.weight), change)
-                found[place.component][place.name].append((place, change))
+                for place in unshared_places(bundle, places.of(change.component, change.weight), change):
+                    found[place.component][place.name].append((place, change))
     return {
         component: {name: ChangedWeight(changes) for name, changes in weights.items()}
         for component, weights in found.items()
     }
 
 
-def unshared_place(bundle: Bundle, place: Place | None, change: Change) -> Place:
-    """The place of a weight. Raises BundleError if several layers share it, or if an equal one stands for it."""
-    if place is None or place.shared:
+def unshared_places(bundle: Bundle, places: Sequence[Place], change: Change) -> Sequence[Place]:
+    """The places of a weight. Raises BundleError if several layers share one, or if an equal one stands for it."""
+    if not places or any(place.shared for place in places):
         raise BundleError(
             f"{bundle.folder}: {change.file} changes {change.component} {change.weight}, which the graph stores once "
             f"for several layers with equal weights; fuse the file with `latentrt export --lora`"
         )
-    return place
+    return places
 
 
 def check_words(lora: Lora) -> None:
