@@ -37,19 +37,28 @@ class ControlSet:
         kind = CONTROL_KINDS[MADE_BY.get(role, role)]
         self.active.append((control, kind.build(Attachment(self.call, self.manifest, control, image, self.guess))))
 
-    @property
-    def specs(self) -> list[TensorSpec]:
-        """The denoiser's inputs that controls make; none where it was exported without any."""
-        denoiser = self.manifest.components[self.manifest.denoiser]
+    def specs(self, component: str) -> list[TensorSpec]:
+        """The inputs of a denoiser that controls make; none where it was exported without any."""
+        denoiser = self.manifest.components[component]
         return [spec for spec in denoiser.inputs if denoiser.sources[spec.name].kind == "control"]
 
     def feeds(
-        self, step: int, denoiser: Feeds, negative: Sequence[bool], window: Tile | None = None
+        self,
+        step: int,
+        denoiser: Feeds,
+        negative: Sequence[bool],
+        window: Tile | None = None,
+        *,
+        shallow: str | None = None,
     ) -> dict[str, Array]:
-        """The inputs that all active controls make for a call together, zeros without any. See `ActiveControl`."""
-        works = (active for control, active in self.active if control.works(step - self.first, self.steps))
-        made = [active.feeds(denoiser, np.array(negative), window) for active in works]
-        found = {spec: [one[spec.name] for one in made if spec.name in one] for spec in self.specs}
+        """The inputs that all active controls make for a call together, zeros without any. See `ActiveControl`.
+
+        shallow: the shallow denoiser where the call is its; None for one of the whole.
+        """
+        specs = self.specs(shallow or self.manifest.denoiser)
+        works = (active for control, active in self.active if control.works(step - self.first, self.steps) and specs)
+        made = [active.feeds(denoiser, np.array(negative), window, shallow=shallow is not None) for active in works]
+        found = {spec: [one[spec.name] for one in made if spec.name in one] for spec in specs}
         batch, _, height, width = denoiser[self.manifest.sample].shape
         images = math.lcm(*(len(own) for spec, own in found.items() if own and has_images(spec)))
         sizes = {"batch": batch, "height": height, "width": width, "images": images}

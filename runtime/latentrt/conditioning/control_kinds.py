@@ -25,11 +25,12 @@ Feeds = Mapping[str, Array]
 class ActiveControl(Protocol):
     """A control image at work."""
 
-    def feeds(self, denoiser: Feeds, negative: Array, window: Tile | None) -> Feeds:
+    def feeds(self, denoiser: Feeds, negative: Array, window: Tile | None, *, shallow: bool) -> Feeds:
         """The denoiser's inputs that it makes for a call, by name, with a row for each row of the call.
 
         denoiser: the noisy latents and the other inputs of the call. negative: (rows,), whether a row is a negative
-        prompt's. window: the part of the picture that the latents are; None for all of it.
+        prompt's. window: the part of the picture that the latents are; None for all of it. shallow: whether the call is
+        the shallow denoiser's, which may read less.
         """
 
 
@@ -61,8 +62,15 @@ def controlnet(attachment: Attachment) -> ActiveControl:
     control, manifest = attachment.control, attachment.manifest
     (network,) = manifest.networks_of(control.name) & manifest.of_role("controlnet").keys()
     hint = attachment.call(control.component, image=attachment.image)["hint"]
+    short = manifest.networks_of(control.name) & manifest.of_role("shallow_controlnet").keys()
     return ActiveControlNet(
-        attachment.call, network, manifest.components[network], control.scale, hint, guess=attachment.guess
+        attachment.call,
+        network,
+        manifest.components[network],
+        next(iter(short), network),
+        control.scale,
+        hint,
+        guess=attachment.guess,
     )
 
 

@@ -20,26 +20,30 @@ from latentrt.tensors import Array, read_only
 class ActiveControlNet:
     """A ControlNet for one run.
 
-    name, component: the network's. scale: its strength. hint: its features of the image, (1, channels, rows, columns).
-    guess: see `Request`.
+    name, component: the network's. short: the name of its short form, for calls of the shallow UNet; its own without.
+    scale: its strength. hint: its features of the image, (1, channels, rows, columns). guess: see `Request`.
     """
 
     call: Call
     name: str
     component: Component
+    short: str
     scale: float
     hint: Array
     guess: bool = False
     cache: dict[int, Array] = field(default_factory=dict)
 
-    def feeds(self, denoiser: Mapping[str, Array], negative: Array, window: Tile | None) -> dict[str, Array]:
+    def feeds(
+        self, denoiser: Mapping[str, Array], negative: Array, window: Tile | None, *, shallow: bool
+    ) -> dict[str, Array]:
         """The residuals of every row; for a guess, zeros in those of a negative prompt."""
         rows = ~negative if self.guess else np.ones_like(negative)
         if not rows.any():
             return {}
         shared = {spec.name: denoiser[spec.name] for spec in self.component.inputs if spec.name in denoiser}
         chosen = shared if rows.all() else {key: feed[rows] for key, feed in shared.items()}
-        residuals = self.call(self.name, hint=self.hint_of(int(rows.sum()), window), scales=self.scales(), **chosen)
+        name = self.short if shallow else self.name
+        residuals = self.call(name, hint=self.hint_of(int(rows.sum()), window), scales=self.scales(), **chosen)
         return residuals if rows.all() else {key: scattered(array, rows) for key, array in residuals.items()}
 
     def scales(self) -> Array:

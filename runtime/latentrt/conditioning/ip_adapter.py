@@ -25,7 +25,9 @@ class ActiveImagePrompt:
     kv: Array
     cache: dict[bytes, Array] = field(default_factory=dict)
 
-    def feeds(self, denoiser: Mapping[str, Array], negative: Array, window: Tile | None) -> dict[str, Array]:
+    def feeds(
+        self, denoiser: Mapping[str, Array], negative: Array, window: Tile | None, *, shallow: bool
+    ) -> dict[str, Array]:
         """The keys and values of every row; cached, so that an engine has them at hand."""
         key = negative.tobytes()
         if key not in self.cache:

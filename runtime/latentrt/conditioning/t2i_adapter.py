@@ -26,7 +26,9 @@ class ActiveT2IAdapter:
     strides: Mapping[str, int]
     cache: dict[int, dict[str, Array]] = field(default_factory=dict)
 
-    def feeds(self, denoiser: Mapping[str, Array], negative: Array, window: Tile | None) -> dict[str, Array]:
+    def feeds(
+        self, denoiser: Mapping[str, Array], negative: Array, window: Tile | None, *, shallow: bool
+    ) -> dict[str, Array]:
         """The features, the same for every row; cached, so that an engine has them at hand."""
         rows = len(negative)
         if window is not None:

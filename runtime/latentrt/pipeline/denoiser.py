@@ -102,16 +102,17 @@ class Denoiser:
         name = self.manifest.sample
         feeds = {name: np.concatenate([sample] * len(group)), **self.inputs.feeds(group, sigma, len(sample))}
         negative = [row.negative for row in group for _ in sample]
-        more = self.controls.feeds(self.step, feeds, negative, window) if self.controls else {}
+        shallow = self.manifest.shallow if self.cache is not None and self.cache.shallow else None
+        more = self.controls.feeds(self.step, feeds, negative, window, shallow=shallow) if self.controls else {}
         if extra is not None:
             feeds[name] = np.concatenate([concat_channels(sample, extra, dropped=row.image_dropped) for row in group])
-        output = self.network(group, {**feeds, **more})
+        output = self.network(group, {**feeds, **more}, shallow)
         return list(output.astype(np.float32, copy=False).reshape(len(group), *sample.shape))
 
-    def network(self, group: tuple[Row, ...], feeds: dict[str, Array]) -> Array:
+    def network(self, group: tuple[Row, ...], feeds: dict[str, Array], shallow: str | None) -> Array:
         """The prediction of one call for some rows: of the denoiser, or of the shallow one with features kept."""
-        cache, shallow = self.cache, self.manifest.shallow
-        if cache is not None and cache.shallow and shallow is not None:
+        cache = self.cache
+        if cache is not None and shallow is not None:
             feeds = {**feeds, DEEP_FEATURES: cache.features_of(group)}
             taken = self.manifest.components[shallow].sources
             return self.call(shallow, **{name: feeds[name] for name in taken})["prediction"]
