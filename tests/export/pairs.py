@@ -96,7 +96,7 @@ def opened_pair(name: str, folder: Path, opened: Callable[..., Pipeline] = expor
     return Pair(name, folder, ours, theirs, theirs.scheduler)
 
 
-def steered_pair(name: str, folder: Path, opened: Callable[..., Pipeline] = exported) -> Pair:
+def steered_pair(name: str, folder: Path, opened: Callable[..., Pipeline] = exported, **options) -> Pair:
     """The same with a ControlNet, "canny", beside the UNet, and SDXL with a T2I-Adapter, "sketch", and IP-Adapters."""
     unet = module_of("unet", TINY[name].configs["unet"])
     saved_controlnet(unet, folder / "canny")
@@ -107,17 +107,18 @@ def steered_pair(name: str, folder: Path, opened: Callable[..., Pipeline] = expo
             "adapters": (NamedNetwork("sketch", folder / "sketch"),),
             "image_prompts": saved_prompts(unet, folder),
         }
-    return opened_pair(name, folder, opened, controls=(NamedNetwork("canny", folder / "canny"),), **others)
+    return opened_pair(name, folder, opened, controls=(NamedNetwork("canny", folder / "canny"),), **others, **options)
 
 
-def steered(pair: Pair) -> tuple[float, float]:
+def steered(pair: Pair, **options) -> tuple[float, float]:
     """The PSNR in dB of a picture that the ControlNet steers for half of the steps, and of the same without it."""
     image, network = noise(**SIZE), ControlNetModel.from_pretrained(pair.folder / "canny")
     theirs = STEERED[pair.name](**pair.theirs.components, controlnet=network)
     theirs.set_progress_bar_config(disable=True)
     calls = {"image": image, "controlnet_conditioning_scale": 0.7, "control_guidance_end": 0.5}
     both, controls = replace(pair, theirs=theirs), [Control("canny", image, 0.7, 0.0, 0.5)]
-    return both.psnr(guidance=5.0, controls=controls, theirs=calls), both.psnr(guidance=5.0, theirs=calls)
+    options = {"guidance": 5.0, "theirs": calls, **options}
+    return both.psnr(controls=controls, **options), both.psnr(**options)
 
 
 def adapted(pair: Pair) -> tuple[float, float]:
