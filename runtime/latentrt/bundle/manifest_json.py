@@ -21,7 +21,7 @@ HOISTED_KINDS = ("timestep", "text", "request", "image")
 # Keys that are not written if they have their default.
 OMITTED = (
     *("sources", "controls", "quantization", "encoders", "pads", "zero_negative", "unread", "embeddings"),
-    *("name", "values", "extra_channels", "fill", "multiple", "attention_factor", "eta", "overlay"),
+    *("name", "values", "extra_channels", "fill", "multiple", "attention_factor", "activations", "eta", "overlay"),
     *("classes", "segmentation", "layout", "image_embedding", "prior", "names", "lora_weights"),
 )
 
