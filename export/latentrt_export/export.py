@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +27,7 @@ from latentrt.errors import CheckpointError
 from latentrt.prompt.tokenizer import Tokenizer
 from latentrt.sampling.schedule import NoiseSchedule
 from latentrt.storage.atomic import new_folder
+from latentrt.tensors import TensorSpec
 from latentrt_export.checkpoint.classes import classes_of, layout_of
 from latentrt_export.checkpoint.embeddings import bundled_in, with_embeddings, words_of
 from latentrt_export.checkpoint.image_embeddings import embedding_of
@@ -39,6 +40,7 @@ from latentrt_export.components.denoiser import multiple_of
 from latentrt_export.components.parts import parts_of
 from latentrt_export.components.tiny_decoder import open_tiny_decoder, tiny_part
 from latentrt_export.gate import check_gate
+from latentrt_export.graph.activations import with_figure
 from latentrt_export.graph.precision import PRECISIONS, FloatPrecision
 from latentrt_export.graph.save import save_graph
 from latentrt_export.graph.trace import trace
@@ -256,24 +258,35 @@ def write_component(part: Part, folder: Path, precision: FloatPrecision, progres
     model = recipe.graph(trace(module, inputs, outputs, part.multiple))
     progress(f"{part.name}: writing")
     data = save_graph(model, folder, part.name)
+    component = with_figure(component_of(part, data, precision, inputs, outputs), model)
     # Weights are freed before the engine loads its own, since both would be the peak. No later component uses them.
     del model
     module.to_empty(device="meta")
     gc.collect()
-    component = Component(
+    progress(f"{part.name}: comparing with the original")
+    return replace(component, fidelity=check_gate(part, component, folder, recipe))
+
+
+def component_of(
+    part: Part,
+    data: tuple[str, ...],
+    precision: FloatPrecision,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+) -> Component:
+    """The component of a part whose fidelity is not measured yet."""
+    return Component(
         role=part.role,
         file=f"{part.name}.onnx",
         data=data,
         precision=precision,
         inputs=tuple(inputs),
         outputs=tuple(outputs),
-        fidelity=Fidelity(0.0, None, recipe.gate),
+        fidelity=Fidelity(0.0, None, PRECISIONS[precision].gate),
         sources=part.sources,
         controls=part.controls,
         attention_factor=part.attention_factor,
     )
-    progress(f"{part.name}: comparing with the original")
-    return replace(component, fidelity=check_gate(part, component, folder, recipe))
 
 
 def latents_of(checkpoint: Checkpoint) -> tuple[Latents, int]:

@@ -1,4 +1,4 @@
-"""Upgrade of bundles of earlier versions, with the table of weights for LoRA files."""
+"""Upgrade of bundles of earlier versions, with the table of weights for LoRA files and the memory of activations."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ from pathlib import Path
 from latentrt.bundle.folder import Bundle, record_files
 from latentrt.bundle.manifest import Manifest
 from latentrt.bundle.upgrade import upgrade as rewrite
+from latentrt_export.graph.activations import with_activations
 from latentrt_export.lora_table.table import with_table
 
 
 def upgrade(folder: Path, *, edited: bool = False) -> tuple[Bundle, bool]:
-    """Adds the table of weights for LoRA files if there is none, and rewrites the bundle's manifest.
+    """Adds the table of weights for LoRA files and the memory of activations if missing, and rewrites the manifest.
 
     Arguments, results and errors are those of `latentrt.bundle.upgrade.upgrade`.
     """
-    return rewrite(folder, edited=edited, amend=with_missing_table)
+    return rewrite(folder, edited=edited, amend=with_missing)
+
+
+def with_missing(folder: Path, manifest: Manifest) -> Manifest:
+    """The manifest with what bundles of earlier versions lack; a new table is written."""
+    return with_missing_table(folder, with_activations(folder, manifest))
 
 
 def with_missing_table(folder: Path, manifest: Manifest) -> Manifest:

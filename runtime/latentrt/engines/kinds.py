@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 class MemoryModel:
     """Memory that an engine needs for a graph.
 
-    weights: bytes in memory per byte of the graph's file, by precision. scores: whether attention scores are held in
+    weights: bytes in memory per byte of the graph's file, by precision. loading: the same while a graph is loaded whose
+    weights lie in the graph's own file; empty where that is no more. scores: whether attention scores are held in
     memory, all heads at once. striped: whether the VAE decoder works in stripes, one after the other.
     """
 
     weights: Mapping[Precision, float]
     scores: bool
     striped: bool = False
+    loading: Mapping[Precision, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,11 @@ ENGINES = {
         "onnxruntime",
         "cpu",
         takes_weights=True,
-        memory=MemoryModel({"fp32": 1.1, "fp16": 5.5, "w16": 5.5, "int8": 2.3, "w8": 5.0}, scores=True),
+        memory=MemoryModel(
+            {"fp32": 1.1, "fp16": 2.5, "w16": 2.5, "int8": 2.3, "w8": 5.0},
+            scores=True,
+            loading={"fp32": 2.0, "fp16": 4.0, "w16": 4.0},
+        ),
     ),
     "openvino": EngineKind(
         "latentrt.engines.openvino",

@@ -1,8 +1,9 @@
 """Memory of a run, estimated from the manifest before it starts, and plans that fit a run into a budget.
 
-The constants were measured (docs/cpu.md). Activations grow with the number of latents and of channels; the number of
-channels follows from the time biases of a UNet, and from the square root of the weights of a VAE. Estimates are meant
-to be a little too high.
+The constants were measured (docs/cpu.md). The exporter writes the activations of each graph in ONNX Runtime into the
+manifest. For graphs without them, and other engines, activations grow with the number of latents and of channels; the
+number of channels follows from the time biases of a UNet, and from the square root of the weights of a VAE. Such
+estimates are meant to be too high.
 """
 
 from __future__ import annotations
@@ -21,9 +22,16 @@ from latentrt.sampling.tiling import DECODED
 from latentrt.tensors import shape_of
 
 # Memory of Python, NumPy and the engine's code.
-BASE_BYTES = 150_000_000
-# Bytes of activations: of a UNet, per row, latent and time-bias channel; of a VAE, per latent and square root of the
-# number of weights, fewer if it decodes in stripes. They were measured with VAE_FACTOR pixels per latent and side.
+BASE_BYTES = 100_000_000
+# Memory that ONNX Runtime's buffers need, per byte of them: its blocks leave gaps from the second call on.
+GAPS = 1.05
+# Components that are first called after the last step.
+LATE_ROLES: tuple[Role, ...] = ("quantizer", "vae_decoder", "tiny_decoder")
+# Added to the activations of a graph for which the manifest has none.
+MARGIN_BYTES = 50_000_000
+# Bytes of activations where the manifest has none: of a UNet, per row, latent and time-bias channel; of a VAE, per
+# latent and square root of the number of weights, fewer if it decodes in stripes. They were measured with VAE_FACTOR
+# pixels per latent and side.
 UNET_BYTES, VAE_BYTES, STRIPED_BYTES = 5.2, 50.0, 25.0
 VAE_FACTOR = 8
 # Bytes of attention scores per row and pair of latents, if an engine holds those of all 8 heads at once.
@@ -136,7 +144,18 @@ def plan(manifest: Manifest, demand: MemoryDemand, models: Mapping[str, MemoryMo
     least = min(one.peak_bytes for one in plans)
     raise OutOfMemoryError(
         f"memory budget: got {budget / 1e9:.2f} GB, expected at least {least / 1e9:.2f} GB for {demand_text(demand)}; "
-        f"{suggestion(manifest, demand, models, budget)}"
+        f"{suggestion(manifest, demand, models, budget)}{older_bundle(manifest, models)}"
+    )
+
+
+def older_bundle(manifest: Manifest, models: Mapping[str, MemoryModel]) -> str:
+    """Text that says that the bundle lacks figures for the estimate, which is too high without; "" if it has them."""
+    figured = (name for name, one in manifest.components.items() if one.role in ("denoiser", "vae_decoder"))
+    if all(manifest.components[name].activations or not models[name].scores for name in figured):
+        return ""
+    return (
+        "; the bundle is of an earlier version and lacks the memory of its activations, so that this estimate is too "
+        "high: `latentrt upgrade` on the bundle's folder adds it"
     )
 
 
@@ -144,13 +163,24 @@ def candidates(manifest: Manifest, demand: MemoryDemand, models: Mapping[str, Me
     """All plans, fastest first: a second UNet call per step costs less time than loading components for each run."""
     used = {name: one for name, one in manifest.components.items() if demand.uses(name, one.role)}
     weights = {name: file_bytes(manifest, one) * models[name].weights[one.precision] for name, one in used.items()}
+    loading = {name: loading_bytes(manifest, one, models[name]) for name, one in used.items()}
+    loop = sum(weight for name, weight in weights.items() if in_loop(used[name]))  # these stay loaded between steps
+    early = sum(weight for name, weight in weights.items() if used[name].role not in LATE_ROLES)
     for keep, split in itertools.product((True, False), (False, True)):
         per_call = replace(demand, prompts=1) if split else demand
-        activations = {name: activation_bytes(manifest, name, per_call, models[name]) for name in used}
-        loop = sum(weight for name, weight in weights.items() if in_loop(used[name]))  # these stay loaded between steps
-        alone = {name: loop if in_loop(used[name]) else weight for name, weight in weights.items()}
-        loaded = {name: sum(weights.values()) if keep else alone[name] for name in used}
-        yield MemoryPlan(keep, split, round(BASE_BYTES + max(loaded[name] + activations[name] for name in used)))
+        peaks = []
+        for name, one in used.items():
+            alone = loop if in_loop(one) else weights[name]
+            calling = sum(weights.values()) if keep else alone
+            before = (sum(weights.values()) if one.role in LATE_ROLES else early) if keep else alone
+            peaks.append(calling + activation_bytes(manifest, name, per_call, models[name]))
+            peaks.append(before - weights[name] + max(loading[name], weights[name]))
+        yield MemoryPlan(keep, split, round(BASE_BYTES + max(peaks)))
+
+
+def loading_bytes(manifest: Manifest, component: Component, model: MemoryModel) -> float:
+    """Bytes in memory while a component is loaded; 0 where they are no more than afterwards."""
+    return 0 if component.data else file_bytes(manifest, component) * model.loading.get(component.precision, 0)
 
 
 def in_loop(component: Component) -> bool:
@@ -160,15 +190,22 @@ def in_loop(component: Component) -> bool:
 
 def activation_bytes(manifest: Manifest, name: str, demand: MemoryDemand, model: MemoryModel) -> float:
     """Bytes of activations in one call of a component."""
-    component, latents = manifest.components[name], demand.height * demand.width
+    component, latents = manifest.components[name], latents_per_call(manifest, name, demand)
+    rows = demand.prompts * demand.images if in_loop(component) else 1
+    if model.scores and component.activations:
+        return GAPS * rows * max(latents * each + latents**2 * pairs for each, pairs in component.activations)
+    return MARGIN_BYTES + usual_activation_bytes(manifest, component, demand, latents, model)
+
+
+def usual_activation_bytes(
+    manifest: Manifest, component: Component, demand: MemoryDemand, latents: int, model: MemoryModel
+) -> float:
+    """Bytes of activations in one call of a component for which the manifest has none. latents: of one row."""
     if in_loop(component):
-        latents = math.prod(min(side, demand.window or side) for side in (demand.height, demand.width))
         rows = demand.prompts * demand.images
         attended = latents / component.attention_factor**2
         scores = SCORE_BYTES * rows * attended**2 if model.scores else 0
         return UNET_BYTES * rows * latents * time_bias_width(manifest) + scores
-    if component.role == "vae_decoder" and manifest.upscales:
-        latents = math.prod(min(side, DECODED) for side in (demand.height, demand.width))
     if component.role in ("vae_encoder", "vae_decoder", "tiny_decoder", "controlnet_hint"):
         attends = component.role in ("vae_encoder", "vae_decoder")
         scores = FLOAT_BYTES * latents**2 if model.scores and attends else 0
@@ -183,6 +220,16 @@ def activation_bytes(manifest: Manifest, name: str, demand: MemoryDemand, model:
         sizes = {"batch": 1, "height": demand.height, "width": demand.width}
         return ADAPTER_TENSORS * FLOAT_BYTES * sum(math.prod(shape_of(spec, sizes)) for spec in component.outputs)
     return 0
+
+
+def latents_per_call(manifest: Manifest, name: str, demand: MemoryDemand) -> int:
+    """Latents of one row in a call of a component: those of a tile where it sees tiles."""
+    component, most = manifest.components[name], 0
+    if in_loop(component):
+        most = demand.window
+    elif component.role == "vae_decoder" and manifest.upscales:
+        most = DECODED
+    return math.prod(min(side, most or side) for side in (demand.height, demand.width))
 
 
 def time_bias_width(manifest: Manifest) -> int:

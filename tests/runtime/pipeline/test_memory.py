@@ -20,6 +20,7 @@ from latentrt.engines import ENGINES, failure
 from latentrt.engines.onnx.session import OPTIMISED, OVERRIDDEN
 from latentrt.errors import EngineError, OutOfMemoryError
 from latentrt.pipeline.memory import (
+    GAPS,
     Budget,
     MemoryDemand,
     MemoryPlan,
@@ -447,8 +448,10 @@ def celeba(manifest):
     codebook = replace(components["vae_decoder"], role="quantizer", file="quantizer.onnx", inputs=(vectors,))
     unet = components["unet"]
     inputs = [replace(unet.input("time_bias"), shape=("batch", 12992)), unet.input("sample")]
-    components["unet"] = replace(unet, inputs=tuple(inputs), attention_factor=2)
+    data = "unet.onnx.data"  # as the exporter writes weights of more than 1 GB
+    components["unet"] = replace(unet, inputs=tuple(inputs), data=(data,), attention_factor=2)
     files = {f"{name}.onnx": FileRecord(size, "") for name, size in CELEBA.items()}
+    files |= {"unet.onnx": FileRecord(0, ""), data: FileRecord(CELEBA["unet"], "")}
     latents = replace(manifest.latents, factor=4, multiple=8)
     return replace(manifest, components={**components, "quantizer": codebook}, files=files, latents=latents)
 
@@ -477,3 +480,25 @@ def test_the_size_that_is_advised_has_sides_that_the_model_takes(bundle):
         plan(manifest, MemoryDemand(1, 1, 96, 72), feet(manifest, "onnxruntime"), round(1.7 * GB))
     sides = re.search(r"--size (\d+)x(\d+) fits", str(refused.value))
     assert sides and all(int(side) % 32 == 0 for side in sides.groups())
+
+
+def test_figures_of_the_manifest_are_used_where_scores_are_held(bundle):
+    manifest = bundle.manifest
+    unet = replace(manifest.components["unet"], activations=((1000.0, 0.0), (10.0, 2.0)))
+    manifest = replace(manifest, components={**manifest.components, "unet": unet})
+    held, optimised = ENGINES["onnxruntime"].memory, OPTIMISED
+    found = [activation_bytes(manifest, "unet", MemoryDemand(3, 2, side, side), held) for side in (4, 64)]
+    assert found == pytest.approx([GAPS * 6 * 16 * 1000, GAPS * 6 * (4096 * 10 + 4096**2 * 2)])
+    plain = activation_bytes(bundle.manifest, "unet", MemoryDemand(3, 2, 64, 64), optimised)
+    assert activation_bytes(manifest, "unet", MemoryDemand(3, 2, 64, 64), optimised) == plain
+
+
+def test_a_refusal_of_a_bundle_without_figures_names_the_upgrade(bundle):
+    manifest, demand, models = bundle.manifest, MemoryDemand(1, 1, 64, 64), feet(bundle.manifest, "onnxruntime")
+    bare = {name: replace(one, activations=()) for name, one in manifest.components.items()}
+    with pytest.raises(OutOfMemoryError, match="lacks the memory of its activations.*`latentrt upgrade`"):
+        plan(replace(manifest, components=bare), demand, models, 1000)
+    known = {name: replace(one, activations=((1.0, 0.0),)) for name, one in bare.items()}
+    with pytest.raises(OutOfMemoryError) as refused:
+        plan(replace(manifest, components=known), demand, models, 1000)
+    assert "upgrade" not in str(refused.value)
