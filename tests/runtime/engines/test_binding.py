@@ -157,6 +157,23 @@ def test_a_constant_is_copied_once(captures, monkeypatch):
     assert (uploads, len(moves)) == ([(2, 5, 2560)], 1)
 
 
+def test_what_a_prompt_decides_is_copied_once_a_run(captures, monkeypatch):
+    uploads, place = [], Constants.value
+
+    def value(constants, array):
+        uploads.extend([] if id(array) in constants.values else [array.shape])
+        return place(constants, array)
+
+    monkeypatch.setattr(Constants, "value", value)
+    settings = {"steps": 4, "width": 64, "height": 48}
+    with latentrt.load("emoji", engine="cpu", verify=False) as reference:
+        pipeline = reference.with_engines({"unet": bound("unet")})
+        for run in range(3):
+            pipeline.generate("a red apple", seed=run, **settings)
+            assert uploads == [(2, 32, 2560)] * (run + 1)
+        pipeline.close()
+
+
 def test_a_constants_copy_lives_as_long_as_its_array():
     constants = Constants("cpu")
     array = read_only(np.arange(6, dtype=np.float32).reshape(2, 3))
@@ -210,6 +227,18 @@ def test_an_engine_for_a_cpu_keeps_arrays_without_a_copy():
     engine = Named("time_bias", COMPONENTS["time_bias"], EMOJI / "time_bias.onnx")
     kept = keep(engine, {"timestep": np.array([500.0], np.float32)}, ["time_bias"])["time_bias"]
     assert kept is engine.last["time_bias"]
+
+
+@pytest.mark.parametrize("kept", [[], ["mean"], ["log_variance", "mean"]])
+def test_outputs_come_in_the_order_of_the_manifest(captures, monkeypatch, kept):
+    monkeypatch.setattr(onnx_engine, "STEPWISE", ("vae_encoder",))
+    component, feeds = COMPONENTS["vae_encoder"], {"image": np.full((1, 3, 16, 16), 0.5, np.float32)}
+    engine = bound("vae_encoder", component=replace(component, outputs=component.outputs[::-1]))
+    expected = plain("vae_encoder")(feeds)
+    for _ in range(3):
+        found = keep(engine, feeds, kept)
+        assert list(found) == ["log_variance", "mean"]
+        assert all(np.array_equal(np.asarray(found[name]), expected[name]) for name in expected)
 
 
 def test_a_tensor_on_a_device_is_an_array_for_an_engine_without_one():
