@@ -26,10 +26,13 @@ Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 GRAPH_ID, NO_GRAPH = "gpu_graph_id", -1
 # Each graph has buffers for all inputs and outputs, and ONNX Runtime frees none before the session is dropped.
 MOST_GRAPHS = 8
+# The first calls of a graph are compared with plain ones: the capture, and a replay, whose latents are others. Largest
+# difference, of the largest value: some kernels add up in another order every time.
+PROOFS, TOLERANCE = 2, 0.01
 
 
 class CaptureError(Exception):
-    """A call with a CUDA graph failed; the session must not be used again."""
+    """A call with a CUDA graph failed, or gave other results; the session must not be used again."""
 
 
 class OrtTensor:
@@ -106,7 +109,8 @@ class BoundSession:
     ) -> dict[str, Tensor]:
         """Returns every output by name; those in `kept` stay on the device.
 
-        sizes: of the symbols of the inputs. Raises CaptureError if a call with a CUDA graph fails.
+        sizes: of the symbols of the inputs. Raises CaptureError if a call with a CUDA graph fails, or if one of the
+        first gives other results than a plain call.
         """
         number = self.number(feeds, sizes)
         if number == NO_GRAPH:
@@ -114,7 +118,14 @@ class BoundSession:
         try:
             if number not in self.captured:
                 self.captured[number] = CapturedCall(self, feeds, sizes, number)
-            return self.captured[number](feeds, kept)
+            call = self.captured[number]
+            outputs = call(feeds, kept)
+            if call.proofs < PROOFS:
+                check_alike(outputs, self.plain(feeds, sizes, kept))
+                call.proofs += 1
+            return outputs
+        except CaptureError:
+            raise
         except Exception as error:  # ONNX Runtime's own errors share no base but Exception
             raise CaptureError(str(error)) from error
 
@@ -155,7 +166,7 @@ class CapturedCall:
     """The calls with inputs of one shape, at fixed addresses: the first is captured, the others are replays."""
 
     def __init__(self, bound: BoundSession, feeds: Mapping[str, Tensor], sizes: Mapping[str, int], number: int) -> None:
-        self.bound, self.options = bound, run_options(number)
+        self.bound, self.options, self.proofs = bound, run_options(number), 0
         self.binding = bound.session.io_binding()
         self.inputs = {name: Slot(empty(feed.shape, feed.dtype, bound.device)) for name, feed in feeds.items()}
         self.outputs = {spec.name: empty(shape_of(spec, sizes), spec.dtype, bound.device) for spec in bound.outputs}
@@ -199,6 +210,17 @@ class Slot:
             self.held = weakref.ref(feed)
         else:
             self.value.update_inplace(np.ascontiguousarray(feed))
+
+
+def check_alike(outputs: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Raises CaptureError if the outputs of a captured call are not those of a plain one."""
+    for name, want in expected.items():
+        one, other = np.asarray(outputs[name], np.float32), np.asarray(want, np.float32)
+        if not np.array_equal(one, other, equal_nan=True):
+            with np.errstate(invalid="ignore"):  # the difference of infinities
+                difference, largest = np.abs(one - other).max(), np.abs(other).max()
+            if not difference <= TOLERANCE * largest:
+                raise CaptureError(f"got {name} that differs by {difference:.3g} from a plain call's, of {largest:.3g}")
 
 
 def run_options(number: int) -> RunOptions:
