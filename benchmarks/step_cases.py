@@ -10,12 +10,23 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.build_unets import SDXL
 from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.manifest import Component, Fidelity
 from latentrt.bundle.manifest_json import read
 from latentrt.tensors import Array, TensorSpec, read_only, shape_of
 
+# Differences of SDXL's UNet config from Stable Diffusion 1.5's: stabilityai/stable-diffusion-xl-base-1.0,
+# unet/config.json.
+SDXL = {
+    "sample_size": 128,
+    "block_out_channels": [320, 640, 1280],
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
+    "attention_head_dim": [5, 10, 20],
+    "transformer_layers_per_block": [1, 2, 10],
+    "cross_attention_dim": 2048,
+    "use_linear_projection": True,
+}
 BUILT_IN = {
     "sample_size": 16,
     "block_out_channels": [64, 128, 224],

@@ -1,6 +1,7 @@
 """The measurement of steps on a GPU, rehearsed without one: all ways, their results, and failures."""
 
 import json
+import subprocess
 import sys
 
 import numpy as np
@@ -53,6 +54,15 @@ def test_one_picture_without_guidance_and_without_torch(measure):
     assert (status, found["failures"]) == (0, [])
     assert list(found["cases"]["built-in"]) == ["graph", "plain"]
     assert "| UNet, batch 1 | plain, ms | graph, ms |" in table
+
+
+def test_the_built_in_model_needs_no_torch():
+    code = (
+        "import sys; sys.modules['torch'] = None; from benchmarks import gpu_steps; sys.argv[1:] = ['built-in', "
+        "'--engine', 'cpu', '--ways', 'plain,graph', '--rounds', '1', '--steps', '1']; sys.exit(gpu_steps.main())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=gpu_steps.ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "all passed"), done.stderr
 
 
 def test_results_that_differ_and_ways_that_fail(measure, monkeypatch):
