@@ -138,8 +138,9 @@ class BoundSession:
     def plain(self, feeds: Mapping[str, Tensor], sizes: Mapping[str, int], kept: Collection[str]) -> dict[str, Tensor]:
         """The outputs of a call without a CUDA graph: inputs on the device are bound where they lie."""
         binding = self.session.io_binding()
-        for name, feed in feeds.items():
-            binding.bind_ortvalue_input(name, self.placed(feed))
+        placed = {name: self.placed(feed) for name, feed in feeds.items()}  # older bindings do not keep them alive
+        for name, value in placed.items():
+            binding.bind_ortvalue_input(name, value)
         for spec in self.outputs:
             if spec.name not in kept:
                 binding.bind_output(spec.name)
