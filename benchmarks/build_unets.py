@@ -19,23 +19,12 @@ from typing import Any
 from benchmarks.checkpoint import config
 from benchmarks.export_sd15 import ROOT, run_measured
 from benchmarks.machine import machine, one_line
+from benchmarks.step_cases import SDXL
 from latentrt.engines.nvidia.plans import Shapes
 from latentrt_export.build.builders import open_builder
 from latentrt_export.build.plan import BuilderSettings, BuildTask, write_plan
 
 TARGET, ACTIVATION_SCALE = "tensorrt-rtx", 0.05
-# Differences of SDXL's UNet config from Stable Diffusion 1.5's: stabilityai/stable-diffusion-xl-base-1.0,
-# unet/config.json.
-SDXL = {
-    "sample_size": 128,
-    "block_out_channels": [320, 640, 1280],
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"],
-    "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-    "attention_head_dim": [5, 10, 20],
-    "transformer_layers_per_block": [1, 2, 10],
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-}
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from latentrt.bundle.manifest import Component
 from latentrt.bundle.quantization import PictureLoss
 from latentrt.device.cores import usable_cores
 from latentrt.engines import Engine
-from latentrt.engines.onnx.session import OnnxRuntimeEngine
+from latentrt.engines.onnx.engine import OnnxRuntimeEngine
 from latentrt.pipeline.load import load
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.prompt.file import read_prompts

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,35 @@ from numpy.typing import NDArray
 from latentrt.errors import ShapeError
 
 Array = NDArray[Any]
+
+
+class DeviceTensor(Protocol):
+    """A tensor that stays on the device where an engine computed it, and never changes.
+
+    `numpy.asarray` copies it to the host.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The size of every axis."""
+        ...
+
+    @property
+    def ndim(self) -> int:
+        """The number of axes."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of the elements."""
+        ...
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:
+        """A copy on the host."""
+        ...
+
+
+Tensor: TypeAlias = Array | DeviceTensor
 
 AXIS = re.compile(r"(?:([1-9][0-9]*)\*)?([a-z_]+)(?:/([1-9][0-9]*))?")
 
@@ -40,7 +69,12 @@ def read_only(array: Array) -> Array:
     return array
 
 
-def check(specs: Sequence[TensorSpec], tensors: Mapping[str, Array], owner: str) -> dict[str, int]:
+def is_constant(tensor: Tensor) -> bool:
+    """Whether a tensor cannot change: it is on a device, or it is a read-only array and no view of another."""
+    return not isinstance(tensor, np.ndarray) or (tensor.flags.owndata and not tensor.flags.writeable)
+
+
+def check(specs: Sequence[TensorSpec], tensors: Mapping[str, Tensor], owner: str) -> dict[str, int]:
     """Checks that each tensor fits its spec, and returns the size of every symbol.
 
     owner: the component, for messages. Raises ShapeError that names the tensor got and the spec expected.
@@ -74,6 +108,11 @@ def fits(axis: int | str, size: int, sizes: dict[str, int]) -> bool:
 def shape_of(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """The shape of a tensor at these sizes of its symbols."""
     return tuple(side_of(axis, sizes) for axis in spec.shape)
+
+
+def symbols_of(spec: TensorSpec) -> set[str]:
+    """The symbols in a tensor's shape."""
+    return {split_axis(axis)[1] for axis in spec.shape if isinstance(axis, str)}
 
 
 def side_of(axis: int | str, sizes: Mapping[str, int]) -> int:

@@ -11,14 +11,15 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from latentrt.engines import Engine, MemoryModel
-from latentrt.tensors import Array
+from latentrt.engines.keeping import keep
+from latentrt.tensors import Array, Tensor
 
 log = logging.getLogger("latentrt.serve")
 
@@ -53,6 +54,11 @@ class InTurn:
         """The engine's outputs."""
         with self.lock:
             return self.engine(feeds)
+
+    def keep(self, feeds: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+        """The engine's outputs, some of which stay on its device; see `keeping`. Never joined with other calls."""
+        with self.lock:
+            return keep(self.engine, feeds, names)
 
     def load(self) -> None:
         """Loads the graph."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from latentrt.errors import EngineError, ShapeError
-from latentrt.tensors import Array, TensorSpec, check, shape_of, split_axis
+from latentrt.tensors import Array, TensorSpec, check, is_constant, read_only, shape_of, split_axis, symbols_of
 
 LATENTS = TensorSpec("latents", "float32", ("batch", 4, "height", "width"))
 IMAGE = TensorSpec("image", "float32", ("batch", 3, "8*height", "8*width"))
@@ -129,3 +129,16 @@ def test_split_axis(axis: str, parts: tuple[int, str]) -> None:
 def test_axes_that_are_none(axis: str) -> None:
     with pytest.raises(ValueError, match="neither a number, a name, nor number"):
         split_axis(axis)
+
+
+def test_symbols_of_a_shape() -> None:
+    spec = TensorSpec("x", "float32", ("batch", 4, "8*height", "width/2"))
+    assert symbols_of(spec) == {"batch", "height", "width"}
+    assert symbols_of(TensorSpec("t", "int64", ())) == set()
+
+
+def test_tensors_that_cannot_change() -> None:
+    array = zeros(2, 3)
+    assert not is_constant(array)
+    assert is_constant(read_only(array))
+    assert not is_constant(array[:1])  # another view of the array may have been taken before

@@ -5,7 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from latentrt_serve.gather import Joined
+from latentrt.engines.keeping import keep
+from latentrt_serve.gather import InTurn, Joined
 
 
 class Doubling:
@@ -129,3 +130,19 @@ def test_many_rounds_end(count):
     joined = Joined(Doubling(), threading.RLock(), 0.001)
     for found in run_together(joined, count, calls=200):
         assert all((y == x * 2).all() for x, y in found)
+
+
+class Keeping(Doubling):
+    """The same, as on a device: what is kept is no array."""
+
+    def keep(self, feeds, names):
+        return {"y": ("on the device", self(feeds)["y"]) if "y" in names else self(feeds)["y"]}
+
+
+def test_outputs_stay_on_a_device_under_what_takes_turns():
+    x = np.ones((2, 3), np.float32)
+    for wrapped in (InTurn(Keeping(), threading.RLock()), Joined(Keeping(), threading.RLock(), 5.0)):
+        where, y = keep(wrapped, {"x": x}, ["y"])["y"]
+        assert where == "on the device"
+        assert np.array_equal(y, 2 * x)
+    assert np.array_equal(keep(InTurn(Doubling(), threading.RLock()), {"x": x}, ["y"])["y"], 2 * x)

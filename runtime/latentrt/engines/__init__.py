@@ -38,8 +38,10 @@ __all__ = [
     "auto_engines",
     "autoselect",
     "choose",
+    "cuda_graphs",
     "engine_kind",
     "failure",
+    "keeping",
     "kinds",
     "lacks_memory",
     "nvidia",
@@ -60,7 +62,11 @@ class Engine(Protocol):
         ...
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Returns every output by name; loads the graph first if needed. Raises ShapeError for wrong feeds."""
+        """Returns every output by name; loads the graph first if needed. Raises ShapeError for wrong feeds.
+
+        An engine on a GPU copies a feed that cannot change (`tensors.is_constant`) to its device once, not at every
+        call. Outputs that should stay there: `keeping`.
+        """
         ...
 
     def load(self) -> None:

@@ -80,7 +80,7 @@ class EngineKind:
 
 
 LIBRARY = "capi/onnxruntime_providers_{}.dll" if os.name == "nt" else "capi/libonnxruntime_providers_{}.so"
-ONNX, NVIDIA = "latentrt.engines.onnx.session", "latentrt.engines.nvidia.engine"
+ONNX, NVIDIA = "latentrt.engines.onnx.engine", "latentrt.engines.nvidia.engine"
 
 ENGINES = {
     "onnxruntime": EngineKind(

@@ -7,13 +7,14 @@ so the order of the tiles does not matter.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from latentrt.bundle.manifest import Manifest
 from latentrt.engines import Engine
+from latentrt.engines.keeping import keep
 from latentrt.errors import RequestError
 from latentrt.images.load import open_image
 from latentrt.images.pillow import digest, reflected
@@ -24,7 +25,7 @@ from latentrt.pipeline.stages import tiles_of
 from latentrt.request.request import Request
 from latentrt.sampling.calls import walk
 from latentrt.sampling.tiling import decoder_tiles
-from latentrt.tensors import Array
+from latentrt.tensors import Array, Tensor
 from latentrt.validate import or_default, shown, side, whole
 
 if TYPE_CHECKING:
@@ -177,6 +178,12 @@ class Counted:
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """The engine's outputs."""
         outputs = self.engine(feeds)
+        self.advance()
+        return outputs
+
+    def keep(self, feeds: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+        """The engine's outputs, some of which stay on its device; see `keeping`."""
+        outputs = keep(self.engine, feeds, names)
         self.advance()
         return outputs
 

@@ -15,7 +15,7 @@ from onnxruntime import InferenceSession
 import latentrt
 from latentrt.bundle.folder import Bundle, open_bundle
 from latentrt.cli import main
-from latentrt.engines.onnx import session as cpu
+from latentrt.engines.onnx import engine as cpu
 from latentrt.engines.onnx import optimised
 from latentrt.errors import BundleError, FidelityError
 from latentrt_export.build import cpu as build_cpu

@@ -15,7 +15,7 @@ import latentrt
 from latentrt.bundle.folder import sha256_of
 from latentrt.cli.generate import generate
 from latentrt.engines import ENGINES
-from latentrt.engines.onnx.session import OVERRIDDEN
+from latentrt.engines.onnx.engine import OVERRIDDEN
 from latentrt.errors import BundleError, CheckpointError, EngineError
 from latentrt.lora.files import Lora
 from latentrt.pipeline.metadata import read_png

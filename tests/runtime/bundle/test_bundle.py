@@ -17,7 +17,7 @@ from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import LARGEST_MANIFEST_BYTES, open_bundle, record_files, save_manifest
 from latentrt.bundle.manifest_hash import sealed
 from latentrt.bundle.manifest_json import read
-from latentrt.engines.onnx import session as cpu
+from latentrt.engines.onnx import engine as cpu
 from latentrt.errors import BundleError, LatentError
 
 EMOJI = MODELS / "emoji"

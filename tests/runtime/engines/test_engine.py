@@ -15,7 +15,7 @@ from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.manifest import Component
 from latentrt.bundle.manifest_json import read
 from latentrt.engines import ENGINES, WeightsFactory, engine_kind, open_engine
-from latentrt.engines.onnx import session as cpu
+from latentrt.engines.onnx import engine as cpu
 from latentrt.errors import EngineError, ShapeError
 from latentrt.extensions import COMMANDS, PLAN_BUILDERS
 from latentrt.tensors import Array

@@ -89,6 +89,16 @@ def test_what_cannot_be_captured_runs_as_it_is(bundle, trt, cuda, caplog):
     ]
 
 
+def test_nothing_is_captured_if_the_user_says_so(bundle, trt, cuda, monkeypatch):
+    monkeypatch.setenv("LATENTRT_CUDA_GRAPH", "0")
+    build(bundle, "unet")
+    engine = open_engines("tensorrt", bundle)["unet"]
+    for seed in range(4):
+        feeds = feeds_of(bundle, "unet", SIZES, seed)
+        assert np.array_equal(engine(feeds)["prediction"], trt.answers["unet"](feeds)["prediction"])
+    assert (trt.enqueued, cuda.launches) == (4, 0)
+
+
 def test_inputs_that_shapes_depend_on_stay_on_the_host_and_are_not_captured(bundle, trt, cuda):
     build(bundle, "text_encoder")
     trt.on_host = {"clip_skip"}

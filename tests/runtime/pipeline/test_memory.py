@@ -17,7 +17,7 @@ import latentrt
 from latentrt.bundle.manifest import FileRecord
 from latentrt.cli import main
 from latentrt.engines import ENGINES, failure
-from latentrt.engines.onnx.session import OPTIMISED, OVERRIDDEN
+from latentrt.engines.onnx.engine import OPTIMISED, OVERRIDDEN
 from latentrt.errors import EngineError, OutOfMemoryError
 from latentrt.pipeline.memory import (
     GAPS,

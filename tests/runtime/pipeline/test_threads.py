@@ -13,7 +13,7 @@ from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import open_bundle
 from latentrt.engines import autoselect
 from latentrt.engines import openvino as ov
-from latentrt.engines.onnx import session as ort
+from latentrt.engines.onnx import engine as ort
 from tests.runtime.pipeline.crowd import asked, drawn, together
 
 THREADS = 8

@@ -5,11 +5,16 @@ import pytest
 from PIL import Image
 
 import latentrt
+from latentrt.bundle.catalog import MODELS
 from latentrt.engines import ENGINES
+from latentrt.engines.keeping import keep
+from latentrt.engines.onnx.binding import OrtTensor
+from latentrt.engines.onnx.engine import BoundEngine
 from latentrt.errors import OutputError, RequestError
 from latentrt.images.pillow import to_pixels
 from latentrt.pipeline.memory import activation_bytes, demand_of
 from latentrt.pipeline.metadata import read_png
+from latentrt.pipeline.upscale import Counted, Counter
 from latentrt.request.request import Request
 from latentrt.request.settings import resolve
 from latentrt.sampling import tiling
@@ -17,6 +22,7 @@ from tests.runtime.fake import named
 from tests.runtime.upscaling import pipeline_of, upscaling
 
 STEPS = {"steps": 2, "seed": 0}
+GRAPH = MODELS / "emoji/vae_decoder.onnx"
 
 
 @pytest.fixture
@@ -120,6 +126,17 @@ def test_progress_counts_tiles_and_steps(pipeline, calls, size, tiles, sampler):
     total = len(named(calls, "unet")) + 1
     assert total % tiles == 1 % tiles and total > 3 * tiles
     assert seen == [(done, total) for done in range(1, total + 1)]
+
+
+def test_progress_counts_calls_that_keep_outputs(pipeline):
+    """And leaves them where the engine leaves them."""
+    seen = []
+    engine = BoundEngine("vae_decoder", pipeline.bundle.manifest.components["vae_decoder"], GRAPH, "onnxruntime")
+    counted = Counted(engine, Counter(lambda *now: seen.append(now), 2).advance)
+    feeds = {"latents": np.zeros((1, 4, 2, 2), np.float32)}
+    assert isinstance(keep(counted, feeds, ["image"])["image"], OrtTensor)
+    assert np.array_equal(keep(counted, feeds, [])["image"], counted(feeds)["image"])
+    assert seen == [(1, 2), (2, 2), (2, 2)]
 
 
 def test_progress_of_several_passes(pipeline):

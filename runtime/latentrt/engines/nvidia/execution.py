@@ -18,11 +18,12 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from latentrt.bundle.manifest import Component
+from latentrt.engines import cuda_graphs
 from latentrt.engines.nvidia.bindings import LogCapture, RuntimeVariant, import_bindings
 from latentrt.engines.nvidia.cuda import Buffer, Device, Graph, Memory, Stopwatch, Stream, current_device
 from latentrt.engines.nvidia.plans import STRIPPED, VERSION_COMPATIBLE, PlanKey, PlanStore
 from latentrt.errors import EngineError
-from latentrt.tensors import Array, TensorSpec
+from latentrt.tensors import Array, TensorSpec, is_constant
 
 Sizes = Mapping[str, tuple[int, ...]]
 
@@ -208,7 +209,7 @@ class Profile:
         self.outputs = [spec for spec in plan.component.outputs if spec.name in self.names]
         # Inputs that shapes depend on are read on the host in each call; a replayed graph would keep old values.
         self.on_host = {name for name in self.names if engine.get_tensor_location(name) == trt.TensorLocation.HOST}
-        self.capturable = not self.on_host
+        self.capturable = cuda_graphs.wanted() and not self.on_host
 
     def set_shapes(self, shapes: Sizes) -> None:
         """Sets the shapes of the inputs and allocates all tensors. Raises EngineError if a shape is refused."""
@@ -326,7 +327,7 @@ class Tensor:
             return
         self.buffer.view(array.shape, self.dtype)[...] = array
         self.buffer.upload(array.size * self.dtype.itemsize, stream)
-        self.last = array if array.flags.owndata and not array.flags.writeable else None
+        self.last = array if is_constant(array) else None
 
     def fetch(self, shape: tuple[int, ...], stream: Stream) -> None:
         """Copies an output to the host."""

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU or an NVIDIA GPU. External weights stay memory-mapped, and idle threads sleep.
+"""Sessions of ONNX Runtime, on the CPU or an NVIDIA GPU. External weights stay memory-mapped, and idle threads sleep.
 
 On a GPU, a session that would compute on the CPU is an error: its results are right, but it is ten times slower.
 """
@@ -7,39 +7,31 @@ from __future__ import annotations
 
 import ctypes
 import sys
-import threading
 from collections.abc import Iterable, Mapping
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentrt.bundle.folder import Bundle
-from latentrt.bundle.manifest import Component
 from latentrt.device.cores import usable_cores
-from latentrt.engines import ENGINES, MemoryModel, Weights, failure, telemetry
+from latentrt.engines import ENGINES, failure, telemetry
 from latentrt.engines.artifacts import one_line
 from latentrt.engines.onnx.initializers import Override, external_overrides, patched_graph
-from latentrt.engines.onnx.optimised import graph_of
 from latentrt.errors import EngineError
-from latentrt.tensors import Array, check
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession, SessionOptions
 
-    from latentrt.engines import Engine
-
 
 # Execution providers of each engine, preferred ones first, with their non-default options.
+CUDA_OPTIONS = {"cudnn_conv_algo_search": "HEURISTIC"}
 PROVIDERS: dict[str, dict[str, dict[str, str]]] = {
     "onnxruntime": {"CPUExecutionProvider": {}},
-    "cuda": {"CUDAExecutionProvider": {"cudnn_conv_algo_search": "HEURISTIC"}},
+    "cuda": {"CUDAExecutionProvider": CUDA_OPTIONS},
     # Its engines are not cached, because ONNX Runtime loads them without a signature.
-    "cuda-tensorrt": {
-        "TensorrtExecutionProvider": {},
-        "CUDAExecutionProvider": {"cudnn_conv_algo_search": "HEURISTIC"},
-    },
+    "cuda-tensorrt": {"TensorrtExecutionProvider": {}, "CUDAExecutionProvider": CUDA_OPTIONS},
 }
-
+# The same for sessions whose calls are captured as CUDA graphs.
+GRAPH_PROVIDERS = {"cuda": {"CUDAExecutionProvider": {**CUDA_OPTIONS, "enable_cuda_graph": "1"}}}
 
 # Operators that compute activations. Operators that compute shapes may run on the CPU, these may not.
 HEAVY = {"Conv", "ConvTranspose", "Gemm", "MatMul", "InstanceNormalization", "LayerNormalization", "Resize", "Softmax"}
@@ -48,114 +40,8 @@ M_MMAP_THRESHOLD = -3
 ASSIGNMENT = "session.record_ep_graph_assignment_info"
 # Session option: the folder of external weights, for a graph given as bytes.
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
-NO_WEIGHTS: Weights = {}
 NO_OVERRIDES: Mapping[str, Override] = {}
 CPU = "onnxruntime"
-# Memory for a graph that `latentrt build --target cpu` optimised.
-OPTIMISED = MemoryModel({"fp32": 1.1, "fp16": 4.3, "w16": 4.3, "int8": 0.95, "w8": 5.0}, scores=False, striped=True)
-# Memory for a graph with overridden weights, at most all: they stay in memory in addition to their packed copies.
-OVERRIDDEN = MemoryModel({"fp32": 2.5, "fp16": 7.0, "w16": 7.0, "int8": 2.3, "w8": 5.0}, scores=True)
-
-
-def open_engines(bundle: Bundle, engine: str = CPU, *, low_memory: bool = False) -> dict[str, Engine]:
-    """An engine per component of the bundle; see `EngineFactory`."""
-    return {name: engine_of(bundle, name, engine, low_memory=low_memory) for name in bundle.manifest.components}
-
-
-def engine_of(bundle: Bundle, name: str, engine: str, *, low_memory: bool = False) -> OnnxRuntimeEngine:
-    """The engine of one component, on the graph optimised for this processor if there is one."""
-    component = bundle.manifest.components[name]
-    built = graph_of(bundle, name) if engine == CPU else None
-    graph = built or bundle.path(component.file)
-    return OnnxRuntimeEngine(name, component, graph, engine, optimised=built is not None, low_memory=low_memory)
-
-
-def open_with_weights(
-    bundle: Bundle, weights: Mapping[str, Weights], engine: str = CPU, *, low_memory: bool = False
-) -> dict[str, Engine]:
-    """An engine per component in `weights`; see `WeightsFactory`.
-
-    Graphs optimised for this processor have packed weights, so the canonical graphs run here.
-    """
-    components = bundle.manifest.components
-    return {
-        name: OnnxRuntimeEngine(
-            name, components[name], bundle.path(components[name].file), engine, low_memory=low_memory, weights=overrides
-        )
-        for name, overrides in weights.items()
-    }
-
-
-def open_engine(name: str, component: Component, folder: Path, engine: str = CPU) -> OnnxRuntimeEngine:
-    """The engine of one component; see `EngineFactory`."""
-    return OnnxRuntimeEngine(name, component, folder / component.file, engine)
-
-
-class OnnxRuntimeEngine:
-    """One ONNX Runtime session, created on first use.
-
-    engine: the row of `ENGINES`, and of `PROVIDERS`. optimised: whether the graph comes from `optimised.graph_of`.
-    low_memory: free memory after every call. weights: tensors that override initialisers of the graph.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        component: Component,
-        path: Path,
-        engine: str = CPU,
-        *,
-        optimised: bool = False,
-        low_memory: bool = False,
-        weights: Weights = NO_WEIGHTS,
-    ) -> None:
-        self.name, self.component, self.path, self.engine = name, component, path, engine
-        self.optimised, self.low_memory, self.weights = optimised, low_memory, weights
-        self.session: InferenceSession | None = None
-        self.overrides: Mapping[str, Override] = {}
-        self.lock = threading.Lock()  # for loading only: a session allows calls side by side
-
-    @property
-    def memory(self) -> MemoryModel | None:
-        """The memory that the graph needs, in the form in which it is run."""
-        if self.optimised:
-            return OPTIMISED
-        return OVERRIDDEN if self.weights else ENGINES[self.engine].memory
-
-    def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Returns every output by name. Raises ShapeError for wrong feeds, EngineError if the run fails."""
-        sizes = check(self.component.inputs, feeds, self.name)
-        names = [spec.name for spec in self.component.outputs]
-        session, _overrides = self.loaded()  # a reference, because another thread may unload meanwhile
-        try:
-            outputs = session.run(names, dict(feeds))
-        except Exception as error:  # ONNX Runtime's own errors share no base but Exception
-            raise failure(f"{self.name}: ONNX Runtime failed with {sizes}: {one_line(error)}", error) from error
-        return dict(zip(names, outputs, strict=True))
-
-    def load(self) -> None:
-        """Creates the session. Raises EngineError if ONNX Runtime refuses the graph."""
-        self.loaded()
-
-    def loaded(self) -> tuple[InferenceSession, Mapping[str, Override]]:
-        """The session, created if needed, and the overriding weights, which must outlive it. Raises as `load`."""
-        with self.lock:
-            if self.session is None:
-                overrides = {name: Override(weight.read(), weight.initializer) for name, weight in self.weights.items()}
-                self.session = new_session(
-                    self.path, self.engine, optimised=self.optimised, low_memory=self.low_memory, overrides=overrides
-                )
-                self.overrides = overrides
-            return self.session, self.overrides
-
-    def unload(self) -> None:
-        """Drops the session; its memory is freed after running calls of other threads."""
-        with self.lock:
-            self.session, self.overrides = None, {}
-
-    def close(self) -> None:
-        """The same as `unload`; a later call loads again."""
-        self.unload()
 
 
 def new_session(
@@ -165,20 +51,23 @@ def new_session(
     optimised: bool = False,
     low_memory: bool = False,
     overrides: Mapping[str, Override] = NO_OVERRIDES,
+    graphs: bool = False,
 ) -> InferenceSession:
     """A new session of a graph. optimised, low_memory: as in `OnnxRuntimeEngine`.
 
-    overrides: tensors by initialiser; they must outlive the session, which does not own them. Raises EngineError if
-    the session cannot be created, or would not run on the engine's providers.
+    overrides: tensors by initialiser; they must outlive the session, which does not own them. graphs: for calls that
+    are captured as CUDA graphs. Raises EngineError if the session cannot be created, or would not run on the engine's
+    providers.
     """
     options = session_options(optimised=optimised, low_memory=low_memory)
     source = override_weights(path, overrides, options) if overrides else path
-    check_available(PROVIDERS[engine], telemetry.onnxruntime())
+    providers = (GRAPH_PROVIDERS if graphs else PROVIDERS)[engine]
+    check_available(providers, telemetry.onnxruntime())
     if engine != CPU:
         options.add_session_config_entry(ASSIGNMENT, "1")
         preload(telemetry.onnxruntime())
-    session = open_session(path, source, options, PROVIDERS[engine])
-    check_active(PROVIDERS[engine], session)
+    session = open_session(path, source, options, providers)
+    check_active(providers, session)
     if engine != CPU:
         check_assigned(path, session)
     return session
