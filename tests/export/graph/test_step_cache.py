@@ -32,11 +32,17 @@ UNETS = {
     "refiner": (3, lambda: UNet2DConditionModel(**REFINER_UNET | DEEP)),
     "pruned": (2, lambda: UNet2DConditionModel(**PRUNED["unet"])),
     "one level": (2, lambda: UNet2DConditionModel(**SMALL_UNET)),
-    "ldm": (2, lambda: UNet2DModel(**UNET)),
-    "ldm resampling": (2, lambda: UNet2DModel(**RESAMPLING)),
+    "ldm": (3, lambda: loaded(UNet2DModel(**UNET))),
+    "ldm resampling": (3, lambda: loaded(UNet2DModel(**RESAMPLING))),
     "ldm classes": (2, lambda: UNet2DConditionModel(**ONE_TOKEN_UNET)),
 }
 PROBES = ({"batch": 1, "height": 8, "width": 16}, {"batch": 3, "height": 24, "width": 8})
+
+
+def loaded(unet):
+    """A UNet with the name of its class in the config, as one that is read from files has."""
+    unet.register_to_config(_class_name=type(unet).__name__)
+    return unet
 
 
 def session_of(model):
