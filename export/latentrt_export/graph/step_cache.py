@@ -44,12 +44,18 @@ def give_features(model: ir.Model, boundary: int) -> tuple[int | str, ...]:
 
 
 def make_shallow(model: ir.Model) -> ir.Model:
-    """The UNet, in place after `give_features`, with the features as its last input, and without what they need."""
+    """The UNet, in place after `give_features`, with the features as its last input, and without what they need.
+
+    Features that an INT8 graph has quantized are quantized again at the same scale, so that the next layer stays INT8.
+    """
     graph = model.graph
     deep = graph.outputs.pop()
     taken = ir.Value(name=DEEP_FEATURES, shape=deep.shape, type=deep.type)
-    deep.name = f"{DEEP_FEATURES}.unread"
-    deep.replace_all_uses_with(taken)
+    deep.name = f"{DEEP_FEATURES}.whole"
+    if (quantize := quantizer_of(deep)) is not None:
+        quantize.replace_input_with(0, taken)
+    else:
+        deep.replace_all_uses_with(taken)
     graph.inputs.append(taken)
     return without_unread(model)
 
@@ -84,6 +90,15 @@ def deep_features(graph: ir.Graph) -> list[ir.Value]:
         if is_skip(node):
             found.append(max(node.inputs, key=lambda value: layers_behind(value, graph)))
     return [value for value in found if value is not None]
+
+
+def quantizer_of(value: ir.Value) -> ir.Node | None:
+    """The node that quantizes what this value is after it is dequantized; None for a value that never was quantized."""
+    dequantize = value.producer()
+    if dequantize is None or dequantize.op_type != "DequantizeLinear" or dequantize.inputs[0] is None:
+        return None
+    node = dequantize.inputs[0].producer()
+    return node if node is not None and node.op_type == "QuantizeLinear" else None
 
 
 def is_skip(node: ir.Node) -> bool:

@@ -62,12 +62,14 @@ def controlnet(attachment: Attachment) -> ActiveControl:
     control, manifest = attachment.control, attachment.manifest
     (network,) = manifest.networks_of(control.name) & manifest.of_role("controlnet").keys()
     hint = attachment.call(control.component, image=attachment.image)["hint"]
-    short = manifest.networks_of(control.name) & manifest.of_role("shallow_controlnet").keys()
+    short = (
+        (name, one) for name, one in manifest.of_role("shallow_controlnet").items() if control.name in one.controls
+    )
     return ActiveControlNet(
         attachment.call,
         network,
         manifest.components[network],
-        next(iter(short), network),
+        next(short, None),
         control.scale,
         hint,
         guess=attachment.guess,

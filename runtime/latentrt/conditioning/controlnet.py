@@ -20,14 +20,14 @@ from latentrt.tensors import Array, read_only
 class ActiveControlNet:
     """A ControlNet for one run.
 
-    name, component: the network's. short: the name of its short form, for calls of the shallow UNet; its own without.
+    name, component: the network's. short: the name and the component of its short form, for calls of the shallow UNet.
     scale: its strength. hint: its features of the image, (1, channels, rows, columns). guess: see `Request`.
     """
 
     call: Call
     name: str
     component: Component
-    short: str
+    short: tuple[str, Component] | None
     scale: float
     hint: Array
     guess: bool = False
@@ -40,9 +40,9 @@ class ActiveControlNet:
         rows = ~negative if self.guess else np.ones_like(negative)
         if not rows.any():
             return {}
-        shared = {spec.name: denoiser[spec.name] for spec in self.component.inputs if spec.name in denoiser}
+        name, component = self.short if shallow and self.short else (self.name, self.component)
+        shared = {spec.name: denoiser[spec.name] for spec in component.inputs if spec.name in denoiser}
         chosen = shared if rows.all() else {key: feed[rows] for key, feed in shared.items()}
-        name = self.short if shallow else self.name
         residuals = self.call(name, hint=self.hint_of(int(rows.sum()), window), scales=self.scales(), **chosen)
         return residuals if rows.all() else {key: scattered(array, rows) for key, array in residuals.items()}
 

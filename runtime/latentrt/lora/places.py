@@ -106,6 +106,10 @@ def read_places(bundle: Bundle) -> Places:
             }
             for name, held in (("weights", table.weights), ("copies", table.copies))
         )
+        for component, found in copies.items():
+            for key, place in found.items():
+                if key not in weights.get(component, {}) or weights[component][key].shape != place.shape:
+                    raise TypedError(f".copies.{component}.{key}: expected a weight of the same shape in .weights")
     except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path}: {error}; {REMEDY}") from error
     return Places(weights, table.unread, table.twins, copies)

@@ -10,6 +10,7 @@ from diffusers import UNet2DConditionModel, UNet2DModel
 from latentrt.errors import RequestError
 from latentrt.tensors import TensorSpec, shape_of
 from latentrt_export.components.denoiser import unet_parts
+from latentrt_export.graph.constants import add_constant, insert_after, new_node
 from latentrt_export.graph.costs import total_macs
 from latentrt_export.graph.step_cache import deep_features, give_features, make_shallow
 from latentrt_export.graph.trace import trace
@@ -31,11 +32,17 @@ UNETS = {
     "refiner": (3, lambda: UNet2DConditionModel(**REFINER_UNET | DEEP)),
     "pruned": (2, lambda: UNet2DConditionModel(**PRUNED["unet"])),
     "one level": (2, lambda: UNet2DConditionModel(**SMALL_UNET)),
-    "ldm": (2, lambda: UNet2DModel(**UNET)),
-    "ldm resampling": (2, lambda: UNet2DModel(**RESAMPLING)),
+    "ldm": (3, lambda: loaded(UNet2DModel(**UNET))),
+    "ldm resampling": (3, lambda: loaded(UNet2DModel(**RESAMPLING))),
     "ldm classes": (2, lambda: UNet2DConditionModel(**ONE_TOKEN_UNET)),
 }
 PROBES = ({"batch": 1, "height": 8, "width": 16}, {"batch": 3, "height": 24, "width": 8})
+
+
+def loaded(unet):
+    """A UNet with the name of its class in the config, as one that is read from files has."""
+    unet.register_to_config(_class_name=type(unet).__name__)
+    return unet
 
 
 def session_of(model):
@@ -129,6 +136,29 @@ def test_every_family_at_every_boundary(unet):
     assert nodes == sorted(set(nodes))
     assert nodes[-1] < len(whole.graph)
     assert len(full.graph) == len(whole.graph)
+
+
+def quantized_features():
+    """The built-in UNet, with the deep features of boundary 2 in INT8 for all that reads them."""
+    model = ir.load(BUILT_IN)
+    deep = deep_features(model.graph)[1]
+    readers = [use.node for use in deep.uses()]
+    scale = add_constant(model.graph, "scale", np.array(0.05, np.float32))
+    zero = add_constant(model.graph, "zero", np.array(3, np.int8))
+    quantize = new_node("QuantizeLinear", [deep, scale, zero], "quantized", deep)
+    quantize.outputs[0].type = zero.type
+    dequantize = new_node("DequantizeLinear", [quantize.outputs[0], scale, zero], "dequantized", deep)
+    insert_after(model.graph, deep, quantize)
+    model.graph.insert_after(quantize, dequantize)
+    for node in readers:
+        node.replace_input_with([*node.inputs].index(deep), dequantize.outputs[0])
+    return model
+
+
+def test_features_in_int8_stay_so():
+    _, _, shallow = check(quantized_features, 2)
+    (node,) = (node for node in shallow.graph if node.op_type == "QuantizeLinear")
+    assert node.inputs[0] is shallow.graph.inputs[-1]
 
 
 @pytest.mark.parametrize("boundary", [-1, 0, 3])

@@ -61,11 +61,12 @@ def shorten_a_row(document: dict[str, Any]) -> None:
     document["latents"]["to_rgb"][2].pop()
 
 
-def set_to(*keys: str, value: Any) -> Callable[[dict[str, Any]], None]:
+def set_to(*keys: str | int, value: Any) -> Callable[[dict[str, Any]], None]:
     def change(document: dict[str, Any]) -> None:
+        place: Any = document
         for key in keys[:-1]:
-            document = document[key]
-        document[keys[-1]] = value
+            place = place[key]
+        place[keys[-1]] = value
 
     return change
 
@@ -94,6 +95,70 @@ def test_what_does_not_fit_is_named(manifest: Manifest, change: Callable[[dict[s
     with pytest.raises(TypedError) as caught:
         read(json.dumps(document))
     assert str(caught.value).startswith(message)
+
+
+DEEP = {"name": "deep_features", "dtype": "float32", "shape": ["batch", 8, "height", "width"]}
+RESIDUAL = {"name": "residual_0", "dtype": "float32", "shape": ["batch", 8, "height", "width"]}
+
+
+def with_shallow(document: dict[str, Any]) -> dict[str, Any]:
+    """The document, in place, with a shallow UNet, and a ControlNet in long and in short."""
+    components = document["components"]
+    unet = components["unet"]
+    unet["inputs"].append(RESIDUAL)
+    unet["sources"]["residual_0"] = {"kind": "control", "per": ["step", "row"], "name": "controlnet"}
+    control = {**unet, "role": "controlnet", "inputs": unet["inputs"][:1], "outputs": [RESIDUAL], "controls": ["canny"]}
+    control["sources"] = {}
+    shallow = {**unet, "role": "shallow_denoiser", "boundary": 1, "inputs": [unet["inputs"][0], RESIDUAL, DEEP]}
+    shallow["sources"] = {name: unet["sources"][name] for name in ("sample", "residual_0")}
+    shallow["sources"]["deep_features"] = {"kind": "features", "per": ["step", "row"]}
+    components["unet_shallow"] = shallow
+    components["control_canny"] = control
+    components["control_canny_shallow"] = {**control, "role": "shallow_controlnet"}
+    unet["outputs"] = [*unet["outputs"], DEEP]
+    return document
+
+
+def test_step_caching_comes_back(manifest: Manifest) -> None:
+    read_back = read(json.dumps(with_shallow(json.loads(write(manifest)))))
+    assert read(write(read_back)) == read_back
+    assert (manifest.shallow, read_back.shallow) == (None, "unet_shallow")
+    assert read_back.components["unet_shallow"].boundary == 1
+    assert read_back.networks_of("canny") == {"control_canny", "control_canny_shallow"}
+
+
+WIDER = {**DEEP, "shape": ["batch", 9, "height", "width"]}
+IMAGE = {**RESIDUAL, "name": "image"}
+OF_SHALLOW: list[tuple[Callable[[dict[str, Any]], None], str]] = [
+    (set_to("unet_shallow", "boundary", value=0), ".unet_shallow.boundary: got 0, expected at least 1"),
+    (set_to("unet_shallow", "inputs", 2, value=WIDER), ".unet_shallow.inputs: got 'deep_features', expected what"),
+    (
+        set_to("unet_shallow", "sources", "deep_features", "kind", value="control"),
+        ".unet_shallow.sources: got no sourc",
+    ),
+    (set_to("unet", "outputs", value=[]), ".unet_shallow.inputs: got 'deep_features', expected what"),
+    (
+        set_to("control_canny", "controls", value=["hed"]),
+        ".control_canny_shallow.controls: got ['canny'], expected thos",
+    ),
+    (set_to("control_canny_shallow", "outputs", 0, value=IMAGE), ".control_canny_shallow: got 'image', expected what"),
+    (set_to("control_canny_shallow", "inputs", 0, value=IMAGE), ".control_canny_shallow: got 'image', expected what"),
+    (
+        set_to("unet_shallow", "role", value="denoiser"),
+        ".control_canny_shallow.controls: got ['canny'], expected those",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), OF_SHALLOW, ids=[message for _, message in OF_SHALLOW])
+def test_step_caching_that_does_not_fit(
+    manifest: Manifest, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    document = json.loads(json.dumps(with_shallow(json.loads(write(manifest)))))
+    change(document["components"])
+    with pytest.raises(TypedError) as caught:
+        read(json.dumps(document))
+    assert str(caught.value).startswith(f".components{message}")
 
 
 def test_a_newer_format_is_named_before_its_new_keys() -> None:

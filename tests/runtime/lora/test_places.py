@@ -51,7 +51,17 @@ def edited(row: int, value: object) -> str:
     return json.dumps(table)
 
 
+def copied(key: str, shape: tuple[int, ...]) -> str:
+    """The table with a copy of the first convolution's weight, under that key and of that shape."""
+    table = json.loads((EMOJI.folder / "lora_weights.json").read_bytes())
+    row = table["weights"]["unet"][KEY]
+    return json.dumps({**table, "copies": {"unet": {key: [*row[:9], shape, *row[10:]]}}})
+
+
 DAMAGED = {
+    "a copy of no weight": copied("conv_in.other", (64, 4, 3, 3)),
+    "a copy of another shape": copied(KEY, (64, 36)),
+    "no row for a copy": json.dumps({"weights": {}, "unread": {}, "twins": {}, "copies": {"unet": {KEY: []}}}),
     "no JSON": "{",
     "another key": '{"weights": {}, "unread": {}, "twins": {}, "more": {}}',
     "components that differ": '{"weights": {}, "unread": {"unet": {}}, "twins": {}}',
