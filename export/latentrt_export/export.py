@@ -36,13 +36,14 @@ from latentrt_export.checkpoint.lora import loras_provenance
 from latentrt_export.checkpoint.markers import declared_by_options
 from latentrt_export.checkpoint.named import check_names
 from latentrt_export.checkpoint.scheduler import defaults_of, notices_of, schedule_of
-from latentrt_export.components.denoiser import multiple_of
+from latentrt_export.components.denoiser import last_skips, multiple_of
 from latentrt_export.components.parts import parts_of
 from latentrt_export.components.tiny_decoder import open_tiny_decoder, tiny_part
 from latentrt_export.gate import check_gate
 from latentrt_export.graph.activations import with_figure
 from latentrt_export.graph.precision import PRECISIONS, FloatPrecision
 from latentrt_export.graph.save import save_graph
+from latentrt_export.graph.step_cache import check_boundary
 from latentrt_export.graph.trace import trace
 from latentrt_export.lora_table.table import with_table
 from latentrt_export.networks.autoencoder import latent_channels
@@ -73,6 +74,8 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
         if options.allow_pickle:
             source, options, pickled = without_pickles(source, options, scratch, progress)
         prepared = prepare_checkpoint(source, options, progress)
+        if options.step_cache is not None:
+            check_boundary(options.step_cache, last_skips(prepared.checkpoint.components["unet"].config))
         tiny = open_tiny_decoder(options.tiny_decoder) if options.tiny_decoder else None
         checkpoint, tokenizer = prepared.checkpoint, prepared.tokenizer
         if tokenizer:

@@ -172,6 +172,13 @@ def test_a_boundary_that_is_not_there_leaves_nothing(tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+def test_an_export_refuses_such_a_boundary_before_it_traces(plain, tmp_path):
+    lines = []
+    with pytest.raises(RequestError, match="got the boundary 4, expected 1 to 3"):
+        export(plain / "checkpoint", tmp_path / "out", ExportOptions(step_cache=4), lines.append)
+    assert (lines, [*tmp_path.iterdir()]) == ([], [])
+
+
 @pytest.mark.parametrize("spoilt", ["unet", "unet_shallow"])
 def test_a_graph_that_computes_something_else_is_not_kept(tmp_path, monkeypatch, spoilt):
     cut = getattr(step_cache, "give_features" if spoilt == "unet" else "make_shallow")

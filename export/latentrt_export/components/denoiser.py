@@ -84,6 +84,12 @@ def multiple_of(config: Config) -> int:
     return int(2 ** (levels - 1)) if config.get("_class_name") == "UNet2DModel" else 1
 
 
+def last_skips(config: Config) -> int:
+    """The number of concatenations with skips in the last up block of the UNet of that config."""
+    layers = config.get("layers_per_block", 2)  # diffusers' default
+    return 1 + int(layers if isinstance(layers, int) else layers[0])
+
+
 def hoisted_parts(
     unet: UNet, times: Sequence[TimeInput], controls: Sequence[nn.Module], condition: Condition
 ) -> tuple[HoistedPart, ...]:

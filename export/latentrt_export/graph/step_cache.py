@@ -28,12 +28,7 @@ def give_features(model: ir.Model, boundary: int) -> tuple[int | str, ...]:
     one outside the last up block.
     """
     found = deep_features(model.graph)
-    if not 1 <= boundary <= len(found):
-        expected = f"1 to {len(found)}" if found else "a UNet with skips"
-        raise RequestError(
-            f"step cache: got the boundary {boundary}, expected {expected}; the last up block of this denoiser has "
-            f"{len(found)} concatenations with skips"
-        )
+    check_boundary(boundary, len(found))
     deep = found[boundary - 1]
     assert deep.shape is not None
     # Nothing is enlarged after them, so their sides are the prediction's.
@@ -41,6 +36,16 @@ def give_features(model: ir.Model, boundary: int) -> tuple[int | str, ...]:
     deep.name, deep.shape = DEEP_FEATURES, ir.Shape([batch, int(axes_of(deep)[CHANNELS]), *sides])
     model.graph.outputs.append(deep)
     return tuple(axes_of(deep))
+
+
+def check_boundary(boundary: int, count: int) -> None:
+    """Raises RequestError unless the last up block has that boundary. count: of its concatenations with skips."""
+    if not 1 <= boundary <= count:
+        expected = f"1 to {count}" if count else "a UNet with skips"
+        raise RequestError(
+            f"step cache: got the boundary {boundary}, expected {expected}; the last up block of this denoiser has "
+            f"{count} concatenations with skips"
+        )
 
 
 def make_shallow(model: ir.Model) -> ir.Model:

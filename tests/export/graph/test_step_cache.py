@@ -9,7 +9,7 @@ from diffusers import UNet2DConditionModel, UNet2DModel
 
 from latentrt.errors import RequestError
 from latentrt.tensors import TensorSpec, shape_of
-from latentrt_export.components.denoiser import unet_parts
+from latentrt_export.components.denoiser import last_skips, unet_parts
 from latentrt_export.graph.constants import add_constant, insert_after, new_node
 from latentrt_export.graph.costs import total_macs
 from latentrt_export.graph.step_cache import deep_features, give_features, make_shallow
@@ -121,7 +121,9 @@ def test_the_share_of_the_multiply_adds(boundary):
 def unet(request):
     """The number of boundaries of a small UNet, and what loads its graph."""
     count, build = UNETS[request.param]
-    *_, part = unet_parts(tiny.seeded(build))
+    module = tiny.seeded(build)
+    assert last_skips(module.config) == count
+    *_, part = unet_parts(module)
     graph = ir.to_proto(trace(part.build().eval(), part.inputs, part.outputs, part.multiple)).SerializeToString()
     return count, lambda: ir.from_proto(onnx.load_from_string(graph))
 
