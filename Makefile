@@ -46,7 +46,7 @@ bench: $(VENV)/.dev  ## Time the built-in model, process start included.
 model: $(VENV)/.dev  ## Replace the built-in model: make model CHECKPOINT=folder
 	test -n "$(CHECKPOINT)"
 	rm -rf build/emoji
-	$(BIN)/latentrt export "$(CHECKPOINT)" build/emoji --name emoji --precision w16 --guidance 2
+	$(BIN)/latentrt export "$(CHECKPOINT)" build/emoji --name emoji --precision w16 --guidance 2 --step-cache 2
 	rm -rf runtime/latentrt/models/emoji && mv build/emoji runtime/latentrt/models/emoji
 
 clean:  ## Remove everything that can be made again.

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from latentrt.bundle.sources import DEEP_FEATURES
 from latentrt.engines import ENGINES
 from latentrt.pipeline import timings
 from latentrt.pipeline.load import load_tokenizer
@@ -26,6 +27,9 @@ class FakeEngine:
         check(self.component.inputs, feeds, self.name)
         self.calls.append((self.name, {key: feed.copy() for key, feed in feeds.items()}))
         outputs = {key: np.asarray(value, np.float32) for key, value in self.answer(**feeds).items()}
+        for spec in self.component.outputs:
+            if spec.name == DEEP_FEATURES:
+                outputs |= {spec.name: outputs["prediction"][:, :1].repeat(spec.shape[1], axis=1)}
         check(self.component.outputs, outputs, self.name)
         return outputs
 
@@ -57,6 +61,10 @@ def predict(sample, time_bias, cross_kv):
     return {"prediction": (0.5 + 8 * text) * sample + time_bias[:, :1, None, None] + text}
 
 
+def predict_rest(sample, time_bias, deep_features):
+    return {"prediction": sample + time_bias[:, :1, None, None] + deep_features[:, :1]}
+
+
 def paint(latents):
     return {"image": np.tanh(latents[:, :3]).repeat(8, axis=2).repeat(8, axis=3)}
 
@@ -71,6 +79,7 @@ ANSWERS = {
     "cross_kv": project,
     "time_bias": embed,
     "unet": predict,
+    "unet_shallow": predict_rest,
     "vae_decoder": paint,
     "vae_encoder": compress,
 }

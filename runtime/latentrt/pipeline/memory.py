@@ -13,8 +13,10 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from latentrt.bundle.manifest import QUANTIZED_AT_ONCE, Component, Manifest, Precision
-from latentrt.bundle.sources import CONTROL_ROLES, Role
+from latentrt.bundle.sources import CONTROL_ROLES, DEEP_FEATURES, Role
 from latentrt.engines import ENGINES, Engine, MemoryModel
 from latentrt.errors import EngineError, OutOfMemoryError
 from latentrt.request.settings import Settings, guided
@@ -27,6 +29,8 @@ BASE_BYTES = 100_000_000
 GAPS = 1.05
 # Components that are first called after the last step.
 LATE_ROLES: tuple[Role, ...] = ("quantizer", "vae_decoder", "tiny_decoder")
+# Components that only a step cache calls.
+SHALLOW_ROLES: tuple[Role, ...] = ("shallow_denoiser", "shallow_controlnet")
 # Added to the activations of a graph for which the manifest has none.
 MARGIN_BYTES = 50_000_000
 # Bytes of activations where the manifest has none: of a UNet, per row, latent and time-bias channel; of a VAE, per
@@ -49,7 +53,8 @@ class MemoryDemand:
     """Facts that decide the memory of a run: images, prompts per step, and height and width in latents.
 
     encodes: whether the VAE encoder runs. window: side of the UNet's tiles in latents, 0 without tiling. decoder:
-    component that decodes latents. steering: components that control images use.
+    component that decodes latents. steering: components that control images use. kept: of a step cache of features, the
+    number of calls whose features are kept. tiles: the number of the UNet's tiles.
     """
 
     images: int
@@ -60,9 +65,13 @@ class MemoryDemand:
     window: int = 0
     decoder: str = "vae_decoder"
     steering: frozenset[str] = frozenset()
+    kept: int = 0
+    tiles: int = 1
 
     def uses(self, name: str, role: Role) -> bool:
         """Whether the run calls a component."""
+        if role in SHALLOW_ROLES and not self.kept:
+            return False
         if role in CONTROL_ROLES:
             return name in self.steering
         unused = {"vae_decoder"} - {self.decoder} | (set() if self.encodes else {"vae_encoder"})
@@ -103,7 +112,19 @@ def demand_of(settings: Settings, prompts: int, manifest: Manifest) -> MemoryDem
     from_image = settings.init_image is not None and (not manifest.upscales or settings.skipped > 0)
     encodes = from_image or "masked_image" in manifest.extra_channels
     steering = frozenset[str]().union(*(manifest.networks_of(control.name) for control in settings.controls.images))
-    return MemoryDemand(len(settings.seeds), prompts, rows, columns, encodes, window, settings.decoder, steering)
+    kept = settings.step_cache.order + 1 if settings.step_cache and settings.step_cache.features else 0
+    return MemoryDemand(
+        len(settings.seeds),
+        prompts,
+        rows,
+        columns,
+        encodes,
+        window,
+        settings.decoder,
+        steering,
+        kept,
+        len(settings.tiling.tiles(settings.width, settings.height, pixels)) or 1,
+    )
 
 
 def smaller_request(engine: str, engines: Mapping[str, Engine], manifest: Manifest, demand: MemoryDemand) -> str:
@@ -171,7 +192,8 @@ def candidates(manifest: Manifest, demand: MemoryDemand, models: Mapping[str, Me
         peaks = []
         for name, one in used.items():
             alone = loop if in_loop(one) else weights[name]
-            calling = sum(weights.values()) if keep else alone
+            cached = kept_bytes(manifest, demand) if in_loop(one) else 0
+            calling = cached + (sum(weights.values()) if keep else alone)
             before = (sum(weights.values()) if one.role in LATE_ROLES else early) if keep else alone
             peaks.append(calling + activation_bytes(manifest, name, per_call, models[name]))
             peaks.append(before - weights[name] + max(loading[name], weights[name]))
@@ -184,8 +206,19 @@ def loading_bytes(manifest: Manifest, component: Component, model: MemoryModel) 
 
 
 def in_loop(component: Component) -> bool:
-    """Whether a component is called at every step."""
-    return component.role in ("denoiser", "controlnet")
+    """Whether a component is called between the first step and the last."""
+    return component.role in ("denoiser", "controlnet", *SHALLOW_ROLES)
+
+
+def kept_bytes(manifest: Manifest, demand: MemoryDemand) -> int:
+    """Bytes of the features that a step cache keeps, and of those that a call makes or takes."""
+    if not demand.kept or manifest.shallow is None:
+        return 0
+    sides = (min(side, demand.window or side) for side in (demand.height, demand.width))
+    sizes = {"batch": demand.images * demand.prompts, **dict(zip(("height", "width"), sides, strict=True))}
+    spec = manifest.components[manifest.shallow].input(DEEP_FEATURES)
+    each = math.prod(shape_of(spec, sizes)) * np.dtype(spec.dtype).itemsize
+    return each * (demand.kept * demand.tiles + 1)
 
 
 def activation_bytes(manifest: Manifest, name: str, demand: MemoryDemand, model: MemoryModel) -> float:

@@ -20,7 +20,6 @@ from latentrt.pipeline.prepare import Prepared
 from latentrt.pipeline.result import Step
 from latentrt.pipeline.step_cache import StepCache
 from latentrt.pipeline.timed import Timed
-from latentrt.request.settings import Settings
 from latentrt.sampling.calls import walk
 from latentrt.sampling.guidance import Guidance
 from latentrt.sampling.inpainting import inpainting
@@ -29,7 +28,7 @@ from latentrt.sampling.prediction import PREDICTIONS
 from latentrt.sampling.samplers import SAMPLERS
 from latentrt.sampling.start_latents import keep_unmasked, sample_posterior, starting_latents
 from latentrt.sampling.step import Denoise, Noise
-from latentrt.sampling.tiling import Tile, decoded, decoded_in_tiles, decoder_tiles, tile_grid, tiled
+from latentrt.sampling.tiling import decoded, decoded_in_tiles, decoder_tiles, tiled
 from latentrt.tensors import Array
 
 if TYPE_CHECKING:
@@ -167,18 +166,9 @@ def denoise(run: Timed, prepared: Prepared, encoded: Encoded, start: Start) -> I
 
 def in_tiles(denoiser: Denoiser, prepared: Prepared, pixels: int) -> Denoise:
     """The denoiser, tiled if the settings have tiles. pixels: per latent, along a side."""
-    tiles = tiles_of(prepared.settings, pixels)
+    settings = prepared.settings
+    tiles = settings.tiling.tiles(settings.width, settings.height, pixels)
     return tiled(denoiser, tiles) if tiles else denoiser
-
-
-def tiles_of(settings: Settings, pixels: int) -> list[Tile]:
-    """The denoiser's tiles; none where it sees all latents at once. pixels: per latent, along a side."""
-    tiling = settings.tiling
-    if tiling.window is None or tiling.stride is None:
-        return []
-    sides = (settings.height, settings.width, tiling.window, tiling.stride)
-    rows, columns, window, stride = (side // pixels for side in sides)
-    return tile_grid(rows, columns, window, stride, tiling.seamless)
 
 
 def decode(run: Timed, prepared: Prepared, latents: Array) -> tuple[Image, ...]:

@@ -21,7 +21,6 @@ from latentrt.images.pillow import digest, reflected
 from latentrt.pipeline.metadata import record_of, save_with_text, texts_of
 from latentrt.pipeline.prepare import prepare
 from latentrt.pipeline.result import Result
-from latentrt.pipeline.stages import tiles_of
 from latentrt.request.request import Request
 from latentrt.sampling.calls import walk
 from latentrt.sampling.tiling import decoder_tiles
@@ -139,7 +138,9 @@ def calls_of(pipeline: Pipeline, request: Request, size: tuple[int, int]) -> int
     prepared = prepare(pipeline, replace(request, init=blank))
     calls = len(walk(prepared.settings.schedule.sampler_steps, prepared.grid).sigmas)
     decoded = decoder_tiles(blank.height, blank.width)
-    return calls * len(tiles_of(prepared.settings, manifest.latents.factor)) + len(decoded)
+    settings = prepared.settings
+    tiles = settings.tiling.tiles(settings.width, settings.height, manifest.latents.factor)
+    return calls * len(tiles) + len(decoded)
 
 
 def with_progress(pipeline: Pipeline, progress: Progress | None, total: int) -> Pipeline:

@@ -9,7 +9,7 @@ from latentrt.bundle.manifest import Manifest
 from latentrt.errors import RequestError
 from latentrt.request.request import Request
 from latentrt.request.rows import checked
-from latentrt.sampling.tiling import Seamless
+from latentrt.sampling.tiling import Seamless, Tile, tile_grid
 from latentrt.validate import or_default, shown, side
 
 OVERLAP = 4  # tiles over each place, along an axis, unless a stride is given
@@ -25,6 +25,13 @@ class Tiling:
     window: int | None = None
     stride: int | None = None
     seamless: Seamless | None = None
+
+    def tiles(self, width: int, height: int, pixels: int) -> list[Tile]:
+        """The denoiser's tiles of a picture; none where it sees all at once. pixels: per latent, along a side."""
+        if self.window is None or self.stride is None:
+            return []
+        rows, columns, window, stride = (side // pixels for side in (height, width, self.window, self.stride))
+        return tile_grid(rows, columns, window, stride, self.seamless)
 
     def record(self) -> dict[str, Any]:
         """The fields of the request that make this again."""

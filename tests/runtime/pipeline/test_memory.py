@@ -53,7 +53,11 @@ SD15 = {
 def sd15(manifest, precision="fp32"):
     """The built-in manifest with Stable Diffusion 1.5's sizes; the UNet in `precision`."""
     sizes = {**SD15, "unet": 817_000_000} if precision == "int8" else SD15
-    components = {name: replace(one, precision="fp32") for name, one in manifest.components.items()}
+    components = {
+        name: replace(one, precision="fp32", activations=())
+        for name, one in manifest.components.items()
+        if name != manifest.shallow
+    }
     components["unet"] = replace(components["unet"], precision=precision)
     unet = components["unet"]
     wide = (replace(spec, shape=("batch", 20160)) if spec.name == "time_bias" else spec for spec in unet.inputs)
@@ -443,7 +447,8 @@ CELEBA = {
 
 def celeba(manifest):
     """The built-in manifest with the sizes of that model: a VQ model of 4 pixels per latent, and no text."""
-    components = {name: replace(manifest.components[name], precision="fp32") for name in CELEBA if name != "quantizer"}
+    own = (name for name in CELEBA if name != "quantizer")
+    components = {name: replace(manifest.components[name], precision="fp32", activations=()) for name in own}
     vectors = TensorSpec("vectors", "float32", ("vectors", 3))
     codebook = replace(components["vae_decoder"], role="quantizer", file="quantizer.onnx", inputs=(vectors,))
     unet = components["unet"]

@@ -33,8 +33,8 @@ def test_a_phase_that_fails_is_counted_up_to_there(clock):
 
 def test_every_call_of_an_engine_is_a_phase_and_what_the_caller_does_between_steps_is_none(fake, clock):
     costs = {"text_encoder": 1, "cross_kv": 2, "time_bias": 4, "unet": 8, "vae_decoder": 16, "vae_encoder": 32}
-    for name, engine in fake.engines.items():
-        engine.answer = slowed(engine.answer, clock, costs[name])
+    for name, cost in costs.items():
+        fake.engines[name].answer = slowed(fake.engines[name].answer, clock, cost)
     run = fake.steps(Request("a", steps=3, batch=2, init=Image.new("RGB", (8, 8)), strength=1.0, **SMALL))
     seen = []
     for _ in run:

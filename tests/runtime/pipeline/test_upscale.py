@@ -85,7 +85,7 @@ def test_the_order_of_the_tiles_does_not_matter(pipeline, monkeypatch, sampler):
         return np.asarray(latentrt.upscale(pipeline, noise(30, 21), sampler=sampler, **STEPS).image).astype(int)
 
     forwards, grid = upscaled(), tiling.tile_grid
-    monkeypatch.setattr("latentrt.pipeline.stages.tile_grid", lambda *sizes: grid(*sizes)[::-1])
+    monkeypatch.setattr("latentrt.request.tiling.tile_grid", lambda *sizes: grid(*sizes)[::-1])
     assert np.abs(upscaled() - forwards).max() <= 1
 
 
