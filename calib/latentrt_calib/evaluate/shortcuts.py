@@ -12,7 +12,7 @@ from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.request import Request
 from latentrt_calib.evaluate.compare import bundle_summary, compare, ends
 from latentrt_calib.evaluate.generate import Advance, Sample, generate_samples
-from latentrt_calib.evaluate.work import fewer_steps, share_of
+from latentrt_calib.evaluate.work import Work, fewer_steps
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,12 @@ class Shortcuts:
         self.pipeline, self.requests, self.advance = pipeline, requests, advance
         self.references = references or [*generate_samples(pipeline, requests, advance)]
         self.fewer: dict[int, PictureLoss] = {}
+        self.work = Work(pipeline.bundle)
 
     def measure(self, fields: Mapping[str, Any]) -> Shortcut:
         """The shortcut of these fields. Raises RequestError for fields that the bundle or its sampler does not take."""
         first = self.requests[0]
-        share = share_of(self.pipeline.bundle, replace(first, **fields), first)
+        share = self.work.share(replace(first, **fields), first)
         fewer = fewer_steps(share, self.references[0].settings.steps)
         loss = self.loss(**fields)
         if fewer not in self.fewer:

@@ -75,11 +75,11 @@ def calls_of(bundle: Bundle, settings: Settings) -> dict[str, Call]:
     the shallow UNet takes its place in calls that are not full. The quantizer of a VQ model is called once per stripe.
     """
     manifest = bundle.manifest
-    images, prompts = len(settings.seeds), 2 if guided(settings, manifest) else 1
+    images, prompts = len(settings.seeds), prompts_of(settings, manifest)
     per_prompt = (name for name, one in manifest.hoisted.items() if from_text(one) or CLASS_LABEL in one.sources)
     texts = (*manifest.text_encoders, *per_prompt)
     batches = dict.fromkeys(texts, prompts) | {name: 1 for name in manifest.hoisted if name not in texts}
-    denoising = denoiser_calls(manifest, settings, prompts)
+    denoising = denoiser_calls(manifest, settings)
     batches |= {name: images * rows for name, (rows, _) in denoising.items()} | {settings.decoder: 1}
     latents = settings.width * settings.height // manifest.latents.factor**2
     stripes = {name: images * -(-latents // QUANTIZED_AT_ONCE) for name in manifest.of_role("quantizer")}
@@ -88,17 +88,27 @@ def calls_of(bundle: Bundle, settings: Settings) -> dict[str, Call]:
     batches |= {name: batch for name, (batch, _) in embedding.items()}
     times = {settings.decoder: images, **stripes}
     times |= {name: count for name, (_, count) in (denoising | embedding).items()}
-    calls = {}
-    for name, batch in batches.items():
-        component = manifest.components[name.removesuffix(POSITIVE)]
-        sizes = manifest.sizes(settings.width, settings.height, n=settings.steps, batch=batch)
-        shapes = {spec.name: shape_of(spec, sizes) for spec in component.inputs}
-        calls[name] = Call(cost_of(ir.load(bundle.path(component.file)), shapes), times.get(name, 1))
-    return calls
+    return {
+        name: Call(call_cost(bundle, name.removesuffix(POSITIVE), settings, batch), times.get(name, 1))
+        for name, batch in batches.items()
+    }
 
 
-def denoiser_calls(manifest: Manifest, settings: Settings, prompts: int) -> dict[str, tuple[int, int]]:
-    """Returns the rows and the number of calls of the denoiser and the shallow one. prompts: rows of a guided call.
+def call_cost(bundle: Bundle, name: str, settings: Settings, batch: int) -> Cost:
+    """The cost of one call of a component at the settings' size. Weights are not read."""
+    manifest, component = bundle.manifest, bundle.manifest.components[name]
+    sizes = manifest.sizes(settings.width, settings.height, n=settings.steps, batch=batch)
+    shapes = {spec.name: shape_of(spec, sizes) for spec in component.inputs}
+    return cost_of(ir.load(bundle.path(component.file)), shapes)
+
+
+def prompts_of(settings: Settings, manifest: Manifest) -> int:
+    """The rows of a guided call, for one picture."""
+    return 2 if guided(settings, manifest) else 1
+
+
+def denoiser_calls(manifest: Manifest, settings: Settings) -> dict[str, tuple[int, int]]:
+    """Returns the rows, for one picture, and the number of calls of the denoiser and the shallow one.
 
     Calls on the positive prompt alone, beside others on both, are listed apart: the graph's name and POSITIVE.
     """
@@ -107,7 +117,7 @@ def denoiser_calls(manifest: Manifest, settings: Settings, prompts: int) -> dict
     full = cache_plan(spec, calls).full if spec else range(len(calls.sigmas))
     found = Counter[tuple[str, int]]()
     for number, sigma in enumerate(calls.sigmas):
-        rows = prompts if low <= sigma <= high else 1
+        rows = prompts_of(settings, manifest) if low <= sigma <= high else 1
         if number in full or spec is None:
             found[manifest.denoiser, rows] += 1
         elif spec.of != "prediction":
@@ -116,12 +126,6 @@ def denoiser_calls(manifest: Manifest, settings: Settings, prompts: int) -> dict
     ordered = sorted(found.items(), key=lambda one: (one[0][0], -one[0][1]))
     most = {name: max(rows for other, rows in found if other == name) for name, _ in found}
     return {name if rows == most[name] else name + POSITIVE: (rows, count) for (name, rows), count in ordered}
-
-
-def denoiser_macs(manifest: Manifest, calls: Mapping[str, Call]) -> int:
-    """The multiply-adds of all calls of the denoiser, the shallow one's too."""
-    names = (manifest.denoiser, manifest.shallow)
-    return sum(one.times * one.cost.macs for name, one in calls.items() if name.removesuffix(POSITIVE) in names)
 
 
 def embedding_calls(manifest: Manifest, settings: Settings) -> dict[str, tuple[int, int]]:
