@@ -67,7 +67,10 @@ def candidates(manifest: Manifest, settings: Settings) -> dict[str, list[Fields]
     if manifest.shallow:
         found["fastest"] = [*ordered(cache=every["fast"], cache_of="features+guidance")]
     found["guidance"] = [*ordered(cache=2, cache_of="guidance")]
-    found["late-guidance"] = [{"guidance_interval": (0.0, first_guided(manifest, settings))}]
+    sigmas = settings.schedule.calls(manifest.noise_schedule).sigmas
+    if len(sigmas) > 1:
+        first = max(1, round(UNGUIDED * len(sigmas)))
+        found["late-guidance"] = [{"guidance_interval": (0.0, sigmas[first])}]
     return found
 
 
@@ -79,12 +82,6 @@ def ordered(**fields: Any) -> Iterator[Fields]:
 def draws_noise(manifest: Manifest, settings: Settings) -> bool:
     """Whether the settings' sampler draws noise."""
     return settings.schedule.calls(manifest.noise_schedule).draws_noise
-
-
-def first_guided(manifest: Manifest, settings: Settings) -> float:
-    """The highest sigma with guidance where the first part of the calls, UNGUIDED, has none."""
-    sigmas = settings.schedule.calls(manifest.noise_schedule).sigmas
-    return sigmas[min(max(1, round(UNGUIDED * len(sigmas))), len(sigmas) - 1)]
 
 
 def save_presets(folder: Path, found: Mapping[str, Shortcut], settings: Settings) -> dict[str, Preset]:
