@@ -1,3 +1,3 @@
 """ONNX graphs: traced, made canonical, converted to a precision, counted, run and saved."""
 
-__all__ = ["activations", "constants", "costs", "emulation", "precision", "save", "session", "trace"]
+__all__ = ["activations", "constants", "costs", "emulation", "precision", "save", "session", "step_cache", "trace"]

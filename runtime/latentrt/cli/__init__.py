@@ -30,6 +30,7 @@ __all__ = [
     "output",
     "parsing",
     "paths",
+    "request_options",
     "text_options",
 ]
 
