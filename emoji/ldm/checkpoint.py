@@ -44,7 +44,8 @@ def stage_of(scale: float) -> VQModel:
 
 def write_classes() -> None:
     """Write the class-conditional model; its names are the pictures' labels."""
-    stored, labels = load_small(), [row.label for row in index.load()]
+    stored, rows = load_small(), index.load()
+    labels = [rows[number].label for number in classes.pictures()]
     model = denoiser.averaged(classes.NAME, classes.Drawer(len(labels)))
     write(CLASSES, "ldm-class", {"unet": model.unet, "vqvae": stage_of(stored.scale), "scheduler": schedule()})
     table = model.embedding.weight.detach().half()

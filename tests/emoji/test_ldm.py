@@ -14,19 +14,20 @@ from PIL import Image
 from emoji import index, training
 from emoji.ldm import checkpoint, classes, first_stage, latents, pictures, super_resolution
 
-LABELS = ("red apple", "rocket", "cat face")
+LABELS = ("hammer", "owl", "rocket", "cat face")
+GROUPS = ("objects", classes.GROUP, classes.GROUP, classes.GROUP)
 
 
 @pytest.fixture
 def small_set(tmp_path, monkeypatch):
-    """Three pictures, and a folder for all that is made of them."""
+    """Four pictures, of which three are classes, and a folder for all that is made of them."""
     rng = np.random.default_rng(0)
     rows = []
-    for number, label in enumerate(LABELS):
+    for number, (label, group) in enumerate(zip(LABELS, GROUPS, strict=True)):
         pixels = np.zeros((256, 256, 4), np.uint8)
-        pixels[40 * number : 40 * number + 120, 60:200] = [*rng.integers(0, 256, 3), 255]
+        pixels[30 * number : 30 * number + 120, 60:200] = [*rng.integers(0, 256, 3), 255]
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-        rows.append(SimpleNamespace(path=tmp_path / f"{number}.png", label=label))
+        rows.append(SimpleNamespace(path=tmp_path / f"{number}.png", label=label, group=group))
     monkeypatch.setattr(index, "load", lambda: rows)
     for module in (pictures, training):
         monkeypatch.setattr(module, "FOLDER", tmp_path)
@@ -35,9 +36,11 @@ def small_set(tmp_path, monkeypatch):
     for name in ("CLASSES", "UPSCALER"):
         monkeypatch.setattr(checkpoint, name, tmp_path / name)
     monkeypatch.setattr(first_stage, "CODES", 16)
-    pictures.all_cutouts.cache_clear()
+    for cached in (pictures.all_cutouts, classes.pictures):
+        cached.cache_clear()
     yield tmp_path
-    pictures.all_cutouts.cache_clear()
+    for cached in (pictures.all_cutouts, classes.pictures):
+        cached.cache_clear()
 
 
 def given(steps=1, batch=2):
@@ -83,11 +86,14 @@ def test_a_crop_of_latents_lies_beside_the_same_crop_of_the_small_picture():
     np.testing.assert_allclose((low + 1) * 127.5, clean, atol=1e-3)
 
 
+@pytest.mark.usefixtures("small_set")
 def test_a_tenth_of_the_labels_stands_for_none():
-    stored = latents.SmallLatents(np.zeros((5, 16, 3, 16, 16), np.float16), 1.0)
-    _, labels = classes.drawn(stored, 2000, 0)
-    assert set(labels.tolist()) == set(range(6))
-    assert 0.07 < (labels == 5).float().mean() < 0.13
+    own = np.broadcast_to(np.arange(4, dtype=np.float16).reshape(4, 1, 1, 1, 1), (4, 16, 3, 16, 16))
+    shown, labels = classes.drawn(latents.SmallLatents(own, 1.0), 2000, 0)
+    assert set(labels.tolist()) == set(range(4))
+    assert 0.07 < (labels == 3).float().mean() < 0.13
+    named = labels < 3
+    assert (shown[named, 0, 0, 0] == labels[named] + 1).all()  # the first picture is of another group
 
 
 def test_the_checkpoints_are_exported_and_drawn(small_set, monkeypatch):
@@ -102,7 +108,7 @@ def test_the_checkpoints_are_exported_and_drawn(small_set, monkeypatch):
     for folder in (checkpoint.CLASSES, checkpoint.UPSCALER):
         export(folder, Path(f"{folder}-bundle"), ExportOptions())
     names = json.loads((checkpoint.CLASSES / "class_embedding" / "config.json").read_text())["names"]
-    assert names == [*LABELS]
+    assert names == [*LABELS[1:]]
     with latentrt.load(f"{checkpoint.CLASSES}-bundle", engine="onnxruntime") as pipe:
         image = pipe.generate(class_label="rocket", steps=2, seed=1).images[0]
         assert image.size == (64, 64)
