@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -14,11 +14,12 @@ from latentrt.bundle.folder import Bundle
 from latentrt.bundle.manifest import QUANTIZED_AT_ONCE
 from latentrt.bundle.tasks import TINY_DECODER
 from latentrt.engines import Engine
+from latentrt.engines.keeping import keep
 from latentrt.errors import NotFiniteError
 from latentrt.pipeline.memory import Budget
 from latentrt.pipeline.turns import TURNS
 from latentrt.prompt.tokenizer import Tokenizer
-from latentrt.tensors import Array
+from latentrt.tensors import Array, Tensor
 
 if TYPE_CHECKING:
     from latentrt.lora.weights import Applied
@@ -45,12 +46,20 @@ class Components:
     budget: Budget | None = None
     loras: tuple[Applied, ...] = ()
 
-    def call(self, component: str, **feeds: Array) -> dict[str, Array]:
-        """The outputs of one component by name; each feed is converted to the type of the graph's input."""
+    def call(self, component: str, *, kept: Collection[str] = (), **feeds: Tensor) -> dict[str, Array]:
+        """The outputs of one component by name; each array is converted to the type of the graph's input.
+
+        kept: names of outputs that stay on the engine's device, as tensors for a later call; all others are arrays.
+        """
         dtypes = {spec.name: spec.dtype for spec in self.bundle.manifest.components[component].inputs}
         with TURNS.lock if self.budget else nullcontext():  # a preview's call is outside any run's turn
-            typed = {name: np.ascontiguousarray(feed, dtypes.get(name, feed.dtype)) for name, feed in feeds.items()}
-            return self.engines[component](typed)
+            typed = {
+                name: np.ascontiguousarray(feed, dtypes.get(name, feed.dtype)) if isinstance(feed, np.ndarray) else feed
+                for name, feed in feeds.items()
+            }
+            engine = self.engines[component]
+            # What is kept may be a `DeviceTensor`, which whoever asks for it gives back in a later call.
+            return cast(dict[str, Array], keep(engine, typed, kept) if kept else engine(cast(dict[str, Array], typed)))
 
     def encode(self, pixels: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of unit-variance latents, each (batch, channels, rows, columns) float32.

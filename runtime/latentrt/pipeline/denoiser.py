@@ -113,12 +113,12 @@ class Denoiser:
         """The prediction of one call for some rows: of the denoiser, or of the shallow one with features kept."""
         cache = self.cache
         if cache is not None and shallow is not None:
-            feeds = {**feeds, DEEP_FEATURES: cache.features_of(group)}
-            taken = self.manifest.components[shallow].sources
-            return self.call(shallow, **{name: feeds[name] for name in taken})["prediction"]
-        outputs = self.call(self.manifest.denoiser, **feeds)
-        if cache is not None and cache.plan.spec.features:
-            cache.keep_features(group, outputs[DEEP_FEATURES])
+            taken = {name: feeds[name] for name in self.manifest.components[shallow].sources if name in feeds}
+            return self.call(shallow, **taken, **{DEEP_FEATURES: cache.features_of(group)})["prediction"]
+        if cache is None or not cache.plan.spec.features:
+            return self.call(self.manifest.denoiser, **feeds)["prediction"]
+        outputs = self.call(self.manifest.denoiser, kept=(DEEP_FEATURES,), **feeds)
+        cache.keep_features(group, outputs[DEEP_FEATURES])
         return outputs["prediction"]
 
     def groups(self, rows: Sequence[Row]) -> Iterable[tuple[Row, ...]]:

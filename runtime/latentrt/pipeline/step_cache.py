@@ -11,9 +11,23 @@ from latentrt.conditioning.prompts import Row
 from latentrt.request.step_cache import CachePlan
 from latentrt.sampling.step_cache import History
 from latentrt.sampling.tiling import Tile
-from latentrt.tensors import Array
+from latentrt.tensors import Array, Tensor
 
 Place = tuple[int, int] | None  # of a tile, its first row and column
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A row's part of the features of a call. number: of the row among the call's `rows`."""
+
+    features: Tensor
+    number: int
+    rows: int
+
+    def array(self) -> Array:
+        """The features of the row, (pictures, ...)."""
+        found: Array = np.split(np.asarray(self.features), self.rows)[self.number]
+        return found
 
 
 @dataclass
@@ -36,7 +50,8 @@ class StepCache:
 
     def __post_init__(self) -> None:
         """Makes the histories, of the order that the plan says."""
-        self.features, self.outputs = History(self.plan.spec.order), History(self.plan.spec.order)
+        self.features = History(self.plan.spec.order, Part.array)
+        self.outputs = History(self.plan.spec.order)
 
     @property
     def time(self) -> float:
@@ -87,14 +102,21 @@ class StepCache:
         """Whether the current call is one of the shallow denoiser."""
         return not self.full and self.plan.spec.features
 
-    def features_of(self, rows: Sequence[Row]) -> Array:
-        """The features that a call of the shallow denoiser takes for these rows."""
+    def features_of(self, rows: Sequence[Row]) -> Tensor:
+        """The features that a call of the shallow denoiser takes for these rows.
+
+        Those of a call of the same rows are one tensor, which does not leave its device.
+        """
+        parts: list[Part] = [self.features.last(self.key(row)) for row in rows]
+        whole = [(id(parts[0].features), number, len(rows)) for number in range(len(rows))]
+        if self.plan.spec.order == 0 and [(id(one.features), one.number, one.rows) for one in parts] == whole:
+            return parts[0].features
         return np.concatenate([self.features.at(self.key(row), self.time) for row in rows])
 
-    def keep_features(self, rows: Sequence[Row], features: Array) -> None:
+    def keep_features(self, rows: Sequence[Row], features: Tensor) -> None:
         """Keeps the features of a full call, (rows * pictures, ...), row by row."""
-        for row, own in zip(rows, np.split(features, len(rows)), strict=True):
-            self.features.keep(self.key(row), self.time, own)
+        for number, row in enumerate(rows):
+            self.features.keep(self.key(row), self.time, Part(features, number, len(rows)))
 
     def key(self, row: Row) -> tuple[Place, Row]:
         """The key of a row of the current tile."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from latentrt.pipeline.components import Components
 from latentrt.pipeline.memory import MemoryPlan
 from latentrt.pipeline.timings import Timings
-from latentrt.tensors import Array
+from latentrt.tensors import Array, Tensor
 
 
 @dataclass
@@ -22,10 +23,10 @@ class Timed:
         """A block whose time counts to a phase."""
         return self.timings.phase(name)
 
-    def call(self, component: str, **feeds: Array) -> dict[str, Array]:
-        """The outputs of one component by name."""
+    def call(self, component: str, *, kept: Collection[str] = (), **feeds: Tensor) -> dict[str, Array]:
+        """The outputs of one component by name; see `Components.call`."""
         with self.phase(component):
-            return self.components.call(component, **feeds)
+            return self.components.call(component, kept=kept, **feeds)
 
     def encode(self, pixels: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of latents; see `Components.encode`."""

@@ -8,10 +8,10 @@ grid such as Karras et al.'s may spend half of its calls at nearly the same nois
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Hashable, Sequence, Set
+from collections.abc import Callable, Hashable, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import accumulate, combinations, pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -66,23 +66,30 @@ def stalest(passed: Sequence[float], full: Set[int]) -> int:
 class History:
     """The values of full calls, by key, and what they say of a later call.
 
-    order: 0 repeats the last value; 1 goes on along the line through the last two, if there are two.
+    order: 0 repeats the last value; 1 goes on along the line through the last two, if there are two. read: gives the
+    array of a value, which may be elsewhere until then.
     """
 
     order: int = 0
-    values: dict[Hashable, list[tuple[float, Array]]] = field(default_factory=dict)
+    read: Callable[[Any], Array] = np.asarray
+    values: dict[Hashable, list[tuple[float, Any]]] = field(default_factory=dict)
 
-    def keep(self, key: Hashable, time: float, value: Array) -> None:
+    def keep(self, key: Hashable, time: float, value: Any) -> None:
         """Keeps the value of a full call at a timestep; a second one at the same timestep replaces the first."""
         kept = [(at, one) for at, one in self.values.get(key, []) if at != time]
         self.values[key] = [*kept, (time, value)][-1 - self.order :]
 
+    def last(self, key: Hashable) -> Any:
+        """The value of the last full call, as it was kept."""
+        return self.values[key][-1][1]
+
     def at(self, key: Hashable, time: float) -> Array:
-        """The value for a call at a timestep, of the kept values' type."""
-        *before, (last, value) = self.values[key]
+        """The array for a call at a timestep, of the kept values' type."""
+        *before, (last, kept) = self.values[key]
+        value = self.read(kept)
         if not before:
             return value
         ((first, earlier),) = before
         share = np.float32((time - last) / (last - first))
-        line: Array = value + share * (value.astype(np.float32) - earlier)
+        line: Array = value + share * (value.astype(np.float32) - self.read(earlier))
         return line.astype(value.dtype)

@@ -6,8 +6,10 @@ import pytest
 from latentrt.conditioning.prompts import Row
 from latentrt.errors import RequestError
 from latentrt.pipeline.step_cache import StepCache
+from latentrt.request.request import Request
 from latentrt.request.step_cache import StepCacheSpec, cache_plan
 from latentrt.sampling.calls import Walk
+from tests.runtime.fake import SMALL
 
 NEGATIVE, POSITIVE, OTHER = Row(0, 77, negative=True), Row(1, 77), Row(2, 77)
 TIMES = (900.0, 700.0, 500.0, 300.0, 100.0)
@@ -116,3 +118,56 @@ def test_a_list_of_calls_ends_within_the_run():
     assert cache_plan(StepCacheSpec((2, 4)), Walk(TIMES, TIMES, draws_noise=True)).full == {0, 2, 4}
     with pytest.raises(RequestError, match="cache: got call 5, expected calls from 0 to 4, as the run has"):
         cache_plan(StepCacheSpec((0, 5)), Walk(TIMES, TIMES, draws_noise=False))
+
+
+class OnDevice:
+    """Features that stay where they are, until somebody reads them."""
+
+    def __init__(self, array):
+        self.array, self.read = array, 0
+
+    def __array__(self, dtype=None, copy=None):
+        self.read += 1
+        return self.array
+
+
+def test_features_of_the_same_rows_stay_on_their_device():
+    one, rows = cache(), (NEGATIVE, POSITIVE)
+    kept = OnDevice(np.arange(2.0).reshape(2, 1, 1, 1))
+    one.begin(rows, None)
+    one.keep_features(rows, kept)
+    one.begin(rows, None)
+    assert one.features_of(rows) is kept
+    assert kept.read == 0
+    np.testing.assert_array_equal(one.features_of((POSITIVE,)), [[[[1.0]]]])  # another number of rows is copied
+
+
+def test_an_engine_that_keeps_features_gets_them_back(fake):
+    unet, shallow, given, kept = fake.engines["unet"], fake.engines["unet_shallow"], [], []
+
+    class Keeping:
+        """The unet on an engine with a device."""
+
+        def __call__(self, feeds):
+            return unet(feeds)
+
+        def keep(self, feeds, names):
+            outputs = unet(feeds)
+            assert names == ("deep_features",)
+            kept.append(OnDevice(outputs["deep_features"]))
+            return {**outputs, "deep_features": kept[-1]}
+
+    class Given:
+        """The shallow unet there."""
+
+        def __call__(self, feeds):
+            given.append(feeds["deep_features"])
+            return shallow({**feeds, "deep_features": np.asarray(feeds["deep_features"])})
+
+    on_device = fake.with_engines({"unet": Keeping(), "unet_shallow": Given()})
+    options = {"steps": 5, "cache": 3, "seed": 0, "guidance": 2.0, **SMALL}
+    got = [step.latents for step in on_device.steps(Request("a", **options))][-1]
+    expected = [step.latents for step in fake.steps(Request("a", **options))][-1]
+    np.testing.assert_array_equal(got, expected)
+    assert [one is kept[0] for one in given] == [True, False]
+    assert given[1] is kept[1]

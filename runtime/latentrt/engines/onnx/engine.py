@@ -40,7 +40,7 @@ OPTIMISED = MemoryModel({"fp32": 1.1, "fp16": 4.3, "w16": 4.3, "int8": 0.95, "w8
 # Memory for a graph with overridden weights, at most all: they stay in memory in addition to their packed copies.
 OVERRIDDEN = MemoryModel({"fp32": 2.5, "fp16": 7.0, "w16": 7.0, "int8": 2.3, "w8": 5.0}, scores=True)
 # The roles that a run calls at every step. A graph of a component that is called once costs more than it saves.
-STEPWISE = ("denoiser", "controlnet", "prior")
+STEPWISE = ("denoiser", "shallow_denoiser", "controlnet", "shallow_controlnet", "prior")
 # ONNX Runtime's name of the device of every engine that has one of its own.
 DEVICES = {"cuda": "cuda", "cuda-tensorrt": "cuda"}
 
