@@ -11,8 +11,11 @@ from pathlib import Path
 
 from benchmarks.calibrate_sd15 import calibrated, sized
 from benchmarks.export_sd15 import ROOT
+from latentrt_export.step_cache import add_step_cache
 
 TORCH = "torch==2.13.0"  # with an open range, PyPI's builds for Linux bring CUDA
+BOUNDARY = 2  # of step caching: careful
+ORT_CACHED, OPENVINO_CACHED = (f"latentrt, {engine}, --cache 3" for engine in ("ONNX Runtime", "OpenVINO"))
 MODELS = {"sd15": "Stable Diffusion 1.5", "sdxl": "SDXL"}
 
 
@@ -169,6 +172,16 @@ def optimised(bundle: Callable[[Path, str], Path]) -> Callable[[Path, str], Path
     return files
 
 
+def cached(bundle: Callable[[Path, str], Path]) -> Callable[[Path, str], Path]:
+    """The bundle with a shallow UNet for step caching."""
+
+    def files(work: Path, model: str) -> Path:
+        path = bundle(work, model)
+        return once(path.with_name(f"{path.name}-cached"), lambda out: add_step_cache(path, out, BOUNDARY))
+
+    return files
+
+
 BOTH = (SD15, SDXL)
 ROWS = (
     Row("diffusers-fp32", "diffusers, torch", DIFFUSERS, "diffusers", "float32", "fp32", folder, BOTH),
@@ -183,4 +196,10 @@ ROWS = (
     Row("openvino-fp32", "latentrt, OpenVINO", OURS, "latentrt", "openvino", "fp32", float_bundle, BOTH),
     Row("ort-int8", "latentrt, ONNX Runtime", OURS, "latentrt", "onnxruntime", "INT8", optimised(int8_bundle)),
     Row("openvino-int8", "latentrt, OpenVINO", OURS, "latentrt", "openvino", "INT8", int8_bundle),
+    Row(
+        "ort-fp32-cached", ORT_CACHED, OURS, "latentrt", "onnxruntime+3", "fp32", optimised(cached(float_bundle)), BOTH
+    ),
+    Row("openvino-fp32-cached", OPENVINO_CACHED, OURS, "latentrt", "openvino+3", "fp32", cached(float_bundle), BOTH),
+    Row("ort-int8-cached", ORT_CACHED, OURS, "latentrt", "onnxruntime+3", "INT8", optimised(cached(int8_bundle))),
+    Row("openvino-int8-cached", OPENVINO_CACHED, OURS, "latentrt", "openvino+3", "INT8", cached(int8_bundle)),
 )

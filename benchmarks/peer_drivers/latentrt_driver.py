@@ -1,4 +1,4 @@
-"""latentrt. Variants: its engines."""
+"""latentrt. Variants: its engines, and after a + one full call of the UNet in so many."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from clock import GUIDANCE, PROMPT, SIDE, asked, report
 
 import latentrt
 
-model, engine, steps = asked()
+model, variant, steps = asked()
+engine, _, every = variant.partition("+")
 pipeline = latentrt.load(model, engine=engine, verify=False)
 
 
 def draw(count: int, step_ended: Callable[[], None]) -> None:
     """A picture."""
     options = {"steps": count, "guidance": GUIDANCE, "width": SIDE, "height": SIDE, "seed": 0, "sampler": "ddim"}
+    options |= {"cache": int(every)} if every else {}
     run = pipeline.steps(latentrt.Request(PROMPT, **options))
     for _ in run:
         step_ended()
