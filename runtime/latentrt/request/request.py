@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from latentrt.request.rows import Choice, Flag, Number, Other, Part, Text, Whole, row, row_of
+from latentrt.request.rows import Choice, Flag, Number, Other, Text, Whole, pair, row, row_of
 from latentrt.validate import plain
 
 if TYPE_CHECKING:
@@ -31,11 +31,6 @@ LARGEST_BATCH, LARGEST_SEED, LARGEST_PIXELS, LARGEST_SCALE = 4096, 2**64 - 1, 40
 SHARE, LEVEL = Number(0, 1), Number(0, math.inf)
 
 
-def pair(help: str, lowest: int, metavar: str, usual: str, part: Part = "both") -> Any:
-    """A field of two whole numbers, with its row."""
-    return row(None, help, "size", Whole(lowest, 1 << 16), metavar=metavar, parse="size", usual=usual, part=part)
-
-
 @dataclass(frozen=True)
 class Request:
     """A picture, or a batch of them, as it is asked for. None means the default of the bundle or of the sampler.
@@ -55,10 +50,8 @@ class Request:
     part of the image around the mask is generated, at width and height, and put back. extend: pixels beyond the left,
     top, right and bottom side, with or without a mask inside.
     hires: a second pass, image to image from the upscaled first one.
-    cache: step caching ("DeepCache", Ma et al. 2023), with the last call full; 1 is off. cache_of: what full calls keep
-    for those between them. "features": for the bundle's shallow UNet, which computes the rest. "features+guidance":
-    this for the positive prompt alone, and the difference that the negative one makes. "guidance": that difference
-    alone. "prediction": all, so that nothing is computed. docs/step-cache.md has the loss of each.
+    cache, cache_of, cache_order: step caching ("DeepCache", Ma et al. 2023), with the last call full; 1 is off. See
+    docs/step-cache.md for what full calls keep, and the loss of each.
     image: unlike that of init, it is seen through CLIP only, and does not set the size; the prompt may be empty. Each
     picture of a batch has noise of its own in the embedding, drawn from its seed before that of its latents.
     controls: width and height are those of the first ControlNet's or T2I-Adapter's image, where there is no init.
@@ -143,11 +136,7 @@ class Request:
         only_with="cache",
     )
     cache_order: int = row(
-        0,
-        "Order of the step cache: 0 repeats, 1 extrapolates.",
-        "sampling",
-        Whole(0, 1),
-        only_with="cache",
+        0, "Order of the step cache: 0 repeats, 1 extrapolates.", "sampling", Whole(0, 1), only_with="cache"
     )
     preset: str | None = row(
         None,
@@ -325,11 +314,7 @@ class Request:
         as_given=True,
     )
     layout: str | Path | Sequence[Mapping[str, Any]] | None = row(
-        None,
-        "Boxes of a layout-to-image model: a JSON file.",
-        "prompt",
-        Other(),
-        metavar="FILE",
+        None, "Boxes of a layout-to-image model: a JSON file.", "prompt", Other(), metavar="FILE"
     )
     image: str | Path | Image | None = row(
         None,
@@ -341,11 +326,7 @@ class Request:
         as_given=True,
     )
     noise_level: int = row(
-        0,
-        "Noise in the image embedding of unCLIP, 0 to 999: more is freer.",
-        "images",
-        Whole(0),
-        part="base",
+        0, "Noise in the image embedding of unCLIP, 0 to 999: more is freer.", "images", Whole(0), part="base"
     )
     prior_steps: int | None = row(
         None, "Steps of unCLIP's prior, from prompt to embedding.", "sampling", Whole(1), usual="25", part="base"

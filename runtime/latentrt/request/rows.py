@@ -112,6 +112,11 @@ def row(default: Any, help: str, group: Group, kind: Kind, **more: Any) -> Any:
     return field(default=given, metadata={"row": Row(help, group, kind, **more)})
 
 
+def pair(help: str, lowest: int, metavar: str, usual: str, part: Part = "both") -> Any:
+    """A field of two whole numbers, with its row."""
+    return row(None, help, "size", Whole(lowest, 1 << 16), metavar=metavar, parse="size", usual=usual, part=part)
+
+
 def row_of(one: Field[Any]) -> Row:
     """The row of a field."""
     found: Row = one.metadata["row"]
