@@ -19,9 +19,10 @@ from latentrt.bundle.folder import open_bundle, record_files, save_manifest
 from latentrt.bundle.manifest import Component, Manifest
 from latentrt.bundle.manifest_json import named_files
 from latentrt.bundle.sources import DEEP_FEATURES, FEATURES
-from latentrt.errors import BundleError, FidelityError
+from latentrt.errors import FidelityError
 from latentrt.storage.atomic import new_folder
 from latentrt.tensors import Array, TensorSpec, shape_of
+from latentrt_export.graph.activations import with_activations
 from latentrt_export.graph.emulation import emulated_session
 from latentrt_export.graph.save import save_graph
 from latentrt_export.graph.step_cache import channels_read, give_features, make_shallow, take_only
@@ -38,15 +39,10 @@ def add_step_cache(source: str | Path, out: Path, boundary: int, progress: Progr
     """Writes the bundle `out`, which is `source` with step caching, and returns its manifest.
 
     source: a bundle's folder or a built-in model's name. boundary: as in `with_step_cache`. `out` appears whole or not
-    at all. Raises BundleError for a bundle with step caching already, or without a denoiser; RequestError for a
-    boundary that the denoiser does not have; FidelityError for a graph that does not compute the same; OutputError.
+    at all. Raises BundleError for a bundle without a denoiser; RequestError for a boundary that the denoiser does not
+    have; FidelityError for a graph that does not compute the same; OutputError.
     """
     bundle = open_bundle(folder_of(source))
-    if (known := bundle.manifest.shallow) is not None:
-        raise BundleError(
-            f"{bundle.folder}: got a bundle with step caching at boundary "
-            f"{bundle.manifest.components[known].boundary} already, expected one without; cut the one it was made from"
-        )
     with new_folder(out) as folder:
         progress("copying")
         for file in bundle.manifest.files:
@@ -65,9 +61,10 @@ def with_step_cache(
     """Rewrites the UNet in `folder` with its deep features, and writes the shallow graphs; returns the new manifest.
 
     boundary: the number of concatenations with skips that the shallow UNet keeps; 1 is the fastest. The manifest's
-    `files` is not changed. Raises RequestError for a boundary that the UNet does not have, FidelityError for a graph
-    that does not compute the same.
+    `files` is not changed; step caching that it has is replaced, and its presets are dropped. Raises RequestError for a
+    boundary that the UNet does not have, FidelityError for a graph that does not compute the same.
     """
+    manifest = without_step_cache(manifest)
     cutter = Cutter(folder, manifest, progress)
     denoiser, shallow = cutter.denoiser(boundary)
     shortened = {name: cutter.controlnet(name, shallow) for name in manifest.of_role("controlnet")}
@@ -78,7 +75,17 @@ def with_step_cache(
             components[shallow_name(name)] = shortened[name]
         if name == manifest.denoiser:
             components[shallow_name(name)] = shallow
-    return replace(manifest, components=components)
+    return with_activations(folder, replace(manifest, components=components))
+
+
+def without_step_cache(manifest: Manifest) -> Manifest:
+    """The manifest without what step caching adds to it, and without presets, which were measured with that."""
+    shallow = manifest.of_role("shallow_denoiser") | manifest.of_role("shallow_controlnet")
+    components = {name: one for name, one in manifest.components.items() if name not in shallow}
+    denoiser = components[manifest.denoiser]
+    outputs = tuple(spec for spec in denoiser.outputs if spec.name != DEEP_FEATURES)
+    components[manifest.denoiser] = replace(denoiser, outputs=outputs, activations=())
+    return replace(manifest, components=components, presets={})
 
 
 def shallow_name(component: str) -> str:
@@ -145,6 +152,7 @@ class Cutter:
             inputs=tuple(spec for spec in whole.inputs if spec.name in kept),
             outputs=tuple(spec for spec in whole.outputs if spec.name in kept),
             sources={key: source for key, source in whole.sources.items() if key in kept},
+            activations=(),
         )
 
     def probes(self, component: Component) -> list[Arrays]:

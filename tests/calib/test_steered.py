@@ -32,7 +32,8 @@ def folders(tmp_path_factory):
     with one_thread():
         parts = unet_parts(unet, steering=Steering({"canny": build_controlnet(unet)}))
         made = {part.name: write_component(part, path / "float", "w16", lambda line: None) for part in parts}
-        written(path / "float", source, {**source.manifest.components, **made})
+        kept = {name: one for name, one in source.manifest.components.items() if name != "unet_shallow"}
+        written(path / "float", source, {**kept, **made})
         options = replace(OPTIONS, images=1, evaluations=1, vae_gate_db=None)
         calibrate(path / "float", path / "int8", "int8", options)
     return path / "float", path / "int8"

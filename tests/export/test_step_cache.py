@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 import latentrt
 from latentrt.bundle.folder import open_bundle
-from latentrt.errors import BundleError, FidelityError, RequestError
+from latentrt.errors import FidelityError, RequestError
 from latentrt.lora.files import Lora
 from latentrt.tensors import shape_of
 from latentrt_export import step_cache
@@ -161,9 +161,20 @@ def test_the_command(tmp_path):
     manifest = open_bundle(out).manifest
     size = {name: manifest.files[one.file].bytes for name, one in manifest.components.items()}
     assert size["unet_shallow"] < 0.04 * size["unet"]
-    with pytest.raises(BundleError, match="step caching at boundary 2 already, expected one without"):
-        add_step_cache(out, tmp_path / "again", 1)
-    assert [*tmp_path.iterdir()] == [out]
+
+
+@pytest.mark.parametrize("boundary", [1, 2])
+def test_another_boundary_takes_the_place_of_the_first(plain, tmp_path, boundary):
+    direct = add_step_cache(plain / "plain", tmp_path / "direct", boundary)
+    again = add_step_cache(plain / "cut", tmp_path / "again", boundary)
+    same = ("components", "tasks", "defaults", "presets")
+    assert [getattr(again, name) for name in same] == [getattr(direct, name) for name in same]
+    pictures = []
+    for folder in ("direct", "again"):
+        with latentrt.load(tmp_path / folder, engine="onnxruntime") as pipe:
+            result = pipe.generate("a cat", steps=4, seed=0, cache=4, width=32, height=24)
+            pictures.append(result.images[0].tobytes())
+    assert pictures[0] == pictures[1]
 
 
 def test_a_boundary_that_is_not_there_leaves_nothing(tmp_path):

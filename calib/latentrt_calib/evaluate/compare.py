@@ -23,7 +23,6 @@ from latentrt.request.settings import Settings
 from latentrt.tensors import Array
 from latentrt_calib.evaluate.generate import Advance, Sample, generate_samples, requests_of
 from latentrt_calib.evaluate.metrics import psnr_db, relative_error, ssim
-from latentrt_calib.evaluate.work import Work, fewer_steps
 from latentrt_calib.recording.requests import check_requests
 from latentrt_calib.recording.subjects import subject_text
 
@@ -165,6 +164,8 @@ def compare_bundles(
         found = compare(*summaries, references, generate_samples(second, shortened, advance), engine)
         if not shortcut:
             return found
+        from latentrt_calib.evaluate.work import Work, fewer_steps  # here: it needs the package onnx-ir
+
         share = Work(second.bundle).share(shortened[0], requests[0])
         steps = fewer_steps(share, references[0].settings.steps)
         fewer = generate_samples(second, [replace(request, steps=steps) for request in requests], advance)

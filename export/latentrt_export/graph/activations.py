@@ -22,7 +22,10 @@ from latentrt_export.graph.constants import initializer_of, name_of
 from latentrt_export.graph.costs import Known, concrete_shapes
 
 # Components whose activations decide a run's peak of memory.
-LARGE: tuple[Role, ...] = ("denoiser", "controlnet", "vae_encoder", "vae_decoder", "tiny_decoder")
+LARGE: tuple[Role, ...] = (
+    *("denoiser", "shallow_denoiser", "controlnet", "shallow_controlnet"),
+    *("vae_encoder", "vae_decoder", "tiny_decoder"),
+)
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 # Operators that may overwrite an input.
 BY_ELEMENTS = ("Add", "Sub", "Mul", "Div", "Cast", "Erf", "Softmax")

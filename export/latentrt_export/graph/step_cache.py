@@ -27,6 +27,7 @@ def give_features(model: ir.Model, boundary: int) -> tuple[int | str, ...]:
     boundary: the number of concatenations that the shallow UNet keeps, counted from the end. Raises RequestError for
     one outside the last up block.
     """
+    take_back_features(model.graph)
     found = deep_features(model.graph)
     check_boundary(boundary, len(found))
     deep = found[boundary - 1]
@@ -36,6 +37,13 @@ def give_features(model: ir.Model, boundary: int) -> tuple[int | str, ...]:
     deep.name, deep.shape = DEEP_FEATURES, ir.Shape([batch, int(axes_of(deep)[CHANNELS]), *sides])
     model.graph.outputs.append(deep)
     return tuple(axes_of(deep))
+
+
+def take_back_features(graph: ir.Graph) -> None:
+    """Makes the deep features of an earlier boundary, if any, a value like all others again, in place."""
+    for value in [one for one in graph.outputs if one.name == DEEP_FEATURES]:
+        graph.outputs.remove(value)
+        value.name = f"{DEEP_FEATURES}.before"
 
 
 def check_boundary(boundary: int, count: int) -> None:

@@ -95,7 +95,7 @@ def test_what_was_compiled_is_found_again_and_made_anew_when_cut_short(
 def test_float_weights_over_the_limit_are_not_kept_twice(exact: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ov, "LARGEST_CACHED_BYTES", 5_000_000)
     kept = {name for name in exact.manifest.components if ov.engine_of(exact, name).cache}
-    assert kept == {"cross_kv", "time_bias", "vae_encoder", "vae_decoder"}
+    assert kept == {"cross_kv", "time_bias", "unet_shallow", "vae_encoder", "vae_decoder"}
 
 
 def test_a_cache_that_cannot_be_made_is_done_without(
