@@ -81,6 +81,29 @@ def with_step_cache(
     return replace(manifest, components=components)
 
 
+def cut_again(folder: Path, manifest: Manifest, progress: Progress = lambda line: None) -> Manifest:
+    """Cuts the shallow UNet out of the UNet's graph in `folder` anew, at the same boundary; returns the manifest.
+
+    manifest: of a bundle with step caching, whose UNet is now another graph, such as a quantized one, without deep
+    features among its outputs. Short ControlNets stay: the shallow UNet reads the same of them. The manifest's `files`
+    is not changed. Raises FidelityError for a graph that does not compute the same.
+    """
+    shallow, denoiser = manifest.shallow, manifest.denoiser
+    assert shallow is not None
+    cutter = Cutter(folder, without_step_cache(manifest), progress)
+    full, cut = cutter.denoiser(manifest.components[shallow].boundary)
+    return replace(manifest, components={**manifest.components, denoiser: full, shallow: cut})
+
+
+def without_step_cache(manifest: Manifest) -> Manifest:
+    """The manifest without shallow components, and without deep features among the denoiser's outputs."""
+    shallow = manifest.of_role("shallow_denoiser") | manifest.of_role("shallow_controlnet")
+    components = {name: one for name, one in manifest.components.items() if name not in shallow}
+    whole = components[manifest.denoiser]
+    outputs = tuple(spec for spec in whole.outputs if spec.name != DEEP_FEATURES)
+    return replace(manifest, components={**components, manifest.denoiser: replace(whole, outputs=outputs)})
+
+
 def shallow_name(component: str) -> str:
     """The name of the component that is cut out of this one."""
     return f"{component}_shallow"
