@@ -1,5 +1,6 @@
 """Quantization of a bundle, step by step: record, observe, plan, choose float layers, write, compare, report.
 
+A shallow UNet for step caching is cut out of the quantized UNet, so that both have the same weights and scales.
 Intermediate results are kept in a hidden folder beside the new bundle until the bundle is complete, so that a stopped
 run continues.
 """
@@ -43,6 +44,7 @@ from latentrt_calib.recording.workspace import open_workspace
 from latentrt_calib.report.layer_reports import BY_RULE, WEIGHTS_ONLY, bucket_ends, over_budget, ranges_of
 from latentrt_calib.report.report import LayerReport, Report
 from latentrt_export.graph.save import save_graph
+from latentrt_export.graph.step_cache import give_features, make_shallow
 
 SETTINGS = "calibration.json"
 ANY = "any"  # target of a graph that every engine runs as it is
@@ -95,6 +97,15 @@ class Context:
         bundle = self.pipeline.bundle
         component = bundle.manifest.components[name]
         return FloatGraph(name, bundle.path(component.file), shapes_of(bundle.manifest, component.inputs), split)
+
+    def shallow(self, graph: FloatGraph) -> ir.Model | None:
+        """The shallow form of the UNet's graph, split alike; None of another one, and without step caching."""
+        manifest = self.pipeline.bundle.manifest
+        if manifest.shallow is None or graph.component != manifest.denoiser:
+            return None
+        model = graph.model()
+        give_features(model, manifest.components[manifest.shallow].boundary)
+        return make_shallow(model)
 
 
 def calibrate(
@@ -165,7 +176,8 @@ def plan_all_layers(context: Context, recording: Recording) -> QuantizationDraft
     layers = layers_of(model, graph.shapes)
     quantizable = candidates(layers)
     values, folder = observed_values(quantizable, recipe.target), context.folder / "observed" / component
-    observations = observe(model, values, recording, folder, OBSERVING[component], context.progress)
+    settings, shallow = OBSERVING[component], context.shallow(graph)
+    observations = observe(model, values, recording, folder, settings, context.progress, shallow)
     context.progress("planning")
     planned = plan_layers(model, quantizable, observations, recipe)
     return QuantizationDraft(recording, graph, layers, quantizable, observations, planned)
