@@ -44,7 +44,6 @@ from latentrt_calib.recording.workspace import open_workspace
 from latentrt_calib.report.layer_reports import BY_RULE, WEIGHTS_ONLY, bucket_ends, over_budget, ranges_of
 from latentrt_calib.report.report import LayerReport, Report
 from latentrt_export.graph.save import save_graph
-from latentrt_export.graph.step_cache import give_features, make_shallow
 
 SETTINGS = "calibration.json"
 ANY = "any"  # target of a graph that every engine runs as it is
@@ -99,13 +98,11 @@ class Context:
         return FloatGraph(name, bundle.path(component.file), shapes_of(bundle.manifest, component.inputs), split)
 
     def shallow(self, graph: FloatGraph) -> ir.Model | None:
-        """The shallow form of the UNet's graph, split alike; None of another one, and without step caching."""
+        """The shallow form of the UNet's graph; None of another graph, and without step caching."""
         manifest = self.pipeline.bundle.manifest
         if manifest.shallow is None or graph.component != manifest.denoiser:
             return None
-        model = graph.model()
-        give_features(model, manifest.components[manifest.shallow].boundary)
-        return make_shallow(model)
+        return graph.shallow(manifest.components[manifest.shallow].boundary)
 
 
 def calibrate(

@@ -87,11 +87,22 @@ def test_both_graphs_are_quantized_and_nothing_else(source, made):
     changed = {name for name in before.components if before.components[name] != after.components[name]}
     assert [*after.components] == [*before.components] and changed == {"unet", "unet_shallow"}
     assert full.precision == shallow.precision == precision and shallow.boundary == BOUNDARY
-    assert full.quantization == shallow.quantization == report.quantization
+    assert full.quantization == report.quantization
     for name in changed:
         one, other = before.components[name], after.components[name]
         assert (one.inputs, one.outputs, one.sources) == (other.inputs, other.outputs, other.sources)
     assert before.files["unet_shallow.onnx"].bytes > after.files["unet_shallow.onnx"].bytes
+
+
+def test_the_shallow_unet_has_figures_of_its_own_layers(source, made):
+    _, out, _ = made
+    before, after = (open_bundle(folder).manifest for folder in (source, out))
+    full, shallow = (after.components[name].quantization for name in ("unet", "unet_shallow"))
+    assert (shallow.bytes_before, shallow.loss) == (before.files["unet_shallow.onnx"].bytes, full.loss)
+    assert 0 < shallow.macs < 0.6 * full.macs and {*shallow.layers} < {*full.layers}
+    names = {layer.name for layer in shallow.layers}
+    assert {"conv_in", "conv_out", "up_blocks.1.resnets.1.conv2"} < names
+    assert not any(name.startswith(("mid_block", "up_blocks.0")) for name in names)
 
 
 def test_presets_of_the_float_graphs_are_left_out(source, made):

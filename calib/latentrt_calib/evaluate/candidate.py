@@ -25,7 +25,7 @@ from latentrt_calib.quantize.split_concat import split_concatenations
 from latentrt_calib.recording.record import DECODER
 from latentrt_export.graph.costs import Shapes
 from latentrt_export.graph.save import save_graph
-from latentrt_export.graph.step_cache import without_features
+from latentrt_export.graph.step_cache import give_features, make_shallow, without_features
 from latentrt_export.step_cache import without_step_cache
 
 SCRATCH = "trial"
@@ -55,6 +55,12 @@ class FloatGraph:
         if self.split:
             split_concatenations(model, self.halved)
         return model
+
+    def shallow(self, boundary: int) -> ir.Model:
+        """Returns a new copy of a UNet's graph, cut to its shallow form; its layers are split alike."""
+        model = self.model()
+        give_features(model, boundary)
+        return make_shallow(model)
 
     def quantized(self, plans: Mapping[str, LayerPlan], target: str) -> ir.Model:
         """Returns a new copy of the graph with these layers quantized."""
