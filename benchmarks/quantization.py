@@ -63,6 +63,7 @@ from latentrt_calib.recording.record import Recording
 from latentrt_export.graph.constants import VIEWS
 from latentrt_export.graph.costs import OPERATORS, Shapes, concrete_shapes, node_macs
 from latentrt_export.graph.save import save_graph
+from latentrt_export.step_cache import without_step_cache
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "runs" / "quantization"
@@ -140,8 +141,8 @@ class Setup:
 
     @property
     def component(self) -> Component:
-        """The float UNet's manifest entry."""
-        return self.pipeline.bundle.manifest.components[UNET]
+        """The float UNet's manifest entry, without deep features for a step cache."""
+        return without_step_cache(self.pipeline.bundle.manifest).components[UNET]
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -19,13 +19,14 @@ from latentrt.bundle.folder import Bundle, record_files, save_manifest
 from latentrt.bundle.manifest import Component
 from latentrt.bundle.manifest_json import named_files
 from latentrt.tensors import TensorSpec
+from latentrt_export.step_cache import without_step_cache
 
 HOISTED = {"time_bias": ("timestep", (1,)), "cross_kv": ("context", ())}
 
 
 def write_unhoisted(source: Bundle, folder: Path) -> None:
     """Writes the bundle to the empty `folder`. Its pictures equal those of `source` except for rounding."""
-    manifest = source.manifest
+    manifest = without_step_cache(source.manifest)
     shutil.copytree(source.folder, folder, dirs_exist_ok=True)
     parts = manifest.components
     merged = onnx.load(source.path(parts["unet"].file))

@@ -1,5 +1,6 @@
 """Quantization of a bundle, step by step: record, observe, plan, choose float layers, write, compare, report.
 
+A shallow UNet for step caching is cut out of the quantized UNet, so that both have the same weights and scales.
 Intermediate results are kept in a hidden folder beside the new bundle until the bundle is complete, so that a stopped
 run continues.
 """
@@ -96,6 +97,13 @@ class Context:
         component = bundle.manifest.components[name]
         return FloatGraph(name, bundle.path(component.file), shapes_of(bundle.manifest, component.inputs), split)
 
+    def shallow(self, graph: FloatGraph) -> ir.Model | None:
+        """The shallow form of the UNet's graph; None of another graph, and without step caching."""
+        manifest = self.pipeline.bundle.manifest
+        if manifest.shallow is None or graph.component != manifest.denoiser:
+            return None
+        return graph.shallow(manifest.components[manifest.shallow].boundary)
+
 
 def calibrate(
     source: str | Path, out: Path, precision: str, options: CalibrationOptions, progress: Progress = lambda line: None
@@ -165,7 +173,8 @@ def plan_all_layers(context: Context, recording: Recording) -> QuantizationDraft
     layers = layers_of(model, graph.shapes)
     quantizable = candidates(layers)
     values, folder = observed_values(quantizable, recipe.target), context.folder / "observed" / component
-    observations = observe(model, values, recording, folder, OBSERVING[component], context.progress)
+    settings, shallow = OBSERVING[component], context.shallow(graph)
+    observations = observe(model, values, recording, folder, settings, context.progress, shallow)
     context.progress("planning")
     planned = plan_layers(model, quantizable, observations, recipe)
     return QuantizationDraft(recording, graph, layers, quantizable, observations, planned)

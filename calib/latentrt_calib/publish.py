@@ -11,14 +11,19 @@ from pathlib import Path
 from latentrt.bundle.folder import Bundle, open_bundle, record_files, save_manifest
 from latentrt.bundle.manifest import Component, Manifest, Precision
 from latentrt.bundle.manifest_json import named_files
+from latentrt.bundle.quantization import Quantization
 from latentrt.pipeline.load import load
+from latentrt.tensors import shape_of
+from latentrt_calib.evaluate.cached import cached_loss
 from latentrt_calib.evaluate.candidate import Evaluator, FloatGraph
 from latentrt_calib.evaluate.compare import BundleSummary, Comparison, bundle_summary, compare
 from latentrt_calib.evaluate.damage import Damage
 from latentrt_calib.evaluate.generate import generate_samples
+from latentrt_calib.quantize.layers import layers_of
 from latentrt_calib.report.page import save_page
 from latentrt_calib.report.report import GateReport, LayerReport, Report, figures
 from latentrt_export.graph.costs import total_macs
+from latentrt_export.step_cache import cut_again
 
 # Not listed among the bundle's files, because they state the manifest's hash.
 PAGE, FIGURES = "report.html", "report.json"
@@ -55,10 +60,13 @@ def publish(
     settings: Mapping[str, str | int | float],
 ) -> Report:
     """Makes the folder with the quantized graphs a complete bundle, and returns its report."""
-    manifest = replace(source.manifest, lora_weights="")  # quantized weights take no LoRA files
+    # Quantized weights take no LoRA files, and presets were measured with the float graphs.
+    manifest, shallow = replace(source.manifest, lora_weights="", presets={}), source.manifest.shallow
     parts = [unet, *([decoder.written] if decoder and decoder.written else [])]
     unmeasured = with_components(manifest, {part.graph.component: component_of(manifest, part) for part in parts})
-    copy_others(source, folder, [part.graph.component for part in parts])
+    copy_others(source, folder, [*(part.graph.component for part in parts), *([shallow] if shallow else [])])
+    if shallow:
+        unmeasured = cut_again(folder, unmeasured)
     unmeasured = replace(unmeasured, files=record_files(folder, named_files(unmeasured)))
     save_manifest(folder, unmeasured)
     report = report_of(manifest, unmeasured, unet, compared(source, folder, evaluator), settings)
@@ -66,7 +74,9 @@ def publish(
         written, comparison = decoder.written, decoder.comparison
         inner = report_of(manifest, unmeasured, written, comparison, settings) if written else None
         report = replace(report, decoder=GateReport(decoder.gate_db, comparison.loss.psnr_db, inner))
+    report = replace(report, cached=cached_loss(source, folder, evaluator))
     measured = {one.component: one.quantization for one in report.components}
+    measured |= {shallow: shallow_quantization(manifest, shallow, unet, report.quantization)} if shallow else {}
     changed = {name: replace(unmeasured.components[name], quantization=measured[name]) for name in measured}
     save_manifest(folder, with_components(unmeasured, changed))
     final = with_other(report, bundle_summary(open_bundle(folder, verify=False)))
@@ -118,6 +128,23 @@ def report_of(
         comparison=comparison,
         buckets=part.buckets,
         sensitivity=part.damage,
+    )
+
+
+def shallow_quantization(manifest: Manifest, name: str, unet: WrittenComponent, whole: Quantization) -> Quantization:
+    """The shallow UNet's figures: those of the layers that it has, and the loss of the whole UNet.
+
+    manifest: of the float bundle. whole: the figures of the whole UNet.
+    """
+    component, sizes = manifest.components[name], manifest.sizes()
+    model = unet.graph.shallow(component.boundary)
+    shapes = {spec.name: shape_of(spec, sizes) for spec in component.inputs}
+    names = {layer.name for layer in layers_of(model, shapes)}
+    return replace(
+        whole,
+        macs=total_macs(model, shapes),
+        bytes_before=bytes_of(manifest, name),
+        layers=tuple(layer for layer in whole.layers if layer.name in names),
     )
 
 

@@ -88,6 +88,20 @@ def without_step_cache(manifest: Manifest) -> Manifest:
     return replace(manifest, components=components, presets={})
 
 
+def cut_again(folder: Path, manifest: Manifest, progress: Progress = lambda line: None) -> Manifest:
+    """Cuts the shallow UNet out of the UNet's graph in `folder` anew, at the same boundary; returns the manifest.
+
+    manifest: of a bundle with step caching, whose UNet is now another graph, such as a quantized one, without deep
+    features among its outputs. Short ControlNets stay: the shallow UNet reads the same of them. The manifest's `files`
+    is not changed. Raises FidelityError for a graph that does not compute the same.
+    """
+    shallow, denoiser = manifest.shallow, manifest.denoiser
+    assert shallow is not None
+    cutter = Cutter(folder, without_step_cache(manifest), progress)
+    full, cut = cutter.denoiser(manifest.components[shallow].boundary)
+    return with_activations(folder, replace(manifest, components={**manifest.components, denoiser: full, shallow: cut}))
+
+
 def shallow_name(component: str) -> str:
     """The name of the component that is cut out of this one."""
     return f"{component}_shallow"

@@ -12,6 +12,7 @@ from latentrt_calib.calibrate import calibrate
 from latentrt_export.components.denoiser import unet_parts
 from latentrt_export.components.steering import Steering
 from latentrt_export.export import write_component
+from latentrt_export.step_cache import without_step_cache
 from tests.calib.small import OPTIONS
 from tests.export import tiny
 from tests.export.controls import build_controlnet, noise
@@ -32,8 +33,7 @@ def folders(tmp_path_factory):
     with one_thread():
         parts = unet_parts(unet, steering=Steering({"canny": build_controlnet(unet)}))
         made = {part.name: write_component(part, path / "float", "w16", lambda line: None) for part in parts}
-        kept = {name: one for name, one in source.manifest.components.items() if name != "unet_shallow"}
-        written(path / "float", source, {**kept, **made})
+        written(path / "float", source, {**without_step_cache(source.manifest).components, **made})
         options = replace(OPTIONS, images=1, evaluations=1, vae_gate_db=None)
         calibrate(path / "float", path / "int8", "int8", options)
     return path / "float", path / "int8"

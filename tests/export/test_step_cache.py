@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 import latentrt
+from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import open_bundle
 from latentrt.errors import FidelityError, RequestError
 from latentrt.lora.files import Lora
@@ -19,12 +20,14 @@ from latentrt_export.cli.export import export as export_command
 from latentrt_export.cli.step_cache import step_cache as command
 from latentrt_export.export import ExportOptions, export
 from latentrt_export.graph import save
-from latentrt_export.step_cache import add_step_cache
+from latentrt_export.graph.step_cache import without_features
+from latentrt_export.step_cache import add_step_cache, without_step_cache
 from latentrt_export.upgrade import upgrade
 from tests.export import loras, tiny
 from tests.export.adapters import build_adapter
 from tests.export.controls import saved_controlnet
 from tests.export.image_prompts import saved_prompts
+from tests.export.parts import written
 from tests.export.tiny_families import TINY, XL_DEEP, module_of, reference
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]
@@ -153,9 +156,18 @@ def test_an_upgrade_restores_the_table_of_both_graphs(plain, tmp_path):
     assert {row[0] for row in json.loads(table)["copies"]["unet"].values()} == {"unet_shallow"}
 
 
-def test_the_command(tmp_path):
+@pytest.fixture(scope="module")
+def uncut(tmp_path_factory):
+    """The built-in model without its step caching."""
+    folder, source = tmp_path_factory.mktemp("uncut"), open_bundle(folder_of("emoji"), verify=False)
+    ir.save(without_features(ir.load(source.path("unet.onnx"))), folder / "unet.onnx")
+    written(folder, source, without_step_cache(source.manifest).components)
+    return folder
+
+
+def test_the_command(uncut, tmp_path):
     out = tmp_path / "out"
-    done = CliRunner().invoke(command, ["emoji", str(out), "--json"])
+    done = CliRunner().invoke(command, [str(uncut), str(out), "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["boundary"] == 2
     manifest = open_bundle(out).manifest
@@ -177,9 +189,9 @@ def test_another_boundary_takes_the_place_of_the_first(plain, tmp_path, boundary
     assert pictures[0] == pictures[1]
 
 
-def test_a_boundary_that_is_not_there_leaves_nothing(tmp_path):
+def test_a_boundary_that_is_not_there_leaves_nothing(uncut, tmp_path):
     with pytest.raises(RequestError, match="got the boundary 4, expected 1 to 2"):
-        add_step_cache("emoji", tmp_path / "out", 4)
+        add_step_cache(uncut, tmp_path / "out", 4)
     assert not [*tmp_path.iterdir()]
 
 
@@ -191,7 +203,7 @@ def test_an_export_refuses_such_a_boundary_before_it_traces(plain, tmp_path):
 
 
 @pytest.mark.parametrize("spoilt", ["unet", "unet_shallow"])
-def test_a_graph_that_computes_something_else_is_not_kept(tmp_path, monkeypatch, spoilt):
+def test_a_graph_that_computes_something_else_is_not_kept(uncut, tmp_path, monkeypatch, spoilt):
     cut = getattr(step_cache, "give_features" if spoilt == "unet" else "make_shallow")
 
     def spoil(model, *arguments):
@@ -203,7 +215,7 @@ def test_a_graph_that_computes_something_else_is_not_kept(tmp_path, monkeypatch,
 
     monkeypatch.setattr(step_cache, cut.__name__, spoil)
     with pytest.raises(FidelityError, match=f"^{spoilt}: got another prediction than the whole graph's, by up to"):
-        add_step_cache("emoji", tmp_path / "out", 2)
+        add_step_cache(uncut, tmp_path / "out", 2)
     assert not [*tmp_path.iterdir()]
 
 

@@ -90,7 +90,8 @@ def pipeline_of(bundle, calls, *, split_guidance=False, **schedule):
     manifest = replace(bundle.manifest, schedule=replace(bundle.manifest.schedule, **schedule))
     if manifest.schedule.prediction == "flow_prediction":
         manifest = replace(manifest, defaults=replace(manifest.defaults, sampler="flow_euler"))
-    engines = {name: FakeEngine(name, manifest.components[name], answer, calls) for name, answer in ANSWERS.items()}
+    answers = {name: answer for name, answer in ANSWERS.items() if name in manifest.components}
+    engines = {name: FakeEngine(name, manifest.components[name], answer, calls) for name, answer in answers.items()}
     changed = replace(bundle, manifest=manifest)
     return Pipeline(changed, load_tokenizer(bundle), engines, "fake", split_guidance=split_guidance)
 

@@ -13,6 +13,8 @@ from latentrt.cli.paths import bundle_argument, check_files
 from latentrt.storage.atomic import refuse_existing
 
 if TYPE_CHECKING:
+    from latentrt.bundle.quantization import PictureLoss
+    from latentrt_calib.evaluate.cached import CachedLoss
     from latentrt_calib.report.report import Report
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -156,8 +158,23 @@ def show(report: Report, out: Path) -> None:
             echo(f"{'float':11} {layer.name}: {layer.reason}")
     if report.decoder:
         echo(f"{'vae_decoder':11} {report.decoder.verdict}")
-    if loss.psnr_db is None:
-        echo(f"{'pictures':11} all {loss.pictures} are equal")
-    else:
-        echo(f"{'pictures':11} {loss.pictures}: PSNR {loss.psnr_db:.2f} dB, worst {loss.worst_psnr_db:.2f} dB")
+    echo(f"{'pictures':11} {likeness(loss)}")
+    if report.cached:
+        show_cached(report.cached, report.settings["budget in dB"])
     echo(out)
+
+
+def show_cached(cached: CachedLoss, budget_db: float | int | str) -> None:
+    """Prints the losses with a step cache, and whether that of both together is below the budget."""
+    echo(f"{'cached':11} one full call in {cached.every}: {likeness(cached.both)}")
+    echo(f"{'':11} the cache alone, in float: {likeness(cached.cache)}")
+    echo(f"{'':11} 8 bits alone, against cached in float: {likeness(cached.quantization)}")
+    if cached.both.psnr_db is not None and cached.both.psnr_db < float(budget_db):
+        echo(f"{'':11} cached pictures are below the budget of {budget_db:g} dB, which is for full calls alone")
+
+
+def likeness(loss: PictureLoss) -> str:
+    """The number of pictures, and how alike they are to those that they are compared with."""
+    if loss.psnr_db is None:
+        return f"all {loss.pictures} are equal"
+    return f"{loss.pictures}: PSNR {loss.psnr_db:.2f} dB, worst {loss.worst_psnr_db:.2f} dB"

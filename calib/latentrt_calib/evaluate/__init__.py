@@ -1,3 +1,14 @@
 """Evaluation: pictures of two bundles or graphs compared, noise per layer, and the damage of quantizing each layer."""
 
-__all__ = ["candidate", "compare", "damage", "generate", "metrics", "noise", "sensitivity", "shortcuts", "work"]
+__all__ = [
+    "cached",
+    "candidate",
+    "compare",
+    "damage",
+    "generate",
+    "metrics",
+    "noise",
+    "sensitivity",
+    "shortcuts",
+    "work",
+]

@@ -25,13 +25,19 @@ from latentrt_calib.quantize.split_concat import split_concatenations
 from latentrt_calib.recording.record import DECODER
 from latentrt_export.graph.costs import Shapes
 from latentrt_export.graph.save import save_graph
+from latentrt_export.graph.step_cache import give_features, make_shallow, without_features
+from latentrt_export.step_cache import without_step_cache
 
 SCRATCH = "trial"
 
 
 @dataclass(frozen=True)
 class FloatGraph:
-    """A component's float graph in a file. shapes: of its inputs. split: split skip connections on loading."""
+    """A component's float graph in a file. shapes: of its inputs. split: split skip connections on loading.
+
+    Deep features for a step cache are no output of it: they are given out after quantization, so that the layer that
+    computes them has a quantized output like any other.
+    """
 
     component: str
     path: Path
@@ -45,10 +51,16 @@ class FloatGraph:
 
     def model(self) -> ir.Model:
         """Returns a new copy of the graph; large weights stay in the file."""
-        model = ir.load(self.path)
+        model = without_features(ir.load(self.path))
         if self.split:
             split_concatenations(model, self.halved)
         return model
+
+    def shallow(self, boundary: int) -> ir.Model:
+        """Returns a new copy of a UNet's graph, cut to its shallow form; its layers are split alike."""
+        model = self.model()
+        give_features(model, boundary)
+        return make_shallow(model)
 
     def quantized(self, plans: Mapping[str, LayerPlan], target: str) -> ir.Model:
         """Returns a new copy of the graph with these layers quantized."""
@@ -83,7 +95,7 @@ class Evaluator:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         spec = replace(
-            pipeline.bundle.manifest.components[component],
+            without_step_cache(pipeline.bundle.manifest).components[component],
             file=f"{component}.onnx",
             data=save_graph(model, folder, component),
         )

@@ -31,10 +31,12 @@ class Shortcut:
 
     @property
     def gain_db(self) -> float:
-        """Mean PSNR above that of fewer steps; infinite where nothing is lost."""
+        """Mean PSNR above that of fewer steps; infinite where nothing is lost, or only by the shortcut."""
         if self.loss.psnr_db is None:
             return math.inf
-        return self.loss.psnr_db - (self.fewer_loss.psnr_db or 0.0)
+        if self.fewer_loss.psnr_db is None:
+            return -math.inf
+        return self.loss.psnr_db - self.fewer_loss.psnr_db
 
 
 class Shortcuts:

@@ -108,10 +108,11 @@ def write_qdq(model: ir.Model, plans: Mapping[str, LayerPlan], target: str) -> N
 def weight_only(model: ir.Model, names: Iterable[str]) -> None:
     """Stores the weights of the named layers as int8, in place, with a DequantizeLinear before each layer.
 
-    Weights take a quarter of float32's bytes. Arithmetic and activations stay float.
+    Weights take a quarter of float32's bytes. Arithmetic and activations stay float. `names` may have any order.
     """
     nodes = layer_nodes(model.graph)
-    chosen = [nodes[name] for name in names]
+    order = {name: place for place, name in enumerate(nodes)}
+    chosen = [nodes[name] for name in sorted(names, key=order.__getitem__)]
     raise_opset(model, chosen)
     for node in chosen:
         write_weight(model.graph, node, *quantized(weight_of(node), output_axis(node), scale_dtype=float_type(node)))

@@ -1,3 +1,3 @@
-"""Recordings of real runs: every input of the UNet and of the VAE decoder, and the folders that hold them."""
+"""Recordings of real runs: every input of both UNets and of the VAE decoder, and the folders that hold them."""
 
-__all__ = ["archive", "inits", "prompts", "record", "requests", "subjects", "workspace"]
+__all__ = ["archive", "cached", "inits", "prompts", "record", "requests", "subjects", "workspace"]

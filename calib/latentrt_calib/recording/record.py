@@ -1,7 +1,9 @@
 """Recording of runs on calibration prompts or classes: the inputs of every call of the UNet and of the VAE decoder.
 
-Arrays that calls share are stored once per image: cross-attention's keys and values, and the time bias of a timestep
-that a sampler visits again. Images that are stored are not run again, and the same settings give the same bytes.
+Where a bundle has a shallow UNet, every image is drawn a second time with a step cache, and the calls of the shallow
+UNet are recorded, with the features that an earlier call left. Arrays that calls share are stored once per image:
+cross-attention's keys and values, and the time bias of a timestep that a sampler visits again. Images that are stored
+are not run again, and the same settings give the same bytes.
 """
 
 from __future__ import annotations
@@ -24,17 +26,19 @@ from latentrt.request.settings import resolve
 from latentrt.storage.json_codec import TypedError, parse
 from latentrt.tensors import Array
 from latentrt_calib.recording.archive import is_whole, load_arrays, save_arrays
+from latentrt_calib.recording.cached import cached
 from latentrt_calib.recording.requests import check_requests, requests_for
 from latentrt_calib.recording.subjects import subject_text
 from latentrt_calib.recording.workspace import open_workspace
 
 FORMAT = 2
 SETTINGS = "recording.json"
-UNET, DECODER = "unet", "vae_decoder"
+UNET, SHALLOW, DECODER = "unet", "unet_shallow", "vae_decoder"
 # Arrays of a component in an image's file: names of its inputs, and per call its step, timestep and input arrays.
 COLUMNS = ("names", "steps", "timesteps", "calls")
 
 Progress = Callable[[str], None]
+OnCall = Callable[[Mapping[str, Array], Mapping[str, Array]], None]
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ class Call:
 class Recording:
     """A folder with one file per image. Iterating gives every Call in order, one image in memory at a time.
 
-    component: UNET or DECODER, the component whose calls are given; the folder holds both.
+    component: UNET, SHALLOW or DECODER, the component whose calls are given; the folder holds all.
     """
 
     folder: Path
@@ -103,12 +107,17 @@ class Recording:
         return replace(self, component=component)
 
     def calls(self, image: int) -> Iterator[Call]:
-        """Yields the calls of one image in order. Raises OutputError if its file is missing or damaged."""
+        """Yields the calls of one image in order; none of a component that was not called.
+
+        Raises OutputError if its file is missing or damaged.
+        """
         path = image_path(self.folder, image)
         try:
             arrays = load_arrays(path)
         except (OSError, ValueError) as error:
             raise OutputError(f"{path}: missing or damaged ({error}); run the same command again") from error
+        if f"{self.component}.{COLUMNS[0]}" not in arrays:
+            return
         names, *columns = (arrays[f"{self.component}.{column}"].tolist() for column in COLUMNS)
         for step, timestep, numbers in zip(*columns, strict=True):
             feeds = {name: arrays[array_name(number)] for name, number in zip(names, numbers, strict=True)}
@@ -183,26 +192,37 @@ def recording_settings(pipeline: Pipeline, requests: Sequence[Request]) -> Recor
 
 
 def recorded_run(pipeline: Pipeline, request: Request) -> dict[str, Array]:
-    """The arrays of an image's file, from one run without the last decoding."""
+    """The arrays of an image's file, from one run without the last decoding, and one with a step cache if there is one.
+
+    Of the second run, only the shallow UNet's calls are recorded.
+    """
     manifest = pipeline.bundle.manifest
     inputs = {spec.name: spec for name in (UNET, DECODER) for spec in manifest.components[name].inputs}
     recorder = FeedRecorder(inputs["time_bias"].dtype)
-    handlers = {"time_bias": recorder.time_bias, UNET: recorder.unet}
+    last = recorded_steps(pipeline, request, recorder, UNET, UNET)
+    latents = pipeline.quantized(manifest.latents.for_vae(last))  # as in Components.decode
+    recorder.call(DECODER, 0.0, {"latents": np.ascontiguousarray(latents, inputs["latents"].dtype)})
+    if (second := cached(request, manifest)) is not None and manifest.shallow is not None:
+        recorded_steps(pipeline, second, recorder, manifest.shallow, SHALLOW)
+    return recorder.arrays()
+
+
+def recorded_steps(pipeline: Pipeline, request: Request, recorder: FeedRecorder, component: str, key: str) -> Array:
+    """The latents after the last step of a run, whose calls of a denoiser are recorded under `key`."""
+    handlers = {"time_bias": recorder.time_bias, component: recorder.denoiser(key)}
     instrumented = pipeline.with_engines(
         {name: RecordingEngine(pipeline.engines[name], on_call) for name, on_call in handlers.items()}
     )
-    steps = instrumented.steps(request)
+    recorder.step, steps = 0, instrumented.steps(request)
     for step in islice(steps, steps.settings.steps):
         recorder.step = step.index + 1
-    latents = instrumented.quantized(manifest.latents.for_vae(step.latents))  # as in Components.decode
-    recorder.call(DECODER, 0.0, {"latents": np.ascontiguousarray(latents, inputs["latents"].dtype)})
-    return recorder.arrays()
+    return step.latents
 
 
 class RecordingEngine:
     """Wraps an engine and passes the inputs and outputs of every call to `on_call`."""
 
-    def __init__(self, engine: Engine, on_call: Callable[[Mapping[str, Array], Mapping[str, Array]], None]) -> None:
+    def __init__(self, engine: Engine, on_call: OnCall) -> None:
         self.engine, self.on_call = engine, on_call
 
     @property
@@ -230,7 +250,7 @@ class RecordingEngine:
 
 
 class FeedRecorder:
-    """Records the feeds of one run. dtype: of the UNet's time bias. step: the current step of the run."""
+    """Records the feeds of an image's runs. dtype: of the UNet's time bias. step: the current step of the run."""
 
     def __init__(self, dtype: str) -> None:
         self.dtype, self.step = dtype, 0
@@ -244,9 +264,13 @@ class FeedRecorder:
         for timestep, row in zip(feeds["timestep"], outputs["time_bias"], strict=True):
             self._timesteps[row.astype(self.dtype).tobytes()] = float(timestep)
 
-    def unet(self, feeds: Mapping[str, Array], _outputs: Mapping[str, Array]) -> None:
-        """Records a call of the UNet."""
-        self.call(UNET, self._timesteps[feeds["time_bias"][0].tobytes()], feeds)
+    def denoiser(self, component: str) -> OnCall:
+        """Returns a function that records a call of the UNet, or of the shallow one."""
+
+        def on_call(feeds: Mapping[str, Array], _outputs: Mapping[str, Array]) -> None:
+            self.call(component, self._timesteps[feeds["time_bias"][0].tobytes()], feeds)
+
+        return on_call
 
     def call(self, component: str, timestep: float, feeds: Mapping[str, Array]) -> None:
         """Records a call's feeds; equal arrays are stored once."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from latentrt.bundle.manifest import Precision
 from latentrt.bundle.quantization import LayerLoss, Quantization
+from latentrt_calib.evaluate.cached import CachedLoss
 from latentrt_calib.evaluate.compare import Comparison, document
 from latentrt_calib.evaluate.damage import Damage
 
@@ -74,7 +75,7 @@ class Report:
     macs: multiply-adds of the whole graph for one image, attention's products included. bytes_before, bytes_after: of
     the graph and its weights. buckets: highest and lowest timestep of each bucket, in the order of a run. comparison:
     with the float bundle. decoder: gate and report of the VAE decoder, compared on pictures decoded from the same
-    latents; None without a gate.
+    latents; None without a gate. cached: loss with a step cache; None where no call is a shallow UNet's.
     """
 
     component: str
@@ -90,6 +91,7 @@ class Report:
     sensitivity: tuple[Damage, ...] = ()
     ablations: tuple[Ablation, ...] = ()
     decoder: GateReport | None = None
+    cached: CachedLoss | None = None
 
     @property
     def components(self) -> tuple[Report, ...]:
@@ -133,8 +135,11 @@ class Report:
 def figures(report: Report) -> dict[str, Any]:
     """The report as JSON: everything except the pictures."""
     without_pictures = replace(report, comparison=replace(report.comparison, samples=()), decoder=None)
+    document_of = asdict(without_pictures)
+    if report.cached is None:
+        del document_of["cached"]
     return {
-        **asdict(without_pictures),
+        **document_of,
         "decoder": gate_figures(report.decoder) if report.decoder else None,
         "macs_int8_share_of_layers": report.macs_int8_share_of_layers,
         "macs_int8_share_of_all": report.macs_int8_share_of_all,

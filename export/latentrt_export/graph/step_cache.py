@@ -27,11 +27,14 @@ def give_features(model: ir.Model, boundary: int) -> tuple[int | str, ...]:
     boundary: the number of concatenations that the shallow UNet keeps, counted from the end. Raises RequestError for
     one outside the last up block.
     """
-    take_back_features(model.graph)
+    without_features(model)
     found = deep_features(model.graph)
     check_boundary(boundary, len(found))
     deep = found[boundary - 1]
     assert deep.shape is not None
+    # Features that were given out before and are quantized since: what is given out now is dequantized.
+    for value in values_named(model.graph, DEEP_FEATURES):
+        value.name = f"{DEEP_FEATURES}.exact"
     # Nothing is enlarged after them, so their sides are the prediction's.
     batch, _, *sides = axes_of(model.graph.outputs[0])
     deep.name, deep.shape = DEEP_FEATURES, ir.Shape([batch, int(axes_of(deep)[CHANNELS]), *sides])
@@ -39,11 +42,12 @@ def give_features(model: ir.Model, boundary: int) -> tuple[int | str, ...]:
     return tuple(axes_of(deep))
 
 
-def take_back_features(graph: ir.Graph) -> None:
-    """Makes the deep features of an earlier boundary, if any, a value like all others again, in place."""
-    for value in [one for one in graph.outputs if one.name == DEEP_FEATURES]:
-        graph.outputs.remove(value)
-        value.name = f"{DEEP_FEATURES}.before"
+def without_features(model: ir.Model) -> ir.Model:
+    """The UNet, in place, without deep features among its outputs; their value keeps its name."""
+    outputs = model.graph.outputs
+    if outputs[-1].name == DEEP_FEATURES:
+        outputs.pop()
+    return model
 
 
 def check_boundary(boundary: int, count: int) -> None:
@@ -123,6 +127,11 @@ def is_skip(node: ir.Node) -> bool:
 def rank_of(value: ir.Value | None) -> int:
     """The number of axes of a value; 0 if it is unknown."""
     return len(value.shape) if value is not None and value.shape is not None else 0
+
+
+def values_named(graph: ir.Graph, name: str) -> list[ir.Value]:
+    """The values of this name that a graph computes: one, or none."""
+    return [value for node in graph for value in node.outputs if value.name == name]
 
 
 def layers_behind(value: ir.Value | None, graph: ir.Graph) -> int:

@@ -107,6 +107,40 @@ def test_the_counts_are_exact(tmp_path, recording):
     np.testing.assert_array_equal(found.counts, np.histogram(samples.astype(np.float64), found.edges())[0])
 
 
+def small_shallow(inputs):
+    """A graph with some of the values of `small_unet`, which are larger here."""
+    values = {spec.name: value(spec.name, spec.shape) for spec in inputs}
+    kernel, conv, prediction = weight("kernel", 50 * np.eye(4)[:, :, None, None]), value("conv"), value("prediction")
+    nodes = [
+        ir.node("Conv", [values["sample"], kernel], outputs=[conv]),
+        ir.node("Add", [conv, values["sample"]], outputs=[prediction]),
+    ]
+    prediction.shape, prediction.type = values["sample"].shape, values["sample"].type
+    opsets = {"": 18}
+    graph = ir.Graph([*values.values()], [prediction], nodes=nodes, initializers=[kernel], opset_imports=opsets)
+    return ir.Model(graph, ir_version=10)
+
+
+@pytest.mark.parametrize("group_bytes", [1, 1 << 30])
+def test_calls_of_the_shallow_unet_are_added_to_the_values_that_it_has(tmp_path, recording, group_bytes):
+    how, shallow = replace(HOW, group_bytes=group_bytes), list(recording.of("unet_shallow"))
+    assert [call.image for call in shallow] == [0, 1, 2]
+    alone = observe(small_unet(), VALUES, recording, tmp_path / "alone", how)
+    graph = small_shallow(BUNDLE.manifest.components["unet_shallow"].inputs)
+    both = observe(small_unet(), VALUES, recording, tmp_path / "both", how, shallow=graph)
+    samples = np.concatenate([call.feeds["sample"].ravel() for call in shallow])
+    for name, factor in (("sample", 1), ("conv", 50), ("prediction", 51)):
+        one, other = alone[name].histogram, both[name].histogram
+        assert other.count == one.count + samples.size
+        assert other.high == pytest.approx(max(one.high, factor * samples.max()), rel=1e-5)
+        assert other.low == pytest.approx(min(one.low, factor * samples.min()), rel=1e-5)
+    assert both["conv"].histogram.high > 2 * alone["conv"].histogram.high
+    for name in ("relu", "keys", "cross_kv"):
+        assert both[name].histogram.counts.tolist() == alone[name].histogram.counts.tolist()
+    with pytest.raises(OutputError, match="got work begun with another"):
+        observe(small_unet(), VALUES, recording, tmp_path / "both", how)
+
+
 def test_groups_do_not_matter(tmp_path, recording):
     one = observe(small_unet(), VALUES, recording, tmp_path / "one", HOW)
     each = observe(small_unet(), VALUES, recording, tmp_path / "each", replace(HOW, group_bytes=1))

@@ -240,6 +240,15 @@ def test_weight_only_loses_what_the_weights_lose(precision, tmp_path):
     assert 10 * np.log10(np.mean(expected**2) / np.mean((made["conv_out"] - expected) ** 2)) > 35
 
 
+def test_the_order_of_the_names_does_not_change_the_bytes():
+    made = []
+    for step in (1, -1):
+        model = toy.build()
+        qdq.weight_only(model, list(layer_nodes(model.graph))[::step])
+        made.append(ir.to_proto(model).SerializeToString(deterministic=True))
+    assert made[0] == made[1]
+
+
 def test_what_is_quantized_already_is_known(tmp_path):
     assert not qdq.is_quantized(toy.build())
     assert qdq.is_quantized(written("cpu", "fp32", tmp_path)[0])

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from latentrt import EngineError, OutputError, Request, RequestError
 from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import open_bundle
 from latentrt_calib.recording.record import open_recording, record
+from latentrt_export.step_cache import without_step_cache
 from tests.runtime.fake import named, pipeline_of
 
-BUNDLE = open_bundle(MODELS / "emoji", verify=False)
+CACHING = open_bundle(MODELS / "emoji", verify=False)
 PROMPTS = ("a cat", "a red apple", "a (blue:1.3) boat")
+BUNDLE = replace(CACHING, manifest=without_step_cache(CACHING.manifest))
 
 
 def feeds_of(recording):
@@ -77,6 +80,27 @@ def test_every_call_of_every_run_is_recorded(tmp_path, calls, sampler, steps, a_
     expected = a_step * (1 + split)
     # Heun takes the first step from pure noise and the last one as Euler does.
     assert all(counts[image, step] == expected for image, step in counts if 0 < step < steps - 1)
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize(("sampler", "steps"), [("ddim", 2), ("ddim", 7), ("heun", 4), ("euler_a", 5)])
+def test_calls_of_a_shallow_unet_are_those_of_a_run_with_a_step_cache(tmp_path, calls, sampler, steps, split):
+    options = {"steps": steps, "sampler": sampler}
+    without, found = (
+        record(pipeline_of(bundle, [], split_guidance=split), PROMPTS, seed0=5, folder=tmp_path / name, **options)
+        for name, bundle in (("plain", BUNDLE), ("caching", CACHING))
+    )
+    for component in ("unet", "vae_decoder"):
+        same_feeds(feeds_of(found.of(component)), feeds_of(without.of(component)))
+    pipeline = pipeline_of(CACHING, calls, split_guidance=split)
+    for image, prompt in enumerate(PROMPTS):
+        pipeline.generate(prompt, seed=5 + image, cache=3, **options)
+    shallow = named(calls, "unet_shallow")
+    assert bool(shallow) == (steps > 2)
+    same_feeds(feeds_of(found.of("unet_shallow")), shallow)
+    assert not list(without.of("unet_shallow"))
+    for call in found.of("unet_shallow"):
+        assert call.timestep == pytest.approx(call.feeds["time_bias"][0, 0] * 1000)
 
 
 def test_what_calls_share_is_stored_once_an_image(tmp_path):
