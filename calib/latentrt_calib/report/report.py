@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from latentrt.bundle.manifest import Precision
 from latentrt.bundle.quantization import LayerLoss, Quantization
-from latentrt_calib.evaluate.cached import CachedLoss
 from latentrt_calib.evaluate.compare import Comparison, document
 from latentrt_calib.evaluate.damage import Damage
+
+if TYPE_CHECKING:  # it needs the package onnx-ir, which a comparison does not
+    from latentrt_calib.evaluate.cached import CachedLoss
 
 
 @dataclass(frozen=True)

@@ -139,12 +139,18 @@ def test_a_preset_stands_for_its_fields_and_gives_way_to_the_request_s(real):
         ({"cache": 3, "cache_of": "prediction", "sampler": "euler_a"}, "with a sampler that draws noise"),
         ({"cache": 3, "cache_of": "guidance", "guidance": 1.0}, "cache_of: got guidance without guidance"),
         ({"cache": (0, 1), "hires": 2.0}, "with hires, expected one number for both passes"),
-        ({"preset": "fast"}, "preset: got 'fast', but the bundle has none; `latentrt presets` measures some"),
+        ({"preset": "best"}, "preset: got 'best', expected careful or fast or fastest or guidance or late-guidance"),
     ],
 )
 def test_what_cannot_be_cached_is_said(fake, options, message):
     with pytest.raises(RequestError, match=message):
         fake.steps(Request(**{"prompt": "a", "steps": 4, **SMALL, **options}))
+
+
+def test_a_bundle_without_presets_says_how_to_have_some(fake):
+    fake.bundle = replace(fake.bundle, manifest=replace(fake.bundle.manifest, presets={}))
+    with pytest.raises(RequestError, match="got 'fast', but the bundle has none; `latentrt presets` measures some"):
+        fake.steps(Request("a", preset="fast"))
 
 
 def test_a_bundle_without_a_shallow_unet_keeps_predictions_alone(fake, calls):
