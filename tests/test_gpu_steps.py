@@ -10,6 +10,7 @@ import pytest
 from benchmarks import gpu_steps, step_cases
 from latentrt.engines.onnx.session import GRAPH_PROVIDERS
 from tests.one_thread import one_thread
+from tests.sweep import sweep
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,6 +35,7 @@ def measure(tmp_path, monkeypatch, capsys):
     return run
 
 
+@sweep
 def test_all_ways_of_all_shapes(measure):
     status, table, found = measure("--batch", "3")
     assert (status, found["failures"]) == (0, [])

@@ -12,13 +12,14 @@ from latentrt.request.segmentation import resolve_segmentation
 from latentrt_calib.recording.requests import requests_for
 from tests.export.ldm_pairs import layouts, retrieval, semantic
 from tests.export.unclip_pairs import variations
+from tests.sweep import rest_swept
 
 MODELS = {"label maps": semantic, "layouts": layouts, "vectors": retrieval, "images": variations}
 
 CONDITIONS = (resolve_stand_ins, resolve_segmentation, resolve_image_embedding)
 
 
-@pytest.fixture(scope="module", params=MODELS)
+@pytest.fixture(scope="module", params=rest_swept([*MODELS], ["vectors"]))
 def pipeline(request, tmp_path_factory):
     """A model of each kind."""
     with MODELS[request.param](tmp_path_factory.mktemp("model")).ours as opened:

@@ -48,6 +48,7 @@ from tests.export.pairs import (
 from tests.export.parts import written
 from tests.export.tiny_families import FILES, TINY, VARIANTS, XL_VAE, module_of, reference, save_file
 from tests.export.untraced import untraced
+from tests.sweep import sweep
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -94,6 +95,7 @@ def test_folder_draws_what_diffusers_draws(pair, scheduler, requests):
 
 
 # SDXL's, and what it does not have: guidance as an input. Scores in float32 are built in test_upcast.py.
+@sweep
 def test_components_build_with_tensorrt_rtx(pairs, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

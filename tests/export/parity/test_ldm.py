@@ -13,11 +13,17 @@ from PIL import Image
 from latentrt.errors import RequestError
 from tests.export.ldm import pixels, psnr, scheduler
 from tests.export.ldm_pairs import BOXES, KINDS, Case
+from tests.sweep import sweep
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 LEAST_DB = 110.0
-CASES = [(kind, case) for kind, (_, cases) in KINDS.items() for case in cases]
+SWEPT = ("label maps", "vectors", "churches", "layouts")  # they share their UNet's code with the others
+CASES = [
+    pytest.param(kind, case, marks=[sweep] if kind in SWEPT else [])
+    for kind, (_, cases) in KINDS.items()
+    for case in cases
+]
 
 
 @pytest.fixture(scope="module")
