@@ -13,6 +13,7 @@ from PIL import Image
 
 from emoji import index, training
 from emoji.ldm import checkpoint, classes, first_stage, latents, pictures, super_resolution
+from tests.sweep import sweep
 
 LABELS = ("hammer", "owl", "rocket", "cat face")
 GROUPS = ("objects", classes.GROUP, classes.GROUP, classes.GROUP)
@@ -96,6 +97,7 @@ def test_a_tenth_of_the_labels_stands_for_none():
     assert (shown[named, 0, 0, 0] == labels[named] + 1).all()  # the first picture is of another group
 
 
+@sweep
 def test_the_checkpoints_are_exported_and_drawn(small_set, monkeypatch):
     import latentrt
     from latentrt_export.export import ExportOptions, export

@@ -29,7 +29,7 @@ from tests.export.controls import saved_controlnet
 from tests.export.image_prompts import saved_prompts
 from tests.export.parts import written
 from tests.export.tiny_families import TINY, XL_DEEP, module_of, reference
-from tests.sweep import rest_swept
+from tests.sweep import rest_swept, sweep
 
 pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore")]
 
@@ -65,7 +65,7 @@ def called(pipeline, name, feeds):
     return pipeline.engines[name]({spec.name: feeds[spec.name] for spec in component.inputs})
 
 
-@pytest.mark.parametrize("boundary", rest_swept([1, 2, 3], [2]))
+@pytest.mark.parametrize("boundary", rest_swept([1, 2, 3], []))
 def test_a_steered_model_with_a_short_controlnet(steered, tmp_path, boundary):
     before = open_bundle(steered).manifest
     after = add_step_cache(steered, tmp_path / "out", boundary)
@@ -121,6 +121,7 @@ def plain(tmp_path_factory):
     return folder
 
 
+@sweep
 def test_a_lora_file_changes_both_graphs(plain):
     file = plain / "a.safetensors"
     with latentrt.load(plain / "cut", engine="cpu") as cut, latentrt.load(plain / "fused", engine="cpu") as fused:
@@ -137,6 +138,7 @@ def test_a_lora_file_changes_both_graphs(plain):
         assert np.abs(without - at_export).max() > 0.1 * np.abs(at_export).max()
 
 
+@sweep
 def test_the_export_and_the_command_make_the_same(plain, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(save, "LARGEST_SINGLE_FILE_BYTES", 0)
@@ -145,6 +147,7 @@ def test_the_export_and_the_command_make_the_same(plain, tmp_path):
     assert made == replace(open_bundle(plain / "cut").manifest, provenance=made.provenance, name=made.name)
 
 
+@sweep
 def test_an_upgrade_restores_the_table_of_both_graphs(plain, tmp_path):
     add_step_cache(plain / "plain", tmp_path / "out", 1)
     manifest = open_bundle(tmp_path / "out").manifest
@@ -176,6 +179,7 @@ def test_the_command(uncut, tmp_path):
     assert size["unet_shallow"] < 0.04 * size["unet"]
 
 
+@sweep
 @pytest.mark.parametrize("boundary", [1, 2])
 def test_another_boundary_takes_the_place_of_the_first(plain, tmp_path, boundary):
     direct = add_step_cache(plain / "plain", tmp_path / "direct", boundary)
@@ -196,6 +200,7 @@ def test_a_boundary_that_is_not_there_leaves_nothing(uncut, tmp_path):
     assert not [*tmp_path.iterdir()]
 
 
+@sweep
 def test_an_export_refuses_such_a_boundary_before_it_traces(plain, tmp_path):
     lines = []
     with pytest.raises(RequestError, match="got the boundary 4, expected 1 to 3"):

@@ -17,6 +17,7 @@ from latentrt_export.export import ExportOptions, export
 from tests.export import compvis, tiny
 from tests.export.ldm import FIRST_STAGE, KL, RESAMPLING, UNET, same, saved, scheduler
 from tests.export.ldm_pairs import BERT, ONE_TOKEN_UNET
+from tests.sweep import sweep
 
 CONDITION = "cond_stage_model."
 NAMES = ["red apple", "pear, green pear", "none of them"]
@@ -80,6 +81,7 @@ def test_a_folder_is_the_original_file(name, stage_folder, tmp_path):
     assert got.scheduler["beta_end"] == expected.scheduler["beta_end"] == 0.0195
 
 
+@sweep
 def test_a_folder_gives_the_bundle_of_the_original_file(tmp_path):
     folder, file, configs = written(tmp_path, "ldm-class", "vae", {"names": NAMES, "unconditional": 3})
     ours = export(folder, tmp_path / "bundle", ExportOptions(name="x"))

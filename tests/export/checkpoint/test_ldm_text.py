@@ -26,6 +26,7 @@ from tests.export.ldm import same
 from tests.export.pairs import exported
 from tests.export.single import copied
 from tests.export.untraced import untraced
+from tests.sweep import sweep
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -85,6 +86,7 @@ def test_files_of_both_first_stages_have_the_folders_weights(name, averaged, tmp
     assert type(got.load_vae()) is type(pipeline.vqvae)
 
 
+@sweep
 def test_a_file_of_the_small_model_gives_the_folders_bundle(tmp_path):
     """txt2img256, whose first stage is VQ-f4."""
     pipeline = ldm_text.reference("ldm-text-256", tmp_path / "vocabulary")

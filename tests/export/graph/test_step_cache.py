@@ -18,6 +18,7 @@ from tests.export import builtin, tiny
 from tests.export.ldm import RESAMPLING, UNET
 from tests.export.ldm_pairs import ONE_TOKEN_UNET
 from tests.export.tiny_families import PRUNED, REFINER_UNET, SMALL_UNET, XL_UNET
+from tests.sweep import rest_swept
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -117,7 +118,7 @@ def test_the_share_of_the_multiply_adds(boundary):
     assert macs[0] / macs[1] == pytest.approx(SHARES[boundary], abs=0.005)
 
 
-@pytest.fixture(scope="module", params=UNETS)
+@pytest.fixture(scope="module", params=rest_swept([*UNETS], ["sd1", "ldm resampling"]))
 def unet(request):
     """The number of boundaries of a small UNet, and what loads its graph."""
     count, build = UNETS[request.param]

@@ -28,8 +28,8 @@ LEAST_DB, MOST = 100.0, 1e-4
 SHAPES = ((1, 4, 6), (3, 5, 4))
 
 
-# Deep ones take half a minute.
-DEEP = ("vq-f16", "kl-f16", "kl-f32")
+# Deep ones take half a minute; one that is traced is enough for every day.
+DEEP = ("vq-f4-noattn", "vq-f16", "kl-f8", "kl-f16", "kl-f32")
 NAMES = [pytest.param(name, marks=pytest.mark.sweep) if name in DEEP else name for name in SMALL]
 # Traced, with a gate on every graph; the others run as divided modules, which takes a tenth of the time.
 TRACED = ("vq-f4-noattn", "vq-f8", "kl-f8")
