@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from latentrt.bundle.folder import Bundle, record_files
 from latentrt.bundle.manifest import Manifest
 from latentrt.bundle.upgrade import upgrade as rewrite
-from latentrt_export.graph.activations import with_activations
 from latentrt_export.lora_table.table import with_table
 
 
@@ -21,8 +21,15 @@ def upgrade(folder: Path, *, edited: bool = False) -> tuple[Bundle, bool]:
 
 
 def with_missing(folder: Path, manifest: Manifest) -> Manifest:
-    """The manifest with what bundles of earlier versions lack; a new table is written."""
-    return with_missing_table(folder, with_activations(folder, manifest))
+    """The manifest with what bundles of earlier versions lack; a new table is written.
+
+    The memory of activations is counted from graphs, so it is left out where the package onnx-ir is not installed.
+    """
+    if find_spec("onnx_ir") is not None:
+        from latentrt_export.graph.activations import with_activations  # here: it needs that package
+
+        manifest = with_activations(folder, manifest)
+    return with_missing_table(folder, manifest)
 
 
 def with_missing_table(folder: Path, manifest: Manifest) -> Manifest:

@@ -14,7 +14,8 @@ from latentrt.cli.output import as_json, echo, print_json
 def upgrade(bundle: str, edited: bool, as_json: bool) -> None:
     """Check every file of BUNDLE, and rewrite its bundle.json in the newest format, with its own hash.
 
-    Add the table of weights that LoRA files may change, if there is none.
+    Add the table of weights that LoRA files may change, if there is none; and with the extra `export`, the memory of
+    activations that --memory-budget counts with.
     """
     from latentrt.bundle.catalog import folder_of
     from latentrt_export.upgrade import upgrade as upgrade_bundle

@@ -176,7 +176,7 @@ def older_bundle(manifest: Manifest, models: Mapping[str, MemoryModel]) -> str:
         return ""
     return (
         "; the bundle is of an earlier version and lacks the memory of its activations, so that this estimate is too "
-        "high: `latentrt upgrade` on the bundle's folder adds it"
+        "high: `latentrt upgrade` on the bundle's folder, with the extra `export` installed, adds it"
     )
 
 

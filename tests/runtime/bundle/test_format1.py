@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 import latentrt
 from latentrt.bundle.catalog import MODELS
-from latentrt.bundle.manifest import FORMAT
+from latentrt.bundle.manifest import FORMAT, Component
 from latentrt.bundle.manifest_json import read, write
 from latentrt.bundle.sources import GUIDANCE
 from latentrt.storage.json_codec import TypedError
@@ -37,6 +38,11 @@ def test_both_forms_draw_the_same_bytes(old: Path) -> None:
     assert pictures[0] == pictures[1]
 
 
+def unmeasured(components: Mapping[str, Component]) -> dict[str, Component]:
+    """Components without the memory of activations, which an upgrade adds only where graphs can be read."""
+    return {name: replace(one, activations=()) for name, one in components.items()}
+
+
 def test_an_upgrade_writes_format_2_and_touches_no_other_file(old: Path) -> None:
     before = {path: path.read_bytes() for path in old.rglob("*") if path.is_file() and path.name != "bundle.json"}
     opened, changed = upgrade(old)
@@ -45,7 +51,7 @@ def test_an_upgrade_writes_format_2_and_touches_no_other_file(old: Path) -> None
     plain = replace(newest["unet"], outputs=newest["unet"].outputs[:1])
     expected = {**newest, "unet": plain}
     del expected["unet_shallow"]
-    assert opened.manifest.components == expected
+    assert unmeasured(opened.manifest.components) == unmeasured(expected)
     assert {path: path.read_bytes() for path in before} == before
     assert upgrade(old) == (opened, False)
 
