@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from latentrt.engines import Engine, MemoryModel
-from latentrt.engines.keeping import keep
+from latentrt.engines.keeping import KeepsOutputs, keep
 from latentrt.tensors import Array, Tensor
 
 log = logging.getLogger("latentrt.serve")
@@ -79,8 +79,8 @@ class InTurn:
 class Joined(InTurn):
     """The engine of a denoiser, called by several runs at once.
 
-    seconds: how long a call waits for the others at most. exact: whether
-    joined calls of a signature and a division into rows give the bits of separate ones, once known.
+    seconds: how long a call waits for the others at most. exact: whether joined calls of a signature and a division
+    into rows give the bits of separate ones, once known.
     """
 
     seconds: float
@@ -119,6 +119,12 @@ class Joined(InTurn):
             raise mine.error
         assert mine.outputs is not None
         return mine.outputs
+
+    def keep(self, feeds: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+        """As of `InTurn` for an engine with a device; any other keeps arrays, so its calls are joined like all."""
+        if isinstance(self.engine, KeepsOutputs):
+            return super().keep(feeds, names)
+        return dict(self({name: np.asarray(feed) for name, feed in feeds.items()}))
 
     def _awaited(self, mine: Waiting) -> list[Waiting]:
         """Waits until the call is computed, or until it is this thread's to compute all that wait."""

@@ -30,8 +30,9 @@ class Doubling:
         return {"y": x * 2 + (x.mean() if self.crossed else 0)}
 
 
-def run_together(joined, count, calls=5, width=3):
-    """Calls from several threads at once; returns what each got, in order."""
+def run_together(joined, count, calls=5, width=3, called=None):
+    """Calls from several threads at once; returns what each got, in order. called: how; plainly without."""
+    called = called or joined
     results: list[list] = [[] for _ in range(count)]
     barrier = threading.Barrier(count)
 
@@ -41,7 +42,7 @@ def run_together(joined, count, calls=5, width=3):
             for call in range(calls):
                 x = np.full((2, width), number * 100 + call, np.float32)
                 try:
-                    results[number].append((x, joined({"x": x})["y"]))
+                    results[number].append((x, called({"x": x})["y"]))
                 except RuntimeError as error:
                     results[number].append((x, error))
 
@@ -146,3 +147,10 @@ def test_outputs_stay_on_a_device_under_what_takes_turns():
         assert where == "on the device"
         assert np.array_equal(y, 2 * x)
     assert np.array_equal(keep(InTurn(Doubling(), threading.RLock()), {"x": x}, ["y"])["y"], 2 * x)
+
+
+def test_calls_that_keep_arrays_are_joined_like_all():
+    joined = Joined(Doubling(), threading.RLock(), 5.0)
+    for found in run_together(joined, 2, called=lambda feeds: keep(joined, feeds, ["y"])):
+        assert all((y == x * 2).all() for x, y in found)
+    assert joined.joined > 0
