@@ -17,7 +17,7 @@ from latentrt.request.hires import Hires, UpscaledLatents
 from latentrt.request.request import Request
 from latentrt.request.settings import Settings, resolve
 from latentrt.request.step_cache import CachePlan, cache_plan
-from latentrt.sampling.calls import walk
+from latentrt.sampling.calls import Walk, walk
 from latentrt.sampling.grids import Grid
 from latentrt.tensors import Array
 
@@ -37,15 +37,17 @@ class Prompts:
 class Prepared:
     """A run that is ready to start.
 
-    whole: the grid of all steps. grid: of the steps taken, from step `first` of the whole. demand: memory demand. plan:
-    memory plan; None without a budget. split: one call of the denoiser per prompt. second: the second pass of a run in
-    two passes. before: number of steps in the pass before this one. cache: of a run with a step cache, its full calls.
+    whole: the grid of all steps. grid: of the steps taken, from step `first` of the whole. calls: of the denoiser, on
+    this grid. demand: memory demand. plan: memory plan; None without a budget. split: one call of the denoiser per
+    prompt. second: the second pass of a run in two passes. before: number of steps in the pass before this one. cache:
+    of a run with a step cache, its full calls.
     """
 
     settings: Settings
     prompts: Prompts
     whole: Grid
     grid: Grid
+    calls: Walk
     first: int
     demand: MemoryDemand
     plan: MemoryPlan | None
@@ -93,18 +95,20 @@ def prepare_settings(components: Components, settings: Settings, before: int = 0
     whole = schedule.grid(manifest.noise_schedule)
     first, last = steps_taken(settings, whole, manifest.noise_schedule.train_steps)
     grid = whole.sliced(first, last)
+    calls = walk(schedule.sampler_steps, grid)
     return Prepared(
         settings,
         prompts,
         whole,
         grid,
+        calls,
         first,
         demand,
         plan,
         components.split_guidance or (plan is not None and plan.split),
         second_pass(components, settings, settings.hires, len(grid.sigmas)) if settings.hires else None,
         before,
-        cache_plan(settings.step_cache, walk(schedule.sampler_steps, grid)) if settings.step_cache else None,
+        cache_plan(settings.step_cache, calls) if settings.step_cache else None,
     )
 
 

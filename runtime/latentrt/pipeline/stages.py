@@ -20,7 +20,6 @@ from latentrt.pipeline.prepare import Prepared
 from latentrt.pipeline.result import Step
 from latentrt.pipeline.step_cache import StepCache
 from latentrt.pipeline.timed import Timed
-from latentrt.sampling.calls import walk
 from latentrt.sampling.guidance import Guidance
 from latentrt.sampling.inpainting import inpainting
 from latentrt.sampling.noise.source import NoiseSource
@@ -62,7 +61,7 @@ def encode_prompts(run: Timed, prepared: Prepared) -> Encoded:
     """Runs the text encoders and the hoisted graphs; returns every input of the denoiser known before the loop."""
     settings, prompts, manifest = prepared.settings, prepared.prompts, run.components.bundle.manifest
     guidance = guidance_of(run, prepared)
-    times = walk(settings.schedule.sampler_steps, prepared.grid).levels
+    times = prepared.calls.levels
     alone = not guidance.works(times) and prompts.positive.weight == 1
     zero = not alone and manifest.text is not None and manifest.text.zero_negative and not settings.text.negative
     used = [prompts.positive] if alone or zero else [prompts.negative, prompts.positive]

@@ -22,7 +22,6 @@ from latentrt.pipeline.metadata import record_of, save_with_text, texts_of
 from latentrt.pipeline.prepare import prepare
 from latentrt.pipeline.result import Result
 from latentrt.request.request import Request
-from latentrt.sampling.calls import walk
 from latentrt.sampling.tiling import decoder_tiles
 from latentrt.tensors import Array, Tensor
 from latentrt.validate import or_default, shown, side, whole
@@ -136,7 +135,7 @@ def calls_of(pipeline: Pipeline, request: Request, size: tuple[int, int]) -> int
     manifest = pipeline.bundle.manifest
     blank = reflected(images.new("RGB", size), manifest.latents.multiple)
     prepared = prepare(pipeline, replace(request, init=blank))
-    calls = len(walk(prepared.settings.schedule.sampler_steps, prepared.grid).sigmas)
+    calls = len(prepared.calls.sigmas)
     decoded = decoder_tiles(blank.height, blank.width)
     settings = prepared.settings
     tiles = settings.tiling.tiles(settings.width, settings.height, manifest.latents.factor)
