@@ -18,7 +18,7 @@ from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import open_bundle, record_files, save_manifest
 from latentrt.bundle.manifest import Component, Manifest
 from latentrt.bundle.manifest_json import named_files
-from latentrt.bundle.sources import DEEP_FEATURES, FEATURES
+from latentrt.bundle.sources import DEEP_FEATURES, FEATURES, SHALLOW_ROLES
 from latentrt.errors import FidelityError
 from latentrt.storage.atomic import new_folder
 from latentrt.tensors import Array, TensorSpec, shape_of
@@ -80,8 +80,7 @@ def with_step_cache(
 
 def without_step_cache(manifest: Manifest) -> Manifest:
     """The manifest without what step caching adds to it, and without presets, which were measured with that."""
-    shallow = manifest.of_role("shallow_denoiser") | manifest.of_role("shallow_controlnet")
-    components = {name: one for name, one in manifest.components.items() if name not in shallow}
+    components = {name: one for name, one in manifest.components.items() if one.role not in SHALLOW_ROLES}
     denoiser = components[manifest.denoiser]
     outputs = tuple(spec for spec in denoiser.outputs if spec.name != DEEP_FEATURES)
     components[manifest.denoiser] = replace(denoiser, outputs=outputs, activations=())

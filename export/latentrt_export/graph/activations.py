@@ -16,16 +16,13 @@ from pathlib import Path
 import onnx_ir as ir
 
 from latentrt.bundle.manifest import Component, Manifest
-from latentrt.bundle.sources import Role
+from latentrt.bundle.sources import LOOP_ROLES, Role
 from latentrt.tensors import shape_of
 from latentrt_export.graph.constants import initializer_of, name_of
 from latentrt_export.graph.costs import Known, concrete_shapes
 
 # Components whose activations decide a run's peak of memory.
-LARGE: tuple[Role, ...] = (
-    *("denoiser", "shallow_denoiser", "controlnet", "shallow_controlnet"),
-    *("vae_encoder", "vae_decoder", "tiny_decoder"),
-)
+LARGE: tuple[Role, ...] = (*LOOP_ROLES, "vae_encoder", "vae_decoder", "tiny_decoder")
 VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity")
 # Operators that may overwrite an input.
 BY_ELEMENTS = ("Add", "Sub", "Mul", "Div", "Cast", "Erf", "Softmax")

@@ -34,6 +34,10 @@ CONTROL_ROLES: tuple[Role, ...] = (
     "image_encoder",
 )
 IMAGE_ROLES: tuple[Role, ...] = ("controlnet_hint", "t2i_adapter", "image_encoder")
+# Roles of components that only a step cache calls.
+SHALLOW_ROLES: tuple[Role, ...] = ("shallow_denoiser", "shallow_controlnet")
+# Roles of components that are called between the first step and the last.
+LOOP_ROLES: tuple[Role, ...] = ("denoiser", "controlnet", *SHALLOW_ROLES)
 
 SourceKind = Literal["latents", "timestep", "text", "request", "component", "control", "image", "features"]
 Per = Literal["model", "run", "prompt", "step", "row"]
@@ -82,9 +86,9 @@ class InputSource:
     kind: "latents" (the noisy sample), "timestep", "text" (an output of the text encoders), "request" (values of the
     request), "component" (the output of that name of a hoisted component), "control" (control images; zeros without),
     "image" (the embedding of the image that the request shows; zeros for the negative prompt) or "features" (the
-    denoiser's own, of an earlier call). per: what the values
-    depend on. name: the text encoders' output, the component, or the role of the controls' network. values: the names
-    of the request's values, one per column. extra_channels: those after the noisy latents, in order.
+    denoiser's own, of an earlier call). per: what the values depend on. name: the text encoders' output, the component,
+    or the role of the controls' network. values: the names of the request's values, one per column. extra_channels:
+    those after the noisy latents, in order.
     """
 
     kind: SourceKind

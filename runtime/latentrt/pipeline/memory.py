@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from latentrt.bundle.manifest import QUANTIZED_AT_ONCE, Component, Manifest, Precision
-from latentrt.bundle.sources import CONTROL_ROLES, DEEP_FEATURES, Role
+from latentrt.bundle.sources import CONTROL_ROLES, DEEP_FEATURES, LOOP_ROLES, SHALLOW_ROLES, Role
 from latentrt.engines import ENGINES, Engine, MemoryModel
 from latentrt.errors import EngineError, OutOfMemoryError
 from latentrt.request.settings import Settings, guided
@@ -29,8 +29,6 @@ BASE_BYTES = 100_000_000
 GAPS = 1.05
 # Components that are first called after the last step.
 LATE_ROLES: tuple[Role, ...] = ("quantizer", "vae_decoder", "tiny_decoder")
-# Components that only a step cache calls.
-SHALLOW_ROLES: tuple[Role, ...] = ("shallow_denoiser", "shallow_controlnet")
 # Added to the activations of a graph for which the manifest has none.
 MARGIN_BYTES = 50_000_000
 # Bytes of activations where the manifest has none: of a UNet, per row, latent and time-bias channel; of a VAE, per
@@ -207,7 +205,7 @@ def loading_bytes(manifest: Manifest, component: Component, model: MemoryModel) 
 
 def in_loop(component: Component) -> bool:
     """Whether a component is called between the first step and the last."""
-    return component.role in ("denoiser", "controlnet", *SHALLOW_ROLES)
+    return component.role in LOOP_ROLES
 
 
 def kept_bytes(manifest: Manifest, demand: MemoryDemand) -> int:

@@ -7,12 +7,11 @@ from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.manifest_json import read
 from latentrt.engines import ENGINES
 from latentrt.engines.keeping import keep
-from latentrt.engines.nvidia import cuda
 from latentrt.engines.onnx import engine as onnx_engine
 from latentrt.engines.onnx.binding import OrtTensor
 from latentrt.engines.onnx.engine import BoundEngine, OnnxRuntimeEngine
-from latentrt.errors import EngineError
 from latentrt.tensors import read_only
+from tests.runtime.engines.gpu import without_gpu
 
 EMOJI = MODELS / "emoji"
 COMPONENTS = read((EMOJI / "bundle.json").read_bytes()).components
@@ -20,18 +19,7 @@ COMPONENTS = read((EMOJI / "bundle.json").read_bytes()).components
 TOLERANCE = 2e-2
 
 
-def missing() -> str:
-    """The reason to skip these tests; empty with a GPU and onnxruntime-gpu."""
-    if not ENGINES["cuda"].installed:
-        return f"engine 'cuda' needs {ENGINES['cuda'].needs}"
-    try:
-        cuda.current_device()
-    except EngineError as error:
-        return str(error)
-    return ""
-
-
-WHY = missing()
+WHY = without_gpu() if ENGINES["cuda"].installed else f"engine 'cuda' needs {ENGINES['cuda'].needs}"
 pytestmark = pytest.mark.skipif(bool(WHY), reason=WHY)
 
 

@@ -9,20 +9,12 @@ from latentrt.engines.nvidia import cuda
 from latentrt.engines.nvidia.execution import Tensor
 from latentrt.errors import EngineError
 from latentrt.tensors import TensorSpec
+from tests.runtime.engines.gpu import without_gpu
 
 LARGE = 256 << 20
 
 
-def missing() -> str:
-    """The reason to skip these tests; empty with a GPU."""
-    try:
-        cuda.current_device()
-    except EngineError as error:
-        return str(error)
-    return ""
-
-
-WHY = missing()
+WHY = without_gpu()
 pytestmark = pytest.mark.skipif(bool(WHY), reason=WHY)
 
 

@@ -12,10 +12,11 @@ import threading
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from latentrt.bundle.folder import Bundle
 from latentrt.bundle.manifest import Component
+from latentrt.bundle.sources import LOOP_ROLES
 from latentrt.engines import ENGINES, MemoryModel, Weights, cuda_graphs, failure
 from latentrt.engines.artifacts import one_line
 from latentrt.engines.onnx.binding import BoundSession, CaptureError
@@ -40,7 +41,7 @@ OPTIMISED = MemoryModel({"fp32": 1.1, "fp16": 4.3, "w16": 4.3, "int8": 0.95, "w8
 # Memory for a graph with overridden weights, at most all: they stay in memory in addition to their packed copies.
 OVERRIDDEN = MemoryModel({"fp32": 2.5, "fp16": 7.0, "w16": 7.0, "int8": 2.3, "w8": 5.0}, scores=True)
 # The roles that a run calls at every step. A graph of a component that is called once costs more than it saves.
-STEPWISE = ("denoiser", "shallow_denoiser", "controlnet", "shallow_controlnet", "prior")
+STEPWISE = (*LOOP_ROLES, "prior")
 # ONNX Runtime's name of the device of every engine that has one of its own.
 DEVICES = {"cuda": "cuda", "cuda-tensorrt": "cuda"}
 
@@ -55,7 +56,7 @@ def engine_of(bundle: Bundle, name: str, engine: str, *, low_memory: bool = Fals
     component = bundle.manifest.components[name]
     built = graph_of(bundle, name) if engine == CPU else None
     graph = built or bundle.path(component.file)
-    return new_engine(name, component, graph, engine, optimised=built is not None, low_memory=low_memory)
+    return class_of(engine)(name, component, graph, engine, optimised=built is not None, low_memory=low_memory)
 
 
 def open_with_weights(
@@ -67,7 +68,7 @@ def open_with_weights(
     """
     components = bundle.manifest.components
     return {
-        name: new_engine(
+        name: class_of(engine)(
             name, components[name], bundle.path(components[name].file), engine, low_memory=low_memory, weights=overrides
         )
         for name, overrides in weights.items()
@@ -76,22 +77,12 @@ def open_with_weights(
 
 def open_engine(name: str, component: Component, folder: Path, engine: str = CPU) -> OnnxRuntimeEngine:
     """The engine of one component; see `EngineFactory`."""
-    return new_engine(name, component, folder / component.file, engine)
+    return class_of(engine)(name, component, folder / component.file, engine)
 
 
-def new_engine(
-    name: str,
-    component: Component,
-    path: Path,
-    engine: str,
-    *,
-    optimised: bool = False,
-    low_memory: bool = False,
-    weights: Weights = NO_WEIGHTS,
-) -> OnnxRuntimeEngine:
-    """The engine of a graph: one with tensors on its device if the engine has a device of its own."""
-    kind = BoundEngine if engine in DEVICES else OnnxRuntimeEngine
-    return kind(name, component, path, engine, optimised=optimised, low_memory=low_memory, weights=weights)
+def class_of(engine: str) -> type[OnnxRuntimeEngine]:
+    """The class of an engine: one with tensors on its device if the engine has a device of its own."""
+    return BoundEngine if engine in DEVICES else OnnxRuntimeEngine
 
 
 class OnnxRuntimeEngine:
@@ -192,25 +183,14 @@ def on_device_thread(work: Callable[P, R], *arguments: P.args, **named: P.kwargs
 class BoundEngine(OnnxRuntimeEngine):
     """A session whose tensors lie on a device; the calls of all such engines take turns on one thread.
 
-    graphs: whether calls may be captured as CUDA graphs. If ONNX Runtime refuses that, or a captured call fails, the
-    engine says so once and runs without from then on.
+    arguments, options: of `OnnxRuntimeEngine`. graphs: whether calls may be captured as CUDA graphs. If ONNX Runtime
+    refuses that, or a captured call fails, the engine says so once and runs without from then on.
     """
 
-    def __init__(
-        self,
-        name: str,
-        component: Component,
-        path: Path,
-        engine: str,
-        *,
-        optimised: bool = False,
-        low_memory: bool = False,
-        weights: Weights = NO_WEIGHTS,
-        graphs: bool = True,
-    ) -> None:
-        super().__init__(name, component, path, engine, optimised=optimised, low_memory=low_memory, weights=weights)
-        self.device = DEVICES.get(engine, "cpu")
-        able = engine in GRAPH_PROVIDERS and component.role in STEPWISE
+    def __init__(self, *arguments: Any, graphs: bool = True, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.device = DEVICES.get(self.engine, "cpu")
+        able = self.engine in GRAPH_PROVIDERS and self.component.role in STEPWISE
         self.graphs = graphs and able and cuda_graphs.wanted()
         self.bound: BoundSession | None = None
 
