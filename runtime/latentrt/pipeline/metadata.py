@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from latentrt.errors import RequestError
 from latentrt.images import xmp
 from latentrt.images.pillow import picture_bytes, save_picture
-from latentrt.recipes.texts import read_texts
 from latentrt.request.settings import Settings
 from latentrt.sampling.samplers import SAMPLERS
 from latentrt.sampling.samplers.names import curve_label, label
@@ -176,6 +175,8 @@ def read_png(path: Path) -> dict[str, Any]:
     Reads a PNG's chunks, or the EXIF of a JPEG or a WebP. Raises RequestError if the file is not a picture or has no
     metadata; `latentrt.recipes.read_recipe` reads other tools' formats.
     """
+    from latentrt.recipes.texts import read_texts  # here: a picture that is drawn reads none, and it takes 20 ms
+
     texts = read_texts(path)
     record = own_record(path, texts)
     if record is not None:

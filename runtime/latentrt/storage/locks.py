@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 LOCK = ".lock"
 
 
@@ -17,6 +15,8 @@ def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
 
     wait: wait until it is free, and raise OSError if the folder cannot be written; without, yield False in both cases.
     """
+    from filelock import FileLock, Timeout  # here: it takes 15 ms, and a picture needs no lock
+
     lock = FileLock(folder / LOCK, mode=0o600)
     try:
         lock.acquire(timeout=-1 if wait else 0, poll_interval=0.02)
