@@ -48,7 +48,13 @@ DEVICES = {"cuda": "cuda", "cuda-tensorrt": "cuda"}
 
 def open_engines(bundle: Bundle, engine: str = CPU, *, low_memory: bool = False) -> dict[str, Engine]:
     """An engine per component of the bundle; see `EngineFactory`."""
-    return {name: engine_of(bundle, name, engine, low_memory=low_memory) for name in bundle.manifest.components}
+    names = bundle.manifest.components
+    with ThreadPoolExecutor() as pool:  # optimised graphs are hashed, and hashlib releases the interpreter's lock
+        return dict(
+            zip(
+                names, pool.map(lambda name: engine_of(bundle, name, engine, low_memory=low_memory), names), strict=True
+            )
+        )
 
 
 def engine_of(bundle: Bundle, name: str, engine: str, *, low_memory: bool = False) -> OnnxRuntimeEngine:
