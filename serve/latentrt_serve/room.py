@@ -159,8 +159,8 @@ class Room:
             return
         job.begin()
         try:
-            with self.shelf.lent(job.order.model) as (pipeline, joined):
-                pictures = TASKS[job.order.task](pipeline, job, joined.member if joined else nullcontext)
+            with self.shelf.lent(job.order.model) as (pipeline, meeting):
+                pictures = TASKS[job.order.task](pipeline, job, meeting.member if meeting else nullcontext)
         except Cancelled:
             self._end(job, job.drop if self._open else partial(job.fail, draining()))
             return

@@ -14,7 +14,7 @@ from latentrt.bundle.folder import Bundle, open_bundle
 from latentrt.pipeline.load import check_complete, load, load_tokenizer
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.prompt.tokenizer import Tokenizer
-from latentrt_serve.gather import InTurn, Joined
+from latentrt_serve.gather import InTurn, Joined, Meeting
 from latentrt_serve.refusal import Refusal
 
 
@@ -39,8 +39,8 @@ class ModelOptions:
 class Model:
     """One model of the shelf.
 
-    tokenizer: to check prompts with; None for a model without. pipeline, joined: None until it is loaded. used: when it
-    was used last. users: the number of runs that use it.
+    tokenizer: to check prompts with; None for a model without. pipeline, meeting: None until it is loaded. used: when
+    it was used last. users: the number of runs that use it.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Model:
     bundle: Bundle
     tokenizer: Tokenizer | None = None
     pipeline: Pipeline | None = None
-    joined: Joined | None = None
+    meeting: Meeting | None = None
     used: float = 0.0
     users: int = 0
 
@@ -91,13 +91,13 @@ class Shelf:
         return text
 
     @contextmanager
-    def lent(self, name: str) -> Iterator[tuple[Pipeline, Joined | None]]:
+    def lent(self, name: str) -> Iterator[tuple[Pipeline, Meeting | None]]:
         """A block with a loaded model, which stays loaded as long."""
         model = self.find(name)
         with self._lock:
             model.users += 1
         try:
-            yield self._loaded(model), model.joined
+            yield self._loaded(model), model.meeting
         finally:
             with self._lock:
                 model.users -= 1
@@ -107,19 +107,20 @@ class Shelf:
         with self._lock:
             if model.pipeline is None:
                 self._make_room(model.bytes)
-                model.pipeline, model.joined = self._open(model)
+                model.pipeline, model.meeting = self._open(model)
             return model.pipeline
 
-    def _open(self, model: Model) -> tuple[Pipeline, Joined | None]:
-        """The pipeline of a model, whose engines take turns, and its denoiser that joins calls."""
-        options = self.options
+    def _open(self, model: Model) -> tuple[Pipeline, Meeting | None]:
+        """The pipeline of a model, whose engines take turns, and where the calls of its denoisers meet to be joined."""
+        options, manifest = self.options, model.bundle.manifest
         pipeline = load(model.folder, engine=options.engine, lora_dir=options.lora_dir)
-        denoiser = model.bundle.manifest.denoiser
         engines = {name: InTurn(engine, self.device) for name, engine in pipeline.engines.items()}
         if options.batch == 1:
             return pipeline.with_engines(engines), None
-        joined = Joined(pipeline.engines[denoiser], self.device, options.wait)
-        return pipeline.with_engines({**engines, denoiser: joined}), joined
+        meeting = Meeting(options.wait)
+        for name in filter(None, (manifest.denoiser, manifest.shallow)):
+            engines[name] = Joined(pipeline.engines[name], self.device, meeting)
+        return pipeline.with_engines(engines), meeting
 
     def _make_room(self, needed: int) -> None:
         """Unloads the models that were not used for longest, until there is room for `needed` bytes more."""
@@ -141,7 +142,7 @@ class Shelf:
         with self._lock:
             if model.pipeline is not None and not model.users:
                 model.pipeline.close()
-                model.pipeline = model.joined = None
+                model.pipeline = model.meeting = None
 
     def put_back_unused(self) -> None:
         """Frees all models that no run uses, to make room at once."""

@@ -14,7 +14,7 @@ from latentrt.request.request import Request
 from latentrt.request.rows import Choice, Whole
 from latentrt_serve.app import create_app
 from latentrt_serve.fields import FIELDS, ROWS
-from latentrt_serve.gather import Joined
+from latentrt_serve.gather import Joined, Meeting
 from latentrt_serve.limits import Limits
 from latentrt_serve.preferences import MOST_CLIENTS, Preferences
 from latentrt_serve.schemas import REFUSALS, field_schema
@@ -31,11 +31,11 @@ class Doubling:
 
 
 def test_calls_that_wait_for_another_find_themselves():
-    joined = Joined(Doubling(), threading.RLock(), seconds=0.1)
+    joined = Joined(Doubling(), threading.RLock(), Meeting(0.1))
     values = [np.full((1, 2, 3), float(value)) for value in range(3)]
     with ExitStack() as members, ThreadPoolExecutor(len(values)) as threads:
         for _ in (*values, "one that never calls"):
-            members.enter_context(joined.member())
+            members.enter_context(joined.meeting.member())
         calls = [threads.submit(joined, {"x": value}) for value in values]
         found = [one.result(10)["out"] for one in calls]
     assert all(np.array_equal(one, value * 2) for one, value in zip(found, values, strict=True))

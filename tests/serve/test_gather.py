@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from latentrt.engines.keeping import keep
-from latentrt_serve.gather import InTurn, Joined
+from latentrt_serve.gather import InTurn, Joined, Meeting
 
 
 class Doubling:
@@ -37,7 +37,7 @@ def run_together(joined, count, calls=5, width=3, called=None):
     barrier = threading.Barrier(count)
 
     def work(number):
-        with joined.member():
+        with joined.meeting.member():
             barrier.wait()
             for call in range(calls):
                 x = np.full((2, width), number * 100 + call, np.float32)
@@ -56,7 +56,7 @@ def run_together(joined, count, calls=5, width=3, called=None):
 
 
 def test_every_call_gets_its_own_rows():
-    joined = Joined(Doubling(), threading.RLock(), 5.0)
+    joined = Joined(Doubling(), threading.RLock(), Meeting(5.0))
     for found in run_together(joined, 3):
         assert len(found) == 5
         for x, y in found:
@@ -66,14 +66,14 @@ def test_every_call_gets_its_own_rows():
 
 
 def test_the_first_call_of_a_division_is_computed_both_ways():
-    joined = Joined(Doubling(), threading.RLock(), 5.0)
+    joined = Joined(Doubling(), threading.RLock(), Meeting(5.0))
     run_together(joined, 2, calls=1)
     assert sorted(joined.engine.sizes) == [2, 2, 4]
     assert list(joined.exact.values()) == [True]
 
 
 def test_calls_whose_rows_change_each_other_are_never_joined():
-    joined = Joined(Doubling(crossed=True), threading.RLock(), 5.0)
+    joined = Joined(Doubling(crossed=True), threading.RLock(), Meeting(5.0))
     for found in run_together(joined, 2):
         for x, y in found:
             np.testing.assert_array_equal(y, x * 2 + x.mean())
@@ -82,11 +82,11 @@ def test_calls_whose_rows_change_each_other_are_never_joined():
 
 
 def test_calls_of_other_shapes_are_not_joined():
-    joined = Joined(Doubling(), threading.RLock(), 0.2)
+    joined = Joined(Doubling(), threading.RLock(), Meeting(0.2))
     results = []
 
     def work(width):
-        with joined.member():
+        with joined.meeting.member():
             results.append(joined({"x": np.ones((1, width), np.float32)})["y"].shape)
 
     threads = [threading.Thread(target=work, args=(width,)) for width in (3, 4)]
@@ -99,19 +99,19 @@ def test_calls_of_other_shapes_are_not_joined():
 
 
 def test_a_call_alone_does_not_wait():
-    joined = Joined(Doubling(), threading.RLock(), 60.0)
-    with joined.member():
+    joined = Joined(Doubling(), threading.RLock(), Meeting(60.0))
+    with joined.meeting.member():
         joined({"x": np.ones((1, 3), np.float32)})
 
 
 def test_a_call_does_not_wait_for_a_member_longer_than_allowed():
-    joined = Joined(Doubling(), threading.RLock(), 0.05)
-    with joined.member(), joined.member():
+    joined = Joined(Doubling(), threading.RLock(), Meeting(0.05))
+    with joined.meeting.member(), joined.meeting.member():
         joined({"x": np.ones((1, 3), np.float32)})
 
 
 def test_an_engine_that_fails_fails_every_call_and_lives_on():
-    joined = Joined(Doubling(broken=True), threading.RLock(), 5.0)
+    joined = Joined(Doubling(broken=True), threading.RLock(), Meeting(5.0))
     for found in run_together(joined, 3, calls=2):
         assert all(isinstance(y, RuntimeError) for _, y in found)
     joined.engine.broken = False
@@ -119,7 +119,7 @@ def test_an_engine_that_fails_fails_every_call_and_lives_on():
 
 
 def test_calls_that_memory_is_too_short_to_join_are_computed_one_by_one():
-    joined = Joined(Doubling(most=2), threading.RLock(), 5.0)
+    joined = Joined(Doubling(most=2), threading.RLock(), Meeting(5.0))
     for found in run_together(joined, 3):
         assert all((y == x * 2).all() for x, y in found)
     assert joined.joined == 0
@@ -128,7 +128,7 @@ def test_calls_that_memory_is_too_short_to_join_are_computed_one_by_one():
 
 @pytest.mark.parametrize("count", [2, 4])
 def test_many_rounds_end(count):
-    joined = Joined(Doubling(), threading.RLock(), 0.001)
+    joined = Joined(Doubling(), threading.RLock(), Meeting(0.001))
     for found in run_together(joined, count, calls=200):
         assert all((y == x * 2).all() for x, y in found)
 
@@ -142,7 +142,7 @@ class Keeping(Doubling):
 
 def test_outputs_stay_on_a_device_under_what_takes_turns():
     x = np.ones((2, 3), np.float32)
-    for wrapped in (InTurn(Keeping(), threading.RLock()), Joined(Keeping(), threading.RLock(), 5.0)):
+    for wrapped in (InTurn(Keeping(), threading.RLock()), Joined(Keeping(), threading.RLock(), Meeting(5.0))):
         where, y = keep(wrapped, {"x": x}, ["y"])["y"]
         assert where == "on the device"
         assert np.array_equal(y, 2 * x)
@@ -150,7 +150,24 @@ def test_outputs_stay_on_a_device_under_what_takes_turns():
 
 
 def test_calls_that_keep_arrays_are_joined_like_all():
-    joined = Joined(Doubling(), threading.RLock(), 5.0)
+    joined = Joined(Doubling(), threading.RLock(), Meeting(5.0))
     for found in run_together(joined, 2, called=lambda feeds: keep(joined, feeds, ["y"])):
         assert all((y == x * 2).all() for x, y in found)
     assert joined.joined > 0
+
+
+def test_calls_of_two_engines_meet_and_neither_waits_for_the_other():
+    """As of two runs with a step cache, one at a full call and the other at a shallow one: nobody waits 60 seconds."""
+    meeting, lock = Meeting(60.0), threading.RLock()
+    full, shallow = Joined(Doubling(), lock, meeting), Joined(Doubling(), lock, meeting)
+    numbers = iter(range(100))
+    for found in run_together(full, 2, calls=6, called=lambda feeds: (full, shallow)[next(numbers) % 2](feeds)):
+        assert all((y == x * 2).all() for x, y in found)
+    assert full.calls + shallow.calls >= 12
+
+
+def test_calls_that_stay_on_a_device_meet_but_are_not_joined():
+    joined = Joined(Keeping(), threading.RLock(), Meeting(60.0))
+    for found in run_together(joined, 3, called=lambda feeds: {"y": keep(joined, feeds, ["y"])["y"][1]}):
+        assert all((y == x * 2).all() for x, y in found)
+    assert joined.engine.sizes == [2] * 15

@@ -61,7 +61,16 @@ def test_jobs_drawn_together_give_the_pictures_of_each_alone(pipeline, batch):
         for job, one in zip(jobs, wanted, strict=True):
             np.testing.assert_array_equal(pixels(job), alone(pipeline, **one))
         model = room.shelf.find("emoji")
-        assert (model.joined.joined > 0) if batch > 1 else (model.joined is None)
+        assert (model.pipeline.engines["unet"].joined > 0) if batch > 1 else (model.meeting is None)
+
+
+def test_jobs_with_a_step_cache_join_their_shallow_calls(pipeline):
+    wanted = [{"seed": seed, "steps": 6, "cache": 3} for seed in (1, 2)]
+    with opened(batch=2, wait=5.0) as room:
+        jobs = [room.submit(order(room, **one)) for one in wanted]
+        for job, one in zip(jobs, wanted, strict=True):
+            np.testing.assert_array_equal(pixels(job), alone(pipeline, **one))
+        assert room.shelf.find("emoji").pipeline.engines["unet_shallow"].joined > 0
 
 
 def test_a_seed_is_drawn_when_the_job_is_taken():

@@ -33,6 +33,7 @@ class cudaError_t(enum.IntEnum):
 class cudaMemcpyKind(enum.IntEnum):
     cudaMemcpyHostToDevice = 1
     cudaMemcpyDeviceToHost = 2
+    cudaMemcpyDefault = 4
 
 
 class cudaStreamCaptureMode(enum.IntEnum):
@@ -139,7 +140,9 @@ class Cuda:
 
     def cudaMemcpyAsync(self, dst, src, count, kind, stream):
         to_device = kind == cudaMemcpyKind.cudaMemcpyHostToDevice
+        between = {"device", "mapped"}, {"device", "mapped"}
         kinds = [{"device"}, {"pinned"}] if to_device else [{"pinned"}, {"device"}]
+        kinds = between if kind == cudaMemcpyKind.cudaMemcpyDefault else kinds
 
         def copy():
             self.bytes_at(dst, count, kinds[0])[:] = self.bytes_at(src, count, kinds[1])

@@ -25,7 +25,7 @@ LEAN = pytest.importorskip(
 
 CHECKOUT = Path(__file__).parents[3]
 NVIDIA = CHECKOUT / "runtime/latentrt/engines/nvidia"
-RUNNING = [NVIDIA / f"{name}.py" for name in ("bindings", "execution", "engine")]
+RUNNING = [NVIDIA / f"{name}.py" for name in ("bindings", "execution", "engine", "gpu")]
 BUILDING = sorted((CHECKOUT / "export/latentrt_export/build").glob("[!_]*.py"))
 
 # Classes of the objects in variables and attributes of these names.

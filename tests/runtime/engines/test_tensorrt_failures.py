@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from latentrt.engines import open_engines
-from latentrt.engines.nvidia import execution
+from latentrt.engines.nvidia import gpu as gpus
 from latentrt.engines.nvidia.plans import plan_store
 from latentrt.errors import EngineError
 from tests.runtime.engines import standin
@@ -105,7 +105,7 @@ def test_a_failed_call_does_not_spoil_the_next(bundle, trt, cuda):
 
 def test_messages_of_the_runtime_go_to_logging(bundle, trt, caplog):
     with caplog.at_level(logging.DEBUG, "latentrt.engines.nvidia.bindings"):
-        gpu = execution.Gpu(execution.RuntimeVariant("tensorrt", ("tensorrt",), (10, 3), (12, 0), ""))
+        gpu = gpus.Gpu(gpus.RuntimeVariant("tensorrt", ("tensorrt",), (10, 3), (12, 0), ""))
         gpu.acquire()
         gpu.log_capture.logger.log(standin.Severity.INFO, "loaded engine size: 5 MiB")
         gpu.release()

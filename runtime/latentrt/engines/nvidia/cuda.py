@@ -137,6 +137,11 @@ class Buffer:
             kind = bindings().cudaMemcpyKind.cudaMemcpyDeviceToHost
             call("cudaMemcpyAsync", self.host_address, self.address, size, kind, stream.handle)
 
+    def copy_from(self, other: Buffer, size: int, stream: Stream) -> None:
+        """Queues a copy of the first `size` bytes of another buffer, from device to device."""
+        kind = bindings().cudaMemcpyKind.cudaMemcpyDefault  # that of an integrated GPU's host memory differs
+        call("cudaMemcpyAsync", self.address, other.address, size, kind, stream.handle)
+
     def close(self) -> None:
         """Frees host and device memory; views must not be used afterwards."""
         if self.host_address:
@@ -144,6 +149,31 @@ class Buffer:
                 self.memory.close()
             call("cudaFreeHost", self.host_address)
             self.host_address = self.address = 0
+
+
+class Spares:
+    """Buffers that no kept output needs any more. To allocate pinned memory at every step would cost more than a copy.
+
+    A buffer is given back when its last user is garbage-collected, which may be in any thread and at any time. So it is
+    freed only by `take` and `close`, which are called while the GPU has no work.
+    """
+
+    def __init__(self) -> None:
+        self.buffers: list[Buffer] = []
+
+    def take(self, size: int, *, integrated: bool) -> Buffer:
+        """A buffer of `size` bytes: a spare one, or a new one. Frees spare ones of other sizes."""
+        while self.buffers:
+            buffer = self.buffers.pop()
+            if buffer.size == size:
+                return buffer
+            buffer.close()
+        return Buffer(size, integrated=integrated)
+
+    def close(self) -> None:
+        """Frees all."""
+        while self.buffers:
+            self.buffers.pop().close()
 
 
 class Stream:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import cast
 
 from latentrt.bundle.folder import Bundle, open_bundle
 from latentrt.bundle.manifest import Component
 from latentrt.engines import build_plan
 from latentrt.engines.artifacts import graph_digest
 from latentrt.engines.nvidia.bindings import VARIANTS
-from latentrt.engines.nvidia.execution import Gpu, LoadedPlan, Profile, Sizes
+from latentrt.engines.nvidia.execution import LoadedPlan, Profile, Sizes
+from latentrt.engines.nvidia.gpu import Gpu
 from latentrt.engines.nvidia.lowered import is_current, lowered_graph_of
 from latentrt.engines.nvidia.plans import STRIPPED, PlanKey, PlanStore, plan_store
 from latentrt.errors import EngineError, LatentError
-from latentrt.tensors import Array, check
+from latentrt.tensors import Array, Tensor, check
 
 log = logging.getLogger(__name__)
 
@@ -50,10 +52,14 @@ class TensorRTEngine:
 
         A feed is not copied again if it is the same array as in the previous call, read-only, and owns its memory.
         """
+        return cast(dict[str, Array], self.keep(feeds, ()))
+
+    def keep(self, feeds: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Tensor]:
+        """Returns every output by name; those in `names` stay on the GPU. Raises as a call; see `keeping`."""
         sizes = check(self.component.inputs, feeds, self.name)
         with self.gpu.lock:
-            self.last = self.profile_for({name: feed.shape for name, feed in feeds.items()}, sizes)
-            return self.last.run(feeds)
+            self.last = self.profile_for({name: tuple(feed.shape) for name, feed in feeds.items()}, sizes)
+            return self.last.run(feeds, names)
 
     @property
     def device_ms(self) -> float:

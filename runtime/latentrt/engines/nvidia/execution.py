@@ -10,8 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import mmap
-import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,63 +18,17 @@ import numpy as np
 
 from latentrt.bundle.manifest import Component
 from latentrt.engines import cuda_graphs
-from latentrt.engines.nvidia.bindings import LogCapture, RuntimeVariant, import_bindings
-from latentrt.engines.nvidia.cuda import Buffer, Device, Graph, Memory, Stopwatch, Stream, current_device
-from latentrt.engines.nvidia.plans import STRIPPED, VERSION_COMPATIBLE, PlanKey, PlanStore
+from latentrt.engines.nvidia.cuda import Buffer, Device, Graph, Stopwatch, Stream
+from latentrt.engines.nvidia.gpu import Gpu
+from latentrt.engines.nvidia.kept import Kept
+from latentrt.engines.nvidia.plans import VERSION_COMPATIBLE, PlanKey, PlanStore
 from latentrt.errors import EngineError
 from latentrt.tensors import Array, TensorSpec, is_constant
+from latentrt.tensors import Tensor as Fed  # `Tensor` here is a plan's own
 
 Sizes = Mapping[str, tuple[int, ...]]
 
 log = logging.getLogger(__name__)
-
-
-class Gpu:
-    """Runtime, stream and arena of a pipeline's engines. Created with the first plan, freed with the last."""
-
-    def __init__(self, variant: RuntimeVariant) -> None:
-        self.variant = variant
-        self.lock = threading.RLock()  # buffers and arena serve one call at a time
-        self.users = 0
-        self.arena: Memory | None = None
-
-    def acquire(self) -> None:
-        """Adds a user; the first one creates runtime and stream. Raises EngineError without a runtime or a GPU."""
-        if self.users == 0:
-            self.trt = import_bindings(self.variant)
-            self.device = current_device()  # first, since a runtime without a driver cannot even be destroyed
-            self.stream = Stream()
-            self.log_capture = LogCapture(self.trt)
-            self.runtime = self.trt.Runtime(self.log_capture.logger)
-        self.users += 1
-
-    def release(self) -> None:
-        """Removes a user; the last one frees runtime, stream and arena."""
-        self.users -= 1
-        if self.users == 0:
-            if self.arena:
-                self.arena.close()
-            self.arena = None
-            del self.runtime
-            self.stream.close()
-
-    def arena_of(self, size: int) -> Memory:
-        """The activation memory, replaced by a larger one if it has less than `size` bytes."""
-        if self.arena is None or self.arena.size < size:
-            if self.arena:
-                self.arena.close()
-                self.arena = None  # in case the next line fails
-            self.arena = Memory(size)
-        return self.arena
-
-    def runs(self, key: PlanKey) -> bool:
-        """Whether this runtime, in this version, runs plans of this key on this GPU."""
-        lean = "lean" in self.trt.__name__
-        return (
-            (key.engine, key.version, key.sm) == (self.variant.name, self.trt.__version__, self.device.sm)
-            and key.gpu in ("", self.device.name)
-            and (not lean or (VERSION_COMPATIBLE in key.flags and STRIPPED not in key.flags))
-        )
 
 
 class LoadedPlan:
@@ -234,25 +187,39 @@ class Profile:
         if not self.context.set_tensor_address(name, tensor.address):
             raise self.plan.error(f"refuses the address of {name}")
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Runs the plan and returns its outputs in new arrays."""
+    def run(self, feeds: Mapping[str, Fed], names: Collection[str] = ()) -> dict[str, Fed]:
+        """Runs the plan and returns its outputs in new arrays; those in `names` stay on the GPU."""
         stream = self.gpu.stream
-        shapes = {name: feeds[name].shape for name in self.inputs}
+        shapes = {name: tuple(feeds[name].shape) for name in self.inputs}
         if shapes != self.shapes:
             self.set_shapes(shapes)
         self.set_arena()
+        kept = {spec.name: self.place_for(spec) for spec in self.outputs if spec.name in names}
         try:
             for name in self.inputs:
                 self.tensors[name].feed(feeds[name], stream)
             self.stopwatch.start(stream)
             self.launch()
             self.stopwatch.stop(stream)
-            fetched = {spec.name: tuple(self.context.get_tensor_shape(spec.name)) for spec in self.outputs}
-            for name, shape in fetched.items():
-                self.tensors[name].fetch(shape, stream)
+            for name, place in kept.items():
+                place.buffer.copy_from(self.tensors[name].buffer, place.buffer.size, stream)
+            fetched = {spec: self.shape_of(spec) for spec in self.outputs if spec.name not in kept}
+            for spec, shape in fetched.items():
+                self.tensors[spec.name].fetch(shape, stream)
         finally:  # the next call writes to the buffers, even after a failure
             stream.synchronize()
-        return {spec.name: self.tensors[spec.name].array(fetched[spec.name], spec) for spec in self.outputs}
+        fresh = {spec.name: self.tensors[spec.name].array(shape, spec) for spec, shape in fetched.items()}
+        return {**kept, **fresh}
+
+    def shape_of(self, spec: TensorSpec) -> tuple[int, ...]:
+        """The shape of an output, for the current shapes of the inputs."""
+        return tuple(self.context.get_tensor_shape(spec.name))
+
+    def place_for(self, spec: TensorSpec) -> Kept:
+        """Memory on the GPU for an output that is kept."""
+        stored, shape = self.tensors[spec.name].dtype, self.shape_of(spec)
+        buffer = self.gpu.spares.take(math.prod(shape) * stored.itemsize, integrated=self.gpu.device.integrated)
+        return Kept(self.gpu, buffer, shape, stored, np.dtype(spec.dtype))
 
     def set_arena(self) -> None:
         """Sets the context's activation memory, if another component replaced it since the last call."""
@@ -311,23 +278,27 @@ class Tensor:
     def __init__(self, dtype: np.dtype[Any], size: int, device: Device, *, on_host: bool) -> None:
         self.dtype, self.on_host = dtype, on_host
         self.buffer = Buffer(size, integrated=device.integrated or on_host)
-        self.last: Array | None = None
+        self.last: Fed | None = None
 
     @property
     def address(self) -> int:
         """The address that the context uses."""
         return self.buffer.host_address if self.on_host else self.buffer.address
 
-    def feed(self, array: Array, stream: Stream) -> None:
-        """Copies an input to the device, unless it is the array of the last call and cannot have changed.
+    def feed(self, fed: Fed, stream: Stream) -> None:
+        """Copies an input to the device, unless it is that of the last call and cannot have changed.
 
-        An array cannot change if it is read-only and not a view.
+        An array cannot change if it is read-only and not a view; a kept output never changes.
         """
-        if array is self.last:
+        if fed is self.last:
             return
-        self.buffer.view(array.shape, self.dtype)[...] = array
-        self.buffer.upload(array.size * self.dtype.itemsize, stream)
-        self.last = array if is_constant(array) else None
+        size = math.prod(fed.shape) * self.dtype.itemsize
+        if isinstance(fed, Kept) and fed.stored == self.dtype and not self.on_host:
+            self.buffer.copy_from(fed.buffer, size, stream)
+        else:
+            self.buffer.view(tuple(fed.shape), self.dtype)[...] = np.asarray(fed)
+            self.buffer.upload(size, stream)
+        self.last = fed if is_constant(fed) else None
 
     def fetch(self, shape: tuple[int, ...], stream: Stream) -> None:
         """Copies an output to the host."""
