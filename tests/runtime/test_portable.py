@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from latentrt.engines.nvidia import secret
+from latentrt.engines import secret
 from latentrt.engines.nvidia.plans import PlanStore
 from latentrt.storage import atomic
 from tests.runtime.engines.plans import KEY, PLAN, make
@@ -87,7 +87,7 @@ def test_plans_are_kept_where_files_have_no_owner_s_bits(tmp_path, monkeypatch):
     secret.secret_path().chmod(0o666)
     monkeypatch.setattr(os, "open", no_folders)
     monkeypatch.setattr("latentrt.storage.atomic.WINDOWS", True)
-    monkeypatch.setattr("latentrt.engines.nvidia.secret.WINDOWS", True)
+    monkeypatch.setattr("latentrt.engines.secret.WINDOWS", True)
     store = PlanStore(tmp_path / "plans")
     assert store.build(KEY, make).read_bytes() == PLAN and store.find(KEY)
     with atomic.new_folder(tmp_path / "new") as folder:

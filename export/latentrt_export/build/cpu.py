@@ -6,6 +6,7 @@ running the result does not.
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from onnxruntime import GraphOptimizationLevel, InferenceSession
 from latentrt.storage.atomic import new_folder
 from latentrt.bundle.folder import Bundle, open_bundle, record_files
 from latentrt.engines.onnx.session import new_options, new_session
-from latentrt.engines.onnx.optimised import Optimised, folder_in, key_of, read, write_record
+from latentrt.engines.onnx.optimised import Optimised, folder_in, key_of, signed_record, write_record
 from latentrt.engines.nvidia.plans import plan_store
 from latentrt.errors import FidelityError
 from latentrt_export.fidelity import loss, worst
@@ -44,7 +45,7 @@ class BuiltForCpu:
 
 
 def build_cpu(source: str | Path, progress: Progress = lambda line: None) -> Iterator[BuiltForCpu]:
-    """Yields every component's optimised graph for this processor, when it is ready. Existing graphs are kept.
+    """Yields every component's optimised graph for this processor, when it is ready. Graphs that this user built are kept.
 
     source: a bundle's folder or a built-in model's name. Raises BundleError, FidelityError for a loss that the gate
     does not allow, OutputError where nothing can be written.
@@ -52,19 +53,21 @@ def build_cpu(source: str | Path, progress: Progress = lambda line: None) -> Ite
     bundle = open_bundle(folder_of(source))
     folder, known = plan_store(bundle.folder).writable(), dict[str, Array]()
     for name in bundle.manifest.components:
-        path = folder_in(folder, name, key_of(bundle, name))
-        start, missing = time.perf_counter(), not path.is_dir()
-        if missing:
+        key, start = key_of(bundle, name), time.perf_counter()
+        path = folder_in(folder, name, key)
+        found = signed_record(path, key) if path.is_dir() else None
+        seconds = None
+        if found is None:
             progress(f"{name}: optimising")
-            write(bundle, name, path, known)
-        found = read(path, verify=False)
-        seconds = time.perf_counter() - start if missing else None
+            shutil.rmtree(path, ignore_errors=True)
+            found = write(bundle, name, path, known)
+            seconds = time.perf_counter() - start
         size = sum(record.bytes for record in found.files.values())
         yield BuiltForCpu(name, path, size, found.fidelity.psnr_db, seconds)
 
 
-def write(bundle: Bundle, name: str, path: Path, known: dict[str, Array]) -> None:
-    """Writes one component; its inputs and outputs are added to `known`, for the components after it."""
+def write(bundle: Bundle, name: str, path: Path, known: dict[str, Array]) -> Optimised:
+    """Writes one component and returns its record; its inputs and outputs are added to `known`, for the components after it."""
     component = bundle.manifest.components[name]
     feeds = probe_feeds(bundle, name, known)
     references = run(bundle.path(component.file), feeds)
@@ -73,7 +76,9 @@ def write(bundle: Bundle, name: str, path: Path, known: dict[str, Array]) -> Non
         optimise(bundle.path(component.file), folder, name)
         lost = measure(folder / f"{name}.onnx", component, feeds, references)
         files = [f"{name}.onnx", *sorted(file.name for file in folder.glob("*.bin"))]
-        write_record(folder, Optimised(name, key_of(bundle, name), lost, record_files(folder, files)))
+        record = Optimised(name, key_of(bundle, name), lost, record_files(folder, files))
+        write_record(folder, record)
+    return record
 
 
 def optimise(graph: Path, folder: Path, name: str) -> None:

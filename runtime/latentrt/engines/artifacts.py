@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from latentrt.bundle.folder import check_size, confined, sha256_of
 from latentrt.bundle.manifest import Component, FileRecord, Manifest
+from latentrt.engines.secret import is_signed, signature_of
 from latentrt.errors import BundleError
 from latentrt.storage.json_codec import TypedError, parse
 
@@ -24,6 +26,40 @@ class Derived(Protocol):
 
 
 D = TypeVar("D", bound=Derived)
+R = TypeVar("R")
+
+HMAC = "hmac"  # the field of a signed record with its signature
+
+
+def signed(record: Any) -> str:
+    """A record, which is a dataclass, as JSON with its signature. Raises EngineError without a secret."""
+    fields = asdict(record)
+    return json.dumps({**fields, HMAC: signature_of(content_of(fields))}, indent=2) + "\n"
+
+
+def read_signed(kind: type[R], path: Path) -> R | None:
+    """The record in a file; None if it cannot be read, or if this user did not sign it as it is."""
+    try:
+        fields = json.loads(path.read_bytes())
+        signature = fields.pop(HMAC)
+        return parse(kind, fields) if is_signed(content_of(fields), signature) else None
+    except (OSError, TypedError, ValueError, RecursionError, KeyError, AttributeError, TypeError):
+        return None
+
+
+def content_of(fields: Mapping[str, Any]) -> bytes:
+    """What is signed: equal fields, and only these, give equal bytes."""
+    return json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()
+
+
+def check_files(folder: Path, derived: Derived, *, verify: bool) -> None:
+    """Checks the size and, with `verify`, the hash of each file of a record. Raises BundleError if one differs."""
+    if not derived.files:
+        raise BundleError(f"{folder}: its record lists no files")
+    for name, file in derived.files.items():
+        check_size(confined(folder, name), file)
+        if verify and sha256_of(folder / name) != file.sha256:
+            raise BundleError(f"{folder / name}: its hash differs from the recorded one")
 
 
 def read_record(kind: type[D], record: Path, *, verify: bool = True) -> D:
@@ -31,12 +67,7 @@ def read_record(kind: type[D], record: Path, *, verify: bool = True) -> D:
     folder = record.parent
     try:
         derived = parse(kind, json.loads(record.read_bytes()))
-        if not derived.files:
-            raise BundleError(f"{record}: lists no files")
-        for name, file in derived.files.items():
-            check_size(confined(folder, name), file)
-            if verify and sha256_of(folder / name) != file.sha256:
-                raise BundleError(f"{folder / name}: its hash differs from the recorded one")
+        check_files(folder, derived, verify=verify)
     except (OSError, TypedError, ValueError, RecursionError, BundleError) as error:
         raise BundleError(f"{folder}: damaged ({error}); remove this folder and run `latentrt build` again") from error
     return derived

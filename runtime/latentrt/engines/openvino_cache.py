@@ -1,25 +1,24 @@
-"""Cache of graphs that OpenVINO compiled: one folder per compilation, with a record of sizes and hashes.
+"""Cache of graphs that OpenVINO compiled: one folder per compilation, with a signed record of sizes and hashes.
 
 OpenVINO checks only the header of a cached file, so a flipped bit would give another picture. Files that differ from
-the record are removed before OpenVINO reads the folder.
+the record, or that this user did not sign, are removed before OpenVINO reads the folder.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from latentrt.bundle.folder import record_files, sha256_of
 from latentrt.bundle.manifest import FileRecord
-from latentrt.errors import BundleError
+from latentrt.engines.artifacts import read_signed, signed
+from latentrt.errors import BundleError, EngineError
 from latentrt.storage.atomic import new_file
-from latentrt.storage.json_codec import TypedError, parse
 from latentrt.storage.locks import LOCK, locked
 from latentrt.storage.user_dirs import owned_by_user
 
@@ -30,8 +29,9 @@ RECORD = "compiled.json"
 
 @dataclass(frozen=True)
 class Compiled:
-    """The record of a folder. files: sizes and hashes by name."""
+    """The record of a folder. folder: its name, the key of the compilation. files: sizes and hashes by name."""
 
+    folder: str
     files: Mapping[str, FileRecord]
 
 
@@ -68,7 +68,7 @@ def intact_files(folder: Path) -> dict[str, FileRecord]:
     """Returns the files that match the record and removes all others. Raises OSError if that fails."""
     if (folder / RECORD).is_dir() or (folder / RECORD).is_symlink():
         remove(folder / RECORD)
-    recorded = read(folder / RECORD)
+    recorded = read(folder)
     intact = {name: record for name, record in recorded.items() if is_intact(folder / name, record)}
     for path in folder.iterdir():
         if path.name not in (LOCK, RECORD, *intact):
@@ -77,12 +77,10 @@ def intact_files(folder: Path) -> dict[str, FileRecord]:
     return intact
 
 
-def read(record: Path) -> dict[str, FileRecord]:
-    """The files of a record; empty if it cannot be read."""
-    try:
-        return dict(parse(Compiled, json.loads(record.read_bytes())).files)
-    except (OSError, TypedError, ValueError, RecursionError):
-        return {}
+def read(folder: Path) -> Mapping[str, FileRecord]:
+    """The files of the folder's record; empty if it cannot be read, is another folder's, or is not signed."""
+    record = read_signed(Compiled, folder / RECORD)
+    return record.files if record is not None and record.folder == folder.name else {}
 
 
 def is_intact(path: Path, record: FileRecord) -> bool:
@@ -108,8 +106,8 @@ def record_new(folder: Path, known: Mapping[str, FileRecord]) -> None:
         new = [path.name for path in folder.iterdir() if path.name not in (LOCK, RECORD, *known)]
         if not new:
             return
-        compiled = Compiled({**known, **record_files(folder, new)})
+        compiled = Compiled(folder.name, {**known, **record_files(folder, new)})
         with new_file(folder / RECORD) as temporary:
-            temporary.write_text(json.dumps(asdict(compiled), indent=2) + "\n", encoding="utf-8")
-    except (OSError, BundleError) as error:
+            temporary.write_text(signed(compiled), encoding="utf-8")
+    except (OSError, BundleError, EngineError) as error:
         log.warning("%s: compiled OpenVINO graphs cannot be cached there: %s", folder, error)

@@ -1,5 +1,6 @@
 """Derived files of a bundle, damaged in many ways: results stay right, and damaged files are replaced."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ import pytest
 
 from latentrt.bundle.manifest import FileRecord
 from latentrt.engines import autoselect, openvino_cache
-from latentrt.engines.artifacts import read_record
+from latentrt.engines.artifacts import check_files
 from latentrt.engines.autoselect import Choice
 from latentrt.engines.onnx import optimised
 from latentrt.errors import BundleError
@@ -166,13 +167,30 @@ def test_what_was_measured_and_is_damaged(content, bundle, tmp_path, monkeypatch
 
 @pytest.mark.parametrize("files", [{}, {"../unet.onnx": 1}, {"/etc/passwd": 1}], ids=["none", "above", "absolute"])
 def test_a_record_that_lists_no_files_of_its_folder(files, tmp_path):
-    key = optimised.OptimisedKey("a", 1, "b", "c")
-    fidelity = {"relative_error": 0.0, "psnr_db": None, "gate": ""}
-    record = {"component": "unet", "key": vars(key), "fidelity": fidelity}
-    record |= {"files": {name: {"bytes": size, "sha256": ""} for name, size in files.items()}}
-    (tmp_path / "optimised.json").write_text(json.dumps(record))
-    with pytest.raises(BundleError, match="damaged .*; remove this folder and run `latentrt build` again"):
-        read_record(optimised.Optimised, tmp_path / "optimised.json", verify=False)
+    record = openvino_cache.Compiled("", {name: FileRecord(size, "") for name, size in files.items()})
+    with pytest.raises(BundleError, match="lists no files|expected one inside the bundle"):
+        check_files(tmp_path, record, verify=False)
+
+
+@pytest.mark.parametrize("change", ["another hash", "another user", "another folder's"])
+def test_what_this_user_did_not_sign_is_compiled_anew(compiled, caches, change, tmp_path, monkeypatch):
+    """A file and a record that agree, as somebody would write them who may write to the cache."""
+    (blob,), (path,) = caches.rglob("*.blob"), caches.rglob(openvino_cache.RECORD)
+    record = json.loads(path.read_text())
+    if change == "another hash":
+        blob.chmod(0o600)
+        blob.write_bytes(content := blob.read_bytes()[:-1] + b"\0\0")
+        record["files"] = {blob.name: {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}}
+    elif change == "another user":
+        monkeypatch.setenv("LATENTRT_PLAN_SECRET", str(tmp_path / "secret"))
+        (tmp_path / "secret").write_bytes(bytes(32))
+        (tmp_path / "secret").chmod(0o600)
+    else:
+        record["folder"] = "0" * 16
+    path.write_text(json.dumps(record))
+    answer, was_kept = drawn()
+    assert np.array_equal(answer, compiled[1]) and not was_kept
+    assert drawn()[1]
 
 
 def test_a_folder_of_graphs_that_this_user_may_not_see(bundle, tmp_path, monkeypatch):

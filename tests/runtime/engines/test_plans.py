@@ -11,7 +11,7 @@ import pytest
 
 from latentrt.engines.artifacts import graph_digest
 from latentrt.engines.nvidia.plans import PlanStore, Shapes, record_of
-from latentrt.engines.nvidia.secret import secret_path, user_secret
+from latentrt.engines.secret import secret_path, user_secret
 from latentrt.errors import EngineError, OutputError
 from tests.runtime.engines.plans import KEY, PLAN, make
 

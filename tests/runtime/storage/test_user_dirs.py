@@ -3,9 +3,9 @@
 import pytest
 
 from latentrt.engines import autoselect
-from latentrt.engines.nvidia.secret import user_secret
 from latentrt.engines.onnx import optimised
 from latentrt.engines.openvino_cache import cache_settings
+from latentrt.engines.secret import user_secret
 from latentrt.errors import EngineError
 from latentrt.storage import user_dirs
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from latentrt.engines.nvidia.secret import user_secret
+from latentrt.engines.secret import user_secret
 from latentrt.errors import OutputError
 from latentrt.storage.atomic import output_file
 from latentrt.storage.json_codec import TypedError, parse

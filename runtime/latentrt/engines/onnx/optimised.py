@@ -1,13 +1,15 @@
 """Graphs that ONNX Runtime optimised for one processor: weights packed, and memory-mapped from the disk.
 
 `latentrt build --target cpu` writes them. Weights packed for other instruction sets would silently give wrong numbers,
-so the key of a graph includes the processor and ONNX Runtime's version.
+so the key of a graph includes the processor and ONNX Runtime's version. Records are signed like plans: only what this
+user built is read.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -17,8 +19,11 @@ from latentrt.bundle.folder import Bundle
 from latentrt.bundle.manifest import Fidelity, FileRecord
 from latentrt.device.cpu import processor
 from latentrt.engines import telemetry
-from latentrt.engines.artifacts import graph_digest, read_record
+from latentrt.engines.artifacts import check_files, graph_digest, read_signed, signed
 from latentrt.engines.nvidia.plans import plan_store
+from latentrt.errors import BundleError
+
+log = logging.getLogger(__name__)
 
 RECORD = "optimised.json"
 # Increased with every change of the graph rewrites that precede ONNX Runtime.
@@ -73,19 +78,34 @@ def folder_of(bundle: Bundle, component: str) -> Path | None:
 
 
 def graph_of(bundle: Bundle, component: str) -> Path | None:
-    """The optimised graph of a component, verified if the bundle was; None if there is none.
+    """The optimised graph of a component, verified if the bundle was; None if there is none that this user signed.
 
-    Raises BundleError if it is damaged.
+    Raises BundleError if its files are damaged.
     """
     folder = folder_of(bundle, component)
-    return None if folder is None else folder / next(iter(read(folder, verify=bundle.verified).files))
+    record = None if folder is None else signed_record(folder, key_of(bundle, component))
+    if folder is None or record is None:
+        return None
+    try:
+        check_files(folder, record, verify=bundle.verified)
+    except BundleError as error:
+        raise BundleError(f"{folder}: damaged ({error}); remove this folder and run `latentrt build` again") from error
+    return folder / next(iter(record.files))
 
 
-def read(folder: Path, *, verify: bool) -> Optimised:
-    """Reads the record and checks each file's size and, with `verify`, hash. Raises BundleError if one differs."""
-    return read_record(Optimised, folder / RECORD, verify=verify)
+def signed_record(folder: Path, key: OptimisedKey) -> Optimised | None:
+    """The record in a folder, if it is of this key and signed by this user; else None, and a warning."""
+    record = read_signed(Optimised, folder / RECORD)
+    if record is not None and record.key == key:
+        return record
+    log.warning(
+        "%s: not built by this user or changed since, so the graph as exported is used; run `latentrt build` with "
+        "--target cpu again, or copy the builder's secret (docs/cpu.md)",
+        folder,
+    )
+    return None
 
 
 def write_record(folder: Path, optimised: Optimised) -> None:
-    """Writes the record into the folder of the files."""
-    (folder / RECORD).write_text(json.dumps(asdict(optimised), indent=2) + "\n", encoding="utf-8")
+    """Writes the signed record into the folder of the files. Raises EngineError without a secret to sign it."""
+    (folder / RECORD).write_text(signed(optimised), encoding="utf-8")

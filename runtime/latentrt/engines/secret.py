@@ -1,12 +1,15 @@
-"""The user's secret for the signatures of plans: only plans signed with it are loaded.
+"""The user's secret for the signatures of plans and of graphs in caches: only what is signed with it is loaded.
 
 A plan is machine code. A plain hash would only show that the file is complete; a signature shows that this user, or a
-machine with the same secret, built it. `LATENTRT_PLAN_SECRET` names another file, so that plans built on one machine
-load on others with a copy of that file.
+machine with the same secret, built it. `LATENTRT_PLAN_SECRET` names another file, so that what is built on one machine
+loads on others with a copy of that file.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import logging
 import os
 import secrets
 from pathlib import Path
@@ -15,6 +18,8 @@ from latentrt.errors import EngineError
 from latentrt.storage.atomic import WINDOWS, new_file
 from latentrt.storage.locks import locked
 from latentrt.storage.user_dirs import user_state
+
+log = logging.getLogger(__name__)
 
 VARIABLE = "LATENTRT_PLAN_SECRET"
 BYTES = 32
@@ -43,6 +48,22 @@ def user_secret() -> bytes:
     if len(secret) < BYTES:
         raise EngineError(f"{path}: got {len(secret)} bytes, expected a secret of at least {BYTES}; remove the file")
     return secret
+
+
+def signature_of(content: bytes) -> str:
+    """HMAC-SHA256 of the content with the user's secret, in hexadecimal. Raises as `user_secret`."""
+    return hmac.new(user_secret(), content, hashlib.sha256).hexdigest()
+
+
+def is_signed(content: bytes, signature: str) -> bool:
+    """Whether the signature is this user's. False without a secret, which then is not made."""
+    if not secret_path().exists():
+        return False
+    try:
+        return hmac.compare_digest(signature_of(content).encode(), signature.encode(errors="replace"))
+    except EngineError as error:
+        log.warning("%s", error)
+        return False
 
 
 def secret_path() -> Path:
