@@ -58,6 +58,10 @@ class Tokenizer:
                 f"{file}: not a tokenizer.json that tokenizers {tokenizers.__version__} can read ({error}); "
                 "export the bundle again, or upgrade: pip install -U tokenizers"
             ) from error
+        try:
+            backend.encode("\N{SNOWMAN} \0", add_special_tokens=False)
+        except Exception as error:  # its model names a token for unknown text that it does not have
+            raise BundleError(f"{file}: cannot read any text ({error}); export the bundle again") from error
         if length < 2:
             raise BundleError(f"{file}: rows of {length} tokens, expected at least 2 (BOS and EOS); export again")
         for name, number in (("bos", bos), ("eos", eos), ("pad", pad)):

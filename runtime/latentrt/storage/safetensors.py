@@ -56,7 +56,12 @@ class StoredTensor:
     stamp: tuple[int, int]
 
     def read(self) -> Array:
-        """Returns the tensor in float32. Raises CheckpointError if the file has changed since it was opened."""
+        """Returns the tensor in float32.
+
+        Raises CheckpointError for a type that NumPy cannot read, and if the file has changed since it was opened.
+        """
+        if self.dtype not in DTYPES:
+            raise CheckpointError(f"{self.file} has a tensor of type {self.dtype!r}, expected one of {', '.join(DTYPES)}")
         try:
             if stamp_of(self.file) != self.stamp:
                 raise CheckpointError(f"{self.file} changed since it was opened: open it again")
@@ -143,7 +148,9 @@ def values_of(dtype: str) -> Array:
 def stored(file: Path, entry: Mapping[str, Any], data: int, stamp: tuple[int, int]) -> StoredTensor:
     """The tensor of a header entry. data: first byte of all tensors. Raises ValueError if it does not fit the file."""
     first, last = whole(entry["data_offsets"])
-    tensor = StoredTensor(file, str(entry["dtype"]), whole(entry["shape"]), data + first, stamp)
+    if not isinstance(entry["dtype"], str):
+        raise ValueError(f"{entry['dtype']!r} is no type of a tensor")
+    tensor = StoredTensor(file, entry["dtype"], whole(entry["shape"]), data + first, stamp)
     known = tensor.dtype in DTYPES
     size = math.prod(tensor.shape) * np.dtype(DTYPES[tensor.dtype]).itemsize if known else last - first
     if min(tensor.shape, default=1) < 0 or not 0 <= first <= last <= stamp[0] - data or last - first != size:

@@ -87,3 +87,12 @@ def test_another_kind_of_file_and_one_that_changed_are_errors(tmp_path):
     os.utime(file, ns=(0, 0))
     with pytest.raises(CheckpointError, match="changed since it was opened"):
         found.tensors["x"].read()
+
+
+def test_a_type_that_numpy_does_not_have_is_an_error_where_it_is_read(tmp_path):
+    path = tmp_path / "a.safetensors"
+    header = json.dumps({"a": {"dtype": "F4", "shape": [4], "data_offsets": [0, 2]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(2))
+    tensor = open_tensors(path).tensors["a"]
+    with pytest.raises(CheckpointError, match="has a tensor of type 'F4', expected one of F64, "):
+        tensor.read()

@@ -179,3 +179,15 @@ def test_a_backend_survives_its_file(tmp_path: Path) -> None:
     loaded = Tokenizer.load(tmp_path / "tokenizer.json", **NUMBERS)
     assert {text: loaded.ids(text) for text in GOLDEN} == GOLDEN
     assert json.loads(backend.to_str()) == json.loads(tokenizers.Tokenizer.from_file(str(EMOJI)).to_str())
+
+
+def test_a_vocabulary_without_its_own_token_for_unknown_text(tmp_path: Path) -> None:
+    """`tokenizers` reads such a file, and fails at the first text."""
+    document = json.loads(EMOJI.read_text(encoding="utf-8"))
+    document["model"]["vocab"] = {EOS: 0, "a": 1}
+    document["model"]["merges"] = []
+    document["added_tokens"] = []
+    document["model"]["unk_token"] = "<unknown>"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(BundleError, match="cannot read any text .*<unknown>.*; export the bundle again"):
+        Tokenizer.load(tmp_path / "tokenizer.json", length=8, bos=0, eos=0, pad=0)
