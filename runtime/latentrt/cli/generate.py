@@ -41,7 +41,11 @@ if TYPE_CHECKING:
 @click.command(cls=RequestCommand)
 @click.argument("prompt", required=False)
 @first(
-    "--bundle", default="emoji", metavar="DIR", show_default=True, help="Bundle: a folder, or a built-in model's name."
+    "--bundle",
+    default="emoji",
+    metavar="MODEL",
+    show_default=True,
+    help="Bundle's folder, name in `latentrt models`, or checkpoint, exported once.",
 )
 @request_options(first=BEFORE_SIZE)
 @first(
@@ -118,8 +122,11 @@ def generate(
     \b
     latentrt generate "a red apple" --seed 7 --out apple.png
     latentrt generate "a green apple" --init apple.png --strength 0.6
+    latentrt generate "a red apple" --bundle model.safetensors
 
-    Options that are not given take the bundle's default, or the sampler's. docs/options.md says more of each.
+    A checkpoint (.safetensors file or diffusers folder) is exported into your cache when it is first used, which needs
+    `pip install 'latentrt[cpu,export]'`; `latentrt models` lists what is there. Options that are not given take the
+    bundle's default, or the sampler's. docs/options.md says more of each.
     """
     from latentrt.pipeline.load import load
     from latentrt.pipeline.refine import handed_over

@@ -6,10 +6,11 @@ A stream may be closed, a terminal, any object in its place, or have an encoding
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TextIO
 
 import click
@@ -66,6 +67,23 @@ def silence(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     except (OSError, ValueError, AttributeError):
         return
+
+
+class Echo(logging.Handler):
+    """Prints messages of the library on stderr, without their level."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints one message, if stderr can be written."""
+        with suppress(OSError):
+            echo(self.format(record), err=True)
+
+
+def show_messages() -> None:
+    """Prints the library's messages on stderr from now on: what takes long, and what is out of the ordinary."""
+    logger = logging.getLogger("latentrt")
+    if not logger.handlers:
+        logger.addHandler(Echo())
+        logger.setLevel(logging.INFO)
 
 
 def print_json(value: Any) -> None:
