@@ -130,7 +130,7 @@ def sign_with(certificate: Path | None, key: Path | None) -> None:
 
 
 def folders_of(bundles: tuple[str, ...], models: Path | None) -> dict[str, str]:
-    """The bundles by the names that clients call them: that of folder or file. Raises RequestError for two of a name."""
+    """The bundles by the names of their folders or files, as clients call them. Raises RequestError for two alike."""
     from latentrt.bundle.checkpoint import is_checkpoint, name_of
 
     found = [*bundles, *(map(str, bundles_in(models)) if models else [])] or [BUILT_IN]
