@@ -17,7 +17,7 @@ def run(arguments, checkpoint):
 
 def test_an_autoencoder_s_folder_is_exported_and_encodes(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    # In this process, which has imported torch already; that a process of its own runs the command is tested without it.
+    # In this process, which has imported torch. That the command runs in a process of its own has a test without torch.
     monkeypatch.setattr("latentrt.bundle.auto_export.run", run)
     vae = build_vae()
     vae.save_pretrained(tmp_path / "tiny-vae")
