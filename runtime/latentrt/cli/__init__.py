@@ -45,7 +45,7 @@ COMMANDS = {
     "serve": "Serve pictures over HTTP.",
     "audio": "Turn a prompt or a spectrogram into sound, or sound into a spectrogram.",
     "export": "Export a Stable Diffusion checkpoint to a bundle.",
-    "models": "List models: built-in ones and checkpoints that were exported; remove these.",
+    "models": "List models that are there by name, or remove one.",
     "inspect": "Show a bundle's components, or a picture's settings.",
     "calibrate": "Quantize a bundle to INT8 with a measured loss.",
     "build": "Build TensorRT plans, or graphs optimised for this processor.",
@@ -108,8 +108,9 @@ def cli() -> None:
     """Latent diffusion, exported once and run lean: no torch at run time.
 
     \b
-    latentrt generate "a red apple" --seed 7     a picture, with the built-in model "emoji"
-    latentrt export CHECKPOINT OUT               a bundle from your own checkpoint
+    latentrt generate "a red apple" --seed 7     a picture by the built-in model, which knows 561 emoji
+    latentrt generate "a castle" --bundle FILE   a picture by your own checkpoint, exported once
+    latentrt export CHECKPOINT OUT               a bundle from it, with options
     latentrt COMMAND --help                      options of a command; more in docs/
     """
 

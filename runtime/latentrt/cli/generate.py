@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Picture to write: .png, .jpg, .webp; of frames .gif, .apng.  [default: SEED.png]",
+    help="Picture to write, or to replace: .png, .jpg, .webp; of frames .gif, .apng.  [default: SEED.png]",
 )
 @request_options()
 @grouped(
@@ -78,7 +78,7 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Folder of the LoRA files in <lora:NAME:0.8>.  [default: LATENTRT_LORAS]",
 )
-@grouped("sampling", "--refiner", metavar="DIR", help="Bundle that takes the last steps, such as SDXL's refiner.")
+@grouped("sampling", "--refiner", metavar="MODEL", help="Model that takes the last steps, such as SDXL's refiner.")
 @grouped(
     "sampling",
     "--refine-from",
@@ -161,15 +161,16 @@ def written(
 
 
 def tell(results: Sequence[Result], files: list[list[Path]], *, as_json: bool, seeds: bool) -> None:
-    """Prints the files, or the report; and the seeds where no file name has them."""
+    """Prints the files, or the report; and on stderr the time, and the seeds where no file name has them."""
     if as_json:
         reports = [report(result, named) for result, named in zip(results, files, strict=True)]
         print_json(reports[0] if len(results) == 1 else {"runs": reports})
         return
     for file in dict.fromkeys(file for named in files for file in named):
         echo(file)
-    if seeds:
-        echo(f"seed {', '.join(map(str, dict.fromkeys(result.seeds[0] for result in results)))}", err=True)
+    told = [f"seed {', '.join(map(str, dict.fromkeys(result.seeds[0] for result in results)))}"] if seeds else []
+    spent, steps = sum(sum(result.timings.values()) for result in results), results[0].settings.schedule.steps
+    echo(", ".join([*told, f"{steps} step{'s' * (steps != 1)}", f"{spent:.1f} s"]), err=True)
 
 
 def with_loras(pipeline: Pipeline, loras: list[Lora]) -> Pipeline:
