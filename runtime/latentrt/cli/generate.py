@@ -13,7 +13,7 @@ import click
 from latentrt.cli.engine_option import engine_option
 from latentrt.cli.lora_option import lora_option
 from latentrt.cli.memory_option import memory_option
-from latentrt.cli.output import as_json, echo, print_json, progress_bar
+from latentrt.cli.output import as_json, echo, note, print_json, progress_bar
 from latentrt.cli.parsing import size_of
 from latentrt.cli.request_options import (
     AFTER_SIZE,
@@ -170,7 +170,7 @@ def tell(results: Sequence[Result], files: list[list[Path]], *, as_json: bool, s
         echo(file)
     told = [f"seed {', '.join(map(str, dict.fromkeys(result.seeds[0] for result in results)))}"] if seeds else []
     spent, steps = sum(sum(result.timings.values()) for result in results), results[0].settings.schedule.steps
-    echo(", ".join([*told, f"{steps} step{'s' * (steps != 1)}", f"{spent:.1f} s"]), err=True)
+    note(", ".join([*told, f"{steps} step{'s' * (steps != 1)}", f"{spent:.1f} s"]))
 
 
 def with_loras(pipeline: Pipeline, loras: list[Lora]) -> Pipeline:

@@ -9,6 +9,7 @@ import errno
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TextIO
@@ -16,6 +17,9 @@ from typing import Any, TextIO
 import click
 
 from latentrt.errors import EngineError, OutputError
+
+# Logs of a container or of CI show that something goes on, and stay short.
+SILENT_SECONDS = 10.0
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
@@ -56,6 +60,12 @@ def echo(text: object, *, err: bool = False) -> None:
         raise OutputError(f"{'stderr' if err else 'stdout'}: cannot be written ({error.strerror or error})") from error
 
 
+def note(text: str) -> None:
+    """Prints a text on stderr, if it can be written: nothing is lost without it."""
+    with suppress(OSError):
+        echo(text, err=True)
+
+
 def encoding_of(stream: TextIO) -> str:
     """The encoding of a stream; UTF-8 if it has none."""
     return getattr(stream, "encoding", None) or "utf-8"
@@ -74,8 +84,7 @@ class Echo(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Prints one message, if stderr can be written."""
-        with suppress(OSError):
-            echo(self.format(record), err=True)
+        note(self.format(record))
 
 
 def show_messages() -> None:
@@ -108,9 +117,9 @@ def on_terminal() -> bool:
 
 @contextmanager
 def progress_bar(label: str, total: int) -> Iterator[Callable[[], None]]:
-    """Yields a function that advances a bar on stderr by one; it does nothing if stderr is not a terminal."""
+    """Yields a function that advances a bar on stderr by one; where stderr is no terminal, it prints a few lines."""
     if not on_terminal():
-        yield lambda: None
+        yield lines_now_and_then(label, total)
         return
     from rich.console import Console
     from rich.progress import Progress
@@ -118,6 +127,20 @@ def progress_bar(label: str, total: int) -> Iterator[Callable[[], None]]:
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(label, total=total)
         yield lambda: progress.advance(task)
+
+
+def lines_now_and_then(label: str, total: int) -> Callable[[], None]:
+    """A function to be called for each of `total`; it prints how many are done, every SILENT_SECONDS at most."""
+    done, last = 0, time.monotonic()
+
+    def advance() -> None:
+        nonlocal done, last
+        done += 1
+        if done < total and time.monotonic() - last >= SILENT_SECONDS:
+            last = time.monotonic()
+            note(f"{label}: {done} of {total}")
+
+    return advance
 
 
 @contextmanager
