@@ -21,7 +21,7 @@ from latentrt.request.request import Request
 from tests.runtime.fake import named, pipeline_of
 
 SMALL = ("--json", "--size", "32x24", "--out", "x.png")
-COMMANDS = ("generate", "upscale", "audio", "export", "inspect", "compare", "estimate", "verify", "doctor")
+COMMANDS = ("generate", "upscale", "audio", "export", "inspect", "compare", "estimate", "verify", "doctor", "models")
 
 
 def run(*arguments, cwd, **environment):
