@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from latentrt.cli.grouped import GroupedCommand
-from latentrt.cli.output import as_json, echo, extra_of, print_json
+from latentrt.cli.output import as_json, echo, extra_of, note, print_json
 from latentrt.cli.paths import bundle_argument, check_files
 from latentrt.storage.atomic import refuse_existing
 
@@ -140,7 +140,11 @@ def calibrate(
         inits_in(init, manifest),
         **options,
     )
-    report = write_bundle(bundle, out, precision, calibration, progress=lambda line: echo(line, err=True))
+    try:
+        report = write_bundle(bundle, out, precision, calibration, progress=lambda line: echo(line, err=True))
+    except KeyboardInterrupt:
+        note("what is measured is kept: the same command continues from there")
+        raise
     if as_json:
         print_json(figures(report))
     else:

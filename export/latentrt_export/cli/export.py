@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -169,6 +170,8 @@ def export(
     }
     check_paths(inputs, out, configs=options["configs"], allow_pickle=options["allow_pickle"])
     with extra_of("export"):
+        if find_spec("torch"):
+            echo("importing torch", err=True)  # half a minute on a busy machine
         from latentrt_export.checkpoint.embeddings import Embedding
         from latentrt_export.checkpoint.named import NamedNetwork
         from latentrt_export.export import ExportOptions

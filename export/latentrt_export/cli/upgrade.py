@@ -20,7 +20,7 @@ def upgrade(bundle: str, edited: bool, as_json: bool) -> None:
     from latentrt.bundle.catalog import folder_of
     from latentrt_export.upgrade import upgrade as upgrade_bundle
 
-    opened, changed = upgrade_bundle(folder_of(bundle), edited=edited)
+    opened, changed = upgrade_bundle(folder_of(bundle, export=False), edited=edited)
     if as_json:
         print_json({"bundle": str(opened.folder), "sha256": opened.sha256, "changed": changed})
     else:

@@ -19,6 +19,7 @@ from latentrt.bundle.manifest import FileRecord, Manifest
 from latentrt.bundle.manifest_hash import check, has_hash
 from latentrt.bundle.manifest_json import read, write
 from latentrt.errors import BundleError
+from latentrt.storage import hashes
 from latentrt.storage.json_codec import TypedError
 
 log = logging.getLogger(__name__)
@@ -128,12 +129,9 @@ def check_hashes(folder: Path, manifest: Manifest) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The file's SHA-256 in hexadecimal, read in pieces."""
-    digest = hashlib.sha256()
-    with reading(path), path.open("rb", buffering=0) as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+    """The file's SHA-256 in hexadecimal. Raises BundleError for a file that cannot be read."""
+    with reading(path):
+        return hashes.sha256_of(path)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import sys
 
 import click
 
-from latentrt.cli.output import echo, open_streams
+from latentrt.cli.output import echo, open_streams, show_messages
 from latentrt.errors import LatentError, OutOfMemoryError
 from latentrt.extensions import COMMANDS as EXTENSIONS
 from latentrt.version import VERSION
@@ -45,6 +45,7 @@ COMMANDS = {
     "serve": "Serve pictures over HTTP.",
     "audio": "Turn a prompt or a spectrogram into sound, or sound into a spectrogram.",
     "export": "Export a Stable Diffusion checkpoint to a bundle.",
+    "models": "List models that are there by name, or remove one.",
     "inspect": "Show a bundle's components, or a picture's settings.",
     "calibrate": "Quantize a bundle to INT8 with a measured loss.",
     "build": "Build TensorRT plans, or graphs optimised for this processor.",
@@ -63,7 +64,7 @@ COMMANDS = {
 
 HEADINGS = {
     "Make pictures and sound": ("generate", "upscale", "inpaint", "encode", "decode", "serve", "audio", "inspect"),
-    "Make bundles": ("export", "calibrate", "step-cache", "build", "upgrade", "triton"),
+    "Make bundles": ("export", "models", "calibrate", "step-cache", "build", "upgrade", "triton"),
     "Measure and check": ("compare", "presets", "bench", "estimate", "verify", "sign", "doctor"),
 }
 
@@ -107,8 +108,9 @@ def cli() -> None:
     """Latent diffusion, exported once and run lean: no torch at run time.
 
     \b
-    latentrt generate "a red apple" --seed 7     a picture, with the built-in model "emoji"
-    latentrt export CHECKPOINT OUT               a bundle from your own checkpoint
+    latentrt generate "a red apple" --seed 7     a picture by the built-in model, which knows 561 emoji
+    latentrt generate "a castle" --bundle FILE   a picture by your own checkpoint, exported once
+    latentrt export CHECKPOINT OUT               a bundle from it, with options
     latentrt COMMAND --help                      options of a command; more in docs/
     """
 
@@ -116,6 +118,7 @@ def cli() -> None:
 def main() -> None:
     """Runs the command line and exits with its status."""
     open_streams()
+    show_messages()
     try:
         sys.exit(cli(standalone_mode=False))
     except click.ClickException as error:

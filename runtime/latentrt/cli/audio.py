@@ -60,7 +60,7 @@ def hertz_of(_context: click.Context, _option: click.Parameter, value: str | Non
     "--iterations", type=int, metavar="N", default=32, show_default=True, help="Iterations of Griffin-Lim's algorithm."
 )
 @click.option(
-    "--bundle", metavar="DIR", help="Bundle that generates the spectrogram of a prompt: a folder, or a built-in model."
+    "--bundle", metavar="MODEL", help="Model that generates the spectrogram of a prompt: bundle's folder or checkpoint."
 )
 @click.option("--clips", type=int, metavar="N", default=1, show_default=True, help="Pictures, joined to one sound.")
 @click.option("--to-prompt", metavar="TEXT", help="Prompt of the last clip; prompts between are blended.")

@@ -13,7 +13,7 @@ import click
 from latentrt.cli.engine_option import engine_option
 from latentrt.cli.lora_option import lora_option
 from latentrt.cli.memory_option import memory_option
-from latentrt.cli.output import as_json, echo, print_json, progress_bar
+from latentrt.cli.output import as_json, echo, note, print_json, progress_bar
 from latentrt.cli.parsing import size_of
 from latentrt.cli.request_options import (
     AFTER_SIZE,
@@ -41,7 +41,11 @@ if TYPE_CHECKING:
 @click.command(cls=RequestCommand)
 @click.argument("prompt", required=False)
 @first(
-    "--bundle", default="emoji", metavar="DIR", show_default=True, help="Bundle: a folder, or a built-in model's name."
+    "--bundle",
+    default="emoji",
+    metavar="MODEL",
+    show_default=True,
+    help="Bundle's folder, name in `latentrt models`, or checkpoint, exported once.",
 )
 @request_options(first=BEFORE_SIZE)
 @first(
@@ -57,7 +61,7 @@ if TYPE_CHECKING:
     "--out",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Picture to write: .png, .jpg, .webp; of frames .gif, .apng.  [default: SEED.png]",
+    help="Picture to write, or to replace: .png, .jpg, .webp; of frames .gif, .apng.  [default: SEED.png]",
 )
 @request_options()
 @grouped(
@@ -74,7 +78,7 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Folder of the LoRA files in <lora:NAME:0.8>.  [default: LATENTRT_LORAS]",
 )
-@grouped("sampling", "--refiner", metavar="DIR", help="Bundle that takes the last steps, such as SDXL's refiner.")
+@grouped("sampling", "--refiner", metavar="MODEL", help="Model that takes the last steps, such as SDXL's refiner.")
 @grouped(
     "sampling",
     "--refine-from",
@@ -118,8 +122,11 @@ def generate(
     \b
     latentrt generate "a red apple" --seed 7 --out apple.png
     latentrt generate "a green apple" --init apple.png --strength 0.6
+    latentrt generate "a red apple" --bundle model.safetensors
 
-    Options that are not given take the bundle's default, or the sampler's. docs/options.md says more of each.
+    A checkpoint (.safetensors file or diffusers folder) is exported into your cache when it is first used, which needs
+    `pip install 'latentrt[cpu,export]'`; `latentrt models` lists what is there. Options that are not given take the
+    bundle's default, or the sampler's. docs/options.md says more of each.
     """
     from latentrt.pipeline.load import load
     from latentrt.pipeline.refine import handed_over
@@ -154,15 +161,16 @@ def written(
 
 
 def tell(results: Sequence[Result], files: list[list[Path]], *, as_json: bool, seeds: bool) -> None:
-    """Prints the files, or the report; and the seeds where no file name has them."""
+    """Prints the files, or the report; and on stderr the time, and the seeds where no file name has them."""
     if as_json:
         reports = [report(result, named) for result, named in zip(results, files, strict=True)]
         print_json(reports[0] if len(results) == 1 else {"runs": reports})
         return
     for file in dict.fromkeys(file for named in files for file in named):
         echo(file)
-    if seeds:
-        echo(f"seed {', '.join(map(str, dict.fromkeys(result.seeds[0] for result in results)))}", err=True)
+    told = [f"seed {', '.join(map(str, dict.fromkeys(result.seeds[0] for result in results)))}"] if seeds else []
+    spent, steps = sum(sum(result.timings.values()) for result in results), results[0].settings.schedule.steps
+    note(", ".join([*told, f"{steps} step{'s' * (steps != 1)}", f"{spent:.1f} s"]))
 
 
 def with_loras(pipeline: Pipeline, loras: list[Lora]) -> Pipeline:

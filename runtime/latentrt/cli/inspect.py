@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 # A path with such an ending is a picture, even if the file does not exist.
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".apng", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic")
-
+# Checkpoints, of which the bundle in the cache is shown.
+WEIGHTS = (".safetensors", ".ckpt")
 
 SHOWN_CLASSES = 3
 
@@ -33,13 +34,14 @@ def inspect(path: str, as_json: bool) -> None:
     PATH is a bundle's folder, a built-in model's name, or a picture by latentrt or another tool: AUTOMATIC1111, Forge,
     SD.Next, ComfyUI, InvokeAI, NovelAI, Fooocus ... Settings that latentrt also has are shown under latentrt's names.
     """
-    if Path(path).is_file() or Path(path).suffix.lower() in ENDINGS:
-        inspect_picture(Path(path), as_json)
+    file = Path(path)
+    if (file.is_file() and file.suffix.lower() not in WEIGHTS) or file.suffix.lower() in ENDINGS:
+        inspect_picture(file, as_json)
         return
     from latentrt.bundle.catalog import folder_of
     from latentrt.bundle.folder import open_bundle
 
-    bundle = open_bundle(folder_of(path), verify=False)
+    bundle = open_bundle(folder_of(path, export=False), verify=False)
     if as_json:
         print_json({"sha256": bundle.sha256, **asdict(bundle.manifest)})
     else:

@@ -6,15 +6,20 @@ A stream may be closed, a terminal, any object in its place, or have an encoding
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TextIO
 
 import click
 
 from latentrt.errors import EngineError, OutputError
+
+# Logs of a container or of CI show that something goes on, and stay short.
+SILENT_SECONDS = 10.0
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 
@@ -55,6 +60,12 @@ def echo(text: object, *, err: bool = False) -> None:
         raise OutputError(f"{'stderr' if err else 'stdout'}: cannot be written ({error.strerror or error})") from error
 
 
+def note(text: str) -> None:
+    """Prints a text on stderr, if it can be written: nothing is lost without it."""
+    with suppress(OSError):
+        echo(text, err=True)
+
+
 def encoding_of(stream: TextIO) -> str:
     """The encoding of a stream; UTF-8 if it has none."""
     return getattr(stream, "encoding", None) or "utf-8"
@@ -66,6 +77,22 @@ def silence(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     except (OSError, ValueError, AttributeError):
         return
+
+
+class Echo(logging.Handler):
+    """Prints messages of the library on stderr, without their level."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints one message, if stderr can be written."""
+        note(self.format(record))
+
+
+def show_messages() -> None:
+    """Prints the library's messages on stderr from now on: what takes long, and what is out of the ordinary."""
+    logger = logging.getLogger("latentrt")
+    if not logger.handlers:
+        logger.addHandler(Echo())
+        logger.setLevel(logging.INFO)
 
 
 def print_json(value: Any) -> None:
@@ -90,9 +117,9 @@ def on_terminal() -> bool:
 
 @contextmanager
 def progress_bar(label: str, total: int) -> Iterator[Callable[[], None]]:
-    """Yields a function that advances a bar on stderr by one; it does nothing if stderr is not a terminal."""
+    """Yields a function that advances a bar on stderr by one; where stderr is no terminal, it prints a few lines."""
     if not on_terminal():
-        yield lambda: None
+        yield lines_now_and_then(label, total)
         return
     from rich.console import Console
     from rich.progress import Progress
@@ -100,6 +127,20 @@ def progress_bar(label: str, total: int) -> Iterator[Callable[[], None]]:
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(label, total=total)
         yield lambda: progress.advance(task)
+
+
+def lines_now_and_then(label: str, total: int) -> Callable[[], None]:
+    """A function to be called for each of `total`; it prints how many are done, every SILENT_SECONDS at most."""
+    done, last = 0, time.monotonic()
+
+    def advance() -> None:
+        nonlocal done, last
+        done += 1
+        if done < total and time.monotonic() - last >= SILENT_SECONDS:
+            last = time.monotonic()
+            note(f"{label}: {done} of {total}")
+
+    return advance
 
 
 @contextmanager

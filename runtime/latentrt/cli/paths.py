@@ -12,15 +12,18 @@ from latentrt.errors import RequestError
 
 
 def bundle_argument(name: str) -> Callable[[Any], Any]:
-    """An argument for a bundle: a folder or a built-in model's name. Raises BundleError if there is no bundle."""
+    """An argument for a bundle: a folder, a checkpoint or a name. Raises BundleError if there is none."""
     return click.argument(name, callback=existing_bundle)
 
 
 def existing_bundle(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
-    """The value, if it names a bundle. Raises BundleError otherwise."""
+    """The value, if it names a bundle, or a checkpoint, which is exported when it is opened. Raises BundleError."""
     from latentrt.bundle.catalog import folder_of
+    from latentrt.bundle.checkpoint import is_checkpoint
     from latentrt.bundle.folder import MANIFEST, open_bundle
 
+    if is_checkpoint(Path(value)):
+        return value
     folder = folder_of(value)
     if not (folder / MANIFEST).is_file():
         open_bundle(folder, verify=False)  # raises the error with the reason

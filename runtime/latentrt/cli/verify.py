@@ -18,7 +18,7 @@ def verify(bundle: str, as_json: bool) -> None:
     from latentrt.bundle.catalog import folder_of
     from latentrt.bundle.folder import open_bundle
 
-    opened = open_bundle(folder_of(bundle))
+    opened = open_bundle(folder_of(bundle, export=False))
     files = opened.manifest.files
     size = sum(record.bytes for record in files.values())
     if as_json:

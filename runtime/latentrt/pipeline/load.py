@@ -1,4 +1,4 @@
-"""Loading of a bundle, a folder or a built-in model's name, as a pipeline."""
+"""Loading of a bundle, by its folder, its name or its checkpoint, as a pipeline."""
 
 from __future__ import annotations
 
@@ -35,7 +35,11 @@ def load(
     lora_dir: str | Path | None = None,
     loras: Mapping[str | Path, float | tuple[float, float]] | None = None,
 ) -> Pipeline:
-    """Returns a pipeline for a bundle's folder, or for a built-in model by name ("emoji").
+    """Returns a pipeline for a bundle: its folder, a built-in model's name ("emoji"), or a name in `latentrt models`.
+
+    A checkpoint, a .safetensors file or a diffusers folder, is exported into the user's cache first, unless its content
+    was exported before. This takes minutes, needs the packages of the extra `export`, and runs in a process of its own,
+    which logs its stages to the logger "latentrt". `latentrt export` offers a choice of options, where this has none.
 
     engine: a name in `latentrt.engines.ENGINES`, whose package must be installed; "cpu", which is ONNX Runtime; or
     "auto", the fastest installed engine for a CPU, measured once per model if several are installed, or the engine in
@@ -47,7 +51,8 @@ def load(
     default: the environment variable LATENTRT_LORAS. loras: LoRA files and their scales for every prompt, as in
     `Pipeline.with_loras`. With either, "auto" is ONNX Runtime. A pipeline may be
     used from several threads. Of an autoencoder alone, the pipeline serves `latentrt.Codec`. Raises BundleError or
-    EngineError, and CheckpointError for LoRA files.
+    EngineError; CheckpointError for checkpoints and LoRA files; OutputError if the cache cannot be written, and
+    FidelityError if an export loses too much.
     """
     engine_kind(engine)
     opened = open_bundle(folder_of(bundle), verify=verify)

@@ -69,7 +69,7 @@ def number(name: str, default: float | None, help: str, metavar: str = "N", kind
 @click.option("--log", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Form of the logs.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True)
 def serve(bundles: tuple[str, ...], models: Path | None, host: str, port: int, **options: Any) -> None:
-    """Serve BUNDLES over HTTP: folders, or names of built-in models; without any, the model "emoji".
+    """Serve BUNDLES over HTTP: folders, checkpoints, or names in `latentrt models`; without any, the model "emoji".
 
     \b
     latentrt serve
@@ -130,9 +130,11 @@ def sign_with(certificate: Path | None, key: Path | None) -> None:
 
 
 def folders_of(bundles: tuple[str, ...], models: Path | None) -> dict[str, str]:
-    """The bundles by the names that clients call them: that of their folder. Raises RequestError for two of a name."""
+    """The bundles by the names of their folders or files, as clients call them. Raises RequestError for two alike."""
+    from latentrt.bundle.checkpoint import is_checkpoint, name_of
+
     found = [*bundles, *(map(str, bundles_in(models)) if models else [])] or [BUILT_IN]
-    names = [Path(one).resolve().name for one in found]
+    names = [name_of(Path(one)) if is_checkpoint(Path(one)) else Path(one).resolve().name for one in found]
     for name in names:
         if names.count(name) > 1:
             raise RequestError(f"bundles: got two of the name {name!r}, expected folders of different names")

@@ -1,5 +1,6 @@
 """Output streams of commands: closed ones, encodings that lack characters, objects in place of a stream."""
 
+import errno
 import io
 import json
 import os
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from latentrt.cli.output import echo, on_terminal, print_json, progress_bar, progress_to
+from latentrt.cli.output import echo, note, on_terminal, print_json, progress_bar, progress_to
 from latentrt.errors import OutputError
 
 BLOCKER = """
@@ -141,3 +142,24 @@ def test_a_command_without_its_extra_says_what_to_install(tmp_path: Path, argume
 def test_a_slip_of_a_command_is_told(tmp_path: Path, typed: str, meant: str) -> None:
     done = shell(f"{typed} x", tmp_path)
     assert done.returncode == 2 and f"Did you mean '{meant}'?" in done.stderr.decode()
+
+
+def test_without_a_terminal_a_line_is_printed_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    stderr, clock = io.StringIO(), iter([0.0, 4.0, 11.0, 11.0, 20.0, 40.0])
+    monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setattr("latentrt.cli.output.time.monotonic", lambda: next(clock))
+    with progress_bar("drawing", 4) as advance:
+        for _ in range(4):
+            advance()
+    assert stderr.getvalue() == "drawing: 2 of 4\n"
+
+
+def test_a_note_that_cannot_be_written_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(sys, "stderr", Broken())
+    note("seed 7")
+    with pytest.raises(BrokenPipeError):
+        echo("seed 7", err=True)
