@@ -7,7 +7,7 @@ LOCKED := -c constraints.txt
 TORCH := torch==2.13.0
 TESTS := -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test sweeps test-latest lock check types bench model clean
+.PHONY: demo test sweeps test-latest lock check types bench model torture clean
 
 demo: $(VENV)/.runtime  ## Generate the first picture; installs what running needs, no torch.
 	$(BIN)/latentrt generate "a red apple" --seed 7 --out apple.png
@@ -17,6 +17,9 @@ test: $(VENV)/.dev  ## Run every test but the sweeps.
 
 sweeps: $(VENV)/.dev  ## Run the tests that go through all of something: every float, every round, every shape.
 	$(BIN)/python $(TESTS) -m sweep
+
+torture: $(VENV)/.dev  ## Hostile files and bad luck, hours of them; PART=0.01 for a quick look.
+	$(BIN)/python -m torture --part $(or $(PART),1)
 
 test-latest:  ## Run the tests on the newest version of everything, in an environment of its own; prints what broke.
 	$(PYTHON) -m venv $(VENV)-latest

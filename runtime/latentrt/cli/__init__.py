@@ -8,13 +8,14 @@ error (see `latentrt.errors`). A command's module is imported when it is called,
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import sys
 
 import click
 
-from latentrt.cli.output import echo, open_streams, show_messages
-from latentrt.errors import LatentError, OutOfMemoryError
+from latentrt.cli.output import echo, open_streams, show_messages, silence
+from latentrt.errors import LatentError, OutOfMemoryError, OutputError
 from latentrt.extensions import COMMANDS as EXTENSIONS
 from latentrt.version import VERSION
 
@@ -127,6 +128,12 @@ def main() -> None:
     except LatentError as error:
         echo(f"error: {error}", err=True)
         sys.exit(error.exit_status)
+    except OSError as error:  # of click's own writing, for --help and --version
+        if error.errno != errno.ENOSPC or error.filename is not None:
+            raise
+        silence(sys.stdout)
+        echo(f"error: stdout: cannot be written ({error.strerror})", err=True)
+        sys.exit(OutputError.exit_status)
     except MemoryError as error:  # Python's, NumPy's or Pillow's, outside a run
         echo(
             f"error: out of memory ({str(error) or 'no more is given'}); ask for less, or close other programs",

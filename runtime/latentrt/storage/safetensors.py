@@ -61,7 +61,8 @@ class StoredTensor:
         Raises CheckpointError for a type that NumPy cannot read, and if the file has changed since it was opened.
         """
         if self.dtype not in DTYPES:
-            raise CheckpointError(f"{self.file} has a tensor of type {self.dtype!r}, expected one of {', '.join(DTYPES)}")
+            expected = ", ".join(DTYPES)
+            raise CheckpointError(f"{self.file} has a tensor of type {self.dtype!r}, expected one of {expected}")
         try:
             if stamp_of(self.file) != self.stamp:
                 raise CheckpointError(f"{self.file} changed since it was opened: open it again")

@@ -116,8 +116,9 @@ def test_a_closed_object_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     echo("done", err=True)
 
 
-def test_a_full_disk_behind_stdout_is_one_line(tmp_path: Path) -> None:
-    done = shell("doctor --json > /dev/full", tmp_path)
+@pytest.mark.parametrize("words", ["doctor --json", "--help", "generate --help", "--version"])
+def test_a_full_disk_behind_stdout_is_one_line(tmp_path: Path, words: str) -> None:
+    done = shell(f"{words} > /dev/full", tmp_path)
     assert (done.returncode, done.stderr.count(b"\n")) == (OutputError.exit_status, 1), done.stderr
 
 

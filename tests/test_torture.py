@@ -1,0 +1,43 @@
+"""Rows of the torture suite with few cases, so that the suite itself stays whole; `make torture` runs all of them."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+
+from torture.__main__ import ROWS
+from torture.corruption import flipped
+from torture.tally import Given, Tally
+
+SMALL = {"malformed": 240, "paths": 1, "corruption": 3, "races": 3, "trust": 20, "bombs": 1, "infotext": 40, "audit": 1}
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("name", SMALL)
+def test_a_row_finds_no_fault(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    (scratch := tmp_path / "scratch").mkdir()
+    module, function = ROWS[name].run.split(":")
+    tally = getattr(importlib.import_module(f"torture.{module}"), function)(Given(1, SMALL[name], scratch))
+    assert tally.cases >= SMALL[name]
+    assert tally.faults == []
+
+
+def test_every_row_has_its_function() -> None:
+    for row in ROWS.values():
+        module, function = row.run.split(":")
+        assert callable(getattr(importlib.import_module(f"torture.{module}"), function))
+
+
+def test_a_tally_tells_a_crash_from_a_refusal() -> None:
+    tally = Tally()
+    assert tally.attempt("fine", lambda: 1)
+    assert not tally.attempt("a bug", lambda: {}["missing"])
+    assert tally.outcomes == {"read": 1, "crashed": 1}
+    assert tally.faults == ["a bug: KeyError: 'missing'"]
+
+
+def test_one_bit_is_flipped() -> None:
+    content = bytes(range(64))
+    changed = flipped(content, Given(0, 1, Path()).random)
+    assert sum((a ^ b).bit_count() for a, b in zip(content, changed, strict=True)) == 1

@@ -1,0 +1,229 @@
+"""`kill -9` at any moment of a write: what others see is whole or not there, and the next start works.
+
+Beside it, a writer that opens the file and writes, as most programs do.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from latentrt.bundle.catalog import folder_of
+from latentrt.bundle.folder import MANIFEST, check_files, check_hashes, open_bundle, parsed
+from latentrt.bundle.manifest_hash import KEY
+from latentrt.bundle.upgrade import upgrade
+from latentrt.engines import openvino_cache
+from latentrt.engines.nvidia.plans import PlanStore
+from latentrt.errors import LatentError
+from latentrt.storage.atomic import new_file, new_folder
+from torture.races import key_of
+from torture.tally import Given, Tally
+
+CONTENTS = tuple(bytes([number]) * (1 << 20) for number in range(4))
+LONGEST_S = 0.03
+# Of the count, by kind: an export loads torch first, and takes seconds.
+SHARES = {"file": 0.3, "folder": 0.3, "plan": 0.2, "OpenVINO's cache": 0.1, "upgrade": 0.07, "step cache": 0.03}
+
+
+@dataclass(frozen=True)
+class Writer:
+    """write: writes again and again, until it is killed. check: raises AssertionError for what must not be seen."""
+
+    write: Callable[[], None]
+    check: Callable[[], None]
+    longest: float = LONGEST_S
+
+
+def run(asked: Given) -> Tally:
+    """The count of kills, over all kinds; then the plain writer, a fifth of it."""
+    os.environ["XDG_STATE_HOME"] = str(asked.scratch / "state")
+    tally, chance = Tally(), asked.random
+    for kind, share in SHARES.items():
+        folder = asked.scratch / kind.replace(" ", "-")
+        folder.mkdir()
+        writer = WRITERS[kind](folder)
+        for number in range(max(1, round(asked.count * share))):
+            kill(writer, chance)
+            try:
+                writer.check()
+            except (AssertionError, LatentError, ValueError, OSError) as error:
+                tally.add("damaged", fault=f"{kind}, kill {number}: {error!r}"[:300])
+            else:
+                tally.add("whole")
+    plain = plain_writer(asked.scratch)
+    broken = 0
+    for _ in range(asked.count // 5):
+        kill(plain, chance)
+        try:
+            plain.check()
+        except AssertionError:
+            broken += 1
+    tally.note = f"open and write instead: {broken} of {asked.count // 5} damaged"
+    return tally
+
+
+def kill(writer: Writer, chance: random.Random) -> None:
+    """Lets a child write, and kills it after a random time."""
+    child = os.fork()
+    if child == 0:
+        os.setpgid(0, 0)
+        try:
+            while True:
+                writer.write()
+        finally:
+            os._exit(1)
+    os.setpgid(child, child)  # in both, because either may be first
+    time.sleep(chance.random() * writer.longest)
+    os.killpg(child, signal.SIGKILL)  # with the command that it runs
+    os.waitpid(child, 0)
+
+
+def plain_writer(folder: Path) -> Writer:
+    """Opens the file and writes."""
+    file = folder / "plain"
+
+    def write() -> None:
+        for content in CONTENTS:
+            file.write_bytes(content)
+
+    return Writer(write, lambda: check_file(file))
+
+
+def check_file(file: Path) -> None:
+    """The file is one of the contents, or not there yet."""
+    assert not file.exists() or file.read_bytes() in CONTENTS, "neither the old nor the new content"
+
+
+def files(folder: Path) -> Writer:
+    """One file that is replaced again and again."""
+    file = folder / "file"
+
+    def write() -> None:
+        for content in CONTENTS:
+            with new_file(file) as temporary:
+                temporary.write_bytes(content)
+
+    return Writer(write, lambda: check_file(file))
+
+
+def folders(folder: Path) -> Writer:
+    """A folder of two files, made and removed."""
+    path = folder / "folder"
+
+    def write() -> None:
+        shutil.rmtree(path, ignore_errors=True)
+        with new_folder(path) as temporary:
+            for number, content in enumerate(CONTENTS[:2]):
+                (temporary / str(number)).write_bytes(content)
+
+    def check() -> None:
+        names = sorted(one.name for one in path.iterdir()) if path.is_dir() else []
+        # `rmtree` of the writer may have been killed in its middle: what is left must be whole.
+        assert all((path / name).read_bytes() == CONTENTS[int(name)] for name in names), "a file cut short"
+        shutil.rmtree(path, ignore_errors=True)
+
+    return Writer(write, check)
+
+
+def plans(folder: Path) -> Writer:
+    """A plan and its signed record."""
+    numbers = iter(range(10**9))
+
+    def write() -> None:
+        PlanStore(folder).build(key_of(next(numbers)), lambda path: None if path.write_bytes(CONTENTS[1]) else None)
+
+    def check() -> None:
+        store = PlanStore(folder)
+        for key in store.keys():
+            opened = store.open(key)
+            assert opened is not None, "a record without its plan"
+            with opened:
+                assert opened.read() == CONTENTS[1], "a plan cut short"
+        store.build(key_of(-1), lambda path: None if path.write_bytes(CONTENTS[1]) else None)
+        left = [one.name for one in folder.iterdir() if one.name.startswith(".") and one.suffix in (".plan", ".json")]
+        assert not left, f"left after the next build: {left}"
+        shutil.rmtree(folder)
+        folder.mkdir()
+
+    return Writer(write, check)
+
+
+def compiled(folder: Path) -> Writer:
+    """OpenVINO's cache: the record is written after what OpenVINO wrote."""
+    cache = folder / ("0" * 16)
+
+    def write() -> None:
+        with openvino_cache.cache_settings(cache) as settings:
+            assert settings
+            for number, content in enumerate(CONTENTS):
+                (cache / f"{number}.blob").write_bytes(content)
+        shutil.rmtree(cache)
+
+    def check() -> None:
+        with openvino_cache.cache_settings(cache):
+            for blob in cache.glob("*.blob"):
+                assert blob.read_bytes() == CONTENTS[int(blob.stem)], "a compiled graph cut short"
+
+    return Writer(write, check)
+
+
+def upgraded(folder: Path) -> Writer:
+    """bundle.json, rewritten from an older form."""
+    source = folder_of("emoji")
+    older = json.loads((source / MANIFEST).read_bytes())
+    del older[KEY]
+    texts = (json.dumps(older).encode(), (source / MANIFEST).read_bytes())
+    for file in older["files"]:
+        (folder / file).parent.mkdir(exist_ok=True)
+        (folder / file).hardlink_to(source / file)
+    (folder / MANIFEST).write_bytes(texts[0])
+
+    def write() -> None:
+        upgrade(folder)
+        with new_file(folder / MANIFEST) as temporary:
+            temporary.write_bytes(texts[0])
+
+    def check() -> None:
+        assert (folder / MANIFEST).read_bytes() in texts, "bundle.json is neither the old nor the new one"
+        parsed(folder, (folder / MANIFEST).read_bytes())
+
+    return Writer(write, check, longest=0.3)
+
+
+def cut(folder: Path) -> Writer:
+    """A whole command that writes a bundle of 27 MB: `latentrt step-cache`."""
+    out = folder / "out"
+    command = [sys.executable, "-m", "latentrt", "step-cache", "emoji", str(out), "--boundary", "1"]
+
+    def write() -> None:
+        subprocess.run(command, check=True, capture_output=True)
+        shutil.rmtree(out)
+
+    def check() -> None:
+        time.sleep(0.01)
+        if out.is_dir():
+            bundle = open_bundle(out, verify=False)
+            check_files(out, bundle.manifest)
+            check_hashes(out, bundle.manifest)
+            shutil.rmtree(out)
+
+    return Writer(write, check, longest=8.0)
+
+
+WRITERS: dict[str, Callable[[Path], Writer]] = {
+    "file": files,
+    "folder": folders,
+    "plan": plans,
+    "OpenVINO's cache": compiled,
+    "upgrade": upgraded,
+    "step cache": cut,
+}
