@@ -23,7 +23,8 @@ def run(asked: Given) -> Tally:
     """Rounds of 8 processes."""
     tally, context = Tally(), multiprocessing.get_context("fork")
     made, seen = asked.scratch / "made", asked.scratch / "seen"
-    made.touch(), seen.touch()
+    for file in (made, seen):
+        file.touch()
     os.environ["XDG_STATE_HOME"] = str(asked.scratch / "state")
     barrier = context.Barrier(PROCESSES)
     arguments = (barrier, asked.scratch / "plans", asked.count, made, seen)

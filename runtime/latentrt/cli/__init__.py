@@ -32,6 +32,7 @@ __all__ = [
     "parsing",
     "paths",
     "request_options",
+    "show_option",
     "text_options",
 ]
 

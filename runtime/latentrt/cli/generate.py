@@ -25,6 +25,7 @@ from latentrt.cli.request_options import (
     grouped,
     request_options,
 )
+from latentrt.cli.show_option import show, show_option
 from latentrt.cli.text_options import text_options, texts_kept
 from latentrt.errors import RequestError
 from latentrt.request.request import RANDOM
@@ -104,6 +105,7 @@ if TYPE_CHECKING:
     help="Animation: frames per second.",
 )
 @text_options(partial(grouped, "output"))
+@show_option(partial(grouped, "output"))
 @as_json
 def generate(
     prompt: str | None,
@@ -115,6 +117,7 @@ def generate(
     refine_from: float,
     as_json: bool,
     per_second: float,
+    form: str | None,
     **options: Any,
 ) -> None:
     """Generate pictures for PROMPT.
@@ -145,6 +148,7 @@ def generate(
         runs = [pipeline.steps(request) for request in wanted]  # all are checked before the first picture is made
         results = [finished(runs.pop(0)) for _ in wanted]  # a run that is done holds no weights of its tags
     files = written(results, out, animated=animated, per_second=per_second, texts=texts)
+    show((image for result in results for image in result.images), form)
     tell(results, files, as_json=as_json, seeds=out is not None and options["seed"] in (None, RANDOM))
 
 

@@ -68,6 +68,16 @@ def test_generate_prints_json_on_stdout_and_writes_the_picture(drawn):
     assert [path.name for path in folder.iterdir()] == ["a.png"]
 
 
+@pytest.mark.parametrize(("words", "begins"), [(["--show", "kitty"], "\x1b_G"), (["--show"], "\x1b[38;2;")])
+def test_show_draws_on_stderr(here, capsys, monkeypatch, words, begins):
+    for name in ("KITTY_WINDOW_ID", "TERM_PROGRAM"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    assert here("generate", "a red apple", *words, "--steps", "1", "--size", "64x64", "--out", "a.png") == 0
+    told = capsys.readouterr()
+    assert told.out == "a.png\n" and begins in told.err
+
+
 def test_inspect_tells_how_a_picture_was_made(drawn):
     folder, _ = drawn
     record = json.loads(run("inspect", "a.png", "--json", cwd=folder).stdout)
