@@ -79,7 +79,9 @@ def attention_factor(config: Config) -> int:
 
 
 def multiple_of(config: Config) -> int:
-    """The number of which the sides of latents must be multiples for the UNet of that config."""
+    """The number of which the sides of latents must be multiples for the denoiser of that config."""
+    if "patch_size" in config:
+        return int(config["patch_size"])
     levels = len(config["block_out_channels"])
     return int(2 ** (levels - 1)) if config.get("_class_name") == "UNet2DModel" else 1
 

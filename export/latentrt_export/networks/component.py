@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from latentrt.bundle.sources import InputSource, Role
 from latentrt.tensors import TensorSpec
+from latentrt_export.graph.precision import FloatPrecision
 
 # (batch, height, width) in latents: even sides, and sides that every level rounds.
 PROBES = ((2, 16, 24), (1, 9, 13))
@@ -30,9 +31,9 @@ class Probe:
 class Part:
     """One component to export. `build` makes the module to trace, of which the original may not survive the making.
 
-    float32: whether it is exported in fp32 whatever the precision, because its values leave fp16's range. multiple:
-    sides in latents must be multiples of it. role, sources, controls, attention_factor: see
-    `latentrt.bundle.manifest.Component`.
+    float32: whether it is exported in fp32 whatever the precision, because its values leave fp16's range. wide: whether
+    fp16 is w16 for it, weights in fp16 and values in float32, for the same reason. multiple: sides in latents must be
+    multiples of it. role, sources, controls, attention_factor: see `latentrt.bundle.manifest.Component`.
     """
 
     name: str
@@ -46,6 +47,13 @@ class Part:
     sources: Mapping[str, InputSource] = field(default_factory=dict, kw_only=True)
     controls: tuple[str, ...] = field(default=(), kw_only=True)
     attention_factor: int = field(default=1, kw_only=True)
+    wide: bool = field(default=False, kw_only=True)
+
+    def precision(self, wanted: FloatPrecision) -> FloatPrecision:
+        """The precision that it is exported in where a bundle's is `wanted`."""
+        if self.float32:
+            return "fp32"
+        return "w16" if self.wide and wanted == "fp16" else wanted
 
 
 def sample_spec(network: ControlNetModel | UNet2DConditionModel | UNet2DModel) -> TensorSpec:
