@@ -21,6 +21,7 @@ REPLACEMENTS = 2
 UNIGRAM = 1
 # Kinds of a field: a number of any length, eight bytes, bytes with their length before them, four bytes.
 VARINT, EIGHT, BYTES, FOUR = 0, 1, 2, 5
+CUT_OFF = "got {} bytes, expected more: the file is cut off"
 WIDTHS = {EIGHT: 8, FOUR: 4}
 
 
@@ -74,7 +75,7 @@ def fields_of(content: Value) -> Iterator[tuple[int, Value]]:
             continue
         length, place = varint(content, place) if kind == BYTES else (WIDTHS[kind], place)
         if place + length > len(content):
-            raise ValueError(f"got {len(content)} bytes, expected more: the file is cut off")
+            raise ValueError(CUT_OFF.format(len(content)))
         yield number, content[place : place + length]
         place += length
 
@@ -82,9 +83,10 @@ def fields_of(content: Value) -> Iterator[tuple[int, Value]]:
 def varint(content: bytes, place: int) -> tuple[int, int]:
     """The number that begins there, seven bits a byte and the lowest first, and the place after it."""
     number = shift = 0
-    while True:
+    while place < len(content):
         byte = content[place]
         number |= (byte & 0x7F) << shift
         shift, place = shift + 7, place + 1
         if byte < 0x80:
             return number, place
+    raise ValueError(CUT_OFF.format(len(content)))
