@@ -49,7 +49,7 @@ from latentrt_export.lora_table.table import with_table
 from latentrt_export.networks.autoencoder import latent_channels
 from latentrt_export.networks.component import Config, Part, pixels_of
 from latentrt_export.options import ExportOptions as ExportOptions
-from latentrt_export.options import refuse_pictures, with_networks, without_pickles
+from latentrt_export.options import refuse_for_transformers, refuse_pictures, with_networks, without_pickles
 from latentrt_export.preview import fit_to_rgb
 from latentrt_export.step_cache import with_step_cache
 
@@ -181,6 +181,7 @@ def prepare_checkpoint(source: Path, options: ExportOptions, progress: Progress)
         progress(line)
     if table := checkpoint.components.get("class_embedding"):
         classes_of(table.config)  # raises for names that do not fit, before anything is traced
+    refuse_for_transformers(checkpoint, options)
     checkpoint = with_networks(checkpoint, options)
     if not checkpoint.family.encoders:
         refuse_words(checkpoint, options)

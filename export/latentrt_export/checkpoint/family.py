@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from latentrt.bundle.sources import ExtraChannels, ExtraChannelsName, SizeId
+from latentrt.bundle.sources import DENOISERS, ExtraChannels, ExtraChannelsName, SizeId
 from latentrt_export.checkpoint.config_defaults import DEFAULTS
 from latentrt_export.checkpoint.layouts import Tensors
 from latentrt_export.checkpoint.tokenizer import CLIP
@@ -13,8 +13,6 @@ from latentrt_export.networks.component import Config
 
 # The text encoder of a prior.
 PRIOR_ENCODER = "prior_text_encoder"
-# Components that denoise: a UNet, or a transformer.
-DENOISERS = ("unet", "transformer")
 # Extra channels of the UNets that were trained from a text-to-image model: none, inpainting, InstructPix2Pix.
 TEXT_TO_IMAGE_EXTRA: tuple[tuple[ExtraChannelsName, ...], ...] = ((), ("mask", "masked_image"), ("image",))
 

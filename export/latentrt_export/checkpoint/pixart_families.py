@@ -35,6 +35,7 @@ PIXART_FAMILIES = (
         name="pixart-sigma",
         pipelines=("PixArtSigmaPipeline", "PixArtSigmaPAGPipeline"),
         encoders={"text_encoder": Encoder(vocabulary=T5, tokens=300)},
+        values={**VALUES, "transformer": {**VALUES["transformer"], "use_additional_conditions": False}},
         float32_vae=True,
     ),
     pixart(

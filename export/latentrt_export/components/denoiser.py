@@ -87,7 +87,9 @@ def multiple_of(config: Config) -> int:
 
 
 def last_skips(config: Config) -> int:
-    """The number of concatenations with skips in the last up block of the UNet of that config."""
+    """The number of concatenations with skips in the last up block of the denoiser of that config; 0 without any."""
+    if "patch_size" in config:  # a transformer
+        return 0
     layers = config.get("layers_per_block", 2)  # diffusers' default
     return 1 + int(layers if isinstance(layers, int) else layers[0])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -39,6 +39,9 @@ SHALLOW_ROLES: tuple[Role, ...] = ("shallow_denoiser", "shallow_controlnet")
 # Roles of components that are called between the first step and the last.
 LOOP_ROLES: tuple[Role, ...] = ("denoiser", "controlnet", *SHALLOW_ROLES)
 
+# Names of components that are denoisers: a UNet, or a transformer.
+DENOISERS = ("unet", "transformer")
+
 SourceKind = Literal["latents", "timestep", "text", "request", "component", "control", "image", "features", "positions"]
 Per = Literal["model", "run", "prompt", "step", "row"]
 TextOutput = Literal["context", "pooled"]
@@ -63,6 +66,11 @@ PIXELS: Mapping[ExtraChannelsName, tuple[int, tuple[float, float] | None]] = {
     LOW_RESOLUTION: (3, (-1.0, 1.0)),
     SEGMENTATION: (3, None),
 }
+
+
+def denoiser_in(names: Iterable[str]) -> str:
+    """The name of the denoiser among those of components, of which it is one."""
+    return next(name for name in names if name in DENOISERS)
 
 
 @dataclass(frozen=True)

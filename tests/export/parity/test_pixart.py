@@ -3,9 +3,13 @@
 from dataclasses import replace
 
 import pytest
-from diffusers import DDIMScheduler, EulerDiscreteScheduler
+import torch
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, PixArtAlphaPipeline
+from safetensors.torch import save_file
 
 import latentrt
+from latentrt.errors import LatentError
+from latentrt.request.control import Control
 from latentrt.request.request import Request
 from tests.export import pixart
 from tests.export.controls import noise
@@ -14,6 +18,7 @@ from tests.export.pixart import PROMPT, SIZE
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 LEAST_DB = 100.0
+CACHED = {"cache": 2, "cache_of": "prediction"}
 EMPTY = " "  # of which nothing is left, as of an empty prompt
 LONG = "two cats on a table at dawn, " * 12
 
@@ -116,3 +121,85 @@ def test_the_bundle_says_how_each_input_is_made(pair):
     }
     assert manifest.text is not None and not manifest.text.padded and manifest.tokenizer.bos is None
     assert manifest.defaults.guidance == 4.5 and manifest.latents.pixel_multiple == 16
+
+
+def test_lora_files_are_refused_with_a_reason(pair, tmp_path):
+    save_file(
+        {"a.lora_down.weight": torch.ones(2, 2), "a.lora_up.weight": torch.ones(2, 2)}, tmp_path / "a.safetensors"
+    )
+    with pytest.raises(LatentError, match="a pixart-sigma model without unet, expected a Stable Diffusion model"):
+        pair.ours.with_loras({tmp_path / "a.safetensors": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [
+        ({"cache": 2}, "has no shallow UNet"),
+        ({"width": 72}, "width: got 72"),
+        ({"clip_skip": 2}, "clip_skip: got 2"),
+        ({"controls": [Control("canny", "x.png")]}, "has none of them"),
+        ({"original_size": (64, 64)}, "do not take it"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else next(iter(value)),
+)
+def test_requests_that_the_model_cannot_take_are_refused(pair, field, words):
+    with pytest.raises(LatentError, match=words):
+        pair.ours.generate(PROMPT, **{**SIZE, "steps": 1, **field})
+
+
+def test_a_prediction_may_be_kept_from_step_to_step(pair):
+    request = {"prompt": "cats", "steps": 4, "seed": 0, **SIZE}
+    plain, cached = (list(pair.ours.steps(Request(**request, **more))) for more in ({}, CACHED))
+    assert [step.cached for step in cached] != [False] * 4
+    assert 20 < pixart.psnr_of(cached[-1].latents, plain[-1].latents) < LEAST_DB
+
+
+def test_tiles_have_the_positions_of_pictures_of_their_size(pair):
+    """A window of the whole picture is no tile; smaller ones change it."""
+    plain, whole, tiled = (
+        list(pair.ours.steps(Request("cats", steps=2, seed=0, width=64, height=64, **more)))[-1].latents
+        for more in ({}, {"window": 64, "stride": 64}, {"window": 32, "stride": 16})
+    )
+    assert abs(plain - whole).max() < 1e-5 < abs(plain - tiled).max()
+
+
+def test_a_run_is_planned_into_a_budget_of_memory(pair):
+    with latentrt.load(pair.pair.folder / "bundle", engine="onnxruntime", memory_budget=10**9) as ours:
+        made = ours.generate("cats", steps=1, seed=0, **SIZE)
+        with pytest.raises(LatentError, match="memory budget"):
+            ours.generate("cats", steps=1, seed=0, width=1 << 15, height=1 << 15)
+    assert made.images[0].size == (96, 64)
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize(("precision", "least"), [("w16", 60.0), ("fp16", 40.0)])
+def test_half_precisions(tmp_path, precision, least):
+    pair = pixart.opened_pair(tmp_path, precision=precision)
+    with pair.ours:
+        components = pair.ours.bundle.manifest.components
+        found = pair.psnr(steps=4, guidance=4.5, negative="fog")
+    print(f"{found:.1f} dB")
+    assert components["text_encoder"].precision == "w16" and components["transformer"].precision == precision
+    assert found >= least
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("changes", [{}, {**pixart.SIZED, "sample_size": 128}], ids=["512", "1024"])
+@pytest.mark.parametrize("guidance", [1.0, 4.5])
+def test_pixart_alpha(tmp_path, changes, guidance):
+    """At one step, diffusers takes the model for one that was distilled into one."""
+    pair = pixart.opened_pair(tmp_path, PixArtAlphaPipeline, changes=changes)
+    with pair.ours:
+        found = [pair.psnr(batch=batch, steps=steps, guidance=guidance) for steps, batch in ((2, 1), (4, 3), (20, 1))]
+    print(*(f"{one:.1f} dB" for one in found))
+    assert min(found) >= LEAST_DB
+
+
+@pytest.mark.sweep
+@pytest.mark.parametrize("changes", [{"sample_size": 64, "interpolation_scale": None}, {"patch_size": 4}])
+def test_other_shapes(tmp_path, changes):
+    pair = pixart.opened_pair(tmp_path, changes=changes)
+    with pair.ours:
+        found = pair.psnr(steps=3, guidance=4.5)
+    print(f"{found:.1f} dB")
+    assert found >= LEAST_DB
