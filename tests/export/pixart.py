@@ -13,6 +13,7 @@ from diffusers import (
     AutoencoderKL,
     DiffusionPipeline,
     DPMSolverMultistepScheduler,
+    PixArtAlphaPipeline,
     PixArtSigmaPipeline,
     PixArtTransformer2DModel,
 )
@@ -39,6 +40,14 @@ TRANSFORMER = {
 }
 # The changes of a model that takes the picture's size, whose width has room for three embeddings of it.
 SIZED = {"attention_head_dim": 12, "cross_attention_dim": 48, "use_additional_conditions": True}
+# Pipelines of both papers, with the changes of their transformers.
+KINDS = {
+    "PixArt-Sigma": (PixArtSigmaPipeline, {}),
+    "PixArt-Alpha": (PixArtAlphaPipeline, {**SIZED, "sample_size": 128}),
+}
+# Steps and batch of the requests that are compared, each with and without guidance. At one step, diffusers takes
+# PixArt-Alpha for a model that was distilled into one.
+COUNTS, GUIDANCE = ((2, 1), (4, 3), (20, 1)), (1.0, 4.5)
 VAE = {**tiny.VAE, "scaling_factor": 0.13025, "force_upcast": True}
 SCHEDULER = partial(DPMSolverMultistepScheduler, beta_start=0.0001, beta_end=0.02, beta_schedule="linear")
 

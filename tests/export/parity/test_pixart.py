@@ -124,9 +124,8 @@ def test_the_bundle_says_how_each_input_is_made(pair):
 
 
 def test_lora_files_are_refused_with_a_reason(pair, tmp_path):
-    save_file(
-        {"a.lora_down.weight": torch.ones(2, 2), "a.lora_up.weight": torch.ones(2, 2)}, tmp_path / "a.safetensors"
-    )
+    tensors = {f"a.lora_{way}.weight": torch.ones(2, 2) for way in ("down", "up")}
+    save_file(tensors, tmp_path / "a.safetensors")
     with pytest.raises(LatentError, match="a pixart-sigma model without unet, expected a Stable Diffusion model"):
         pair.ours.with_loras({tmp_path / "a.safetensors": 1.0})
 
@@ -184,13 +183,12 @@ def test_half_precisions(tmp_path, precision, least):
 
 
 @pytest.mark.sweep
-@pytest.mark.parametrize("changes", [{}, {**pixart.SIZED, "sample_size": 128}], ids=["512", "1024"])
-@pytest.mark.parametrize("guidance", [1.0, 4.5])
+@pytest.mark.parametrize("changes", [{}, pixart.KINDS["PixArt-Alpha"][1]], ids=["512", "1024"])
+@pytest.mark.parametrize("guidance", pixart.GUIDANCE)
 def test_pixart_alpha(tmp_path, changes, guidance):
-    """At one step, diffusers takes the model for one that was distilled into one."""
     pair = pixart.opened_pair(tmp_path, PixArtAlphaPipeline, changes=changes)
     with pair.ours:
-        found = [pair.psnr(batch=batch, steps=steps, guidance=guidance) for steps, batch in ((2, 1), (4, 3), (20, 1))]
+        found = [pair.psnr(batch=batch, steps=steps, guidance=guidance) for steps, batch in pixart.COUNTS]
     print(*(f"{one:.1f} dB" for one in found))
     assert min(found) >= LEAST_DB
 
