@@ -80,10 +80,12 @@ class Joined(InTurn):
     """The engine of a denoiser, called by several runs at once.
 
     seconds: how long a call waits for the others at most. exact: whether joined calls of a signature and a division
-    into rows give the bits of separate ones, once known.
+    into rows give the bits of separate ones, once known. shared: the inputs that all rows of a call share, which have
+    no axis of rows; a table of positions is the same for all calls of one size.
     """
 
     seconds: float
+    shared: frozenset[str] = frozenset()
     exact: dict[tuple[Signature, tuple[int, ...]], bool] = field(default_factory=dict)
     calls: int = 0
     joined: int = 0
@@ -108,7 +110,7 @@ class Joined(InTurn):
 
     def __call__(self, feeds: Feeds) -> dict[str, Array]:
         """The engine's outputs for these feeds, computed with those of other threads if they come in time."""
-        mine = Waiting(feeds, len(next(iter(feeds.values()))))
+        mine = Waiting(feeds, next(len(feed) for name, feed in feeds.items() if name not in self.shared))
         with self._turn:
             self._waiting.append(mine)
             self._turn.notify_all()
@@ -144,7 +146,7 @@ class Joined(InTurn):
     def _compute(self, batch: list[Waiting]) -> None:
         """Computes the calls of a batch, those of one signature together."""
         try:
-            for group in by_signature(batch):
+            for group in by_signature(batch, self.shared):
                 with self.lock:
                     self._compute_group(group)
         finally:
@@ -154,7 +156,7 @@ class Joined(InTurn):
 
     def _compute_group(self, group: Sequence[Waiting]) -> None:
         """Computes calls of one signature: at once where that gives the same bits, else one by one."""
-        key = (signature(group[0].feeds), tuple(one.rows for one in group))
+        key = (signature(group[0].feeds, self.shared), tuple(one.rows for one in group))
         try:
             together = self._together(group) if len(group) > 1 and self.exact.get(key, True) else None
             if together is None or key not in self.exact:
@@ -172,7 +174,7 @@ class Joined(InTurn):
     def _together(self, group: Sequence[Waiting]) -> list[dict[str, Array]] | None:
         """The outputs of each call from one of all rows; None where there is too little memory for that."""
         try:
-            return divided(self._call(concatenated(group)), [one.rows for one in group])
+            return divided(self._call(concatenated(group, self.shared)), [one.rows for one in group])
         except MemoryError as error:  # the engine's or NumPy's
             log.warning("too little memory for %d calls of the denoiser at once: one by one (%s)", len(group), error)
             return None
@@ -186,22 +188,27 @@ class Joined(InTurn):
         return self.engine(feeds)
 
 
-def signature(feeds: Feeds) -> Signature:
-    """What two calls have to agree in to be joined."""
-    return tuple((name, feed.shape[1:], feed.dtype.str) for name, feed in sorted(feeds.items()))
+def signature(feeds: Feeds, shared: Collection[str] = ()) -> Signature:
+    """What two calls have to agree in to be joined. shared: inputs without an axis of rows."""
+    return tuple(
+        (name, feed.shape if name in shared else feed.shape[1:], feed.dtype.str) for name, feed in sorted(feeds.items())
+    )
 
 
-def by_signature(batch: Sequence[Waiting]) -> list[list[Waiting]]:
+def by_signature(batch: Sequence[Waiting], shared: Collection[str]) -> list[list[Waiting]]:
     """The calls in groups that can be joined."""
     groups: dict[Signature, list[Waiting]] = {}
     for one in batch:
-        groups.setdefault(signature(one.feeds), []).append(one)
+        groups.setdefault(signature(one.feeds, shared), []).append(one)
     return list(groups.values())
 
 
-def concatenated(group: Sequence[Waiting]) -> dict[str, Array]:
+def concatenated(group: Sequence[Waiting], shared: Collection[str]) -> dict[str, Array]:
     """The feeds of one call for all rows of a group."""
-    return {name: np.concatenate([one.feeds[name] for one in group]) for name in group[0].feeds}
+    first = group[0].feeds
+    return {
+        name: first[name] if name in shared else np.concatenate([one.feeds[name] for one in group]) for name in first
+    }
 
 
 def divided(outputs: Mapping[str, Array], rows: Sequence[int]) -> list[dict[str, Array]]:

@@ -118,7 +118,9 @@ class Shelf:
         engines = {name: InTurn(engine, self.device) for name, engine in pipeline.engines.items()}
         if options.batch == 1:
             return pipeline.with_engines(engines), None
-        joined = Joined(pipeline.engines[denoiser], self.device, options.wait)
+        inputs = pipeline.bundle.manifest.components[denoiser].inputs
+        shared = frozenset(spec.name for spec in inputs if spec.shape[0] != "batch")
+        joined = Joined(pipeline.engines[denoiser], self.device, options.wait, shared)
         return pipeline.with_engines({**engines, denoiser: joined}), joined
 
     def _make_room(self, needed: int) -> None:

@@ -1,5 +1,6 @@
 """PixArt models draw what diffusers' PixArtSigmaPipeline draws."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -8,9 +9,11 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler, PixArtAlphaPipeline
 from safetensors.torch import save_file
 
 import latentrt
+from latentrt.bundle.manifest_json import read, write
 from latentrt.errors import LatentError
 from latentrt.request.control import Control
 from latentrt.request.request import Request
+from latentrt.storage.json_codec import TypedError
 from tests.export import pixart
 from tests.export.controls import noise
 from tests.export.pixart import PROMPT, SIZE
@@ -121,6 +124,22 @@ def test_the_bundle_says_how_each_input_is_made(pair):
     }
     assert manifest.text is not None and not manifest.text.padded and manifest.tokenizer.bos is None
     assert manifest.defaults.guidance == 4.5 and manifest.latents.pixel_multiple == 16
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ({"kind": "request"}, "positions: got one of it and of the kind 'positions'"),
+        ({"positions": None}, "positions: got one of it and of the kind 'positions'"),
+        ({"positions": {"base": 0, "scale": 2.0}}, "expected a base of at least 1"),
+        ({"positions": {"base": 4, "scale": 0.0}}, "a scale above 0"),
+    ],
+)
+def test_damaged_positions_are_refused(pair, entries, words):
+    document = json.loads(write(pair.ours.bundle.manifest))
+    document["components"]["transformer"]["sources"]["positions"] |= entries
+    with pytest.raises(TypedError, match=words):
+        read(json.dumps(document))
 
 
 def test_lora_files_are_refused_with_a_reason(pair, tmp_path):
