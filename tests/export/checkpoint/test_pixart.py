@@ -14,6 +14,7 @@ from latentrt.lora.files import Lora
 from latentrt_export.checkpoint.embeddings import Embedding
 from latentrt_export.checkpoint.load import load_checkpoint
 from latentrt_export.checkpoint.named import NamedNetwork
+from latentrt_export.checkpoint.pickles import converted
 from latentrt_export.export import ExportOptions, prepare_checkpoint
 from tests.export import pixart
 
@@ -71,6 +72,16 @@ def test_a_text_encoder_is_read_under_either_name_of_its_table(folder):
     tensors = {"encoder.embed_tokens.weight": table, **tensors} if table is not None else tensors
     save_file(tensors, file)
     found = load_checkpoint(folder).components["text_encoder"].load().state_dict()
+    assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in found)
+
+
+@pytest.mark.sweep
+def test_a_transformer_in_a_pickle_is_converted(folder, tmp_path):
+    expected = load_checkpoint(folder).denoiser.load().state_dict()
+    file = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(file), file.with_suffix(".bin"))
+    file.unlink()
+    found = load_checkpoint(converted(folder, tmp_path / "scratch", None)).denoiser.load().state_dict()
     assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in found)
 
 
