@@ -255,7 +255,7 @@ def text_of(checkpoint: Checkpoint, pads: Mapping[str, int], *, padded: bool) ->
 
 def write_component(part: Part, folder: Path, precision: FloatPrecision, progress: Progress) -> Component:
     """Traces, saves and measures one component. Raises FidelityError if it misses its gate."""
-    precision = part.precision(precision)
+    precision = precision_of(part, precision)
     recipe = PRECISIONS[precision]
     inputs, outputs = [recipe.spec(spec) for spec in part.inputs], [recipe.spec(spec) for spec in part.outputs]
     progress(f"{part.name}: tracing")
@@ -270,6 +270,13 @@ def write_component(part: Part, folder: Path, precision: FloatPrecision, progres
     gc.collect()
     progress(f"{part.name}: comparing with the original")
     return replace(component, fidelity=check_gate(part, component, folder, recipe))
+
+
+def precision_of(part: Part, wanted: FloatPrecision) -> FloatPrecision:
+    """The precision that a component is exported in where the bundle's is `wanted`."""
+    if part.float32:
+        return "fp32"
+    return "w16" if part.wide and wanted == "fp16" else wanted
 
 
 def component_of(

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from latentrt.bundle.sources import InputSource, Role
 from latentrt.tensors import TensorSpec
-from latentrt_export.graph.precision import FloatPrecision
 
 # (batch, height, width) in latents: even sides, and sides that every level rounds.
 PROBES = ((2, 16, 24), (1, 9, 13))
@@ -48,12 +47,6 @@ class Part:
     controls: tuple[str, ...] = field(default=(), kw_only=True)
     attention_factor: int = field(default=1, kw_only=True)
     wide: bool = field(default=False, kw_only=True)
-
-    def precision(self, wanted: FloatPrecision) -> FloatPrecision:
-        """The precision that it is exported in where a bundle's is `wanted`."""
-        if self.float32:
-            return "fp32"
-        return "w16" if self.wide and wanted == "fp16" else wanted
 
 
 def sample_spec(network: ControlNetModel | UNet2DConditionModel | UNet2DModel) -> TensorSpec:
