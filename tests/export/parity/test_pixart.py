@@ -14,6 +14,7 @@ from latentrt.errors import LatentError
 from latentrt.request.control import Control
 from latentrt.request.request import Request
 from latentrt.storage.json_codec import TypedError
+from latentrt_export.build.tensorrt import BuildOptions, build
 from tests.export import pixart
 from tests.export.controls import noise
 from tests.export.pixart import PROMPT, SIZE
@@ -199,6 +200,16 @@ def test_half_precisions(tmp_path, precision, least):
     print(f"{found:.1f} dB")
     assert components["text_encoder"].precision == "w16" and components["transformer"].precision == precision
     assert found >= least
+
+
+@pytest.mark.sweep
+def test_every_component_becomes_a_plan(tmp_path):
+    """By NVIDIA's own builder, for a GPU that is not here: one plan takes prompts of any length."""
+    pair = pixart.opened_pair(tmp_path, precision="fp16")
+    with pair.ours:
+        names = pair.ours.bundle.manifest.components
+    plans = list(build(tmp_path / "bundle", BuildOptions("tensorrt-rtx", ("sm86",), sizes=((96, 64),), batches=(2,))))
+    assert [plan.component for plan in plans] == [*names]
 
 
 @pytest.mark.sweep
