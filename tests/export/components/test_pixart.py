@@ -74,10 +74,16 @@ def test_the_parts_together_are_the_transformer(graphs, size):
     assert found < MOST
 
 
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """T5's encoder, and the session of its graph."""
+    part = t5_part(pixart.build_text_encoder().encoder, "text_encoder")
+    return pixart.build_text_encoder(), session(part, tmp_path_factory.mktemp("encoder"))
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (3, 9), (2, 300)])
-def test_t5_encodes_rows_of_any_length(tmp_path, shape):
-    model = pixart.build_text_encoder()
-    graph = session(t5_part(pixart.build_text_encoder().encoder, "text_encoder"), tmp_path)
+def test_t5_encodes_rows_of_any_length(encoder, shape):
+    model, graph = encoder
     ids = torch.randint(0, 100, shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         found = error(output(graph, input_ids=ids), model(ids).last_hidden_state)
