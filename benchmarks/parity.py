@@ -42,6 +42,7 @@ from tests.export import (
     ldm_pairs,
     ldm_text,
     loras,
+    pixart,
     shown_pairs,
     unclip_pairs,
 )
@@ -137,6 +138,16 @@ def from_text_by_bert(models: Models, name: str) -> Result:
     with (pair := ldm_text.opened_pair(name, models.folder / name)).ours:
         requests = [{"steps": steps, "batch": batch, "guidance": one} for (steps, batch), one in ldm_text.CASES]
         return result_of(pair, min(ldm_text.drawn(pair, **request) for request in requests), requests)
+
+
+def by_a_transformer(models: Models, name: str) -> Result:
+    """Text to image by PixArt's models, with batches."""
+    kind, changes = pixart.KINDS[name]
+    with (made := pixart.opened_pair(models.folder / name, kind, changes=changes)).ours:
+        cases = [(counts, guidance) for counts in pixart.COUNTS for guidance in pixart.GUIDANCE]
+        least = min(made.psnr(batch=batch, steps=steps, guidance=one) for (steps, batch), one in cases)
+    steps = ", ".join(str(count) for count, _ in pixart.COUNTS)
+    return Result(least, kind.__name__, "dpmpp_2m", steps, "96x64")
 
 
 def of_a_kind(models: Models, kind: str) -> Result:
@@ -344,6 +355,7 @@ EDITED = {"pix2pix": slice(None), "sdxl-pix2pix": slice(1)}
 ROWS = (
     *(Row("text to image", NAMES[name], partial(from_text, variant=name)) for name in TEXT),
     *(Row("text to image", NAMES[name], partial(from_text_by_bert, name=name)) for name in ldm_text.MODELS),
+    *(Row("text to image", name, partial(by_a_transformer, name=name)) for name in pixart.KINDS),
     *(Row(kind, "latent diffusion", partial(of_a_kind, kind=kind)) for kind in ldm_pairs.KINDS),
     *(Row(kind, "Stable Diffusion 2.1 unCLIP", partial(of_a_kind, kind=kind)) for kind in unclip_pairs.KINDS),
     *(

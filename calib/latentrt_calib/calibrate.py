@@ -118,6 +118,7 @@ def calibrate(
     refuse_existing(out)
     with load(source, engine="onnxruntime") as pipeline:
         denoiser = pipeline.bundle.manifest.denoiser
+        check_unet(pipeline)
         check_float(pipeline, (denoiser,) if options.vae_gate_db is None else (denoiser, DECODER))
         context = Context(pipeline, options, out.parent / f".{out.name}.calibration", progress)
         with filling(context.folder, out):
@@ -135,6 +136,16 @@ def calibrate(
     put_in_place(folder, out)
     shutil.rmtree(context.folder)
     return report
+
+
+def check_unet(pipeline: Pipeline) -> None:
+    """Raises BundleError for a denoiser that is no UNet: none other has been quantized and measured."""
+    manifest = pipeline.bundle.manifest
+    if manifest.denoiser != UNET:
+        raise BundleError(
+            f"{manifest.name}: got a denoiser that is a {manifest.denoiser}, expected a UNet; export the model with "
+            "--precision w16 to halve its file"
+        )
 
 
 def check_float(pipeline: Pipeline, names: Sequence[str]) -> None:

@@ -49,7 +49,7 @@ from latentrt_export.lora_table.table import with_table
 from latentrt_export.networks.autoencoder import latent_channels
 from latentrt_export.networks.component import Config, Part, pixels_of
 from latentrt_export.options import ExportOptions as ExportOptions
-from latentrt_export.options import refuse_pictures, with_networks, without_pickles
+from latentrt_export.options import refuse_for_transformers, refuse_pictures, with_networks, without_pickles
 from latentrt_export.preview import fit_to_rgb
 from latentrt_export.step_cache import with_step_cache
 
@@ -75,7 +75,7 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
             source, options, pickled = without_pickles(source, options, scratch, progress)
         prepared = prepare_checkpoint(source, options, progress)
         if options.step_cache is not None:
-            check_boundary(options.step_cache, last_skips(prepared.checkpoint.components["unet"].config))
+            check_boundary(options.step_cache, last_skips(prepared.checkpoint.denoiser.config))
         tiny = open_tiny_decoder(options.tiny_decoder) if options.tiny_decoder else None
         checkpoint, tokenizer = prepared.checkpoint, prepared.tokenizer
         if tokenizer:
@@ -119,7 +119,7 @@ def manifest_of(
         family=checkpoint.family.name,
         tasks=tasks_of(components),
         components=components,
-        text=text_of(checkpoint, prepared.pads) if prepared.tokenizer else None,
+        text=text_of(checkpoint, prepared.pads, padded=prepared.tokenizer.padded) if prepared.tokenizer else None,
         latents=latents,
         schedule=prepared.schedule,
         tokenizer=spec_of(prepared.tokenizer) if prepared.tokenizer else None,
@@ -181,6 +181,7 @@ def prepare_checkpoint(source: Path, options: ExportOptions, progress: Progress)
         progress(line)
     if table := checkpoint.components.get("class_embedding"):
         classes_of(table.config)  # raises for names that do not fit, before anything is traced
+    refuse_for_transformers(checkpoint, options)
     checkpoint = with_networks(checkpoint, options)
     if not checkpoint.family.encoders:
         refuse_words(checkpoint, options)
@@ -216,10 +217,11 @@ def find_tokenizer(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Toke
             )
         stock = encoder.pad if encoder.tokenizer not in known else None
         pads[name] = own.pad if stock is None else stock
-        check_sizes(tokenizer, checkpoint.components[name].config)
+        config = checkpoint.components[name].config
+        check_sizes(tokenizer, config["vocab_size"], encoder.length(config))
     first, *_ = pads
-    length = checkpoint.components[first].config["max_position_embeddings"]
-    return Tokenizer(tokenizer.backend, length, tokenizer.bos, tokenizer.eos, pads[first]), pads
+    length = family.readers[first].length(checkpoint.components[first].config)
+    return replace(tokenizer, length=length, pad=pads[first]), pads
 
 
 def spec_of(tokenizer: Tokenizer) -> TokenizerSpec:
@@ -228,32 +230,32 @@ def spec_of(tokenizer: Tokenizer) -> TokenizerSpec:
     return TokenizerSpec(TOKENIZER_FILE, tokenizer.length, *ids, words_of(tokenizer))
 
 
-def check_sizes(tokenizer: Tokenizer, config: Config) -> None:
-    """Raises CheckpointError if the tokenizer has more words or longer prompts than the text encoder of that config."""
-    words, length = config["vocab_size"], config["max_position_embeddings"]
+def check_sizes(tokenizer: Tokenizer, words: int, length: int) -> None:
+    """Raises CheckpointError if the tokenizer has more words than a text encoder, or longer rows.
+
+    Rows that are not padded have the text encoder's length. length: the most tokens of the text encoder's rows.
+    """
     known = tokenizer.backend.get_vocab_size()
-    if known > words or tokenizer.length > length:
+    if known > words or (tokenizer.padded and tokenizer.length > length):
         raise CheckpointError(
             f"tokenizer: got {known} words and prompts of {tokenizer.length} tokens, expected at most {words} and "
             f"{length}, the sizes of the text encoder; give another tokenizer with --tokenizer DIR"
         )
 
 
-def text_of(checkpoint: Checkpoint, pads: Mapping[str, int]) -> Text:
+def text_of(checkpoint: Checkpoint, pads: Mapping[str, int], *, padded: bool) -> Text:
     """The manifest's entry of the text encoders. `layers` is the number that all of them have, for clip_skip."""
     encoders = checkpoint.family.encoders
-    layers = min(
-        checkpoint.components[name].config["num_hidden_layers"] - encoder.skipped for name, encoder in encoders.items()
-    )
+    layers = min(encoder.layers(checkpoint.components[name].config) for name, encoder in encoders.items())
     first, *_ = pads.values()
     others = {name: pad for name, pad in pads.items() if pad != first}
     unread = {name: encoder.skipped for name, encoder in encoders.items() if encoder.skipped and not encoder.pooled}
-    return Text(layers, tuple(encoders), others, checkpoint.zero_negative, unread)
+    return Text(layers, tuple(encoders), others, checkpoint.zero_negative, unread, padded)
 
 
 def write_component(part: Part, folder: Path, precision: FloatPrecision, progress: Progress) -> Component:
     """Traces, saves and measures one component. Raises FidelityError if it misses its gate."""
-    precision = "fp32" if part.float32 else precision
+    precision = precision_of(part, precision)
     recipe = PRECISIONS[precision]
     inputs, outputs = [recipe.spec(spec) for spec in part.inputs], [recipe.spec(spec) for spec in part.outputs]
     progress(f"{part.name}: tracing")
@@ -268,6 +270,13 @@ def write_component(part: Part, folder: Path, precision: FloatPrecision, progres
     gc.collect()
     progress(f"{part.name}: comparing with the original")
     return replace(component, fidelity=check_gate(part, component, folder, recipe))
+
+
+def precision_of(part: Part, wanted: FloatPrecision) -> FloatPrecision:
+    """The precision that a component is exported in where the bundle's is `wanted`."""
+    if part.float32:
+        return "fp32"
+    return "w16" if part.wide and wanted == "fp16" else wanted
 
 
 def component_of(
@@ -303,10 +312,10 @@ def latents_of(checkpoint: Checkpoint) -> tuple[Latents, int]:
         vae.config.scaling_factor,
         fit_to_rgb(vae),
         shift,
-        multiple=multiple_of(checkpoint.components["unet"].config) if checkpoint.draws else 1,
+        multiple=multiple_of(checkpoint.denoiser.config) if checkpoint.draws else 1,
     )
     if checkpoint.draws:
-        return latents, side_of(checkpoint.components["unet"].config) * factor
+        return latents, side_of(checkpoint.denoiser.config) * factor
     return latents, max(side_of(vae.config, "pictures") // factor, 1) * factor
 
 

@@ -84,6 +84,23 @@ def refuse_pictures(options: ExportOptions) -> None:
             )
 
 
+# What changes or steers a UNet: its layers' names or its levels are meant.
+OF_UNETS = ("loras", "embeddings", "controls", "adapters", "image_prompts", "image_encoder", "step_cache")
+
+
+def refuse_for_transformers(checkpoint: Checkpoint, options: ExportOptions) -> None:
+    """Raises CheckpointError for an option that a model whose denoiser is a transformer does not take."""
+    if checkpoint.family.denoiser != "transformer":
+        return
+    for one in fields(options):
+        if one.name in OF_UNETS and getattr(options, one.name) != one.default:
+            name = NAMES.get(one.name, f"--{one.name.replace('_', '-')}")
+            raise CheckpointError(
+                f"{name}: got it for {checkpoint.source}, of the family {checkpoint.family.name}, whose denoiser is a "
+                "transformer; expected a model with a UNet. Leave it out"
+            )
+
+
 def with_networks(checkpoint: Checkpoint, options: ExportOptions) -> Checkpoint:
     """Returns the checkpoint with all files of the options but the embeddings added, in the order that they need.
 

@@ -44,8 +44,16 @@ class Waiting:
 
     @property
     def rows(self) -> int:
-        """The number of rows of every feed."""
-        return next(iter(self.feeds.values())).shape[0]
+        """The number of rows of every feed that has them."""
+        return next(feed.shape[0] for name, feed in self.feeds.items() if name not in self.engine.shared)
+
+    @property
+    def signature(self) -> Signature:
+        """What two calls of an engine have to agree in to be joined."""
+        return tuple(
+            (name, tuple(feed.shape[name not in self.engine.shared :]), feed.dtype.str)
+            for name, feed in sorted(self.feeds.items())
+        )
 
 
 class Meeting:
@@ -153,10 +161,13 @@ class InTurn:
 class Joined(InTurn):
     """The engine of a denoiser, called by several runs at once, which meet at `meeting`.
 
-    exact: whether joined calls of a signature and a division into rows give the bits of separate ones, once known.
+    shared: the inputs that all rows of a call share, which have no axis of rows; a table of positions is the same for
+    all calls of one size. exact: whether joined calls of a signature and a division into rows give the bits of separate
+    ones, once known.
     """
 
     meeting: Meeting
+    shared: frozenset[str] = frozenset()
     exact: dict[tuple[Signature, tuple[int, ...]], bool] = field(default_factory=dict)
     calls: int = 0
     joined: int = 0
@@ -185,7 +196,7 @@ class Joined(InTurn):
         if len(group) == 1:
             self._separately(group)
             return
-        key = (signature(group[0].feeds), tuple(one.rows for one in group))
+        key = (group[0].signature, tuple(one.rows for one in group))
         together = self._together(group) if self.exact.get(key, True) else None
         if together is None or key not in self.exact:
             self._separately(group)
@@ -199,7 +210,7 @@ class Joined(InTurn):
     def _together(self, group: Sequence[Waiting]) -> list[dict[str, Array]] | None:
         """The outputs of each call from one of all rows; None where there is too little memory for that."""
         try:
-            return divided(self._call(concatenated(group)), [one.rows for one in group])
+            return divided(self._call(concatenated(group, self.shared)), [one.rows for one in group])
         except MemoryError as error:  # the engine's or NumPy's
             log.warning("too little memory for %d calls of the denoiser at once: one by one (%s)", len(group), error)
             return None
@@ -214,23 +225,23 @@ class Joined(InTurn):
         return self.engine(feeds)
 
 
-def signature(feeds: Mapping[str, Tensor]) -> Signature:
-    """What two calls of an engine have to agree in to be joined."""
-    return tuple((name, tuple(feed.shape[1:]), feed.dtype.str) for name, feed in sorted(feeds.items()))
-
-
 def alike(batch: Sequence[Waiting]) -> list[list[Waiting]]:
     """The calls in groups that can be joined: none with what stays on a device."""
     groups: dict[object, list[Waiting]] = {}
     for one in batch:
-        key = (id(one.engine), signature(one.feeds)) if one.kept is None else id(one)
+        key = (id(one.engine), one.signature) if one.kept is None else id(one)
         groups.setdefault(key, []).append(one)
     return list(groups.values())
 
 
-def concatenated(group: Sequence[Waiting]) -> dict[str, Array]:
+def concatenated(group: Sequence[Waiting], shared: Collection[str]) -> dict[str, Array]:
     """The feeds of one call for all rows of a group."""
-    return {name: np.concatenate([np.asarray(one.feeds[name]) for one in group]) for name in group[0].feeds}
+
+    def joined(name: str) -> Array:
+        parts = [np.asarray(one.feeds[name]) for one in group]
+        return parts[0] if name in shared else np.concatenate(parts)
+
+    return {name: joined(name) for name in group[0].feeds}
 
 
 def divided(outputs: Mapping[str, Array], rows: Sequence[int]) -> list[dict[str, Array]]:

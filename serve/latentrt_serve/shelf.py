@@ -119,7 +119,9 @@ class Shelf:
             return pipeline.with_engines(engines), None
         meeting = Meeting(options.wait)
         for name in filter(None, (manifest.denoiser, manifest.shallow)):
-            engines[name] = Joined(pipeline.engines[name], self.device, meeting)
+            inputs = manifest.components[name].inputs
+            shared = frozenset(spec.name for spec in inputs if spec.shape[0] != "batch")
+            engines[name] = Joined(pipeline.engines[name], self.device, meeting, shared)
         return pipeline.with_engines(engines), meeting
 
     def _make_room(self, needed: int) -> None:

@@ -65,6 +65,28 @@ def test_every_call_gets_its_own_rows():
     assert 6 in joined.engine.sizes
 
 
+class Adding:
+    """An engine that adds a table to every row, which has no axis of rows."""
+
+    memory = None
+
+    def __init__(self):
+        self.sizes = []
+
+    def __call__(self, feeds):
+        assert feeds["table"].shape == feeds["x"].shape[1:]
+        self.sizes.append(len(feeds["x"]))
+        return {"y": feeds["x"] + feeds["table"]}
+
+
+def test_what_all_rows_share_is_given_once():
+    joined = Joined(Adding(), threading.RLock(), Meeting(5.0), frozenset({"table"}))
+    table = np.arange(3, dtype=np.float32)
+    results = run_together(joined, 3, called=lambda feeds: joined({"table": table, **feeds}))
+    assert all(np.array_equal(y, x + table) for found in results for x, y in found)
+    assert joined.joined > 0 and 6 in joined.engine.sizes
+
+
 def test_the_first_call_of_a_division_is_computed_both_ways():
     joined = Joined(Doubling(), threading.RLock(), Meeting(5.0))
     run_together(joined, 2, calls=1)

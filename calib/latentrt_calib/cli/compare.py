@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from latentrt.bundle.sources import denoiser_in
 from latentrt.cli.grouped import GroupedCommand
 from latentrt.cli.output import as_json, echo, print_json, progress_bar
 from latentrt.cli.paths import check_files
@@ -91,8 +92,9 @@ def show(comparison: Comparison, html: Path | None) -> None:
     """Prints the comparison."""
     loss, worst, settings = comparison.loss, comparison.worst, comparison.settings
     for role, bundle in (("reference", comparison.reference), ("other", comparison.other)):
-        precision = bundle.parts["unet"].precision
-        echo(f"{role:10} {bundle.name}  unet {precision}  {bundle.bytes / 1e6:.1f} MB  {bundle.sha256[:10]}")
+        denoiser = denoiser_in(bundle.parts)
+        precision = bundle.parts[denoiser].precision
+        echo(f"{role:10} {bundle.name}  {denoiser} {precision}  {bundle.bytes / 1e6:.1f} MB  {bundle.sha256[:10]}")
     size = f"{settings['width']}x{settings['height']}"
     echo(f"{'pictures':10} {loss.pictures}, {size}, {settings['sampler']}, {settings['steps']} steps")
     echo(f"{'PSNR':10} {words(loss)}")

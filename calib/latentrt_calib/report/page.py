@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from latentrt.bundle.sources import denoiser_in
 from latentrt.report import plots
 from latentrt.report.document import html
 from latentrt.report.markup import (
@@ -59,8 +60,8 @@ def page_of(subject: Comparison | Report, gates: Gates = NO_GATES) -> str:
 
 
 def described(bundle: BundleSummary) -> str:
-    """A bundle's name and the precision of its UNet."""
-    return f"{bundle.name} {bundle.parts['unet'].precision}"
+    """A bundle's name and the precision of its denoiser."""
+    return f"{bundle.name} {bundle.parts[denoiser_in(bundle.parts)].precision}"
 
 
 def summary(comparison: Comparison) -> str:

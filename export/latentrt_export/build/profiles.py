@@ -43,10 +43,10 @@ def profile_for(bundle: Bundle, component: str, wanted: Wanted) -> Profile:
     specs = bundle.manifest.components[component].inputs
     requested = sizes_of(specs, wanted)
     sides = dict(fixed(requested))
-    if not sees_pictures(specs):
-        for symbol, (low, usual, high) in open_sides(bundle).items():
-            if symbol in requested and low < high:
-                sides[symbol] = (low, usual, max(high, requested[symbol]))
+    for symbol, (low, usual, high) in open_sides(bundle).items():
+        # Each prompt may have another number of tokens, where rows are not padded: no plan for each.
+        if symbol in requested and low < high and (symbol == "tokens" or not sees_pictures(specs)):
+            sides[symbol] = (low, usual, max(high, requested[symbol]))
     return profile(specs, sides)
 
 

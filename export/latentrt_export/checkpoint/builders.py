@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from diffusers import (
     AutoencoderKL,
     AutoencoderTiny,
     ControlNetModel,
+    PixArtTransformer2DModel,
     PriorTransformer,
     T2IAdapter,
     UNet2DConditionModel,
@@ -25,10 +27,13 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
+    T5Config,
+    T5EncoderModel,
 )
 
 from latentrt_export.networks.component import Config
 from latentrt_export.networks.image_embedding import NOISE, NoiseAugmentor
+from latentrt_export.networks.pixart import position_table
 from latentrt_export.networks.prior import causal_mask
 
 
@@ -88,8 +93,11 @@ def tiny_decoder(config: Config) -> AutoencoderTiny:
     return module
 
 
-def text_encoder(config: Config) -> CLIPTextModel | LDMBertModel:
-    """A text encoder of the kind that its config names: CLIP's, or LDM-BERT without its head."""
+def text_encoder(config: Config) -> Any:
+    """A text encoder of the kind that its config names: CLIP's, LDM-BERT without its head, or T5's stack of layers."""
+    if config.get("model_type") == "t5":
+        with torch.device("meta"):
+            return T5EncoderModel(in_float32(T5Config, config)).encoder
     if config.get("model_type") == "ldmbert":
         with torch.device("meta"):
             bert = LDMBertModel(in_float32(LDMBertConfig, config))
@@ -98,6 +106,18 @@ def text_encoder(config: Config) -> CLIPTextModel | LDMBertModel:
     with torch.device("meta"):
         module = CLIPTextModel(in_float32(CLIPTextConfig, config))
     add_positions(module.embeddings)
+    return module
+
+
+def transformer(config: Config) -> PixArtTransformer2DModel:
+    """A PixArt transformer, with the positions that files do not store."""
+    known = inspect.signature(PixArtTransformer2DModel.__init__).parameters
+    with torch.device("meta"):
+        module: PixArtTransformer2DModel = PixArtTransformer2DModel.from_config(
+            {key: value for key, value in config.items() if key in known}
+        )
+    side = module.config.sample_size
+    module.pos_embed.pos_embed = position_table(module, side, side).flatten(1).T[None]
     return module
 
 
@@ -144,6 +164,7 @@ def add_positions(embeddings: Any) -> None:
 
 BUILDERS: Mapping[str, Callable[[Config], Any]] = {
     "unet": unet,
+    "transformer": transformer,
     "vae": autoencoder,
     "class_embedding": class_embedding,
     "layout_encoder": text_encoder,

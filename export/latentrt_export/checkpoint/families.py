@@ -14,6 +14,7 @@ from latentrt_export.checkpoint.layouts import folder_keys, open_clip_keys, text
 from latentrt_export.checkpoint.ldm_families import LDM_FAMILIES
 from latentrt_export.checkpoint.paths import CONFIGS
 from latentrt_export.checkpoint.pipelines import PRIOR_PIPELINES, STABLE_PIPELINES, UNCLIP_PIPELINES, XL_PIPELINES
+from latentrt_export.checkpoint.pixart_families import PIXART_FAMILIES
 
 STABLE_MARK = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 XL_MARK = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
@@ -118,6 +119,7 @@ FAMILIES = (
         absent=(bert_layout.TOKENS,),
     ),
     *LDM_FAMILIES,
+    *PIXART_FAMILIES,
 )
 # Folders that a checkpoint of any family may have: IP-Adapters' encoder.
 OPTIONAL = ("image_encoder",)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from latentrt.bundle.sources import ExtraChannels, ExtraChannelsName, SizeId
+from latentrt.bundle.sources import DENOISERS, ExtraChannels, ExtraChannelsName, SizeId
 from latentrt_export.checkpoint.config_defaults import DEFAULTS
 from latentrt_export.checkpoint.layouts import Tensors
 from latentrt_export.checkpoint.tokenizer import CLIP
@@ -35,7 +35,8 @@ class Encoder:
 
     skipped: layers at the end that are never used. normed: apply the final layer norm to the output. pooled: take the
     projected pooled output as well. tokenizer: folder of the tokenizer. vocabulary: its kind. pad: token that fills
-    rows of a single file, which has no tokenizer; None for EOS.
+    rows of a single file, which has no tokenizer; None for EOS. tokens: the most of a row, of an encoder that takes
+    rows of any length; None for the number of its positions.
     """
 
     skipped: int = 0
@@ -44,6 +45,15 @@ class Encoder:
     tokenizer: str = "tokenizer"
     vocabulary: Vocabulary = CLIP
     pad: int | None = None
+    tokens: int | None = None
+
+    def length(self, config: Config) -> int:
+        """The most tokens of a row, for the encoder of that config."""
+        return int(self.tokens or config["max_position_embeddings"])
+
+    def layers(self, config: Config) -> int:
+        """The layers that a `clip_skip` reaches, for the encoder of that config; 1 for one that takes none."""
+        return 1 if self.tokens else int(config["num_hidden_layers"]) - self.skipped
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,11 @@ class Family:
     configs_by_channels: Mapping[int, Path] = field(default_factory=dict)
     configs_by_prediction: Mapping[str, Path] = field(default_factory=dict)
     configs_by_width: Mapping[int, Path] = field(default_factory=dict)
+
+    @property
+    def denoiser(self) -> str | None:
+        """The component that denoises; None for an autoencoder alone."""
+        return next((name for name in DENOISERS if name in self.slots), None)
 
     @property
     def readers(self) -> Mapping[str, Encoder]:

@@ -24,7 +24,7 @@ from latentrt_export.checkpoint.weight_files import chosen, found_in, read_json
 from latentrt_export.networks.image_embedding import EMBEDDER, NOISE
 
 # Components whose weights have diffusers' stem; those of all others have transformers', "model".
-DIFFUSERS = ("unet", "vae", "controlnet", "t2i_adapter", "noise_augmentor", "prior")
+DIFFUSERS = ("unet", "transformer", "vae", "controlnet", "t2i_adapter", "noise_augmentor", "prior")
 STEMS = dict.fromkeys(DIFFUSERS, "diffusion_pytorch_model")
 # diffusers' name of a VQ model's folder.
 OTHER_FOLDERS = {"vae": "vqvae"}

@@ -63,6 +63,7 @@ def open_clip_keys(tensors: Tensors, config: Config) -> Tensors:
     return converted
 
 
+SHARED, TOKENS = "shared.weight", "embed_tokens.weight"
 # AutoencoderKL's attention before diffusers 0.12, as in the published Stable Diffusion 1.5.
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 OLD_NAMES = re.compile(r"(?<=attentions\.0\.)(query|key|value|proj_attn)(?=\.)")
@@ -75,8 +76,17 @@ MIXED_NAMES = re.compile(r"(?<=mid\.attn_1\.)(to_[qkv]|to_out\.0|group_norm|quer
 VAE_PREFIX = re.compile(r"^(model\.)?(first_stage_model|vae)\.")
 
 
+def t5_keys(tensors: Tensors, config: Config) -> Tensors:
+    """Returns the tensors of T5's encoder under the names of its stack; its table of tokens has one of two names."""
+    bare = {key.removeprefix("encoder."): tensor for key, tensor in tensors.items()}
+    table = bare.pop(SHARED, None)
+    return bare if table is None else {TOKENS: table, **bare}
+
+
 def folder_keys(tensors: Tensors, config: Config) -> Tensors:
     """Returns the tensors of a diffusers folder under the names of today's modules."""
+    if config.get("model_type") == "t5":
+        return t5_keys(tensors, config)
     return text_keys({OLD_NAMES.sub(lambda m: OLD_ATTENTION[m[0]], key): t for key, t in tensors.items()}, config)
 
 

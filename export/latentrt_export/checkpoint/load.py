@@ -87,7 +87,13 @@ class Checkpoint:
     @property
     def draws(self) -> bool:
         """True for a model that draws pictures, False for an autoencoder alone."""
-        return "unet" in self.components
+        return self.family.denoiser is not None
+
+    @property
+    def denoiser(self) -> Component:
+        """The component that denoises, of a model that draws pictures."""
+        assert self.family.denoiser is not None
+        return self.components[self.family.denoiser]
 
     def load_unet(self) -> UNet2DConditionModel | UNet2DModel:
         """Returns the UNet; raises CheckpointError when its file has changed since the checkpoint was opened."""

@@ -27,7 +27,7 @@ MADE = re.compile(r"(^|\.)position_ids$")
 # vision tower and projections beside a text tower, and parts of the training beside a VAE, which are not needed.
 TEXT_TOWER = re.compile(
     r"^(?!.*\b(vision_model|visual)\.).*"
-    r"\b(embeddings\.|encoder\.layers\.|resblocks\.|final_layer_norm|ln_final|token_embedding|positional_embedding"
+    r"\b(embeddings\.|encoder\.layers\.|encoder\.block\.|resblocks\.|final_layer_norm|ln_final|token_embedding|positional_embedding"
     r"|model\.layers\.|attn_layers\.|embed_tokens|embed_positions|token_emb\.|pos_emb\.)"
 )
 VISION_TOWER = re.compile(r"^(?!.*\btext_model\.).*\b(vision_model|visual_projection)\.")

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from latentrt.bundle.sources import DENOISERS
 from latentrt.errors import CheckpointError
 from latentrt.storage.atomic import FULL
 from latentrt_export.checkpoint import unpickle
@@ -79,7 +80,7 @@ def converted_folder(path: Path, folder: Path, variant: str | None) -> Path:
 def components_in(path: Path) -> list[Path]:
     """The component folders of a checkpoint, without the safety checker, which is not read."""
     text = ("text_encoder", "text_encoder_2", "prior_text_encoder")
-    names = ("unet", "vae", *text, "image_encoder", "image_normalizer", "prior")
+    names = (*DENOISERS, "vae", *text, "image_encoder", "image_normalizer", "prior")
     return [path / name for name in names if (path / name).is_dir() and (path / "model_index.json").is_file()]
 
 

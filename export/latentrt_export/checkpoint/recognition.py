@@ -25,6 +25,8 @@ OTHER_KINDS = (
     ("model.diffusion_model.double_blocks.", "Flux"),
     ("double_blocks.", "Flux"),
     ("embedder.", "an unCLIP model without the statistics of its image embedding (give its diffusers folder)"),
+    ("t_block.", "PixArt in its original layout (give its diffusers folder)"),
+    ("adaln_single.", "the transformer of a diffusers folder (give the folder that holds model_index.json)"),
     ("control_model.", "a ControlNet"),
     ("lora_", "a LoRA"),
     ("down_blocks.", "the UNet of a diffusers folder (give the folder that holds model_index.json)"),
@@ -96,8 +98,10 @@ def config_differences(family: Family, configs: Configs) -> list[str]:
 
 
 def sizes_that_fit(family: Family, configs: Configs) -> Iterator[tuple[str, Any, Any]]:
-    """Yields a name, the UNet's size, and the size that the other components need."""
-    if "unet" not in configs:  # an autoencoder alone
+    """Yields a name, the denoiser's size, and the size that the other components need."""
+    if "transformer" in configs:
+        yield from sizes_that_fit_transformer(configs)
+    if "unet" not in configs:  # an autoencoder alone, or a transformer
         return
     unet = configs["unet"]
     width = sum(configs[name].get("hidden_size", 0) for name in family.encoders)
@@ -120,6 +124,17 @@ def sizes_that_fit(family: Family, configs: Configs) -> Iterator[tuple[str, Any,
         yield "prior embedding_dim", configs[PRIOR].get("embedding_dim", 768), text.get("projection_dim")
         yield "prior_text_encoder hidden_size", text.get("hidden_size"), text.get("projection_dim")
         yield "prior num_embeddings", configs[PRIOR].get("num_embeddings", 77), text.get("max_position_embeddings")
+
+
+def sizes_that_fit_transformer(configs: Configs) -> Iterator[tuple[str, Any, Any]]:
+    """Yields a name, the transformer's size, and the size that its other sizes or the other components need."""
+    transformer, latents = configs["transformer"], configs["vae"].get("latent_channels", 4)
+    width = transformer["num_attention_heads"] * transformer["attention_head_dim"]
+    yield "transformer cross_attention_dim", transformer["cross_attention_dim"], width
+    yield "transformer caption_channels", transformer["caption_channels"], configs["text_encoder"].get("hidden_size")
+    yield "transformer in_channels", transformer["in_channels"], latents
+    got = transformer["out_channels"] or transformer["in_channels"]
+    yield "transformer out_channels", got, got if got in (latents, 2 * latents) else f"{latents} or {2 * latents}"
 
 
 def extra_channels_by_count(family: Family, configs: Configs) -> dict[int, tuple[ExtraChannels, ...]]:

@@ -79,13 +79,17 @@ def attention_factor(config: Config) -> int:
 
 
 def multiple_of(config: Config) -> int:
-    """The number of which the sides of latents must be multiples for the UNet of that config."""
+    """The number of which the sides of latents must be multiples for the denoiser of that config."""
+    if "patch_size" in config:
+        return int(config["patch_size"])
     levels = len(config["block_out_channels"])
     return int(2 ** (levels - 1)) if config.get("_class_name") == "UNet2DModel" else 1
 
 
 def last_skips(config: Config) -> int:
-    """The number of concatenations with skips in the last up block of the UNet of that config."""
+    """The number of concatenations with skips in the last up block of the denoiser of that config; 0 without any."""
+    if "patch_size" in config:  # a transformer
+        return 0
     layers = config.get("layers_per_block", 2)  # diffusers' default
     return 1 + int(layers if isinstance(layers, int) else layers[0])
 

@@ -11,6 +11,7 @@ from latentrt_export.checkpoint.load import Checkpoint
 from latentrt_export.checkpoint.recognition import extra_channels_by_count
 from latentrt_export.components.conditions import TEXT, VECTORS, ClassLabel, Condition, LayoutBoxes
 from latentrt_export.components.denoiser import unet_parts
+from latentrt_export.components.pixart import transformer_parts
 from latentrt_export.components.segmentation import segmentation_part
 from latentrt_export.components.steering import Steering
 from latentrt_export.components.text import text_parts
@@ -41,6 +42,9 @@ def denoising_parts(checkpoint: Checkpoint) -> Iterator[Part]:
         yield from text_parts(checkpoint.load_text_encoder(name), encoder, name)
     if AUGMENTOR in checkpoint.components:
         yield from embedding_parts(checkpoint)
+    if family.denoiser == "transformer":
+        yield from transformer_parts(checkpoint.denoiser.load())
+        return
     unet = checkpoint.load_unet()
     steering = Steering.of(checkpoint, unet)
     yield from unet_parts(unet, family.size_ids, steering, extra_channels(checkpoint), condition_of(checkpoint))

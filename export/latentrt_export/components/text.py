@@ -1,4 +1,4 @@
-"""Text encoders as components: CLIP's and LDM-BERT, with the outputs that a family takes from each."""
+"""Text encoders as components: CLIP's, LDM-BERT and T5's, with the outputs that a family takes from each."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import torch
 from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertModel
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
+from transformers.models.t5.modeling_t5 import T5Stack
 
 from latentrt.tensors import TensorSpec
 from latentrt_export.checkpoint.family import Encoder
+from latentrt_export.components.t5 import t5_part
 from latentrt_export.networks.bert import BertEncoder
 from latentrt_export.networks.component import Part, Probe, generator
 from latentrt_export.networks.text_encoder import PooledTextEncoder, TextEncoder
@@ -20,12 +22,15 @@ USUAL = Encoder()
 TextModel: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection | LDMBertModel
 
 
-def text_parts(model: TextModel, encoder: Encoder = USUAL, name: str = "text_encoder") -> Iterator[Part]:
+def text_parts(model: TextModel | T5Stack, encoder: Encoder = USUAL, name: str = "text_encoder") -> Iterator[Part]:
     """A text encoder, probed at its last layer, the one before and its first.
 
     The probes are random tokens: the mask lets each position see what stands before it. Where a
     prompt's end matters, each has one.
     """
+    if isinstance(model, T5Stack):
+        yield t5_part(model, name)
+        return
     config, rows, layers = model.config, 3, model.config.num_hidden_layers - encoder.skipped
     tokens = config.max_position_embeddings
     ids = torch.randint(0, config.vocab_size, (rows, tokens), generator=generator())

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from latentrt.bundle.folder import Bundle
 from latentrt.bundle.manifest import QUANTIZED_AT_ONCE, Manifest
-from latentrt.bundle.sources import CLASS_LABEL
+from latentrt.bundle.sources import CLASS_LABEL, denoiser_in
 from latentrt.conditioning.image_embedding import AUGMENTOR, embedding_components
 from latentrt.conditioning.prior import PRIOR, PRIOR_ENCODER
 from latentrt.conditioning.text import from_text
@@ -48,8 +48,8 @@ class Call:
 class Estimate:
     """Estimate of a request on a device: seconds are lower bounds, bytes are estimates; nothing is measured.
 
-    step: one call of the UNet. seconds: the whole request. activation_bytes: of the largest graph. resident_bytes: all
-    graphs loaded. least_bytes: one graph loaded at a time. room_bytes: free memory of the device.
+    step: one call of the denoiser. seconds: the whole request. activation_bytes: of the largest graph. resident_bytes:
+    all graphs loaded. least_bytes: one graph loaded at a time. room_bytes: free memory of the device.
     """
 
     step: Roofline
@@ -145,7 +145,7 @@ def estimate(calls: Mapping[str, Call], precision: PrecisionName, device: Device
     weights = {name: weight_bytes(one.cost, how[name]) * (POSITIVE not in name) for name, one in calls.items()}
     activations = {name: call.cost.activation_elements * how[name].activation_bytes for name, call in calls.items()}
     return Estimate(
-        step=bounds["unet"],
+        step=bounds[denoiser_in(bounds)],
         seconds=sum(call.times * bounds[name].seconds for name, call in calls.items()),
         weight_bytes=sum(weights.values()),
         activation_bytes=max(activations.values()),

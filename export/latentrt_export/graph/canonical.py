@@ -26,16 +26,17 @@ OPSET = 18
 IR_VERSION = 10
 
 
-def canonical(model: ir.Model, weights: Mapping[str, torch.Tensor]) -> ir.Model:
+def canonical(model: ir.Model, weights: Mapping[str, torch.Tensor], multiple: int = 1) -> ir.Model:
     """`model`, in place: `weights` bound to inputs by name, shapes and constants folded, unused nodes removed.
 
-    The tensors are shared with `weights`, not copied; transposed ones are views.
+    The tensors are shared with `weights`, not copied; transposed ones are views. multiple: of which height and width
+    must be multiples.
     """
     tidy = Sequential(IdentityEliminationPass(), CommonSubexpressionEliminationPass(), RemoveUnusedNodesPass())
     fold_constants(model, onnx_shape_inference=False)
     tidy(model)
     fold(model.graph, {"Reshape": fold_reshape, "Div": drop_division_by_one})
-    annotate_shapes(tidy(model).model)
+    annotate_shapes(tidy(model).model, multiple)
     bind(model.graph, weights)
     fold(model.graph, dict.fromkeys(VIEWS, fold_weight_view))
     Sequential(RemoveUnusedNodesPass(), RemoveUnusedOpsetsPass())(model)

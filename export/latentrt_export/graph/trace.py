@@ -47,7 +47,7 @@ def trace(
             do_constant_folding=False,
         )
     model = ir.from_proto(onnx.load_from_string(buffer.getvalue()))
-    model = canonical(model, dict(module.named_parameters()) | dict(module.named_buffers()))
+    model = canonical(model, dict(module.named_parameters()) | dict(module.named_buffers()), multiple)
     for spec, value in zip([*inputs, *outputs], [*model.graph.inputs, *model.graph.outputs], strict=True):
         value.shape = ir.Shape(spec.shape)
     return model

@@ -10,9 +10,11 @@ __all__ = [
     "image_embedding",
     "image_encoder",
     "one_token",
+    "pixart",
     "prior",
     "residuals",
     "segmentation",
+    "t5",
     "text_encoder",
     "time_bias",
 ]

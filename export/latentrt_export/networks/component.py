@@ -30,9 +30,9 @@ class Probe:
 class Part:
     """One component to export. `build` makes the module to trace, of which the original may not survive the making.
 
-    float32: whether it is exported in fp32 whatever the precision, because its values leave fp16's range. multiple:
-    sides in latents must be multiples of it. role, sources, controls, attention_factor: see
-    `latentrt.bundle.manifest.Component`.
+    float32: whether it is exported in fp32 whatever the precision, because its values leave fp16's range. wide: whether
+    fp16 is w16 for it, weights in fp16 and values in float32, for the same reason. multiple: sides in latents must be
+    multiples of it. role, sources, controls, attention_factor: see `latentrt.bundle.manifest.Component`.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Part:
     sources: Mapping[str, InputSource] = field(default_factory=dict, kw_only=True)
     controls: tuple[str, ...] = field(default=(), kw_only=True)
     attention_factor: int = field(default=1, kw_only=True)
+    wide: bool = field(default=False, kw_only=True)
 
 
 def sample_spec(network: ControlNetModel | UNet2DConditionModel | UNet2DModel) -> TensorSpec:

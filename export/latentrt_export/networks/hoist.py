@@ -93,17 +93,26 @@ class ConstantAttention:
 
 
 def attend(
-    query: Tensor, key: Tensor, value: Tensor, heads: int, mask: Tensor | None = None, *, upcast: bool = False
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    heads: int,
+    mask: Tensor | None = None,
+    *,
+    scale: float | None = None,
+    upcast: bool = False,
 ) -> Tensor:
-    """Returns softmax(q k^T / sqrt(d) + mask) v for (batch, tokens, heads * d) operands; same shape as `query`.
+    """Returns softmax(scale q k^T + mask) v for (batch, tokens, heads * d) operands; same shape as `query`.
 
-    upcast: scores and their softmax in float32 whatever the operands are, for models whose scores leave fp16's range.
+    scale: of the scores; None for 1 / sqrt(d). upcast: scores and their softmax in float32 whatever the operands are,
+    for models whose scores leave fp16's range.
     """
     batch, width = query.shape[0], int(query.shape[-1])  # the width is the model's, not an input's: a number
     q, k, v = (x.reshape(batch, -1, heads, width // heads).transpose(1, 2) for x in (query, key, value))
     wide = upcast and v.dtype != torch.float32
     q, k = (q.float(), k.float()) if wide else (q, k)
-    scores = (q * math.sqrt(heads / width)) @ k.transpose(-1, -2)
+    scale = math.sqrt(heads / width) if scale is None else scale
+    scores = (q if scale == 1 else q * scale) @ k.transpose(-1, -2)
     weights = (scores if mask is None else scores + mask).softmax(-1)
     weights = weights.to(v.dtype) if wide else weights
     return (weights @ v).transpose(1, 2).reshape(batch, -1, width)

@@ -15,6 +15,7 @@ from latentrt.bench.statistics import Summary, summary
 from latentrt.bench.system import Conditions
 from latentrt.bundle.folder import Bundle
 from latentrt.bundle.quantization import PictureLoss
+from latentrt.bundle.sources import denoiser_in
 from latentrt.errors import RequestError
 from latentrt.storage.json_codec import parse
 
@@ -48,8 +49,13 @@ class Subject:
 
     @property
     def loss(self) -> PictureLoss | None:
-        """Loss of pictures through the quantization of the UNet; None if it is not quantized."""
-        return self.parts["unet"].loss
+        """Loss of pictures through the quantization of the denoiser; None if it is not quantized."""
+        return self.denoiser.loss
+
+    @property
+    def denoiser(self) -> ComponentReport:
+        """The report of the denoiser."""
+        return self.parts[denoiser_in(self.parts)]
 
 
 @dataclass(frozen=True)
@@ -175,7 +181,7 @@ class Report:
     @property
     def title(self) -> str:
         """The bundle's name, its UNet's precision and the engine."""
-        return f"{self.subject.name} {self.subject.parts['unet'].precision} on {self.engine}"
+        return f"{self.subject.name} {self.subject.denoiser.precision} on {self.engine}"
 
 
 def subject_of(bundle: Bundle) -> Subject:

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from latentrt.bench.report import Sample
+from latentrt.bundle.sources import DENOISERS
 from latentrt.pipeline import timings
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.pipeline.result import Result
 from latentrt.request.request import Request
 
-# The phases of each part of a step.
-STEPWISE = {"unet": ("unet", "unet_shallow"), "sampler": ("sampler",)}
+# The phases of each part of a step. Reports name the denoiser "unet", whatever kind it is.
+STEPWISE = {"unet": (*DENOISERS, "unet_shallow"), "sampler": ("sampler",)}
 
 
 def time_request(pipeline: Pipeline, request: Request) -> Sample:
@@ -29,7 +30,8 @@ def time_request(pipeline: Pipeline, request: Request) -> Sample:
         tuple(after[part] - before.get(part, 0.0) for before, after in zip(totals, totals[1:], strict=False))
         for part in STEPWISE
     )
-    return Sample(result.seeds[0], total, dict(result.timings), unet, sampler, digests(result))
+    phases = {"unet" if one in DENOISERS else one: spent for one, spent in result.timings.items()}
+    return Sample(result.seeds[0], total, phases, unet, sampler, digests(result))
 
 
 def digests(result: Result) -> tuple[str, ...]:

@@ -27,6 +27,8 @@ from latentrt.tensors import Array, TensorSpec
 FORMAT = 2
 # Prompts in one call of a graph: usually a negative and a positive one. A plan is built for at most this many.
 USUAL_PROMPTS, MOST_PROMPTS = 2, 8
+# Tokens of a usual prompt, where rows are as long as their texts.
+USUAL_TOKENS = 64
 # Latents in one call of the quantizer: their distances to all vectors of a codebook of 16384 take 67 MB.
 QUANTIZED_AT_ONCE = 1024
 
@@ -84,7 +86,8 @@ class Text:
     layers: the highest value of the encoders' input `clip_skip`. encoders: the components that take the tokens; their
     contexts are concatenated along the width. pads: the id of the padding token of encoders where it is not the
     tokenizer's. zero_negative: zeros, not an empty text, stand for a missing negative prompt. unread: the number of
-    layers at the end of an encoder that nothing reads; its graph is without them.
+    layers at the end of an encoder that nothing reads; its graph is without them. padded: rows have the tokenizer's
+    length; False: each is as long as its text.
     """
 
     layers: int
@@ -92,6 +95,7 @@ class Text:
     pads: Mapping[str, int] = field(default_factory=dict)
     zero_negative: bool = False
     unread: Mapping[str, int] = field(default_factory=dict)
+    padded: bool = True
 
 
 @dataclass(frozen=True)
@@ -133,12 +137,13 @@ class Latents:
 class TokenizerSpec:
     """The tokenizer's file, in the `tokenizers` package's format, and the ids of the tokens around a prompt.
 
-    embeddings: the words added by textual inversion, and the number of vectors of each. Their ids are consecutive.
+    length: the most tokens of a row. bos: None where no token begins a row. embeddings: the words added by textual
+    inversion, and the number of vectors of each. Their ids are consecutive.
     """
 
     file: str
     length: int
-    bos: int
+    bos: int | None
     eos: int
     pad: int
     embeddings: Mapping[str, int] = field(default_factory=dict)
@@ -370,9 +375,12 @@ class Manifest:
     def size_bounds(self) -> dict[str, tuple[int, int, int]]:
         """The least, usual and largest size of every symbolic axis that the picture's size does not determine."""
         usual = self.sizes()
+        most = usual["tokens"]
+        padded = self.text is None or self.text.padded
         return {
             "batch": (1, USUAL_PROMPTS, MOST_PROMPTS),
             "n": (1, usual["n"], self.schedule.train_steps if self.schedule else usual["n"]),
             "vectors": (1, usual["vectors"], usual["vectors"]),
-            **{name: (usual[name],) * 3 for name in ("tokens", "images")},
+            "tokens": (most,) * 3 if padded else (1, min(USUAL_TOKENS, most), most),
+            "images": (usual["images"],) * 3,
         }

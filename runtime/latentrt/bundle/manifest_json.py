@@ -21,7 +21,19 @@ HOISTED_KINDS = ("timestep", "text", "request", "image")
 # Keys that are not written if they have their default.
 OMITTED = (
     *("sources", "controls", "quantization", "encoders", "pads", "zero_negative", "unread", "embeddings"),
-    *("name", "values", "extra_channels", "fill", "multiple", "attention_factor", "boundary", "activations", "eta"),
+    *(
+        "name",
+        "values",
+        "extra_channels",
+        "positions",
+        "padded",
+        "fill",
+        "multiple",
+        "attention_factor",
+        "boundary",
+        "activations",
+        "eta",
+    ),
     *("overlay", "classes", "segmentation", "layout", "image_embedding", "prior", "names", "lora_weights", "presets"),
 )
 
@@ -95,7 +107,7 @@ def _check_counts(manifest: Manifest) -> None:
         if count < 1:
             raise TypedError(f"{where}: got {count}, expected at least 1")
     for name in ("bos", "eos", "pad") if manifest.tokenizer else ():
-        if getattr(manifest.tokenizer, name) > LARGEST_ID:
+        if (getattr(manifest.tokenizer, name) or 0) > LARGEST_ID:
             raise TypedError(f".tokenizer.{name}: got {getattr(manifest.tokenizer, name)}, expected a token's id")
     if (manifest.text is None) != (manifest.tokenizer is None):
         raise TypedError(".tokenizer: got one of text and tokenizer, expected both or none")
@@ -175,6 +187,12 @@ def _check_source(
     if component.role == "hoisted" and source.kind not in HOISTED_KINDS:
         expected_kinds = f"{', '.join(map(repr, HOISTED_KINDS[:-1]))} or {HOISTED_KINDS[-1]!r}"
         raise TypedError(f"{where}: got {source.kind!r}, expected {expected_kinds} in a hoisted graph")
+    if (source.kind == "positions") != (source.positions is not None):
+        raise TypedError(f"{where}.positions: got one of it and of the kind 'positions', expected both or none")
+    if source.positions is not None and (source.positions.base < 1 or not source.positions.scale > 0):
+        raise TypedError(f"{where}.positions: got {source.positions}, expected a base of at least 1, a scale above 0")
+    if source.positions is not None:
+        _check_table(component.input(key), f"{where}.positions")
     if source.kind == "text" and source.name not in ("context", "pooled"):
         raise TypedError(f"{where}.name: got {source.name!r}, expected 'context' or 'pooled'")
     if source.kind == "request" and not source.values:
@@ -186,6 +204,13 @@ def _check_source(
         expected = per_of(tuple(maker.sources.values()))
         if source.per != expected:
             raise TypedError(f"{where}.per: got {list(source.per)}, expected {list(expected)}, as {source.name} is fed")
+
+
+def _check_table(spec: TensorSpec, where: str) -> None:
+    """Raises TypedError unless a table of positions has channels for sines and cosines of rows and of columns."""
+    channels, *sides = spec.shape
+    if not isinstance(channels, int) or channels % 4 or len(sides) != 2:
+        raise TypedError(f"{where}: got the input {spec}, expected a multiple of 4 channels, rows and columns")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

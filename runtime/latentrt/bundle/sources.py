@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -39,7 +39,10 @@ SHALLOW_ROLES: tuple[Role, ...] = ("shallow_denoiser", "shallow_controlnet")
 # Roles of components that are called between the first step and the last.
 LOOP_ROLES: tuple[Role, ...] = ("denoiser", "controlnet", *SHALLOW_ROLES)
 
-SourceKind = Literal["latents", "timestep", "text", "request", "component", "control", "image", "features"]
+# Names of components that are denoisers: a UNet, or a transformer.
+DENOISERS = ("unet", "transformer")
+
+SourceKind = Literal["latents", "timestep", "text", "request", "component", "control", "image", "features", "positions"]
 Per = Literal["model", "run", "prompt", "step", "row"]
 TextOutput = Literal["context", "pooled"]
 # Request values of SDXL's size conditioning, in pixels but for the score.
@@ -65,6 +68,11 @@ PIXELS: Mapping[ExtraChannelsName, tuple[int, tuple[float, float] | None]] = {
 }
 
 
+def denoiser_in(names: Iterable[str]) -> str:
+    """The name of the denoiser among those of components, of which it is one."""
+    return next(name for name in names if name in DENOISERS)
+
+
 @dataclass(frozen=True)
 class ExtraChannels:
     """Channels that follow the noisy latents in the denoiser's sample (concat conditioning).
@@ -80,15 +88,28 @@ class ExtraChannels:
 
 
 @dataclass(frozen=True)
+class Positions:
+    """The numbering of patches by row and column, for sinusoids of it (`latentrt.conditioning.positions`).
+
+    base: the patches per side that a model counts in, whatever the picture's size. scale: what their numbers are
+    divided by.
+    """
+
+    base: int
+    scale: float
+
+
+@dataclass(frozen=True)
 class InputSource:
     """The source of one input of the denoiser or of a hoisted graph.
 
     kind: "latents" (the noisy sample), "timestep", "text" (an output of the text encoders), "request" (values of the
     request), "component" (the output of that name of a hoisted component), "control" (control images; zeros without),
-    "image" (the embedding of the image that the request shows; zeros for the negative prompt) or "features" (the
-    denoiser's own, of an earlier call). per: what the values depend on. name: the text encoders' output, the component,
-    or the role of the controls' network. values: the names of the request's values, one per column. extra_channels:
-    those after the noisy latents, in order.
+    "image" (the embedding of the image that the request shows; zeros for the negative prompt), "features" (the
+    denoiser's own, of an earlier call) or "positions" (a table for the latents' size). per: what the values depend on.
+    name: the text encoders' output, the component, or the role of the controls' network. values: the names of the
+    request's values, one per column. extra_channels: those after the noisy latents, in order. positions: the numbers
+    of patches in the table.
     """
 
     kind: SourceKind
@@ -96,6 +117,7 @@ class InputSource:
     name: str = ""
     values: tuple[str, ...] = ()
     extra_channels: tuple[ExtraChannels, ...] = ()
+    positions: Positions | None = None
 
 
 def per_of(sources: tuple[InputSource, ...]) -> tuple[Per, ...]:
@@ -124,6 +146,11 @@ FEATURES = InputSource("features", ("step", "row"))
 
 # The noised embedding of an image, whose noise differs from picture to picture.
 IMAGE_EMBEDDING = InputSource("image", ("prompt", "row"))
+
+
+def positions_source(positions: Positions) -> InputSource:
+    """The source of an input that takes the positions of patches."""
+    return InputSource("positions", ("run",), positions=positions)
 
 
 def request_source(*values: str) -> InputSource:

@@ -5,6 +5,7 @@ __all__ = [
     "extra_channels",
     "image_embedding",
     "inputs",
+    "positions",
     "prior",
     "prompt_blend",
     "prompts",

@@ -53,8 +53,9 @@ def text_rows(call: Call, manifest: Manifest, prompt: Prompt) -> TextRows:
     """Returns an empty text and the prompt, encoded. Of a long prompt it is the first chunk, without weights."""
     text, tokenizer = manifest.text, manifest.tokenizer
     assert text is not None and tokenizer is not None  # models with a prior have both
-    padding = tokenizer.length - 2
-    empty = Chunk((tokenizer.bos, tokenizer.eos, *[tokenizer.pad] * padding), (1.0,) * tokenizer.length, padding)
+    start = () if tokenizer.bos is None else (tokenizer.bos,)
+    padding = tokenizer.length - len(start) - 1
+    empty = Chunk((*start, tokenizer.eos, *[tokenizer.pad] * padding), (1.0,) * tokenizer.length, padding)
     chunks = (empty, prompt.chunks[prompt.sub_prompts[0].texts[0]][0])
     pad = text.pads.get(PRIOR_ENCODER, tokenizer.pad)
     ids = np.array([chunk.padded(pad) for chunk in chunks], np.int64)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from latentrt.conditioning.prompt_blend import interpolated_conditioning
@@ -38,22 +38,42 @@ class Conditioning:
 
     positive: the weight and the text at each step of every prompt between ANDs. They are made as long as the longest by
     repeating their last row, as AUTOMATIC1111 does. negative: the text at each step; () where there is no negative
-    prompt. zero_negative: the negative conditioning is zeros, which may have any length.
+    prompt. zero_negative: the negative conditioning is zeros, which may have any length. padded: False where texts keep
+    their own lengths: a repeated row would weigh as much as another token.
     """
 
     texts: tuple[TextConditioning, ...]
     positive: tuple[tuple[float, tuple[int, ...]], ...]
     negative: tuple[int, ...] = ()
     zero_negative: bool = False
+    padded: bool = True
 
     def rows(self, step: int) -> tuple[Row | None, tuple[tuple[float, Row], ...]]:
         """The negative row of a step, and the weight and row of each prompt between ANDs."""
-        longest = max(self.texts[texts[step]].tokens for _, texts in self.positive)
-        positive = tuple((weight, Row(texts[step], longest)) for weight, texts in self.positive)
-        if not self.negative:
+        texts = [texts[step] for _, texts in self.positive]
+        negative = self.negative[step] if self.negative else None
+        tokens = self.lengths(texts, negative)
+        positive = tuple(
+            (weight, Row(text, tokens[text])) for (weight, _), text in zip(self.positive, texts, strict=True)
+        )
+        if negative is None:
             return None, positive
-        text = self.negative[step]
-        return Row(text, longest if self.zero_negative else self.texts[text].tokens, negative=True), positive
+        own = self.texts[negative].tokens if self.padded else tokens[negative]
+        longest = max(tokens[text] for text in texts)
+        return Row(negative, longest if self.zero_negative else own, negative=True), positive
+
+    def lengths(self, positive: Sequence[int], negative: int | None) -> dict[int, int]:
+        """The tokens that each text of a step is brought to.
+
+        Without padding only a text of one token, such as an empty one, is as long as the longest: attention to copies
+        of a token is attention to it. It has at least two, as OpenVINO 2026.4 on a CPU computes wrong numbers for more
+        tokens after a first call with one.
+        """
+        own = {text: self.texts[text].tokens for text in (*positive, *([] if negative is None else [negative]))}
+        if self.padded:
+            return own | dict.fromkeys(positive, max(own[text] for text in positive))
+        longest = max(2, *own.values())
+        return {text: longest if tokens == 1 else tokens for text, tokens in own.items()}
 
     def used(self) -> list[TextKey]:
         """Every text that a call may have, in the order of first use, positive ones first."""
@@ -74,11 +94,13 @@ def conditioning_of(
     positive: Prompt,
     negative: Prompt | None,
     blend: tuple[Prompt, float] | None = None,
+    *,
+    padded: bool = True,
 ) -> Conditioning:
     """Returns the conditioning of a run's prompts.
 
-    negative: None for none. blend: a second prompt and the share of it, 0 to
-    1, in the interpolation between both.
+    negative: None for none. blend: a second prompt and the share of it, 0 to 1, in the interpolation between both.
+    padded: as in `Conditioning`.
     """
     places = {text: place for place, text in enumerate(texts)}
     known = [*texts.values()]
@@ -90,10 +112,11 @@ def conditioning_of(
         guides = [(1.0, tuple(blends[pair] for pair in pairs))]
         known += [interpolated_conditioning(known[a], known[b], share) for a, b in blends]
     own = tuple(places[text] for text in negative.sub_prompts[0].texts) if negative else ()
-    return Conditioning(tuple(known), tuple(guides), own)
+    return Conditioning(tuple(known), tuple(guides), own, padded=padded)
 
 
 def with_zero_negative(conditioning: Conditioning, steps: int) -> Conditioning:
     """The conditioning with zeros for the negative prompt."""
     texts = (*conditioning.texts, zero_conditioning(conditioning.texts))
-    return Conditioning(texts, conditioning.positive, (len(texts) - 1,) * steps, zero_negative=True)
+    negative = (len(texts) - 1,) * steps
+    return replace(conditioning, texts=texts, negative=negative, zero_negative=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,36 +38,49 @@ class TextConditioning:
 
 
 def encode(call: Call, manifest: Manifest, prompts: Sequence[Prompt], clip_skip: int) -> dict[str, TextConditioning]:
-    """Returns the conditioning of every distinct text of `prompts`; all texts share one call per graph.
+    """Returns the conditioning of every distinct text of `prompts`; texts whose rows are equally long share calls.
 
     call: runs a component by name. The chunks of a long text are encoded one by one, and their tokens concatenated; the
     vectors are those of the first chunk, as in AUTOMATIC1111.
     """
     chunks = {text: parts for prompt in prompts for text, parts in prompt.chunks.items()}
     rows = [chunk for parts in chunks.values() for chunk in parts]
-    arrays = encoder_outputs(call, manifest.text, rows, clip_skip) if manifest.text else {}
+    groups = defaultdict[int, list[Chunk]](list)
+    for row in rows:
+        groups[len(row.ids)].append(row)
+    made = {length: iter(rows_of(call, manifest, group, clip_skip)) for length, group in groups.items()}
+    return {text: joined([next(made[len(part.ids)]) for part in parts]) for text, parts in chunks.items()}
+
+
+def joined(rows: Sequence[Mapping[str, Array]]) -> TextConditioning:
+    """The arrays of one text, from those of its chunks, (1, ...) each."""
+    names = [*rows[0]] if rows else []
+    whole = {name: np.concatenate([row[name] for row in rows], 1) for name in names if rows[0][name].ndim == 3}
+    return TextConditioning(whole, {name: rows[0][name] for name in names if name not in whole})
+
+
+def rows_of(call: Call, manifest: Manifest, rows: Sequence[Chunk], clip_skip: int) -> list[dict[str, Array]]:
+    """The arrays of each chunk, (1, ...), that the denoiser or a graph that feeds it takes. rows: of one length."""
+    if manifest.text is None:
+        return [{} for _ in rows]
+    arrays = encoder_outputs(call, manifest, manifest.text, rows, clip_skip)
     for name, component in manifest.hoisted.items():
         if from_text(component):
             arrays |= call(name, **{key: arrays[source.name] for key, source in component.sources.items()})
-    taken = taken_from_text(manifest) if manifest.text else set()
-    found, start = {}, 0
-    for text, parts in chunks.items():
-        own = {name: arrays[name][start : start + len(parts)] for name in taken}
-        found[text] = TextConditioning(
-            {name: one.reshape(1, -1, one.shape[-1]) for name, one in own.items() if one.ndim == 3},
-            {name: one[:1] for name, one in own.items() if one.ndim == 2},
-        )
-        start += len(parts)
-    return found
+    taken = sorted(taken_from_text(manifest))
+    return [{name: arrays[name][place : place + 1] for name in taken} for place in range(len(rows))]
 
 
-def encoder_outputs(call: Call, text: Text, rows: Sequence[Chunk], clip_skip: int) -> dict[str, Array]:
+def encoder_outputs(
+    call: Call, manifest: Manifest, text: Text, rows: Sequence[Chunk], clip_skip: int
+) -> dict[str, Array]:
     """The context of all chunks, (chunks, tokens, width), and `pooled` (chunks, width) where an encoder has it."""
-    outputs = []
+    outputs, known = [], {"clip_skip": np.array([clip_skip])}
     for encoder in text.encoders:
         pad = text.pads.get(encoder)
         ids = np.array([chunk.ids if pad is None else chunk.padded(pad) for chunk in rows], np.int64)
-        outputs.append(call(encoder, input_ids=ids, clip_skip=np.array([clip_skip])))
+        layer = {spec.name: known[spec.name] for spec in manifest.components[encoder].inputs if spec.name in known}
+        outputs.append(call(encoder, input_ids=ids, **layer))
     contexts = [apply_weights(one["context"], rows) for one in outputs]
     pooled = [one["pooled"] for one in outputs if "pooled" in one]
     context = np.concatenate(contexts, -1) if len(contexts) > 1 else contexts[0]

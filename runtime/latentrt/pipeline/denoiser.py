@@ -16,6 +16,7 @@ from latentrt.bundle.sources import DEEP_FEATURES
 from latentrt.conditioning.control import ControlSet
 from latentrt.conditioning.extra_channels import concat_channels
 from latentrt.conditioning.inputs import DenoiserInputs
+from latentrt.conditioning.positions import position_table
 from latentrt.conditioning.prompts import Row
 from latentrt.conditioning.text import Call
 from latentrt.pipeline.step_cache import StepCache
@@ -101,6 +102,7 @@ class Denoiser:
         """The network's prediction for some rows, in one call. sample, extra: of one row."""
         name = self.manifest.sample
         feeds = {name: np.concatenate([sample] * len(group)), **self.inputs.feeds(group, sigma, len(sample))}
+        feeds |= self.positions(*sample.shape[2:])
         negative = [row.negative for row in group for _ in sample]
         shallow = self.manifest.shallow if self.cache is not None and self.cache.shallow else None
         more = self.controls.feeds(self.step, feeds, negative, window, shallow=shallow) if self.controls else {}
@@ -108,6 +110,12 @@ class Denoiser:
             feeds[name] = np.concatenate([concat_channels(sample, extra, dropped=row.image_dropped) for row in group])
         output = self.network(group, {**feeds, **more}, shallow)
         return list(output.astype(np.float32, copy=False).reshape(len(group), *sample.shape))
+
+    def positions(self, height: int, width: int) -> dict[str, Array]:
+        """The inputs that depend on the latents' size alone: of a tile, it is that of a picture of its size."""
+        denoiser = self.manifest.components[self.manifest.denoiser]
+        known = ((spec, denoiser.sources[spec.name].positions) for spec in denoiser.inputs)
+        return {spec.name: position_table(spec, found, height, width) for spec, found in known if found is not None}
 
     def network(self, group: tuple[Row, ...], feeds: dict[str, Array], shallow: str | None) -> Array:
         """The prediction of one call for some rows: of the denoiser, or of the shallow one with features kept."""

@@ -137,9 +137,15 @@ def completed(request: Request, manifest: Manifest) -> Request:
 
 def load_tokenizer(bundle: Bundle) -> Tokenizer | None:
     """The bundle's tokenizer; None for a model without prompts."""
-    spec = bundle.manifest.tokenizer
-    if spec is None:
+    spec, text = bundle.manifest.tokenizer, bundle.manifest.text
+    if spec is None or text is None:
         return None
     return Tokenizer.load(
-        bundle.path(spec.file), length=spec.length, bos=spec.bos, eos=spec.eos, pad=spec.pad, embeddings=spec.embeddings
+        bundle.path(spec.file),
+        length=spec.length,
+        bos=spec.bos,
+        eos=spec.eos,
+        pad=spec.pad,
+        embeddings=spec.embeddings,
+        padded=text.padded,
     )

@@ -223,9 +223,15 @@ def activation_bytes(manifest: Manifest, name: str, demand: MemoryDemand, model:
     """Bytes of activations in one call of a component."""
     component, latents = manifest.components[name], latents_per_call(manifest, name, demand)
     rows = demand.prompts * demand.images if in_loop(component) else 1
-    if model.scores and component.activations:
-        return GAPS * rows * max(latents * each + latents**2 * pairs for each, pairs in component.activations)
+    if component.activations and (model.scores or is_transformer(component)):
+        figures = ((each, pairs if model.scores else 0.0) for each, pairs in component.activations)
+        return GAPS * rows * max(latents * each + latents**2 * pairs for each, pairs in figures)
     return MARGIN_BYTES + usual_activation_bytes(manifest, component, demand, latents, model)
+
+
+def is_transformer(component: Component) -> bool:
+    """Whether a denoiser is a transformer, for which the constants of UNets mean nothing."""
+    return any(source.kind == "positions" for source in component.sources.values())
 
 
 def usual_activation_bytes(

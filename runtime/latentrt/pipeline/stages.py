@@ -68,7 +68,9 @@ def encode_prompts(run: Timed, prepared: Prepared) -> Encoded:
     used += [prompts.blend] if prompts.blend else []
     texts = encode(run.call, manifest, used, settings.text.clip_skip)
     blend = (prompts.blend, settings.text.blend_strength) if prompts.blend else None
-    conditioning = conditioning_of(texts, prompts.positive, None if alone or zero else prompts.negative, blend)
+    negative = None if alone or zero else prompts.negative
+    padded = manifest.text is None or manifest.text.padded
+    conditioning = conditioning_of(texts, prompts.positive, negative, blend, padded=padded)
     if zero:
         conditioning = with_zero_negative(conditioning, settings.steps)
     image = image_embedding(run.call, manifest, settings, prompts.positive)

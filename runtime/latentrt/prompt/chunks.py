@@ -40,7 +40,7 @@ def chunked(parts: Iterable[Part], tokenizer: Tokenizer) -> list[Chunk]:
     BREAK ends a chunk, even an empty one: at the start of a prompt it makes an empty chunk, at the end none. A comma
     that starts a chunk is not a place to cut, as in A1111. Raises RequestError as `Tokenizer.ids` does.
     """
-    room = tokenizer.length - 2
+    room = tokenizer.room
     comma = tokenizer.comma
     chunks: list[list[Token]] = []
     chunk: list[Token] = []
@@ -68,6 +68,7 @@ def chunked(parts: Iterable[Part], tokenizer: Tokenizer) -> list[Chunk]:
 
 
 def _row(chunk: list[Token], tokenizer: Tokenizer) -> Chunk:
-    padding = tokenizer.length - 2 - len(chunk)
-    ids = (tokenizer.bos, *(token for token, _ in chunk), tokenizer.eos, *[tokenizer.pad] * padding)
-    return Chunk(ids, (1.0, *(weight for _, weight in chunk), *[1.0] * (padding + 1)), padding)
+    padding = tokenizer.room - len(chunk) if tokenizer.padded else 0
+    ids = (*tokenizer.start, *(token for token, _ in chunk), tokenizer.eos, *[tokenizer.pad] * padding)
+    before, after = [1.0] * len(tokenizer.start), [1.0] * (padding + 1)
+    return Chunk(ids, (*before, *(weight for _, weight in chunk), *after), padding)

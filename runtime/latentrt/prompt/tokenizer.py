@@ -31,20 +31,30 @@ _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\
 class Tokenizer:
     """A vocabulary, with the length and the special ids of a text encoder's rows.
 
-    length: positions of a row, BOS and EOS included. `tokenizer(["a cat", ""])` gives two rows. vectors: for each
-    textual inversion, its first id and its number of consecutive ids.
+    length: the most positions of a row, BOS and EOS included. bos: None where a row has none. vectors: for each textual
+    inversion, its first id and its number of consecutive ids. padded: prompts' rows are filled to the length; False: a
+    row ends with its EOS. `tokenizer(["a cat", ""])` gives two rows, filled in any case.
     """
 
     backend: tokenizers.Tokenizer
     length: int
-    bos: int
+    bos: int | None
     eos: int
     pad: int
     vectors: Mapping[int, int] = field(default_factory=dict, kw_only=True)
+    padded: bool = field(default=True, kw_only=True)
 
     @classmethod
     def load(
-        cls, file: Path, *, length: int, bos: int, eos: int, pad: int, embeddings: Mapping[str, int] | None = None
+        cls,
+        file: Path,
+        *,
+        length: int,
+        bos: int | None,
+        eos: int,
+        pad: int,
+        embeddings: Mapping[str, int] | None = None,
+        padded: bool = True,
     ) -> "Tokenizer":
         """Return the tokenizer in a `tokenizer.json`. embeddings: the number of vectors of each textual inversion.
 
@@ -64,7 +74,8 @@ class Tokenizer:
             raise BundleError(f"{file}: cannot read any text ({error}); export the bundle again") from error
         if length < 2:
             raise BundleError(f"{file}: rows of {length} tokens, expected at least 2 (BOS and EOS); export again")
-        for name, number in (("bos", bos), ("eos", eos), ("pad", pad)):
+        ends = {"bos": bos, "eos": eos, "pad": pad}
+        for name, number in ((name, one) for name, one in ends.items() if one is not None):
             if number < 0 or backend.id_to_token(number) is None:
                 raise BundleError(
                     f"{file}: {name} is token {number}, expected one of its {backend.get_vocab_size()} tokens; "
@@ -83,7 +94,17 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         backend.post_processor = None
-        return cls(backend, length, bos, eos, pad, vectors=vectors)
+        return cls(backend, length, bos, eos, pad, vectors=vectors, padded=padded)
+
+    @property
+    def start(self) -> tuple[int, ...]:
+        """The tokens that begin a row: BOS, or none."""
+        return () if self.bos is None else (self.bos,)
+
+    @property
+    def room(self) -> int:
+        """The most tokens of text in a row."""
+        return self.length - len(self.start) - 1
 
     @property
     def comma(self) -> int | None:
@@ -119,7 +140,7 @@ class Tokenizer:
         """
         rows = np.full((len(texts), self.length), self.pad, dtype=np.int64)
         for row, text in zip(rows, texts, strict=True):
-            ids = [self.bos, *self.ids(text)[: self.length - 2], self.eos]
+            ids = [*self.start, *self.ids(text)[: self.room], self.eos]
             row[: len(ids)] = ids
         return rows
 

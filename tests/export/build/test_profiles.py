@@ -1,9 +1,11 @@
 """The shapes that plans are built for follow from the specs."""
 
+from dataclasses import replace
+
 import pytest
 
 from latentrt.bundle.folder import open_bundle
-from latentrt.bundle.manifest import MOST_PROMPTS
+from latentrt.bundle.manifest import MOST_PROMPTS, USUAL_TOKENS
 from latentrt_export.build.profiles import profile_for, profiles_of
 from latentrt.bundle.catalog import folder_of
 from latentrt.tensors import split_axis
@@ -87,3 +89,21 @@ def test_a_profile_for_given_shapes_takes_them(component, sizes):
 def test_rows_within_the_usual_bounds_need_no_plan_of_their_own():
     shapes = wanted("text_encoder", batch=5)
     assert (profile_for(BUNDLE, "text_encoder", shapes),) == profiles_of(BUNDLE, "text_encoder", [(64, 64)], [1])
+
+
+def test_rows_without_padding_take_any_number_of_tokens_in_one_plan():
+    text = replace(MANIFEST.text, padded=False)
+    bundle = replace(BUNDLE, manifest=replace(MANIFEST, text=text))
+    most = MANIFEST.tokenizer.length
+    for profiles in (
+        profiles_of(bundle, "unet", [(96, 160)], [2]),
+        profile_for_all(bundle, "unet", batch=2, height=20, width=12, tokens=9),
+    ):
+        (profile,) = profiles
+        assert bounds("unet", profile, "cross_kv", "tokens") == (1, min(USUAL_TOKENS, most), most)
+        assert bounds("unet", profile, "cross_kv", "batch") == (2, 2, 2)
+
+
+def profile_for_all(bundle, component, **sizes):
+    """The profile for a call of these sizes, as the only one."""
+    return (profile_for(bundle, component, wanted(component, **sizes)),)

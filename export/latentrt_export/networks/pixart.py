@@ -1,0 +1,141 @@
+"""PixArt's transformer as modules: what depends on the prompt or the timestep alone leaves the loop.
+
+Chen et al. (2023), "PixArt-alpha", and (2024), "PixArt-Sigma"; `PixArtTransformer2DModel` of diffusers 0.42.1, which
+the modules together must match. Positions are an input: the original computes its table anew for every other size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import PixArtTransformer2DModel
+from diffusers.models.embeddings import get_2d_sincos_pos_embed
+from torch import Tensor, nn
+
+from latentrt_export.networks.hoist import CrossKV, hoist
+
+# Rows of a block's table: shift, scale and gate of attention, then of the feed-forward layer.
+BLOCK_ROWS = 6
+SCALES = (1, 4)
+# Rows of the last table: shift and scale.
+LAST_SCALE = 1
+
+
+class CaptionKV(nn.Module):
+    """context (batch, tokens, caption channels) -> keys and values of all blocks, packed as of `CrossKV`."""
+
+    def __init__(self, transformer: PixArtTransformer2DModel) -> None:
+        super().__init__()
+        self.caption, self.kv = transformer.caption_projection, CrossKV(transformer)
+
+    def forward(self, context: Tensor) -> Tensor:
+        """The packed projections of the captions' states."""
+        projected: Tensor = self.kv(self.caption(context))
+        return projected
+
+
+class Modulations(nn.Module):
+    """timestep float32 (n) -> (n, width * (6 * blocks + 2)): shifts, scales and gates of all blocks, and the last two.
+
+    The learned tables are added, and 1 to every scale. The timestep's sinusoid stays in float32, as in `TimeBias`.
+    size_ids: float32 (n, 2), height and width in pixels, of models with `use_additional_conditions`.
+    """
+
+    tables: Tensor
+    last: Tensor
+
+    def __init__(self, transformer: PixArtTransformer2DModel) -> None:
+        super().__init__()
+        self.embedding, self.project = transformer.adaln_single.emb, transformer.adaln_single.linear
+        tables = torch.stack([block.scale_shift_table.detach() for block in transformer.transformer_blocks])
+        last = transformer.scale_shift_table.detach().clone()
+        tables[:, SCALES, :] += 1
+        last[LAST_SCALE] += 1
+        self.register_buffer("tables", tables.flatten(1))
+        self.register_buffer("last", last.flatten())
+
+    def forward(self, timestep: Tensor, size_ids: Tensor | None = None) -> Tensor:
+        """The packed rows of every table for each timestep."""
+        embedded = self.embedded(timestep, size_ids)
+        blocks = self.project(F.silu(embedded))[:, None] + self.tables
+        return torch.cat([blocks.flatten(1), torch.cat([embedded, embedded], -1) + self.last], -1)
+
+    def embedded(self, timestep: Tensor, size_ids: Tensor | None) -> Tensor:
+        """The embedding of the timestep, and of the picture's size and shape, (n, width)."""
+        emb, dtype = self.embedding, self.project.weight.dtype
+        embedded: Tensor = emb.timestep_embedder(emb.time_proj(timestep).to(dtype))
+        if size_ids is None:
+            return embedded
+        height, width = size_ids[:, 0], size_ids[:, 1]
+        sizes = [emb.resolution_embedder(emb.additional_condition_proj(one).to(dtype)) for one in (height, width)]
+        aspect = emb.aspect_ratio_embedder(emb.additional_condition_proj(height / width).to(dtype))
+        return embedded + torch.cat([*sizes, aspect], -1)
+
+
+class HoistedPixArt(nn.Module):
+    """The transformer without the parts that hoisted graphs computed beforehand.
+
+    Takes over the modules of `transformer`, which cannot be called by itself any more. Of a model that predicts a
+    variance too, as PixArt's do, only the rows of the prediction are kept.
+    """
+
+    def __init__(self, transformer: PixArtTransformer2DModel) -> None:
+        super().__init__()
+        hoist(transformer)
+        config = transformer.config
+        self.patch, self.channels = config.patch_size, config.in_channels
+        self.patches, self.blocks = transformer.pos_embed.proj, transformer.transformer_blocks
+        self.norm, self.project = transformer.norm_out, kept_rows(transformer)
+        for block in self.blocks:
+            block.scale_shift_table = None  # which `Modulations` has
+
+    def forward(self, sample: Tensor, time_bias: Tensor, cross_kv: Tensor, positions: Tensor) -> Tensor:
+        """The prediction, (batch, channels, height, width), from latents of that shape.
+
+        time_bias: (batch, rows * width). cross_kv: (batch, tokens, kv). positions: (width, rows, columns) of patches.
+        """
+        grid = self.patches(sample) + positions
+        hidden = grid.flatten(2).transpose(1, 2)
+        *rows, shift, scale = torch.split(time_bias[:, None], int(grid.shape[1]), -1)
+        for place, block in enumerate(self.blocks):
+            hidden = block_output(block, hidden, rows[BLOCK_ROWS * place : BLOCK_ROWS * (place + 1)], cross_kv)
+        made = self.project(self.norm(hidden) * scale + shift).transpose(1, 2)
+        pixels = made.reshape(grid.shape[0], self.channels * self.patch**2, grid.shape[2], grid.shape[3])
+        return F.pixel_shuffle(pixels, self.patch)
+
+
+def block_output(block: Any, hidden: Tensor, rows: list[Tensor], cross_kv: Tensor) -> Tensor:
+    """The output of one block, (batch, tokens, width). rows: its six modulations, (batch, 1, width) each."""
+    shift, scale, gate, shift_after, scale_after, gate_after = rows
+    hidden = hidden + gate * block.attn1(block.norm1(hidden) * scale + shift)
+    hidden = hidden + block.attn2(hidden, encoder_hidden_states=(cross_kv,))
+    made: Tensor = hidden + gate_after * block.ff(block.norm2(hidden) * scale_after + shift_after)
+    return made
+
+
+def kept_rows(transformer: PixArtTransformer2DModel) -> nn.Linear:
+    """The last layer without the rows of the variance, ordered as `pixel_shuffle` reads them: channel, row, column."""
+    full, patch, channels = transformer.proj_out, transformer.config.patch_size, transformer.config.in_channels
+    kept = nn.Linear(full.in_features, channels * patch**2, device="meta")
+    for name in ("weight", "bias"):
+        rows = getattr(full, name).detach().unflatten(0, (patch, patch, -1))[:, :, :channels]
+        setattr(kept, name, nn.Parameter(rows.movedim(2, 0).flatten(0, 2), requires_grad=False))
+    return kept
+
+
+def position_table(transformer: PixArtTransformer2DModel, height: int, width: int) -> Tensor:
+    """The original's positions, (width, rows, columns) of patches, for latents of that size."""
+    embed, patch = transformer.pos_embed, transformer.config.patch_size
+    rows, columns = height // patch, width // patch
+    table = get_2d_sincos_pos_embed(
+        embed.proj.out_channels,
+        (rows, columns),
+        base_size=embed.base_size,
+        interpolation_scale=embed.interpolation_scale,
+        output_type="pt",
+        device="cpu",
+    )
+    found: Tensor = table.float().T.reshape(-1, rows, columns)
+    return found
