@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -88,6 +89,11 @@ def padded(shape: tuple[int, ...], width: int) -> bytes:
     return graph([*nodes, turned, node("MatMul", "qw kt", "s"), *SOFTMAX], shape, pads=pads)
 
 
+def wider(width: int) -> list[int]:
+    """The next two widths of heads that products like."""
+    return [one for one in (48, 64, 96, 128, 160, 192, 256) if one > width][:2]
+
+
 def quantized(shape: tuple[int, ...]) -> bytes:
     """Scores as products of 8-bit integers, with one scale per tensor."""
     nodes = [KEY, *(node("DynamicQuantizeLinear", one, f"{one}8 {one}scale {one}zero") for one in ("q", "kt"))]
@@ -156,11 +162,8 @@ def ways(shape: tuple[int, ...]) -> dict[str, Callable[[], Way]]:
         "ONNX Runtime, products and softmax": lambda: onnxruntime_way(plain),
         "MultiHeadAttention": lambda: onnxruntime_way(fused(shape)),
         "ONNX's Attention": lambda: onnxruntime_way(operator(shape)),
-        **{
-            f"stripes of {rows} rows": lambda rows=rows: onnxruntime_way(striped(shape, rows))
-            for rows in (32, 128, 512)
-        },
-        **{f"heads padded to {width}": lambda width=width: onnxruntime_way(padded(shape, width)) for width in (48, 64)},
+        **{f"stripes of {rows} rows": partial(in_onnxruntime, striped, shape, rows) for rows in (32, 128, 512)},
+        **{f"heads padded to {width}": partial(in_onnxruntime, padded, shape, width) for width in wider(shape[3])},
         "scores in 8-bit integers": lambda: onnxruntime_way(quantized(shape)),
         "scores stored in fp16": lambda: onnxruntime_way(halves(shape, TensorProto.FLOAT16)),
         "scores stored in bf16": lambda: onnxruntime_way(halves(shape, TensorProto.BFLOAT16)),
