@@ -23,6 +23,8 @@ from onnx import TensorProto, helper
 
 from benchmarks.machine import machine, one_line
 from latentrt.device.cores import usable_cores
+from latentrt.engines import telemetry
+from latentrt.engines.onnx.session import new_options
 
 Array = NDArray[Any]
 Feeds = Mapping[str, Array]
@@ -119,11 +121,7 @@ def operator(shape: tuple[int, ...]) -> bytes:
 
 def onnxruntime_way(content: bytes) -> Way:
     """A graph in ONNX Runtime, with the options of latentrt's sessions."""
-    import onnxruntime
-
-    from latentrt.engines.onnx.session import new_options
-
-    session = onnxruntime.InferenceSession(content, new_options(), providers=["CPUExecutionProvider"])
+    session = telemetry.onnxruntime().InferenceSession(content, new_options(), providers=["CPUExecutionProvider"])
     return lambda feeds: session.run(None, dict(feeds))[0]  # type: ignore[no-any-return]
 
 
@@ -134,9 +132,7 @@ def in_onnxruntime(make: Callable[..., bytes], *arguments: Any) -> Way:
 
 def openvino_way(content: bytes, **hints: str) -> Way:
     """A graph in OpenVINO."""
-    import openvino
-
-    core = openvino.Core()
+    core = telemetry.openvino().Core()
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": str(usable_cores()), **hints}
     compiled = core.compile_model(core.read_model(content), "CPU", options)
     kept = str(compiled.get_property("INFERENCE_PRECISION_HINT"))

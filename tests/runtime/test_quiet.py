@@ -12,7 +12,7 @@ import pytest
 from latentrt.engines import telemetry
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("runtime", "export", "calib", "tests", "benchmarks", "examples", "emoji")
+FOLDERS = ("runtime", "export", "calib", "tests", "benchmarks", "examples", "emoji", "torture")
 # Audit hooks are inherited by what a process forks. Native code that asks no Python shows in the home folder, and to
 # `python -m benchmarks.quiet`.
 REFUSE = """
@@ -38,8 +38,8 @@ diagnose()
 """
 CACHES = {
     "onnxruntime": set(),
-    "openvino": {".cache/latentrt/openvino"},
-    "auto": {".cache/latentrt/openvino", ".cache/latentrt/fastest"},
+    "openvino": {".cache/latentrt/openvino", ".local/state/latentrt"},
+    "auto": {".cache/latentrt/openvino", ".cache/latentrt/fastest", ".local/state/latentrt"},
 }
 
 
