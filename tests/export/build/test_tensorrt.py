@@ -62,6 +62,7 @@ def product(op_type="Relu", domain=""):
     return graph_of([node("MatMul", [source, weight], hidden), last], [source], [result], [weight])
 
 
+@pytest.mark.sweep
 def test_one_build_serves_every_gpu_that_was_asked_for(bundle):
     lines = []
     plans = list(build(bundle.folder, options(), lines.append))
@@ -94,6 +95,7 @@ def test_a_plan_that_was_changed_is_built_again(bundle):
     assert again[path] is not None and path.read_bytes() != content
 
 
+@pytest.mark.sweep
 def test_plans_built_with_other_settings_take_the_place_of_the_old(bundle):
     first = {one.path for one in build(bundle.folder, options("sm86"))}
     second = {one.path for one in build(bundle.folder, options("sm86", settings=BuilderSettings(level=1)))}
@@ -160,6 +162,7 @@ def test_a_stripped_plan_says_so_in_its_key(bundle):
     assert whole not in store.keys()
 
 
+@pytest.mark.sweep
 def test_attention_as_an_operator_builds(tmp_path):
     bundle = some_of_the_built_in(tmp_path / "bundle", "text_encoder")
     (plan,) = build(bundle.folder, options("sm86", attention="operator"))
@@ -260,6 +263,7 @@ def run_without_onnx(*arguments):
     return subprocess.run(command, capture_output=True, text=True, timeout=100)
 
 
+@pytest.mark.sweep
 def test_a_device_without_onnx_builds_from_what_a_workstation_lowered(bundle):
     command = ("build", bundle.folder, "--target", "tensorrt-rtx", "--gpu", "sm86", "--json")
     refused = run_without_onnx(*command)
