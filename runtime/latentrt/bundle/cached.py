@@ -5,17 +5,16 @@ KEY stands for the checkpoint's content and the options of the export. A record 
 
 from __future__ import annotations
 
-import json
 import secrets
 import shutil
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from latentrt.errors import BundleError, OutputError
 from latentrt.storage.atomic import new_file
-from latentrt.storage.json_codec import TypedError, parse
+from latentrt.storage.json_codec import read_record, record_text
 from latentrt.storage.locks import LOCK, locked
 from latentrt.storage.user_dirs import user_cache, writable
 
@@ -66,16 +65,14 @@ def cached_bundles(taken: Collection[str] = ()) -> list[CachedBundle]:
 
 def source_in(home: Path) -> str | None:
     """The path of the checkpoint that a cached bundle was exported from; None without a readable record."""
-    try:
-        return parse(Source, json.loads((home / RECORD).read_bytes())).path
-    except (OSError, TypedError, ValueError, RecursionError):
-        return None
+    found = read_record(Source, home / RECORD)
+    return None if found is None else found.path
 
 
 def write_source(home: Path, source: Source) -> None:
     """Writes the record of a cached bundle. Raises OSError."""
     with new_file(home / RECORD) as temporary:
-        temporary.write_text(json.dumps(asdict(source), indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(record_text(source), encoding="utf-8")
 
 
 def remove_unfinished(home: Path) -> None:

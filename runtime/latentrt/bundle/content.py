@@ -10,14 +10,14 @@ import json
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from latentrt.bundle.checkpoint import files_of
 from latentrt.errors import CheckpointError
 from latentrt.storage.atomic import new_file
 from latentrt.storage.hashes import sha256_of
-from latentrt.storage.json_codec import TypedError, parse
+from latentrt.storage.json_codec import read_record, record_text
 from latentrt.storage.safetensors import stamp_of
 from latentrt.storage.user_dirs import user_cache
 
@@ -44,7 +44,7 @@ def content_of(checkpoint: Path) -> str:
     whole = checkpoint.resolve()
     try:
         stamps = stamps_of(whole)
-        known = read(memory_of(whole))
+        known = read_record(Remembered, memory_of(whole))
         if known is not None and (known.path, known.stamps) == (str(whole), stamps):
             return known.content
         size = sum(size for size, _ in stamps.values())
@@ -82,17 +82,9 @@ def memory_of(checkpoint: Path) -> Path:
     return user_cache("checkpoints") / f"{hashlib.sha256(str(checkpoint).encode()).hexdigest()[:16]}.json"
 
 
-def read(memory: Path) -> Remembered | None:
-    """What a file remembers; None for a missing or damaged one."""
-    try:
-        return parse(Remembered, json.loads(memory.read_bytes()))
-    except (OSError, TypedError, ValueError, RecursionError):
-        return None
-
-
 def remember(memory: Path, found: Remembered) -> None:
     """Writes the file, if the cache can be written: otherwise the checkpoint is read again the next time."""
     with suppress(OSError):
         memory.parent.mkdir(parents=True, exist_ok=True)
         with new_file(memory) as temporary:
-            temporary.write_text(json.dumps(asdict(found), indent=2) + "\n", encoding="utf-8")
+            temporary.write_text(record_text(found), encoding="utf-8")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -13,7 +14,7 @@ from latentrt.bundle.folder import check_size, confined, sha256_of
 from latentrt.bundle.manifest import Component, FileRecord, Manifest
 from latentrt.engines.secret import is_signed, signature_of
 from latentrt.errors import BundleError
-from latentrt.storage.json_codec import TypedError, parse
+from latentrt.storage.json_codec import parse, record_text
 
 
 class Derived(Protocol):
@@ -34,7 +35,7 @@ HMAC = "hmac"  # the field of a signed record with its signature
 def signed(record: Any) -> str:
     """A record, which is a dataclass, as JSON with its signature. Raises EngineError without a secret."""
     fields = asdict(record)
-    return json.dumps({**fields, HMAC: signature_of(content_of(fields))}, indent=2) + "\n"
+    return record_text({**fields, HMAC: signature_of(content_of(fields))})
 
 
 def read_signed(kind: type[R], path: Path) -> R | None:
@@ -43,7 +44,7 @@ def read_signed(kind: type[R], path: Path) -> R | None:
         fields = json.loads(path.read_bytes())
         signature = fields.pop(HMAC)
         return parse(kind, fields) if is_signed(content_of(fields), signature) else None
-    except (OSError, TypedError, ValueError, RecursionError, KeyError, AttributeError, TypeError):
+    except (OSError, ValueError, RecursionError, KeyError, AttributeError, TypeError):
         return None
 
 
@@ -54,23 +55,30 @@ def content_of(fields: Mapping[str, Any]) -> bytes:
 
 def check_files(folder: Path, derived: Derived, *, verify: bool) -> None:
     """Checks the size and, with `verify`, the hash of each file of a record. Raises BundleError if one differs."""
-    if not derived.files:
-        raise BundleError(f"{folder}: its record lists no files")
-    for name, file in derived.files.items():
-        check_size(confined(folder, name), file)
-        if verify and sha256_of(folder / name) != file.sha256:
-            raise BundleError(f"{folder / name}: its hash differs from the recorded one")
+    with damage_reported(folder):
+        if not derived.files:
+            raise BundleError(f"{folder}: its record lists no files")
+        for name, file in derived.files.items():
+            check_size(confined(folder, name), file)
+            if verify and sha256_of(folder / name) != file.sha256:
+                raise BundleError(f"{folder / name}: its hash differs from the recorded one")
 
 
-def read_record(kind: type[D], record: Path, *, verify: bool = True) -> D:
-    """Reads a record, and checks sizes and, with `verify`, hashes of its files. Raises BundleError if one differs."""
-    folder = record.parent
-    try:
+def read_derived(kind: type[D], record: Path) -> D:
+    """Reads a record, and checks sizes and hashes of its files. Raises BundleError if one differs."""
+    with damage_reported(record.parent):
         derived = parse(kind, json.loads(record.read_bytes()))
-        check_files(folder, derived, verify=verify)
-    except (OSError, TypedError, ValueError, RecursionError, BundleError) as error:
-        raise BundleError(f"{folder}: damaged ({error}); remove this folder and run `latentrt build` again") from error
+    check_files(record.parent, derived, verify=True)
     return derived
+
+
+@contextmanager
+def damage_reported(folder: Path) -> Iterator[None]:
+    """Turns errors in the block into a BundleError that says what to do about a damaged folder."""
+    try:
+        yield
+    except (OSError, ValueError, RecursionError, BundleError) as error:
+        raise BundleError(f"{folder}: damaged ({error}); remove this folder and run `latentrt build` again") from error
 
 
 def graph_digest(manifest: Manifest, component: Component) -> str:

@@ -24,7 +24,7 @@ from latentrt.engines.artifacts import graph_digest
 from latentrt.engines.onnx import optimised
 from latentrt.errors import EngineError
 from latentrt.storage.atomic import new_file
-from latentrt.storage.json_codec import TypedError, parse
+from latentrt.storage.json_codec import read_record, record_text
 from latentrt.storage.locks import locked
 from latentrt.storage.user_dirs import user_cache, writable
 from latentrt.tensors import Array, shape_of
@@ -102,7 +102,7 @@ def time_and_store(bundle: Bundle, situation: Situation, names: Sequence[str], p
     )
     choice = Choice(model, situation, time_engines(bundle, names))
     with new_file(path) as temporary:
-        temporary.write_text(json.dumps(asdict(choice), indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(record_text(choice), encoding="utf-8")
     return choice
 
 
@@ -157,9 +157,8 @@ def choice_file(situation: Situation) -> Path:
 
 def read(path: Path) -> Choice | None:
     """The choice in a file; None if the file cannot be read or names engines that its situation lacks."""
-    try:
-        choice = parse(Choice, json.loads(path.read_bytes()))
-    except (OSError, TypedError, ValueError, RecursionError):
+    choice = read_record(Choice, path)
+    if choice is None:
         return None
     return choice if choice.seconds and choice.seconds.keys() <= choice.situation.versions.keys() else None
 

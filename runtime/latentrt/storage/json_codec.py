@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import sys
 import types
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -23,6 +25,20 @@ def parse(kind: type[T], value: Any, where: str = "") -> T:
     where: the place in the document, for messages. Raises TypedError with the place, the value and the expected type.
     """
     return _parse(kind, value, where)  # type: ignore[no-any-return]
+
+
+def read_record(kind: type[T], path: Path) -> T | None:
+    """The dataclass that a JSON file holds; None for a file that is missing, unreadable or damaged."""
+    try:
+        return parse(kind, json.loads(path.read_bytes()))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def record_text(record: Any) -> str:
+    """A dataclass, or a mapping of plain values, as the text of a JSON file."""
+    fields = record if isinstance(record, Mapping) else dataclasses.asdict(record)
+    return json.dumps(fields, indent=2) + "\n"
 
 
 def plain(value: Any, omitted: Collection[str]) -> Any:

@@ -7,17 +7,17 @@ plans from them and put their weights into plans built without any.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from latentrt.bundle.folder import Bundle
 from latentrt.bundle.manifest import Fidelity, FileRecord
-from latentrt.engines.artifacts import graph_digest, read_record
+from latentrt.engines.artifacts import graph_digest, read_derived
 from latentrt.engines.nvidia.plans import PlanKey
+from latentrt.storage.json_codec import record_text
 
 RECORD = "lowered.json"
 # Increased with every change of lowering: plans and graphs of other versions are not used.
@@ -110,9 +110,9 @@ def find(bundle: Bundle, folders: Iterable[Path], component: str, attention: Att
 
 def read(folder: Path) -> Lowered:
     """Reads the record and checks size and hash of each file. Raises BundleError if one differs."""
-    return read_record(Lowered, folder / RECORD)
+    return read_derived(Lowered, folder / RECORD)
 
 
 def write_record(folder: Path, lowered: Lowered) -> None:
     """Writes the record into the folder of the files."""
-    (folder / RECORD).write_text(json.dumps(asdict(lowered), indent=2) + "\n", encoding="utf-8")
+    (folder / RECORD).write_text(record_text(lowered), encoding="utf-8")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import logging
 import shutil
 from collections.abc import Callable, Mapping
@@ -16,10 +15,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from latentrt.engines.artifacts import content_of
 from latentrt.engines.secret import user_secret
 from latentrt.errors import OutputError
 from latentrt.storage.atomic import output_file
-from latentrt.storage.json_codec import TypedError, parse
+from latentrt.storage.json_codec import read_record, record_text
 from latentrt.storage.locks import locked
 from latentrt.storage.user_dirs import user_cache, writable
 
@@ -94,7 +94,7 @@ class PlanStore:
 
     def keys(self) -> list[PlanKey]:
         """The keys of all plans in a fixed order, unverified; `find` and `open` verify signatures."""
-        records = (read_record(path) for folder in self.folders for path in sorted(folder.glob("*.json")))
+        records = (read_record(Record, path) for folder in self.folders for path in sorted(folder.glob("*.json")))
         return list(dict.fromkeys(record.key for record in records if record is not None))
 
     def find(self, key: PlanKey) -> Path | None:
@@ -144,7 +144,7 @@ class PlanStore:
                     record = Record(key, signature(file, key))
             with output_file(record_of(plan)) as temporary:
                 temporary.chmod(0o600)
-                temporary.write_text(json.dumps(asdict(record), indent=2) + "\n", encoding="utf-8")
+                temporary.write_text(record_text(record), encoding="utf-8")
         return plan
 
     def writable(self) -> Path:
@@ -170,7 +170,7 @@ def plan_store(bundle: Path) -> PlanStore:
 
 def key_bytes(key: PlanKey) -> bytes:
     """The key as JSON bytes; equal keys, and only these, give equal bytes."""
-    return json.dumps(asdict(key), sort_keys=True, separators=(",", ":")).encode()
+    return content_of(asdict(key))
 
 
 def signature(plan: BinaryIO, key: PlanKey) -> str:
@@ -186,17 +186,9 @@ def record_of(plan: Path) -> Path:
     return plan.with_suffix(".json")
 
 
-def read_record(path: Path) -> Record | None:
-    """The record in a file; None if it cannot be read."""
-    try:
-        return parse(Record, json.loads(path.read_bytes()))
-    except (OSError, TypedError, ValueError, RecursionError):
-        return None
-
-
 def open_verified(plan: Path, key: PlanKey) -> BinaryIO | None:
     """The plan, open at its start, if its record has this key and a right signature; else None."""
-    record = read_record(record_of(plan))
+    record = read_record(Record, record_of(plan))
     if record is None or record.key != key:
         return None
     try:

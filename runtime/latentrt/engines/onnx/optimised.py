@@ -21,7 +21,6 @@ from latentrt.device.cpu import processor
 from latentrt.engines import telemetry
 from latentrt.engines.artifacts import check_files, graph_digest, read_signed, signed
 from latentrt.engines.nvidia.plans import plan_store
-from latentrt.errors import BundleError
 
 log = logging.getLogger(__name__)
 
@@ -83,13 +82,12 @@ def graph_of(bundle: Bundle, component: str) -> Path | None:
     Raises BundleError if its files are damaged.
     """
     folder = folder_of(bundle, component)
-    record = None if folder is None else signed_record(folder, key_of(bundle, component))
-    if folder is None or record is None:
+    if folder is None:
         return None
-    try:
-        check_files(folder, record, verify=bundle.verified)
-    except BundleError as error:
-        raise BundleError(f"{folder}: damaged ({error}); remove this folder and run `latentrt build` again") from error
+    record = signed_record(folder, key_of(bundle, component))
+    if record is None:
+        return None
+    check_files(folder, record, verify=bundle.verified)
     return folder / next(iter(record.files))
 
 
