@@ -56,7 +56,7 @@ class Builder:
 
 
 def open_builder(target: str) -> Builder:
-    """Returns the builder of a target. Raises EngineError without TensorRT, with a runtime-only one, or without a GPU."""
+    """Returns a target's builder. Raises EngineError without TensorRT, with a runtime-only one, or without a GPU."""
     variant, differences = VARIANTS[target], DIFFERENCES[target]
     trt = import_bindings(variant)
     if not hasattr(trt, "Builder"):

@@ -15,19 +15,19 @@ from pathlib import Path
 import onnx_ir as ir
 from onnxruntime import GraphOptimizationLevel, InferenceSession
 
-from latentrt.storage.atomic import new_folder
+from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import Bundle, open_bundle, record_files
-from latentrt.engines.onnx.session import new_options, new_session
-from latentrt.engines.onnx.optimised import Optimised, folder_in, key_of, signed_record, write_record
+from latentrt.bundle.manifest import Component, Fidelity
 from latentrt.engines.nvidia.plans import plan_store
+from latentrt.engines.onnx.optimised import Optimised, folder_in, key_of, signed_record, write_record
+from latentrt.engines.onnx.session import new_options, new_session
 from latentrt.errors import FidelityError
+from latentrt.storage.atomic import new_folder
+from latentrt.tensors import Array
 from latentrt_export.fidelity import loss, worst
-from latentrt_export.lower.tensorrt import GATES, Progress, probe_feeds, run
 from latentrt_export.lower.fused import as_fused
 from latentrt_export.lower.stripes import in_stripes
-from latentrt.bundle.manifest import Component, Fidelity
-from latentrt.bundle.catalog import folder_of
-from latentrt.tensors import Array
+from latentrt_export.lower.tensorrt import GATES, Progress, probe_feeds, run
 
 # Components that are computed in stripes of rows.
 STRIPED = ("vae_decoder",)
@@ -45,7 +45,7 @@ class BuiltForCpu:
 
 
 def build_cpu(source: str | Path, progress: Progress = lambda line: None) -> Iterator[BuiltForCpu]:
-    """Yields every component's optimised graph for this processor, when it is ready. Graphs that this user built are kept.
+    """Yields every component's optimised graph for this processor, when it is ready; those of this user are kept.
 
     source: a bundle's folder or a built-in model's name. Raises BundleError, FidelityError for a loss that the gate
     does not allow, OutputError where nothing can be written.
@@ -67,7 +67,10 @@ def build_cpu(source: str | Path, progress: Progress = lambda line: None) -> Ite
 
 
 def write(bundle: Bundle, name: str, path: Path, known: dict[str, Array]) -> Optimised:
-    """Writes one component and returns its record; its inputs and outputs are added to `known`, for the components after it."""
+    """Writes one component and returns its record.
+
+    Its inputs and outputs are added to `known`, for the components after it.
+    """
     component = bundle.manifest.components[name]
     feeds = probe_feeds(bundle, name, known)
     references = run(bundle.path(component.file), feeds)

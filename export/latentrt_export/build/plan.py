@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from latentrt.storage.atomic import new_file
 from latentrt.engines.nvidia.bindings import LogCapture
 from latentrt.engines.nvidia.plans import STRIPPED
 from latentrt.errors import EngineError
+from latentrt.storage.atomic import new_file
 from latentrt_export.build.builders import Builder
 from latentrt_export.build.profiles import Profile
 
@@ -59,7 +59,9 @@ class BuildTask:
     timing_cache: Path
 
 
-def write_plan(builder: Builder, task: BuildTask, path: Path, progress: Progress = lambda name, step, steps: None) -> None:
+def write_plan(
+    builder: Builder, task: BuildTask, path: Path, progress: Progress = lambda name, step, steps: None
+) -> None:
     """Writes the plan to `path`, a temporary file of the caller.
 
     Raises EngineError with the message of the parser or the builder, KeyboardInterrupt after Ctrl-C.

@@ -18,7 +18,6 @@ Sides = Mapping[str, tuple[int, int, int]]  # minimum, optimum and maximum of ea
 Wanted = Mapping[str, tuple[int, ...]]
 
 
-
 def profiles_of(
     bundle: Bundle, component: str, sizes: Iterable[tuple[int, int]], batches: Iterable[int]
 ) -> tuple[Profile, ...]:

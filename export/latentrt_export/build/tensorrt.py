@@ -16,19 +16,19 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
+from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import Bundle, open_bundle
-from latentrt.validate import side
 from latentrt.device.meminfo import memory
+from latentrt.engines.artifacts import graph_digest
 from latentrt.engines.nvidia import lowered
 from latentrt.engines.nvidia.cuda import current_device, free_memory
 from latentrt.engines.nvidia.lowered import Attention, LoweredGraph
 from latentrt.engines.nvidia.plans import STRIPPED, PlanKey, PlanStore, plan_store, remove
-from latentrt.engines.artifacts import graph_digest
 from latentrt.errors import EngineError
+from latentrt.validate import side
 from latentrt_export.build.builders import Builder, check_attention, check_refit, gpus_of, open_builder
-from latentrt_export.build.plan import Progress, BuilderSettings, BuildTask, write_plan
+from latentrt_export.build.plan import BuilderSettings, BuildTask, Progress, write_plan
 from latentrt_export.build.profiles import Profile, profile_for, profiles_of
-from latentrt.bundle.catalog import folder_of
 
 MEMINFO = Path("/proc/meminfo")
 
@@ -102,7 +102,11 @@ def build(
     here, RequestError for options that the builder does not take, OutputError where nothing can be written.
     """
     bundle = open_bundle(folder_of(source))
-    store, defaults, pixels = plan_store(bundle.folder), bundle.manifest.defaults, bundle.manifest.latents.pixel_multiple
+    store, defaults, pixels = (
+        plan_store(bundle.folder),
+        bundle.manifest.defaults,
+        bundle.manifest.latents.pixel_multiple,
+    )
     sizes = options.sizes or ((defaults.width, defaults.height),)
     for width, height in sizes:
         side("width", width, pixels)

@@ -1,8 +1,8 @@
-"""The whole built-in model becomes plans by NVIDIA's own builder, in fp16; in INT8 in tests/calib/quantize/test_rtx.py."""
+"""The whole built-in model becomes plans by NVIDIA's own builder in fp16, and in INT8 in tests/calib/quantize."""
 
+from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import open_bundle
 from latentrt_export.build.tensorrt import BuildOptions, build
-from latentrt.bundle.catalog import folder_of
 from tests.sweep import sweep
 
 GPUS = ("sm86", "sm89", "sm120")

@@ -14,15 +14,15 @@ from onnx_ir.passes.common import IdentityEliminationPass
 from onnxruntime import InferenceSession
 
 import latentrt
+from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import Bundle, open_bundle
 from latentrt.cli import main
 from latentrt.engines.onnx import engine as cpu
 from latentrt.engines.onnx import optimised
 from latentrt.errors import BundleError, FidelityError
 from latentrt_export.build import cpu as build_cpu
-from latentrt_export.lower.tensorrt import Gate
 from latentrt_export.lower.fused import as_fused
-from latentrt.bundle.catalog import MODELS
+from latentrt_export.lower.tensorrt import Gate
 from tests.runtime.fake import psnr
 
 ASKED = {"steps": 2, "seed": 0, "width": 96, "height": 64, "batch": 2}
@@ -116,7 +116,9 @@ def test_a_damaged_graph_is_refused(damage: str, bundle: Bundle) -> None:
         assert cpu.engine_of(replace(bundle, verified=False), "time_bias", "onnxruntime").optimised
 
 
-@pytest.mark.parametrize("change", ["no record", "another hash", "another signature", "another user", "another graph's"])
+@pytest.mark.parametrize(
+    "change", ["no record", "another hash", "another signature", "another user", "another graph's"]
+)
 def test_a_graph_that_this_user_did_not_sign_is_not_used(
     change: str, folder: Path, bundle: Bundle, tmp_path: Path, monkeypatch, caplog
 ) -> None:

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import open_bundle
 from latentrt.bundle.manifest import MOST_PROMPTS, USUAL_TOKENS
-from latentrt_export.build.profiles import profile_for, profiles_of
-from latentrt.bundle.catalog import folder_of
 from latentrt.tensors import split_axis
+from latentrt_export.build.profiles import profile_for, profiles_of
 
 BUNDLE = open_bundle(folder_of("emoji"), verify=False)
 MANIFEST = BUNDLE.manifest

@@ -17,11 +17,11 @@ from latentrt.engines.nvidia.bindings import VARIANTS
 from latentrt.engines.nvidia.cuda import Device
 from latentrt.engines.nvidia.plans import STRIPPED, Shapes, plan_store
 from latentrt.errors import EngineError, RequestError
-from latentrt_export.build import tensorrt as module
 from latentrt_export.build import builders
-from latentrt_export.build.tensorrt import BuildOptions, build, build_plan, lower_only
+from latentrt_export.build import tensorrt as module
 from latentrt_export.build.builders import open_builder
 from latentrt_export.build.plan import BuilderSettings, BuildTask, configure, reason, write_plan
+from latentrt_export.build.tensorrt import BuildOptions, build, build_plan, lower_only
 from tests.export.parts import constant, graph_of, node, of_graph, some_of_the_built_in, spec_of, value
 
 RTX = BuildOptions("tensorrt-rtx")
