@@ -28,6 +28,7 @@ import latentrt
 from latentrt.bundle.catalog import folder_of
 from latentrt.engines import Engine
 from latentrt.engines.nvidia.cuda import call, current_device, free_memory
+from latentrt.engines.wrapped import Wrapped
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt_calib.evaluate.metrics import psnr_db
 from latentrt_export.build.tensorrt import BuildOptions, build
@@ -68,30 +69,18 @@ class Report:
         return "FAIL"
 
 
-class Recorder:
+class Recorder(Wrapped):
     """An engine that keeps the feeds and outputs of its last call."""
 
     def __init__(self, engine: Engine) -> None:
-        self.engine, self.feeds, self.outputs = engine, {}, {}
-        self.memory = engine.memory
+        super().__init__(engine)
+        self.feeds, self.outputs = {}, {}
 
     def __call__(self, feeds: Feeds) -> dict[str, np.ndarray]:
         """The engine's outputs."""
-        self.outputs = self.engine(feeds)
+        self.outputs = super().__call__(feeds)
         self.feeds = {name: feed.copy() for name, feed in feeds.items()}
         return self.outputs
-
-    def load(self) -> None:
-        """Loads the engine."""
-        self.engine.load()
-
-    def unload(self) -> None:
-        """Unloads the engine."""
-        self.engine.unload()
-
-    def close(self) -> None:
-        """Closes the engine."""
-        self.engine.close()
 
 
 def main() -> int:

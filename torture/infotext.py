@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 import latentrt
 from latentrt.pipeline.metadata import read_png, record_of, save_with_text, texts_of
 from latentrt.recipes.infotext import NEGATIVE, recipe_of
 from latentrt.recipes.texts import read_texts
+from torture.generated import for_each
 from torture.tally import Given, Tally
 
 MARKS = [
@@ -41,15 +41,6 @@ def run(asked: Given) -> Tally:
     with latentrt.load("emoji", engine="onnxruntime", verify=False) as pipeline:
         result = pipeline.generate("a red apple", steps=1, width=64, height=64, seed=0)
 
-    @seed(asked.seed)
-    @settings(
-        max_examples=asked.count,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(TEXTS.map("".join), TEXTS.map("".join))
     def case(prompt: str, negative: str) -> None:
         own, texts = written(result, prompt, negative, asked.scratch / "picture.png")
         same = (own["prompt"], own["negative"]) == (prompt, negative)
@@ -62,7 +53,7 @@ def run(asked: Given) -> Tally:
             fault="" if alike or is_ambiguous(prompt, negative) else f"{(prompt, negative)!r} became {read!r}"[:300],
         )
 
-    case()
+    for_each(case, TEXTS.map("".join), TEXTS.map("".join), count=asked.count, at=asked.seed)
     return tally
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from latentrt.bundle.catalog import folder_of
@@ -24,6 +23,7 @@ from latentrt.prompt.reading import SYNTAXES, read
 from latentrt.prompt.tokenizer import Tokenizer
 from latentrt.recipes import recipe_of
 from latentrt.storage.safetensors import open_tensors
+from torture.generated import for_each
 from torture.opened import opened_outside
 from torture.tally import Given, Tally
 
@@ -62,15 +62,6 @@ def repeat(
 ) -> None:
     """Calls `work` with so many values of a strategy."""
 
-    @seed(at)
-    @settings(
-        max_examples=count,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(strategy)
     def case(value: Any) -> None:
         with opened_outside(folder) as outside:
             tally.attempt(kind, lambda: work(value))
@@ -78,7 +69,7 @@ def repeat(
             tally.add("read elsewhere", fault=f"{kind}: opened {sorted(outside)[0]}")
 
     before = tally.cases
-    case()
+    for_each(case, strategy, count=count, at=at)
     for _ in range(count - (tally.cases - before)):  # hypothesis stops where it knows all values of a strategy
         tally.attempt(kind, lambda: work(b""))
 

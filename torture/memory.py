@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 import latentrt
-from latentrt.engines import Engine, MemoryModel
+from latentrt.engines import Engine
+from latentrt.engines.wrapped import Wrapped
 from latentrt.errors import OutOfMemoryError
 from latentrt.tensors import Array
 from torture.tally import Given, Tally
@@ -45,35 +46,19 @@ with latentrt.load("emoji", engine="onnxruntime") as pipeline:
 """
 
 
-class Failing:
+class Failing(Wrapped):
     """An engine whose calls fail from one on, once or always."""
 
     def __init__(self, engine: Engine, first: int, *, always: bool) -> None:
-        self.engine, self.first, self.always, self.calls = engine, first, always, 0
-
-    @property
-    def memory(self) -> MemoryModel | None:
-        """The memory that the engine needs."""
-        return self.engine.memory
+        super().__init__(engine)
+        self.first, self.always, self.calls = first, always, 0
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """The engine's outputs. Raises OutOfMemoryError, as engines do, from the chosen call on."""
         self.calls += 1
         if self.calls == self.first or (self.always and self.calls > self.first):
             raise OutOfMemoryError("bad allocation")
-        return self.engine(feeds)
-
-    def load(self) -> None:
-        """Loads the graph."""
-        self.engine.load()
-
-    def unload(self) -> None:
-        """Frees the graph's memory."""
-        self.engine.unload()
-
-    def close(self) -> None:
-        """Frees everything."""
-        self.engine.close()
+        return super().__call__(feeds)
 
 
 def run(asked: Given) -> Tally:

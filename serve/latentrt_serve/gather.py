@@ -18,8 +18,9 @@ from typing import cast
 
 import numpy as np
 
-from latentrt.engines import Engine, MemoryModel
+from latentrt.engines import Engine
 from latentrt.engines.keeping import KeepsOutputs, keep
+from latentrt.engines.wrapped import Wrapped
 from latentrt.tensors import Array, Tensor
 
 log = logging.getLogger("latentrt.serve")
@@ -121,16 +122,11 @@ class Meeting:
 
 
 @dataclass(eq=False)
-class InTurn:
+class InTurn(Wrapped):
     """An engine whose calls take turns with all others of the device. lock: held during every call of the device."""
 
     engine: Engine
     lock: threading.RLock
-
-    @property
-    def memory(self) -> MemoryModel | None:
-        """The memory that the engine needs."""
-        return self.engine.memory
 
     def __call__(self, feeds: Feeds) -> dict[str, Array]:
         """The engine's outputs."""
@@ -141,10 +137,6 @@ class InTurn:
         """The engine's outputs, some of which stay on its device; see `keeping`. Never joined with other calls."""
         with self.lock:
             return keep(self.engine, feeds, names)
-
-    def load(self) -> None:
-        """Loads the graph."""
-        self.engine.load()
 
     def unload(self) -> None:
         """Frees the graph's memory."""

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from latentrt.engines import Engine, MemoryModel
+from latentrt.engines import Engine
+from latentrt.engines.wrapped import Wrapped
 from latentrt.errors import OutputError, RequestError
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.request import Request
@@ -219,34 +220,18 @@ def recorded_steps(pipeline: Pipeline, request: Request, recorder: FeedRecorder,
     return step.latents
 
 
-class RecordingEngine:
+class RecordingEngine(Wrapped):
     """Wraps an engine and passes the inputs and outputs of every call to `on_call`."""
 
     def __init__(self, engine: Engine, on_call: OnCall) -> None:
-        self.engine, self.on_call = engine, on_call
-
-    @property
-    def memory(self) -> MemoryModel | None:
-        """The wrapped engine's memory model."""
-        return self.engine.memory
+        super().__init__(engine)
+        self.on_call = on_call
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Returns the outputs of the wrapped engine."""
-        outputs = self.engine(feeds)
+        outputs = super().__call__(feeds)
         self.on_call(feeds, outputs)
         return outputs
-
-    def load(self) -> None:
-        """Loads the wrapped engine."""
-        self.engine.load()
-
-    def unload(self) -> None:
-        """Unloads the wrapped engine."""
-        self.engine.unload()
-
-    def close(self) -> None:
-        """Closes the wrapped engine."""
-        self.engine.close()
 
 
 class FeedRecorder:

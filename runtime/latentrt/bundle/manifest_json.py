@@ -21,19 +21,8 @@ HOISTED_KINDS = ("timestep", "text", "request", "image")
 # Keys that are not written if they have their default.
 OMITTED = (
     *("sources", "controls", "quantization", "encoders", "pads", "zero_negative", "unread", "embeddings"),
-    *(
-        "name",
-        "values",
-        "extra_channels",
-        "positions",
-        "padded",
-        "fill",
-        "multiple",
-        "attention_factor",
-        "boundary",
-        "activations",
-        "eta",
-    ),
+    *("name", "values", "extra_channels", "positions", "padded", "fill", "multiple", "attention_factor"),
+    *("boundary", "activations", "eta"),
     *("overlay", "classes", "segmentation", "layout", "image_embedding", "prior", "names", "lora_weights", "presets"),
 )
 

@@ -50,6 +50,7 @@ __all__ = [
     "open_engines",
     "open_with_weights",
     "telemetry",
+    "wrapped",
 ]
 
 

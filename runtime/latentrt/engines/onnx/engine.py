@@ -50,11 +50,8 @@ def open_engines(bundle: Bundle, engine: str = CPU, *, low_memory: bool = False)
     """An engine per component of the bundle; see `EngineFactory`."""
     names = bundle.manifest.components
     with ThreadPoolExecutor() as pool:  # optimised graphs are hashed, and hashlib releases the interpreter's lock
-        return dict(
-            zip(
-                names, pool.map(lambda name: engine_of(bundle, name, engine, low_memory=low_memory), names), strict=True
-            )
-        )
+        opened = pool.map(lambda name: engine_of(bundle, name, engine, low_memory=low_memory), names)
+        return dict(zip(names, opened, strict=True))
 
 
 def engine_of(bundle: Bundle, name: str, engine: str, *, low_memory: bool = False) -> OnnxRuntimeEngine:
