@@ -25,6 +25,7 @@ from latentrt.bundle.manifest_json import named_files
 from latentrt.bundle.tasks import tasks_of
 from latentrt.errors import CheckpointError
 from latentrt.prompt.tokenizer import Tokenizer
+from latentrt.request.few_step import FEW_STEP, few_step_of
 from latentrt.sampling.schedule import NoiseSchedule
 from latentrt.storage.atomic import new_folder
 from latentrt.tensors import TensorSpec
@@ -141,7 +142,25 @@ def manifest_of(
         segmentation=Classes(labels.config["labels"]) if labels else None,
         image_embedding=embedding_of(checkpoint),
     )
+    manifest = with_few_step(manifest, options)
     return manifest if options.guidance is not None else with_possible_guidance(manifest)
+
+
+def with_few_step(manifest: Manifest, options: ExportOptions) -> Manifest:
+    """The manifest, with the settings of a fused LoRA for few steps as defaults; those of the options come first."""
+    name = few_step_of(str(one.file) for one in options.loras if one.scale)
+    if name is None or manifest.schedule is None:
+        return manifest
+    known = FEW_STEP[name]
+    defaults = replace(
+        manifest.defaults,
+        sampler=known.sampler,
+        sigmas="normal",
+        steps=options.steps or known.steps,
+        guidance=known.guidance if options.guidance is None else options.guidance,
+    )
+    schedule = replace(manifest.schedule, spacing=known.spacing or manifest.schedule.spacing)
+    return replace(manifest, defaults=defaults, schedule=schedule)
 
 
 def with_possible_guidance(manifest: Manifest) -> Manifest:

@@ -145,6 +145,7 @@ def generate(
             wanted = [handed_over(base, request, refine_from) for request in wanted]
         loras = []
     with with_loras(opened(refiner or bundle), loras) as pipeline:
+        say_brought(wanted[0], pipeline)
         runs = [pipeline.steps(request) for request in wanted]  # all are checked before the first picture is made
         results = [finished(runs.pop(0)) for _ in wanted]  # a run that is done holds no weights of its tags
     files = written(results, out, animated=animated, per_second=per_second, texts=texts)
@@ -181,6 +182,17 @@ def with_loras(pipeline: Pipeline, loras: list[Lora]) -> Pipeline:
     """The pipeline with these files added."""
     scales: dict[str | Path, Any] = {one.file: (one.scale, one.scale_of("text_encoder")) for one in loras}
     return pipeline.with_loras(scales) if loras else pipeline
+
+
+def say_brought(request: Request, pipeline: Pipeline) -> None:
+    """Says on stderr which settings a LoRA for few steps brought."""
+    from latentrt.request.few_step import few_step_fields, few_step_name
+
+    for file in pipeline.added if request.preset is None else ():
+        if known := few_step_name(str(file)):
+            fields = {name: value for name, value in few_step_fields(request, known).items() if value}
+            options = (f"--{name} {value}".removesuffix(".0") for name, value in fields.items())
+            note(f"{file.name}: {' '.join(options)}; --preset none leaves them out")
 
 
 def check_out(out: Path | None, *, frames: bool) -> bool:

@@ -148,7 +148,8 @@ class Pipeline(Components):
         Raises RequestError at once for an invalid request.
         """
         try:
-            settings = resolve(request, self.bundle.manifest)
+            loras = [str(file) for file, (unet, _) in self.added.items() if unet]
+            settings = resolve(request, self.bundle.manifest, loras)
             pipeline = self.tagged(settings)
             return Run(pipeline, prepare_settings(pipeline, settings))
         except MemoryError as error:  # Pillow's or NumPy's, of an image to start from

@@ -83,7 +83,8 @@ def prepare(components: Components, request: Request) -> Prepared:
 
     Raises RequestError for an invalid request, OutOfMemoryError if it needs more than the budget.
     """
-    return prepare_settings(components, resolve(request, components.bundle.manifest))
+    loras = [one.file for one in components.loras if one.scale]
+    return prepare_settings(components, resolve(request, components.bundle.manifest, loras))
 
 
 def prepare_settings(components: Components, settings: Settings, before: int = 0) -> Prepared:

@@ -3,6 +3,7 @@
 __all__ = [
     "control",
     "controls",
+    "few_step",
     "hires",
     "image_embedding",
     "interpolation",

@@ -140,7 +140,7 @@ class Request:
     )
     preset: str | None = row(
         None,
-        "Preset of the bundle that computes less; see `latentrt inspect`.",
+        "Preset of the bundle (`latentrt inspect`) or of a LoRA for few steps; none: no settings of a LoRA.",
         "sampling",
         Text(),
         metavar="NAME",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -117,9 +118,12 @@ def guides(guidance: GuidanceSpec, steps: int, manifest: Manifest) -> bool:
     return not manifest.embeds_guidance and max(guidance.scales(steps)) > 1
 
 
-def resolve(request: Request, manifest: Manifest) -> Settings:
-    """The request with the bundle's defaults filled in. Raises RequestError for what cannot be generated."""
-    request = with_preset(request, manifest)
+def resolve(request: Request, manifest: Manifest, loras: Iterable[str] = ()) -> Settings:
+    """The request with the bundle's defaults filled in. Raises RequestError for what cannot be generated.
+
+    loras: names of the files that are added to the weights; some bring settings, see `few_step`.
+    """
+    request = with_preset(request, manifest, loras)
     pixels = manifest.latents.factor
     schedule = resolve_schedule(request, manifest)
     init_image = resolve_init_image(request, manifest)

@@ -42,16 +42,19 @@ def fused(folder, *chosen):
 
 @pytest.mark.filterwarnings("ignore")
 def test_four_steps_with_a_lora_of_a_latent_consistency_model(folder, tmp_path):
-    """The recipe of docs/lora.md: a LoRA of the UNet alone, fused, and another sampler."""
-    loras.save_kohya(tmp_path / "lcm.safetensors", loras.adapters(3) | {"text_encoder": {}}, alpha=3)
-    options = ExportOptions(loras=(Lora(tmp_path / "lcm.safetensors"),))
+    """The recipe of docs/lora.md: a LoRA of the UNet alone, fused, whose name brings its settings as defaults."""
+    name = "lcm-lora-sdv1-5.safetensors"
+    loras.save_kohya(tmp_path / name, loras.adapters(3) | {"text_encoder": {}}, alpha=3)
+    options = ExportOptions(loras=(Lora(tmp_path / name),))
     ours = untraced(folder / "checkpoint", tmp_path / "bundle", options)
+    defaults = ours.bundle.manifest.defaults
+    assert (defaults.sampler, defaults.sigmas, defaults.steps, defaults.guidance) == ("lcm", "normal", 4, 1.0)
     modules = tiny.build_unet(), tiny.build_vae(), tiny.build_text_encoder()
     theirs = diffusers_pipeline(tmp_path / "tokenizer", *modules)
     theirs.scheduler = LCMScheduler.from_config(theirs.scheduler.config)
-    theirs.load_lora_weights(tmp_path, weight_name="lcm.safetensors")
+    theirs.load_lora_weights(tmp_path, weight_name=name)
     theirs.fuse_lora()
-    asked = [Request(PROMPT, "", 4, guidance, 0, 80, 56, "lcm") for guidance in (1.0, 2.0)]
+    asked = [Request(PROMPT, "", None, guidance, 0, 80, 56) for guidance in (None, 2.0)]
     found = [min(Pair(ours, theirs, {}).losses(request)) for request in asked]
     print(" ".join(f"{db:.1f} dB" for db in found))
     assert min(found) >= 45
