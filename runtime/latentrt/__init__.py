@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         ShapeError,
     )
     from latentrt.pipeline.codec import Codec
+    from latentrt.pipeline.enlarger import Enlarged, Enlarger
     from latentrt.pipeline.inpaint import inpaint
     from latentrt.pipeline.load import load
     from latentrt.pipeline.pipeline import Pipeline
@@ -39,6 +40,8 @@ __all__ = [
     "Codec",
     "Control",
     "EngineError",
+    "Enlarged",
+    "Enlarger",
     "FidelityError",
     "LatentError",
     "NotFiniteError",
@@ -65,6 +68,7 @@ _HOMES = {
     "latentrt.request.interpolation": ("between",),
     "latentrt.pipeline.codec": ("Codec",),
     "latentrt.pipeline.load": ("load",),
+    "latentrt.pipeline.enlarger": ("Enlarged", "Enlarger"),
     "latentrt.pipeline.inpaint": ("inpaint",),
     "latentrt.pipeline.upscale": ("Upscaled", "upscale"),
     "latentrt.pipeline.pipeline": ("Pipeline",),

@@ -20,9 +20,9 @@ def out_option(help: str = PICTURE) -> Callable[[Any], Any]:
     )
 
 
-def bundle_option(help: str) -> Callable[[Any], Any]:
-    """The option --bundle of a command that the built-in model is not made for."""
-    return click.option("--bundle", metavar="MODEL", required=True, callback=existing_bundle, help=help)
+def bundle_option(help: str, callback: Callable[..., str] = existing_bundle) -> Callable[[Any], Any]:
+    """The option --bundle of a command that the built-in model is not made for. callback: checks it."""
+    return click.option("--bundle", metavar="MODEL", required=True, callback=callback, help=help)
 
 
 def tile_option() -> Callable[[Any], Any]:

@@ -30,6 +30,16 @@ def existing_bundle(_context: click.Context, _parameter: click.Parameter, value:
     return value
 
 
+def bundle_or_network(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """The value, if it names an ONNX file or a bundle. Raises BundleError."""
+    return value if is_network(value) else existing_bundle(context, parameter, value)
+
+
+def is_network(value: str) -> bool:
+    """Whether a value of --bundle is an ONNX file, of a network without a bundle."""
+    return value.lower().endswith(".onnx") and Path(value).is_file()
+
+
 def check_files(*files: Path | None) -> None:
     """Raises RequestError for a missing file of prompts; `-` is stdin."""
     for file in files:

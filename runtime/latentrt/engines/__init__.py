@@ -18,6 +18,7 @@ from latentrt.extensions import PLAN_BUILDERS
 if TYPE_CHECKING:
     from latentrt.bundle.folder import Bundle
     from latentrt.bundle.manifest import Component
+    from latentrt.engines.onnx.bare import PictureGraph
     from latentrt.engines.onnx.initializers import Initializer
     from latentrt.tensors import Array
 
@@ -48,6 +49,7 @@ __all__ = [
     "onnx",
     "open_engine",
     "open_engines",
+    "open_picture_graph",
     "open_with_weights",
     "telemetry",
     "wrapped",
@@ -193,6 +195,14 @@ def open_engine(name: str, name_of_component: str, component: Component, folder:
     """
     factory = cast(EngineFactory, importlib.import_module(engine_kind(name).module))
     return factory.open_engine(name_of_component, component, folder, ALIASES.get(name, name))
+
+
+def open_picture_graph(path: Path, engine: str = AUTO) -> PictureGraph:
+    """Returns a network from a picture to a picture, of an ONNX file without a bundle, loaded.
+
+    Raises EngineError for another kind of file, and for an engine that takes none.
+    """
+    return cast("PictureGraph", importlib.import_module("latentrt.engines.onnx.bare").PictureGraph(path, engine))
 
 
 def build_plan(name: str, bundle: Bundle, component: str, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -61,13 +61,15 @@ def note_of(text: Mapping[str, str]) -> bytes:
 def texts_of(record: dict[str, Any], *, metadata: bool = True, mark: bool = True) -> dict[str, str]:
     """The texts of a record: "parameters" for people and other tools, "latentrt" for this package, and XMP.
 
-    metadata: with the first two. mark: with the XMP, which says that the picture was generated.
+    A picture that was enlarged in one call has no settings for the first. metadata: with the first two. mark: with the
+    XMP, which says that the picture was generated.
     """
     told = {xmp.KEY: xmp.packet(source_type(record), f"latentrt {VERSION}")} if mark else {}
     if not metadata:
         return told
     written = json.dumps(record, ensure_ascii=False, allow_nan=False)
-    return {PARAMETERS: infotext(record), LATENTRT: written, **told}
+    sampled = {PARAMETERS: infotext(record)} if "sampler" in record else {}
+    return {**sampled, LATENTRT: written, **told}
 
 
 def source_type(record: dict[str, Any]) -> xmp.SourceType:

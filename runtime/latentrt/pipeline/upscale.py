@@ -66,6 +66,11 @@ class Upscaled:
         check_format(Path(path), self.image)
         save_with_text(self.image, Path(path), texts_of(self.record(), metadata=metadata, mark=mark))
 
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds of the last pass by phase, as `Result.timings`."""
+        return dict(self.result.timings)
+
     def record(self) -> dict[str, Any]:
         """What the metadata says: the settings of the last pass, sizes and hash of the whole picture."""
         known = {"tile": self.tile, "times": self.times, "init": self.source}
