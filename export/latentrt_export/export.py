@@ -286,7 +286,8 @@ def write_component(part: Part, folder: Path, precision: FloatPrecision, progres
     # Weights are freed before the engine loads its own, since both would be the peak. No later component uses them.
     del model
     module.to_empty(device="meta")
-    gc.collect()
+    if data:  # weights large enough for a file of their own
+        gc.collect()
     progress(f"{part.name}: comparing with the original")
     return replace(component, fidelity=check_gate(part, component, folder, recipe))
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from latentrt.errors import ShapeError
+from latentrt_export.graph.axes import substituted
 from latentrt_export.graph.constants import VIEWS, initializer_of, name_of, shape_of_constant
 from latentrt_export.graph.peak_memory import peak_activation_elements
 from latentrt_export.graph.shapes import annotate_shapes
@@ -94,9 +95,15 @@ def concrete_shapes(model: ir.Model, shapes: Shapes) -> dict[str, tuple[int, ...
     if missing:
         raise ShapeError(f"{model.graph.name}: got shapes of {sorted(shapes)}, expected {', '.join(missing)} as well")
     known = {name: tuple(int(side) for side in shape) for name, shape in shapes.items()}
+    written = substituted(model.graph, known)
+    known |= {name_of(value): shape_of_constant(value) for value in model.graph.initializers.values()}
+    return known | (inferred(model, known) if written is None else written)
+
+
+def inferred(model: ir.Model, known: Known) -> dict[str, tuple[int, ...]]:
+    """The shapes of computed values by inference. known: those of inputs and constants."""
     unsized = model.clone()
     for value in list(unsized.graph.initializers.values()):
-        known[name_of(value)] = shape_of_constant(value)
         if value.const_value is not None and value.const_value.size > LARGEST_SHAPE:
             value.type = ir.TensorType(value.const_value.dtype)
             del unsized.graph.initializers[name_of(value)]
@@ -106,9 +113,8 @@ def concrete_shapes(model: ir.Model, shapes: Shapes) -> dict[str, tuple[int, ...
     for value in (*unsized.graph.outputs, *(output for node in unsized.graph for output in node.outputs)):
         value.shape = None
     annotate_shapes(unsized)
-    for node in unsized.graph:
-        known |= {name_of(value): value.shape.numpy() for value in node.outputs if value.shape is not None}
-    return known
+    values = [value for node in unsized.graph for value in node.outputs]
+    return {name_of(value): value.shape.numpy() for value in values if value.shape is not None}
 
 
 def node_macs(node: ir.Node, known: Known) -> int:
