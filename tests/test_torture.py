@@ -1,6 +1,7 @@
 """Rows of the torture suite with few cases, so that the suite itself stays whole; `make torture` runs all of them."""
 
 import importlib
+import json
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,19 @@ def test_a_tally_tells_a_crash_from_a_refusal() -> None:
     assert not tally.attempt("a bug", lambda: {}["missing"])
     assert tally.outcomes == {"read": 1, "crashed": 1}
     assert tally.faults == ["a bug: KeyError: 'missing'"]
+
+
+def test_a_tally_is_json() -> None:
+    tally = Tally(note="of three")
+    tally.add("read", fault="")
+    tally.add("refused", fault="refused without a reason")
+    told = json.loads(json.dumps(tally.record()))
+    assert told == {
+        "cases": 2,
+        "outcomes": {"read": 1, "refused": 1},
+        "faults": ["refused without a reason"],
+        "note": "of three",
+    }
 
 
 def test_one_bit_is_flipped() -> None:

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.machine import machine, one_line
@@ -72,7 +72,7 @@ def main() -> None:
     print("| row | cases | outcomes | faults | s | |\n|---|---|---|---|---|---|", flush=True)
     found = {name: timed(name, given.part, given.seed) for name in given.rows or ROWS}
     if given.json:
-        given.json.write_text(json.dumps({name: asdict(tally) for name, tally in found.items()}, indent=1) + "\n")
+        given.json.write_text(json.dumps({name: tally.record() for name, tally in found.items()}, indent=1) + "\n")
     for name, tally in found.items():
         for fault in tally.faults:
             print(f"{name}: {fault}", file=sys.stderr)

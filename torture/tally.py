@@ -44,6 +44,10 @@ class Tally:
         """The number of cases."""
         return self.outcomes.total()
 
+    def record(self) -> dict[str, Any]:
+        """The row as JSON. `dataclasses.asdict` would make a Counter of pairs."""
+        return {"cases": self.cases, "outcomes": dict(self.outcomes), "faults": self.faults, "note": self.note}
+
     def add(self, outcome: str, *, fault: str = "") -> None:
         """Counts a case; fault: what is wrong with it."""
         self.outcomes[outcome] += 1
