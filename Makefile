@@ -7,7 +7,7 @@ LOCKED := -c constraints.txt
 TORCH := torch==2.13.0
 TESTS := -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test sweeps test-latest lock check types bench model torture dist extras lowest aarch64 clean
+.PHONY: demo test sweeps test-latest lock check types docs bench model torture dist extras lowest aarch64 clean
 
 demo: $(VENV)/.runtime  ## Generate the first picture; installs what running needs, no torch.
 	$(BIN)/latentrt generate "a red apple" --seed 7 --out apple.png
@@ -42,6 +42,10 @@ check: $(VENV)/.dev  ## Check style, formatting, and who imports whom.
 
 types: $(VENV)/.dev  ## Type-check the four packages, in the checkout.
 	$(BIN)/python -m mypy -p latentrt -p latentrt_export -p latentrt_calib -p latentrt_serve
+
+docs: $(VENV)/.docs  ## Build the site of docs/ into build/site; a warning is an error.
+	$(BIN)/python docs/make_site.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 dist: $(VENV)/.release  ## Build and check wheel and sdist, and what publishes them.
 	$(BIN)/python -m release.dist
@@ -86,6 +90,11 @@ $(VENV)/.dev: pyproject.toml setup.py constraints.txt constraints-alone.txt | $(
 	$(BIN)/python -m pip -q install $(LOCKED) --no-build-isolation -e '.[cpu,export,serve,dev]'
 	$(BIN)/python -m pip -q install --no-deps -r constraints-alone.txt
 	touch $@ $(VENV)/.runtime
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip -q install $(LOCKED) setuptools
+	$(BIN)/python -m pip -q install $(LOCKED) --no-build-isolation -e '.[docs]'
+	touch $@
 
 $(VENV)/.release: pyproject.toml constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip -q install $(LOCKED) setuptools

@@ -22,12 +22,13 @@ PICTURE = ("generate", "a red apple", "--seed", "7", "--out", "apple.png")
 
 @dataclass(frozen=True)
 class Extra:
-    """An extra, the one beside it that brings an engine for a CPU, and what it needs."""
+    """An extra, the one beside it that brings an engine for a CPU, what it needs, and if constraints.txt agrees."""
 
     name: str
     beside: str = "cpu"
     since: str = "3.10"
     torch: bool = False
+    locked: bool = True
 
     @property
     def requirement(self) -> str:
@@ -43,7 +44,7 @@ EXTRAS = {
         Extra("cuda", beside=""),  # whose ONNX Runtime draws on a CPU too
         Extra("tensorrt"),
         Extra("rtx"),
-        Extra("jetson"),
+        Extra("jetson", locked=False),  # CUDA 12, where constraints.txt has the bindings of 13
         Extra("export", since="3.11", torch=True),
         Extra("serve"),
         Extra("cluster"),
@@ -130,8 +131,8 @@ def as_numbers(version: str) -> tuple[int, ...]:
 
 
 def install(place: Place, wheel: Path, torch: str) -> None:
-    """Installs the wheel with the extra, in the versions of constraints.txt as far as it has them."""
-    pip = ("-m", "pip", "-q", "install", "-c", ROOT / "constraints.txt")
+    """Installs the wheel with the extra, in the versions of constraints.txt as far as it has them and agrees."""
+    pip = ("-m", "pip", "-q", "install", *(("-c", ROOT / "constraints.txt") if place.extra.locked else ()))
     if place.extra.torch:
         place.run("python", *pip, torch)
     place.run("python", *pip, f"{wheel}[{place.extra.requirement}]")
