@@ -45,7 +45,7 @@ types: $(VENV)/.dev  ## Type-check the four packages, in the checkout.
 
 docs: $(VENV)/.docs  ## Build the site of docs/ into build/site; a warning is an error.
 	$(BIN)/python docs/make_site.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 dist: $(VENV)/.release  ## Build and check wheel and sdist, and what publishes them.
 	$(BIN)/python -m release.dist
