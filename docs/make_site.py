@@ -25,7 +25,7 @@ TOP = (ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md")
 CODE = re.compile(r"^(```.*?^```)", re.S | re.M)
 LINK = re.compile(r"(?<=\]\()(?!\w+:)([^)#\s]+)(?=[)#])")
 WITH_LINKS = (".md", ".ipynb")
-COLUMNS = 78
+COLUMNS = 100
 ABOUT_COMMANDS = """# Commands
 
 Every command's `--help`. The fields of a request are in [the table of options](options.md) too.
