@@ -6,6 +6,7 @@ An SBOM (CycloneDX, JSON) of each environment goes beside the wheel. The exit st
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -148,10 +149,14 @@ def check(place: Place) -> None:
 
 def bill(place: Place, wheel: Path) -> None:
     """Writes the SBOM of the environment beside the wheel."""
-    name = "-".join([*wheel.name.split("-")[:2], place.extra.name, f"py{place.python}"])
+    package, version = wheel.name.split("-")[:2]
+    file = wheel.with_name(f"{package}-{version}-{place.extra.name}-py{place.python}.cdx.json")
     command = [Path(sys.executable).with_name("cyclonedx-py"), "environment", "--output-reproducible"]
-    about = ["--pyproject", ROOT / "pyproject.toml", "--output-file", wheel.with_name(f"{name}.cdx.json")]
+    about = ["--pyproject", ROOT / "pyproject.toml", "--output-file", file]
     subprocess.run([*command, *about, place.folder / "bin" / "python"], check=True)
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["metadata"]["component"]["version"] = version  # which pyproject.toml does not name
+    file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def row(place: Place, seconds: float, outcome: str) -> str:
