@@ -55,9 +55,10 @@ extras: $(VENV)/.release  ## Install the wheel of `make dist` with each extra on
 
 lowest: $(VENV)/.release  ## Run the tests of the runtime on the lowest versions that its ranges allow; LOWEST=3.12.
 	$(BIN)/uv -q venv --clear --python $(or $(LOWEST),3.10) build/lowest
-	$(BIN)/uv -q pip install --python build/lowest --resolution lowest-direct -e '.[cpu]' 'pytest>=9' 'pytest-xdist>=3.6'
+	$(BIN)/uv -q pip install --python build/lowest --resolution lowest-direct -e '.[cpu,openvino]' \
+		'pytest>=9' 'pytest-xdist>=3.6'
 	$(BIN)/uv pip freeze --python build/lowest
-	build/lowest/bin/python $(TESTS) tests/runtime -k 'not openvino'
+	build/lowest/bin/python $(TESTS) tests/runtime
 
 aarch64: $(VENV)/.release  ## Resolve every extra for a Jetson, JetPack 6 and 7.
 	$(BIN)/python -m release.aarch64
