@@ -7,7 +7,7 @@ LOCKED := -c constraints.txt
 TORCH := torch==2.13.0
 TESTS := -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test sweeps test-latest lock check types bench model torture clean
+.PHONY: demo test sweeps test-latest lock check types docs bench model torture dist extras lowest aarch64 clean
 
 demo: $(VENV)/.runtime  ## Generate the first picture; installs what running needs, no torch.
 	$(BIN)/latentrt generate "a red apple" --seed 7 --out apple.png
@@ -43,6 +43,26 @@ check: $(VENV)/.dev  ## Check style, formatting, and who imports whom.
 types: $(VENV)/.dev  ## Type-check the four packages, in the checkout.
 	$(BIN)/python -m mypy -p latentrt -p latentrt_export -p latentrt_calib -p latentrt_serve
 
+docs: $(VENV)/.docs  ## Build the site of docs/ into build/site; a warning is an error.
+	$(BIN)/python docs/make_site.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+dist: $(VENV)/.release  ## Build and check wheel and sdist, and what publishes them.
+	$(BIN)/python -m release.dist
+
+extras: $(VENV)/.release  ## Install the wheel of `make dist` with each extra on each Python, draw, write SBOMs; EXTRAS="--extra cpu".
+	$(BIN)/python -m release.extras --torch $(TORCH) $(EXTRAS)
+
+lowest: $(VENV)/.release  ## Run the tests of the runtime on the lowest versions that its ranges allow; LOWEST=3.12.
+	$(BIN)/uv -q venv --clear --python $(or $(LOWEST),3.10) build/lowest
+	$(BIN)/uv -q pip install --python build/lowest --resolution lowest-direct -e '.[cpu,openvino]' \
+		'pytest>=9' 'pytest-xdist>=3.6'
+	$(BIN)/uv pip freeze --python build/lowest
+	build/lowest/bin/python $(TESTS) tests/runtime
+
+aarch64: $(VENV)/.release  ## Resolve every extra for a Jetson, JetPack 6 and 7.
+	$(BIN)/python -m release.aarch64
+
 bench: $(VENV)/.dev  ## Time the built-in model, process start included.
 	$(BIN)/python -m benchmarks.generate
 
@@ -71,3 +91,13 @@ $(VENV)/.dev: pyproject.toml setup.py constraints.txt constraints-alone.txt | $(
 	$(BIN)/python -m pip -q install $(LOCKED) --no-build-isolation -e '.[cpu,export,serve,dev]'
 	$(BIN)/python -m pip -q install --no-deps -r constraints-alone.txt
 	touch $@ $(VENV)/.runtime
+
+$(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip -q install $(LOCKED) setuptools
+	$(BIN)/python -m pip -q install $(LOCKED) --no-build-isolation -e '.[docs]'
+	touch $@
+
+$(VENV)/.release: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip -q install $(LOCKED) setuptools
+	$(BIN)/python -m pip -q install $(LOCKED) --no-build-isolation -e '.[release]'
+	touch $@

@@ -45,6 +45,11 @@ pipe.generate("a red apple", steps=2, seed=0, width=32, height=32).save(sys.argv
 from latentrt.bench.diagnosis import diagnose
 diagnose()
 """
+HELP = """
+from latentrt.cli import main
+sys.argv = ["latentrt", *sys.argv[1:]]
+main()
+"""
 
 
 def run(code, *arguments, **environment):
@@ -61,6 +66,11 @@ def run(code, *arguments, **environment):
 
 def test_every_module_can_be_imported():
     assert run(IMPORT, *MODULES) == "\n"
+
+
+def test_the_command_line_answers():
+    assert "Make pictures and sound" in run(HELP, "--help")
+    assert "--sampler" in run(HELP, "generate", "--help")
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])

@@ -22,6 +22,7 @@ from latentrt.version import VERSION
 __all__ = [
     "COMMANDS",
     "cli",
+    "completing",
     "engine_option",
     "file_options",
     "grouped",

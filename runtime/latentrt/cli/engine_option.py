@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from latentrt.cli.completing import one_of
 from latentrt.engines.kinds import AUTO, NAMES
 
 
@@ -18,5 +19,6 @@ def engine_option(cls: type[click.Option] = click.Option) -> Callable[[Any], Any
         default=AUTO,
         metavar="NAME",
         show_default=True,
+        shell_complete=one_of(NAMES),
         help=f"Engine that runs the graphs: {', '.join(NAMES)}.",
     )

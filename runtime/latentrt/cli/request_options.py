@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 import click
 
 from latentrt.cli import parsing
+from latentrt.cli.completing import one_of
 from latentrt.cli.grouped import GroupedCommand
 from latentrt.request.request import Request
-from latentrt.request.rows import Flag, Group, Number, Row, Text, Whole, row_of
+from latentrt.request.rows import Choice, Flag, Group, Number, Row, Text, Whole, row_of
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 HEADINGS: Mapping[str, str] = {
@@ -94,6 +95,8 @@ def option_of(name: str, heading: str) -> Callable[[Decorated], Decorated]:
     field, one = NAMED[name], row_of(NAMED[name])
     flag, default = f"--{one.option or name.replace('_', '-')}", field.default
     attributes: dict[str, Any] = {"help": help_of(one, default), "metavar": one.metavar or None}
+    if isinstance(one.kind, Choice):
+        attributes["shell_complete"] = one_of(one.kind.values)
     if isinstance(one.kind, Flag):
         return grouped(heading, flag, is_flag=True, help=one.help)
     if one.parse:
