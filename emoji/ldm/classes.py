@@ -20,7 +20,7 @@ from emoji.ldm.latents import SmallLatents, load_small
 from emoji.ldm.pictures import drawn_colour
 
 NAME = "ldm.classes"
-STAGE, STEPS, BATCH = 14, 5000, 64
+STAGE, STEPS, BATCH = 14, 3000, 64
 GROUP = "animals and nature"
 NONE = 0.1  # share of examples without a class
 WIDTH = 64

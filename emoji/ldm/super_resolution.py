@@ -14,7 +14,7 @@ from emoji.ldm import denoiser
 from emoji.ldm.latents import LargeLatents, load_large
 
 NAME = "ldm.super_resolution"
-STAGE, STEPS, BATCH = 13, 1500, 16
+STAGE, STEPS, BATCH = 13, 6000, 16
 CROP = 32  # latents per side, which are pixels of the small picture
 
 
