@@ -7,7 +7,7 @@ LOCKED := -c constraints.txt
 TORCH := torch==2.13.0
 TESTS := -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test sweeps test-latest lock check types docs bench model torture dist extras lowest aarch64 clean
+.PHONY: demo test sweeps test-latest lock check types docs bench model torture dist extras lowest lowest-export aarch64 clean
 
 demo: $(VENV)/.runtime  ## Generate the first picture; installs what running needs, no torch.
 	$(BIN)/latentrt generate "a red apple" --seed 7 --out apple.png
@@ -59,6 +59,14 @@ lowest: $(VENV)/.release  ## Run the tests of the runtime on the lowest versions
 		'pytest>=9' 'pytest-xdist>=3.6'
 	$(BIN)/uv pip freeze --python build/lowest
 	build/lowest/bin/python $(TESTS) tests/runtime
+
+lowest-export: $(VENV)/.release  ## Run the tests of single exports on the lowest versions that the extra `export` allows.
+	$(BIN)/uv -q venv --clear --python 3.11 build/lowest-export
+	$(BIN)/uv -q pip install --python build/lowest-export --resolution lowest-direct -e '.[cpu,export]' $(TORCH) \
+		'pytest>=9' 'scipy>=1.14'
+	$(BIN)/uv -q pip install --python build/lowest-export --no-deps -r constraints-alone.txt
+	$(BIN)/uv pip freeze --python build/lowest-export
+	build/lowest-export/bin/python -m pytest tests/export/test_export.py tests/export/test_auto_export.py tests/export/graph
 
 aarch64: $(VENV)/.release  ## Resolve every extra for a Jetson, JetPack 6 and 7.
 	$(BIN)/python -m release.aarch64
