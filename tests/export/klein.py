@@ -13,9 +13,11 @@ import torch
 from diffusers import (
     AutoencoderKLFlux2,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinInpaintPipeline,
     Flux2KleinPipeline,
     Flux2Transformer2DModel,
 )
+from PIL import Image
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import Qwen2Tokenizer, Qwen3Config, Qwen3ForCausalLM
 
@@ -41,6 +43,8 @@ TRANSFORMER = {
     "guidance_embeds": False,
 }
 VAE = {**tiny.VAE, "latent_channels": 4}
+# Steps and batch of the requests that are compared.
+COUNTS = ((1, 1), (4, 3), (20, 1))
 SCHEDULER = {"shift": 3.0, "use_dynamic_shifting": True}
 WORDS = ["Ġcat", "Ġcats", "photo", "graph", "Ġof", "Ġtwo", "user", "assistant", "Ġwooden", "Ġtable"]
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>"]
@@ -136,7 +140,16 @@ class KleinPair:
     def psnr(self, prompt: str = PROMPT, batch: int = 1, **options: Any) -> float:
         """The PSNR in dB of a request's pixels, not yet rounded."""
         theirs = self.calls(prompt, batch, **options)
-        return self.pair.psnr(prompt, batch=batch, theirs=theirs, **{**SIZE, "guidance": 1.0, **options})
+        both = replace(self.pair, theirs=self.pipeline(options))
+        return both.psnr(prompt, batch=batch, theirs=theirs, **{**SIZE, "guidance": 1.0, **options})
+
+    def pipeline(self, options: Mapping[str, Any]) -> Flux2KleinPipeline | Flux2KleinInpaintPipeline:
+        """The pipeline of a request with these options."""
+        if "init" not in options:
+            return self.pair.theirs
+        made = Flux2KleinInpaintPipeline(**self.pair.theirs.components)
+        made.set_progress_bar_config(disable=True)
+        return made
 
     def steps(self, prompt: str = PROMPT, batch: int = 1, **options: Any) -> list[float]:
         """The PSNR in dB of the latents after every step."""
@@ -149,7 +162,8 @@ class KleinPair:
             return {}
 
         asked = {"num_inference_steps": request.steps, "output_type": "latent", "callback_on_step_end": keep}
-        self.pair.theirs(**asked, guidance_scale=request.guidance or 1.0, **self.calls(prompt, batch, **options))
+        theirs = self.pipeline(options)
+        theirs(**asked, guidance_scale=request.guidance or 1.0, **self.calls(prompt, batch, **options))
         levels = [*(step.sigma for step in made[1:]), 0.0]
         ours = [step.latents * (flow_scale(level) if level else 1.0) for step, level in zip(made, levels, strict=True)]
         rows = [one.reshape(*one.shape[:2], -1).transpose(0, 2, 1) for one in ours]
@@ -160,6 +174,10 @@ class KleinPair:
         seeds = [torch.Generator().manual_seed(5 + image) for image in range(batch)]
         size = {name: options.get(name, side) for name, side in SIZE.items()}
         images = {"image": [*options["references"]]} if options.get("references") else {}
+        if "init" in options:
+            names = {"image": "init", "mask_image": "mask", "strength": "strength"}
+            images = dict(zip(["image_reference"], images.get("image", ()), strict=False))
+            images |= {theirs: options[ours] for theirs, ours in names.items()}
         return {
             "prompt": [prompt] * batch,
             "generator": seeds,
@@ -167,6 +185,13 @@ class KleinPair:
             **size,
             **images,
         }
+
+
+def patch_mask() -> Image.Image:
+    """Returns a mask of SIZE whose edges are those of patches: diffusers mixes both pictures within one."""
+    mask = Image.new("L", tuple(SIZE.values()))
+    mask.paste(255, (32, 16, 80, 64))
+    return mask
 
 
 def psnr_of(got: np.ndarray, expected: np.ndarray) -> float:

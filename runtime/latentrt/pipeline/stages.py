@@ -125,9 +125,11 @@ def initial_latents(run: Timed, prepared: Prepared) -> Start:
 
 
 def references_of(run: Timed, settings: Settings) -> References | None:
-    """The latents of the reference images; None without any."""
-    images = settings.references.images
-    return References.of([run.encode(to_pixels(one))[0] for one in images]) if images else None
+    """The latents of the reference images, of which the first is one that is painted in; None without any."""
+    pixels = [to_pixels(one) for one in settings.references.images]
+    if settings.init_image and settings.init_image.shown:
+        pixels.insert(0, settings.init_image.pixels(settings.width, settings.height))
+    return References.of([run.encode(one)[0] for one in pixels]) if pixels else None
 
 
 def clean_latents(run: Timed, prepared: Prepared, source: NoiseSource) -> Array | None:

@@ -5,16 +5,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu, retrieve_timesteps
+from safetensors.torch import save_file
 
+import latentrt
 from latentrt.bundle.manifest_json import read, write
 from latentrt.errors import LatentError
+from latentrt.pipeline.memory import demand_of, latents_per_call
 from latentrt.request.control import Control
 from latentrt.request.request import Request
+from latentrt.request.settings import resolve
 from latentrt.sampling.grids import flow_grid
 from latentrt.storage.json_codec import TypedError
+from latentrt_calib.calibrate import check_unet
+from latentrt_export.build.tensorrt import BuildOptions, build
 from latentrt_export.checkpoint.scheduler import schedule_of
+from latentrt_export.estimate.estimate import calls_of
 from tests.export import klein
 from tests.export.controls import noise
 from tests.export.klein import PROMPT, SIZE
@@ -97,6 +105,18 @@ def test_a_reference_changes_the_picture_and_sets_its_size(pair, shown):
     assert abs(plain - edited).max() > 1e-3
 
 
+@pytest.mark.parametrize("counts", rest_swept([(4, 3, 0.8), (4, 1, 0.5), (20, 1, 0.33), (1, 1, 1.0)], [(4, 3, 0.8)]))
+@pytest.mark.parametrize("images", rest_swept([0, 1], [1]))
+def test_paints_in_an_image_as_diffusers_does(pair, shown, counts, images):
+    steps, batch, strength = counts
+    image, mask = noise(**SIZE, seed=3), klein.patch_mask()
+    asked = {"init": image, "mask": mask, "strength": strength, "references": shown[:images]}
+    found = pair.steps(steps=steps, batch=batch, **asked)
+    print(*(f"{one:.1f} dB" for one in found))
+    assert len(found) == {(4, 0.8): 4, (4, 0.5): 2, (20, 0.33): 7, (1, 1.0): 1}[steps, strength]
+    assert min(found) >= LEAST_DB
+
+
 @pytest.mark.parametrize(("width", "height"), [(96, 64), (512, 512), (1024, 1024), (1536, 1024)])
 @pytest.mark.parametrize("steps", [1, 4, 20])
 def test_noise_levels_are_those_of_diffusers(steps, width, height):
@@ -165,6 +185,59 @@ def test_requests_that_the_model_cannot_take_are_refused(pair, field, words):
         pair.ours.generate(PROMPT, **{**SIZE, "steps": 1, **field})
 
 
+def test_openvino_draws_the_same(pair, shown):
+    with latentrt.load(pair.pair.folder / "bundle", engine="openvino") as ours:
+        both = replace(pair, pair=replace(pair.pair, ours=ours))
+        found = [*both.steps(steps=2), *both.steps(steps=2, width=64, references=shown[:1])]
+    print(*(f"{one:.1f} dB" for one in found))
+    assert min(found) >= LEAST_DB
+
+
+def test_a_run_is_planned_into_a_budget_of_memory(pair, shown):
+    folder, manifest = pair.pair.folder / "bundle", pair.ours.bundle.manifest
+    with latentrt.load(folder, engine="onnxruntime", memory_budget=10**9) as ours:
+        made = ours.generate("cats", steps=1, seed=0, **SIZE)
+        with pytest.raises(LatentError, match="memory budget"):
+            ours.generate("cats", steps=1, seed=0, width=1 << 15, height=1 << 15)
+        plain, edited = (
+            latents_per_call(manifest, "transformer", demand_of(resolve(one, manifest), 1, manifest))
+            for one in (Request("cats", **SIZE), Request("cats", references=shown[:1], **SIZE))
+        )
+    assert made.images[0].size == (96, 64)
+    assert (plain, edited) == (24 + 512, 24 + 512 + 24)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"hires": 1.5, "hires_steps": 2}, {"window": 64, "stride": 32}, {"cache": 2, "cache_of": "prediction"}],
+    ids=str,
+)
+def test_passes_tiles_and_kept_predictions_run(pair, more):
+    request = {"prompt": "cats", "steps": 4, "seed": 0, "width": 96, "height": 96}
+    plain, other = (list(pair.ours.steps(Request(**request, **one)))[-1].latents for one in ({}, more))
+    size = (9, 9) if "hires" in more else (6, 6)
+    assert other.shape[2:] == size and np.isfinite(other).all()
+    assert "hires" in more or abs(plain - other).max() > 1e-5
+
+
+def test_calibration_and_lora_files_are_refused_with_a_reason(pair, tmp_path):
+    with pytest.raises(LatentError, match="got a denoiser that is a transformer, expected a UNet"):
+        check_unet(pair.ours)
+    tensors = {f"transformer.a.lora_{way}.weight": torch.ones(2, 2) for way in ("A", "B")}
+    save_file(tensors, tmp_path / "a.safetensors")
+    with pytest.raises(LatentError, match="a flux2-klein model without unet.*, expected a Stable Diffusion model"):
+        pair.ours.with_loras({tmp_path / "a.safetensors": 1.0})
+
+
+def test_an_estimate_counts_calls_and_rows(pair):
+    bundle = pair.ours.bundle
+    calls = calls_of(bundle, resolve(Request("cats", steps=3, batch=2, **SIZE), bundle.manifest))
+    assert {name: call.times for name, call in calls.items()} == {
+        **dict.fromkeys(("text_encoder", "context_rows", "time_bias"), 1),
+        **{"transformer": 3, "vae_decoder": 2},
+    }
+
+
 @pytest.mark.sweep
 def test_a_base_model_is_guided_from_an_empty_text(tmp_path):
     pair = klein.opened_pair(tmp_path, distilled=False)
@@ -194,3 +267,13 @@ def test_half_precisions(tmp_path, precision, least):
     print(f"{found:.1f} dB")
     assert components["text_encoder"].precision == "w16" and components["transformer"].precision == precision
     assert found >= least
+
+
+@pytest.mark.sweep
+def test_every_component_becomes_a_plan(tmp_path):
+    """By NVIDIA's own builder, for a GPU that is not here."""
+    pair = klein.opened_pair(tmp_path, precision="fp16")
+    with pair.ours:
+        names = pair.ours.bundle.manifest.components
+    plans = list(build(tmp_path / "bundle", BuildOptions("tensorrt-rtx", ("sm86",), sizes=((96, 64),), batches=(2,))))
+    assert [plan.component for plan in plans] == [*names]
