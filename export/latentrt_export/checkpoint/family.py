@@ -95,10 +95,10 @@ class Family:
     extra: names of the extra channels that its UNets may take, in order. absent: prefixes of keys that no single file
     of the family has. averaged: the UNet's weights are the moving averages of a single file, if it has them.
     context_vectors: its UNet attends to vectors of the request. guided: False for models that were distilled to draw
-    without guidance. size_shift: the rule by which a flow model's shift follows from a picture's size. steps, guidance,
-    eta, overlay: defaults. configs_by_channels, configs_by_prediction, configs_by_width: configs of single files whose
-    UNet has that many input channels, that declare that prediction type, or whose UNet has that width at its first
-    level.
+    without guidance. loras: whether LoRA files are known for it. size_shift: the rule by which a flow model's shift
+    follows from a picture's size. steps, guidance, eta, overlay: defaults. configs_by_channels, configs_by_prediction,
+    configs_by_width: configs of single files whose UNet has that many input channels, that declare that prediction
+    type, or whose UNet has that width at its first level.
     """
 
     name: str
@@ -124,6 +124,7 @@ class Family:
     eta: float | None = None
     context_vectors: bool = False
     guided: bool = True
+    loras: bool = True
     size_shift: SizeShift = "none"
     overlay: bool = False
     configs_by_channels: Mapping[int, Path] = field(default_factory=dict)

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from latentrt.errors import CheckpointError
 from latentrt.lora.files import Lora
+from latentrt_export.checkpoint.embeddings import Embedding
 from latentrt_export.checkpoint.families import FAMILIES
 from latentrt_export.checkpoint.load import load_checkpoint
 from latentrt_export.checkpoint.named import NamedNetwork
@@ -113,7 +115,7 @@ def test_other_models_are_refused(folder, file, entries, words):
 @pytest.mark.parametrize(
     ("options", "name"),
     [
-        ({"loras": (Lora(Path("x.safetensors")),)}, "--lora"),
+        ({"embeddings": (Embedding(Path("x.safetensors")),)}, "--embedding"),
         ({"controls": NETWORK}, "--controlnet"),
         ({"adapters": NETWORK}, "--t2i-adapter"),
         ({"image_prompts": NETWORK}, "--ip-adapter"),
@@ -123,3 +125,46 @@ def test_other_models_are_refused(folder, file, entries, words):
 def test_what_changes_or_steers_a_unet_is_refused(folder, options, name):
     with pytest.raises(CheckpointError, match=f"{name}: got it for checkpoint, .* a transformer; expected a model"):
         prepared(folder, **options)
+
+
+def lora_file(path, layers, rank=2):
+    """Writes a LoRA in diffusers' layout that changes these layers of the transformer, and returns its file."""
+    modules, random = dict(klein.build_transformer().named_modules()), torch.Generator().manual_seed(0)
+    tensors = {}
+    for layer in layers:
+        linear = modules[layer]
+        down = torch.randn(rank, linear.in_features, generator=random) / linear.in_features**0.5
+        up = torch.randn(linear.out_features, rank, generator=random)
+        tensors |= {f"transformer.{layer}.lora_A.weight": down, f"transformer.{layer}.lora_B.weight": up}
+    save_file(tensors, path / "lora.safetensors")
+    return path / "lora.safetensors"
+
+
+LAYERS = [
+    *(f"transformer_blocks.0.attn.{name}" for name in ("to_q", "to_out.0", "add_k_proj", "to_add_out")),
+    *("transformer_blocks.0.ff.linear_in", "transformer_blocks.0.ff_context.linear_out", "x_embedder", "proj_out"),
+    *("single_transformer_blocks.1.attn.to_qkv_mlp_proj", "single_transformer_blocks.0.attn.to_out"),
+    *("context_embedder", "double_stream_modulation_img.linear", "norm_out.linear"),
+    "time_guidance_embed.timestep_embedder.linear_1",
+]
+
+
+def test_a_lora_changes_the_weights_as_in_diffusers(folder, tmp_path):
+    file, pipeline = lora_file(tmp_path, LAYERS), klein.reference()
+    pipeline.load_lora_weights(tmp_path, weight_name=file.name)
+    pipeline.fuse_lora(components=["transformer"], lora_scale=0.7)
+    pipeline.unload_lora_weights()
+    expected, plain = pipeline.transformer.state_dict(), klein.build_transformer().state_dict()
+    found = prepared(folder, loras=(Lora(file, 0.7, 0.0),)).checkpoint.denoiser.load().state_dict()
+    changed = {key for key in plain if not torch.equal(plain[key], found[key])}
+    assert changed == {f"{layer}.weight" for layer in LAYERS}
+    assert all(torch.allclose(found[key], expected[key], atol=1e-6) for key in expected)
+
+
+def test_a_lora_of_another_layout_is_refused(folder, tmp_path):
+    tensors = {
+        f"diffusion_model.double_blocks.0.img_attn.qkv.lora_{way}.weight": torch.ones(2, 2) for way in ("A", "B")
+    }
+    save_file(tensors, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointError, match="changes layers that .*flux2-klein.* does not have"):
+        prepared(folder, loras=(Lora(tmp_path / "a.safetensors"),))
