@@ -39,6 +39,7 @@ from tests.export import (
     embeddings,
     hires_pairs,
     image_prompt_pairs,
+    klein,
     ldm_pairs,
     ldm_text,
     loras,
@@ -46,6 +47,7 @@ from tests.export import (
     shown_pairs,
     unclip_pairs,
 )
+from tests.export.controls import noise
 from tests.export.image_pairs import mask, picture
 from tests.export.pairs import SIZE, STEERED, Pair, adapted, handed_over, opened_pair, prompted, steered, steered_pair
 from tests.export.samplers import psnr
@@ -148,6 +150,18 @@ def by_a_transformer(models: Models, name: str) -> Result:
         least = min(made.psnr(batch=batch, steps=steps, guidance=one) for (steps, batch), one in cases)
     steps = ", ".join(str(count) for count, _ in pixart.COUNTS)
     return Result(least, kind.__name__, "dpmpp_2m", steps, "96x64")
+
+
+def by_klein(models: Models, name: str, **asked: Any) -> Result:
+    """Pictures by FLUX.2 klein's models, with batches. asked: what each is made of beside a text."""
+    base, folder = name.endswith("base"), models.folder / "-".join([*name.split(), *asked])
+    folder.mkdir()
+    with (made := klein.opened_pair(folder, distilled=not base)).ours:
+        counts = [(max(steps, 2), batch) for steps, batch in klein.COUNTS] if "strength" in asked else klein.COUNTS
+        guidance = 4.0 if base else 1.0
+        least = min(made.psnr(steps=steps, batch=batch, guidance=guidance, **asked) for steps, batch in counts)
+    reference = "Flux2KleinInpaintPipeline" if "mask" in asked else "Flux2KleinPipeline"
+    return Result(least, reference, "flow_euler", ", ".join(str(steps) for steps, _ in counts), "96x64")
 
 
 def of_a_kind(models: Models, kind: str) -> Result:
@@ -351,11 +365,15 @@ MASK = {
 }
 PAINTED = {"inpaint": slice(None), "sd2-inpaint": slice(1), "sdxl-inpaint": slice(1)}
 EDITED = {"pix2pix": slice(None), "sdxl-pix2pix": slice(1)}
+KLEIN = ("FLUX.2 klein", "FLUX.2 klein base")
+SEEN = [noise(97, 70), noise(64, 130, seed=1)]
+PATCHES = {"init": noise(96, 64, seed=2), "mask": klein.patch_mask(), "strength": 0.5}
 
 ROWS = (
     *(Row("text to image", NAMES[name], partial(from_text, variant=name)) for name in TEXT),
     *(Row("text to image", NAMES[name], partial(from_text_by_bert, name=name)) for name in ldm_text.MODELS),
     *(Row("text to image", name, partial(by_a_transformer, name=name)) for name in pixart.KINDS),
+    *(Row("text to image", name, partial(by_klein, name=name)) for name in KLEIN),
     *(Row(kind, "latent diffusion", partial(of_a_kind, kind=kind)) for kind in ldm_pairs.KINDS),
     *(Row(kind, "Stable Diffusion 2.1 unCLIP", partial(of_a_kind, kind=kind)) for kind in unclip_pairs.KINDS),
     *(
@@ -374,6 +392,8 @@ ROWS = (
         Row("editing", NAMES[name], partial(extra_channels, name=name, cases=shown_pairs.EDITING[part]))
         for name, part in EDITED.items()
     ),
+    Row("editing, references", KLEIN[0], partial(by_klein, name=KLEIN[0], references=SEEN)),
+    Row("inpainting, references", KLEIN[0], partial(by_klein, name=KLEIN[0], **PATCHES, references=SEEN[:1])),
     Row("larger than trained on", NAMES["sd1"], larger_than_trained),
     Row("panorama, windows", NAMES["sd1"], through_windows),
     Row("two passes (hires)", NAMES["built-in"], in_two_passes),

@@ -47,7 +47,7 @@ from latentrt_export.graph.save import save_graph
 from latentrt_export.graph.step_cache import check_boundary
 from latentrt_export.graph.trace import trace
 from latentrt_export.lora_table.table import with_table
-from latentrt_export.networks.autoencoder import latent_channels
+from latentrt_export.networks.autoencoder import latent_channels, scaling_of
 from latentrt_export.networks.component import Config, Part, pixels_of
 from latentrt_export.options import ExportOptions as ExportOptions
 from latentrt_export.options import refuse_for_transformers, refuse_pictures, with_networks, without_pickles
@@ -194,9 +194,9 @@ def prepare_checkpoint(source: Path, options: ExportOptions, progress: Progress)
     if not checkpoint.draws:
         refuse_pictures(options)
         return PreparedCheckpoint(checkpoint, None, {}, None, {})
-    schedule = schedule_of(checkpoint.scheduler)
+    schedule = schedule_of(checkpoint.scheduler, checkpoint.family.size_shift)
     declarations = (f"{subject}: {text}" for subject, text in checkpoint.declarations.items())
-    for line in [*declarations, *notices_of(checkpoint.scheduler)]:
+    for line in [*declarations, *notices_of(checkpoint.scheduler, checkpoint.family.size_shift)]:
         progress(line)
     if table := checkpoint.components.get("class_embedding"):
         classes_of(table.config)  # raises for names that do not fit, before anything is traced
@@ -246,7 +246,8 @@ def find_tokenizer(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Toke
 def spec_of(tokenizer: Tokenizer) -> TokenizerSpec:
     """The manifest's entry of the tokenizer."""
     ids = tokenizer.bos, tokenizer.eos, tokenizer.pad
-    return TokenizerSpec(TOKENIZER_FILE, tokenizer.length, *ids, words_of(tokenizer))
+    template = tokenizer.before, tokenizer.after
+    return TokenizerSpec(TOKENIZER_FILE, tokenizer.length, *ids, words_of(tokenizer), *template)
 
 
 def check_sizes(tokenizer: Tokenizer, words: int, length: int) -> None:
@@ -269,7 +270,8 @@ def text_of(checkpoint: Checkpoint, pads: Mapping[str, int], *, padded: bool) ->
     first, *_ = pads.values()
     others = {name: pad for name, pad in pads.items() if pad != first}
     unread = {name: encoder.skipped for name, encoder in encoders.items() if encoder.skipped and not encoder.pooled}
-    return Text(layers, tuple(encoders), others, checkpoint.zero_negative, unread, padded)
+    family = checkpoint.family
+    return Text(layers, tuple(encoders), others, checkpoint.zero_negative, unread, padded, family.guided)
 
 
 def write_component(part: Part, folder: Path, precision: FloatPrecision, progress: Progress) -> Component:
@@ -329,7 +331,7 @@ def latents_of(checkpoint: Checkpoint) -> tuple[Latents, int]:
     latents = Latents(
         latent_channels(vae),
         factor,
-        vae.config.scaling_factor,
+        scaling_of(vae),
         fit_to_rgb(vae),
         shift,
         multiple=multiple_of(checkpoint.denoiser.config) if checkpoint.draws else 1,

@@ -92,8 +92,9 @@ def refuse_for_transformers(checkpoint: Checkpoint, options: ExportOptions) -> N
     """Raises CheckpointError for an option that a model whose denoiser is a transformer does not take."""
     if checkpoint.family.denoiser != "transformer":
         return
+    taken = ("loras",) if checkpoint.family.loras else ()
     for one in fields(options):
-        if one.name in OF_UNETS and getattr(options, one.name) != one.default:
+        if one.name in OF_UNETS and one.name not in taken and getattr(options, one.name) != one.default:
             name = NAMES.get(one.name, f"--{one.name.replace('_', '-')}")
             raise CheckpointError(
                 f"{name}: got it for {checkpoint.source}, of the family {checkpoint.family.name}, whose denoiser is a "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from latentrt_export.networks.autoencoder import Autoencoder, encode
+from latentrt_export.networks.autoencoder import Autoencoder, encode, scaling_of
 from latentrt_export.networks.component import generator, pixels_of
 
 COLOURS, SIDE = 64, 8
@@ -20,7 +20,7 @@ def fit_to_rgb(vae: Autoencoder) -> tuple[tuple[float, float, float], ...]:
     colours = torch.rand(COLOURS, 3, 1, 1, generator=generator()) * 2 - 1
     means = [encode(vae, colour.expand(1, 3, side, side))[0] for colour in colours]
     shift = vae.config.get("shift_factor") or 0.0
-    samples = ((torch.cat(means) - shift) * vae.config.scaling_factor).permute(0, 2, 3, 1).flatten(1, 2)
+    samples = ((torch.cat(means) - shift) * scaling_of(vae)).permute(0, 2, 3, 1).flatten(1, 2)
     ones = torch.ones(*samples.shape[:2], 1)
     matrix = torch.cat([samples, ones], 2).flatten(0, 1).double()
     truth = colours.flatten(1)[:, None].expand(-1, SIDE * SIDE, -1).flatten(0, 1).double()

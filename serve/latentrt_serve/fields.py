@@ -52,7 +52,16 @@ def value_of(name: str, value: Any, limits: Limits) -> Any:
         return vectors_of(value)
     if name == "layout" and not isinstance(value, list):
         raise RequestError(f"layout: got {shown(value)}, expected a list of boxes")
+    if name == "references":
+        return references_of(value, limits)
     return controls_of(value, limits) if name == "controls" else value
+
+
+def references_of(value: Any, limits: Limits) -> list[Image.Image]:
+    """Reference images, each as a field that holds one image."""
+    if not isinstance(value, list):
+        raise RequestError(f"references: got {shown(value)}, expected a list of images")
+    return [image_of(f"reference {place}", one, limits.image_pixels) for place, one in enumerate(value, start=1)]
 
 
 def vectors_of(value: Any) -> Any:

@@ -66,6 +66,7 @@ OTHERS: Mapping[str, Schema] = {
             "required": ["label", "box"],
         }
     ),
+    "references": list_of(PICTURE),
     "controls": list_of(
         {
             "type": "object",

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLFlux2,
     AutoencoderTiny,
     ControlNetModel,
-    PixArtTransformer2DModel,
     PriorTransformer,
     T2IAdapter,
     UNet2DConditionModel,
@@ -27,13 +26,13 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
-    T5Config,
-    T5EncoderModel,
 )
 
+from latentrt_export.networks.autoencoder import Statistics
 from latentrt_export.networks.component import Config
 from latentrt_export.networks.image_embedding import NOISE, NoiseAugmentor
-from latentrt_export.networks.pixart import position_table
+from latentrt_export.networks.kinds import in_float32
+from latentrt_export.networks.known import TEXTS, transformer_kind
 from latentrt_export.networks.prior import causal_mask
 
 
@@ -63,12 +62,16 @@ def unet(config: Config) -> UNet2DConditionModel | UNet2DModel:
     return plain_unet
 
 
-def autoencoder(config: Config) -> AutoencoderKL | VQModel:
+def autoencoder(config: Config) -> AutoencoderKL | AutoencoderKLFlux2 | VQModel:
     """An autoencoder of the class that its config names.
 
     Latents of a VQ model are of unit variance where its config names no factor: the original has none, and the default
     of diffusers' class is Stable Diffusion's.
     """
+    if config.get("_class_name") == "AutoencoderKLFlux2":
+        patched: AutoencoderKLFlux2 = from_config(AutoencoderKLFlux2)(config)
+        patched.bn = Statistics(patched.bn.num_features)
+        return patched
     if config.get("_class_name") != "VQModel":
         module: AutoencoderKL = from_config(AutoencoderKL)(config)
         return module
@@ -94,10 +97,9 @@ def tiny_decoder(config: Config) -> AutoencoderTiny:
 
 
 def text_encoder(config: Config) -> Any:
-    """A text encoder of the kind that its config names: CLIP's, LDM-BERT without its head, or T5's stack of layers."""
-    if config.get("model_type") == "t5":
-        with torch.device("meta"):
-            return T5EncoderModel(in_float32(T5Config, config)).encoder
+    """A text encoder of the kind that its config names: CLIP's, LDM-BERT without its head, or one of `TEXTS`."""
+    if (kind := TEXTS.get(str(config.get("model_type")))) is not None:
+        return kind.build(config)
     if config.get("model_type") == "ldmbert":
         with torch.device("meta"):
             bert = LDMBertModel(in_float32(LDMBertConfig, config))
@@ -109,16 +111,9 @@ def text_encoder(config: Config) -> Any:
     return module
 
 
-def transformer(config: Config) -> PixArtTransformer2DModel:
-    """A PixArt transformer, with the positions that files do not store."""
-    known = inspect.signature(PixArtTransformer2DModel.__init__).parameters
-    with torch.device("meta"):
-        module: PixArtTransformer2DModel = PixArtTransformer2DModel.from_config(
-            {key: value for key, value in config.items() if key in known}
-        )
-    side = module.config.sample_size
-    module.pos_embed.pos_embed = position_table(module, side, side).flatten(1).T[None]
-    return module
+def transformer(config: Config) -> Any:
+    """A transformer of the class that its config names."""
+    return transformer_kind(config).build(config)
 
 
 def projected(config: Config) -> CLIPTextModelWithProjection:
@@ -148,12 +143,6 @@ def prior(config: Config) -> PriorTransformer:
     module: PriorTransformer = from_config(PriorTransformer)({key: one for key, one in config.items() if key != NOISE})
     module.causal_attention_mask = causal_mask(module.positional_embedding.shape[1])
     return module
-
-
-def in_float32(kind: Any, config: Config) -> Any:
-    """The config of a transformers module, in float32. kind: class of the config."""
-    known = {key: value for key, value in config.items() if key != "torch_dtype"}
-    return kind.from_dict({**known, "dtype": "float32"})
 
 
 def add_positions(embeddings: Any) -> None:

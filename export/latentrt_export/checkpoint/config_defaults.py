@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from latentrt_export.networks.component import Config
+from latentrt_export.networks.known import TEXTS, transformer_kind
 
 # Entries that distinguish model families, by component.
 DEFAULTS: Mapping[str, Config] = {
@@ -48,47 +49,20 @@ BERT_DEFAULTS: Config = {
     **{"vocab_size": 30522, "d_model": 1280, "encoder_ffn_dim": 5120, "encoder_layers": 32},
     **{"encoder_attention_heads": 8, "head_dim": 64, "max_position_embeddings": 77},
 }
-# Entries of transformers 5.24's T5Config.
-T5_DEFAULTS: Config = {
-    **{"vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
-    **{"relative_attention_num_buckets": 32, "relative_attention_max_distance": 128},
-}
-# Entries of diffusers 0.42.1's PixArtTransformer2DModel.
-PIXART_DEFAULTS: Config = {
-    **{"num_attention_heads": 16, "attention_head_dim": 72, "in_channels": 4, "out_channels": 8, "num_layers": 28},
-    **{"cross_attention_dim": 1152, "sample_size": 128, "patch_size": 2, "caption_channels": None},
-    **{"activation_fn": "gelu-approximate", "attention_bias": True, "attention_type": "default"},
-    **{"norm_type": "ada_norm_single", "norm_elementwise_affine": False, "upcast_attention": False},
-    **{"interpolation_scale": None, "use_additional_conditions": None},
-}
-# The size of latents from which PixArt's transformers take the picture's size too, unless their config says otherwise.
-CONDITIONED_SIZE, UNSCALED_SIZE = 128, 64
 
 
 def completed(component: str, config: Config) -> dict[str, Any]:
     """Returns a component's config with the entries of a text encoder or a transformer that it leaves out.
 
-    LDM-BERT's and T5's width and depth are in it under CLIP's names too.
+    The width and depth of all text encoders are in it under CLIP's names too.
     """
     if component == "transformer":
-        return completed_transformer(config)
+        return transformer_kind(config).completed(config)
     if component not in TEXT_ENCODERS:
         return {**config}
-    if config.get("model_type") == "t5":
-        whole = {**T5_DEFAULTS, **config}
-        return {**whole, "hidden_size": whole["d_model"], "num_hidden_layers": whole["num_layers"]}
+    if (kind := TEXTS.get(str(config.get("model_type")))) is not None:
+        return kind.completed(config)
     if config.get("model_type") != "ldmbert":
         return {**TEXT_DEFAULTS, **config}
     whole = {**BERT_DEFAULTS, **config}
     return {**whole, "hidden_size": whole["d_model"], "num_hidden_layers": whole["encoder_layers"]}
-
-
-def completed_transformer(config: Config) -> dict[str, Any]:
-    """Returns the config of a PixArt transformer with the entries that it leaves out, as the class fills them in."""
-    whole = {**PIXART_DEFAULTS, **config}
-    size = int(whole["sample_size"])
-    usual = {
-        "interpolation_scale": max(size // UNSCALED_SIZE, 1),
-        "use_additional_conditions": size == CONDITIONED_SIZE,
-    }
-    return {**whole, **{key: value for key, value in usual.items() if whole[key] is None}}

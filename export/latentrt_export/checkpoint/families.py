@@ -10,6 +10,7 @@ from functools import partial
 from latentrt.bundle.sources import SizeId
 from latentrt_export.checkpoint import bert_layout
 from latentrt_export.checkpoint.family import PRIOR_ENCODER, Encoder, Family, Slot
+from latentrt_export.checkpoint.flux2_families import FLUX2_FAMILIES
 from latentrt_export.checkpoint.layouts import folder_keys, open_clip_keys, text_keys, unet_keys, vae_keys
 from latentrt_export.checkpoint.ldm_families import LDM_FAMILIES
 from latentrt_export.checkpoint.paths import CONFIGS
@@ -120,6 +121,7 @@ FAMILIES = (
     ),
     *LDM_FAMILIES,
     *PIXART_FAMILIES,
+    *FLUX2_FAMILIES,
 )
 # Folders that a checkpoint of any family may have: IP-Adapters' encoder.
 OPTIONAL = ("image_encoder",)

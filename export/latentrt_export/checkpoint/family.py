@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from latentrt.bundle.sources import DENOISERS, ExtraChannels, ExtraChannelsName, SizeId
+from latentrt.sampling.schedule import SizeShift
 from latentrt_export.checkpoint.config_defaults import DEFAULTS
 from latentrt_export.checkpoint.layouts import Tensors
 from latentrt_export.checkpoint.tokenizer import CLIP
@@ -36,7 +37,8 @@ class Encoder:
     skipped: layers at the end that are never used. normed: apply the final layer norm to the output. pooled: take the
     projected pooled output as well. tokenizer: folder of the tokenizer. vocabulary: its kind. pad: token that fills
     rows of a single file, which has no tokenizer; None for EOS. tokens: the most of a row, of an encoder that takes
-    rows of any length; None for the number of its positions.
+    rows of any length; None for the number of its positions. states: of an encoder whose context is the outputs of
+    inner layers side by side, the numbers of these layers, rising; () for the last one's.
     """
 
     skipped: int = 0
@@ -46,6 +48,25 @@ class Encoder:
     vocabulary: Vocabulary = CLIP
     pad: int | None = None
     tokens: int | None = None
+    states: tuple[int, ...] = ()
+
+    @property
+    def unread(self) -> str | None:
+        """A pattern of keys that nothing reads, with an entry of the config in braces; None for none."""
+        return r"(^|\.)layers\.({unread_layers})\." if self.states else None
+
+    def cut(self, config: Config) -> Config:
+        """The config of the layers up to the last state, of an encoder with more layers than that."""
+        if not self.states or config.get("num_hidden_layers", 0) <= self.states[-1]:
+            return config
+        last = self.states[-1]
+        return {
+            **config,
+            "num_hidden_layers": last,
+            "unread_layers": "|".join(map(str, range(last, config["num_hidden_layers"]))),
+            "states_width": len(self.states) * config["hidden_size"],
+            **({"layer_types": config["layer_types"][:last]} if config.get("layer_types") else {}),
+        }
 
     def length(self, config: Config) -> int:
         """The most tokens of a row, for the encoder of that config."""
@@ -68,12 +89,14 @@ class Family:
     those of DEFAULTS; a tuple lists the values that are allowed. size_ids: numbers that the time embedding takes
     besides the timestep. float32_vae: the VAE leaves fp16's range, unless its config says `force_upcast` false.
     zero_negative: zeros stand for a negative prompt that is not given, unless model_index.json says otherwise.
-    folders: names of components' folders, where they differ from the components'. schedules: the folder of the
+    folders: names of components' folders, where they differ from the components'. index: entries of model_index.json
+    that set the family apart. schedules: the folder of the
     scheduler_config.json that is the entry "noise" of a component's config. prior: the text encoder of its prior.
-    extra: names of the extra channels
-    that its UNets may take, in order. absent: prefixes of keys that no single file of the family has. averaged: the
-    UNet's weights are the moving averages of a single file, if it has them. context_vectors: its UNet attends to
-    vectors of the request. steps, guidance, eta, overlay: defaults. configs_by_channels, configs_by_prediction,
+    extra: names of the extra channels that its UNets may take, in order. absent: prefixes of keys that no single file
+    of the family has. averaged: the UNet's weights are the moving averages of a single file, if it has them.
+    context_vectors: its UNet attends to vectors of the request. guided: False for models that were distilled to draw
+    without guidance. loras: whether LoRA files are known for it. size_shift: the rule by which a flow model's shift
+    follows from a picture's size. steps, guidance, eta, overlay: defaults. configs_by_channels, configs_by_prediction,
     configs_by_width: configs of single files whose UNet has that many input channels, that declare that prediction
     type, or whose UNet has that width at its first level.
     """
@@ -90,6 +113,7 @@ class Family:
     float32_vae: bool = False
     zero_negative: bool = False
     folders: Mapping[str, str] = field(default_factory=dict)
+    index: Config = field(default_factory=dict)
     schedules: Mapping[str, str] = field(default_factory=dict)
     prior: Encoder | None = None
     extra: tuple[tuple[ExtraChannelsName | ExtraChannels, ...], ...] = TEXT_TO_IMAGE_EXTRA
@@ -99,6 +123,9 @@ class Family:
     guidance: float = 7.5
     eta: float | None = None
     context_vectors: bool = False
+    guided: bool = True
+    loras: bool = True
+    size_shift: SizeShift = "none"
     overlay: bool = False
     configs_by_channels: Mapping[int, Path] = field(default_factory=dict)
     configs_by_prediction: Mapping[str, Path] = field(default_factory=dict)

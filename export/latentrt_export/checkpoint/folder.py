@@ -30,6 +30,8 @@ STEMS = dict.fromkeys(DIFFUSERS, "diffusion_pytorch_model")
 OTHER_FOLDERS = {"vae": "vqvae"}
 # Entry of model_index.json: zeros stand for a negative prompt that is not given.
 ZERO_NEGATIVE = "force_zeros_for_empty_prompt"
+# Values of entries that a model_index.json leaves out.
+INDEX = {"is_distilled": False}
 # The tower of CLIP that a component needs. A folder saved from the whole of CLIP has a config per tower.
 TOWERS: Mapping[str, str] = {
     **dict.fromkeys(("text_encoder", "text_encoder_2", PRIOR_ENCODER), "text"),
@@ -59,7 +61,11 @@ def open_folder(path: Path, configs: Path | None, variant: str | None, overrides
     if variant is not None and not any(variant in found_in(one, stem_of(name)) for name, one in folders.items()):
         raise CheckpointError(f"--variant {variant}: no component in {path} has files of that variant; leave it out")
     sources = {
-        name: replace(folder_source(one, name, variant), config=component_config(path, family, name))
+        name: replace(
+            folder_source(one, name, variant),
+            config=component_config(path, family, name),
+            unread=unread_of(family, name),
+        )
         for name, one in folders.items()
     }
     if EMBEDDER in sources:
@@ -83,6 +89,9 @@ def differences(path: Path, index: Mapping[str, Any], family: Family) -> list[st
         listed = [name for name in telling if (path / name).is_dir()]
     if {*listed} != {*names}:
         return [f"its model_index.json names {', '.join(listed)}, expected {', '.join(names)}"]
+    for key, value in family.index.items():
+        if (got := index.get(key, INDEX.get(key))) != value:
+            return [f"{key} in its model_index.json is {got!r}, expected {value!r}"]
     if index.get("is_cosxl_edit"):  # whose images are latents of unit variance, and whose schedule is EDM's
         return ["is_cosxl_edit in its model_index.json is true, expected false"]
     return config_differences(family, {name: component_config(path, family, name) for name in family.slots})
@@ -99,7 +108,12 @@ def component_config(path: Path, family: Family, name: str) -> dict[str, Any]:
     config = config_in(folder_in(path, family, name), name)
     if name in family.schedules:
         config[NOISE] = read_json(path / family.schedules[name] / "scheduler_config.json")
-    return config
+    return {**family.readers[name].cut(config)} if name in family.readers else config
+
+
+def unread_of(family: Family, name: str) -> str | None:
+    """Returns the pattern of a component's keys that nothing reads; None for none."""
+    return family.readers[name].unread if name in family.readers else None
 
 
 def folder_source(folder: Path, name: str, variant: str | None = None) -> ComponentSource:

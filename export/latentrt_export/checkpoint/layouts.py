@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
-from torch import Tensor
 
 from latentrt_export.networks.component import Config
+from latentrt_export.networks.kinds import Tensors as Tensors
+from latentrt_export.networks.known import TEXTS
 
-Tensors = dict[str, Tensor]
 Shape = tuple[int, ...]
 
 # Prefixes in single files of a text encoder in CLIP's layout, and of one in open_clip's.
@@ -63,7 +63,6 @@ def open_clip_keys(tensors: Tensors, config: Config) -> Tensors:
     return converted
 
 
-SHARED, TOKENS = "shared.weight", "embed_tokens.weight"
 # AutoencoderKL's attention before diffusers 0.12, as in the published Stable Diffusion 1.5.
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 OLD_NAMES = re.compile(r"(?<=attentions\.0\.)(query|key|value|proj_attn)(?=\.)")
@@ -76,17 +75,10 @@ MIXED_NAMES = re.compile(r"(?<=mid\.attn_1\.)(to_[qkv]|to_out\.0|group_norm|quer
 VAE_PREFIX = re.compile(r"^(model\.)?(first_stage_model|vae)\.")
 
 
-def t5_keys(tensors: Tensors, config: Config) -> Tensors:
-    """Returns the tensors of T5's encoder under the names of its stack; its table of tokens has one of two names."""
-    bare = {key.removeprefix("encoder."): tensor for key, tensor in tensors.items()}
-    table = bare.pop(SHARED, None)
-    return bare if table is None else {TOKENS: table, **bare}
-
-
 def folder_keys(tensors: Tensors, config: Config) -> Tensors:
     """Returns the tensors of a diffusers folder under the names of today's modules."""
-    if config.get("model_type") == "t5":
-        return t5_keys(tensors, config)
+    if (kind := TEXTS.get(str(config.get("model_type")))) is not None:
+        return kind.keys(tensors)
     return text_keys({OLD_NAMES.sub(lambda m: OLD_ATTENTION[m[0]], key): t for key, t in tensors.items()}, config)
 
 

@@ -20,8 +20,8 @@ from latentrt_export.networks.component import Config
 
 # Keys of training and of older versions that no module has.
 IGNORED = re.compile(r"(^|\.)(position_ids$|loss\.|model_ema\.)")
-# Keys that each module creates itself; leaving them out is not reported.
-MADE = re.compile(r"(^|\.)position_ids$")
+# Keys that each module creates itself, or that training counts in; leaving them out is not reported.
+MADE = re.compile(r"(^|\.)(position_ids|num_batches_tracked)$")
 # The part of a component in which an unknown key means another module, such as one with more layers. In a UNet, a
 # ControlNet or an adapter that is every key: an additional tensor would change the picture. Files also have CLIP's
 # vision tower and projections beside a text tower, and parts of the training beside a VAE, which are not needed.

@@ -28,6 +28,7 @@ pixart = partial(
     values=VALUES,
     extra=((),),
     guidance=4.5,
+    loras=False,
 )
 
 PIXART_FAMILIES = (

@@ -11,6 +11,7 @@ from latentrt_export.checkpoint.family import PRIOR_ENCODER, Family
 from latentrt_export.checkpoint.layouts import Shape
 from latentrt_export.networks.component import Config
 from latentrt_export.networks.image_embedding import AUGMENTOR, EMBEDDER
+from latentrt_export.networks.known import transformer_kind
 from latentrt_export.networks.prior import PRIOR
 
 Configs = Mapping[str, Config]
@@ -100,7 +101,7 @@ def config_differences(family: Family, configs: Configs) -> list[str]:
 def sizes_that_fit(family: Family, configs: Configs) -> Iterator[tuple[str, Any, Any]]:
     """Yields a name, the denoiser's size, and the size that the other components need."""
     if "transformer" in configs:
-        yield from sizes_that_fit_transformer(configs)
+        yield from transformer_kind(configs["transformer"]).fitting(configs)
     if "unet" not in configs:  # an autoencoder alone, or a transformer
         return
     unet = configs["unet"]
@@ -124,17 +125,6 @@ def sizes_that_fit(family: Family, configs: Configs) -> Iterator[tuple[str, Any,
         yield "prior embedding_dim", configs[PRIOR].get("embedding_dim", 768), text.get("projection_dim")
         yield "prior_text_encoder hidden_size", text.get("hidden_size"), text.get("projection_dim")
         yield "prior num_embeddings", configs[PRIOR].get("num_embeddings", 77), text.get("max_position_embeddings")
-
-
-def sizes_that_fit_transformer(configs: Configs) -> Iterator[tuple[str, Any, Any]]:
-    """Yields a name, the transformer's size, and the size that its other sizes or the other components need."""
-    transformer, latents = configs["transformer"], configs["vae"].get("latent_channels", 4)
-    width = transformer["num_attention_heads"] * transformer["attention_head_dim"]
-    yield "transformer cross_attention_dim", transformer["cross_attention_dim"], width
-    yield "transformer caption_channels", transformer["caption_channels"], configs["text_encoder"].get("hidden_size")
-    yield "transformer in_channels", transformer["in_channels"], latents
-    got = transformer["out_channels"] or transformer["in_channels"]
-    yield "transformer out_channels", got, got if got in (latents, 2 * latents) else f"{latents} or {2 * latents}"
 
 
 def extra_channels_by_count(family: Family, configs: Configs) -> dict[int, tuple[ExtraChannels, ...]]:

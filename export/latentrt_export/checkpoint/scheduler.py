@@ -11,10 +11,12 @@ from latentrt.bundle.manifest import Defaults
 from latentrt.errors import CheckpointError
 from latentrt.sampling.curves import SigmasName
 from latentrt.sampling.samplers import SAMPLERS
-from latentrt.sampling.schedule import NoiseSchedule
+from latentrt.sampling.schedule import NoiseSchedule, SizeShift
 from latentrt.storage.json_codec import TypedError, parse
 from latentrt_export.checkpoint.other_schedulers import OTHERS, STAND_INS
 
+# The entry of flow models whose shift follows from the size of the picture.
+DYNAMIC = "use_dynamic_shifting"
 # Defaults of scheduler_config.json in most classes of diffusers 0.42.1.
 ABSENT = {
     "num_train_timesteps": 1000,
@@ -121,7 +123,7 @@ SCHEDULERS = {
         "flow_euler",
         FLOW,
         {
-            "use_dynamic_shifting": (False,),
+            DYNAMIC: (False,),
             "invert_sigmas": (False,),
             "shift_terminal": (None,),
             "stochastic_sampling": (False,),
@@ -161,21 +163,24 @@ def ignored_entries(config: Mapping[str, Any]) -> list[str]:
     return [f"{key} = {entry(config, key)!r}" for key in ignored]
 
 
-def notices_of(config: Mapping[str, Any]) -> list[str]:
-    """Returns one line per difference from diffusers."""
+def notices_of(config: Mapping[str, Any], size_shift: SizeShift = "none") -> list[str]:
+    """Returns one line per difference from diffusers. size_shift: as in `schedule_of`."""
     name = config.get("_class_name")
-    ignored = [f"{one} is ignored" for one in ignored_entries(config)]
+    known = {} if size_shift == "none" else {DYNAMIC: False}
+    ignored = [f"{one} is ignored" for one in ignored_entries({**config, **known})]
     if str(name) not in STAND_INS:
         return ignored
     return [f"{name} has no sampler here: {sampler_of(config)} replaces it, on the same noise schedule", *ignored]
 
 
-def schedule_of(config: Mapping[str, Any]) -> NoiseSchedule:
-    """Returns the noise schedule.
+def schedule_of(config: Mapping[str, Any], size_shift: SizeShift = "none") -> NoiseSchedule:
+    """Returns the noise schedule. size_shift: the rule of the model's family for a shift that follows from the size.
 
     Raises CheckpointError for a list of betas, an unknown schedule, and a class with another kind of noise.
     """
     refuse_other(config.get("_class_name"))
+    if size_shift != "none":
+        check_size_shift(config)
     if config.get("trained_betas") is not None:
         raise CheckpointError("scheduler_config.json: got trained_betas, expected a named beta_schedule")
     entries = {key: entry(config, key) for key in ABSENT}
@@ -195,11 +200,20 @@ def schedule_of(config: Mapping[str, Any]) -> NoiseSchedule:
         "steps_offset": entries["steps_offset"],
         "last_alpha": "one" if entries["set_alpha_to_one"] else "first",
         "shift": entries["shift"],
+        "size_shift": size_shift,
     }
     try:
         return parse(NoiseSchedule, values)
     except TypedError as error:
         raise CheckpointError(f"scheduler_config.json{error}") from error
+
+
+def check_size_shift(config: Mapping[str, Any]) -> None:
+    """Raises CheckpointError unless a flow model's shift is the exponential of a number that its pipeline computes."""
+    for key, expected in {DYNAMIC: True, "time_shift_type": "exponential"}.items():
+        got = config.get(key, {DYNAMIC: False}.get(key, expected))
+        if got != expected:
+            raise CheckpointError(f"scheduler_config.json.{key}: got {got!r}, expected {expected!r} for such a model")
 
 
 def refuse_other(name: Any) -> None:

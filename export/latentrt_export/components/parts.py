@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from diffusers import Flux2Transformer2DModel, PixArtTransformer2DModel
+
 from latentrt.bundle.sources import ExtraChannels
 from latentrt_export.checkpoint.family import PRIOR_ENCODER
 from latentrt_export.checkpoint.load import Checkpoint
 from latentrt_export.checkpoint.recognition import extra_channels_by_count
+from latentrt_export.components import flux2, pixart
 from latentrt_export.components.conditions import TEXT, VECTORS, ClassLabel, Condition, LayoutBoxes
 from latentrt_export.components.denoiser import unet_parts
-from latentrt_export.components.pixart import transformer_parts
 from latentrt_export.components.segmentation import segmentation_part
 from latentrt_export.components.steering import Steering
 from latentrt_export.components.text import text_parts
@@ -21,6 +23,11 @@ from latentrt_export.networks.image_embedding import AUGMENTOR, EMBEDDER, augmen
 from latentrt_export.networks.image_encoder import IMAGE_ENCODER, encoder_part
 from latentrt_export.networks.prior import PRIOR, prior_part
 
+# What makes the components of a transformer, by its class.
+TRANSFORMERS: Mapping[type, Callable[[Any], Iterator[Part]]] = {
+    PixArtTransformer2DModel: pixart.transformer_parts,
+    Flux2Transformer2DModel: flux2.transformer_parts,
+}
 # Conditions by the component that makes them.
 CONDITIONS: Mapping[str, Callable[[Any], Condition]] = {"class_embedding": ClassLabel, "layout_encoder": LayoutBoxes}
 
@@ -43,7 +50,8 @@ def denoising_parts(checkpoint: Checkpoint) -> Iterator[Part]:
     if AUGMENTOR in checkpoint.components:
         yield from embedding_parts(checkpoint)
     if family.denoiser == "transformer":
-        yield from transformer_parts(checkpoint.denoiser.load())
+        transformer = checkpoint.denoiser.load()
+        yield from TRANSFORMERS[type(transformer)](transformer)
         return
     unet = checkpoint.load_unet()
     steering = Steering.of(checkpoint, unet)

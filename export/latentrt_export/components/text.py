@@ -8,11 +8,12 @@ from typing import Any, TypeAlias
 import torch
 from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertModel
 from torch import Tensor, nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, Qwen3Model
 from transformers.models.t5.modeling_t5 import T5Stack
 
 from latentrt.tensors import TensorSpec
 from latentrt_export.checkpoint.family import Encoder
+from latentrt_export.components.qwen3 import qwen3_part
 from latentrt_export.components.t5 import t5_part
 from latentrt_export.networks.bert import BertEncoder
 from latentrt_export.networks.component import Part, Probe, generator
@@ -22,7 +23,9 @@ USUAL = Encoder()
 TextModel: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection | LDMBertModel
 
 
-def text_parts(model: TextModel | T5Stack, encoder: Encoder = USUAL, name: str = "text_encoder") -> Iterator[Part]:
+def text_parts(
+    model: TextModel | T5Stack | Qwen3Model, encoder: Encoder = USUAL, name: str = "text_encoder"
+) -> Iterator[Part]:
     """A text encoder, probed at its last layer, the one before and its first.
 
     The probes are random tokens: the mask lets each position see what stands before it. Where a
@@ -30,6 +33,9 @@ def text_parts(model: TextModel | T5Stack, encoder: Encoder = USUAL, name: str =
     """
     if isinstance(model, T5Stack):
         yield t5_part(model, name)
+        return
+    if isinstance(model, Qwen3Model):
+        yield qwen3_part(model, encoder, name)
         return
     config, rows, layers = model.config, 3, model.config.num_hidden_layers - encoder.skipped
     tokens = config.max_position_embeddings

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
-from diffusers import VQModel
-from torch import Tensor
+from diffusers import AutoencoderKL, AutoencoderKLFlux2, VQModel
+from torch import Tensor, nn
 
 from latentrt.tensors import TensorSpec
 from latentrt_export.networks.autoencoder import (
     Autoencoder,
+    PatchDecoder,
+    PatchEncoder,
     Quantizer,
     VaeDecoder,
     VaeEncoder,
@@ -22,6 +25,12 @@ from latentrt_export.networks.autoencoder import (
 )
 from latentrt_export.networks.component import PROBES, Part, Probe, generator, pixels_of
 
+# What decodes and what encodes, as it is traced.
+HALVES: Mapping[type, tuple[Callable[[Any], nn.Module], Callable[[Any], nn.Module]]] = {
+    AutoencoderKL: (VaeDecoder, VaeEncoder),
+    AutoencoderKLFlux2: (PatchDecoder, PatchEncoder),
+    VQModel: (VaeDecoder, VqEncoder),
+}
 # Vectors of a quantizer's probes: a stripe, and one.
 VECTORS = (48, 1)
 
@@ -33,7 +42,7 @@ def vae_parts(vae: Autoencoder, *, float32: bool = False) -> Iterator[Part]:
     in half precision, it picks another vector at some places in a hundred.
     """
     config, quantized = vae.config, isinstance(vae, VQModel)
-    float32 = float32 and config.force_upcast
+    float32 = float32 and config.get("force_upcast", True)
     if quantized:
         yield quantizer_part(vae)
     factor, channels = pixels_of(config), latent_channels(vae)
@@ -45,8 +54,8 @@ def vae_parts(vae: Autoencoder, *, float32: bool = False) -> Iterator[Part]:
     )
     decoded = tuple(Probe({"latents": one}, (decode(vae, one),)) for one in random_latents(vae))
     encoded = tuple(Probe({"image": one}, encode(vae, one)) for one in random_images(vae))
-    encoder = VqEncoder if quantized else VaeEncoder
-    yield Part("vae_decoder", lambda: VaeDecoder(vae), (latents,), (image,), decoded, float32, role="vae_decoder")
+    decoder, encoder = HALVES[type(vae)]
+    yield Part("vae_decoder", lambda: decoder(vae), (latents,), (image,), decoded, float32, role="vae_decoder")
     yield Part("vae_encoder", lambda: encoder(vae), (image,), moments, encoded, float32, role="vae_encoder")
 
 

@@ -112,7 +112,7 @@ def denoiser_calls(manifest: Manifest, settings: Settings) -> dict[str, tuple[in
 
     Calls on the positive prompt alone, beside others on both, are listed apart: the graph's name and POSITIVE.
     """
-    calls = settings.schedule.calls(manifest.noise_schedule)
+    calls = settings.schedule.calls(settings.noise_schedule(manifest))
     spec, (low, high) = settings.step_cache, settings.guidance.sigmas
     full = cache_plan(spec, calls).full if spec else range(len(calls.sigmas))
     found = Counter[tuple[str, int]]()

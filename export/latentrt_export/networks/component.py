@@ -88,8 +88,12 @@ def generator() -> torch.Generator:
 
 
 def pixels_of(vae: Config) -> int:
-    """Pixels a side that one latent covers: every level but the last halves the picture."""
-    return int(2 ** (len(vae["block_out_channels"]) - 1))
+    """Pixels a side that one latent covers: every level but the last halves the picture.
+
+    A latent of FLUX.2's is a patch of the autoencoder's.
+    """
+    patch, _ = vae.get("patch_size") or (1, 1)
+    return int(patch * 2 ** (len(vae["block_out_channels"]) - 1))
 
 
 Config = Mapping[str, Any]

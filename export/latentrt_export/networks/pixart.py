@@ -14,13 +14,25 @@ from diffusers import PixArtTransformer2DModel
 from diffusers.models.embeddings import get_2d_sincos_pos_embed
 from torch import Tensor, nn
 
+from latentrt_export.networks.component import Config
 from latentrt_export.networks.hoist import CrossKV, hoist
+from latentrt_export.networks.kinds import Configs, Fitting, TransformerKind
 
 # Rows of a block's table: shift, scale and gate of attention, then of the feed-forward layer.
 BLOCK_ROWS = 6
 SCALES = (1, 4)
 # Rows of the last table: shift and scale.
 LAST_SCALE = 1
+# Entries of diffusers 0.42.1's PixArtTransformer2DModel.
+DEFAULTS: Config = {
+    **{"num_attention_heads": 16, "attention_head_dim": 72, "in_channels": 4, "out_channels": 8, "num_layers": 28},
+    **{"cross_attention_dim": 1152, "sample_size": 128, "patch_size": 2, "caption_channels": None},
+    **{"activation_fn": "gelu-approximate", "attention_bias": True, "attention_type": "default"},
+    **{"norm_type": "ada_norm_single", "norm_elementwise_affine": False, "upcast_attention": False},
+    **{"interpolation_scale": None, "use_additional_conditions": None},
+}
+# The size of latents from which PixArt's transformers take the picture's size too, unless their config says otherwise.
+CONDITIONED_SIZE, UNSCALED_SIZE = 128, 64
 
 
 class CaptionKV(nn.Module):
@@ -139,3 +151,35 @@ def position_table(transformer: PixArtTransformer2DModel, height: int, width: in
     )
     found: Tensor = table.float().T.reshape(-1, rows, columns)
     return found
+
+
+def completed(config: Config) -> dict[str, Any]:
+    """A config with the entries that it leaves out, as the class fills them in."""
+    whole = {**DEFAULTS, **config}
+    size = int(whole["sample_size"])
+    usual = {
+        "interpolation_scale": max(size // UNSCALED_SIZE, 1),
+        "use_additional_conditions": size == CONDITIONED_SIZE,
+    }
+    return {**whole, **{key: value for key, value in usual.items() if whole[key] is None}}
+
+
+def fitting(configs: Configs) -> Fitting:
+    """Yields a name, the transformer's size, and the size that its other sizes or the other components need."""
+    transformer, latents = configs["transformer"], configs["vae"].get("latent_channels", 4)
+    width = transformer["num_attention_heads"] * transformer["attention_head_dim"]
+    yield "transformer cross_attention_dim", transformer["cross_attention_dim"], width
+    yield "transformer caption_channels", transformer["caption_channels"], configs["text_encoder"].get("hidden_size")
+    yield "transformer in_channels", transformer["in_channels"], latents
+    got = transformer["out_channels"] or transformer["in_channels"]
+    yield "transformer out_channels", got, got if got in (latents, 2 * latents) else f"{latents} or {2 * latents}"
+
+
+def finished(module: PixArtTransformer2DModel) -> PixArtTransformer2DModel:
+    """The module with the positions that files do not store."""
+    side = module.config.sample_size
+    module.pos_embed.pos_embed = position_table(module, side, side).flatten(1).T[None]
+    return module
+
+
+KIND = TransformerKind(PixArtTransformer2DModel, completed, fitting, finished)

@@ -10,8 +10,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import T5Config, T5EncoderModel
 
+from latentrt_export.networks.component import Config
 from latentrt_export.networks.hoist import attend
+from latentrt_export.networks.kinds import Tensors, TextKind, in_float32
+
+# Entries of transformers 5.24's T5Config.
+DEFAULTS: Config = {
+    **{"vocab_size": 32128, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 6, "num_heads": 8},
+    **{"relative_attention_num_buckets": 32, "relative_attention_max_distance": 128},
+}
+SHARED, TOKENS = "shared.weight", "embed_tokens.weight"
 
 
 class T5Encoder(nn.Module):
@@ -61,3 +71,25 @@ def biases_of(attention: Any, furthest: int) -> Tensor:
     )
     biases: Tensor = attention.relative_attention_bias.weight.detach()[buckets]
     return biases
+
+
+def completed(config: Config) -> dict[str, Any]:
+    """A config with the entries that it leaves out, and its width and depth under CLIP's names."""
+    whole = {**DEFAULTS, **config}
+    return {**whole, "hidden_size": whole["d_model"], "num_hidden_layers": whole["num_layers"]}
+
+
+def build(config: Config) -> Any:
+    """The stack of the encoder's layers."""
+    with torch.device("meta"):
+        return T5EncoderModel(in_float32(T5Config, config)).encoder
+
+
+def keys(tensors: Tensors) -> Tensors:
+    """A folder's tensors under the names of the stack; its table of tokens has one of two names."""
+    bare = {key.removeprefix("encoder."): tensor for key, tensor in tensors.items()}
+    table = bare.pop(SHARED, None)
+    return bare if table is None else {TOKENS: table, **bare}
+
+
+KIND = TextKind(completed, build, keys)

@@ -87,7 +87,7 @@ class Text:
     contexts are concatenated along the width. pads: the id of the padding token of encoders where it is not the
     tokenizer's. zero_negative: zeros, not an empty text, stand for a missing negative prompt. unread: the number of
     layers at the end of an encoder that nothing reads; its graph is without them. padded: rows have the tokenizer's
-    length; False: each is as long as its text.
+    length; False: each is as long as its text. guided: False for a model that was distilled to draw without guidance.
     """
 
     layers: int
@@ -96,6 +96,7 @@ class Text:
     zero_negative: bool = False
     unread: Mapping[str, int] = field(default_factory=dict)
     padded: bool = True
+    guided: bool = True
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,8 @@ class TokenizerSpec:
     """The tokenizer's file, in the `tokenizers` package's format, and the ids of the tokens around a prompt.
 
     length: the most tokens of a row. bos: None where no token begins a row. embeddings: the words added by textual
-    inversion, and the number of vectors of each. Their ids are consecutive.
+    inversion, and the number of vectors of each. Their ids are consecutive. before, after: the ids of a chat's template
+    around a text, in place of BOS and EOS; () for none.
     """
 
     file: str
@@ -147,6 +149,8 @@ class TokenizerSpec:
     eos: int
     pad: int
     embeddings: Mapping[str, int] = field(default_factory=dict)
+    before: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -283,7 +287,8 @@ class Manifest:
     def unconditional(self) -> bool:
         """Whether the denoiser can be called without the condition, as classifier-free guidance does."""
         named = self.classes is not None and self.classes.unconditional is not None
-        return self.text is not None or named or self.layout is not None or bool(self.vector_width)
+        text = self.text is not None and self.text.guided
+        return text or named or self.layout is not None or bool(self.vector_width)
 
     @property
     def vector_width(self) -> int:
@@ -323,6 +328,16 @@ class Manifest:
     def varies_images(self) -> bool:
         """Whether pictures are variations of an image of the request, for which a prompt may be empty."""
         return bool(self.of_role("image_embedder"))
+
+    @property
+    def takes_references(self) -> bool:
+        """Whether the denoiser is shown reference images beside the picture, as a model that edits is."""
+        return any(one.rotary is not None and one.rotary.references for one in self.sources)
+
+    @property
+    def sources(self) -> tuple[InputSource, ...]:
+        """The sources of the denoiser's inputs, in order; none for an autoencoder alone."""
+        return tuple(one for component in self.of_role("denoiser").values() for one in component.sources.values())
 
     @property
     def encodes_extra_channels(self) -> bool:

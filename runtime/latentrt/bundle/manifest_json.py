@@ -10,7 +10,7 @@ from typing import Any
 from latentrt.bundle.format1 import manifest_of
 from latentrt.bundle.manifest import FORMAT, Component, Manifest
 from latentrt.bundle.manifest_hash import KEY, ZEROS, sealed
-from latentrt.bundle.sources import DEEP_FEATURES, FEATURES, InputSource, per_of
+from latentrt.bundle.sources import DEEP_FEATURES, FEATURES, InputSource, Rotary, per_of
 from latentrt.storage.json_codec import TypedError, parse, plain
 from latentrt.tensors import TensorSpec, split_axis
 
@@ -22,7 +22,7 @@ HOISTED_KINDS = ("timestep", "text", "request", "image")
 OMITTED = (
     *("sources", "controls", "quantization", "encoders", "pads", "zero_negative", "unread", "embeddings"),
     *("name", "values", "extra_channels", "positions", "padded", "fill", "multiple", "attention_factor"),
-    *("boundary", "activations", "eta"),
+    *("boundary", "activations", "eta", "before", "after", "guided", "rotary", "references", "size_shift"),
     *("overlay", "classes", "segmentation", "layout", "image_embedding", "prior", "names", "lora_weights", "presets"),
 )
 
@@ -95,9 +95,10 @@ def _check_counts(manifest: Manifest) -> None:
     for where, count in counts.items():
         if count < 1:
             raise TypedError(f"{where}: got {count}, expected at least 1")
-    for name in ("bos", "eos", "pad") if manifest.tokenizer else ():
-        if (getattr(manifest.tokenizer, name) or 0) > LARGEST_ID:
-            raise TypedError(f".tokenizer.{name}: got {getattr(manifest.tokenizer, name)}, expected a token's id")
+    for name in ("bos", "eos", "pad", "before", "after") if manifest.tokenizer else ():
+        number = getattr(manifest.tokenizer, name) or 0
+        if max(number if isinstance(number, tuple) else (number,)) > LARGEST_ID:
+            raise TypedError(f".tokenizer.{name}: got {number}, expected a token's id")
     if (manifest.text is None) != (manifest.tokenizer is None):
         raise TypedError(".tokenizer: got one of text and tokenizer, expected both or none")
     if latents.patch_size != 1:
@@ -176,12 +177,15 @@ def _check_source(
     if component.role == "hoisted" and source.kind not in HOISTED_KINDS:
         expected_kinds = f"{', '.join(map(repr, HOISTED_KINDS[:-1]))} or {HOISTED_KINDS[-1]!r}"
         raise TypedError(f"{where}: got {source.kind!r}, expected {expected_kinds} in a hoisted graph")
-    if (source.kind == "positions") != (source.positions is not None):
+    tables = [one for one in (source.positions, source.rotary) if one is not None]
+    if (source.kind == "positions") != (len(tables) == 1):
         raise TypedError(f"{where}.positions: got one of it and of the kind 'positions', expected both or none")
     if source.positions is not None and (source.positions.base < 1 or not source.positions.scale > 0):
         raise TypedError(f"{where}.positions: got {source.positions}, expected a base of at least 1, a scale above 0")
     if source.positions is not None:
         _check_table(component.input(key), f"{where}.positions")
+    if source.rotary is not None:
+        _check_rotary(source.rotary, component.input(key), f"{where}.rotary")
     if source.kind == "text" and source.name not in ("context", "pooled"):
         raise TypedError(f"{where}.name: got {source.name!r}, expected 'context' or 'pooled'")
     if source.kind == "request" and not source.values:
@@ -200,6 +204,15 @@ def _check_table(spec: TensorSpec, where: str) -> None:
     channels, *sides = spec.shape
     if not isinstance(channels, int) or channels % 4 or len(sides) != 2:
         raise TypedError(f"{where}: got the input {spec}, expected a multiple of 4 channels, rows and columns")
+
+
+def _check_rotary(rotary: Rotary, spec: TensorSpec, where: str) -> None:
+    """Raises TypedError unless a table of rotations has cosines and sines of every pair of channels."""
+    if not rotary.theta > 0 or min(rotary.axes) < 2 or any(axis % 2 for axis in rotary.axes) or rotary.references < 0:
+        raise TypedError(f"{where}: got {rotary}, expected a theta above 0, and axes that are multiples of 2")
+    pairs = sum(rotary.axes) // 2
+    if len(spec.shape) not in (3, 4) or (spec.shape[0], spec.shape[-1]) != (2, pairs):
+        raise TypedError(f"{where}: got the input {spec}, expected 2, tokens or rows and columns, and {pairs} pairs")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -100,6 +100,19 @@ class Positions:
 
 
 @dataclass(frozen=True)
+class Rotary:
+    """Rotations of the places of tokens and latents (`latentrt.conditioning.rotary`): Su et al. (2021).
+
+    theta: the base of the frequencies. axes: the channels of a head for time, row, column and token, of which two make
+    a pair. references: the distance in time between the pictures of a request; 0 for a model that takes none.
+    """
+
+    theta: float
+    axes: tuple[int, int, int, int]
+    references: int = 0
+
+
+@dataclass(frozen=True)
 class InputSource:
     """The source of one input of the denoiser or of a hoisted graph.
 
@@ -108,8 +121,8 @@ class InputSource:
     "image" (the embedding of the image that the request shows; zeros for the negative prompt), "features" (the
     denoiser's own, of an earlier call) or "positions" (a table for the latents' size). per: what the values depend on.
     name: the text encoders' output, the component, or the role of the controls' network. values: the names of the
-    request's values, one per column. extra_channels: those after the noisy latents, in order. positions: the numbers
-    of patches in the table.
+    request's values, one per column. extra_channels: those after the noisy latents, in order. positions, rotary: one of
+    both for a table, the numbers of patches or the rotations in it.
     """
 
     kind: SourceKind
@@ -118,6 +131,7 @@ class InputSource:
     values: tuple[str, ...] = ()
     extra_channels: tuple[ExtraChannels, ...] = ()
     positions: Positions | None = None
+    rotary: Rotary | None = None
 
 
 def per_of(sources: tuple[InputSource, ...]) -> tuple[Per, ...]:
@@ -151,6 +165,11 @@ IMAGE_EMBEDDING = InputSource("image", ("prompt", "row"))
 def positions_source(positions: Positions) -> InputSource:
     """The source of an input that takes the positions of patches."""
     return InputSource("positions", ("run",), positions=positions)
+
+
+def rotary_source(rotary: Rotary) -> InputSource:
+    """The source of an input that takes the rotations of tokens or latents."""
+    return InputSource("positions", ("run",), rotary=rotary)
 
 
 def request_source(*values: str) -> InputSource:

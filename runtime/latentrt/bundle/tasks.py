@@ -41,5 +41,7 @@ def found_tasks(components: Mapping[str, Component]) -> Iterator[str]:
     else:
         values = {value for source in sources for value in source.values}
         yield next((task for value, task in OF_VALUES.items() if value in values), "unconditional")
+    if ENCODER in components and any(source.rotary and source.rotary.references for source in sources):
+        yield "editing"
     if ENCODER in components:
         yield from ("image-to-image", "inpainting")

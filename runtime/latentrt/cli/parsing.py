@@ -76,6 +76,11 @@ def controls_of(_context: click.Context, _option: click.Parameter, values: tuple
     return tuple(control_of(value) for value in values)
 
 
+def images_of(_context: click.Context, _option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    """The files of images, one per option."""
+    return values
+
+
 def control_of(value: str) -> Control:
     """A control from NAME=IMG, NAME=IMG:SCALE or NAME=IMG:SCALE:START:END. Raises BadParameter for anything else.
 

@@ -33,6 +33,7 @@ PARSERS: Mapping[str, Callable[..., Any]] = {
     "sigmas": parsing.sigmas_of,
     "pixels": parsing.pixels_of,
     "controls": parsing.controls_of,
+    "images": parsing.images_of,
     "calls": parsing.calls_of,
     "class": parsing.class_of,
 }
@@ -100,7 +101,7 @@ def option_of(name: str, heading: str) -> Callable[[Decorated], Decorated]:
     if isinstance(one.kind, Flag):
         return grouped(heading, flag, is_flag=True, help=one.help)
     if one.parse:
-        attributes |= {"callback": PARSERS[one.parse], "multiple": one.parse == "controls"}
+        attributes |= {"callback": PARSERS[one.parse], "multiple": one.parse in ("controls", "images")}
     else:
         attributes |= {"type": SAMPLERS_OWN.get(name) or TYPES.get(type(one.kind), str), "default": default}
     return grouped(heading, flag, name, **attributes)

@@ -9,6 +9,8 @@ __all__ = [
     "prior",
     "prompt_blend",
     "prompts",
+    "references",
     "request_values",
+    "rotary",
     "text",
 ]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from latentrt.bundle.manifest import Manifest, Prior
-from latentrt.conditioning.text import Call
+from latentrt.conditioning.text import Call, mask_of
 from latentrt.prompt import Chunk, Prompt
 from latentrt.request.image_embedding import EmbeddingSpec
 from latentrt.sampling.grids import Grid
@@ -59,9 +59,8 @@ def text_rows(call: Call, manifest: Manifest, prompt: Prompt) -> TextRows:
     chunks = (empty, prompt.chunks[prompt.sub_prompts[0].texts[0]][0])
     pad = text.pads.get(PRIOR_ENCODER, tokenizer.pad)
     ids = np.array([chunk.padded(pad) for chunk in chunks], np.int64)
-    mask = np.array([[1.0] * (len(chunk.ids) - chunk.padding) + [0.0] * chunk.padding for chunk in chunks], np.float32)
     encoded = call(PRIOR_ENCODER, input_ids=ids, clip_skip=np.array([1]))
-    return TextRows(encoded["pooled"], encoded["context"], mask)
+    return TextRows(encoded["pooled"], encoded["context"], mask_of(chunks))
 
 
 def prior_embedding(call: Call, prior: Prior, spec: EmbeddingSpec, texts: TextRows, source: NoiseSource) -> Array:

@@ -75,16 +75,21 @@ def encoder_outputs(
     call: Call, manifest: Manifest, text: Text, rows: Sequence[Chunk], clip_skip: int
 ) -> dict[str, Array]:
     """The context of all chunks, (chunks, tokens, width), and `pooled` (chunks, width) where an encoder has it."""
-    outputs, known = [], {"clip_skip": np.array([clip_skip])}
+    outputs, known = [], {"clip_skip": np.array([clip_skip]), "mask": mask_of(rows)}
     for encoder in text.encoders:
         pad = text.pads.get(encoder)
         ids = np.array([chunk.ids if pad is None else chunk.padded(pad) for chunk in rows], np.int64)
-        layer = {spec.name: known[spec.name] for spec in manifest.components[encoder].inputs if spec.name in known}
-        outputs.append(call(encoder, input_ids=ids, **layer))
+        taken = {spec.name: known[spec.name] for spec in manifest.components[encoder].inputs if spec.name in known}
+        outputs.append(call(encoder, input_ids=ids, **taken))
     contexts = [apply_weights(one["context"], rows) for one in outputs]
     pooled = [one["pooled"] for one in outputs if "pooled" in one]
     context = np.concatenate(contexts, -1) if len(contexts) > 1 else contexts[0]
     return {"context": context, "pooled": pooled[0]} if pooled else {"context": context}
+
+
+def mask_of(rows: Sequence[Chunk]) -> Array:
+    """1 for a token and 0 for padding, (rows, tokens) float32. rows: of one length."""
+    return np.array([[1.0] * (len(row.ids) - row.padding) + [0.0] * row.padding for row in rows], np.float32)
 
 
 def from_text(component: Component) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from latentrt.bundle.sources import DENOISERS
 from latentrt.errors import CheckpointError, first_few
 from latentrt.lora.adapters import Adapter, Shape, matrix
 from latentrt.lora.change import ALPHA, REMEDY, Change, Parts, adapters_of, shape_of
@@ -25,9 +26,9 @@ Candidates = Mapping[str, list[tuple[str, str]]]
 
 @dataclass(frozen=True)
 class Lora:
-    """A LoRA file with its scales: `scale` for the UNet, `text_scale` for the text encoders.
+    """A LoRA file with its scales: `scale` for the denoiser, `text_scale` for the text encoders.
 
-    file: a file, or a folder that holds one, as peft and diffusers save them. text_scale: None for the UNet's.
+    file: a file, or a folder that holds one, as peft and diffusers save them. text_scale: None for the denoiser's.
     """
 
     file: Path
@@ -36,7 +37,7 @@ class Lora:
 
     def scale_of(self, component: str) -> float:
         """The scale for a component."""
-        return self.scale if component == "unet" or self.text_scale is None else self.text_scale
+        return self.scale if component in DENOISERS or self.text_scale is None else self.text_scale
 
 
 @dataclass(frozen=True)

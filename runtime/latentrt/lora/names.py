@@ -12,12 +12,15 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 
+from latentrt.bundle.sources import DENOISERS
+
 # Prefixes of a component before the layer's path, with underscores: diffusers; kohya's trainers; ComfyUI. peft and
 # LyCORIS write none for a single module; its width then decides between two text encoders.
 ALONE = ("", "lycoris_")
 WITHIN = ("text_encoders_{}_", "text_encoders_{}_transformer_", "{}_", "{}_transformer_")
 PREFIXES = {
     "unet": ("unet_", "lora_unet_", "lycoris_unet_", "diffusion_model_", "model_diffusion_model_", *ALONE),
+    "transformer": ("transformer_", *ALONE),
     "text_encoder": (
         *("text_encoder_", "lora_te_", "lora_te1_", "lycoris_te_", "lycoris_te1_", *ALONE),
         *(prefix.format(clip) for clip in ("clip_l", "clip_h") for prefix in WITHIN),
@@ -42,6 +45,7 @@ BEGINNINGS = (
     *("down_blocks_", "mid_block_", "up_blocks_", "conv_", "time_embedding_", "add_embedding_", "time_embed_"),
     *("input_blocks_", "middle_block_", "output_blocks_", "label_emb_", "out_", "text_model_", "encoder_layers_"),
     *("embeddings_", "final_layer_norm", "text_projection"),
+    *("transformer_blocks_", "single_transformer_blocks_", "x_embedder", "context_embedder", "proj_out"),
 )
 
 # openaimodel.UNetModel's names of the layers outside its blocks, and of the layers of a ResNet.
@@ -98,7 +102,7 @@ def weights_by_name(component: str, keys: Iterable[str]) -> dict[str, str]:
     keys: of the component's tensors; only those that end in ".weight" count.
     """
     paths = [key.removesuffix(".weight") for key in keys if key.endswith(".weight")]
-    names_of = unet_names if component == "unet" else text_names
+    names_of = unet_names if component in DENOISERS else text_names
     return {
         prefix + flat(name): f"{path}.weight"
         for path, name in names_of(paths)
@@ -116,7 +120,7 @@ def text_names(paths: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def unet_names(paths: list[str]) -> Iterator[tuple[str, str]]:
-    """(path, name) of a UNet's layers: diffusers' names, its attention processors', the original implementation's."""
+    """(path, name) of a denoiser's layers: diffusers' names, its attention processors', the original UNet's."""
     layers = resnets_per_block(paths)
     for path in paths:
         yield path, path

@@ -18,6 +18,8 @@ from latentrt.conditioning.extra_channels import concat_channels
 from latentrt.conditioning.inputs import DenoiserInputs
 from latentrt.conditioning.positions import position_table
 from latentrt.conditioning.prompts import Row
+from latentrt.conditioning.references import References
+from latentrt.conditioning.rotary import image_rotations, text_rotations
 from latentrt.conditioning.text import Call
 from latentrt.pipeline.step_cache import StepCache
 from latentrt.sampling.guidance import Guidance, guided, sum_of
@@ -34,8 +36,9 @@ class Denoiser:
 
     split: one call of the network per prompt, not one for all prompts, to need less memory. step: the current step, for
     guidance and prompts that change. extra_channels: those after the noisy latents, (batch, channels, height, width);
-    None for a model without. controls: the control images; None for a model that takes none. cache: what calls leave
-    for later ones; None where every call computes everything.
+    None for a model without. controls: the control images; None for a model that takes none. references: pictures that
+    are shown beside the latents; None for none. cache: what calls leave for later ones; None where every call computes
+    everything.
     """
 
     call: Call
@@ -47,6 +50,7 @@ class Denoiser:
     step: int = 0
     extra_channels: Array | None = None
     controls: ControlSet | None = None
+    references: References | None = None
     cache: StepCache | None = None
 
     def __call__(self, x: Array, sigma: float, window: Tile | None = None) -> Array:
@@ -102,20 +106,35 @@ class Denoiser:
         """The network's prediction for some rows, in one call. sample, extra: of one row."""
         name = self.manifest.sample
         feeds = {name: np.concatenate([sample] * len(group)), **self.inputs.feeds(group, sigma, len(sample))}
-        feeds |= self.positions(*sample.shape[2:])
+        feeds |= self.positions((sample.shape[2], sample.shape[3]), group[0].tokens)
         negative = [row.negative for row in group for _ in sample]
         shallow = self.manifest.shallow if self.cache is not None and self.cache.shallow else None
         more = self.controls.feeds(self.step, feeds, negative, window, shallow=shallow) if self.controls else {}
         if extra is not None:
             feeds[name] = np.concatenate([concat_channels(sample, extra, dropped=row.image_dropped) for row in group])
+        if self.references is not None:
+            feeds[name] = self.references.joined(feeds[name])
         output = self.network(group, {**feeds, **more}, shallow)
+        if self.references is not None:
+            output = self.references.parted(output, sample.shape[2] * sample.shape[3])
         return list(output.astype(np.float32, copy=False).reshape(len(group), *sample.shape))
 
-    def positions(self, height: int, width: int) -> dict[str, Array]:
-        """The inputs that depend on the latents' size alone: of a tile, it is that of a picture of its size."""
-        denoiser = self.manifest.components[self.manifest.denoiser]
-        known = ((spec, denoiser.sources[spec.name].positions) for spec in denoiser.inputs)
-        return {spec.name: position_table(spec, found, height, width) for spec, found in known if found is not None}
+    def positions(self, size: tuple[int, int], tokens: int) -> dict[str, Array]:
+        """The inputs that depend on the size alone: rows and columns of latents, and tokens of a text.
+
+        Of a tile, it is that of a picture of its size.
+        """
+        denoiser, found = self.manifest.components[self.manifest.denoiser], dict[str, Array]()
+        references = () if self.references is None else self.references.sizes
+        for spec in denoiser.inputs:
+            source = denoiser.sources[spec.name]
+            if source.positions is not None:
+                found[spec.name] = position_table(spec, source.positions, *size)
+            elif source.rotary is not None and "tokens" in spec.shape:
+                found[spec.name] = text_rotations(source.rotary, tokens)
+            elif source.rotary is not None:
+                found[spec.name] = image_rotations(source.rotary, size, references)
+        return found
 
     def network(self, group: tuple[Row, ...], feeds: dict[str, Array], shallow: str | None) -> Array:
         """The prediction of one call for some rows: of the denoiser, or of the shallow one with features kept."""

@@ -148,4 +148,6 @@ def load_tokenizer(bundle: Bundle) -> Tokenizer | None:
         pad=spec.pad,
         embeddings=spec.embeddings,
         padded=text.padded,
+        before=spec.before,
+        after=spec.after,
     )

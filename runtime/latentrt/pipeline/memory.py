@@ -52,7 +52,8 @@ class MemoryDemand:
 
     encodes: whether the VAE encoder runs. window: side of the UNet's tiles in latents, 0 without tiling. decoder:
     component that decodes latents. steering: components that control images use. kept: of a step cache of features, the
-    number of calls whose features are kept. tiles: the number of the UNet's tiles.
+    number of calls whose features are kept. tiles: the number of the UNet's tiles. references: the latents of each
+    reference image.
     """
 
     images: int
@@ -65,6 +66,7 @@ class MemoryDemand:
     steering: frozenset[str] = frozenset()
     kept: int = 0
     tiles: int = 1
+    references: tuple[int, ...] = ()
 
     def uses(self, name: str, role: Role) -> bool:
         """Whether the run calls a component."""
@@ -108,7 +110,10 @@ def demand_of(settings: Settings, prompts: int, manifest: Manifest) -> MemoryDem
     window, works = (settings.tiling.window or 0) // pixels, guided(settings, manifest)
     prompts += works + (works and (settings.guidance.image or 1) > 1)
     from_image = settings.init_image is not None and (not manifest.upscales or settings.skipped > 0)
-    encodes = from_image or "masked_image" in manifest.extra_channels
+    references = tuple(one.width * one.height // pixels**2 for one in settings.references.images)
+    if settings.init_image and settings.init_image.shown:
+        references = (rows * columns, *references)
+    encodes = from_image or "masked_image" in manifest.extra_channels or bool(references)
     steering = frozenset[str]().union(*(manifest.networks_of(control.name) for control in settings.controls.images))
     kept = settings.step_cache.order + 1 if settings.step_cache and settings.step_cache.features else 0
     return MemoryDemand(
@@ -122,6 +127,7 @@ def demand_of(settings: Settings, prompts: int, manifest: Manifest) -> MemoryDem
         steering,
         kept,
         len(settings.tiling.tiles(settings.width, settings.height, pixels)) or 1,
+        references,
     )
 
 
@@ -260,13 +266,21 @@ def usual_activation_bytes(
 
 
 def latents_per_call(manifest: Manifest, name: str, demand: MemoryDemand) -> int:
-    """Latents of one row in a call of a component: those of a tile where it sees tiles."""
-    component, most = manifest.components[name], 0
+    """Latents of one row in a call of a component: those of a tile where it sees tiles, and what stands beside them."""
+    component, most, more = manifest.components[name], 0, 0
     if in_loop(component):
-        most = demand.window
+        most, more = demand.window, sum(demand.references) + joint_tokens(manifest, component)
     elif component.role == "vae_decoder" and manifest.upscales:
         most = DECODED
-    return math.prod(min(side, most or side) for side in (demand.height, demand.width))
+    latents = more + math.prod(min(side, most or side) for side in (demand.height, demand.width))
+    return max(latents, *demand.references) if component.role == "vae_encoder" and demand.references else latents
+
+
+def joint_tokens(manifest: Manifest, component: Component) -> int:
+    """Tokens of a text that stand beside the latents in a denoiser's attention; 0 where it attends to them apart."""
+    turned = (spec for spec in component.inputs if spec.name in component.sources)
+    joint = any(component.sources[spec.name].rotary and "tokens" in spec.shape for spec in turned)
+    return manifest.sizes()["tokens"] if joint else 0
 
 
 def time_bias_width(manifest: Manifest) -> int:

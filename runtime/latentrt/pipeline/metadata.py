@@ -76,7 +76,7 @@ def source_type(record: dict[str, Any]) -> xmp.SourceType:
     """What IPTC calls a picture of these settings: made by a model alone, enlarged, or made of another picture."""
     if "tile" in record:
         return "algorithmicallyEnhanced"
-    pictures = record.get("init") or record.get("controls")
+    pictures = record.get("init") or record.get("controls") or record.get("references")
     return "compositeWithTrainedAlgorithmicMedia" if pictures else "trainedAlgorithmicMedia"
 
 

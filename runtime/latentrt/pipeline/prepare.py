@@ -93,8 +93,9 @@ def prepare_settings(components: Components, settings: Settings, before: int = 0
     demand = demand_of(settings, len(prompts.positive.sub_prompts), manifest)
     plan = components.budget.plan(manifest, demand) if components.budget else None
     schedule = settings.schedule
-    whole = schedule.grid(manifest.noise_schedule)
-    first, last = steps_taken(settings, whole, manifest.noise_schedule.train_steps)
+    noise = settings.noise_schedule(manifest)
+    whole = schedule.grid(noise)
+    first, last = steps_taken(settings, whole, noise.train_steps)
     grid = whole.sliced(first, last)
     calls = walk(schedule.sampler_steps, grid)
     return Prepared(

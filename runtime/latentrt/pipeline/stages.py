@@ -13,13 +13,15 @@ from latentrt.conditioning.extra_channels import ChannelMaker, extra_channels_of
 from latentrt.conditioning.image_embedding import image_embedding, noise_shapes
 from latentrt.conditioning.inputs import DenoiserInputs, InputMaker, denoiser_inputs
 from latentrt.conditioning.prompts import conditioning_of, with_zero_negative
+from latentrt.conditioning.references import References
 from latentrt.conditioning.text import encode
-from latentrt.images.pillow import to_images, to_unit_range
+from latentrt.images.pillow import to_images, to_pixels, to_unit_range
 from latentrt.pipeline.denoiser import Denoiser
 from latentrt.pipeline.prepare import Prepared
 from latentrt.pipeline.result import Step
 from latentrt.pipeline.step_cache import StepCache
 from latentrt.pipeline.timed import Timed
+from latentrt.request.settings import Settings
 from latentrt.sampling.guidance import Guidance
 from latentrt.sampling.inpainting import inpainting
 from latentrt.sampling.noise.source import NoiseSource
@@ -48,13 +50,14 @@ class Start:
     """The sampler's initial latents, and its source of noise.
 
     keep: a function that restores the latents outside a mask, noised to a sigma; None without a mask. extra_channels:
-    (batch, channels, rows, columns); None for models that take latents alone.
+    (batch, channels, rows, columns); None for models that take latents alone. references: None without any.
     """
 
     latents: Array
     noise: Noise
     keep: Callable[[Array, float], None] | None
     extra_channels: Array | None
+    references: References | None = None
 
 
 def encode_prompts(run: Timed, prepared: Prepared) -> Encoded:
@@ -117,7 +120,16 @@ def initial_latents(run: Timed, prepared: Prepared) -> Start:
     keep = None if mask is None or clean is None else partial(keep_unmasked, mask, clean, first)
     # The Brownian path of the whole grid, so that its noise is the same at any strength.
     brownian = SAMPLERS[settings.schedule.sampler].noise == "brownian"
-    return Start(latents, source.brownian(prepared.whole) if brownian else source.normal, keep, extra)
+    noise = source.brownian(prepared.whole) if brownian else source.normal
+    return Start(latents, noise, keep, extra, references_of(run, settings))
+
+
+def references_of(run: Timed, settings: Settings) -> References | None:
+    """The latents of the reference images, of which the first is one that is painted in; None without any."""
+    pixels = [to_pixels(one) for one in settings.references.images]
+    if settings.init_image and settings.init_image.shown:
+        pixels.insert(0, settings.init_image.pixels(settings.width, settings.height))
+    return References.of([run.encode(one)[0] for one in pixels]) if pixels else None
 
 
 def clean_latents(run: Timed, prepared: Prepared, source: NoiseSource) -> Array | None:
@@ -148,6 +160,7 @@ def denoise(run: Timed, prepared: Prepared, encoded: Encoded, start: Start) -> I
         prepared.split,
         extra_channels=start.extra_channels,
         controls=encoded.controls,
+        references=start.references,
         cache=StepCache(prepared.cache) if prepared.cache else None,
     )
     with run.phase("sampler"):

@@ -22,7 +22,8 @@ Token = tuple[int, float]
 class Chunk:
     """One row for the text encoder: ids in the layout of `Tokenizer.__call__`, and the weight of each.
 
-    BOS, EOS and padding have weight 1. padding: the number of padding ids at the end; text encoders differ in the id.
+    The tokens around the text and padding have weight 1. padding: the number of padding ids at the end; text encoders
+    differ in the id.
     """
 
     ids: tuple[int, ...]
@@ -69,6 +70,6 @@ def chunked(parts: Iterable[Part], tokenizer: Tokenizer) -> list[Chunk]:
 
 def _row(chunk: list[Token], tokenizer: Tokenizer) -> Chunk:
     padding = tokenizer.room - len(chunk) if tokenizer.padded else 0
-    ids = (*tokenizer.start, *(token for token, _ in chunk), tokenizer.eos, *[tokenizer.pad] * padding)
-    before, after = [1.0] * len(tokenizer.start), [1.0] * (padding + 1)
+    ids = (*tokenizer.start, *(token for token, _ in chunk), *tokenizer.end, *[tokenizer.pad] * padding)
+    before, after = [1.0] * len(tokenizer.start), [1.0] * (padding + len(tokenizer.end))
     return Chunk(ids, (*before, *(weight for _, weight in chunk), *after), padding)

@@ -33,7 +33,8 @@ class Tokenizer:
 
     length: the most positions of a row, BOS and EOS included. bos: None where a row has none. vectors: for each textual
     inversion, its first id and its number of consecutive ids. padded: prompts' rows are filled to the length; False: a
-    row ends with its EOS. `tokenizer(["a cat", ""])` gives two rows, filled in any case.
+    row ends with its EOS. before, after: the tokens of a chat's template around a text, in place of BOS and EOS; () for
+    none. `tokenizer(["a cat", ""])` gives two rows, filled in any case.
     """
 
     backend: tokenizers.Tokenizer
@@ -43,6 +44,8 @@ class Tokenizer:
     pad: int
     vectors: Mapping[int, int] = field(default_factory=dict, kw_only=True)
     padded: bool = field(default=True, kw_only=True)
+    before: tuple[int, ...] = field(default=(), kw_only=True)
+    after: tuple[int, ...] = field(default=(), kw_only=True)
 
     @classmethod
     def load(
@@ -55,11 +58,13 @@ class Tokenizer:
         pad: int,
         embeddings: Mapping[str, int] | None = None,
         padded: bool = True,
+        before: tuple[int, ...] = (),
+        after: tuple[int, ...] = (),
     ) -> "Tokenizer":
         """Return the tokenizer in a `tokenizer.json`. embeddings: the number of vectors of each textual inversion.
 
         Raises BundleError if the file cannot be read, if an id or a word is not in its vocabulary, and if `length`
-        leaves no room for BOS and EOS.
+        leaves no room for the tokens around a text.
         """
         try:
             backend = tokenizers.Tokenizer.from_file(str(file))
@@ -72,9 +77,12 @@ class Tokenizer:
             backend.encode("\N{SNOWMAN} \0", add_special_tokens=False)
         except Exception as error:  # its model names a token for unknown text that it does not have
             raise BundleError(f"{file}: cannot read any text ({error}); export the bundle again") from error
-        if length < 2:
-            raise BundleError(f"{file}: rows of {length} tokens, expected at least 2 (BOS and EOS); export again")
+        least = max(2, len(before) + len(after))
+        if length < least:
+            around = "the chat's template" if before or after else "BOS and EOS"
+            raise BundleError(f"{file}: rows of {length} tokens, expected at least {least} ({around}); export again")
         ends = {"bos": bos, "eos": eos, "pad": pad}
+        ends |= {f"token {number} of the chat's template": number for number in (*before, *after)}
         for name, number in ((name, one) for name, one in ends.items() if one is not None):
             if number < 0 or backend.id_to_token(number) is None:
                 raise BundleError(
@@ -94,17 +102,22 @@ class Tokenizer:
         backend.no_truncation()
         backend.no_padding()
         backend.post_processor = None
-        return cls(backend, length, bos, eos, pad, vectors=vectors, padded=padded)
+        return cls(backend, length, bos, eos, pad, vectors=vectors, padded=padded, before=before, after=after)
 
     @property
     def start(self) -> tuple[int, ...]:
-        """The tokens that begin a row: BOS, or none."""
-        return () if self.bos is None else (self.bos,)
+        """The tokens that begin a row: those of a template, BOS, or none."""
+        return self.before or (() if self.bos is None else (self.bos,))
+
+    @property
+    def end(self) -> tuple[int, ...]:
+        """The tokens after a text: those of a template, or EOS."""
+        return self.after or (self.eos,)
 
     @property
     def room(self) -> int:
         """The most tokens of text in a row."""
-        return self.length - len(self.start) - 1
+        return self.length - len(self.start) - len(self.end)
 
     @property
     def comma(self) -> int | None:
@@ -140,7 +153,7 @@ class Tokenizer:
         """
         rows = np.full((len(texts), self.length), self.pad, dtype=np.int64)
         for row, text in zip(rows, texts, strict=True):
-            ids = [*self.start, *self.ids(text)[: self.room], self.eos]
+            ids = [*self.start, *self.ids(text)[: self.room], *self.end]
             row[: len(ids)] = ids
         return rows
 

@@ -31,7 +31,11 @@ STRENGTH = 0.8
 
 @dataclass(frozen=True)
 class InitImage:
-    """The image to start from, RGB and extended already; see `Request` for the rest."""
+    """The image to start from, RGB and extended already; see `Request` for the rest.
+
+    rounds_up: whether a part of a step counts as one. shown: whether its latents are a reference too. Both are as in
+    diffusers 0.42.1's Flux2KleinInpaintPipeline.
+    """
 
     image: Image = field(repr=False)
     strength: float = STRENGTH
@@ -39,6 +43,8 @@ class InitImage:
     posterior: Posterior = "mean"
     mask: Mask | None = None
     extend: tuple[int, ...] | None = None
+    rounds_up: bool = False
+    shown: bool = False
 
     @property
     def is_whole(self) -> bool:
@@ -47,7 +53,7 @@ class InitImage:
 
     def skipped(self, steps: int) -> int:
         """The number of steps at the front that are not taken. Raises RequestError where none would be left."""
-        return skipped_steps(steps, self.strength)
+        return skipped_steps(steps, self.strength, rounds_up=self.rounds_up)
 
     def pixels(self, width: int, height: int) -> Array:
         """The image at that size: (1, 3, height, width) float32 in [-1, 1]."""
@@ -106,13 +112,16 @@ def resolve_init_image(request: Request, manifest: Manifest) -> InitImage | None
     # A UNet that is shown the image needs no more of it to start from.
     usual = 1.0 if manifest.extra_channels else STRENGTH
     image, extend = open_image("init", request.init), extend_of(request)
+    mask = mask_of(request, image, extend, manifest.defaults.overlay)
     return InitImage(
         extended(image, extend) if extend else image,
         checked(request, "strength", usual),
         checked(request, "fit"),
         checked(request, "posterior"),
-        mask_of(request, image, extend, manifest.defaults.overlay),
+        mask,
         extend,
+        rounds_up=manifest.takes_references,
+        shown=manifest.takes_references and mask is not None,
     )
 
 
@@ -149,9 +158,13 @@ def mask_of(request: Request, init: Image, extend: tuple[int, ...] | None, overl
     return Mask(blurred, blur, padding, checked(request, "overlay") or overlay, request.mask is not None)
 
 
-def skipped_steps(steps: int, strength: float, name: str = "strength") -> int:
-    """The number of steps at the front that are not taken. Raises RequestError where none would be left."""
-    taken = min(int(steps * strength), steps)
+def skipped_steps(steps: int, strength: float, name: str = "strength", *, rounds_up: bool = False) -> int:
+    """The number of steps at the front that are not taken. Raises RequestError where none would be left.
+
+    rounds_up: whether a part of a step counts as one.
+    """
+    share = min(steps * strength, steps)
+    taken = steps - int(steps - share) if rounds_up and share else int(share)
     if not taken:
         raise RequestError(
             f"{name}: got {strength:g} with {steps} steps, which leaves none of them; expected at least "

@@ -54,6 +54,8 @@ class Request:
     docs/step-cache.md for what full calls keep, and the loss of each.
     image: unlike that of init, it is seen through CLIP only, and does not set the size; the prompt may be empty. Each
     picture of a batch has noise of its own in the embedding, drawn from its seed before that of its latents.
+    references: seen beside the picture, which has the size of the first one unless width and height are given. Those of
+    more than a megapixel are scaled down, and sides cut to multiples of 16.
     controls: width and height are those of the first ControlNet's or T2I-Adapter's image, where there is no init.
     class_label: for models that are conditioned on a class, such as those of ImageNet; a number, or one of the names
     that `latentrt inspect` lists, of any case.
@@ -340,6 +342,17 @@ class Request:
         "images",
         Other(),
         metavar="IMG",
+        part="base",
+        as_given=True,
+    )
+    references: Sequence[str | Path | Image] = row(
+        (),
+        "Reference image of a model that edits; repeatable.",
+        "images",
+        Other(),
+        option="reference",
+        metavar="FILE",
+        parse="images",
         part="base",
         as_given=True,
     )

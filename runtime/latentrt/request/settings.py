@@ -18,6 +18,7 @@ from latentrt.request.init_image import InitImage, resolve_init_image
 from latentrt.request.model_inputs import ModelInputs, resolve_model_inputs
 from latentrt.request.noise import noise_record, resolve_noise
 from latentrt.request.presets import with_preset
+from latentrt.request.references import ReferencesSpec, resolve_references
 from latentrt.request.request import Request
 from latentrt.request.rows import checked
 from latentrt.request.schedule import ScheduleSpec, resolve_schedule
@@ -27,6 +28,7 @@ from latentrt.request.step_cache import StepCacheSpec, resolve_step_cache
 from latentrt.request.text import TextSpec, resolve_text
 from latentrt.request.tiling import Tiling, resolve_tiling
 from latentrt.sampling.noise.source import NoiseSpec
+from latentrt.sampling.schedule import NoiseSchedule
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Settings:
     upscaled: UpscaledLatents | None = None
     step_cache: StepCacheSpec | None = None
     fast_decode: bool = False
+    references: ReferencesSpec = ReferencesSpec()
 
     @property
     def steps(self) -> int:
@@ -82,6 +85,11 @@ class Settings:
         start = self.init_image or self.upscaled
         return start.skipped(self.steps) if start else 0
 
+    def noise_schedule(self, manifest: Manifest) -> NoiseSchedule:
+        """The model's schedule for the size and the steps of this run."""
+        latents = (self.width // manifest.latents.factor) * (self.height // manifest.latents.factor)
+        return manifest.noise_schedule.for_size(latents, self.schedule.steps)
+
     def of_image(self, image: int) -> Settings:
         """The settings that make one image of the batch by itself."""
         return replace(self, noise=self.noise.of_image(image))
@@ -91,7 +99,8 @@ class Settings:
         found = self.text.record() | noise_record(self.noise)
         found |= {"width": self.width, "height": self.height, "fast_decode": self.fast_decode}
         specs = (self.schedule, self.guidance, self.model_inputs, self.tiling, self.hires, self.denoising_range)
-        for spec in (*specs, self.init_image, self.segmentation, self.image_embedding, self.controls, self.step_cache):
+        images = (self.init_image, self.segmentation, self.image_embedding, self.controls, self.references)
+        for spec in (*specs, *images, self.step_cache):
             found |= spec.record() if spec else {}
         return found
 
@@ -131,7 +140,10 @@ def resolve(request: Request, manifest: Manifest, loras: Iterable[str] = ()) -> 
     controls = resolve_controls(request, manifest)
     segmentation = resolve_segmentation(request, manifest)
     followed = ("segmentation", segmentation.size) if segmentation else None
+    references = resolve_references(request, manifest)
     followed = followed or followed_size(init_image, part, controls.images, pixels)
+    if followed is None and references.images:
+        followed = "reference 1", references.images[0].size
     size = resolve_size(request, manifest, followed)
     if segmentation and segmentation.size != size:
         got, wanted = ("x".join(map(str, one)) for one in (segmentation.size, size))
@@ -160,6 +172,7 @@ def resolve(request: Request, manifest: Manifest, loras: Iterable[str] = ()) -> 
         resolve_hires(request, manifest, schedule.steps),
         step_cache=resolve_step_cache(request, manifest, guided=guides(guidance, schedule.length, manifest)),
         fast_decode=resolve_fast_decode(request, manifest),
+        references=references,
     )
 
 

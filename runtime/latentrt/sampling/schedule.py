@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Spacing = Literal["leading", "trailing", "linspace", "compvis"]
+SizeShift = Literal["none", "flux2"]
 
 # diffusers keeps the last sigma of its sigma-space schedulers finite with this value of alpha^2.
 CLAMPED_ALPHA_SQUARED = 2.0**-24
@@ -28,7 +29,8 @@ PURE_NOISE = 4095.0
 class NoiseSchedule:
     """The noise that a model was trained with, and how its timesteps are spaced by default.
 
-    shift: of a flow model's times, Esser et al. (2024), section 5.3.2; its betas are not used.
+    shift: of a flow model's times, Esser et al. (2024), section 5.3.2; its betas are not used. size_shift: the rule by
+    which the shift follows from a run's latents and steps instead; see `for_size`.
     """
 
     train_steps: int
@@ -41,6 +43,22 @@ class NoiseSchedule:
     steps_offset: int
     last_alpha: Literal["one", "first"]
     shift: float = 1.0
+    size_shift: SizeShift = "none"
+
+    def for_size(self, latents: int, steps: int) -> NoiseSchedule:
+        """The schedule with the shift of a run. latents: those of the picture."""
+        return self if self.size_shift == "none" else replace(self, shift=flux2_shift(latents, steps))
+
+
+def flux2_shift(latents: int, steps: int) -> float:
+    """The shift of FLUX.2's times: `compute_empirical_mu` of diffusers 0.42.1's Flux2KleinPipeline, as its exponential.
+
+    Its logarithm is fitted: linear in the latents at 10 and at 200 steps, and between these linear in the steps; beyond
+    4300 latents, steps make no difference.
+    """
+    at_10, at_200 = 8.73809524e-05 * latents + 1.89833333, 0.00016927 * latents + 0.45666666
+    slope = (at_200 - at_10) / 190
+    return math.exp(at_200 if latents > 4300 else slope * steps + at_200 - 200 * slope)
 
 
 def signal_scale(sigma: float) -> float:

@@ -14,7 +14,13 @@ async function asStart(file) {
   }
 }
 
-const WHAT = { init: "a start picture", mask: "a mask", segmentation: "a map of labels", controls: "control pictures" };
+const WHAT = {
+  init: "a start picture",
+  mask: "a mask",
+  segmentation: "a map of labels",
+  controls: "control pictures",
+  references: "reference pictures",
+};
 
 async function takeSettings(file) {
   const other = useOfPicture() === "none" ? {} : { "Use as start picture": () => asStart(file) };

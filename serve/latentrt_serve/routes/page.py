@@ -57,7 +57,7 @@ SAFETY = {
 }
 ROWS = rows_of(Request)
 # Fields that hold images, which a picture's metadata names by their hash alone.
-PICTURES = (*IMAGES, "controls", "latents")
+PICTURES = (*IMAGES, "references", "controls", "latents")
 CHARACTER = re.compile(r"prompt: character (\d+): (.*)")
 IN_A_TAG = re.compile(r"[^<>:\n]+")
 
