@@ -20,6 +20,7 @@ from latentrt_calib.evaluate.compare import BundleSummary, Comparison, bundle_su
 from latentrt_calib.evaluate.damage import Damage
 from latentrt_calib.evaluate.generate import generate_samples
 from latentrt_calib.quantize.layers import layers_of
+from latentrt_calib.recording.record import DECODER
 from latentrt_calib.report.page import save_page
 from latentrt_calib.report.report import GateReport, LayerReport, Report, figures
 from latentrt_export.graph.costs import total_macs
@@ -43,9 +44,10 @@ class WrittenComponent:
 
 
 @dataclass(frozen=True)
-class DecoderGate:
-    """Result of the VAE decoder's gate: the least PSNR, the comparison, and the graph, or None if it stays float."""
+class Gate:
+    """Result of a component's gate: the least PSNR, the comparison, and the graph, or None if it stays float."""
 
+    component: str
     gate_db: float
     comparison: Comparison
     written: WrittenComponent | None
@@ -55,14 +57,17 @@ def publish(
     source: Bundle,
     folder: Path,
     unet: WrittenComponent,
-    decoder: DecoderGate | None,
+    gates: Sequence[Gate],
     evaluator: Evaluator,
     settings: Mapping[str, str | int | float],
 ) -> Report:
-    """Makes the folder with the quantized graphs a complete bundle, and returns its report."""
+    """Makes the folder with the quantized graphs a complete bundle, and returns its report.
+
+    gates: of the VAE decoder and of text encoders.
+    """
     # Quantized weights take no LoRA files, and presets were measured with the float graphs.
     manifest, shallow = replace(source.manifest, lora_weights="", presets={}), source.manifest.shallow
-    parts = [unet, *([decoder.written] if decoder and decoder.written else [])]
+    parts = [unet, *(gate.written for gate in gates if gate.written)]
     unmeasured = with_components(manifest, {part.graph.component: component_of(manifest, part) for part in parts})
     copy_others(source, folder, [*(part.graph.component for part in parts), *([shallow] if shallow else [])])
     if shallow:
@@ -70,11 +75,13 @@ def publish(
     unmeasured = replace(unmeasured, files=record_files(folder, named_files(unmeasured)))
     save_manifest(folder, unmeasured)
     report = report_of(manifest, unmeasured, unet, compared(source, folder, evaluator), settings)
-    if decoder:
-        written, comparison = decoder.written, decoder.comparison
-        inner = report_of(manifest, unmeasured, written, comparison, settings) if written else None
-        report = replace(report, decoder=GateReport(decoder.gate_db, comparison.loss.psnr_db, inner))
-    report = replace(report, cached=cached_loss(source, folder, evaluator))
+    gated = []
+    for gate in gates:
+        inner = report_of(manifest, unmeasured, gate.written, gate.comparison, settings) if gate.written else None
+        gated.append(GateReport(gate.gate_db, gate.comparison.loss.psnr_db, inner, gate.component))
+    decoder = next((one for one in gated if one.component == DECODER), None)
+    encoders = tuple(one for one in gated if one.component != DECODER)
+    report = replace(report, decoder=decoder, encoders=encoders, cached=cached_loss(source, folder, evaluator))
     measured = {one.component: one.quantization for one in report.components}
     measured |= {shallow: shallow_quantization(manifest, shallow, unet, report.quantization)} if shallow else {}
     changed = {name: replace(unmeasured.components[name], quantization=measured[name]) for name in measured}
@@ -156,10 +163,13 @@ def bytes_of(manifest: Manifest, name: str) -> int:
 
 def with_other(report: Report, other: BundleSummary) -> Report:
     """The report with the quantized bundle's final hash and bytes."""
-    decoder = report.decoder
-    if decoder and decoder.report:
-        decoder = replace(decoder, report=with_other(decoder.report, other))
-    return replace(report, comparison=replace(report.comparison, other=other), decoder=decoder)
+
+    def changed(gate: GateReport) -> GateReport:
+        return replace(gate, report=with_other(gate.report, other)) if gate.report else gate
+
+    decoder = changed(report.decoder) if report.decoder else None
+    encoders = tuple(map(changed, report.encoders))
+    return replace(report, comparison=replace(report.comparison, other=other), decoder=decoder, encoders=encoders)
 
 
 def compared(source: Bundle, folder: Path, evaluator: Evaluator) -> Comparison:

@@ -39,8 +39,8 @@ class BlockWeight:
 
     def decoded(self) -> NDArray[np.float32]:
         """The weight that the graph computes with, (in, out): each value times the scale of its block."""
-        product: NDArray[np.float32] = self.values * np.repeat(self.scales, self.block, axis=0)
-        return product
+        scales = np.repeat(self.scales, self.block, axis=0)
+        return np.multiply(self.values, scales, dtype=np.float32)
 
 
 def in_blocks(

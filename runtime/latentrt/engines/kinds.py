@@ -89,7 +89,7 @@ ENGINES = {
         "cpu",
         takes_weights=True,
         memory=MemoryModel(
-            {"fp32": 1.1, "fp16": 2.5, "w16": 2.5, "int8": 2.3, "w8": 5.0},
+            {"fp32": 1.1, "fp16": 2.5, "w16": 2.5, "int8": 2.3, "w8": 5.0, "w4": 5.0},
             scores=True,
             loading={"fp32": 2.0, "fp16": 4.0, "w16": 4.0},
         ),
@@ -98,7 +98,7 @@ ENGINES = {
         "latentrt.engines.openvino",
         "openvino",
         "openvino",
-        memory=MemoryModel({"fp32": 2.0, "fp16": 8.0, "w16": 8.0, "int8": 3.4, "w8": 8.0}, scores=False),
+        memory=MemoryModel({"fp32": 2.0, "fp16": 8.0, "w16": 8.0, "int8": 3.4, "w8": 8.0, "w4": 8.0}, scores=False),
     ),
     "cuda": EngineKind(ONNX, "onnxruntime", "cuda", file=LIBRARY.format("cuda"), takes_weights=True, gpu=True),
     "cuda-tensorrt": EngineKind(ONNX, "onnxruntime", "cuda", file=LIBRARY.format("tensorrt"), gpu=True),

@@ -43,7 +43,7 @@ FLOAT_BYTES = 4
 DISTANCE_TENSORS = 2
 # Tensors of the size of its outputs that a T2I-Adapter holds at once.
 ADAPTER_TENSORS = 4
-WEIGHT_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "w16": 2, "int8": 1, "w8": 1}
+WEIGHT_BYTES: dict[Precision, float] = {"fp32": 4, "fp16": 2, "w16": 2, "int8": 1, "w8": 1, "w4": 0.6}
 
 
 @dataclass(frozen=True)
