@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import onnx_ir as ir
+
 from latentrt.bundle.folder import Bundle, open_bundle, record_files, save_manifest
 from latentrt.bundle.manifest import Component, Manifest, Precision
 from latentrt.bundle.manifest_json import named_files
@@ -19,6 +21,7 @@ from latentrt_calib.evaluate.candidate import Evaluator, FloatGraph
 from latentrt_calib.evaluate.compare import BundleSummary, Comparison, bundle_summary, compare
 from latentrt_calib.evaluate.damage import Damage
 from latentrt_calib.evaluate.generate import generate_samples
+from latentrt_calib.quantize.four_bits import eight_bit_bytes
 from latentrt_calib.quantize.layers import layers_of
 from latentrt_calib.recording.record import DECODER
 from latentrt_calib.report.page import save_page
@@ -84,7 +87,7 @@ def publish(
     report = replace(report, decoder=decoder, encoders=encoders, cached=cached_loss(source, folder, evaluator))
     measured = {one.component: one.quantization for one in report.components}
     measured |= {shallow: shallow_quantization(manifest, shallow, unet, report.quantization)} if shallow else {}
-    changed = {name: replace(unmeasured.components[name], quantization=measured[name]) for name in measured}
+    changed = {name: with_quantization(folder, unmeasured.components[name], one) for name, one in measured.items()}
     save_manifest(folder, with_components(unmeasured, changed))
     final = with_other(report, bundle_summary(open_bundle(folder, verify=False)))
     save_page(folder / PAGE, final)
@@ -96,6 +99,13 @@ def component_of(manifest: Manifest, part: WrittenComponent) -> Component:
     """The manifest's entry of a quantized graph, before anything is measured."""
     name = part.graph.component
     return replace(manifest.components[name], file=f"{name}.onnx", data=part.data, precision=part.precision)
+
+
+def with_quantization(folder: Path, component: Component, found: Quantization) -> Component:
+    """The component with its figures; those of a graph in 4 bits also state the bytes that have 8."""
+    if component.precision == "w4":
+        found = replace(found, eight_bit_bytes=eight_bit_bytes(ir.load(folder / component.file)))
+    return replace(component, quantization=found)
 
 
 def with_components(manifest: Manifest, components: Mapping[str, Component]) -> Manifest:

@@ -1,9 +1,11 @@
 """Calibration to 4 bits whole, on the small checkpoint and on a small transformer: denoisers and text encoders."""
 
 import json
+import math
 import re
 from dataclasses import replace
 
+import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
@@ -17,9 +19,11 @@ from latentrt_calib.evaluate import sensitivity
 from latentrt_calib.precisions import choice
 from latentrt_calib.quantize.planning import Recipe
 from latentrt_calib.report.layer_reports import EIGHT_BITS, FIRST_OR_LAST, FOUR_BITS
+from latentrt_export.build.tensorrt import BuildOptions, build
 from latentrt_export.export import ExportOptions, export
 from tests.calib.small import OPTIONS
 from tests.export import pixart
+from tests.export.parts import written
 from tests.one_thread import one_thread
 
 FEW = replace(OPTIONS, vae_gate_db=None, text_gate_db=5.0)
@@ -46,14 +50,21 @@ def types_of(path):
     return {onnx.TensorProto.DataType.Name(kind): count for kind, count in counts.items() if count}
 
 
+def bytes_of_type(path, kind):
+    """The bytes of a graph's weights of a type of one byte."""
+    return sum(math.prod(one.dims) for one in onnx.load(path).graph.initializer if one.data_type == kind)
+
+
 def test_the_bundle_is_whole_and_draws(bundle, made):
     out, report, _ = made
     before, after = (open_bundle(folder).manifest for folder in (bundle, out))
     changed = {name for name in before.components if before.components[name] != after.components[name]}
     assert changed == {"unet", "text_encoder"}
     assert {after.components[name].precision for name in changed} == {"w4"}
-    assert after.components["unet"].quantization == report.quantization
-    assert after.components["text_encoder"].quantization == report.encoders[0].report.quantization
+    for one in report.components:
+        found = after.components[one.component].quantization
+        assert replace(found, eight_bit_bytes=0) == one.quantization
+        assert found.eight_bit_bytes == bytes_of_type(out / f"{one.component}.onnx", onnx.TensorProto.INT8)
     with latentrt.load(out) as pipe:
         assert pipe.generate("a rocket", steps=2).images[0].size == (64, 64)
     assert sorted(path.name for path in out.parent.iterdir()) == ["w4"]
@@ -124,6 +135,25 @@ def test_a_text_encoder_that_misses_its_gate_stays_float(bundle, tmp_path, monke
     assert re.search(rf"(?m)^w4 +\d+ layers: {FOUR_BITS}$", result.stdout)
     before, after = (open_bundle(folder).manifest.components for folder in (bundle, tmp_path / "out"))
     assert before["text_encoder"] == after["text_encoder"]
+
+
+def test_tensorrt_rtx_builds_it(made, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    whole = open_bundle(made[0])
+    for name in ("unet", "text_encoder"):
+        (tmp_path / name).mkdir()
+        alone = written(tmp_path / name, whole, {name: whole.manifest.components[name]})
+        [plan] = build(alone.folder, BuildOptions("tensorrt-rtx", ("sm86",), batches=(2,)))
+        assert (plan.component, plan.gpu) == (name, "sm86") and plan.bytes == plan.path.stat().st_size > 0
+
+
+def test_openvino_draws_the_same(made):
+    pictures = []
+    for engine in ("onnxruntime", "openvino"):
+        with latentrt.load(made[0], engine=engine) as pipe:
+            pictures.append(np.asarray(pipe.generate("a rocket", steps=2, seed=0).images[0], np.float64))
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1
 
 
 def test_lora_files_are_refused_with_the_next_command(made, tmp_path):

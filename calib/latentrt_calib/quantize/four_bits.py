@@ -69,6 +69,12 @@ def scale_type(node: ir.Node) -> np.dtype[np.floating]:
     return value.const_value.dtype.numpy()
 
 
+def eight_bit_bytes(model: ir.Model) -> int:
+    """The bytes of the graph's weights in 8 bits."""
+    tensors = (value.const_value for value in model.graph.initializers.values() if value.dtype == ir.DataType.INT8)
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
 def write_blocks(model: ir.Model, weights: Mapping[str, BlockWeight]) -> None:
     """Stores the weights of the named layers in 4 bits, in place. Raises KeyError for a layer that is not there."""
     nodes = layer_nodes(model.graph)

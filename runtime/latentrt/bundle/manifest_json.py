@@ -22,7 +22,7 @@ HOISTED_KINDS = ("timestep", "text", "request", "image")
 OMITTED = (
     *("sources", "controls", "quantization", "encoders", "pads", "zero_negative", "unread", "embeddings"),
     *("name", "values", "extra_channels", "positions", "padded", "fill", "multiple", "attention_factor"),
-    *("boundary", "activations", "eta"),
+    *("boundary", "activations", "eta", "eight_bit_bytes"),
     *("overlay", "classes", "segmentation", "layout", "image_embedding", "prior", "names", "lora_weights", "presets"),
 )
 
