@@ -35,7 +35,10 @@ PAGE, FIGURES = "report.html", "report.json"
 
 @dataclass(frozen=True)
 class WrittenComponent:
-    """A quantized graph in its file, with figures for the report. data: external weight files. target: engine kind."""
+    """A quantized graph in its file, with figures for the report. data: external weight files. target: engine kind.
+
+    eight_bit_bytes: of weights in 8 bits in a graph whose others have 4.
+    """
 
     graph: FloatGraph
     data: tuple[str, ...]
@@ -44,6 +47,7 @@ class WrittenComponent:
     layers: tuple[LayerReport, ...]
     buckets: tuple[tuple[float, float], ...] = ()
     damage: tuple[Damage, ...] = ()
+    eight_bit_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,12 @@ def publish(
     encoders = tuple(one for one in gated if one.component != DECODER)
     report = replace(report, decoder=decoder, encoders=encoders, cached=cached_loss(source, folder, evaluator))
     measured = {one.component: one.quantization for one in report.components}
-    measured |= {shallow: shallow_quantization(manifest, shallow, unet, report.quantization)} if shallow else {}
-    changed = {name: with_quantization(folder, unmeasured.components[name], one) for name, one in measured.items()}
+    if shallow:
+        whole = report.quantization
+        wide = eight_bit_bytes(ir.load(folder / unmeasured.components[shallow].file)) if whole.eight_bit_bytes else 0
+        own = shallow_quantization(manifest, shallow, unet, whole)
+        measured[shallow] = replace(own, eight_bit_bytes=wide)
+    changed = {name: replace(unmeasured.components[name], quantization=one) for name, one in measured.items()}
     save_manifest(folder, with_components(unmeasured, changed))
     final = with_other(report, bundle_summary(open_bundle(folder, verify=False)))
     save_page(folder / PAGE, final)
@@ -99,13 +107,6 @@ def component_of(manifest: Manifest, part: WrittenComponent) -> Component:
     """The manifest's entry of a quantized graph, before anything is measured."""
     name = part.graph.component
     return replace(manifest.components[name], file=f"{name}.onnx", data=part.data, precision=part.precision)
-
-
-def with_quantization(folder: Path, component: Component, found: Quantization) -> Component:
-    """The component with its figures; those of a graph in 4 bits also state the bytes that have 8."""
-    if component.precision == "w4":
-        found = replace(found, eight_bit_bytes=eight_bit_bytes(ir.load(folder / component.file)))
-    return replace(component, quantization=found)
 
 
 def with_components(manifest: Manifest, components: Mapping[str, Component]) -> Manifest:
@@ -145,6 +146,7 @@ def report_of(
         comparison=comparison,
         buckets=part.buckets,
         sensitivity=part.damage,
+        eight_bit_bytes=part.eight_bit_bytes,
     )
 
 

@@ -69,7 +69,9 @@ def source(tmp_path_factory):
     return path / "cut"
 
 
-@pytest.fixture(scope="module", params=[("int8", "cpu"), ("int8", "tensorrt"), ("w8", "cpu")], ids="-".join)
+@pytest.fixture(
+    scope="module", params=[("int8", "cpu"), ("int8", "tensorrt"), ("w8", "cpu"), ("w4", "cpu")], ids="-".join
+)
 def made(request, source, tmp_path_factory):
     """The precision, the quantized bundle and the report."""
     (precision, target), out = request.param, tmp_path_factory.mktemp("made") / "out"

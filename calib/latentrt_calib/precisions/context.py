@@ -14,6 +14,7 @@ from latentrt.tensors import TensorSpec, shape_of
 from latentrt_calib.evaluate.candidate import FloatGraph
 from latentrt_calib.evaluate.damage import Damage
 from latentrt_calib.publish import WrittenComponent
+from latentrt_calib.quantize.four_bits import eight_bit_bytes
 from latentrt_calib.quantize.planning import Recipe
 from latentrt_calib.recording.prompts import for_images
 from latentrt_calib.recording.record import DECODER, Progress, Recording, record
@@ -100,7 +101,9 @@ class Candidate:
     def write(self, folder: Path) -> WrittenComponent:
         """Writes the graph into a bundle's folder."""
         data = save_graph(self.model, folder, self.graph.component)
-        return WrittenComponent(self.graph, data, self.precision, self.target, self.layers(), self.buckets, self.damage)
+        wide = eight_bit_bytes(self.model) if self.precision == "w4" else 0
+        figures = self.layers(), self.buckets, self.damage, wide
+        return WrittenComponent(self.graph, data, self.precision, self.target, *figures)
 
 
 def recorded(context: Context) -> Recording:
