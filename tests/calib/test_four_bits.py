@@ -156,6 +156,20 @@ def test_openvino_draws_the_same(made):
     assert np.abs(pictures[0] - pictures[1]).max() <= 1
 
 
+def test_text_encoders_have_a_gate_in_8_bits_too(bundle, tmp_path):
+    few = replace(FEW, images=1, evaluations=1, steps=1)
+    report = calibrate(bundle, tmp_path / "w8", "w8", few)
+    encoder = open_bundle(tmp_path / "w8").manifest.components["text_encoder"]
+    assert encoder.precision == "w8" and encoder.quantization == report.encoders[0].report.quantization
+    assert not encoder.quantization.eight_bit_bytes, "in w8 it is all of them"
+
+
+def test_the_command_shows_the_layers_of_each_width(made):
+    lines = CliRunner().invoke(cli, ["inspect", str(made[0])]).stdout
+    count = len(small(made[1]))
+    assert re.search(rf"(?m)^unet  w4  .*\n  .*\b{count} layers: {FOUR_BITS}\b.*; before \d", lines)
+
+
 def test_lora_files_are_refused_with_the_next_command(made, tmp_path):
     with latentrt.load(made[0]) as pipe, pytest.raises(EngineError, match="got a unet in w4.*export --lora.*calibrate"):
         pipe.with_loras({tmp_path / "any.safetensors": 1.0})
