@@ -37,7 +37,7 @@ from latentrt_export.fidelity import loss
 Feeds = Mapping[str, np.ndarray]
 
 # Minimum PSNR in dB of a component's outputs. fp32 is computed in TF32 on tensor cores.
-COMPONENT_GATES = {"fp32": 50.0, "w16": 40.0, "fp16": 40.0, "int8": 30.0, "w8": 30.0}
+COMPONENT_GATES = {"fp32": 50.0, "w16": 40.0, "fp16": 40.0, "int8": 30.0, "w8": 30.0, "w4": 30.0}
 # Minimum PSNR in dB of a picture's pixels; differences add up over the steps.
 PICTURE_GATE = 25.0
 PROMPTS = ("a red apple", "a smiling face with sunglasses", "a blue butterfly", "a slice of pizza")

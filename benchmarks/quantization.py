@@ -24,6 +24,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
@@ -41,25 +42,20 @@ from latentrt.pipeline.pipeline import Pipeline
 from latentrt.prompt.file import read_prompts
 from latentrt.storage.atomic import new_file, new_folder
 from latentrt.storage.json_codec import parse
-from latentrt_calib.calibrate import (
-    EVALUATION_SEED,
-    UNET,
-    CalibrationOptions,
-    Context,
-    choose_float_layers,
-    plan_all_layers,
-    recorded,
-    shapes_of,
-)
+from latentrt_calib.calibrate import EVALUATION_SEED, CalibrationOptions
 from latentrt_calib.evaluate.candidate import Evaluator
 from latentrt_calib.evaluate.compare import EVALUATION, bundle_summary, compare
 from latentrt_calib.evaluate.generate import generate_samples, requests_of
 from latentrt_calib.evaluate.metrics import snr_db
-from latentrt_calib.quantize.layers import layers_of
+from latentrt_calib.precisions.context import Context, recorded, shapes_of
+from latentrt_calib.precisions.int8 import choose_float_layers, plan_all_layers
+from latentrt_calib.precisions.weights import draft_of, in_w4
+from latentrt_calib.quantize.blocks import BlockWeight
+from latentrt_calib.quantize.layers import layer_nodes, layers_of, weight_of
 from latentrt_calib.quantize.planning import Recipe, candidates
 from latentrt_calib.quantize.qdq import weight_only
 from latentrt_calib.recording.prompts import SHIPPED
-from latentrt_calib.recording.record import Recording
+from latentrt_calib.recording.record import UNET, Recording
 from latentrt_export.graph.constants import VIEWS
 from latentrt_export.graph.costs import OPERATORS, Shapes, concrete_shapes, node_macs
 from latentrt_export.graph.save import save_graph
@@ -190,6 +186,36 @@ def weights_only(setup: Setup) -> ir.Model:
     return model
 
 
+@dataclass(frozen=True)
+class FourBits:
+    """Linear layers in 4 bits, others in 8. budget_db: PSNR for which linear layers keep 8 bits; None: none does."""
+
+    recipe: Recipe = Recipe()
+    budget_db: float | None = None
+
+    def __call__(self, setup: Setup) -> ir.Model:
+        """The graph."""
+        work = Context(setup.pipeline, replace(setup.options, recipe=self.recipe), setup.folder, say)
+        if self.budget_db is None:
+            draft = draft_of(work, UNET)
+            return draft.model(draft.weights)
+        options = replace(work.options, budget_db=self.budget_db)
+        return in_w4(replace(work, options=options), setup.judges, UNET).model
+
+
+def largest_to_seven(setup: Setup) -> ir.Model:
+    """Linear layers in 4 bits as most tools round them: the largest magnitude of a block is 7; others in 8 bits."""
+    draft = draft_of(setup.work(Recipe(feedback=False)), UNET)
+    nodes = layer_nodes(draft.graph.model().graph)
+    weights = {}
+    for name, one in draft.weights.items():
+        blocks = weight_of(nodes[name]).reshape(len(one.scales), one.block, -1)
+        scales = (np.abs(blocks).max(1) / 7).astype(np.float16).astype(np.float32)
+        values = np.clip(np.rint(blocks / scales[:, np.newaxis]), -8, 7).reshape(one.values.shape)
+        weights[name] = BlockWeight(values.astype(np.int8), scales)
+    return replace(draft, weights=weights).model(weights)
+
+
 ROWS = (
     Row("stock", "ONNX Runtime's quantizer, its defaults", Stock(DEFAULT)),
     Row("advised", "ONNX Runtime's quantizer, as its guide advises", Stock(ADVISED)),
@@ -203,6 +229,10 @@ ROWS = (
     Row("nohoist", "ours without hoisting", Ours(), unhoisted=True),
     Row("tensorrt", "ours, TensorRT's form", Ours(Recipe("tensorrt")), precise=True),
     Row("w8", "weights alone", weights_only),
+    Row("w4seven", "linear layers' weights in 4 bits, the largest magnitude at 7", largest_to_seven),
+    Row("w4nearest", "in 4 bits, ours without error feedback", FourBits(Recipe(feedback=False))),
+    Row("w4", "in 4 bits, ours", FourBits()),
+    Row("w4strict", "in 4 bits, ours, with a budget of 44 dB", FourBits(budget_db=44.0)),
 )
 
 

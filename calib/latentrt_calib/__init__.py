@@ -6,6 +6,6 @@ imported when they are used: `latentrt calibrate --help` imports neither NumPy n
 
 from latentrt.engines.telemetry import silence
 
-__all__ = ["calibrate", "cli", "evaluate", "presets", "publish", "report"]
+__all__ = ["calibrate", "cli", "evaluate", "precisions", "presets", "publish", "report"]
 
 silence()  # before any module here imports ONNX Runtime

@@ -1,4 +1,4 @@
-"""Quantization of a bundle, step by step: record, observe, plan, choose float layers, write, compare, report.
+"""Quantization of a bundle, step by step: quantize the denoiser, then what has a gate, write, compare, report.
 
 A shallow UNet for step caching is cut out of the quantized UNet, so that both have the same weights and scales.
 Intermediate results are kept in a hidden folder beside the new bundle until the bundle is complete, so that a stopped
@@ -11,98 +11,44 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
 import onnx_ir as ir
 
-from latentrt.bundle.manifest import Manifest, Precision
-from latentrt.errors import BundleError
+from latentrt.errors import BundleError, RequestError
 from latentrt.pipeline.load import load
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.settings import resolve
 from latentrt.storage.atomic import filling, put_in_place, refuse_existing
-from latentrt.tensors import TensorSpec, shape_of
-from latentrt_calib.evaluate.candidate import Evaluator, FloatGraph
-from latentrt_calib.evaluate.compare import bundle_summary, compare, mean_psnr_db
-from latentrt_calib.evaluate.damage import Damage
+from latentrt_calib.evaluate.candidate import Evaluator
+from latentrt_calib.evaluate.compare import bundle_summary, compare
 from latentrt_calib.evaluate.generate import requests_of
-from latentrt_calib.evaluate.noise import noise_of
-from latentrt_calib.evaluate.sensitivity import damage_of, fewest_float, groups_of, in_order
-from latentrt_calib.observing.observations import Observations
-from latentrt_calib.observing.observe import ObservationSettings, observe
-from latentrt_calib.publish import DecoderGate, WrittenComponent, publish
-from latentrt_calib.quantize.layers import Layer, layers_of
-from latentrt_calib.quantize.planning import PlannedLayer, Recipe, candidates, observed_values, plan_layers
-from latentrt_calib.quantize.qdq import is_quantized, weight_only
+from latentrt_calib.precisions.context import CalibrationOptions as CalibrationOptions
+from latentrt_calib.precisions.context import Candidate, Context
+from latentrt_calib.precisions.int8 import in_int8
+from latentrt_calib.precisions.weights import in_w4, in_w8
+from latentrt_calib.publish import Gate, publish
+from latentrt_calib.quantize.planning import Recipe
+from latentrt_calib.quantize.qdq import is_quantized
 from latentrt_calib.recording.prompts import for_images
-from latentrt_calib.recording.record import DECODER, UNET, Progress, Recording, record
+from latentrt_calib.recording.record import DECODER, UNET, Progress
 from latentrt_calib.recording.subjects import subject_kind
 from latentrt_calib.recording.workspace import open_workspace
-from latentrt_calib.report.layer_reports import BY_RULE, WEIGHTS_ONLY, bucket_ends, over_budget, ranges_of
-from latentrt_calib.report.report import LayerReport, Report
-from latentrt_export.graph.save import save_graph
+from latentrt_calib.report.report import Report
 
 SETTINGS = "calibration.json"
-ANY = "any"  # target of a graph that every engine runs as it is
 # Options that intermediate results do not depend on.
-INDEPENDENT = ("budget_db", "sensitivity", "vae_gate_db")
+INDEPENDENT = ("budget_db", "sensitivity", "vae_gate_db", "text_gate_db")
 # Evaluation pictures have other seeds than calibration pictures.
 EVALUATION_SEED = 1_000_000
-OBSERVING = {UNET: ObservationSettings(), DECODER: ObservationSettings(buckets=1)}  # the decoder has no timesteps
 
-
-@dataclass(frozen=True)
-class CalibrationOptions:
-    """Options of a calibration.
-
-    calibration, evaluation: subjects, as `subjects_of` gives them. recipe: parts of the method. images, steps, sampler,
-    seed: of the recording's pictures. inits: files of pictures for a model that is shown one; without, they are drawn.
-    The evaluation takes the last files first, to have others than the calibration. evaluations: number of evaluation
-    pictures. probes: number of them that measure a single layer's damage. budget_db: least mean PSNR of
-    the evaluation pictures with the quantized UNet. sensitivity: measure every layer's damage even if the budget holds
-    with all layers quantized. vae_gate_db: least mean PSNR of pictures that the quantized VAE decoder decodes from the
-    float UNet's latents; below it, or for None, the decoder stays float.
-    """
-
-    calibration: tuple[str, ...]
-    evaluation: tuple[str, ...]
-    recipe: Recipe = Recipe()
-    inits: tuple[str, ...] = ()
-    images: int = 16
-    steps: int | None = None
-    sampler: str | None = None
-    seed: int = 0
-    evaluations: int = 16
-    probes: int = 2
-    budget_db: float = 30.0
-    sensitivity: bool = False
-    vae_gate_db: float | None = None
-
-
-@dataclass(frozen=True)
-class Context:
-    """Values that all stages share: the float pipeline, the options, the folder of intermediate results."""
-
-    pipeline: Pipeline
-    options: CalibrationOptions
-    folder: Path
-    progress: Progress
-
-    def graph(self, name: str = UNET, *, split: bool) -> FloatGraph:
-        """A component's float graph, with shapes for one picture of the bundle's default size."""
-        bundle = self.pipeline.bundle
-        component = bundle.manifest.components[name]
-        return FloatGraph(name, bundle.path(component.file), shapes_of(bundle.manifest, component.inputs), split)
-
-    def shallow(self, graph: FloatGraph) -> ir.Model | None:
-        """The shallow form of the UNet's graph; None of another graph, and without step caching."""
-        manifest = self.pipeline.bundle.manifest
-        if manifest.shallow is None or graph.component != manifest.denoiser:
-            return None
-        return graph.shallow(manifest.components[manifest.shallow].boundary)
+Settings = dict[str, str | int | float]
+Quantize = Callable[[Context, Evaluator, str], Candidate]
+PRECISIONS: Mapping[str, Quantize] = {"int8": in_int8, "w8": in_w8, "w4": in_w4}
+# The precisions of weights alone, of any graph; activations in 8 bits have been measured in UNets and decoders alone.
+WEIGHTS_ALONE = ("w8", "w4")
 
 
 def calibrate(
@@ -110,16 +56,17 @@ def calibrate(
 ) -> Report:
     """Writes the quantized bundle `out`, with its report as a page, and returns the report.
 
-    precision: "int8" or "w8". `out` appears whole or not at all. Intermediate results are kept beside it until then,
-    and a second run continues from them. Raises BundleError for a bundle that is quantized already, FidelityError for
-    a budget that cannot be met, RequestError for subjects that cannot be generated, OutputError when `out` exists or
-    the disk is full.
+    precision: "int8", "w8" or "w4". `out` appears whole or not at all. Intermediate results are kept beside it until
+    then, and a second run continues from them. Raises BundleError for a bundle that is quantized already,
+    FidelityError for a budget that cannot be met, RequestError for subjects that cannot be generated and for a gate of
+    text encoders in INT8, OutputError when `out` exists or the disk is full.
     """
     refuse_existing(out)
+    check_options(precision, options)
     with load(source, engine="onnxruntime") as pipeline:
-        denoiser = pipeline.bundle.manifest.denoiser
-        check_unet(pipeline)
-        check_float(pipeline, (denoiser,) if options.vae_gate_db is None else (denoiser, DECODER))
+        check_denoiser(pipeline, precision)
+        check_encoders(pipeline, options)
+        check_float(pipeline, (pipeline.bundle.manifest.denoiser, *gated(pipeline, options)))
         context = Context(pipeline, options, out.parent / f".{out.name}.calibration", progress)
         with filling(context.folder, out):
             open_workspace(context.folder, SETTINGS, fingerprint(context, precision))
@@ -129,22 +76,47 @@ def calibrate(
             folder.mkdir()
             evaluator = evaluator_of(context)
             quantize = PRECISIONS[precision]
-            unet = quantize(context, evaluator, UNET).write(folder)
-            decoder = decoder_gate(context, evaluator, quantize, folder)
+            denoiser = quantize(context, evaluator, context.denoiser).write(folder)
+            gates = [gate_of(context, evaluator, quantize, name, folder) for name in gated(pipeline, options)]
             progress("comparing with the float bundle")
-            report = publish(pipeline.bundle, folder, unet, decoder, evaluator, report_settings(options, evaluator))
+            settings = report_settings(options, evaluator, precision)
+            report = publish(pipeline.bundle, folder, denoiser, gates, evaluator, settings)
     put_in_place(folder, out)
     shutil.rmtree(context.folder)
     return report
 
 
-def check_unet(pipeline: Pipeline) -> None:
-    """Raises BundleError for a denoiser that is no UNet: none other has been quantized and measured."""
+def check_options(precision: str, options: CalibrationOptions) -> None:
+    """Raises RequestError for a gate of text encoders where only weights and activations together are quantized."""
+    if options.text_gate_db is not None and precision not in WEIGHTS_ALONE:
+        raise RequestError(
+            f"text gate: got {options.text_gate_db:g} dB with the precision {precision}, in which text encoders stay "
+            "float; leave it out, or use --precision w4"
+        )
+
+
+def check_denoiser(pipeline: Pipeline, precision: str) -> None:
+    """Raises BundleError for activations in 8 bits in a denoiser that is no UNet: none other has been measured."""
     manifest = pipeline.bundle.manifest
-    if manifest.denoiser != UNET:
+    if manifest.denoiser != UNET and precision not in WEIGHTS_ALONE:
         raise BundleError(
-            f"{manifest.name}: got a denoiser that is a {manifest.denoiser}, expected a UNet; export the model with "
-            "--precision w16 to halve its file"
+            f"{manifest.name}: got a denoiser that is a {manifest.denoiser}, expected a UNet; quantize its weights "
+            "alone, with --precision w4"
+        )
+
+
+def gated(pipeline: Pipeline, options: CalibrationOptions) -> tuple[str, ...]:
+    """The names of the components with a gate: text encoders, then the VAE decoder."""
+    encoders = pipeline.bundle.manifest.text_encoders if options.text_gate_db is not None else ()
+    return (*encoders, *((DECODER,) if options.vae_gate_db is not None else ()))
+
+
+def check_encoders(pipeline: Pipeline, options: CalibrationOptions) -> None:
+    """Raises RequestError for a gate of text encoders of a model that has none."""
+    manifest = pipeline.bundle.manifest
+    if options.text_gate_db is not None and not manifest.text_encoders:
+        raise RequestError(
+            f"text gate: got {options.text_gate_db:g} dB for {manifest.name}, which has no text encoder; leave it out"
         )
 
 
@@ -160,140 +132,16 @@ def check_float(pipeline: Pipeline, names: Sequence[str]) -> None:
             )
 
 
-@dataclass(frozen=True)
-class QuantizationDraft:
-    """Plans of all layers that can be quantized, before some return to float.
-
-    layers: all layers of the graph. quantizable: the layers with a plan. observations: statistics of their activations
-    over the recording. planned: plans by layer.
-    """
-
-    recording: Recording
-    graph: FloatGraph
-    layers: tuple[Layer, ...]
-    quantizable: tuple[Layer, ...]
-    observations: Observations
-    planned: Mapping[str, PlannedLayer]
-
-
-def plan_all_layers(context: Context, recording: Recording) -> QuantizationDraft:
-    """Returns plans for the layers of the recording's component. Observations are kept in the work folder."""
-    recipe, component = context.options.recipe, recording.component
-    graph = context.graph(component, split=recipe.split)
-    model = graph.model()
-    layers = layers_of(model, graph.shapes)
-    quantizable = candidates(layers)
-    values, folder = observed_values(quantizable, recipe.target), context.folder / "observed" / component
-    settings, shallow = OBSERVING[component], context.shallow(graph)
-    observations = observe(model, values, recording, folder, settings, context.progress, shallow)
-    context.progress("planning")
-    planned = plan_layers(model, quantizable, observations, recipe)
-    return QuantizationDraft(recording, graph, layers, quantizable, observations, planned)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A component's quantized graph before it is written. layers: measures the layers for the report."""
-
-    graph: FloatGraph
-    model: ir.Model
-    precision: Precision
-    target: str
-    layers: Callable[[], tuple[LayerReport, ...]]
-    buckets: tuple[tuple[float, float], ...] = ()
-    damage: tuple[Damage, ...] = ()
-
-    def write(self, folder: Path) -> WrittenComponent:
-        """Writes the graph into a bundle's folder."""
-        data = save_graph(self.model, folder, self.graph.component)
-        return WrittenComponent(self.graph, data, self.precision, self.target, self.layers(), self.buckets, self.damage)
-
-
-def in_int8(context: Context, evaluator: Evaluator, component: str) -> Candidate:
-    """The component with weights and activations in 8 bits; some of the UNet's layers stay float for the budget."""
-    target = context.options.recipe.target
-    draft = plan_all_layers(context, recorded(context).of(component))
-    floats, damage = choose_float_layers(context, evaluator, draft) if component == UNET else (frozenset(), ())
-    plans = {name: one.plan for name, one in draft.planned.items() if name not in floats}
-    model = draft.graph.quantized(plans, target)
-    layers = partial(int8_layers, context, draft, model, floats, damage)
-    buckets = bucket_ends(OBSERVING[component].buckets, draft.recording.settings.train_steps)
-    return Candidate(draft.graph, model, "int8", target, layers, buckets, damage)
-
-
-def int8_layers(
-    context: Context, draft: QuantizationDraft, model: ir.Model, floats: frozenset[str], damage: Sequence[Damage]
-) -> tuple[LayerReport, ...]:
-    """Reports of the layers of the quantized `model`. floats: names of the layers that stay float for the budget."""
-    context.pipeline.close()  # noise is measured with two graphs in memory
-    context.progress("measuring each layer's noise")
-    noise = noise_of(draft.graph.model(), model, draft.layers, draft.recording, context.folder / "noise")
-    by_layer = {name: one for one in damage for name in one.layers}
-    reasons = {
-        layer.name: over_budget(by_layer[layer.name]) if layer.name in floats else None for layer in draft.quantizable
-    }
-    return tuple(
-        LayerReport(
-            layer.name,
-            layer.op,
-            layer.macs,
-            reasons.get(layer.name, BY_RULE),
-            noise[layer.name],
-            *ranges_of(draft.planned.get(layer.name), draft.observations, layer),
-        )
-        for layer in draft.layers
-    )
-
-
-def in_w8(context: Context, _evaluator: Evaluator, component: str) -> Candidate:
-    """The component with weights in 8 bits and arithmetic in float."""
-    graph = context.graph(component, split=False)
-    model = graph.model()
-    layers = layers_of(model, graph.shapes)
-    names = {layer.name for layer in candidates(layers)}
-    weight_only(model, names)
-    reports = tuple(
-        LayerReport(layer.name, layer.op, layer.macs, WEIGHTS_ONLY if layer.name in names else BY_RULE)
-        for layer in layers
-    )
-    return Candidate(graph, model, "w8", ANY, lambda: reports)
-
-
-Quantize = Callable[[Context, Evaluator, str], Candidate]
-PRECISIONS: Mapping[str, Quantize] = {"int8": in_int8, "w8": in_w8}
-
-
-def decoder_gate(context: Context, evaluator: Evaluator, quantize: Quantize, folder: Path) -> DecoderGate | None:
-    """Quantizes the VAE decoder, and writes it if its pictures pass the gate. Returns None if there is no gate."""
-    gate_db = context.options.vae_gate_db
-    if gate_db is None:
-        return None
-    candidate, bundle = quantize(context, evaluator, DECODER), bundle_summary(context.pipeline.bundle)
-    pictures = evaluator.decoded(candidate.model)
+def gate_of(context: Context, evaluator: Evaluator, quantize: Quantize, name: str, folder: Path) -> Gate:
+    """Quantizes the VAE decoder or a text encoder, and writes it if its pictures pass its gate."""
+    gate_db = context.options.vae_gate_db if name == DECODER else context.options.text_gate_db
+    assert gate_db is not None
+    candidate, bundle = quantize(context, evaluator, name), bundle_summary(context.pipeline.bundle)
+    pictures = evaluator.decoded(candidate.model) if name == DECODER else evaluator.drawn(name, candidate.model)
     comparison = compare(bundle, bundle, evaluator.references, pictures, context.pipeline.engine)
-    reached = comparison.loss.psnr_db
-    context.progress(
-        f"the VAE decoder in 8 bits: {math.inf if reached is None else reached:.2f} dB, the gate is {gate_db:g} dB"
-    )
-    passed = reached is None or reached >= gate_db
-    return DecoderGate(gate_db, comparison, candidate.write(folder) if passed else None)
-
-
-def recorded(context: Context) -> Recording:
-    """The recording of the subjects. The pipeline is closed after it, to free memory for the observation."""
-    options = context.options
-    recording = record(
-        context.pipeline,
-        for_images(options.calibration, options.images),
-        inits=options.inits,
-        steps=options.steps,
-        sampler=options.sampler,
-        seed0=options.seed,
-        folder=context.folder / "recording",
-        progress=context.progress,
-    )
-    context.pipeline.close()
-    return recording
+    reached = math.inf if comparison.loss.psnr_db is None else comparison.loss.psnr_db
+    context.progress(f"{name} in {candidate.precision}: {reached:.2f} dB, the gate is {gate_db:g} dB")
+    return Gate(name, gate_db, comparison, candidate.write(folder) if reached >= gate_db else None)
 
 
 def evaluator_of(context: Context) -> Evaluator:
@@ -312,37 +160,6 @@ def evaluator_of(context: Context) -> Evaluator:
     return Evaluator(context.pipeline, requests, context.folder)
 
 
-def choose_float_layers(
-    context: Context, evaluator: Evaluator, draft: QuantizationDraft
-) -> tuple[frozenset[str], tuple[Damage, ...]]:
-    """Names of the layers that must stay float for the budget, and the damage of each group that was measured."""
-    options, target, layers = context.options, context.options.recipe.target, draft.quantizable
-
-    def measure(chosen: Sequence[Layer], images: int | None = None) -> float:
-        model = draft.graph.quantized({layer.name: draft.planned[layer.name].plan for layer in chosen}, target)
-        reached = mean_psnr_db(evaluator.pairs(UNET, model, images))
-        return math.inf if reached is None else reached
-
-    whole = measure(layers)
-    context.progress(f"all {len(layers)} layers in 8 bits: {whole:.2f} dB, the budget is {options.budget_db:g} dB")
-    if whole >= options.budget_db and not options.sensitivity:
-        return frozenset(), ()
-    groups = groups_of(layers)
-    results = context.folder / "sensitivity.jsonl"
-    damage = damage_of(groups, partial(measure, images=options.probes), results, context.progress)
-    if whole >= options.budget_db:
-        return frozenset(), damage
-    ordered = in_order(groups, damage)
-    count, _ = fewest_float(ordered, options.budget_db, measure, context.progress)
-    return frozenset(layer.name for group in ordered[:count] for layer in group), damage
-
-
-def shapes_of(manifest: Manifest, specs: Sequence[TensorSpec]) -> dict[str, tuple[int, ...]]:
-    """The shapes of a component's inputs for one picture of the default size."""
-    sizes = manifest.sizes()
-    return {spec.name: shape_of(spec, sizes) for spec in specs}
-
-
 def fingerprint(context: Context, precision: str) -> dict[str, object]:
     """Everything that intermediate results depend on, as JSON. Budgets only decide how the results are used."""
     options = {name: value for name, value in asdict(context.options).items() if name not in INDEPENDENT}
@@ -351,11 +168,11 @@ def fingerprint(context: Context, precision: str) -> dict[str, object]:
     return dict(json.loads(json.dumps(known)))
 
 
-def report_settings(options: CalibrationOptions, evaluator: Evaluator) -> dict[str, str | int | float]:
+def report_settings(options: CalibrationOptions, evaluator: Evaluator, precision: str) -> Settings:
     """The options as the report states them."""
     manifest = evaluator.pipeline.bundle.manifest
     recipe, settings, kind = options.recipe, resolve(evaluator.requests[0], manifest), subject_kind(manifest)
-    gate = {} if options.vae_gate_db is None else {"VAE decoder's gate in dB": options.vae_gate_db}
+    gates = {"VAE decoder's gate in dB": options.vae_gate_db, "text encoders' gate in dB": options.text_gate_db}
     subjects = {f"calibration {kind}": len(set(for_images(options.calibration, options.images)))} if kind else {}
     shown = {"pictures that it is shown": len(options.inits) or "drawn"} if manifest.extra_channels else {}
     return {
@@ -367,9 +184,24 @@ def report_settings(options: CalibrationOptions, evaluator: Evaluator) -> dict[s
         "seed": options.seed,
         "evaluation pictures": options.evaluations,
         "budget in dB": options.budget_db,
-        **gate,
+        **{name: gate for name, gate in gates.items() if gate is not None},
+        **METHODS.get(precision, of_ranges)(recipe),
+    }
+
+
+def of_ranges(recipe: Recipe) -> Settings:
+    """The parts of the method for activations in 8 bits, as the report states them."""
+    return {
         "ranges": "least squared error" if recipe.clip else "extremes",
         "SmoothQuant": str(recipe.smooth),
         "split skip connections": str(recipe.split),
         "bias correction": str(recipe.correct),
     }
+
+
+def of_blocks(recipe: Recipe) -> Settings:
+    """The parts of the method for weights in 4 bits, as the report states them."""
+    return {"input channels of a scale": recipe.block, "error feedback": str(recipe.feedback)}
+
+
+METHODS = {"w4": of_blocks}

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import onnx_ir as ir
+
 from latentrt.bundle.folder import Bundle, open_bundle, record_files, save_manifest
 from latentrt.bundle.manifest import Component, Manifest, Precision
 from latentrt.bundle.manifest_json import named_files
@@ -19,7 +21,9 @@ from latentrt_calib.evaluate.candidate import Evaluator, FloatGraph
 from latentrt_calib.evaluate.compare import BundleSummary, Comparison, bundle_summary, compare
 from latentrt_calib.evaluate.damage import Damage
 from latentrt_calib.evaluate.generate import generate_samples
+from latentrt_calib.quantize.four_bits import eight_bit_bytes
 from latentrt_calib.quantize.layers import layers_of
+from latentrt_calib.recording.record import DECODER
 from latentrt_calib.report.page import save_page
 from latentrt_calib.report.report import GateReport, LayerReport, Report, figures
 from latentrt_export.graph.costs import total_macs
@@ -31,7 +35,10 @@ PAGE, FIGURES = "report.html", "report.json"
 
 @dataclass(frozen=True)
 class WrittenComponent:
-    """A quantized graph in its file, with figures for the report. data: external weight files. target: engine kind."""
+    """A quantized graph in its file, with figures for the report. data: external weight files. target: engine kind.
+
+    eight_bit_bytes: of weights in 8 bits in a graph whose others have 4.
+    """
 
     graph: FloatGraph
     data: tuple[str, ...]
@@ -40,12 +47,14 @@ class WrittenComponent:
     layers: tuple[LayerReport, ...]
     buckets: tuple[tuple[float, float], ...] = ()
     damage: tuple[Damage, ...] = ()
+    eight_bit_bytes: int = 0
 
 
 @dataclass(frozen=True)
-class DecoderGate:
-    """Result of the VAE decoder's gate: the least PSNR, the comparison, and the graph, or None if it stays float."""
+class Gate:
+    """Result of a component's gate: the least PSNR, the comparison, and the graph, or None if it stays float."""
 
+    component: str
     gate_db: float
     comparison: Comparison
     written: WrittenComponent | None
@@ -55,14 +64,17 @@ def publish(
     source: Bundle,
     folder: Path,
     unet: WrittenComponent,
-    decoder: DecoderGate | None,
+    gates: Sequence[Gate],
     evaluator: Evaluator,
     settings: Mapping[str, str | int | float],
 ) -> Report:
-    """Makes the folder with the quantized graphs a complete bundle, and returns its report."""
+    """Makes the folder with the quantized graphs a complete bundle, and returns its report.
+
+    gates: of the VAE decoder and of text encoders.
+    """
     # Quantized weights take no LoRA files, and presets were measured with the float graphs.
     manifest, shallow = replace(source.manifest, lora_weights="", presets={}), source.manifest.shallow
-    parts = [unet, *([decoder.written] if decoder and decoder.written else [])]
+    parts = [unet, *(gate.written for gate in gates if gate.written)]
     unmeasured = with_components(manifest, {part.graph.component: component_of(manifest, part) for part in parts})
     copy_others(source, folder, [*(part.graph.component for part in parts), *([shallow] if shallow else [])])
     if shallow:
@@ -70,14 +82,20 @@ def publish(
     unmeasured = replace(unmeasured, files=record_files(folder, named_files(unmeasured)))
     save_manifest(folder, unmeasured)
     report = report_of(manifest, unmeasured, unet, compared(source, folder, evaluator), settings)
-    if decoder:
-        written, comparison = decoder.written, decoder.comparison
-        inner = report_of(manifest, unmeasured, written, comparison, settings) if written else None
-        report = replace(report, decoder=GateReport(decoder.gate_db, comparison.loss.psnr_db, inner))
-    report = replace(report, cached=cached_loss(source, folder, evaluator))
+    gated = []
+    for gate in gates:
+        inner = report_of(manifest, unmeasured, gate.written, gate.comparison, settings) if gate.written else None
+        gated.append(GateReport(gate.gate_db, gate.comparison.loss.psnr_db, inner, gate.component))
+    decoder = next((one for one in gated if one.component == DECODER), None)
+    encoders = tuple(one for one in gated if one.component != DECODER)
+    report = replace(report, decoder=decoder, encoders=encoders, cached=cached_loss(source, folder, evaluator))
     measured = {one.component: one.quantization for one in report.components}
-    measured |= {shallow: shallow_quantization(manifest, shallow, unet, report.quantization)} if shallow else {}
-    changed = {name: replace(unmeasured.components[name], quantization=measured[name]) for name in measured}
+    if shallow:
+        whole = report.quantization
+        wide = eight_bit_bytes(ir.load(folder / unmeasured.components[shallow].file)) if whole.eight_bit_bytes else 0
+        own = shallow_quantization(manifest, shallow, unet, whole)
+        measured[shallow] = replace(own, eight_bit_bytes=wide)
+    changed = {name: replace(unmeasured.components[name], quantization=one) for name, one in measured.items()}
     save_manifest(folder, with_components(unmeasured, changed))
     final = with_other(report, bundle_summary(open_bundle(folder, verify=False)))
     save_page(folder / PAGE, final)
@@ -128,6 +146,7 @@ def report_of(
         comparison=comparison,
         buckets=part.buckets,
         sensitivity=part.damage,
+        eight_bit_bytes=part.eight_bit_bytes,
     )
 
 
@@ -156,10 +175,13 @@ def bytes_of(manifest: Manifest, name: str) -> int:
 
 def with_other(report: Report, other: BundleSummary) -> Report:
     """The report with the quantized bundle's final hash and bytes."""
-    decoder = report.decoder
-    if decoder and decoder.report:
-        decoder = replace(decoder, report=with_other(decoder.report, other))
-    return replace(report, comparison=replace(report.comparison, other=other), decoder=decoder)
+
+    def changed(gate: GateReport) -> GateReport:
+        return replace(gate, report=with_other(gate.report, other)) if gate.report else gate
+
+    decoder = changed(report.decoder) if report.decoder else None
+    encoders = tuple(map(changed, report.encoders))
+    return replace(report, comparison=replace(report.comparison, other=other), decoder=decoder, encoders=encoders)
 
 
 def compared(source: Bundle, folder: Path, evaluator: Evaluator) -> Comparison:

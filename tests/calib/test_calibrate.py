@@ -17,9 +17,9 @@ import latentrt
 from latentrt.bundle.folder import open_bundle
 from latentrt.cli import INTERRUPTED, cli
 from latentrt.errors import BundleError, FidelityError, OutputError
-from latentrt_calib import calibrate as module
 from latentrt_calib.calibrate import calibrate
 from latentrt_calib.evaluate import sensitivity
+from latentrt_calib.precisions import choice as module
 from latentrt_calib.quantize.planning import Recipe
 from latentrt_calib.report.layer_reports import BY_RULE, OVER_BUDGET
 from latentrt_export.build.tensorrt import BuildOptions as Build
@@ -79,7 +79,7 @@ def test_the_vae_decoder_is_quantized_by_its_own_gate(bundle, quantized):
     assert set(own.comparison.loss.latents_error) == {0.0}, "it decoded the float UNet's latents"
     assert {layer.name.split(".")[-1] for layer in own.float_layers} == {"post_quant", "conv_in", "conv_out"}
     assert own.macs_int8_share_of_layers > 0.9
-    assert f"the VAE decoder in 8 bits: {gate.psnr_db:.2f} dB, the gate is 5 dB" in lines
+    assert f"vae_decoder in int8: {gate.psnr_db:.2f} dB, the gate is 5 dB" in lines
     assert "The VAE decoder" in (out / "report.html").read_text(encoding="utf-8")
     figures = json.loads((out / "report.json").read_text(encoding="utf-8"))["decoder"]
     assert figures["psnr_db"] == gate.psnr_db and len(figures["report"]["layers"]) == len(own.layers)

@@ -16,7 +16,9 @@ from latentrt.bundle.quantization import PictureLoss
 from latentrt.cli import cli
 from latentrt.pipeline.load import load
 from latentrt.tensors import shape_of
-from latentrt_calib.calibrate import Context, calibrate, plan_all_layers, recorded
+from latentrt_calib.calibrate import calibrate
+from latentrt_calib.precisions.context import Context, recorded
+from latentrt_calib.precisions.int8 import plan_all_layers
 from latentrt_calib.quantize.planning import Recipe
 from latentrt_calib.recording.record import SHALLOW, FeedRecorder
 from latentrt_export.components.denoiser import unet_parts
@@ -67,7 +69,9 @@ def source(tmp_path_factory):
     return path / "cut"
 
 
-@pytest.fixture(scope="module", params=[("int8", "cpu"), ("int8", "tensorrt"), ("w8", "cpu")], ids="-".join)
+@pytest.fixture(
+    scope="module", params=[("int8", "cpu"), ("int8", "tensorrt"), ("w8", "cpu"), ("w4", "cpu")], ids="-".join
+)
 def made(request, source, tmp_path_factory):
     """The precision, the quantized bundle and the report."""
     (precision, target), out = request.param, tmp_path_factory.mktemp("made") / "out"

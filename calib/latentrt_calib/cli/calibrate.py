@@ -1,7 +1,8 @@
-"""`latentrt calibrate`: a float bundle is quantized to 8 bits."""
+"""`latentrt calibrate`: a float bundle is quantized to 8 or 4 bits."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ COUNT = click.IntRange(min=1)
 
 
 GROUPS = {
-    "Quantization": ("precision", "target", "budget_db", "vae_gate_db", "sensitivity"),
+    "Quantization": ("precision", "target", "block", "budget_db", "vae_gate_db", "text_gate_db", "sensitivity"),
     "Calibration and evaluation pictures": (
         *("prompts", "evaluation", "init", "images", "evaluations", "steps", "sampler", "seed"),
     ),
@@ -36,10 +37,10 @@ GROUPS = {
 @click.argument("out", type=FOLDER)
 @click.option(
     "--precision",
-    type=click.Choice(["int8", "w8"]),
+    type=click.Choice(["int8", "w8", "w4"]),
     default="int8",
     show_default=True,
-    help="int8: weights and arithmetic. w8: weights only, smaller but not faster.",
+    help="int8: weights and arithmetic. w8, w4: weights only, smaller but not faster; w4 has linear layers in 4 bits.",
 )
 @click.option(
     "--target",
@@ -47,6 +48,13 @@ GROUPS = {
     default="cpu",
     show_default=True,
     help="Engine of an int8 graph; each needs Q/DQ nodes at other places.",
+)
+@click.option(
+    "--block",
+    type=click.Choice(["32", "64"]),
+    default="32",
+    show_default=True,
+    help="Input channels of a scale of w4: 64 is 5 % smaller.",
 )
 @click.option(
     "--prompts",
@@ -80,7 +88,7 @@ GROUPS = {
     default=30.0,
     show_default=True,
     metavar="DB",
-    help="Least mean PSNR of the evaluation pictures; layers stay float for it.",
+    help="Least mean PSNR of the evaluation pictures; layers stay float, or in 8 bits, for it.",
 )
 @click.option(
     "--vae-gate",
@@ -89,6 +97,13 @@ GROUPS = {
     metavar="DB",
     help="Quantize the VAE decoder if its pictures keep this mean PSNR.  [default: off]",
 )
+@click.option(
+    "--text-gate",
+    "text_gate_db",
+    type=float,
+    metavar="DB",
+    help="Quantize text encoders, of w8 and w4, whose prompts' pictures keep this mean PSNR.  [default: off]",
+)
 @click.option("--sensitivity", is_flag=True, help="Measure each layer's damage even if the budget holds.")
 @as_json
 def calibrate(
@@ -96,6 +111,7 @@ def calibrate(
     out: Path,
     precision: str,
     target: str,
+    block: str,
     prompts: Path | None,
     evaluation: Path | None,
     init: Path | None,
@@ -105,8 +121,8 @@ def calibrate(
     """Quantize BUNDLE, a bundle's folder or the name of a built-in model, to the new bundle OUT.
 
     A bundle is the folder that `latentrt export` writes. The model generates calibration pictures, the input ranges of
-    all layers are measured, the UNet is quantized, and evaluation pictures are compared with those of BUNDLE: PSNR in
-    dB; at 30 dB differences are hard to see. OUT/report.html shows all figures.
+    all layers are measured, the denoiser is quantized, and evaluation pictures are compared with those of BUNDLE: PSNR
+    in dB; at 30 dB differences are hard to see. OUT/report.html shows all figures.
 
     \b
     latentrt calibrate my-bundle my-int8 --prompts prompts.txt
@@ -136,7 +152,7 @@ def calibrate(
     calibration = CalibrationOptions(
         subjects_of(manifest, prompts, SHIPPED, "calibration"),
         subjects_of(manifest, evaluation, EVALUATION, "evaluation"),
-        Recipe(target=target),
+        Recipe(target=target, block=int(block)),
         inits_in(init, manifest),
         **options,
     )
@@ -156,23 +172,32 @@ def show(report: Report, out: Path) -> None:
     loss = report.comparison.loss
     for one in report.components:
         echo(f"{one.component:11} {one.bytes_before / 1e6:.1f} MB -> {one.bytes_after / 1e6:.1f} MB")
-        shares = one.macs_int8_share_of_layers, one.macs_int8_share_of_all
-        echo(f"{'int8':11} {shares[0]:.1%} of its layers' MACs, {shares[1]:.1%} of all its MACs")
-        for layer in one.float_layers:
-            echo(f"{'float':11} {layer.name}: {layer.reason}")
-    if report.decoder:
-        echo(f"{'vae_decoder':11} {report.decoder.verdict}")
+        show_layers(one)
+    for gate in report.gates:
+        echo(f"{gate.component:11} {gate.verdict}")
     echo(f"{'pictures':11} {likeness(loss)}")
     if report.cached:
         show_cached(report.cached, report.settings["budget in dB"])
     echo(out)
 
 
+def show_layers(report: Report) -> None:
+    """Prints the share in INT8 and the layers that stay float, or the number of layers of each width of weights."""
+    if report.precision == "int8":
+        shares = report.macs_int8_share_of_layers, report.macs_int8_share_of_all
+        echo(f"{'int8':11} {shares[0]:.1%} of its layers' MACs, {shares[1]:.1%} of all its MACs")
+        for layer in report.float_layers:
+            echo(f"{'float':11} {layer.name}: {layer.reason}")
+        return
+    for reason, count in Counter(layer.reason for layer in report.layers).items():
+        echo(f"{report.precision:11} {count} layers: {reason}")
+
+
 def show_cached(cached: CachedLoss, budget_db: float | int | str) -> None:
     """Prints the losses with a step cache, and whether that of both together is below the budget."""
     echo(f"{'cached':11} one full call in {cached.every}: {likeness(cached.both)}")
     echo(f"{'':11} the cache alone, in float: {likeness(cached.cache)}")
-    echo(f"{'':11} 8 bits alone, against cached in float: {likeness(cached.quantization)}")
+    echo(f"{'':11} quantized alone, against cached in float: {likeness(cached.quantization)}")
     if cached.both.psnr_db is not None and cached.both.psnr_db < float(budget_db):
         echo(f"{'':11} cached pictures are below the budget of {budget_db:g} dB, which is for full calls alone")
 

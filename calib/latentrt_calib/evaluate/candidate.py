@@ -82,6 +82,11 @@ class Evaluator:
             samples = generate_samples(candidate, self.requests[:count])
             return [pair_of(one, two) for one, two in zip(self.references[:count], samples, strict=True)]
 
+    def drawn(self, component: str, model: ir.Model) -> list[Sample]:
+        """Returns samples of all requests with `model` in the component's place."""
+        with self.candidate(component, model) as candidate:
+            return list(generate_samples(candidate, self.requests))
+
     def decoded(self, model: ir.Model) -> list[Sample]:
         """Returns the float pipeline's samples with their pictures decoded by `model`."""
         with self.candidate(DECODER, model) as candidate:

@@ -1,6 +1,7 @@
 """Sensitivity of pictures to each group of layers, and the fewest groups that must stay float for a budget.
 
-A group's damage is the squared error of the pictures when it alone is quantized; its saving is its multiply-adds.
+A group's damage is the squared error of the pictures when it alone is quantized; its saving is its multiply-adds,
+or its weights.
 Groups return to float in the order of damage per saving. The damage of several groups is not the sum of their damages,
 so every choice is measured as a whole.
 """
@@ -24,6 +25,13 @@ MOST_GROUPS = 96  # above, layers are measured together with their neighbours
 
 # The mean PSNR in dB of the pictures with these layers quantized and no others; infinite if none differs.
 Measure = Callable[[Sequence[Layer]], float]
+# The saving of a quantized layer, in any unit: multiply-adds, or weights.
+Saving = Callable[[Layer], int]
+
+
+def multiply_adds(layer: Layer) -> int:
+    """The saving of arithmetic in 8 bits."""
+    return layer.macs
 
 
 def groups_of(layers: Sequence[Layer], most: int = MOST_GROUPS) -> list[tuple[Layer, ...]]:
@@ -56,24 +64,26 @@ def damage_of(
     return tuple(found)
 
 
-def in_order(groups: Sequence[tuple[Layer, ...]], damage: Sequence[Damage]) -> list[tuple[Layer, ...]]:
-    """Returns the groups in the order of damage per multiply-add, highest first."""
+def in_order(
+    groups: Sequence[tuple[Layer, ...]], damage: Sequence[Damage], saving: Saving = multiply_adds
+) -> list[tuple[Layer, ...]]:
+    """Returns the groups in the order of damage per saving, highest first."""
 
     def cost(pair: tuple[tuple[Layer, ...], Damage]) -> float:
         group, one = pair
         error = 0.0 if one.psnr_db is None else 10 ** (-one.psnr_db / 10)
-        return error / max(1, sum(layer.macs for layer in group))
+        return error / max(1, sum(map(saving, group)))
 
     return [group for group, _ in sorted(zip(groups, damage, strict=True), key=cost, reverse=True)]
 
 
 def fewest_float(
-    ordered: Sequence[tuple[Layer, ...]], budget_db: float, measure: Measure, progress: Progress
+    ordered: Sequence[tuple[Layer, ...]], budget_db: float, measure: Measure, progress: Progress, kept: str = "float"
 ) -> tuple[int, float]:
     """Returns the number of groups from the front that must stay float for the budget, and the PSNR reached.
 
-    The number is doubled until the budget holds, then found by bisection. Raises FidelityError if not even one
-    quantized group meets the budget.
+    The number is doubled until the budget holds, then found by bisection. kept: words for what these groups are in.
+    Raises FidelityError if not even one quantized group meets the budget.
     """
     reached: dict[int, float] = {}
 
@@ -82,7 +92,7 @@ def fewest_float(
             layers = [layer for group in ordered[count:] for layer in group]
             reached[count] = measure(layers)
             progress(
-                f"{count} of {len(ordered)} groups in float: {reached[count]:.2f} dB, the budget is {budget_db:g} dB"
+                f"{count} of {len(ordered)} groups in {kept}: {reached[count]:.2f} dB, the budget is {budget_db:g} dB"
             )
         return reached[count] >= budget_db
 
@@ -93,7 +103,7 @@ def fewest_float(
             worst = ", ".join(layer.name for group in ordered[: min(3, len(ordered))] for layer in group)
             raise FidelityError(
                 f"the budget of {budget_db:g} dB cannot be met: the best was {reached[best]:.2f} dB with {best} of "
-                f"{len(ordered)} groups in float; the worst layers: {worst}; ask for a lower --budget"
+                f"{len(ordered)} groups in {kept}; the worst layers: {worst}; ask for a lower --budget"
             )
         low, high = high, min(max(1, 2 * high), len(ordered) - 1)
     while high - low > 1:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from latentrt_calib.observing.histogram import Histogram
 from latentrt_calib.observing.observations import Observations, Observed
+from latentrt_calib.quantize.blocks import BLOCK
 from latentrt_calib.quantize.layers import Layer, default_float, float_type, layer_nodes, output_axis, weight_of
 from latentrt_calib.quantize.plan import TARGETS, LayerPlan, Scale, Target
 from latentrt_calib.quantize.ranges import Range, minmax, mse, scale_and_zero
@@ -23,7 +24,8 @@ class Recipe:
     """Parts of the method. All are on, except in benchmarks that measure the effect of each.
 
     target: a key of `plan.TARGETS`. split: separate scales for the two halves of a skip connection. smooth: SmoothQuant
-    for linear layers. correct: bias correction. clip: ranges of least squared error instead of the extremes.
+    for linear layers. correct: bias correction. clip: ranges of least squared error instead of the extremes. feedback,
+    block: of weights in 4 bits, error feedback, and the input channels of a scale.
     """
 
     target: str = "cpu"
@@ -31,6 +33,8 @@ class Recipe:
     smooth: bool = True
     correct: bool = True
     clip: bool = True
+    feedback: bool = True
+    block: int = BLOCK
 
     @property
     def rules(self) -> Target:

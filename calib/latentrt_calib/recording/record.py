@@ -1,4 +1,4 @@
-"""Recording of runs on calibration prompts or classes: the inputs of every call of the UNet and of the VAE decoder.
+"""Recording of runs on calibration subjects: the inputs of every call of text encoders, denoiser and VAE decoder.
 
 Where a bundle has a shallow UNet, every image is drawn a second time with a step cache, and the calls of the shallow
 UNet are recorded, with the features that an earlier call left. Arrays that calls share are stored once per image:
@@ -32,9 +32,9 @@ from latentrt_calib.recording.requests import check_requests, requests_for
 from latentrt_calib.recording.subjects import subject_text
 from latentrt_calib.recording.workspace import open_workspace
 
-FORMAT = 2
+FORMAT = 3
 SETTINGS = "recording.json"
-UNET, SHALLOW, DECODER = "unet", "unet_shallow", "vae_decoder"
+UNET, SHALLOW, DECODER, TIME_BIAS = "unet", "unet_shallow", "vae_decoder", "time_bias"
 # Arrays of a component in an image's file: names of its inputs, and per call its step, timestep and input arrays.
 COLUMNS = ("names", "steps", "timesteps", "calls")
 
@@ -67,8 +67,8 @@ class RecordingSettings:
 class Call:
     """One call of a component. image, step: from 0; some samplers call more than once per step. steps: of the run.
 
-    timestep: on the model's scale, 0 to train_steps. feeds: every input of the engine by name. The VAE decoder is
-    called after the last step, at timestep 0.
+    timestep: on the model's scale, 0 to train_steps. feeds: every input of the engine by name. Text encoders are called
+    before the first step, the VAE decoder after the last, both at timestep 0.
     """
 
     image: int
@@ -82,7 +82,7 @@ class Call:
 class Recording:
     """A folder with one file per image. Iterating gives every Call in order, one image in memory at a time.
 
-    component: UNET, SHALLOW or DECODER, the component whose calls are given; the folder holds all.
+    component: a denoiser or a text encoder, SHALLOW or DECODER, whose calls are given; the folder holds all.
     """
 
     folder: Path
@@ -198,19 +198,23 @@ def recorded_run(pipeline: Pipeline, request: Request) -> dict[str, Array]:
     Of the second run, only the shallow UNet's calls are recorded.
     """
     manifest = pipeline.bundle.manifest
-    inputs = {spec.name: spec for name in (UNET, DECODER) for spec in manifest.components[name].inputs}
-    recorder = FeedRecorder(inputs["time_bias"].dtype)
-    last = recorded_steps(pipeline, request, recorder, UNET, UNET)
+    inputs = {spec.name: spec for name in (manifest.denoiser, DECODER) for spec in manifest.components[name].inputs}
+    recorder = FeedRecorder(inputs[TIME_BIAS].dtype)
+    handlers = {name: recorder.untimed(name) for name in manifest.text_encoders}
+    handlers[manifest.denoiser] = recorder.denoiser(manifest.denoiser)
+    last = recorded_steps(pipeline, request, recorder, handlers)
     latents = pipeline.quantized(manifest.latents.for_vae(last))  # as in Components.decode
     recorder.call(DECODER, 0.0, {"latents": np.ascontiguousarray(latents, inputs["latents"].dtype)})
     if (second := cached(request, manifest)) is not None and manifest.shallow is not None:
-        recorded_steps(pipeline, second, recorder, manifest.shallow, SHALLOW)
+        recorded_steps(pipeline, second, recorder, {manifest.shallow: recorder.denoiser(SHALLOW)})
     return recorder.arrays()
 
 
-def recorded_steps(pipeline: Pipeline, request: Request, recorder: FeedRecorder, component: str, key: str) -> Array:
-    """The latents after the last step of a run, whose calls of a denoiser are recorded under `key`."""
-    handlers = {"time_bias": recorder.time_bias, component: recorder.denoiser(key)}
+def recorded_steps(
+    pipeline: Pipeline, request: Request, recorder: FeedRecorder, components: Mapping[str, OnCall]
+) -> Array:
+    """The latents after the last step of a run, whose calls of these components are recorded."""
+    handlers = {TIME_BIAS: recorder.time_bias, **components}
     instrumented = pipeline.with_engines(
         {name: RecordingEngine(pipeline.engines[name], on_call) for name, on_call in handlers.items()}
     )
@@ -235,7 +239,7 @@ class RecordingEngine(Wrapped):
 
 
 class FeedRecorder:
-    """Records the feeds of an image's runs. dtype: of the UNet's time bias. step: the current step of the run."""
+    """Records the feeds of an image's runs. dtype: of the denoiser's time bias. step: the current step of the run."""
 
     def __init__(self, dtype: str) -> None:
         self.dtype, self.step = dtype, 0
@@ -246,16 +250,20 @@ class FeedRecorder:
 
     def time_bias(self, feeds: Mapping[str, Array], outputs: Mapping[str, Array]) -> None:
         """Records the timestep of each row of the time bias."""
-        for timestep, row in zip(feeds["timestep"], outputs["time_bias"], strict=True):
+        for timestep, row in zip(feeds["timestep"], outputs[TIME_BIAS], strict=True):
             self._timesteps[row.astype(self.dtype).tobytes()] = float(timestep)
 
     def denoiser(self, component: str) -> OnCall:
-        """Returns a function that records a call of the UNet, or of the shallow one."""
+        """Returns a function that records a call of the denoiser, or of the shallow one."""
 
         def on_call(feeds: Mapping[str, Array], _outputs: Mapping[str, Array]) -> None:
-            self.call(component, self._timesteps[feeds["time_bias"][0].tobytes()], feeds)
+            self.call(component, self._timesteps[feeds[TIME_BIAS][0].tobytes()], feeds)
 
         return on_call
+
+    def untimed(self, component: str) -> OnCall:
+        """Returns a function that records a call of a component outside the steps."""
+        return lambda feeds, _outputs: self.call(component, 0.0, feeds)
 
     def call(self, component: str, timestep: float, feeds: Mapping[str, Array]) -> None:
         """Records a call's feeds; equal arrays are stored once."""

@@ -8,6 +8,7 @@ from latentrt_calib.quantize.layers import Layer
 from latentrt_calib.quantize.planning import PlannedLayer
 
 BY_RULE, OVER_BUDGET, WEIGHTS_ONLY = "first or last convolution", "over the budget", "weights only"
+FIRST_OR_LAST, FOUR_BITS, EIGHT_BITS = "first or last layer", "weights in 4 bits", "weights in 8 bits"
 
 
 def over_budget(damage: Damage) -> str:
@@ -15,6 +16,11 @@ def over_budget(damage: Damage) -> str:
     count = len(damage.layers)
     what = "quantized alone" if count == 1 else f"the {count} layers around it quantized alone"
     return OVER_BUDGET if damage.psnr_db is None else f"{OVER_BUDGET}: {what}, pictures have {damage.psnr_db:.1f} dB"
+
+
+def eight_bits_for_budget(damage: Damage) -> str:
+    """The reason of a layer whose weights keep 8 bits for the budget, with the PSNR if it alone has 4."""
+    return f"{EIGHT_BITS}, {over_budget(damage)}"
 
 
 def ranges_of(

@@ -12,6 +12,8 @@ from latentrt.bundle.quantization import LayerLoss, Quantization
 from latentrt_calib.evaluate.compare import Comparison, document
 from latentrt_calib.evaluate.damage import Damage
 
+DECODER = "vae_decoder"
+
 if TYPE_CHECKING:  # it needs the package onnx-ir, which a comparison does not
     from latentrt_calib.evaluate.cached import CachedLoss
 
@@ -55,19 +57,21 @@ class GateReport:
     """Result of a component's gate, the least mean PSNR of pictures at which it is quantized.
 
     gate_db: the gate. psnr_db: mean PSNR reached; None without difference. report: the component's report; None if it
-    stays float.
+    stays float. component: the VAE decoder, or a text encoder.
     """
 
     gate_db: float
     psnr_db: float | None
     report: Report | None
+    component: str = DECODER
 
     @property
     def verdict(self) -> str:
         """One line with the result."""
         reached = "are equal" if self.psnr_db is None else f"have {self.psnr_db:.2f} dB"
         result = "stays float" if self.report is None else "is quantized"
-        return f"{result}: pictures decoded in 8 bits {reached}, the gate is {self.gate_db:g} dB"
+        does = "that it decodes" if self.component == DECODER else "of prompts that it encodes"
+        return f"{result}: pictures {does} in fewer bits {reached}, the gate is {self.gate_db:g} dB"
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,8 @@ class Report:
     the graph and its weights. buckets: highest and lowest timestep of each bucket, in the order of a run. comparison:
     with the float bundle. decoder: gate and report of the VAE decoder, compared on pictures decoded from the same
     latents; None without a gate. cached: loss with a step cache; None where no call is a shallow UNet's.
+    encoders: those of text encoders, compared on pictures that are otherwise drawn in float. eight_bit_bytes: of
+    weights in 8 bits in a graph whose others have 4.
     """
 
     component: str
@@ -94,11 +100,18 @@ class Report:
     ablations: tuple[Ablation, ...] = ()
     decoder: GateReport | None = None
     cached: CachedLoss | None = None
+    encoders: tuple[GateReport, ...] = ()
+    eight_bit_bytes: int = 0
+
+    @property
+    def gates(self) -> tuple[GateReport, ...]:
+        """The results of all gates."""
+        return (*((self.decoder,) if self.decoder else ()), *self.encoders)
 
     @property
     def components(self) -> tuple[Report, ...]:
-        """The reports of all quantized components: this one, and the VAE decoder's if there is one."""
-        return (self, self.decoder.report) if self.decoder and self.decoder.report else (self,)
+        """The reports of all quantized components: this one, and those of gates that were passed."""
+        return (self, *(gate.report for gate in self.gates if gate.report))
 
     @property
     def macs_int8_share_of_layers(self) -> float:
@@ -131,15 +144,19 @@ class Report:
             bytes_before=self.bytes_before,
             layers=tuple(LayerLoss(layer.name, layer.macs, layer.reason, layer.snr_db) for layer in self.layers),
             loss=self.comparison.loss,
+            eight_bit_bytes=self.eight_bit_bytes,
         )
 
 
 def figures(report: Report) -> dict[str, Any]:
     """The report as JSON: everything except the pictures."""
-    without_pictures = replace(report, comparison=replace(report.comparison, samples=()), decoder=None)
+    without_pictures = replace(report, comparison=replace(report.comparison, samples=()), decoder=None, encoders=())
     document_of = asdict(without_pictures)
+    del document_of["encoders"]
     if report.cached is None:
         del document_of["cached"]
+    if report.encoders:
+        document_of["encoders"] = {one.component: gate_figures(one) for one in report.encoders}
     return {
         **document_of,
         "decoder": gate_figures(report.decoder) if report.decoder else None,
@@ -151,4 +168,5 @@ def figures(report: Report) -> dict[str, Any]:
 
 def gate_figures(gate: GateReport) -> dict[str, Any]:
     """The gate as JSON."""
-    return {**asdict(replace(gate, report=None)), "report": figures(gate.report) if gate.report else None}
+    inner = figures(gate.report) if gate.report else None
+    return {"gate_db": gate.gate_db, "psnr_db": gate.psnr_db, "report": inner}

@@ -6,9 +6,10 @@ from html import escape
 
 from latentrt.report import plots
 from latentrt.report.markup import decibels, folded, megabytes, paragraph, section, table
-from latentrt_calib.report.report import LayerReport, Report
+from latentrt_calib.report.report import DECODER, GateReport, LayerReport, Report
 
 MOVING, SENSITIVE = 6, 20
+GATED = {DECODER: "The VAE decoder"}
 
 Ends = tuple[float, float]
 
@@ -37,7 +38,7 @@ def quantized_sections(report: Report) -> tuple[str, ...]:
         section("Layers that stay float", float_layers(report)),
         section("Ranges over timesteps", ranges(report), moving(report)),
         section("Most sensitive layers", sensitivity(report)),
-        section("The VAE decoder", decoder(report)),
+        *(section(GATED.get(gate.component, f"Text encoder {gate.component}"), gated(gate)) for gate in report.gates),
         section("With a step cache", step_cache(report)),
         section("Settings", settings(report)),
     )
@@ -202,11 +203,8 @@ def sensitivity(report: Report) -> str:
     return table(heads, rows[:SENSITIVE], numbers=1) + rest
 
 
-def decoder(report: Report) -> str:
-    """Verdict on the VAE decoder, and its layers if it is quantized."""
-    gate = report.decoder
-    if gate is None:
-        return ""
+def gated(gate: GateReport) -> str:
+    """Verdict on a component with a gate, and its layers if it is quantized."""
     inner = gate.report
     layers = f"{layer_noise(inner)}{layer_table(inner)}{float_layers(inner)}" if inner else ""
     return paragraph(f"It {gate.verdict}.", "good" if inner else "bad") + layers
@@ -218,10 +216,10 @@ def step_cache(report: Report) -> str:
     if cached is None:
         return ""
     losses = {
-        "8 bits, every call full": report.comparison.loss,
+        "quantized, every call full": report.comparison.loss,
         "float, cached": cached.cache,
-        "8 bits, cached": cached.both,
-        "8 bits, cached; against float, cached": cached.quantization,
+        "quantized, cached": cached.both,
+        "quantized, cached; against float, cached": cached.quantization,
     }
     rows = [
         (name, decibels(loss.psnr_db), decibels(loss.worst_psnr_db), f"{loss.ssim:.4f}")
@@ -229,7 +227,7 @@ def step_cache(report: Report) -> str:
     ]
     note = (
         f"One full call in {cached.every}, and the last; the shallow UNet makes the others, with the same weights and "
-        "scales in 8 bits. Against float with every call full, unless a row says otherwise."
+        "scales. Against float with every call full, unless a row says otherwise."
     )
     return paragraph(note) + table(("", "PSNR, mean", "PSNR, worst", "SSIM"), rows, numbers=3)
 

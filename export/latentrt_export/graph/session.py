@@ -10,6 +10,7 @@ from pathlib import Path
 from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
 
 from latentrt.device.cores import usable_cores
+from latentrt.engines.onnx.session import NBITS_ACCURACY
 
 
 def low_memory_session(graph: Path | bytes, *, weights: Path | None = None, arena: bool = True) -> InferenceSession:
@@ -24,6 +25,7 @@ def low_memory_session(graph: Path | bytes, *, weights: Path | None = None, aren
     options.graph_optimization_level = GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.enable_cpu_mem_arena = arena
     options.add_session_config_entry("session.disable_prepacking", "1")
+    options.add_session_config_entry(*NBITS_ACCURACY)
     if weights is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights))
     return InferenceSession(graph, options, providers=["CPUExecutionProvider"])

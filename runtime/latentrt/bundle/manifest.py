@@ -32,7 +32,7 @@ USUAL_TOKENS = 64
 # Latents in one call of the quantizer: their distances to all vectors of a codebook of 16384 take 67 MB.
 QUANTIZED_AT_ONCE = 1024
 
-Precision = Literal["fp32", "fp16", "w16", "int8", "w8"]
+Precision = Literal["fp32", "fp16", "w16", "int8", "w8", "w4"]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -158,12 +159,15 @@ def decibels(loss: PictureLoss) -> str:
 def quantization_lines(quantized: Quantization) -> Iterator[str]:
     """The lines on a component's quantization: layers in INT8, sizes, loss of pictures."""
     in_float = sum(layer.reason is not None for layer in quantized.layers)
-    loss = quantized.loss
-    yield (
-        f"  for {quantized.target}: {quantized.share_of_layers:.1%} of its layers' MACs in INT8, "
-        f"{quantized.share_of_graph:.1%} of all; {in_float} of {len(quantized.layers)} layers in float; "
-        f"before {quantized.bytes_before / 1e6:.1f} MB"
-    )
+    loss, before = quantized.loss, f"before {quantized.bytes_before / 1e6:.1f} MB"
+    if in_float == len(quantized.layers):  # weights alone: the reasons say in how many bits
+        counts = Counter(str(layer.reason) for layer in quantized.layers)
+        yield f"  {'; '.join(f'{count} layers: {reason}' for reason, count in counts.most_common(3))}; {before}"
+    else:
+        yield (
+            f"  for {quantized.target}: {quantized.share_of_layers:.1%} of its layers' MACs in INT8, "
+            f"{quantized.share_of_graph:.1%} of all; {in_float} of {len(quantized.layers)} layers in float; {before}"
+        )
     if loss.psnr_db is None or loss.worst_psnr_db is None:
         yield f"  pictures: none of {loss.pictures} differs"
     else:

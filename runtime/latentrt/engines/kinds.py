@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 class MemoryModel:
     """Memory that an engine needs for a graph.
 
-    weights: bytes in memory per byte of the graph's file, by precision. loading: the same while a graph is loaded whose
-    weights lie in the graph's own file; empty where that is no more. scores: whether attention scores are held in
-    memory, all heads at once. striped: whether the VAE decoder works in stripes, one after the other.
+    weights: bytes in memory per byte of the graph's file, by precision; for w4, of all but its weights in 8 bits.
+    loading: the same while a graph is loaded whose weights lie in the graph's own file; empty where that is no more.
+    scores: whether attention scores are held in memory, all heads at once. striped: whether the VAE decoder works in
+    stripes, one after the other.
     """
 
     weights: Mapping[Precision, float]
@@ -89,16 +90,16 @@ ENGINES = {
         "cpu",
         takes_weights=True,
         memory=MemoryModel(
-            {"fp32": 1.1, "fp16": 2.5, "w16": 2.5, "int8": 2.3, "w8": 5.0},
+            {"fp32": 1.1, "fp16": 2.5, "w16": 2.5, "int8": 2.3, "w8": 5.0, "w4": 2.3},
             scores=True,
-            loading={"fp32": 2.0, "fp16": 4.0, "w16": 4.0},
+            loading={"fp32": 2.0, "fp16": 4.0, "w16": 4.0, "w4": 3.8},
         ),
     ),
     "openvino": EngineKind(
         "latentrt.engines.openvino",
         "openvino",
         "openvino",
-        memory=MemoryModel({"fp32": 2.0, "fp16": 8.0, "w16": 8.0, "int8": 3.4, "w8": 8.0}, scores=False),
+        memory=MemoryModel({"fp32": 2.0, "fp16": 8.0, "w16": 8.0, "int8": 3.4, "w8": 8.0, "w4": 3.0}, scores=False),
     ),
     "cuda": EngineKind(ONNX, "onnxruntime", "cuda", file=LIBRARY.format("cuda"), takes_weights=True, gpu=True),
     "cuda-tensorrt": EngineKind(ONNX, "onnxruntime", "cuda", file=LIBRARY.format("tensorrt"), gpu=True),

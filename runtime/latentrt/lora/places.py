@@ -26,7 +26,7 @@ Shape: TypeAlias = tuple[int, ...]
 Row: TypeAlias = tuple[str, str, Shape, str, str, int, int, bool, tuple[int, int], Shape, bool]
 
 DTYPES = {"float32": "<f4", "float16": "<f2"}
-QUANTIZED = ("int8", "w8")
+QUANTIZED = ("int8", "w8", "w4")
 
 
 @dataclass(frozen=True)

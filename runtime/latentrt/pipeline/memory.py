@@ -43,7 +43,7 @@ FLOAT_BYTES = 4
 DISTANCE_TENSORS = 2
 # Tensors of the size of its outputs that a T2I-Adapter holds at once.
 ADAPTER_TENSORS = 4
-WEIGHT_BYTES: dict[Precision, int] = {"fp32": 4, "fp16": 2, "w16": 2, "int8": 1, "w8": 1}
+WEIGHT_BYTES: dict[Precision, float] = {"fp32": 4, "fp16": 2, "w16": 2, "int8": 1, "w8": 1, "w4": 0.6}
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def older_bundle(manifest: Manifest, models: Mapping[str, MemoryModel]) -> str:
 def candidates(manifest: Manifest, demand: MemoryDemand, models: Mapping[str, MemoryModel]) -> Iterator[MemoryPlan]:
     """All plans, fastest first: a second UNet call per step costs less time than loading components for each run."""
     used = {name: one for name, one in manifest.components.items() if demand.uses(name, one.role)}
-    weights = {name: file_bytes(manifest, one) * models[name].weights[one.precision] for name, one in used.items()}
+    weights = {name: weight_bytes(manifest, one, models[name]) for name, one in used.items()}
     loading = {name: loading_bytes(manifest, one, models[name]) for name, one in used.items()}
     loop = sum(weight for name, weight in weights.items() if in_loop(used[name]))  # these stay loaded between steps
     early = sum(weight for name, weight in weights.items() if used[name].role not in LATE_ROLES)
@@ -202,6 +202,14 @@ def candidates(manifest: Manifest, demand: MemoryDemand, models: Mapping[str, Me
             peaks.append(calling + activation_bytes(manifest, name, per_call, models[name]))
             peaks.append(before - weights[name] + max(loading[name], weights[name]))
         yield MemoryPlan(keep, split, round(BASE_BYTES + max(peaks)))
+
+
+def weight_bytes(manifest: Manifest, component: Component, model: MemoryModel) -> float:
+    """Bytes in memory of a loaded component's weights. Of weights in 4 and in 8 bits, each kind counts as its own."""
+    size, wide = file_bytes(manifest, component), 0
+    if component.precision == "w4" and component.quantization is not None:
+        wide = component.quantization.eight_bit_bytes
+    return (size - wide) * model.weights[component.precision] + wide * model.weights["w8"]
 
 
 def loading_bytes(manifest: Manifest, component: Component, model: MemoryModel) -> float:

@@ -108,7 +108,8 @@ def test_what_calls_share_is_stored_once_an_image(tmp_path):
     with np.load(tmp_path / "image-0000.npz") as file:
         arrays = [file[name] for name in file.files if name.startswith("array")]
     assert sum(array.ndim == 3 for array in arrays) == 1  # cross_kv
-    assert len(arrays) == 1 + 7 + 7 + 1  # the last latents, for the VAE decoder
+    # The last latents, for the VAE decoder; tokens and clip skip, for the text encoder.
+    assert len(arrays) == 1 + 7 + 7 + 1 + 2
 
 
 def test_the_same_command_gives_the_same_bytes_and_runs_nothing_again(tmp_path, calls):
@@ -180,7 +181,7 @@ def test_a_recording_of_another_format_is_refused_and_kept(tmp_path):
     before = files_of(tmp_path)
     with pytest.raises(OutputError, match="got work begun with another format;.*remove"):
         record(pipeline_of(BUNDLE, []), PROMPTS[:1], steps=1, folder=tmp_path)
-    with pytest.raises(OutputError, match="format: got 1, expected 2.*expected a recording"):
+    with pytest.raises(OutputError, match="format: got 1, expected 3.*expected a recording"):
         open_recording(tmp_path)
     assert files_of(tmp_path) == before
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 import latentrt
 from latentrt.bundle.manifest import FileRecord
+from latentrt.bundle.quantization import PictureLoss, Quantization
 from latentrt.cli import main
 from latentrt.engines import ENGINES, failure
 from latentrt.engines.onnx.engine import OPTIMISED, OVERRIDDEN
@@ -26,8 +27,10 @@ from latentrt.pipeline.memory import (
     MemoryPlan,
     activation_bytes,
     candidates,
+    loading_bytes,
     memory_models,
     plan,
+    weight_bytes,
 )
 from latentrt.tensors import TensorSpec
 from tests.runtime.fake import SMALL, named, pipeline_of
@@ -91,6 +94,23 @@ def test_what_is_reckoned_is_a_little_over_what_was_measured(bundle, engine, pre
         if not one.keep and not one.split
     )
     assert 0.99 < one.peak_bytes / GB / MEASURED[engine, precision, prompts] < 1.4
+
+
+# Six pairs of linear layers of 1024 and 4096 channels in 4 bits, a file of 28.4 MB: bytes in memory once loaded, low on
+# memory, and at most while loading.
+PACKED, LOADED, LOADING = 28_383_557, {"onnxruntime": 54_500_000, "openvino": 68_200_000}, 87_000_000
+
+
+@pytest.mark.parametrize("engine", LOADED)
+def test_weights_in_four_bits_stay_packed_and_those_in_eight_do_not(bundle, engine):
+    unet, model = bundle.manifest.components["unet"], MODELS[engine]
+    files = {**bundle.manifest.files, unet.file: FileRecord(PACKED, "")}
+    manifest, four = replace(bundle.manifest, files=files), replace(unet, precision="w4")
+    assert 0.99 < weight_bytes(manifest, four, model) / LOADED[engine] < 1.4
+    assert engine != "onnxruntime" or 0.99 < loading_bytes(manifest, four, model) / LOADING < 1.4
+    figures = Quantization("any", "", {}, 0, 0, (), PictureLoss(1, None, None, 1.0, 1.0, ()), eight_bit_bytes=PACKED)
+    eight = weight_bytes(manifest, replace(four, quantization=figures), model)
+    assert eight == weight_bytes(manifest, replace(unet, precision="w8"), model) > weight_bytes(manifest, four, model)
 
 
 def test_a_fast_picture_needs_no_room_for_the_vae_s_decoder(bundle):

@@ -42,6 +42,9 @@ ASSIGNMENT = "session.record_ep_graph_assignment_info"
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 NO_OVERRIDES: Mapping[str, Override] = {}
 CPU = "onnxruntime"
+# Session option: products with 4-bit weights take their input as it is. By default it is rounded to 8 bits, which costs
+# 0.5 % of the output, half as much memory more than the weights, and gains no time without VNNI.
+NBITS_ACCURACY = ("session.qdq_matmulnbits_accuracy_level", "0")
 
 
 def new_session(
@@ -125,6 +128,7 @@ def new_options() -> SessionOptions:
     options.log_severity_level = 3
     # Threads may spin between the operators of a run, but not after it: sessions share the cores.
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    options.add_session_config_entry(*NBITS_ACCURACY)
     return options
 
 

@@ -1,0 +1,99 @@
+"""Graphs with linear layers in 4 bits: weights behind a DequantizeLinear with a scale per block, arithmetic in float.
+
+It is the one form that every engine reads: ONNX Runtime multiplies without unpacking, OpenVINO keeps the weights
+compressed, TensorRT-RTX builds it. UINT4, which has zero points, is refused by TensorRT-RTX.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import onnx_ir as ir
+
+from latentrt_calib.quantize.blocks import BLOCK, BlockWeight
+from latentrt_calib.quantize.layers import Layer, float_type, layer_nodes
+from latentrt_export.graph.constants import (
+    VIEWS,
+    add_constant,
+    insert_constant,
+    name_of,
+    new_node,
+    replace_input,
+    shape_of_constant,
+)
+
+# The first opset with 4-bit integers and scales per block. The other operators of the graphs do not differ in it.
+OPSET = 21
+
+
+def four_bit_layers(model: ir.Model, layers: Iterable[Layer], block: int = BLOCK) -> tuple[Layer, ...]:
+    """Returns the layers that may have 4 bits: matrix products whose input channels are whole blocks.
+
+    Not the first layers after the graph's inputs and the last ones before its outputs: projections of latents, texts
+    and times have few weights and the widest range of values.
+    """
+    nodes = layer_nodes(model.graph)
+    ends = end_layers(model.graph, nodes)
+    return tuple(layer for layer in layers if layer.name not in ends and in_whole_blocks(nodes[layer.name], block))
+
+
+def in_whole_blocks(node: ir.Node, block: int) -> bool:
+    """Whether a layer is a product with a matrix whose rows are whole blocks."""
+    weight = node.inputs[1]
+    assert weight is not None
+    shape = shape_of_constant(weight)
+    return node.op_type == "MatMul" and len(shape) == 2 and shape[0] % block == 0
+
+
+def end_layers(graph: ir.Graph, nodes: Mapping[str, ir.Node]) -> frozenset[str]:
+    """Returns the names of the layers that no other layer comes before, or none after. nodes: all layers by name."""
+    layers, after, before = set(nodes.values()), set[ir.Node](), set[ir.Node]()
+    for node in graph:
+        makers = [value.producer() for value in node.inputs if value is not None]
+        if any(maker in layers or maker in after for maker in makers):
+            after.add(node)
+    for node in reversed(graph):
+        readers = [use.node for value in node.outputs for use in value.uses()]
+        if any(reader in layers or reader in before for reader in readers):
+            before.add(node)
+    return frozenset(name for name, node in nodes.items() if node not in after or node not in before)
+
+
+def scale_type(node: ir.Node) -> np.dtype[np.floating]:
+    """The type in which a layer's scales are stored: that of its weight, whose multiples they are."""
+    value = node.inputs[1]
+    while value is not None and (maker := value.producer()) is not None and maker.op_type in VIEWS:
+        value = maker.inputs[0]
+    assert value is not None and value.const_value is not None
+    return value.const_value.dtype.numpy()
+
+
+def eight_bit_bytes(model: ir.Model) -> int:
+    """The bytes of the graph's weights in 8 bits."""
+    tensors = (value.const_value for value in model.graph.initializers.values() if value.dtype == ir.DataType.INT8)
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
+def write_blocks(model: ir.Model, weights: Mapping[str, BlockWeight]) -> None:
+    """Stores the weights of the named layers in 4 bits, in place. Raises KeyError for a layer that is not there."""
+    nodes = layer_nodes(model.graph)
+    if weights:
+        model.opset_imports[""] = max(model.opset_imports[""], OPSET)
+    for name, weight in weights.items():
+        write_weight(model.graph, nodes[name], weight)
+
+
+def write_weight(graph: ir.Graph, node: ir.Node, weight: BlockWeight) -> None:
+    """Stores the node's weight in 4 bits behind a DequantizeLinear; scales in half precision behind a Cast."""
+    before, stored = node.inputs[1], scale_type(node)
+    assert before is not None
+    name = f"{name_of(node.outputs[0])}.weight"
+    values = add_constant(graph, f"{name}.quantized", weight.values.astype(ir.DataType.INT4.numpy()))
+    scales = add_constant(graph, f"{name}.scale", weight.scales.astype(stored))
+    if stored != float_type(node):
+        cast = ir.node("Cast", [scales], {"to": ir.DataType.FLOAT.value}, name=f"{name}.scale.cast")
+        cast.outputs[0].name, cast.outputs[0].type = f"{name}.scale.fp32", ir.TensorType(ir.DataType.FLOAT)
+        scales = insert_constant(graph, node, cast, weight.scales.shape)
+    maker = new_node("DequantizeLinear", [values, scales], name, before, axis=0, block_size=weight.block)
+    replace_input(graph, node, 1, insert_constant(graph, node, maker, weight.values.shape))
