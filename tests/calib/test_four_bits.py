@@ -22,9 +22,10 @@ from latentrt_calib.report.layer_reports import EIGHT_BITS, FIRST_OR_LAST, FOUR_
 from latentrt_export.build.tensorrt import BuildOptions, build
 from latentrt_export.export import ExportOptions, export
 from tests.calib.small import OPTIONS
-from tests.export import pixart
+from tests.export import klein, pixart
 from tests.export.parts import written
 from tests.one_thread import one_thread
+from tests.sweep import sweep
 
 FEW = replace(OPTIONS, vae_gate_db=None, text_gate_db=5.0)
 
@@ -201,6 +202,17 @@ def test_a_transformer_and_its_text_encoder_are_quantized_too(transformer, tmp_p
     assert report.comparison.loss.psnr_db > 20 and all(one.bytes_after < one.bytes_before for one in report.components)
     with latentrt.load(out) as pipe:
         assert pipe.generate(pixart.PROMPT, steps=2, **pixart.SIZE).images[0].size == (96, 64)
+
+
+@sweep
+def test_flux2_and_qwen3_are_quantized_too(tmp_path):
+    klein.opened_pair(tmp_path)
+    report = calibrate(tmp_path / "bundle", tmp_path / "w4", "w4", replace(FEW, steps=2))
+    assert [one.component for one in report.components] == ["transformer", "text_encoder"]
+    assert all(any(layer.reason == FOUR_BITS for layer in one.layers) for one in report.components)
+    assert report.comparison.loss.psnr_db > 40
+    with latentrt.load(tmp_path / "w4") as pipe:
+        assert pipe.generate(klein.PROMPT, **klein.SIZE).images[0].size == (klein.SIZE["width"], klein.SIZE["height"])
 
 
 def test_activations_of_a_transformer_stay_float(transformer, tmp_path):

@@ -19,7 +19,7 @@ from latentrt.request.request import Request
 from latentrt.request.settings import resolve
 from latentrt.sampling.grids import flow_grid
 from latentrt.storage.json_codec import TypedError
-from latentrt_calib.calibrate import check_unet
+from latentrt_calib.calibrate import check_denoiser
 from latentrt_export.build.tensorrt import BuildOptions, build
 from latentrt_export.checkpoint.scheduler import schedule_of
 from latentrt_export.estimate.estimate import calls_of
@@ -220,9 +220,9 @@ def test_passes_tiles_and_kept_predictions_run(pair, more):
     assert "hires" in more or abs(plain - other).max() > 1e-5
 
 
-def test_calibration_and_lora_files_are_refused_with_a_reason(pair, tmp_path):
+def test_int8_and_lora_files_are_refused_with_a_reason(pair, tmp_path):
     with pytest.raises(LatentError, match="got a denoiser that is a transformer, expected a UNet"):
-        check_unet(pair.ours)
+        check_denoiser(pair.ours, "int8")
     tensors = {f"transformer.a.lora_{way}.weight": torch.ones(2, 2) for way in ("A", "B")}
     save_file(tensors, tmp_path / "a.safetensors")
     with pytest.raises(LatentError, match="a flux2-klein model without unet.*, expected a Stable Diffusion model"):
