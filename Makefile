@@ -86,26 +86,26 @@ clean:  ## Remove everything that can be made again.
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.runtime: pyproject.toml setup.py constraints.txt | $(VENV)/bin/python
+$(VENV)/.runtime: pyproject.toml runtime/latentrt/version.py setup.py constraints.txt | $(VENV)/bin/python
 	@echo "Installing what running needs, 260 MB of packages, into $(VENV)"
 	$(BIN)/python -m pip -q install $(LOCKED) setuptools
 	$(BIN)/python -m pip -q install $(LOCKED) --no-build-isolation -e '.[cpu]'
 	touch $@
 
 # The packages of constraints-alone.txt come without those that they ask for.
-$(VENV)/.dev: pyproject.toml setup.py constraints.txt constraints-alone.txt | $(VENV)/bin/python
+$(VENV)/.dev: pyproject.toml runtime/latentrt/version.py setup.py constraints.txt constraints-alone.txt | $(VENV)/bin/python
 	@echo "Installing what the tests need, 3 GB of packages, into $(VENV)"
 	$(BIN)/python -m pip -q install $(LOCKED) $(TORCH) setuptools
 	$(BIN)/python -m pip -q install $(LOCKED) --no-build-isolation -e '.[cpu,export,serve,dev]'
 	$(BIN)/python -m pip -q install --no-deps -r constraints-alone.txt
 	touch $@ $(VENV)/.runtime
 
-$(VENV)/.docs: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.docs: pyproject.toml runtime/latentrt/version.py constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip -q install $(LOCKED) setuptools
 	$(BIN)/python -m pip -q install $(LOCKED) --no-build-isolation -e '.[docs]'
 	touch $@
 
-$(VENV)/.release: pyproject.toml constraints.txt | $(VENV)/bin/python
+$(VENV)/.release: pyproject.toml runtime/latentrt/version.py constraints.txt | $(VENV)/bin/python
 	$(BIN)/python -m pip -q install $(LOCKED) setuptools
 	$(BIN)/python -m pip -q install $(LOCKED) --no-build-isolation -e '.[release]'
 	touch $@

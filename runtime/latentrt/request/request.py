@@ -142,7 +142,7 @@ class Request:
     )
     preset: str | None = row(
         None,
-        "Preset of the bundle (`latentrt inspect`) or of a LoRA for few steps; none: no settings of a LoRA.",
+        "Preset of the bundle, or of a LoRA for few steps; none leaves out a LoRA's.",
         "sampling",
         Text(),
         metavar="NAME",

@@ -407,9 +407,10 @@ def test_help_names_every_option_and_needs_no_numpy(tmp_path, command):
 def test_the_help_of_generate_has_every_field_of_a_request(tmp_path):
     help = run("generate", "--help", cwd=tmp_path).stdout
     options = {field.name.replace("_", "-") for field in fields(Request)} - {"prompt", "width", "height"}
-    options = options - {"start", "end", "latents", "controls", "class-label"} | {
+    options = options - {"start", "end", "latents", "controls", "class-label", "references"} | {
         "class",
         "control",
+        "reference",
         "size",
         "split-guidance",
         "refiner",

@@ -18,7 +18,7 @@ from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.few_step import FEW_STEP, few_step_name
 from latentrt.request.request import Request
 from latentrt.request.settings import Settings, resolve
-from tests.runtime.prompt.test_tags import save_lora
+from tests.runtime.kohya import save_lora
 
 HYPER = "Hyper-SD15-4steps-lora.safetensors"
 SMALL: dict[str, Any] = {"seed": 3, "width": 32, "height": 24}
