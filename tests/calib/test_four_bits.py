@@ -101,6 +101,7 @@ def test_the_page_and_the_figures_tell_of_the_text_encoder(made):
     assert figures["settings"]["input channels of a scale"] == 32
 
 
+@sweep
 def test_rounding_to_the_nearest_needs_no_recording(bundle, made, tmp_path):
     plain, lines = replace(FEW, text_gate_db=None, recipe=Recipe(feedback=False, block=64)), []
     report = calibrate(bundle, tmp_path / "plain", "w4", plain, lines.append)
@@ -114,6 +115,7 @@ def small(report):
     return [layer.name for layer in report.layers if layer.reason == FOUR_BITS]
 
 
+@sweep
 def test_a_budget_keeps_eight_bits_or_is_refused(bundle, made, tmp_path, monkeypatch):
     monkeypatch.setattr(choice, "groups_of", lambda layers: sensitivity.groups_of(layers, 3))
     whole = float(re.search(r"all \d+ layers in 4 bits: (\S+) dB", "\n".join(made[2]))[1])
@@ -127,6 +129,7 @@ def test_a_budget_keeps_eight_bits_or_is_refused(bundle, made, tmp_path, monkeyp
     assert report.comparison.loss.psnr_db >= whole + 0.2
 
 
+@sweep
 def test_a_text_encoder_that_misses_its_gate_stays_float(bundle, tmp_path, monkeypatch):
     monkeypatch.setattr(choice, "groups_of", lambda layers: sensitivity.groups_of(layers, 1))
     options = ["--precision", "w4", "--steps", "1", "--images", "1", "--evaluations", "1", "--text-gate", "200"]
@@ -149,6 +152,7 @@ def test_tensorrt_rtx_builds_it(made, tmp_path, monkeypatch):
         assert (plan.component, plan.gpu) == (name, "sm86") and plan.bytes == plan.path.stat().st_size > 0
 
 
+@sweep
 def test_openvino_draws_the_same(made):
     pictures = []
     for engine in ("onnxruntime", "openvino"):
@@ -157,6 +161,7 @@ def test_openvino_draws_the_same(made):
     assert np.abs(pictures[0] - pictures[1]).max() <= 1
 
 
+@sweep
 def test_text_encoders_have_a_gate_in_8_bits_too(bundle, tmp_path):
     few = replace(FEW, images=1, evaluations=1, steps=1)
     report = calibrate(bundle, tmp_path / "w8", "w8", few)
@@ -192,6 +197,7 @@ def transformer(tmp_path_factory):
     return path / "bundle"
 
 
+@sweep
 def test_a_transformer_and_its_text_encoder_are_quantized_too(transformer, tmp_path):
     out = tmp_path / "w4"
     report = calibrate(transformer, out, "w4", FEW)
@@ -215,6 +221,7 @@ def test_flux2_and_qwen3_are_quantized_too(tmp_path):
         assert pipe.generate(klein.PROMPT, **klein.SIZE).images[0].size == (klein.SIZE["width"], klein.SIZE["height"])
 
 
+@sweep
 def test_activations_of_a_transformer_stay_float(transformer, tmp_path):
     with pytest.raises(BundleError, match="a transformer, expected a UNet.*--precision w4"):
         calibrate(transformer, tmp_path / "out", "int8", replace(FEW, text_gate_db=None))

@@ -32,6 +32,7 @@ from tests.export.parts import written
 from tests.export.tiny_families import SMALL_UNET
 from tests.one_thread import one_thread
 from tests.runtime.fake import psnr
+from tests.sweep import rest_swept
 
 CONFIG = {
     **SMALL_UNET,
@@ -69,9 +70,10 @@ def source(tmp_path_factory):
     return path / "cut"
 
 
-@pytest.fixture(
-    scope="module", params=[("int8", "cpu"), ("int8", "tensorrt"), ("w8", "cpu"), ("w4", "cpu")], ids="-".join
-)
+FORMS = [("int8", "cpu"), ("int8", "tensorrt"), ("w8", "cpu"), ("w4", "cpu")]
+
+
+@pytest.fixture(scope="module", params=rest_swept(FORMS, FORMS[:1]), ids="-".join)
 def made(request, source, tmp_path_factory):
     """The precision, the quantized bundle and the report."""
     (precision, target), out = request.param, tmp_path_factory.mktemp("made") / "out"

@@ -89,7 +89,7 @@ def test_halves_and_round_trip_are_those_of_diffusers(opened, name, shape):
     check(ours.decode(mean), decoded(theirs, latents))
 
 
-@pytest.mark.parametrize("name", ["vq-f8", "kl-f8"])
+@pytest.mark.parametrize("name", ["vq-f8", pytest.param("kl-f8", marks=pytest.mark.sweep)])
 def test_a_codec_gives_the_reference_picture(opened, name):
     ours, theirs = opened(name)
     codec, pixels = latentrt.Codec(ours), np.random.default_rng(1).integers(0, 256, (48, 32, 3), np.uint8)
