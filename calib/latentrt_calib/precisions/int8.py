@@ -11,6 +11,7 @@ import onnx_ir as ir
 from latentrt_calib.evaluate.candidate import Evaluator, FloatGraph
 from latentrt_calib.evaluate.damage import Damage
 from latentrt_calib.evaluate.noise import noise_of
+from latentrt_calib.evaluate.sensitivity import multiply_adds
 from latentrt_calib.observing.observations import Observations
 from latentrt_calib.observing.observe import ObservationSettings, observe
 from latentrt_calib.precisions.choice import Choice, Chosen, exempt_layers
@@ -79,7 +80,7 @@ def choose_float_layers(context: Context, evaluator: Evaluator, draft: Quantizat
         plans = {layer.name: draft.planned[layer.name].plan for layer in chosen}
         return draft.graph.quantized(plans, context.options.recipe.target)
 
-    choice = Choice(draft.graph.component, draft.quantizable, build, 8, "float", lambda layer: layer.macs)
+    choice = Choice(draft.graph.component, draft.quantizable, build, 8, "float", multiply_adds)
     return exempt_layers(context, evaluator, choice, context.options.budget_db)
 
 

@@ -26,7 +26,6 @@ from latentrt.version import VERSION
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ENDING = ".onnx"
 # Some networks fold or cut a picture into squares; sides of all of them are divisors of this one.
 MULTIPLE = 16
 TILE = 256

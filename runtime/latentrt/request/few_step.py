@@ -51,7 +51,6 @@ FILES = (
     (r"pcm_(sd15|sdxl)_smallcfg_(?P<steps>\d+)step", "pcm-{steps}"),
     (r"pcm_(sd15|sdxl)_normalcfg_(?P<steps>\d+)step", "pcm-cfg-{steps}"),
 )
-ENDING = ".safetensors"
 
 
 def few_step_name(file: str) -> str | None:
