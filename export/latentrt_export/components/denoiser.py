@@ -5,8 +5,7 @@ All are compared with the undivided UNet, so that the split itself is under the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -16,10 +15,10 @@ from torch import Tensor, nn
 from latentrt.bundle.sources import ExtraChannels, InputSource, control_source, latents_source
 from latentrt.tensors import TensorSpec
 from latentrt_export.components.conditions import TEXT, Condition
-from latentrt_export.components.hoisted import HoistedPart
+from latentrt_export.components.hoisted import HoistedPart, denoiser_part, shared_inputs
 from latentrt_export.components.steering import Run, Steering
 from latentrt_export.networks.adapter_network import feature_specs
-from latentrt_export.networks.component import Config, Part, generator, part, probes_of, sample_spec
+from latentrt_export.networks.component import Config, Part, generator, probes_of, sample_spec
 from latentrt_export.networks.hoist import HoistedUNet, widths_of
 from latentrt_export.networks.image_encoder import SEEN, kv_specs
 from latentrt_export.networks.residuals import Layout, residual_specs, unpacked
@@ -53,23 +52,17 @@ def unet_parts(
             feeds["prediction"] = predicted(unet, feeds, layout)
             feeds |= {one.name: one.run(feeds) for one in hoisted}
     yield from (one.part(runs) for one in hoisted)
-    shared = {one.output(int(runs[0][one.name].shape[-1]), "batch", *one.axes[1:]): one.source for one in hoisted}
+    shared = shared_inputs(hoisted, runs)
     yield from steering.parts((*shared,), widths_of(unet), runs, control_runs)
     prompts = {spec: control_source("image_encoder") for spec in kv_specs(steering.prompts, "*images")}
     inputs = {sample_spec(unet): latents_source(*extra), **shared, **controlled, **prompts}
     options = {"conditioned": len(hoisted) > 1, "one_token": condition.one_token}
-    yield denoiser_part(unet, inputs, runs, lambda: HoistedUNet(unet, layout, len(steering.features), **options))
+    factors = {"multiple": multiple_of(unet.config), "attention_factor": attention_factor(unet.config)}
 
+    def build() -> nn.Module:
+        return HoistedUNet(unet, layout, len(steering.features), **options)
 
-def denoiser_part(
-    unet: UNet, inputs: Mapping[TensorSpec, InputSource], runs: Sequence[Run], build: Callable[[], nn.Module]
-) -> Part:
-    """The rest of the UNet as a component. inputs: the source of each."""
-    prediction = TensorSpec("prediction", "float32", ("batch", unet.config.out_channels, "height", "width"))
-    sources = {spec.name: source for spec, source in inputs.items()}
-    multiple = multiple_of(unet.config)
-    whole = part("unet", build, (*inputs,), (prediction,), runs, role="denoiser", sources=sources, multiple=multiple)
-    return replace(whole, attention_factor=attention_factor(unet.config))
+    yield denoiser_part("unet", build, inputs, unet.config.out_channels, runs, **factors)
 
 
 def attention_factor(config: Config) -> int:

@@ -6,6 +6,7 @@ All are compared with the undivided transformer, so that the split itself is und
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from diffusers import Flux2Transformer2DModel
@@ -13,9 +14,9 @@ from torch import Tensor
 
 from latentrt.bundle.sources import TIMESTEP, InputSource, Rotary, latents_source, rotary_source, text_source
 from latentrt.tensors import TensorSpec
-from latentrt_export.components.hoisted import HoistedPart
+from latentrt_export.components.hoisted import HoistedPart, denoiser_part, shared_inputs
 from latentrt_export.components.steering import Run
-from latentrt_export.networks.component import PROBES, Part, generator, part
+from latentrt_export.networks.component import PROBES, Part, generator
 from latentrt_export.networks.flux2 import HoistedFlux2, Modulations
 
 # The tokens of a probe's texts.
@@ -35,29 +36,24 @@ def transformer_parts(transformer: Flux2Transformer2DModel) -> Iterator[Part]:
     )
     runs = [probe_run(transformer, hoisted, *one) for one in zip(PROBES, TOKENS, strict=True)]
     yield from (one.part(runs) for one in hoisted)
-    shared = {one.output(int(runs[0][one.name].shape[-1]), "batch", *one.axes[1:]): one.source for one in hoisted}
-    yield denoiser_part(transformer, shared, runs)
+    inputs = inputs_of(transformer, shared_inputs(hoisted, runs))
+    build, channels = partial(HoistedFlux2, transformer), transformer.config.in_channels
+    yield denoiser_part("transformer", build, inputs, channels, runs)
 
 
-def denoiser_part(
-    transformer: Flux2Transformer2DModel, shared: Mapping[TensorSpec, InputSource], runs: Sequence[Run]
-) -> Part:
-    """The rest of the transformer as a component. shared: its inputs that hoisted graphs make."""
+def inputs_of(
+    transformer: Flux2Transformer2DModel, shared: Mapping[TensorSpec, InputSource]
+) -> dict[TensorSpec, InputSource]:
+    """The inputs of what is left, and the source of each. shared: those that hoisted graphs make."""
     config = transformer.config
     pairs, shape = config.attention_head_dim // 2, ("batch", config.in_channels, "height", "width")
     turns = rotary_source(Rotary(float(config.rope_theta), tuple(config.axes_dims_rope), REFERENCES))
-    inputs = {
+    return {
         TensorSpec("sample", "float32", shape): latents_source(),
         **shared,
         TensorSpec("rotary_text", "float32", (2, "tokens", pairs)): turns,
         TensorSpec("rotary_image", "float32", (2, "height", "width", pairs)): turns,
     }
-    sources = {spec.name: source for spec, source in inputs.items()}
-    prediction = (TensorSpec("prediction", "float32", shape),)
-    build = HoistedFlux2
-    return part(
-        "transformer", lambda: build(transformer), (*inputs,), prediction, runs, role="denoiser", sources=sources
-    )
 
 
 def probe_run(

@@ -1,9 +1,9 @@
-"""A graph hoisted out of the UNet, as a component."""
+"""Graphs hoisted out of a denoiser, and what is left of it, as components."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
@@ -41,3 +41,25 @@ class HoistedPart:
         output = self.output(int(runs[0][self.name].shape[-1]))
         sources = {spec.name: source for spec, source in self.inputs.items()}
         return part(self.name, lambda: self.module, (*self.inputs,), (output,), runs, role="hoisted", sources=sources)
+
+
+def shared_inputs(hoisted: Sequence[HoistedPart], runs: Sequence[Run]) -> dict[TensorSpec, InputSource]:
+    """The denoiser's inputs that hoisted graphs make, and the source of each."""
+    return {one.output(int(runs[0][one.name].shape[-1]), "batch", *one.axes[1:]): one.source for one in hoisted}
+
+
+def denoiser_part(
+    name: str,
+    build: Callable[[], nn.Module],
+    inputs: Mapping[TensorSpec, InputSource],
+    channels: int,
+    runs: Sequence[Run],
+    *,
+    multiple: int = 1,
+    attention_factor: int = 1,
+) -> Part:
+    """What is left of a denoiser, as a component. inputs: the source of each. channels: of the prediction."""
+    prediction = TensorSpec("prediction", "float32", ("batch", channels, "height", "width"))
+    sources = {spec.name: source for spec, source in inputs.items()}
+    whole = part(name, build, (*inputs,), (prediction,), runs, role="denoiser", sources=sources, multiple=multiple)
+    return replace(whole, attention_factor=attention_factor)

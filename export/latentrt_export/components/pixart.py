@@ -6,7 +6,7 @@ All are compared with the undivided transformer, so that the split itself is und
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 
 import torch
 from diffusers import PixArtTransformer2DModel
@@ -22,9 +22,9 @@ from latentrt.bundle.sources import (
     text_source,
 )
 from latentrt.tensors import TensorSpec
-from latentrt_export.components.hoisted import HoistedPart
+from latentrt_export.components.hoisted import HoistedPart, denoiser_part, shared_inputs
 from latentrt_export.components.steering import Run
-from latentrt_export.networks.component import Part, generator, part, probes_of
+from latentrt_export.networks.component import Part, generator, probes_of
 from latentrt_export.networks.pixart import CaptionKV, HoistedPixArt, Modulations, position_table
 
 # The tokens of a probe's captions: those of a usual prompt, and the one of an empty text.
@@ -44,36 +44,21 @@ def transformer_parts(transformer: PixArtTransformer2DModel) -> Iterator[Part]:
     )
     runs = probe_runs(transformer, hoisted)
     yield from (one.part(runs) for one in hoisted)
-    shared = {one.output(int(runs[0][one.name].shape[-1]), "batch", *one.axes[1:]): one.source for one in hoisted}
-    yield denoiser_part(transformer, shared, runs)
+    inputs = inputs_of(transformer, shared_inputs(hoisted, runs))
+    factors = dict.fromkeys(("multiple", "attention_factor"), transformer.config.patch_size)
+    build, channels = partial(HoistedPixArt, transformer), transformer.config.in_channels
+    yield denoiser_part("transformer", build, inputs, channels, runs, **factors)
 
 
-def denoiser_part(
-    transformer: PixArtTransformer2DModel, shared: Mapping[TensorSpec, InputSource], runs: Sequence[Run]
-) -> Part:
-    """The rest of the transformer as a component. shared: its inputs that hoisted graphs make."""
+def inputs_of(
+    transformer: PixArtTransformer2DModel, shared: Mapping[TensorSpec, InputSource]
+) -> dict[TensorSpec, InputSource]:
+    """The inputs of what is left, and the source of each. shared: those that hoisted graphs make."""
     config, embed = transformer.config, transformer.pos_embed
     patch, shape = config.patch_size, ("batch", config.in_channels, "height", "width")
     table = TensorSpec("positions", "float32", (embed.proj.out_channels, f"height/{patch}", f"width/{patch}"))
     numbering = Positions(int(embed.base_size), float(embed.interpolation_scale))
-    inputs = {
-        TensorSpec("sample", "float32", shape): latents_source(),
-        **shared,
-        table: positions_source(numbering),
-    }
-    sources = {spec.name: source for spec, source in inputs.items()}
-    prediction = (TensorSpec("prediction", "float32", shape),)
-    whole = part(
-        "transformer",
-        lambda: HoistedPixArt(transformer),
-        (*inputs,),
-        prediction,
-        runs,
-        role="denoiser",
-        sources=sources,
-        multiple=patch,
-    )
-    return replace(whole, attention_factor=patch)
+    return {TensorSpec("sample", "float32", shape): latents_source(), **shared, table: positions_source(numbering)}
 
 
 def probe_runs(transformer: PixArtTransformer2DModel, hoisted: Sequence[HoistedPart]) -> list[Run]:

@@ -20,12 +20,12 @@ from latentrt.request.settings import resolve
 from latentrt.sampling.grids import flow_grid
 from latentrt.storage.json_codec import TypedError
 from latentrt_calib.calibrate import check_denoiser
-from latentrt_export.build.tensorrt import BuildOptions, build
 from latentrt_export.checkpoint.scheduler import schedule_of
 from latentrt_export.estimate.estimate import calls_of
 from tests.export import klein
 from tests.export.controls import noise
 from tests.export.klein import PROMPT, SIZE
+from tests.export.transformer_checks import check_half_precision, check_plans
 from tests.sweep import rest_swept
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -260,20 +260,9 @@ def test_the_states_of_the_published_encoders(tmp_path):
 @pytest.mark.sweep
 @pytest.mark.parametrize(("precision", "least"), [("w16", 60.0), ("fp16", 40.0)])
 def test_half_precisions(tmp_path, precision, least):
-    pair = klein.opened_pair(tmp_path, precision=precision)
-    with pair.ours:
-        components = pair.ours.bundle.manifest.components
-        found = pair.psnr(steps=4)
-    print(f"{found:.1f} dB")
-    assert components["text_encoder"].precision == "w16" and components["transformer"].precision == precision
-    assert found >= least
+    check_half_precision(klein.opened_pair(tmp_path, precision=precision), precision, least)
 
 
 @pytest.mark.sweep
 def test_every_component_becomes_a_plan(tmp_path):
-    """By NVIDIA's own builder, for a GPU that is not here."""
-    pair = klein.opened_pair(tmp_path, precision="fp16")
-    with pair.ours:
-        names = pair.ours.bundle.manifest.components
-    plans = list(build(tmp_path / "bundle", BuildOptions("tensorrt-rtx", ("sm86",), sizes=((96, 64),), batches=(2,))))
-    assert [plan.component for plan in plans] == [*names]
+    check_plans(klein.opened_pair(tmp_path, precision="fp16"), tmp_path / "bundle")

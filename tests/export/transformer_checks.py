@@ -1,0 +1,24 @@
+"""What holds of every transformer: half precisions, and plans by NVIDIA's own builder, for a GPU that is not here."""
+
+from pathlib import Path
+from typing import Any
+
+from latentrt_export.build.tensorrt import BuildOptions, build
+
+
+def check_half_precision(pair: Any, precision: str, least: float, **options: Any) -> None:
+    """Asserts the text encoder's and the denoiser's precision, and the PSNR in dB of a picture of these options."""
+    with pair.ours:
+        components = pair.ours.bundle.manifest.components
+        found = pair.psnr(steps=4, **options)
+    print(f"{found:.1f} dB")
+    assert components["text_encoder"].precision == "w16" and components["transformer"].precision == precision
+    assert found >= least
+
+
+def check_plans(pair: Any, bundle: Path) -> None:
+    """Asserts that every component of the pair's bundle becomes a plan."""
+    with pair.ours:
+        names = pair.ours.bundle.manifest.components
+    plans = list(build(bundle, BuildOptions("tensorrt-rtx", ("sm86",), sizes=((96, 64),), batches=(2,))))
+    assert [plan.component for plan in plans] == [*names]
