@@ -1,5 +1,7 @@
 """All cut-outs at once, and pictures drawn from them: what the training stages show their models."""
 
+import os
+from collections.abc import Callable
 from functools import cache
 
 import numpy as np
@@ -19,11 +21,22 @@ WHITE = list(COLOURS).index("white")
 @cache
 def all_cutouts() -> NDArray[np.uint8]:
     """Return every cut-out in the index's order: (pictures, 128, 128, 4) uint8, colour times alpha, then alpha."""
-    cached = FOLDER / "cutouts.npy"
+    return np.array(cached("cutouts.npy", lambda row: compose.load(row.path)))
+
+
+def cached(name: str, made: Callable[[index.Row], compose.Array]) -> NDArray[np.uint8]:
+    """Return one picture a row of the index from a file, mapped: uint8, of values in [0, 1]. Make the file if need be.
+
+    Processes that train together may all make it: each writes a file of its own, and the last one to finish stays.
+    """
+    file = FOLDER / name
     rows = index.load()
-    if not cached.is_file() or len(np.load(cached, mmap_mode="r")) != len(rows):
-        np.save(cached, np.stack([np.round(compose.load(row.path) * 255).astype(np.uint8) for row in rows]))
-    return np.load(cached)
+    if not file.is_file() or len(np.load(file, mmap_mode="r")) != len(rows):
+        written = file.with_name(f"{os.getpid()}.{name}")
+        np.save(written, np.stack([np.round(made(row) * 255).astype(np.uint8) for row in rows]))
+        written.replace(file)
+    mapped: NDArray[np.uint8] = np.load(file, mmap_mode="r")
+    return mapped
 
 
 def cutout(number: int) -> compose.Array:

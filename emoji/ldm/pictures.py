@@ -13,8 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from emoji import compose, index
-from emoji.cutouts import drawn_colour, on_colour
-from emoji.fetch import FOLDER
+from emoji.cutouts import cached, drawn_colour, on_colour
 
 LARGE, SMALL = 256, 64
 FACTOR = LARGE // SMALL
@@ -23,17 +22,13 @@ FACTOR = LARGE // SMALL
 @cache
 def all_cutouts() -> NDArray[np.uint8]:
     """Return every large cut-out in the index's order: (pictures, 256, 256, 4) uint8, premultiplied."""
-    cached = FOLDER / "cutouts256.npy"
-    rows = index.load()
-    if not cached.is_file() or len(np.load(cached, mmap_mode="r")) != len(rows):
-        np.save(cached, np.stack([large_cutout(row) for row in rows]))
-    return np.load(cached, mmap_mode="r")
+    return cached("cutouts256.npy", large_cutout)
 
 
-def large_cutout(row: index.Row) -> NDArray[np.uint8]:
-    """Return a picture's cut-out at 256x256, uint8."""
+def large_cutout(row: index.Row) -> compose.Array:
+    """Return a picture's cut-out: (256, 256, 4) in [0, 1]."""
     with Image.open(row.path) as image:
-        return np.round(compose.cutout(image, LARGE) * 255).astype(np.uint8)
+        return compose.cutout(image, LARGE)
 
 
 def large(number: int, colour: int) -> Tensor:

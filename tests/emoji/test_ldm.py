@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from emoji import index, training
+from emoji import cutouts, index, training
 from emoji.ldm import checkpoint, classes, first_stage, latents, pictures, super_resolution
 from tests.sweep import sweep
 
@@ -30,7 +30,7 @@ def small_set(tmp_path, monkeypatch):
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
         rows.append(SimpleNamespace(path=tmp_path / f"{number}.png", label=label, group=group))
     monkeypatch.setattr(index, "load", lambda: rows)
-    for module in (pictures, training):
+    for module in (cutouts, training):
         monkeypatch.setattr(module, "FOLDER", tmp_path)
     for name in ("LARGE", "SMALL"):
         monkeypatch.setattr(latents, name, tmp_path / f"{name}.npz")
@@ -59,6 +59,17 @@ def test_a_small_pixel_is_the_mean_of_the_large_ones_beside_it(small_set):
     small = pictures.reduced(large)
     assert small.shape == (3, 64, 64)
     np.testing.assert_allclose(small[:, 20, 30], large[:, 80:84, 120:124].mean((1, 2)), atol=1e-6)
+
+
+def test_a_cut_outs_file_is_there_when_it_is_whole(small_set):
+    def made(row):
+        assert not (small_set / "some.npy").exists()  # another process would read half of it
+        return np.full((2, 2, 4), 0.2, np.float32)
+
+    expected = np.full((4, 2, 2, 4), 51, np.uint8)
+    np.testing.assert_array_equal(cutouts.cached("some.npy", made), expected)
+    np.testing.assert_array_equal(cutouts.cached("some.npy", pytest.fail), expected)
+    assert not list(small_set.glob("*.some.npy"))
 
 
 def test_crops_are_of_both_sizes(small_set):
