@@ -69,7 +69,7 @@ def make_graph(case: Case, folder: Path) -> None:
         quantize(model, {spec.name: shape for spec, shape in zip(inputs, shapes(case, kv, bias).values(), strict=True)})
     folder.mkdir(parents=True)
     save_graph(model, folder, "canonical")
-    save_graph(lowered_model(folder / "canonical.onnx", "fp16", "decomposed"), folder, "unet")
+    save_graph(lowered_model(folder / "canonical.onnx", "decomposed", turned=True), folder, "unet")
     (folder / "widths").write_text(f"{kv} {bias}")
 
 

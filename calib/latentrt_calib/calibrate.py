@@ -17,7 +17,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from latentrt.errors import BundleError, RequestError
+from latentrt.errors import BundleError, FidelityError, RequestError
 from latentrt.pipeline.load import load
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.settings import resolve
@@ -27,6 +27,7 @@ from latentrt_calib.evaluate.compare import bundle_summary, compare
 from latentrt_calib.evaluate.generate import requests_of
 from latentrt_calib.precisions.context import CalibrationOptions as CalibrationOptions
 from latentrt_calib.precisions.context import Candidate, Context
+from latentrt_calib.precisions.half import in_fp16
 from latentrt_calib.precisions.int8 import in_int8
 from latentrt_calib.precisions.weights import in_w4, in_w8
 from latentrt_calib.publish import Gate, publish
@@ -46,9 +47,9 @@ EVALUATION_SEED = 1_000_000
 
 Settings = dict[str, str | int | float]
 Quantize = Callable[[Context, Evaluator, str], Candidate]
-PRECISIONS: Mapping[str, Quantize] = {"int8": in_int8, "w8": in_w8, "w4": in_w4}
-# The precisions of weights alone, of any graph; activations in 8 bits have been measured in UNets and decoders alone.
-WEIGHTS_ALONE = ("w8", "w4")
+PRECISIONS: Mapping[str, Quantize] = {"int8": in_int8, "w8": in_w8, "w4": in_w4, "fp16": in_fp16}
+# The precisions of any graph; activations in 8 bits have been measured in UNets and decoders alone.
+OF_ANY_GRAPH = ("w8", "w4", "fp16")
 
 
 def calibrate(
@@ -56,8 +57,8 @@ def calibrate(
 ) -> Report:
     """Writes the quantized bundle `out`, with its report as a page, and returns the report.
 
-    precision: "int8", "w8" or "w4". `out` appears whole or not at all. Intermediate results are kept beside it until
-    then, and a second run continues from them. Raises BundleError for a bundle that is quantized already,
+    precision: "int8", "w8", "w4" or "fp16". `out` appears whole or not at all. Intermediate results are kept beside it
+    until then, and a second run continues from them. Raises BundleError for a bundle that is quantized already,
     FidelityError for a budget that cannot be met, RequestError for subjects that cannot be generated and for a gate of
     text encoders in INT8, OutputError when `out` exists or the disk is full.
     """
@@ -66,7 +67,7 @@ def calibrate(
     with load(source, engine="onnxruntime") as pipeline:
         check_denoiser(pipeline, precision)
         check_encoders(pipeline, options)
-        check_float(pipeline, (pipeline.bundle.manifest.denoiser, *gated(pipeline, options)))
+        check_float(pipeline, (pipeline.bundle.manifest.denoiser, *gated(pipeline, options)), precision)
         context = Context(pipeline, options, out.parent / f".{out.name}.calibration", progress)
         with filling(context.folder, out):
             open_workspace(context.folder, SETTINGS, fingerprint(context, precision))
@@ -81,6 +82,7 @@ def calibrate(
             progress("comparing with the float bundle")
             settings = report_settings(options, evaluator, precision)
             report = publish(pipeline.bundle, folder, denoiser, gates, evaluator, settings)
+            check_budget(report, options.budget_db)
     put_in_place(folder, out)
     shutil.rmtree(context.folder)
     return report
@@ -88,7 +90,7 @@ def calibrate(
 
 def check_options(precision: str, options: CalibrationOptions) -> None:
     """Raises RequestError for a gate of text encoders where only weights and activations together are quantized."""
-    if options.text_gate_db is not None and precision not in WEIGHTS_ALONE:
+    if options.text_gate_db is not None and precision not in OF_ANY_GRAPH:
         raise RequestError(
             f"text gate: got {options.text_gate_db:g} dB with the precision {precision}, in which text encoders stay "
             "float; leave it out, or use --precision w4"
@@ -98,10 +100,20 @@ def check_options(precision: str, options: CalibrationOptions) -> None:
 def check_denoiser(pipeline: Pipeline, precision: str) -> None:
     """Raises BundleError for activations in 8 bits in a denoiser that is no UNet: none other has been measured."""
     manifest = pipeline.bundle.manifest
-    if manifest.denoiser != UNET and precision not in WEIGHTS_ALONE:
+    if manifest.denoiser != UNET and precision not in OF_ANY_GRAPH:
         raise BundleError(
             f"{manifest.name}: got a denoiser that is a {manifest.denoiser}, expected a UNet; quantize its weights "
             "alone, with --precision w4"
+        )
+
+
+def check_budget(report: Report, budget_db: float) -> None:
+    """Raises FidelityError for pictures below the budget, where no choice of layers could meet it."""
+    reached = report.comparison.loss.psnr_db
+    if reached is not None and reached < budget_db:
+        raise FidelityError(
+            f"{report.component}: got pictures of {reached:.2f} dB in {report.precision}, expected at least "
+            f"{budget_db:g} dB, the budget; nothing was written. Take another --precision, or a lower --budget"
         )
 
 
@@ -120,8 +132,8 @@ def check_encoders(pipeline: Pipeline, options: CalibrationOptions) -> None:
         )
 
 
-def check_float(pipeline: Pipeline, names: Sequence[str]) -> None:
-    """Raises BundleError for a component that is quantized already."""
+def check_float(pipeline: Pipeline, names: Sequence[str], precision: str) -> None:
+    """Raises BundleError for a component that is quantized already, or has the precision."""
     bundle = pipeline.bundle
     for name in names:
         component = bundle.manifest.components[name]
@@ -130,6 +142,11 @@ def check_float(pipeline: Pipeline, names: Sequence[str]) -> None:
                 f"{bundle.folder}: got a {name} that is quantized already, expected a float one; "
                 "calibrate the bundle that `latentrt export` wrote"
             )
+        if precision == component.precision:
+            raise BundleError(
+                f"{bundle.folder}: got a {name} in {precision} already, expected one in fp32 or w16; "
+                "export it with --precision w16"
+            )
 
 
 def gate_of(context: Context, evaluator: Evaluator, quantize: Quantize, name: str, folder: Path) -> Gate:
@@ -137,7 +154,7 @@ def gate_of(context: Context, evaluator: Evaluator, quantize: Quantize, name: st
     gate_db = context.options.vae_gate_db if name == DECODER else context.options.text_gate_db
     assert gate_db is not None
     candidate, bundle = quantize(context, evaluator, name), bundle_summary(context.pipeline.bundle)
-    pictures = evaluator.decoded(candidate.model) if name == DECODER else evaluator.drawn(name, candidate.model)
+    pictures = evaluator.decoded(candidate.shown) if name == DECODER else evaluator.drawn(name, candidate.shown)
     comparison = compare(bundle, bundle, evaluator.references, pictures, context.pipeline.engine)
     reached = math.inf if comparison.loss.psnr_db is None else comparison.loss.psnr_db
     context.progress(f"{name} in {candidate.precision}: {reached:.2f} dB, the gate is {gate_db:g} dB")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -27,6 +28,8 @@ from latentrt_calib.recording.record import DECODER
 from latentrt_calib.report.page import save_page
 from latentrt_calib.report.report import GateReport, LayerReport, Report, figures
 from latentrt_export.graph.costs import total_macs
+from latentrt_export.graph.emulation import emulated
+from latentrt_export.graph.step_cache import without_features
 from latentrt_export.step_cache import cut_again
 
 # Not listed among the bundle's files, because they state the manifest's hash.
@@ -81,14 +84,16 @@ def publish(
         unmeasured = cut_again(folder, unmeasured)
     unmeasured = replace(unmeasured, files=record_files(folder, named_files(unmeasured)))
     save_manifest(folder, unmeasured)
-    report = report_of(manifest, unmeasured, unet, compared(source, folder, evaluator), settings)
+    report = report_of(manifest, unmeasured, unet, compared(source, folder, evaluator, parts), settings)
     gated = []
     for gate in gates:
         inner = report_of(manifest, unmeasured, gate.written, gate.comparison, settings) if gate.written else None
         gated.append(GateReport(gate.gate_db, gate.comparison.loss.psnr_db, inner, gate.component))
     decoder = next((one for one in gated if one.component == DECODER), None)
     encoders = tuple(one for one in gated if one.component != DECODER)
-    report = replace(report, decoder=decoder, encoders=encoders, cached=cached_loss(source, folder, evaluator))
+    # In fp16 a CPU does not round, so that the loss with a step cache would not be that of a GPU.
+    cached = None if unet.precision == "fp16" else cached_loss(source, folder, evaluator)
+    report = replace(report, decoder=decoder, encoders=encoders, cached=cached)
     measured = {one.component: one.quantization for one in report.components}
     if shallow:
         whole = report.quantization
@@ -184,14 +189,16 @@ def with_other(report: Report, other: BundleSummary) -> Report:
     return replace(report, comparison=replace(report.comparison, other=other), decoder=decoder, encoders=encoders)
 
 
-def compared(source: Bundle, folder: Path, evaluator: Evaluator) -> Comparison:
-    """The pictures of the folder's bundle compared with those of the float bundle."""
-    with load(folder, engine=evaluator.pipeline.engine, verify=False) as pipeline:
+def compared(source: Bundle, folder: Path, evaluator: Evaluator, parts: Sequence[WrittenComponent]) -> Comparison:
+    """The pictures of the folder's bundle compared with those of the float bundle. parts: what differs between them."""
+    engine, names = evaluator.pipeline.engine, [part.graph.component for part in parts if part.precision == "fp16"]
+    with ExitStack() as stack:
+        if names:
+            # ONNX Runtime computes fp16 in float32 on a CPU; these graphs round as a GPU does.
+            rounded = {name: emulated(without_features(ir.load(folder / f"{name}.onnx"))) for name in names}
+            pipeline = stack.enter_context(evaluator.candidate(rounded))
+        else:
+            pipeline = stack.enter_context(load(folder, engine=engine, verify=False))
         others = generate_samples(pipeline, evaluator.requests)
-        return compare(
-            bundle_summary(source),
-            bundle_summary(pipeline.bundle),
-            evaluator.references,
-            others,
-            evaluator.pipeline.engine,
-        )
+        other = bundle_summary(open_bundle(folder, verify=False))
+        return compare(bundle_summary(source), other, evaluator.references, others, engine)

@@ -37,10 +37,11 @@ GROUPS = {
 @click.argument("out", type=FOLDER)
 @click.option(
     "--precision",
-    type=click.Choice(["int8", "w8", "w4"]),
+    type=click.Choice(["int8", "w8", "w4", "fp16"]),
     default="int8",
     show_default=True,
-    help="int8: weights and arithmetic. w8, w4: weights only, smaller but not faster; w4 has linear layers in 4 bits.",
+    help="int8: weights and arithmetic. w8, w4: weights only, smaller but not faster; w4 has linear layers in 4 bits. "
+    "fp16: weights and arithmetic, except where values leave its range.",
 )
 @click.option(
     "--target",
@@ -102,7 +103,7 @@ GROUPS = {
     "text_gate_db",
     type=float,
     metavar="DB",
-    help="Quantize text encoders, of w8 and w4, whose prompts' pictures keep this mean PSNR.  [default: off]",
+    help="Quantize text encoders, of w8, w4, fp16, whose prompts' pictures keep this mean PSNR.  [default: off]",
 )
 @click.option("--sensitivity", is_flag=True, help="Measure each layer's damage even if the budget holds.")
 @as_json
@@ -183,14 +184,19 @@ def show(report: Report, out: Path) -> None:
 
 def show_layers(report: Report) -> None:
     """Prints the share in INT8 and the layers that stay float, or the number of layers of each width of weights."""
+    from latentrt_calib.report.layer_reports import HALF
+
     if report.precision == "int8":
         shares = report.macs_int8_share_of_layers, report.macs_int8_share_of_all
         echo(f"{'int8':11} {shares[0]:.1%} of its layers' MACs, {shares[1]:.1%} of all its MACs")
         for layer in report.float_layers:
             echo(f"{'float':11} {layer.name}: {layer.reason}")
         return
-    for reason, count in Counter(layer.reason for layer in report.layers).items():
+    named = [layer for layer in report.layers if layer.reason != HALF] if report.precision == "fp16" else []
+    for reason, count in Counter(layer.reason for layer in report.layers if layer not in named).items():
         echo(f"{report.precision:11} {count} layers: {reason}")
+    for layer in named:
+        echo(f"{'float32':11} {layer.name}: {layer.reason}")
 
 
 def show_cached(cached: CachedLoss, budget_db: float | int | str) -> None:

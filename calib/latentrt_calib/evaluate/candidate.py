@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from latentrt.engines import open_engine
+from latentrt.engines import Engine, open_engine
 from latentrt.images.pillow import to_images
 from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.request import Request
@@ -78,35 +78,34 @@ class Evaluator:
 
     def pairs(self, component: str, model: ir.Model, count: int | None = None) -> list[Pair]:
         """Compares the first `count` pictures with and without `model` in the component's place."""
-        with self.candidate(component, model) as candidate:
+        with self.candidate({component: model}) as candidate:
             samples = generate_samples(candidate, self.requests[:count])
             return [pair_of(one, two) for one, two in zip(self.references[:count], samples, strict=True)]
 
     def drawn(self, component: str, model: ir.Model) -> list[Sample]:
         """Returns samples of all requests with `model` in the component's place."""
-        with self.candidate(component, model) as candidate:
+        with self.candidate({component: model}) as candidate:
             return list(generate_samples(candidate, self.requests))
 
     def decoded(self, model: ir.Model) -> list[Sample]:
         """Returns the float pipeline's samples with their pictures decoded by `model`."""
-        with self.candidate(DECODER, model) as candidate:
+        with self.candidate({DECODER: model}) as candidate:
             images = [to_images(candidate.decode(one.latents[-1:]))[0] for one in self.references]
         return [replace(one, image=np.asarray(image)) for one, image in zip(self.references, images, strict=True)]
 
     @contextmanager
-    def candidate(self, component: str, model: ir.Model) -> Iterator[Pipeline]:
-        """The pipeline with `model` in the component's place; the model is in the scratch folder during the block."""
+    def candidate(self, models: Mapping[str, ir.Model]) -> Iterator[Pipeline]:
+        """The pipeline with models in components' places; they are in the scratch folder during the block."""
         folder, pipeline = self.folder / SCRATCH, self.pipeline
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        spec = replace(
-            without_step_cache(pipeline.bundle.manifest).components[component],
-            file=f"{component}.onnx",
-            data=save_graph(model, folder, component),
-        )
-        engine = open_engine(pipeline.engine, component, spec, folder)
+        known, engines = without_step_cache(pipeline.bundle.manifest).components, dict[str, Engine]()
         try:
-            yield pipeline.with_engines({component: engine})
+            for name, model in models.items():
+                spec = replace(known[name], file=f"{name}.onnx", data=save_graph(model, folder, name))
+                engines[name] = open_engine(pipeline.engine, name, spec, folder)
+            yield pipeline.with_engines(engines)
         finally:
-            engine.close()
+            for engine in engines.values():
+                engine.close()
             shutil.rmtree(folder, ignore_errors=True)

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
+from onnx import helper
 from onnxruntime import InferenceSession
 
 from latentrt.bundle.folder import sha256_of
@@ -23,11 +25,11 @@ from latentrt.tensors import Array
 from latentrt_export.graph.session import low_memory_session
 
 if TYPE_CHECKING:
-    from onnx import ModelProto
+    from onnx import ModelProto, NodeProto
 
 # Protobuf is limited to 2 GB, and several copies of the bytes are in memory while a session is made.
 LARGEST_EMBEDDED_BYTES = 1_000_000_000
-SHAPE = ".shape of it"
+SHAPE, MAGNITUDES, LARGEST = ".shape of it", ".magnitudes", ".largest"
 FLOAT_BYTES = 4
 
 
@@ -68,16 +70,34 @@ class InstrumentedGraph:
 
     def shapes(self, values: Sequence[str], feeds: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
         """The shape of each value for `feeds`, measured by a run: shape inference lacks some operators."""
+        names = [value + SHAPE for value in values]
+        with self._extended(helper.make_node("Shape", [value], [value + SHAPE]) for value in values):
+            found = run_graph(self.session(names), names, feeds)
+        return {value: tuple(found[value + SHAPE].tolist()) for value in values}
+
+    def session_of_largest(self, values: Sequence[str]) -> InferenceSession:
+        """A session that also outputs the largest magnitude of each value, one number, named as the value + LARGEST."""
+        steps = (
+            node
+            for value in values
+            for node in (
+                helper.make_node("Abs", [value], [value + MAGNITUDES]),
+                helper.make_node("ReduceMax", [value + MAGNITUDES], [value + LARGEST], keepdims=0),
+            )
+        )
+        with self._extended(steps):
+            return self.session([value + LARGEST for value in values])
+
+    @contextmanager
+    def _extended(self, nodes: Iterable[NodeProto]) -> Iterator[None]:
+        """The graph with further nodes, during the block."""
         graph = self.proto.graph
         before = len(graph.node)
-        for value in values:
-            graph.node.add(op_type="Shape", input=[value], output=[value + SHAPE])
+        graph.node.extend(nodes)
         try:
-            names = [value + SHAPE for value in values]
-            found = run_graph(self.session(names), names, feeds)
+            yield
         finally:
             del graph.node[before:]
-        return {value: tuple(found[value + SHAPE].tolist()) for value in values}
 
 
 def instrumented(model: ir.Model | Path, scratch: Path) -> InstrumentedGraph:

@@ -19,6 +19,7 @@ from latentrt_calib.quantize.planning import Recipe
 from latentrt_calib.recording.prompts import for_images
 from latentrt_calib.recording.record import DECODER, Progress, Recording, record
 from latentrt_calib.report.report import LayerReport
+from latentrt_export.graph.emulation import emulated
 from latentrt_export.graph.save import save_graph
 
 
@@ -97,6 +98,11 @@ class Candidate:
     layers: Callable[[], tuple[LayerReport, ...]]
     buckets: tuple[tuple[float, float], ...] = ()
     damage: tuple[Damage, ...] = ()
+
+    @property
+    def shown(self) -> ir.Model:
+        """The graph that pictures are compared with: in fp16 one that rounds, which no engine for a CPU does."""
+        return emulated(self.model.clone()) if self.precision == "fp16" else self.model
 
     def write(self, folder: Path) -> WrittenComponent:
         """Writes the graph into a bundle's folder."""

@@ -9,6 +9,7 @@ from latentrt_calib.quantize.planning import PlannedLayer
 
 BY_RULE, OVER_BUDGET, WEIGHTS_ONLY = "first or last convolution", "over the budget", "weights only"
 FIRST_OR_LAST, FOUR_BITS, EIGHT_BITS = "first or last layer", "weights in 4 bits", "weights in 8 bits"
+HALF = "fp16"
 
 
 def over_budget(damage: Damage) -> str:
@@ -21,6 +22,11 @@ def over_budget(damage: Damage) -> str:
 def eight_bits_for_budget(damage: Damage) -> str:
     """The reason of a layer whose weights keep 8 bits for the budget, with the PSNR if it alone has 4."""
     return f"{EIGHT_BITS}, {over_budget(damage)}"
+
+
+def in_single(magnitude: float) -> str:
+    """The reason of an operator that stays float32, with the largest magnitude that it computes or reads."""
+    return f"float32, as values reach {magnitude:.3g}"
 
 
 def ranges_of(

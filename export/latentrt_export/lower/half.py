@@ -7,7 +7,7 @@ need no casts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import onnx_ir as ir
@@ -30,15 +30,15 @@ QUANTIZED_OPERATORS, QUANTIZED_OPSET = ("QuantizeLinear", "DequantizeLinear"), 1
 Use = tuple[ir.Node, int]  # a node, and which of its inputs
 
 
-def half(model: ir.Model) -> ir.Model:
+def half(model: ir.Model, in_single: Collection[str] = ()) -> ir.Model:
     """`model`, in place, computing in fp16; the types of its inputs and outputs stay.
 
-    Raises FidelityError for a constant that fp16 cannot hold.
+    in_single: names of nodes that compute in float32. Raises FidelityError for a constant that fp16 cannot hold.
     """
     graph = model.graph
     LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     drop_stored_casts(graph)
-    in_float32 = float32_nodes(graph) | upcast_nodes(graph)
+    in_float32 = float32_nodes(graph) | upcast_nodes(graph) | {node for node in graph if node.name in in_single}
     outputs = {value: value.dtype for value in graph.outputs}
     retype_nodes(graph, in_float32)
     retype_constants(graph, in_float32)
@@ -147,11 +147,14 @@ def cast_inputs(graph: ir.Graph, in_float32: set[ir.Node]) -> None:
 
 
 def cast_between(graph: ir.Graph, in_float32: set[ir.Node]) -> None:
-    """Inserts a cast to fp16 after the part that stays float32."""
+    """Inserts casts where a node reads what one of the other type has made."""
     for node in list(graph):
-        if node in in_float32:
-            for value in node.outputs:
+        for value in node.outputs:
+            if node in in_float32 and value.dtype == SINGLE:
                 cast(graph, value, HALF, [use for use in value.uses() if use.node not in in_float32])
+            elif value.dtype == HALF:
+                readers = [use for use in value.uses() if use.node in in_float32 and use.node.op_type != "Cast"]
+                cast(graph, value, SINGLE, readers)
 
 
 def cast_outputs(graph: ir.Graph, types: dict[ir.Value, ir.DataType | None]) -> None:

@@ -22,6 +22,7 @@ from latentrt.storage.atomic import new_folder
 from latentrt.tensors import Array, TensorSpec, shape_of
 from latentrt_export.fidelity import loss, worst
 from latentrt_export.graph.emulation import emulated_session
+from latentrt_export.graph.precision import PRECISIONS
 from latentrt_export.graph.save import save_graph
 from latentrt_export.graph.session import low_memory_session
 from latentrt_export.lower.attention import as_operator
@@ -100,12 +101,14 @@ def write(
 ) -> None:
     """Writes one component in fp16 if its gate allows that, else in fp32."""
     component = bundle.manifest.components[name]
-    quantized = component.quantization is not None
+    quantized = component.precision not in PRECISIONS
     choices: tuple[Floats, ...] = ("fp32",) if component.precision == "fp32" else ("fp16", "fp32")
     for floats in choices:
         gate = GATES["int8" if quantized else floats]
         try:
-            model = lowered_model(bundle.path(component.file), floats, attention)
+            # A graph in fp16 has all its types already.
+            turned = floats == "fp16" and component.precision != "fp16"
+            model = lowered_model(bundle.path(component.file), attention, turned=turned)
             with new_folder(path) as folder:
                 data = save_graph(model, folder, name)
                 lost = measure(folder / f"{name}.onnx", feeds, references, gate)
@@ -118,10 +121,10 @@ def write(
             progress(f"{name}: stays fp32: {error}")
 
 
-def lowered_model(graph: Path, floats: Floats, attention: Attention) -> ir.Model:
-    """The lowered graph of a file."""
+def lowered_model(graph: Path, attention: Attention, *, turned: bool) -> ir.Model:
+    """The lowered graph of a file. turned: from float32 to fp16."""
     model = ir.load(graph)
-    if floats == "fp16":
+    if turned:
         half(model)
     if attention == "operator":
         as_operator(model)
