@@ -21,8 +21,8 @@ from latentrt_calib.report.layer_reports import HALF, in_single
 from latentrt_calib.report.report import LayerReport
 from latentrt_export.lower.half import LARGEST_HALF, half
 
-# Other prompts than the recorded ones may reach higher: a value stays in fp16 up to two thirds of its range, which leaves
-# in it the masks of text encoders, -32768.
+# Other prompts than the recorded ones may reach higher: a value stays in fp16 up to two thirds of its range. Masks of
+# text encoders, -32768, are below that.
 HEADROOM = 1.5
 ANY = "any"  # target of a graph that every engine runs as it is
 
