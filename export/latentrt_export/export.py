@@ -79,6 +79,8 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
             check_boundary(options.step_cache, last_skips(prepared.checkpoint.denoiser.config))
         tiny = open_tiny_decoder(options.tiny_decoder) if options.tiny_decoder else None
         checkpoint, tokenizer = prepared.checkpoint, prepared.tokenizer
+        if options.precision == "w16":
+            checkpoint = checkpoint.in_halves()
         if tokenizer:
             (folder / TOKENIZER_FILE).parent.mkdir()
             tokenizer.backend.save(str(folder / TOKENIZER_FILE), pretty=False)

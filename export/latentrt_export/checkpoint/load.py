@@ -7,8 +7,10 @@ opens therefore also loads, and each module can be loaded, exported and freed be
 largest module, not their sum. Nothing is downloaded, and no pickle is opened.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,10 @@ from latentrt_export.checkpoint.recognition import config_differences
 from latentrt_export.checkpoint.single_file import open_file
 from latentrt_export.checkpoint.stored import Stored, read_tensors
 from latentrt_export.checkpoint.vae_file import vae_source
+from latentrt_export.graph.precision import check_half
 from latentrt_export.networks.component import Config
+from latentrt_export.networks.half_weights import compute_in_float32, linear_weights
+from latentrt_export.networks.known import may_hold_halves
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,7 @@ class Component:
     """One component of a checkpoint, not read yet: the stored tensor of each of its module's weights.
 
     changes: changes of weights, such as LoRAs, applied in order when they are read. appended: rows added to a weight.
+    halves: whether weights of linear layers are held in half precision.
     """
 
     name: str
@@ -45,18 +51,27 @@ class Component:
     weights: Mapping[str, Stored]
     changes: tuple[Change, ...] = ()
     appended: Mapping[str, tuple[Stored, ...]] = field(default_factory=dict)
+    halves: bool = False
 
     def load(self) -> Any:
-        """Returns a new module, its weights in float32, in eval mode and without gradients."""
+        """Returns a new module that computes in float32, in eval mode and without gradients.
+
+        Raises FidelityError for a weight that is to be held in half precision and is beyond its range.
+        """
         module = BUILDERS[self.name](self.config)
-        tensors = read_tensors(self.weights)
+        halves = linear_weights(module) if self.halves else frozenset[str]()
+        tensors = read_tensors(self.weights, halves - {one.weight for one in self.changes})
         for one in self.changes:
             tensors[one.weight] = torch.from_numpy(one.apply(tensors[one.weight].numpy()))
         for name, rows in self.appended.items():
             more = read_tensors({f"{place}": stored for place, stored in enumerate(rows)})
             width = tensors[name].shape[1]
             tensors[name] = torch.cat([tensors[name], *(more[f"{i}"].reshape(-1, width) for i in range(len(rows)))])
+        for name in halves & tensors.keys():
+            tensors[name] = tensors[name].half()
+            check_half(name, tensors[name])
         module.load_state_dict(tensors, assign=True)
+        compute_in_float32(module)
         return module.eval().requires_grad_(False)
 
 
@@ -83,6 +98,13 @@ class Checkpoint:
     image_prompts: Mapping[str, Mapping[str, Stored]] = field(default_factory=dict)
     declarations: Mapping[str, str] = field(default_factory=dict)
     left_out: tuple[str, ...] = ()
+
+    def in_halves(self) -> Checkpoint:
+        """The checkpoint, with linear layers held in half precision where that loses nothing in w16."""
+        components = {
+            name: replace(one, halves=may_hold_halves(name, one.config)) for name, one in self.components.items()
+        }
+        return replace(self, components=components)
 
     @property
     def draws(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,8 +81,11 @@ def unreadable(file: Path, error: Exception) -> str:
     return f"is damaged or incomplete ({error}): expected .safetensors, fetch it again"
 
 
-def read_tensors(weights: Mapping[str, Stored]) -> Tensors:
-    """Returns copies of the tensors in float32. Raises CheckpointError for a file that has changed."""
+def read_tensors(weights: Mapping[str, Stored], halves: Collection[str] = ()) -> Tensors:
+    """Returns copies of the tensors in float32, and of those named in `halves` in fp16.
+
+    A value beyond fp16's range is infinite in it. Raises CheckpointError for a file that has changed.
+    """
     by_file = sorted(weights.items(), key=lambda item: item[1].file)
     ends = itertools.accumulate(4 * math.prod(stored.shape) for _, stored in by_file)
     # A file is closed and opened again at intervals: until then, its mapped pages count as memory of this process.
@@ -97,7 +100,8 @@ def read_tensors(weights: Mapping[str, Stored]) -> Tensors:
                         whole = scaled(whole, held.get_tensor(stored.scale))
                     turned = whole.T if stored.turned else whole
                     rows = chosen_rows(turned.reshape(turned.shape or (1,)), stored)
-                    tensors[name] = rows.to(torch.float32, copy=True).reshape(stored.shape).contiguous()
+                    kind = torch.float16 if name in halves else torch.float32
+                    tensors[name] = rows.to(kind, copy=True).reshape(stored.shape).contiguous()
         except (SafetensorError, OSError, RuntimeError) as error:
             raise CheckpointError(f"{file} changed since it was opened ({error}): open it again") from error
     return tensors

@@ -77,8 +77,12 @@ def constant_of(value: ir.Value | None) -> ir.TensorProtocol | None:
 
 
 def fold_weight_view(graph: ir.Graph, node: ir.Node) -> None:
-    """Replaces a Transpose or Unsqueeze of a weight by a transposed or unsqueezed initialiser."""
+    """Replaces a Transpose or Unsqueeze of a weight, or of its Cast, by a transposed or unsqueezed initialiser."""
     weight = node.inputs[0]
+    stored, *_ = operands(weight, "Cast")
+    if weight is not None and stored is not None and isinstance(stored.const_value, TorchTensor):
+        turn_before_cast(graph, node, weight, stored)
+        return
     if weight is None or not isinstance(weight.const_value, TorchTensor):
         return
     tensor = VIEWS[node.op_type](weight.const_value.raw, node)
@@ -91,6 +95,21 @@ def fold_weight_view(graph: ir.Graph, node: ir.Node) -> None:
     graph.remove(node, safe=True)
     if not weight.uses():
         del graph.initializers[name_of(weight)]
+
+
+def turn_before_cast(graph: ir.Graph, node: ir.Node, weight: ir.Value, stored: ir.Value) -> None:
+    """Replaces the turned Cast of a weight by the Cast of the turned weight. weight: the Cast's output."""
+    after, cast = node.outputs[0], weight.producer()
+    assert cast is not None
+    turned = ir.Node("", node.op_type, [stored, *node.inputs[1:]], node.attributes.values(), name=f"{node.name}.stored")
+    again = ir.Node("", "Cast", turned.outputs, cast.attributes.values(), name=node.name)
+    turned.outputs[0].name = f"{name_of(after)}.stored"
+    made = again.outputs[0]
+    made.name, made.shape, made.type = f"{name_of(after)}.cast", after.shape, after.type
+    graph.insert_before(node, [turned, again])
+    after.replace_all_uses_with(made)
+    graph.remove(node, safe=True)
+    fold_weight_view(graph, turned)
 
 
 def transposed(weight: torch.Tensor, node: ir.Node) -> torch.Tensor:

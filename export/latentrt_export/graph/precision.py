@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -46,14 +47,9 @@ def store_half(model: ir.Model) -> ir.Model:
     for value in list(graph.initializers.values()):
         if not isinstance(value.const_value, TorchTensor) or value.dtype != ir.DataType.FLOAT:
             continue
-        largest = float(value.const_value.raw.abs().max())
-        if not largest <= torch.finfo(torch.float16).max:
-            raise FidelityError(
-                f"{value.name}: got a weight of {largest:g}, expected at most 65504, which is all that fp16 holds; "
-                "export with --precision fp32"
-            )
+        check_half(name_of(value), value.const_value.raw)
         stored = ir.Value(name=f"{value.name}.fp16", shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT16))
-        stored.const_value = TorchTensor(value.const_value.raw.half(), name=stored.name)
+        stored.const_value = halved(value.const_value.raw, name_of(stored))
         cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT.value}, name=f"{value.name}.cast")
         cast.outputs[0].name, cast.outputs[0].shape, cast.outputs[0].dtype = (
             f"{value.name}.fp32",
@@ -65,6 +61,24 @@ def store_half(model: ir.Model) -> ir.Model:
         graph.register_initializer(stored)
         graph.insert_before(graph[0], cast)
     return model
+
+
+def check_half(name: str, weight: torch.Tensor) -> None:
+    """Raises FidelityError for a weight that fp16 cannot hold, as it is or in fp16 already. name: for the message."""
+    largest = float(weight.abs().max())
+    if not largest <= torch.finfo(torch.float16).max:
+        got = f"of {largest:g}" if math.isfinite(largest) else "beyond its range"
+        raise FidelityError(
+            f"{name}: got a weight {got}, expected at most 65504, which is all that fp16 holds; export with "
+            "--precision fp32"
+        )
+
+
+def halved(weight: torch.Tensor, name: str) -> ir.LazyTensor:
+    """A weight in fp16, turned to it when it is written, so that a graph is not in memory in both types."""
+    return ir.LazyTensor(
+        lambda: TorchTensor(weight.half(), name=name), ir.DataType.FLOAT16, ir.Shape(weight.shape), name=name
+    )
 
 
 @dataclass(frozen=True)

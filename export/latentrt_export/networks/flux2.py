@@ -172,4 +172,4 @@ def fitting(configs: Configs) -> Fitting:
     yield "transformer axes_dims_rope", sum(transformer["axes_dims_rope"]), channels
 
 
-KIND = TransformerKind(Flux2Transformer2DModel, completed, fitting)
+KIND = TransformerKind(Flux2Transformer2DModel, completed, fitting, halves=True)

@@ -23,13 +23,15 @@ class TransformerKind:
     """A class of diffusers that denoises.
 
     module: the class. completed: a config with the entries that it leaves out. fitting: its sizes, and those that they
-    need of the other components' configs. finished: adds what files do not store to a module.
+    need of the other components' configs. finished: adds what files do not store to a module. halves: whether its
+    linear layers are only called, so that `half_weights` may hold their weights.
     """
 
     module: Any
     completed: Callable[[Config], dict[str, Any]]
     fitting: Callable[[Configs], Fitting]
     finished: Callable[[Any], Any] = lambda module: module
+    halves: bool = False
 
     def build(self, config: Config) -> Any:
         """The module of a completed config on torch's meta device."""
@@ -44,7 +46,8 @@ class TextKind:
     """A text encoder of transformers.
 
     completed: a config with the entries that it leaves out, and its width and depth under CLIP's names. build: the
-    module of a completed config on torch's meta device. keys: a folder's tensors under the module's names.
+    module of a completed config on torch's meta device. keys: a folder's tensors under the module's names. Their linear
+    layers are only called, so that `half_weights` may hold their weights.
     """
 
     completed: Callable[[Config], dict[str, Any]]

@@ -18,6 +18,13 @@ TEXTS: Mapping[str, TextKind] = {"t5": t5.KIND, "qwen3": qwen3.KIND}
 USUAL_TRANSFORMER = "PixArtTransformer2DModel"
 
 
+def may_hold_halves(component: str, config: Mapping[str, object]) -> bool:
+    """Whether the weights of a component's linear layers may be held in half precision while it is exported."""
+    if component == "transformer":
+        return transformer_kind(config).halves
+    return str(config.get("model_type")) in TEXTS
+
+
 def transformer_kind(config: Mapping[str, object]) -> TransformerKind:
     """The kind of a transformer's config; PixArt's for one that names none, or none that is known."""
     return TRANSFORMERS.get(str(config.get("_class_name")), TRANSFORMERS[USUAL_TRANSFORMER])
