@@ -79,12 +79,16 @@ def on_all_colours(number: int) -> Tensor:
     return torch.stack([reduced(large(number, colour)) for colour in range(len(PALETTE))])
 
 
+def colours_of(count: int) -> list[list[int]]:
+    """Return the colours that each of `count` large pictures is shown on: white and three others."""
+    rng = np.random.default_rng((training.SEED, STAGE))
+    return [[WHITE, *(drawn_colour(rng, plain=0) for _ in range(PER_PICTURE - 1))] for _ in range(count)]
+
+
 def save_large(model: VQModel) -> None:
     """Encode every picture at 256x256 on white and on three other colours."""
-    rng = np.random.default_rng((training.SEED, STAGE))
     latents, low = [], []
-    for number in range(len(all_cutouts())):
-        colours = [WHITE, *(drawn_colour(rng, plain=0) for _ in range(PER_PICTURE - 1))]
+    for number, colours in enumerate(colours_of(len(all_cutouts()))):
         pictures = torch.stack([large(number, colour) for colour in colours])
         latents.append(first_stage.encoded(model, pictures).half())
         low.append(((reduced(pictures) + 1) * 127.5).round().to(torch.uint8))

@@ -1,0 +1,78 @@
+"""A sheet of enlarged pictures: the small one, bicubic interpolation, super-resolution, the large one.
+
+    python -m emoji.ldm.enlarged BUNDLE docs/pictures/emoji-enlarged.png
+
+Pictures of the training, on colours on which it did not show them. Prints the PSNR of each, in dB.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+import latentrt
+from emoji import index
+from emoji.cutouts import PALETTE
+from emoji.ldm.latents import colours_of
+from emoji.ldm.pictures import LARGE, large, reduced
+from emoji.words import COLOURS
+from examples.sheet import table
+
+LABELS = ("owl", "rocket", "red apple", "grinning face", "guitar", "sailboat")
+SHOWN = 160  # pixels a side on the sheet
+HEADS = ("64x64", "bicubic", "super-resolution", "256x256")
+
+
+def rows_of(pipeline: latentrt.Pipeline, steps: int) -> Iterator[tuple[str, list[Image.Image]]]:
+    """Yield a name and four pictures of 256x256, as in HEADS, for each label."""
+    labels = [row.label for row in index.load()]
+    shown = colours_of(len(labels))
+    for place, label in enumerate(LABELS):
+        number = labels.index(label)
+        colour = [one for one in range(len(PALETTE)) if one not in shown[number]][place]
+        original = large(number, colour)
+        small = image_of(reduced(original))
+        made = latentrt.upscale(pipeline, small, steps=steps, seed=0).image
+        sides = (LARGE, LARGE)
+        others = [small.resize(sides, way) for way in (Image.Resampling.NEAREST, Image.Resampling.BICUBIC)]
+        yield f"{label} on {list(COLOURS)[colour]}", [*others, made, image_of(original)]
+
+
+def image_of(picture: Tensor) -> Image.Image:
+    """Return a picture of (3, height, width) in [-1, 1] as an image."""
+    return Image.fromarray(((picture.permute(1, 2, 0).numpy() + 1) * 127.5).round().clip(0, 255).astype(np.uint8))
+
+
+def psnr(got: Image.Image, expected: Image.Image) -> float:
+    """Return the PSNR in dB."""
+    first, second = (as_floats(one) for one in (got, expected))
+    return float(20 * np.log10(255 / np.sqrt(((first - second) ** 2).mean())))
+
+
+def as_floats(image: Image.Image) -> NDArray[np.float64]:
+    """Return the pixels, (height, width, 3), 0 to 255."""
+    return np.asarray(image.convert("RGB"), np.float64)
+
+
+def main() -> None:
+    """Enlarge, print, and draw the sheet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--steps", type=int, default=20)
+    given = parser.parse_args()
+    rows: dict[str, list[Image.Image]] = {}
+    with latentrt.load(given.bundle, engine="onnxruntime") as pipeline:
+        for name, row in rows_of(pipeline, given.steps):
+            _, bicubic, made, original = row
+            print(f"{name:32} bicubic {psnr(bicubic, original):.1f} dB, here {psnr(made, original):.1f} dB", flush=True)
+            rows[name] = [one.convert("RGB").resize((SHOWN, SHOWN)) for one in row]
+    table(rows, HEADS).save(given.out, optimize=True)
+
+
+if __name__ == "__main__":
+    main()
