@@ -1,7 +1,10 @@
 """What holds of every transformer: half precisions, and plans by NVIDIA's own builder, for a GPU that is not here."""
 
+import math
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from latentrt_export.build.tensorrt import BuildOptions, build
 
@@ -22,3 +25,9 @@ def check_plans(pair: Any, bundle: Path) -> None:
         names = pair.ours.bundle.manifest.components
     plans = list(build(bundle, BuildOptions("tensorrt-rtx", ("sm86",), sizes=((96, 64),), batches=(2,))))
     assert [plan.component for plan in plans] == [*names]
+
+
+def psnr_of(got: np.ndarray, expected: np.ndarray) -> float:
+    """The PSNR in dB over the range of the expected values."""
+    rms = float(np.sqrt(np.mean((got.astype(np.float64) - expected) ** 2)))
+    return 20 * math.log10(float(np.ptp(expected)) / max(rms, 1e-12))
