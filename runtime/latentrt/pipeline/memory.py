@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from latentrt.bundle.manifest import QUANTIZED_AT_ONCE, Component, Manifest, Precision
-from latentrt.bundle.sources import CONTROL_ROLES, DEEP_FEATURES, LOOP_ROLES, SHALLOW_ROLES, Role
+from latentrt.bundle.sources import CONTEXT_ROWS, CONTROL_ROLES, DEEP_FEATURES, LOOP_ROLES, SHALLOW_ROLES, Role
 from latentrt.engines import ENGINES, Engine, MemoryModel
 from latentrt.errors import EngineError, OutOfMemoryError
 from latentrt.request.settings import Settings, guided
@@ -285,10 +285,12 @@ def latents_per_call(manifest: Manifest, name: str, demand: MemoryDemand) -> int
 
 
 def joint_tokens(manifest: Manifest, component: Component) -> int:
-    """Tokens of a text that stand beside the latents in a denoiser's attention; 0 where it attends to them apart."""
-    turned = (spec for spec in component.inputs if spec.name in component.sources)
-    joint = any(component.sources[spec.name].rotary and "tokens" in spec.shape for spec in turned)
-    return manifest.sizes()["tokens"] if joint else 0
+    """Latents that weigh as much as a text's tokens beside them in attention; 0 where a denoiser attends to them apart.
+
+    A token weighs as much as a patch.
+    """
+    joint = any(source.name == CONTEXT_ROWS for source in component.sources.values())
+    return manifest.sizes()["tokens"] * component.attention_factor**2 if joint else 0
 
 
 def time_bias_width(manifest: Manifest) -> int:
