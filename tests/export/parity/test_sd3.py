@@ -9,7 +9,7 @@ import pytest
 import latentrt
 from latentrt.bundle.manifest_json import read, write
 from latentrt.errors import LatentError, RequestError
-from latentrt.pipeline.memory import demand_of, latents_per_call
+from latentrt.pipeline.memory import demand_of, latents_per_call, table_bytes
 from latentrt.request.control import Control
 from latentrt.request.request import Request
 from latentrt.request.settings import resolve
@@ -222,6 +222,8 @@ def test_a_run_is_planned_into_a_budget_of_memory(whole):
         assert ours.generate("cats", steps=1, seed=0, **SIZE).images[0].size == (96, 64)
     demand = demand_of(resolve(Request("cats", **SIZE), manifest), 1, manifest)
     assert latents_per_call(manifest, "transformer", demand) == 12 * 8 + 4 * 288
+    assert table_bytes(manifest.components["time_bias"], demand) == 28 * 2 * 1280 * 4
+    assert table_bytes(manifest.components["context_rows"], demand) == 0
 
 
 @pytest.mark.parametrize(
