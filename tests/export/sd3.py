@@ -1,6 +1,7 @@
 """Small Stable Diffusion 3 models on both sides: random weights from a fixed seed, two vocabularies, with T5 or not."""
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -137,10 +138,20 @@ class SD3Pair:
         """The pipeline of a request with these options."""
         if "init" not in options:
             return self.pair.theirs
-        kind = StableDiffusion3InpaintPipeline if "mask" in options else StableDiffusion3Img2ImgPipeline
-        made = kind(**self.pair.theirs.components)
+        parts = self.pair.theirs.components
+        if "mask" in options:
+            made = StableDiffusion3InpaintPipeline(**{**parts, "vae": shifting(parts["vae"])})
+        else:
+            made = StableDiffusion3Img2ImgPipeline(**parts)
         made.set_progress_bar_config(disable=True)
         return made
+
+
+def shifting(vae: AutoencoderKL) -> AutoencoderKL:
+    """The autoencoder, shifting what it decodes: diffusers 0.42.1's inpainting pipeline leaves that out."""
+    made = copy(vae)
+    made.decode = lambda latents, **options: vae.decode(latents + vae.config.shift_factor, **options)
+    return made
 
 
 def calls(prompt: str, batch: int, **options: Any) -> dict[str, Any]:
