@@ -228,7 +228,11 @@ def test_a_run_is_planned_into_a_budget_of_memory(whole):
 
 @pytest.mark.parametrize(
     "more",
-    [{"hires": 1.5, "hires_steps": 2}, {"window": 64, "stride": 32}, {"cache": 2, "cache_of": "prediction"}],
+    [
+        {"hires": 1.5, "hires_steps": 2},
+        {"window": 64, "stride": 32},
+        *({"cache": 2, "cache_of": kept} for kept in ("prediction", "guidance")),
+    ],
     ids=str,
 )
 def test_passes_tiles_and_kept_predictions_run(whole, more):
