@@ -16,6 +16,7 @@ from latentrt.request.settings import resolve
 from latentrt.storage.json_codec import TypedError
 from latentrt_calib.calibrate import check_denoiser
 from latentrt_export.estimate.estimate import calls_of
+from latentrt_export.lower.tensorrt import probe_feeds
 from tests.export import sd3
 from tests.export.controls import noise
 from tests.export.sd3 import PROMPT, SIZE
@@ -246,6 +247,15 @@ def test_passes_tiles_and_kept_predictions_run(whole, more):
 def test_tiles_reach_further_than_positions(whole):
     made = list(whole.ours.steps(Request("cats", steps=1, seed=0, width=448, height=64, window=384, stride=64)))
     assert made[-1].latents.shape[2:] == (8, 56)
+
+
+def test_probes_have_tokens_of_each_vocabulary(whole):
+    """CLIP's highest token is none of T5's."""
+    found = whole.ours.bundle.manifest
+    manifest = replace(found, tokenizer=replace(found.tokenizer, eos=2000))
+    bundle = replace(whole.ours.bundle, manifest=manifest)
+    highest = {name: probe_feeds(bundle, name, {})["input_ids"].max() for name in manifest.text_encoders}
+    assert highest["text_encoder"] > 1000 and highest["text_encoder_3"] == found.tokenizer.others["text_encoder_3"].eos
 
 
 def test_int8_is_refused_with_a_reason(whole):
