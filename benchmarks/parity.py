@@ -44,6 +44,7 @@ from tests.export import (
     ldm_text,
     loras,
     pixart,
+    sd3,
     shown_pairs,
     unclip_pairs,
 )
@@ -161,6 +162,18 @@ def by_klein(models: Models, name: str, **asked: Any) -> Result:
         guidance = 4.0 if base else 1.0
         least = min(made.psnr(steps=steps, batch=batch, guidance=guidance, **asked) for steps, batch in counts)
     reference = "Flux2KleinInpaintPipeline" if "mask" in asked else "Flux2KleinPipeline"
+    return Result(least, reference, "flow_euler", ", ".join(str(steps) for steps, _ in counts), "96x64")
+
+
+def by_sd3(models: Models, name: str, **asked: Any) -> Result:
+    """Pictures by Stable Diffusion 3's models, with batches. asked: what each is made of beside a text."""
+    kind, folder = name.removesuffix(WITHOUT_T5), models.folder / "-".join([*name.split(), *asked])
+    folder.mkdir()
+    with (made := sd3.opened_pair(folder, t5=kind == name, changes=sd3.KINDS[kind])).ours:
+        counts = [(max(steps, 2), batch) for steps, batch in sd3.COUNTS[1:]] if asked else sd3.COUNTS
+        cases = [(counts, guidance) for counts in counts for guidance in sd3.GUIDANCE]
+        found = (made.psnr(steps=steps, batch=batch, guidance=one, **asked) for (steps, batch), one in cases)
+        least, reference = min(found), type(made.pipeline(asked)).__name__
     return Result(least, reference, "flow_euler", ", ".join(str(steps) for steps, _ in counts), "96x64")
 
 
@@ -366,14 +379,18 @@ MASK = {
 PAINTED = {"inpaint": slice(None), "sd2-inpaint": slice(1), "sdxl-inpaint": slice(1)}
 EDITED = {"pix2pix": slice(None), "sdxl-pix2pix": slice(1)}
 KLEIN = ("FLUX.2 klein", "FLUX.2 klein base")
+WITHOUT_T5 = ", without T5"
+MEDIUM = next(iter(sd3.KINDS))
 SEEN = [noise(97, 70), noise(64, 130, seed=1)]
 PATCHES = {"init": noise(96, 64, seed=2), "mask": klein.patch_mask(), "strength": 0.5}
+SAMPLED = {"init": PATCHES["init"], "strength": 0.5, "posterior": "sample"}
 
 ROWS = (
     *(Row("text to image", NAMES[name], partial(from_text, variant=name)) for name in TEXT),
     *(Row("text to image", NAMES[name], partial(from_text_by_bert, name=name)) for name in ldm_text.MODELS),
     *(Row("text to image", name, partial(by_a_transformer, name=name)) for name in pixart.KINDS),
     *(Row("text to image", name, partial(by_klein, name=name)) for name in KLEIN),
+    *(Row("text to image", name, partial(by_sd3, name=name)) for name in (*sd3.KINDS, MEDIUM + WITHOUT_T5)),
     *(Row(kind, "latent diffusion", partial(of_a_kind, kind=kind)) for kind in ldm_pairs.KINDS),
     *(Row(kind, "Stable Diffusion 2.1 unCLIP", partial(of_a_kind, kind=kind)) for kind in unclip_pairs.KINDS),
     *(
@@ -384,6 +401,8 @@ ROWS = (
         Row("inpainting, mask", NAMES[name], partial(under_a_mask, family=name, kind=kind))
         for name, kind in MASK.items()
     ),
+    Row("image to image", MEDIUM, partial(by_sd3, name=MEDIUM, **SAMPLED)),
+    Row("inpainting, mask", MEDIUM, partial(by_sd3, name=MEDIUM, **SAMPLED, mask=sd3.patch_mask())),
     *(
         Row("inpainting, UNet", NAMES[name], partial(extra_channels, name=name, cases=shown_pairs.INPAINTING[part]))
         for name, part in PAINTED.items()

@@ -54,7 +54,7 @@ from latentrt_export.options import refuse_for_transformers, refuse_pictures, wi
 from latentrt_export.preview import fit_to_rgb
 from latentrt_export.step_cache import with_step_cache
 
-TOKENIZER_FILE = "tokenizer/tokenizer.json"
+TOKENIZER_FILE, OTHER_FILE = "tokenizer/tokenizer.json", "tokenizer/{}.json"
 # Folder of converted pickles inside the new bundle's temporary folder, with which it is removed if the export fails.
 SCRATCH = ".pickles"
 WEIGHTS_SUFFIX = re.compile(r"\.safetensors$", re.IGNORECASE)
@@ -82,8 +82,7 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
         if options.precision == "w16":
             checkpoint = checkpoint.in_halves()
         if tokenizer:
-            (folder / TOKENIZER_FILE).parent.mkdir()
-            tokenizer.backend.save(str(folder / TOKENIZER_FILE), pretty=False)
+            save_tokenizers(folder, tokenizer)
         components = {
             part.name: write_component(part, folder, options.precision, progress) for part in parts_of(checkpoint)
         }
@@ -220,36 +219,49 @@ def refuse_words(checkpoint: Checkpoint, options: ExportOptions) -> None:
 
 
 def find_tokenizer(checkpoint: Checkpoint, options: ExportOptions) -> tuple[Tokenizer, dict[str, int]]:
-    """The tokenizer of prompts, and the padding token of each text encoder.
+    """The tokenizer of prompts, and the padding token of each text encoder with its vocabulary.
 
     The tokenizer is that of the options, else the checkpoint's, else the stock one of its kind. Raises CheckpointError
     if its sizes do not fit a text encoder, or if a text encoder's own tokenizer has another vocabulary.
     """
     family = checkpoint.family
     named = {family.tokenizer: options.tokenizer} if options.tokenizer else {}
-    known = {name: family.vocabulary.read(folder) for name, folder in {**checkpoint.tokenizers, **named}.items()}
+    kinds = {encoder.tokenizer: encoder.vocabulary for encoder in family.readers.values()}
+    known = {name: kinds[name].read(folder) for name, folder in {**checkpoint.tokenizers, **named}.items()}
     tokenizer = known.get(family.tokenizer) or family.vocabulary.stock()
-    pads = {}
+    pads, others = dict[str, int](), dict[str, Tokenizer]()
     for name, encoder in family.readers.items():
-        own = known.get(encoder.tokenizer, tokenizer)
+        own, config = known.get(encoder.tokenizer, tokenizer), checkpoint.components[name].config
+        if encoder.vocabulary is not family.vocabulary:
+            others[name] = replace(own, length=encoder.length(config))
+            check_sizes(others[name], config["vocab_size"], encoder.length(config))
+            continue
         if own.backend.get_vocab() != tokenizer.backend.get_vocab():
             raise CheckpointError(
                 f"{encoder.tokenizer}: got another vocabulary than that of {family.tokenizer}, expected the same"
             )
         stock = encoder.pad if encoder.tokenizer not in known else None
         pads[name] = own.pad if stock is None else stock
-        config = checkpoint.components[name].config
         check_sizes(tokenizer, config["vocab_size"], encoder.length(config))
     first, *_ = pads
     length = family.readers[first].length(checkpoint.components[first].config)
-    return replace(tokenizer, length=length, pad=pads[first]), pads
+    return replace(tokenizer, length=length, pad=pads[first], others=others), pads
 
 
-def spec_of(tokenizer: Tokenizer) -> TokenizerSpec:
-    """The manifest's entry of the tokenizer."""
+def save_tokenizers(folder: Path, tokenizer: Tokenizer) -> None:
+    """Writes the tokenizer and those of other vocabularies into the bundle's folder."""
+    (folder / TOKENIZER_FILE).parent.mkdir()
+    files = {TOKENIZER_FILE: tokenizer, **{OTHER_FILE.format(name): one for name, one in tokenizer.others.items()}}
+    for file, one in files.items():
+        one.backend.save(str(folder / file), pretty=False)
+
+
+def spec_of(tokenizer: Tokenizer, file: str = TOKENIZER_FILE) -> TokenizerSpec:
+    """The manifest's entry of the tokenizer. file: its place in the bundle."""
     ids = tokenizer.bos, tokenizer.eos, tokenizer.pad
     template = tokenizer.before, tokenizer.after
-    return TokenizerSpec(TOKENIZER_FILE, tokenizer.length, *ids, words_of(tokenizer), *template)
+    others = {name: spec_of(one, OTHER_FILE.format(name)) for name, one in tokenizer.others.items()}
+    return TokenizerSpec(file, tokenizer.length, *ids, words_of(tokenizer), *template, others)
 
 
 def check_sizes(tokenizer: Tokenizer, words: int, length: int) -> None:
@@ -266,14 +278,16 @@ def check_sizes(tokenizer: Tokenizer, words: int, length: int) -> None:
 
 
 def text_of(checkpoint: Checkpoint, pads: Mapping[str, int], *, padded: bool) -> Text:
-    """The manifest's entry of the text encoders. `layers` is the number that all of them have, for clip_skip."""
+    """The manifest's entry of the text encoders. `layers` is the number that all of CLIP's have, for clip_skip."""
     encoders = checkpoint.family.encoders
-    layers = min(encoder.layers(checkpoint.components[name].config) for name, encoder in encoders.items())
+    skipping = {name: encoder for name, encoder in encoders.items() if not encoder.tokens}
+    layers = min((one.layers(checkpoint.components[name].config) for name, one in skipping.items()), default=1)
     first, *_ = pads.values()
     others = {name: pad for name, pad in pads.items() if pad != first}
     unread = {name: encoder.skipped for name, encoder in encoders.items() if encoder.skipped and not encoder.pooled}
     family = checkpoint.family
-    return Text(layers, tuple(encoders), others, checkpoint.zero_negative, unread, padded, family.guided)
+    rows = padded, family.guided, family.missing
+    return Text(layers, tuple(encoders), others, checkpoint.zero_negative, unread, *rows)
 
 
 def write_component(part: Part, folder: Path, precision: FloatPrecision, progress: Progress) -> Component:

@@ -1,6 +1,5 @@
 """Small FLUX.2 klein models on both sides: random weights from a fixed seed, a vocabulary of bytes and a few words."""
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ from latentrt_export.checkpoint import recognition
 from latentrt_export.export import ExportOptions
 from tests.export import tiny
 from tests.export.pairs import Pair, exported
+from tests.export.transformer_checks import psnr_of
 
 PROMPT = "A photograph of two cats,\non a wooden table"
 SIZE = {"width": 96, "height": 64}
@@ -192,9 +192,3 @@ def patch_mask() -> Image.Image:
     mask = Image.new("L", tuple(SIZE.values()))
     mask.paste(255, (32, 16, 80, 64))
     return mask
-
-
-def psnr_of(got: np.ndarray, expected: np.ndarray) -> float:
-    """The PSNR in dB over the range of the expected values."""
-    rms = float(np.sqrt(np.mean((got.astype(np.float64) - expected) ** 2)))
-    return 20 * math.log10(float(np.ptp(expected)) / max(rms, 1e-12))

@@ -1,6 +1,5 @@
 """Small PixArt models on both sides: random weights from a fixed seed, and a vocabulary of a few pieces."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +23,7 @@ from latentrt.request.request import Request
 from latentrt_export.export import ExportOptions
 from tests.export import tiny
 from tests.export.pairs import Pair, exported
+from tests.export.transformer_checks import psnr_of
 
 PROMPT = "A photograph of two cats on a wooden table"
 SIZE = {"width": 96, "height": 64}
@@ -145,9 +145,3 @@ def from_image(pipeline: DiffusionPipeline, image: Image, request: Request) -> t
             found = pipeline.transformer(latents, embeds, t.expand(1), **options).sample
             latents = scheduler.step(found.chunk(2, 1)[0], t, latents).prev_sample
     return latents
-
-
-def psnr_of(got: np.ndarray, expected: np.ndarray) -> float:
-    """The PSNR in dB over the range of the expected values."""
-    rms = float(np.sqrt(np.mean((got.astype(np.float64) - expected) ** 2)))
-    return 20 * math.log10(float(np.ptp(expected)) / max(rms, 1e-12))

@@ -221,7 +221,7 @@ def test_what_is_there_already_is_refused(origin, tmp_path, kind):
 
 def unknown(folder):
     index = json.loads((folder / "model_index.json").read_text())
-    (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": "StableDiffusion3Pipeline"}))
+    (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": "AuraFlowPipeline"}))
 
 
 def trained_betas(folder):

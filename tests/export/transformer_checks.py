@@ -1,18 +1,26 @@
 """What holds of every transformer: half precisions, and plans by NVIDIA's own builder, for a GPU that is not here."""
 
+import math
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from latentrt_export.build.tensorrt import BuildOptions, build
 
 
-def check_half_precision(pair: Any, precision: str, least: float, **options: Any) -> None:
-    """Asserts the text encoder's and the denoiser's precision, and the PSNR in dB of a picture of these options."""
+def check_half_precision(
+    pair: Any, precision: str, least: float, *, wide: str = "text_encoder", **options: Any
+) -> None:
+    """Asserts the text encoder's and the denoiser's precision, and the PSNR in dB of a picture of these options.
+
+    wide: the text encoder whose values leave fp16's range.
+    """
     with pair.ours:
         components = pair.ours.bundle.manifest.components
         found = pair.psnr(steps=4, **options)
     print(f"{found:.1f} dB")
-    assert components["text_encoder"].precision == "w16" and components["transformer"].precision == precision
+    assert components[wide].precision == "w16" and components["transformer"].precision == precision
     assert found >= least
 
 
@@ -22,3 +30,9 @@ def check_plans(pair: Any, bundle: Path) -> None:
         names = pair.ours.bundle.manifest.components
     plans = list(build(bundle, BuildOptions("tensorrt-rtx", ("sm86",), sizes=((96, 64),), batches=(2,))))
     assert [plan.component for plan in plans] == [*names]
+
+
+def psnr_of(got: np.ndarray, expected: np.ndarray) -> float:
+    """The PSNR in dB over the range of the expected values."""
+    rms = float(np.sqrt(np.mean((got.astype(np.float64) - expected) ** 2)))
+    return 20 * math.log10(float(np.ptp(expected)) / max(rms, 1e-12))

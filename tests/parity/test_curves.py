@@ -100,11 +100,13 @@ def test_grid_is_that_of_diffusers(name, spacing, curve):
 def test_grid_of_flow_models_is_that_of_diffusers():
     for shift, steps in itertools.product((1.0, 3.0), STEPS):
         scheduler = diffusers.FlowMatchHeunDiscreteScheduler(shift=shift)
-        scheduler.sigma_max, scheduler.sigma_min = 1.0, 0.001  # without the shift, which it would apply again
         scheduler.set_timesteps(steps)
         grid = SAMPLERS["flow_heun"].grid(replace(FLOW, shift=shift), steps, "leading", "normal")
         times = scheduler.timesteps.numpy()
         np.testing.assert_allclose(grid.timesteps, np.append(times[0], times[2::2]), rtol=1e-6)
+        scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+        scheduler.set_timesteps(steps)
+        np.testing.assert_allclose(grid.timesteps, scheduler.timesteps.numpy(), rtol=1e-6)
     for steps, curve in itertools.product(STEPS[:-1], ("normal", *DRAWN)):
         options = {} if curve == "normal" else {f"use_{curve}_sigmas": True}
         scheduler = diffusers.FlowMatchEulerDiscreteScheduler(**options)

@@ -97,7 +97,10 @@ def tiny_decoder(config: Config) -> AutoencoderTiny:
 
 
 def text_encoder(config: Config) -> Any:
-    """A text encoder of the kind that its config names: CLIP's, LDM-BERT without its head, or one of `TEXTS`."""
+    """A text encoder of the kind that its config names: CLIP's, LDM-BERT without its head, or one of `TEXTS`.
+
+    projected: an entry beside transformers', of a family that reads the projected pooled output of CLIP's.
+    """
     if (kind := TEXTS.get(str(config.get("model_type")))) is not None:
         return kind.build(config)
     if config.get("model_type") == "ldmbert":
@@ -105,6 +108,8 @@ def text_encoder(config: Config) -> Any:
             bert = LDMBertModel(in_float32(LDMBertConfig, config))
         del bert.to_logits  # of the training, so its weights are not needed
         return bert
+    if config.get("projected"):
+        return projected(config)
     with torch.device("meta"):
         module = CLIPTextModel(in_float32(CLIPTextConfig, config))
     add_positions(module.embeddings)
@@ -161,6 +166,7 @@ BUILDERS: Mapping[str, Callable[[Config], Any]] = {
     "tiny_decoder": tiny_decoder,
     "text_encoder": text_encoder,
     "text_encoder_2": projected,
+    "text_encoder_3": text_encoder,
     "prior_text_encoder": projected,
     "prior": prior,
     "controlnet": from_config(ControlNetModel),

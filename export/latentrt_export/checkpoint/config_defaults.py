@@ -37,8 +37,9 @@ DEFAULTS: Mapping[str, Config] = {
     "prior_text_encoder": {"model_type": "clip_text_model"},
     "text_encoder": {"model_type": "clip_text_model"},
     "text_encoder_2": {"model_type": "clip_text_model"},
+    "text_encoder_3": {"model_type": "t5"},
 }
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "prior_text_encoder")
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "prior_text_encoder")
 # Entries of transformers 5.23's CLIPTextConfig.
 TEXT_DEFAULTS: Config = {
     **{"vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "projection_dim": 512},

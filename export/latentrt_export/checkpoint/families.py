@@ -16,6 +16,7 @@ from latentrt_export.checkpoint.ldm_families import LDM_FAMILIES
 from latentrt_export.checkpoint.paths import CONFIGS
 from latentrt_export.checkpoint.pipelines import PRIOR_PIPELINES, STABLE_PIPELINES, UNCLIP_PIPELINES, XL_PIPELINES
 from latentrt_export.checkpoint.pixart_families import PIXART_FAMILIES
+from latentrt_export.checkpoint.sd3_families import SD3_FAMILIES
 
 STABLE_MARK = "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 XL_MARK = "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
@@ -122,6 +123,7 @@ FAMILIES = (
     *LDM_FAMILIES,
     *PIXART_FAMILIES,
     *FLUX2_FAMILIES,
+    *SD3_FAMILIES,
 )
 # Folders that a checkpoint of any family may have: IP-Adapters' encoder.
 OPTIONAL = ("image_encoder",)

@@ -37,8 +37,9 @@ class Encoder:
     skipped: layers at the end that are never used. normed: apply the final layer norm to the output. pooled: take the
     projected pooled output as well. tokenizer: folder of the tokenizer. vocabulary: its kind. pad: token that fills
     rows of a single file, which has no tokenizer; None for EOS. tokens: the most of a row, of an encoder that takes
-    rows of any length; None for the number of its positions. states: of an encoder whose context is the outputs of
-    inner layers side by side, the numbers of these layers, rising; () for the last one's.
+    rows of any length; None for the number of its positions. filled: all of its rows have that many tokens, and none is
+    masked. states: of an encoder whose context is the outputs of inner layers side by side, the numbers of these
+    layers, rising; () for the last one's.
     """
 
     skipped: int = 0
@@ -48,6 +49,7 @@ class Encoder:
     vocabulary: Vocabulary = CLIP
     pad: int | None = None
     tokens: int | None = None
+    filled: bool = False
     states: tuple[int, ...] = ()
 
     @property
@@ -55,8 +57,9 @@ class Encoder:
         """A pattern of keys that nothing reads, with an entry of the config in braces; None for none."""
         return r"(^|\.)layers\.({unread_layers})\." if self.states else None
 
-    def cut(self, config: Config) -> Config:
-        """The config of the layers up to the last state, of an encoder with more layers than that."""
+    def read_of(self, config: Config) -> Config:
+        """The config of what is read: the projection, and the layers up to the last state where there are more."""
+        config = {**config, "projected": True} if self.pooled else config
         if not self.states or config.get("num_hidden_layers", 0) <= self.states[-1]:
             return config
         last = self.states[-1]
@@ -73,8 +76,8 @@ class Encoder:
         return int(self.tokens or config["max_position_embeddings"])
 
     def layers(self, config: Config) -> int:
-        """The layers that a `clip_skip` reaches, for the encoder of that config; 1 for one that takes none."""
-        return 1 if self.tokens else int(config["num_hidden_layers"]) - self.skipped
+        """The layers that a `clip_skip` reaches, for the encoder of that config."""
+        return int(config["num_hidden_layers"]) - self.skipped
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,8 @@ class Family:
     config that the last axis of the mark must equal. encoders: its text encoders; their contexts are concatenated in
     this order. values: entries of configs that set the family apart, by component; entries that are not named must be
     those of DEFAULTS; a tuple lists the values that are allowed. size_ids: numbers that the time embedding takes
-    besides the timestep. float32_vae: the VAE leaves fp16's range, unless its config says `force_upcast` false.
+    besides the timestep. missing: the tokens of a text encoder that the family's checkpoints lack, in whose place its
+    denoiser is shown zeros. float32_vae: the VAE leaves fp16's range, unless its config says `force_upcast` false.
     zero_negative: zeros stand for a negative prompt that is not given, unless model_index.json says otherwise.
     folders: names of components' folders, where they differ from the components'. index: entries of model_index.json
     that set the family apart. schedules: the folder of the
@@ -110,6 +114,7 @@ class Family:
     values: Mapping[str, Config] = field(default_factory=dict)
     mark_width: str = "cross_attention_dim"
     size_ids: tuple[SizeId, ...] = ()
+    missing: int = 0
     float32_vae: bool = False
     zero_negative: bool = False
     folders: Mapping[str, str] = field(default_factory=dict)
@@ -143,7 +148,7 @@ class Family:
 
     @property
     def tokenizer(self) -> str:
-        """The folder of the tokenizer, which all text encoders share."""
+        """The folder of the first text encoder's tokenizer, which all with its vocabulary share."""
         return next(iter(self.encoders.values())).tokenizer
 
     @property

@@ -108,7 +108,7 @@ def component_config(path: Path, family: Family, name: str) -> dict[str, Any]:
     config = config_in(folder_in(path, family, name), name)
     if name in family.schedules:
         config[NOISE] = read_json(path / family.schedules[name] / "scheduler_config.json")
-    return {**family.readers[name].cut(config)} if name in family.readers else config
+    return {**family.readers[name].read_of(config)} if name in family.readers else config
 
 
 def unread_of(family: Family, name: str) -> str | None:

@@ -22,7 +22,7 @@ ADDED_WIDTH = "projection_class_embeddings_input_dim"
 FIRST_LAYER = "model.diffusion_model.input_blocks.0.0.weight"
 # Prefixes of keys in other kinds of file, and the kind.
 OTHER_KINDS = (
-    ("model.diffusion_model.joint_blocks.", "Stable Diffusion 3"),
+    ("model.diffusion_model.joint_blocks.", "Stable Diffusion 3 in its original layout (give its diffusers folder)"),
     ("model.diffusion_model.double_blocks.", "Flux"),
     ("double_blocks.", "Flux"),
     ("embedder.", "an unCLIP model without the statistics of its image embedding (give its diffusers folder)"),

@@ -1,7 +1,8 @@
 """T5's tokenizer of a checkpoint as the runtime's `Tokenizer`: SentencePiece's unigram model, whose rows end in </s>.
 
 Only pieces, scores, replaced characters and special tokens of a folder are read; the rest is T5's, as in
-`transformers.T5Tokenizer.from_pretrained` since version 5. Texts are lowered first, as PixArt's pipelines lower them.
+`transformers.T5Tokenizer.from_pretrained` since version 5. For PixArt texts are lowered first, as its pipelines lower
+them, and rows are as long as their texts; for Stable Diffusion 3 they are neither.
 
 Source: Kudo (2018), "Subword Regularization"; `T5Tokenizer.__init__` of transformers 5.24 (models/t5), whose ids it
 must give; `_text_preprocessing` of diffusers 0.42.1's PixArtSigmaPipeline.
@@ -9,6 +10,7 @@ must give; `_text_preprocessing` of diffusers 0.42.1's PixArtSigmaPipeline.
 
 import base64
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import tokenizers
@@ -34,10 +36,10 @@ NAMED = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
 SPACE = "▁"
 
 
-def unigram_tokenizer(folder: Path) -> Tokenizer:
+def unigram_tokenizer(folder: Path, *, lowered: bool = True, padded: bool = False) -> Tokenizer:
     """Return the tokenizer of a folder that has `tokenizer.json` or `spiece.model`.
 
-    Use `T5.read`, which reports damaged files.
+    lowered: texts have small letters only. padded: as in `Tokenizer`. Use `T5.read`, which reports damaged files.
     """
     config = read_object(folder / "tokenizer_config.json", optional=True)
     T5.check(folder, config)
@@ -45,9 +47,9 @@ def unigram_tokenizer(folder: Path) -> Tokenizer:
     named, specials, added = specials_of(folder, config, stored, NAMED)
     vocabulary = [piece for piece, _ in model.pieces]
     check_known(folder, {name: token.content for name, token in zip(NAMED, named, strict=True)}, vocabulary, added)
-    backend = backend_of(model, all_tokens(specials, added))
+    backend = backend_of(model, all_tokens(specials, added), lowered=lowered)
     eos, _, pad = (token_id(backend, token.content) for token in named)
-    return Tokenizer(backend, LENGTH, None, eos, pad, padded=False)
+    return Tokenizer(backend, LENGTH, None, eos, pad, padded=padded)
 
 
 def model_in(folder: Path) -> tuple[UnigramModel, list[Json]]:
@@ -73,11 +75,11 @@ def replacements_in(stored: Json) -> bytes:
     return base64.b64decode(next(tables, None) or "")
 
 
-def backend_of(model: UnigramModel, tokens: Sequence[AddedToken]) -> tokenizers.Tokenizer:
-    """Return T5's tokenizer. tokens: cut out of a text before it is split."""
+def backend_of(model: UnigramModel, tokens: Sequence[AddedToken], *, lowered: bool = True) -> tokenizers.Tokenizer:
+    """Return T5's tokenizer. tokens: cut out of a text before it is split. lowered: as in `unigram_tokenizer`."""
     backend = tokenizers.Tokenizer(Unigram([*model.pieces], unk_id=model.unknown, byte_fallback=False))
     replaced = [normalizers.Precompiled(model.replacements)] if model.replacements else []
-    backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *replaced])
+    backend.normalizer = normalizers.Sequence([*([normalizers.Lowercase()] if lowered else []), *replaced])
     spaces = pre_tokenizers.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
     backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), spaces])
     backend.decoder = decoders.Metaspace(replacement=SPACE, prepend_scheme="always", split=True)
@@ -92,4 +94,6 @@ def no_vocabulary() -> Tokenizer:
     )
 
 
-T5 = Vocabulary(("T5Tokenizer", "T5TokenizerFast"), "tokenizer.json or spiece.model", unigram_tokenizer, no_vocabulary)
+CLASSES, FILES = ("T5Tokenizer", "T5TokenizerFast"), "tokenizer.json or spiece.model"
+T5 = Vocabulary(CLASSES, FILES, unigram_tokenizer, no_vocabulary)
+PADDED_T5 = Vocabulary(CLASSES, FILES, partial(unigram_tokenizer, lowered=False, padded=True), no_vocabulary)

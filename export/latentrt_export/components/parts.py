@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from diffusers import Flux2Transformer2DModel, PixArtTransformer2DModel
+from diffusers import Flux2Transformer2DModel, PixArtTransformer2DModel, SD3Transformer2DModel
 
 from latentrt.bundle.sources import ExtraChannels
 from latentrt_export.checkpoint.family import PRIOR_ENCODER
 from latentrt_export.checkpoint.load import Checkpoint
 from latentrt_export.checkpoint.recognition import extra_channels_by_count
-from latentrt_export.components import flux2, pixart
+from latentrt_export.components import flux2, pixart, sd3
 from latentrt_export.components.conditions import TEXT, VECTORS, ClassLabel, Condition, LayoutBoxes
 from latentrt_export.components.denoiser import unet_parts
 from latentrt_export.components.segmentation import segmentation_part
@@ -27,6 +27,7 @@ from latentrt_export.networks.prior import PRIOR, prior_part
 TRANSFORMERS: Mapping[type, Callable[[Any], Iterator[Part]]] = {
     PixArtTransformer2DModel: pixart.transformer_parts,
     Flux2Transformer2DModel: flux2.transformer_parts,
+    SD3Transformer2DModel: sd3.transformer_parts,
 }
 # Conditions by the component that makes them.
 CONDITIONS: Mapping[str, Callable[[Any], Condition]] = {"class_embedding": ClassLabel, "layout_encoder": LayoutBoxes}

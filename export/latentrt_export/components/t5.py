@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from latentrt.tensors import TensorSpec
+from latentrt_export.checkpoint.family import Encoder
 from latentrt_export.networks.component import Part, Probe, generator
 from latentrt_export.networks.t5 import T5Encoder
 
@@ -15,14 +16,16 @@ from latentrt_export.networks.t5 import T5Encoder
 PROBES = ((2, 24), (1, 200), (1, 1))
 
 
-def t5_part(stack: Any, name: str) -> Part:
+def t5_part(stack: Any, encoder: Encoder, name: str) -> Part:
     """The encoder, probed with random tokens. stack: transformers' module.
 
     Its values leave fp16's range in the published models, where transformers keeps the widest layer in float32.
     """
-    ids = TensorSpec("input_ids", "int64", ("batch", "tokens"))
-    context = TensorSpec("context", "float32", ("batch", "tokens", stack.config.d_model))
-    probes = tuple(t5_probe(stack, *shape) for shape in PROBES)
+    length = encoder.tokens if encoder.filled else None
+    shape = ("batch", length or "tokens")
+    ids = TensorSpec("input_ids", "int64", shape)
+    context = TensorSpec("context", "float32", (*shape, stack.config.d_model))
+    probes = tuple(t5_probe(stack, rows, length or tokens) for rows, tokens in PROBES[: 2 if length else None])
     return Part(name, lambda: T5Encoder(stack), (ids,), (context,), probes, role="text_encoder", wide=True)
 
 

@@ -32,7 +32,7 @@ def text_parts(
     prompt's end matters, each has one.
     """
     if isinstance(model, T5Stack):
-        yield t5_part(model, name)
+        yield t5_part(model, encoder, name)
         return
     if isinstance(model, Qwen3Model):
         yield qwen3_part(model, encoder, name)

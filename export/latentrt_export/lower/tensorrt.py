@@ -160,15 +160,16 @@ def probe_feeds(bundle: Bundle, name: str, known: Arrays) -> dict[str, Array]:
         shape = shape_of(spec, sizes)
         found = known.get(spec.name)
         fits = found is not None and found.shape == shape and found.dtype == spec.dtype
-        feeds[spec.name] = found if found is not None and fits else drawn(bundle, spec, shape, random)
+        feeds[spec.name] = found if found is not None and fits else drawn(bundle, name, spec, shape, random)
     return feeds
 
 
-def drawn(bundle: Bundle, spec: TensorSpec, shape: tuple[int, ...], random: np.random.Generator) -> Array:
-    """Random values in the usual range of the input: token ids, layers, timesteps, VAE latents, or normal."""
+def drawn(bundle: Bundle, name: str, spec: TensorSpec, shape: tuple[int, ...], random: np.random.Generator) -> Array:
+    """Random values in the usual range of a component's input: token ids, layers, timesteps, VAE latents, or normal."""
     manifest = bundle.manifest
+    tokenizer = manifest.tokenizer and manifest.tokenizer.others.get(name, manifest.tokenizer)
     highest = {
-        **({"input_ids": manifest.tokenizer.eos} if manifest.tokenizer else {}),
+        **({"input_ids": tokenizer.eos} if tokenizer else {}),
         **({"clip_skip": manifest.text.layers} if manifest.text else {}),
         **({"class_label": manifest.classes.count - 1} if manifest.classes else {}),
     }

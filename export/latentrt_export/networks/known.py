@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from latentrt_export.networks import flux2, pixart, qwen3, t5
+from latentrt_export.networks import flux2, pixart, qwen3, sd3, t5
 from latentrt_export.networks.kinds import TextKind, TransformerKind
 
 # By the class in a transformer's config.
@@ -12,6 +12,7 @@ TRANSFORMERS: Mapping[str, TransformerKind] = {
     # The first folders were written before diffusers had a class of its own for PixArt's.
     **dict.fromkeys(("PixArtTransformer2DModel", "Transformer2DModel"), pixart.KIND),
     "Flux2Transformer2DModel": flux2.KIND,
+    "SD3Transformer2DModel": sd3.KIND,
 }
 # By the `model_type` in a text encoder's config; all others are CLIP's or LDM-BERT.
 TEXTS: Mapping[str, TextKind] = {"t5": t5.KIND, "qwen3": qwen3.KIND}

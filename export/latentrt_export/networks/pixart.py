@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from latentrt_export.networks.component import Config
 from latentrt_export.networks.hoist import CrossKV, hoist
 from latentrt_export.networks.kinds import Configs, Fitting, TransformerKind
+from latentrt_export.networks.patches import kept_rows
 
 # Rows of a block's table: shift, scale and gate of attention, then of the feed-forward layer.
 BLOCK_ROWS = 6
@@ -125,16 +126,6 @@ def block_output(block: Any, hidden: Tensor, rows: list[Tensor], cross_kv: Tenso
     hidden = hidden + block.attn2(hidden, encoder_hidden_states=(cross_kv,))
     made: Tensor = hidden + gate_after * block.ff(block.norm2(hidden) * scale_after + shift_after)
     return made
-
-
-def kept_rows(transformer: PixArtTransformer2DModel) -> nn.Linear:
-    """The last layer without the rows of the variance, ordered as `pixel_shuffle` reads them: channel, row, column."""
-    full, patch, channels = transformer.proj_out, transformer.config.patch_size, transformer.config.in_channels
-    kept = nn.Linear(full.in_features, channels * patch**2, device="meta")
-    for name in ("weight", "bias"):
-        rows = getattr(full, name).detach().unflatten(0, (patch, patch, -1))[:, :, :channels]
-        setattr(kept, name, nn.Parameter(rows.movedim(2, 0).flatten(0, 2), requires_grad=False))
-    return kept
 
 
 def position_table(transformer: PixArtTransformer2DModel, height: int, width: int) -> Tensor:

@@ -22,7 +22,7 @@ from latentrt.bundle.sources import (
 from latentrt.errors import BundleError
 from latentrt.sampling.curves import SigmasName
 from latentrt.sampling.schedule import NoiseSchedule
-from latentrt.tensors import Array, TensorSpec
+from latentrt.tensors import Array, TensorSpec, split_axis
 
 FORMAT = 2
 # Prompts in one call of a graph: usually a negative and a positive one. A plan is built for at most this many.
@@ -88,6 +88,7 @@ class Text:
     tokenizer's. zero_negative: zeros, not an empty text, stand for a missing negative prompt. unread: the number of
     layers at the end of an encoder that nothing reads; its graph is without them. padded: rows have the tokenizer's
     length; False: each is as long as its text. guided: False for a model that was distilled to draw without guidance.
+    missing: the tokens of an encoder that the checkpoint lacks, in whose place the context has zeros.
     """
 
     layers: int
@@ -97,6 +98,7 @@ class Text:
     unread: Mapping[str, int] = field(default_factory=dict)
     padded: bool = True
     guided: bool = True
+    missing: int = 0
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ class TokenizerSpec:
 
     length: the most tokens of a row. bos: None where no token begins a row. embeddings: the words added by textual
     inversion, and the number of vectors of each. Their ids are consecutive. before, after: the ids of a chat's template
-    around a text, in place of BOS and EOS; () for none.
+    around a text, in place of BOS and EOS; () for none. others: those of text encoders that have another vocabulary, by
+    component; their rows are padded, and their contexts follow along the tokens.
     """
 
     file: str
@@ -151,6 +154,7 @@ class TokenizerSpec:
     embeddings: Mapping[str, int] = field(default_factory=dict)
     before: tuple[int, ...] = ()
     after: tuple[int, ...] = ()
+    others: Mapping[str, TokenizerSpec] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -284,6 +288,25 @@ class Manifest:
         return self.text.encoders if self.text else ()
 
     @property
+    def row_lengths(self) -> tuple[int, ...]:
+        """The most tokens of every row of a short text: one per tokenizer, and one of an encoder that is missing."""
+        if self.tokenizer is None or self.text is None:
+            return (1,)
+        others = (one.length for one in self.tokenizer.others.values())
+        return tuple(filter(None, (self.tokenizer.length, *others, self.text.missing)))
+
+    @property
+    def longest_side(self) -> int | None:
+        """The longest side of a picture in pixels, that of the denoiser's table of positions; None for any."""
+        denoiser = self.components[self.denoiser]
+        for spec in denoiser.inputs:
+            positions = denoiser.sources[spec.name].positions
+            if positions is not None and positions.table:
+                patches, _ = split_axis(str(spec.shape[-1]))
+                return int(positions.table / patches * self.latents.factor)
+        return None
+
+    @property
     def unconditional(self) -> bool:
         """Whether the denoiser can be called without the condition, as classifier-free guidance does."""
         named = self.classes is not None and self.classes.unconditional is not None
@@ -373,15 +396,15 @@ class Manifest:
         """Returns the size of every symbolic axis for one picture.
 
         width, height: in pixels; 0 for the defaults. others: sizes that differ, such as batch=2. Without them there is
-        one row of a batch (`batch`), one chunk of text (`tokens`), the default steps (`n`), one control image
-        (`images`), and a stripe of latents for the quantizer (`vectors`).
+        one row of a batch (`batch`), one chunk of text for every tokenizer (`tokens`), the default steps (`n`), one
+        control image (`images`), and a stripe of latents for the quantizer (`vectors`).
         """
         defaults, factor = self.defaults, self.latents.factor
         return {
             "batch": 1,
             "height": (height or defaults.height) // factor,
             "width": (width or defaults.width) // factor,
-            "tokens": self.tokenizer.length if self.tokenizer else 1,
+            "tokens": sum(self.row_lengths),
             "n": defaults.steps,
             "images": 1,
             "vectors": QUANTIZED_AT_ONCE,
@@ -396,6 +419,6 @@ class Manifest:
             "batch": (1, USUAL_PROMPTS, MOST_PROMPTS),
             "n": (1, usual["n"], self.schedule.train_steps if self.schedule else usual["n"]),
             "vectors": (1, usual["vectors"], usual["vectors"]),
-            "tokens": (most,) * 3 if padded else (1, min(USUAL_TOKENS, most), most),
+            "tokens": (min(self.row_lengths), most, most) if padded else (1, min(USUAL_TOKENS, most), most),
             "images": (usual["images"],) * 3,
         }

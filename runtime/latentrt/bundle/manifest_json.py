@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from latentrt.bundle.format1 import manifest_of
-from latentrt.bundle.manifest import FORMAT, Component, Manifest
+from latentrt.bundle.manifest import FORMAT, Component, Manifest, TokenizerSpec
 from latentrt.bundle.manifest_hash import KEY, ZEROS, sealed
 from latentrt.bundle.sources import DEEP_FEATURES, FEATURES, InputSource, Rotary, per_of
 from latentrt.storage.json_codec import TypedError, parse, plain
@@ -23,7 +23,7 @@ OMITTED = (
     *("sources", "controls", "quantization", "encoders", "pads", "zero_negative", "unread", "embeddings"),
     *("name", "values", "extra_channels", "positions", "padded", "fill", "multiple", "attention_factor"),
     *("boundary", "activations", "eta", "before", "after", "guided", "rotary", "references", "size_shift"),
-    *("eight_bit_bytes",),
+    *("eight_bit_bytes", "table", "others", "missing"),
     *("overlay", "classes", "segmentation", "layout", "image_embedding", "prior", "names", "lora_weights", "presets"),
 )
 
@@ -68,8 +68,16 @@ def write(manifest: Manifest) -> str:
 def named_files(manifest: Manifest) -> list[str]:
     """Every file that the manifest names: graphs and their data, the tokenizer, the table of weights."""
     graphs = [file for component in manifest.components.values() for file in (component.file, *component.data)]
-    tokenizer = manifest.tokenizer.file if manifest.tokenizer else ""
-    return [*graphs, *filter(None, [tokenizer, manifest.lora_weights])]
+    tokenizers = (one.file for one in tokenizers_of(manifest).values())
+    return [*graphs, *tokenizers, *filter(None, [manifest.lora_weights])]
+
+
+def tokenizers_of(manifest: Manifest) -> dict[str, TokenizerSpec]:
+    """The tokenizer, and those of text encoders with another vocabulary, by their places in the manifest."""
+    if manifest.tokenizer is None:
+        return {}
+    others = {f"tokenizer.others.{name}": one for name, one in manifest.tokenizer.others.items()}
+    return {"tokenizer": manifest.tokenizer, **others}
 
 
 def _check_counts(manifest: Manifest) -> None:
@@ -96,10 +104,14 @@ def _check_counts(manifest: Manifest) -> None:
     for where, count in counts.items():
         if count < 1:
             raise TypedError(f"{where}: got {count}, expected at least 1")
-    for name in ("bos", "eos", "pad", "before", "after") if manifest.tokenizer else ():
-        number = getattr(manifest.tokenizer, name) or 0
-        if max(number if isinstance(number, tuple) else (number,)) > LARGEST_ID:
-            raise TypedError(f".tokenizer.{name}: got {number}, expected a token's id")
+    for place, tokenizer in tokenizers_of(manifest).items():
+        for name in ("bos", "eos", "pad", "before", "after"):
+            number = getattr(tokenizer, name) or 0
+            if max(number if isinstance(number, tuple) else (number,)) > LARGEST_ID:
+                raise TypedError(f".{place}.{name}: got {number}, expected a token's id")
+    for name in manifest.tokenizer.others if manifest.tokenizer else ():
+        if name not in manifest.text_encoders:
+            raise TypedError(f".tokenizer.others: got {name!r}, expected text encoders: {manifest.text_encoders}")
     if (manifest.text is None) != (manifest.tokenizer is None):
         raise TypedError(".tokenizer: got one of text and tokenizer, expected both or none")
     if latents.patch_size != 1:
@@ -183,6 +195,8 @@ def _check_source(
         raise TypedError(f"{where}.positions: got one of it and of the kind 'positions', expected both or none")
     if source.positions is not None and (source.positions.base < 1 or not source.positions.scale > 0):
         raise TypedError(f"{where}.positions: got {source.positions}, expected a base of at least 1, a scale above 0")
+    if source.positions is not None and source.positions.table < 0:
+        raise TypedError(f"{where}.positions.table: got {source.positions.table}, expected at least 0")
     if source.positions is not None:
         _check_table(component.input(key), f"{where}.positions")
     if source.rotary is not None:

@@ -49,6 +49,8 @@ TextOutput = Literal["context", "pooled"]
 SizeId = Literal[
     "original_height", "original_width", "crop_top", "crop_left", "target_height", "target_width", "aesthetic_score"
 ]
+# The hoisted graph of a text's rows, which stand beside those of the latents in a denoiser's attention.
+CONTEXT_ROWS = "context_rows"
 # The guidance scale minus one, as diffusers feeds it to models that were distilled with guidance.
 GUIDANCE = "guidance_scale_minus_one"
 # The class of class-conditional models; the unconditional class in the rows of the negative prompt.
@@ -92,11 +94,13 @@ class Positions:
     """The numbering of patches by row and column, for sinusoids of it (`latentrt.conditioning.positions`).
 
     base: the patches per side that a model counts in, whatever the picture's size. scale: what their numbers are
-    divided by.
+    divided by. table: the patches per side of a square whose centre a picture is, as in Stable Diffusion 3; 0 for a
+    numbering that begins at the picture's own corner, and is as wide for a picture of any size.
     """
 
     base: int
     scale: float
+    table: int = 0
 
 
 @dataclass(frozen=True)

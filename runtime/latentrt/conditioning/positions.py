@@ -1,7 +1,8 @@
 """Positions of patches as sinusoids of their column and row, for denoisers that are transformers.
 
 Source: `get_2d_sincos_pos_embed` of diffusers 0.42.1 (models/embeddings.py), after Chen et al. (2024), "PixArt-Sigma",
-section 3: the numbers of patches are scaled so that a picture of any size spans the same range.
+section 3: the numbers of patches are scaled so that a picture of any size spans the same range. Or, after Esser et al.
+(2024), "Scaling Rectified Flow Transformers", section 5.3.2, a picture is the centre of a square (`cropped_pos_embed`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def position_table(spec: TensorSpec, positions: Positions, height: int, width: i
 
 def numbers(side: int, positions: Positions) -> Array:
     """The scaled numbers of the patches along a side, float32 as in the original."""
-    counted = np.arange(side, dtype=np.float32) / np.float32(side / positions.base)
+    whole = positions.table or side
+    first = (whole - side) // 2
+    counted = np.arange(first, first + side, dtype=np.float32) / np.float32(whole / positions.base)
     scaled: Array = counted / np.float32(positions.scale)
     return scaled
 

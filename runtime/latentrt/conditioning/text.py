@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from latentrt.bundle.manifest import Component, Manifest, Text
+from latentrt.bundle.sources import InputSource
 from latentrt.prompt import Chunk, Prompt
 from latentrt.tensors import Array
 
@@ -40,16 +42,38 @@ class TextConditioning:
 def encode(call: Call, manifest: Manifest, prompts: Sequence[Prompt], clip_skip: int) -> dict[str, TextConditioning]:
     """Returns the conditioning of every distinct text of `prompts`; texts whose rows are equally long share calls.
 
-    call: runs a component by name. The chunks of a long text are encoded one by one, and their tokens concatenated; the
-    vectors are those of the first chunk, as in AUTOMATIC1111.
+    call: runs a component by name. The chunks of a long text are encoded one by one, and their tokens concatenated,
+    those of each tokenizer after those of the one before; the vectors are the first chunk's, as in AUTOMATIC1111.
     """
-    chunks = {text: parts for prompt in prompts for text, parts in prompt.chunks.items()}
-    rows = [chunk for parts in chunks.values() for chunk in parts]
-    groups = defaultdict[int, list[Chunk]](list)
-    for row in rows:
-        groups[len(row.ids)].append(row)
-    made = {length: iter(rows_of(call, manifest, group, clip_skip)) for length, group in groups.items()}
-    return {text: joined([next(made[len(part.ids)]) for part in parts]) for text, parts in chunks.items()}
+    lines = {text: lines_of(manifest.text, prompt, text) for prompt in prompts for text in prompt.chunks}
+    groups = defaultdict[tuple[tuple[str, ...], int], list[Chunk]](list)
+    for line in (line for parts in lines.values() for line in parts):
+        groups[line.group].append(line.chunk)
+    made = {group: iter(rows_of(call, manifest, group[0], rows, clip_skip)) for group, rows in groups.items()}
+    return {text: joined([next(made[line.group]) for line in parts]) for text, parts in lines.items()}
+
+
+class Line(NamedTuple):
+    """A row of tokens, and the text encoders that take it; none where the checkpoint lacks the encoder."""
+
+    encoders: tuple[str, ...]
+    chunk: Chunk
+
+    @property
+    def group(self) -> tuple[tuple[str, ...], int]:
+        """Lines with the same encoders and number of tokens share calls."""
+        return self.encoders, len(self.chunk.ids)
+
+
+def lines_of(spec: Text | None, prompt: Prompt, text: str) -> list[Line]:
+    """The rows of a text of the prompt: of its chunks by each tokenizer, and of an encoder that is missing."""
+    if spec is None:
+        return []
+    shared = tuple(name for name in spec.encoders if name not in prompt.others)
+    lines = [Line(shared, chunk) for chunk in prompt.chunks[text]]
+    lines += [Line((name,), chunk) for name, chunks in prompt.others.items() for chunk in chunks[text]]
+    empty = Chunk((0,) * spec.missing, (1.0,) * spec.missing)
+    return [*lines, Line((), empty)] if spec.missing else lines
 
 
 def joined(rows: Sequence[Mapping[str, Array]]) -> TextConditioning:
@@ -59,32 +83,52 @@ def joined(rows: Sequence[Mapping[str, Array]]) -> TextConditioning:
     return TextConditioning(whole, {name: rows[0][name] for name in names if name not in whole})
 
 
-def rows_of(call: Call, manifest: Manifest, rows: Sequence[Chunk], clip_skip: int) -> list[dict[str, Array]]:
+def rows_of(
+    call: Call, manifest: Manifest, encoders: Sequence[str], rows: Sequence[Chunk], clip_skip: int
+) -> list[dict[str, Array]]:
     """The arrays of each chunk, (1, ...), that the denoiser or a graph that feeds it takes. rows: of one length."""
-    if manifest.text is None:
-        return [{} for _ in rows]
-    arrays = encoder_outputs(call, manifest, manifest.text, rows, clip_skip)
+    arrays = encoder_outputs(call, manifest, encoders, rows, clip_skip)
     for name, component in manifest.hoisted.items():
         if from_text(component):
             arrays |= call(name, **{key: arrays[source.name] for key, source in component.sources.items()})
-    taken = sorted(taken_from_text(manifest))
+    taken = sorted(taken_from_text(manifest) & arrays.keys())
     return [{name: arrays[name][place : place + 1] for name in taken} for place in range(len(rows))]
 
 
 def encoder_outputs(
-    call: Call, manifest: Manifest, text: Text, rows: Sequence[Chunk], clip_skip: int
+    call: Call, manifest: Manifest, encoders: Sequence[str], rows: Sequence[Chunk], clip_skip: int
 ) -> dict[str, Array]:
-    """The context of all chunks, (chunks, tokens, width), and `pooled` (chunks, width) where an encoder has it."""
+    """The context of all chunks, (chunks, tokens, width), and `pooled` (chunks, width) where encoders have it.
+
+    What several encoders make stands side by side. A context narrower than what takes it is filled with zeros, as by
+    diffusers 0.42.1's StableDiffusion3Pipeline (`encode_prompt`), and is zeros alone without an encoder.
+    """
     outputs, known = [], {"clip_skip": np.array([clip_skip]), "mask": mask_of(rows)}
-    for encoder in text.encoders:
-        pad = text.pads.get(encoder)
+    pads = manifest.text.pads if manifest.text else {}
+    for encoder in encoders:
+        pad = pads.get(encoder)
         ids = np.array([chunk.ids if pad is None else chunk.padded(pad) for chunk in rows], np.int64)
         taken = {spec.name: known[spec.name] for spec in manifest.components[encoder].inputs if spec.name in known}
         outputs.append(call(encoder, input_ids=ids, **taken))
     contexts = [apply_weights(one["context"], rows) for one in outputs]
     pooled = [one["pooled"] for one in outputs if "pooled" in one]
-    context = np.concatenate(contexts, -1) if len(contexts) > 1 else contexts[0]
-    return {"context": context, "pooled": pooled[0]} if pooled else {"context": context}
+    missing = context_width(manifest) - sum(one.shape[-1] for one in contexts)
+    if missing > 0:
+        contexts.append(np.zeros((len(rows), len(rows[0].ids), missing), np.float32))
+    arrays = {"context": contexts, "pooled": pooled}
+    return {name: np.concatenate(found, -1) if len(found) > 1 else found[0] for name, found in arrays.items() if found}
+
+
+def context_width(manifest: Manifest) -> int:
+    """The width of the context that the denoiser or a hoisted graph takes; 0 where none takes it."""
+    fed = [manifest.components[manifest.denoiser], *manifest.hoisted.values()]
+    inputs = ((spec, one.sources[spec.name]) for one in fed for spec in one.inputs if spec.name in one.sources)
+    return next((int(spec.shape[-1]) for spec, source in inputs if is_context(source)), 0)
+
+
+def is_context(source: InputSource) -> bool:
+    """Whether it is the context of the text encoders."""
+    return source.kind == "text" and source.name == "context"
 
 
 def mask_of(rows: Sequence[Chunk]) -> Array:

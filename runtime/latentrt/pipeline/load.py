@@ -11,7 +11,7 @@ import numpy as np
 
 from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import MANIFEST, REMEDY, Bundle, open_bundle
-from latentrt.bundle.manifest import Manifest
+from latentrt.bundle.manifest import Manifest, TokenizerSpec
 from latentrt.bundle.tasks import DECODER, ENCODER
 from latentrt.conditioning.image_embedding import embedding_components
 from latentrt.conditioning.request_values import check_request_values
@@ -136,10 +136,16 @@ def completed(request: Request, manifest: Manifest) -> Request:
 
 
 def load_tokenizer(bundle: Bundle) -> Tokenizer | None:
-    """The bundle's tokenizer; None for a model without prompts."""
+    """The bundle's tokenizer, with those of text encoders that have another; None for a model without prompts."""
     spec, text = bundle.manifest.tokenizer, bundle.manifest.text
     if spec is None or text is None:
         return None
+    others = {name: tokenizer_at(bundle, one, padded=True) for name, one in spec.others.items()}
+    return replace(tokenizer_at(bundle, spec, padded=text.padded), others=others)
+
+
+def tokenizer_at(bundle: Bundle, spec: TokenizerSpec, *, padded: bool) -> Tokenizer:
+    """One tokenizer of the bundle. padded: as in `Tokenizer`."""
     return Tokenizer.load(
         bundle.path(spec.file),
         length=spec.length,
@@ -147,7 +153,7 @@ def load_tokenizer(bundle: Bundle) -> Tokenizer | None:
         eos=spec.eos,
         pad=spec.pad,
         embeddings=spec.embeddings,
-        padded=text.padded,
+        padded=padded,
         before=spec.before,
         after=spec.after,
     )

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from latentrt.bundle.manifest import QUANTIZED_AT_ONCE, Component, Manifest, Precision
-from latentrt.bundle.sources import CONTROL_ROLES, DEEP_FEATURES, LOOP_ROLES, SHALLOW_ROLES, Role
+from latentrt.bundle.sources import CONTEXT_ROWS, CONTROL_ROLES, DEEP_FEATURES, LOOP_ROLES, SHALLOW_ROLES, Role
 from latentrt.engines import ENGINES, Engine, MemoryModel
 from latentrt.errors import EngineError, OutOfMemoryError
 from latentrt.request.settings import Settings, guided
@@ -53,7 +53,7 @@ class MemoryDemand:
     encodes: whether the VAE encoder runs. window: side of the UNet's tiles in latents, 0 without tiling. decoder:
     component that decodes latents. steering: components that control images use. kept: of a step cache of features, the
     number of calls whose features are kept. tiles: the number of the UNet's tiles. references: the latents of each
-    reference image.
+    reference image. steps: of the whole run, for all of which inputs of the denoiser are made before the first.
     """
 
     images: int
@@ -67,6 +67,7 @@ class MemoryDemand:
     kept: int = 0
     tiles: int = 1
     references: tuple[int, ...] = ()
+    steps: int = 0
 
     def uses(self, name: str, role: Role) -> bool:
         """Whether the run calls a component."""
@@ -128,6 +129,7 @@ def demand_of(settings: Settings, prompts: int, manifest: Manifest) -> MemoryDem
         kept,
         len(settings.tiling.tiles(settings.width, settings.height, pixels)) or 1,
         references,
+        settings.schedule.length,
     )
 
 
@@ -191,17 +193,18 @@ def candidates(manifest: Manifest, demand: MemoryDemand, models: Mapping[str, Me
     loading = {name: loading_bytes(manifest, one, models[name]) for name, one in used.items()}
     loop = sum(weight for name, weight in weights.items() if in_loop(used[name]))  # these stay loaded between steps
     early = sum(weight for name, weight in weights.items() if used[name].role not in LATE_ROLES)
+    tables = sum(table_bytes(one, demand) for one in used.values())
     for keep, split in itertools.product((True, False), (False, True)):
-        per_call = replace(demand, prompts=1) if split else demand
         peaks = []
         for name, one in used.items():
+            per_call = replace(demand, prompts=1) if split and in_loop(one) else demand
             alone = loop if in_loop(one) else weights[name]
             cached = kept_bytes(manifest, demand) if in_loop(one) else 0
             calling = cached + (sum(weights.values()) if keep else alone)
             before = (sum(weights.values()) if one.role in LATE_ROLES else early) if keep else alone
             peaks.append(calling + activation_bytes(manifest, name, per_call, models[name]))
             peaks.append(before - weights[name] + max(loading[name], weights[name]))
-        yield MemoryPlan(keep, split, round(BASE_BYTES + max(peaks)))
+        yield MemoryPlan(keep, split, round(BASE_BYTES + tables + max(peaks)))
 
 
 def weight_bytes(manifest: Manifest, component: Component, model: MemoryModel) -> float:
@@ -231,6 +234,15 @@ def kept_bytes(manifest: Manifest, demand: MemoryDemand) -> int:
     spec = manifest.components[manifest.shallow].input(DEEP_FEATURES)
     each = math.prod(shape_of(spec, sizes)) * np.dtype(spec.dtype).itemsize
     return each * (demand.kept * demand.tiles + 1)
+
+
+def table_bytes(component: Component, demand: MemoryDemand) -> int:
+    """Bytes of what a hoisted graph makes for all steps, and for all prompts where these differ; 0 for all others."""
+    per = {one for source in component.sources.values() for one in source.per}
+    if component.role != "hoisted" or "step" not in per:
+        return 0
+    rows = {"n": demand.steps * (demand.prompts if "prompt" in per else 1)}
+    return sum(math.prod(shape_of(spec, rows)) * np.dtype(spec.dtype).itemsize for spec in component.outputs)
 
 
 def activation_bytes(manifest: Manifest, name: str, demand: MemoryDemand, model: MemoryModel) -> float:
@@ -263,6 +275,8 @@ def usual_activation_bytes(
         each = STRIPED_BYTES if model.striped and component.role == "vae_decoder" else VAE_BYTES
         each *= (manifest.latents.factor / VAE_FACTOR) ** 2  # most of the memory is at the pixels' resolution
         return each * latents * math.sqrt(file_bytes(manifest, component) / WEIGHT_BYTES[component.precision]) + scores
+    if component.role == "hoisted":
+        return table_bytes(component, demand)
     if component.role == "quantizer":
         vectors, channels = min(latents, QUANTIZED_AT_ONCE), component.inputs[0].shape[-1]
         codebook = file_bytes(manifest, component) / FLOAT_BYTES / int(channels)
@@ -285,10 +299,12 @@ def latents_per_call(manifest: Manifest, name: str, demand: MemoryDemand) -> int
 
 
 def joint_tokens(manifest: Manifest, component: Component) -> int:
-    """Tokens of a text that stand beside the latents in a denoiser's attention; 0 where it attends to them apart."""
-    turned = (spec for spec in component.inputs if spec.name in component.sources)
-    joint = any(component.sources[spec.name].rotary and "tokens" in spec.shape for spec in turned)
-    return manifest.sizes()["tokens"] if joint else 0
+    """Latents that weigh as much as a text's tokens beside them in attention; 0 where a denoiser attends to them apart.
+
+    A token weighs as much as a patch.
+    """
+    joint = any(source.name == CONTEXT_ROWS for source in component.sources.values())
+    return manifest.sizes()["tokens"] * component.attention_factor**2 if joint else 0
 
 
 def time_bias_width(manifest: Manifest) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from latentrt.bundle.manifest import Manifest
 from latentrt.conditioning.prompt_blend import check_blend
 from latentrt.errors import RequestError
 from latentrt.pipeline.components import Components
@@ -90,6 +91,7 @@ def prepare(components: Components, request: Request) -> Prepared:
 def prepare_settings(components: Components, settings: Settings, before: int = 0) -> Prepared:
     """As `prepare`, from settings. before: number of steps in the pass before this one."""
     manifest, prompts = components.bundle.manifest, read_prompts(components.tokenizer, settings)
+    check_longest_side(settings, manifest)
     demand = demand_of(settings, len(prompts.positive.sub_prompts), manifest)
     plan = components.budget.plan(manifest, demand) if components.budget else None
     schedule = settings.schedule
@@ -112,6 +114,18 @@ def prepare_settings(components: Components, settings: Settings, before: int = 0
         before,
         cache_plan(settings.step_cache, calls) if settings.step_cache else None,
     )
+
+
+def check_longest_side(settings: Settings, manifest: Manifest) -> None:
+    """Raises RequestError for a call of the denoiser on more than its positions reach."""
+    longest, window = manifest.longest_side, settings.tiling.window
+    sides = {name: min(side, window or side) for name, side in (("width", settings.width), ("height", settings.height))}
+    name = max(sides, key=lambda one: sides[one])
+    if longest is not None and sides[name] > longest:
+        raise RequestError(
+            f"{name}: got {sides[name]} pixels, expected at most {longest}, as far as the positions of {manifest.name} "
+            "reach; ask for less, or for tiles of less by --window"
+        )
 
 
 def read_prompts(tokenizer: Tokenizer | None, settings: Settings) -> Prompts:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from latentrt.errors import RequestError
@@ -29,10 +29,14 @@ class SubPrompt:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A parsed prompt; `chunks` has every distinct text of its sub-prompts, in order of use."""
+    """A parsed prompt; `chunks` has every distinct text of its sub-prompts, in order of use.
+
+    others: the same for text encoders with another tokenizer, by component.
+    """
 
     sub_prompts: tuple[SubPrompt, ...]
     chunks: Mapping[str, tuple[Chunk, ...]]
+    others: Mapping[str, Mapping[str, tuple[Chunk, ...]]] = field(default_factory=dict)
 
     @property
     def weight(self) -> float:
@@ -51,14 +55,23 @@ def read(text: str, tokenizer: Tokenizer, steps: int, *, syntax: Syntax = "stric
     if syntax not in SYNTAXES:
         raise RequestError(f"syntax: got {syntax!r}, expected one of {', '.join(SYNTAXES)}")
     if syntax == "plain":
-        return Prompt((SubPrompt(1.0, (text,) * steps),), {text: tuple(chunked([(text, 1.0)], tokenizer))})
+        return prompt_of((SubPrompt(1.0, (text,) * steps),), {text: [(text, 1.0)]}, tokenizer)
     if syntax == "strict":
         check_tags(text, positive=compose)
         check(blanked(text), compose=compose)
     parts = composed(untagged(text)) if compose else [(text, 1.0)]
     sub_prompts = tuple(SubPrompt(weight, tuple(at_each_step(part, steps))) for part, weight in parts)
     texts = dict.fromkeys(text for sub_prompt in sub_prompts for text in sub_prompt.texts)
-    return Prompt(sub_prompts, {text: tuple(chunked(_finite(weighted(text)), tokenizer)) for text in texts})
+    return prompt_of(sub_prompts, {text: _finite(weighted(text)) for text in texts}, tokenizer)
+
+
+def prompt_of(sub_prompts: tuple[SubPrompt, ...], parts: Mapping[str, list[Part]], tokenizer: Tokenizer) -> Prompt:
+    """The prompt of these sub-prompts, with the chunks of every tokenizer. parts: weighted, of every text."""
+
+    def cut(one: Tokenizer) -> dict[str, tuple[Chunk, ...]]:
+        return {text: tuple(chunked(weights, one)) for text, weights in parts.items()}
+
+    return Prompt(sub_prompts, cut(tokenizer), {name: cut(one) for name, one in tokenizer.others.items()})
 
 
 def without_text(steps: int) -> Prompt:

@@ -34,7 +34,8 @@ class Tokenizer:
     length: the most positions of a row, BOS and EOS included. bos: None where a row has none. vectors: for each textual
     inversion, its first id and its number of consecutive ids. padded: prompts' rows are filled to the length; False: a
     row ends with its EOS. before, after: the tokens of a chat's template around a text, in place of BOS and EOS; () for
-    none. `tokenizer(["a cat", ""])` gives two rows, filled in any case.
+    none. others: the tokenizers of text encoders with another vocabulary, by component. `tokenizer(["a cat", ""])`
+    gives two rows, filled in any case.
     """
 
     backend: tokenizers.Tokenizer
@@ -46,6 +47,7 @@ class Tokenizer:
     padded: bool = field(default=True, kw_only=True)
     before: tuple[int, ...] = field(default=(), kw_only=True)
     after: tuple[int, ...] = field(default=(), kw_only=True)
+    others: Mapping[str, "Tokenizer"] = field(default_factory=dict, kw_only=True)
 
     @classmethod
     def load(

@@ -33,8 +33,8 @@ STRENGTH = 0.8
 class InitImage:
     """The image to start from, RGB and extended already; see `Request` for the rest.
 
-    rounds_up: whether a part of a step counts as one. shown: whether its latents are a reference too. Both are as in
-    diffusers 0.42.1's Flux2KleinInpaintPipeline.
+    rounds_up: whether a part of a step counts as one, as in diffusers 0.42.1's pipelines of flow models. shown: whether
+    its latents are a reference too, as in its Flux2KleinInpaintPipeline.
     """
 
     image: Image = field(repr=False)
@@ -120,7 +120,7 @@ def resolve_init_image(request: Request, manifest: Manifest) -> InitImage | None
         checked(request, "posterior"),
         mask,
         extend,
-        rounds_up=manifest.takes_references,
+        rounds_up=manifest.noise_schedule.prediction == "flow_prediction",
         shown=manifest.takes_references and mask is not None,
     )
 

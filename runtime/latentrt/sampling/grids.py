@@ -216,12 +216,13 @@ def above_zero(grid: Grid) -> Grid:
 def flow_grid(schedule: NoiseSchedule, steps: int, _spacing: Spacing, sigmas: Sigmas) -> Grid:
     """The grid of flow models: even steps in time, shifted; curves and lists give the flow time t, up to 1.
 
-    As diffusers 0.42.1's FlowMatchEulerDiscreteScheduler with shift 1. Where the shift follows from the size, the last
-    step is as long as the others, as its pipelines ask for.
+    As diffusers 0.42.1's FlowMatchEulerDiscreteScheduler, which shifts the lowest time twice: its steps are even
+    between 1 and a time that is shifted already. Where the shift follows from the size, the last step is as long as the
+    others, as its pipelines ask for.
     """
     whole = np.arange(1, schedule.train_steps + 1) / schedule.train_steps
     table = flow_times(schedule, whole)
-    lowest = whole[0] if schedule.size_shift == "none" else 1 / steps
+    lowest = table[0] if schedule.size_shift == "none" else 1 / steps
     times = flow_times(schedule, np.linspace(1, lowest, steps))
     if sigmas != "normal":
         times = sigmas_of_curve(sigmas, Span(times[0], times[-1], table), steps)

@@ -125,7 +125,7 @@ def sigma_table(schedule: NoiseSchedule, *, clamped: bool) -> Floats:
 def flow_times(schedule: NoiseSchedule, times: Floats) -> Floats:
     """The noise's share t of a flow model's latents, (1 - t) x0 + t noise, at `times` in (0, 1] once shifted.
 
-    Esser et al. (2024), eq. 23. diffusers 0.42.1 shifts the lowest time a second time when shift is not 1.
+    Esser et al. (2024), eq. 23.
     """
     shifted: Floats = schedule.shift * times / (1 + (schedule.shift - 1) * times)
     return shifted

@@ -124,7 +124,7 @@ def test_every_pipeline_of_diffusers_with_these_parts_is_known_or_of_another_kin
     assert not OTHERS & {*STABLE_PIPELINES, *XL_PIPELINES}
 
 
-@pytest.mark.parametrize("name", ["StableDiffusion3Pipeline", "FluxPipeline", "AnimateDiffPipeline"])
+@pytest.mark.parametrize("name", ["AuraFlowPipeline", "FluxPipeline", "AnimateDiffPipeline"])
 def test_another_kind_is_refused_in_a_line_a_family(folder, name):
     file = folder / "model_index.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"_class_name": name}))

@@ -263,7 +263,7 @@ def test_single_file_of_another_family(tmp_path, tensors, said):
 @pytest.mark.parametrize(
     "file, changes, said",
     [
-        ("model_index.json", {"_class_name": "StableDiffusion3Pipeline"}, ["'StableDiffusion3Pipeline'"]),
+        ("model_index.json", {"_class_name": "AuraFlowPipeline"}, ["'AuraFlowPipeline'"]),
         ("model_index.json", {"_class_name": None}, ["None", "StableDiffusionPipeline"]),
         ("unet/config.json", {"addition_embed_type": "text"}, ["addition_embed_type 'text', expected None"]),
         ("unet/config.json", {"cross_attention_dim": 1024}, ["cross_attention_dim is 1024, expected 32"]),

@@ -12,10 +12,13 @@ from latentrt.conditioning.positions import position_table as made
 from latentrt.tensors import TensorSpec
 from latentrt_export.checkpoint.builders import transformer as built
 from latentrt_export.checkpoint.config_defaults import completed
+from latentrt_export.checkpoint.family import Encoder
+from latentrt_export.checkpoint.unigram import T5
 from latentrt_export.components.pixart import transformer_parts
 from latentrt_export.components.t5 import t5_part
 from latentrt_export.graph.trace import trace
-from latentrt_export.networks.pixart import kept_rows, position_table
+from latentrt_export.networks.patches import kept_rows
+from latentrt_export.networks.pixart import position_table
 from tests.export import pixart
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -77,7 +80,7 @@ def test_the_parts_together_are_the_transformer(graphs, size):
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory):
     """T5's encoder, and the session of its graph."""
-    part = t5_part(pixart.build_text_encoder().encoder, "text_encoder")
+    part = t5_part(pixart.build_text_encoder().encoder, Encoder(vocabulary=T5, tokens=300), "text_encoder")
     return pixart.build_text_encoder(), session(part, tmp_path_factory.mktemp("encoder"))
 
 

@@ -113,7 +113,7 @@ def test_flow_euler_in_the_frame_of_the_model_by_hand(bundle, calls, shift):
     final = latents_of(pipeline, Request("a", steps=4, guidance=1.0, seed=0, **SMALL))[-1]
     times = [t / 1000 for t in timesteps(calls)]
     assert times[0] == 1
-    even = np.linspace(1, 0.001, 4)
+    even = np.linspace(1, shift * 0.001 / (1 + (shift - 1) * 0.001), 4)
     np.testing.assert_allclose(times, shift * even / (1 + (shift - 1) * even), rtol=1e-6)
     z = named(calls, "unet")[0]["sample"]
     for t, sigma_next, feed, velocity in zip(

@@ -172,7 +172,8 @@ def test_start_is_the_noise_share_in_sigma_spaced_grids_unless_spacing_is_leadin
 def test_flow_models_go_down_in_even_times_shifted(sampler, shift):
     for steps in (1, 2, 5, 50, 1000):
         grid = SAMPLERS[sampler].grid(replace(FLOW, shift=shift), steps, "leading", "normal")
-        times = [1 - i * 0.999 / max(1, steps - 1) for i in range(steps)]  # from 1 down to 1 / 1000
+        lowest = shift * 0.001 / (1 + (shift - 1) * 0.001)  # shifted already, as in diffusers
+        times = [1 - i * (1 - lowest) / max(1, steps - 1) for i in range(steps)]
         shares = [shift * t / (1 + (shift - 1) * t) for t in times]
         np.testing.assert_allclose(grid.timesteps, np.multiply(1000, shares), rtol=1e-12)
         np.testing.assert_allclose(grid.sigmas[1:], [t / (1 - t) for t in shares[1:]], rtol=1e-9)
