@@ -21,14 +21,15 @@ from emoji.ldm.latents import colours_of
 from emoji.ldm.pictures import LARGE, large, reduced
 from emoji.words import COLOURS
 from examples.sheet import table
+from latentrt.images.colours import with_colours_of
 
 LABELS = ("owl", "rocket", "red apple", "grinning face", "guitar", "sailboat")
 SHOWN = 160  # pixels a side on the sheet
-HEADS = ("64x64", "bicubic", "super-resolution", "256x256")
+HEADS = ("64x64", "bicubic", "super-resolution", "with --keep-colours", "256x256")
 
 
 def rows_of(pipeline: latentrt.Pipeline, steps: int) -> Iterator[tuple[str, list[Image.Image]]]:
-    """Yield a name and four pictures of 256x256, as in HEADS, for each label."""
+    """Yield a name and five pictures of 256x256, as in HEADS, for each label."""
     labels = [row.label for row in index.load()]
     shown = colours_of(len(labels))
     for place, label in enumerate(LABELS):
@@ -36,10 +37,10 @@ def rows_of(pipeline: latentrt.Pipeline, steps: int) -> Iterator[tuple[str, list
         colour = [one for one in range(len(PALETTE)) if one not in shown[number]][place]
         original = large(number, colour)
         small = image_of(reduced(original))
-        made = latentrt.upscale(pipeline, small, steps=steps, seed=0).image
+        made = latentrt.upscale(pipeline, small, steps=steps, seed=0).image.convert("RGB")
         sides = (LARGE, LARGE)
         others = [small.resize(sides, way) for way in (Image.Resampling.NEAREST, Image.Resampling.BICUBIC)]
-        yield f"{label} on {list(COLOURS)[colour]}", [*others, made, image_of(original)]
+        yield f"{label} on {list(COLOURS)[colour]}", [*others, made, with_colours_of(made, small), image_of(original)]
 
 
 def image_of(picture: Tensor) -> Image.Image:
@@ -68,8 +69,8 @@ def main() -> None:
     rows: dict[str, list[Image.Image]] = {}
     with latentrt.load(given.bundle, engine="onnxruntime") as pipeline:
         for name, row in rows_of(pipeline, given.steps):
-            _, bicubic, made, original = row
-            print(f"{name:32} bicubic {psnr(bicubic, original):.1f} dB, here {psnr(made, original):.1f} dB", flush=True)
+            figures = [f"{head} {psnr(one, row[-1]):.1f} dB" for head, one in zip(HEADS[1:-1], row[1:-1], strict=True)]
+            print(f"{name}: {', '.join(figures)}", flush=True)
             rows[name] = [one.convert("RGB").resize((SHOWN, SHOWN)) for one in row]
     table(rows, HEADS).save(given.out, optimize=True)
 

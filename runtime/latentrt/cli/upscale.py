@@ -38,6 +38,11 @@ if TYPE_CHECKING:
 @click.option(
     "--times", type=int, default=1, metavar="N", show_default=True, help="Passes: 2 of a factor of 4 enlarge by 16."
 )
+@click.option(
+    "--keep-colours",
+    is_flag=True,
+    help="Correct the result, so that reduced it has the colours of IN; models drift in flat parts.",
+)
 @engine_option()
 @memory_option()
 @text_options()
@@ -82,7 +87,7 @@ def upscale(
 
 
 # Options that a network of one call has no use for.
-SAMPLING = ("steps", "sampler", "eta", "memory_budget")
+SAMPLING = ("steps", "sampler", "eta", "memory_budget", "keep_colours")
 
 
 def check_model(bundle: str, **options: Any) -> None:
@@ -94,7 +99,7 @@ def check_model(bundle: str, **options: Any) -> None:
     if not is_network(bundle):  # before engines are timed
         tile_of(options["tile"], open_bundle(folder_of(bundle), verify=False).manifest)
         return
-    for name in (one for one in SAMPLING if options[one] is not None):
+    for name in (one for one in SAMPLING if options[one] not in (None, False)):
         raise RequestError(
             f"--{name.replace('_', '-')}: got {options[name]} with an ONNX file, which runs once per tile; leave it out"
         )

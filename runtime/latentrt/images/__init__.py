@@ -1,3 +1,3 @@
 """Images: reading, resizing and writing them, inpainting masks, EXIF, XMP."""
 
-__all__ = ["credentials", "exif", "load", "mask", "pillow", "terminal", "xmp"]
+__all__ = ["colours", "credentials", "exif", "load", "mask", "pillow", "terminal", "xmp"]

@@ -16,6 +16,7 @@ from latentrt.bundle.manifest import Manifest
 from latentrt.engines import Engine
 from latentrt.engines.keeping import keep
 from latentrt.errors import RequestError
+from latentrt.images.colours import with_colours_of
 from latentrt.images.load import open_image
 from latentrt.images.pillow import digest, reflected
 from latentrt.pipeline.metadata import record_of, save_with_text, texts_of
@@ -49,7 +50,7 @@ class Upscaled:
     """An enlarged picture.
 
     image: RGB, or RGBA for a picture with transparency. result: of the last pass, whose picture is padded. source: the
-    picture's size and hash. tile: in pixels of a pass's input.
+    picture's size and hash. tile: in pixels of a pass's input. keep_colours: as of `upscale`.
     """
 
     image: Image
@@ -57,6 +58,7 @@ class Upscaled:
     source: Mapping[str, Any] = field(repr=False)
     tile: int
     times: int
+    keep_colours: bool = False
 
     def save(self, path: str | Path, *, metadata: bool = True, mark: bool = True) -> None:
         """Writes the picture, whole or not at all, in the format of the name's ending; see `Result.save`.
@@ -73,7 +75,7 @@ class Upscaled:
 
     def record(self) -> dict[str, Any]:
         """What the metadata says: the settings of the last pass, sizes and hash of the whole picture."""
-        known = {"tile": self.tile, "times": self.times, "init": self.source}
+        known = {"tile": self.tile, "times": self.times, "keep_colours": self.keep_colours, "init": self.source}
         record = record_of(self.result.settings, 0, self.result.provenance())
         return {**record, "width": self.image.width, "height": self.image.height, **known}
 
@@ -84,6 +86,7 @@ def upscale(
     *,
     tile: int | None = None,
     times: int = 1,
+    keep_colours: bool = False,
     progress: Progress | None = None,
     **options: Any,
 ) -> Upscaled:
@@ -91,12 +94,11 @@ def upscale(
 
     image: a picture or its file, of any size and mode. tile: the side of the square parts that the denoiser sees at
     once, in pixels of the picture; default: the model's training size. times: the number of passes, each of which
-    enlarges the result of the one before. progress: called with the number of calls of the denoiser and the decoder
-    that are done, and of all: one per tile and step, and one per tile decoded. options: those of `Request`, such as
-    steps, sampler, eta, seed. Raises RequestError for another kind of bundle, for what is no image, and for options
-    that ask for another picture; else as `Pipeline.steps`.
-
-    >>> upscale(pipe, "photo.jpg", steps=50).save("large.png")  # doctest: +SKIP
+    enlarges the result of the one before. keep_colours: correct each pass's result, so that reduced it is the pass's
+    input; the model's own result may have other colours. progress: called with the number of calls of the denoiser and
+    the decoder that are done, and of all: one per tile and step, and one per tile decoded. options: those of `Request`,
+    such as steps, sampler, eta, seed. Raises RequestError for another kind of bundle, for what is no image, and for
+    options that ask for another picture; else as `Pipeline.steps`.
     """
     manifest = pipeline.bundle.manifest
     tile = tile_of(tile, manifest)
@@ -112,8 +114,9 @@ def upscale(
     for width, height in sizes:
         run = counted.steps(replace(request, init=reflected(picture, manifest.latents.multiple)))
         deque(run, maxlen=0)
-        picture = run.result.images[0].crop((0, 0, width * factor, height * factor))
-    return Upscaled(with_alpha(picture, opened), run.result, source, tile, times)
+        made = run.result.images[0].crop((0, 0, width * factor, height * factor))
+        picture = with_colours_of(made, picture) if keep_colours else made
+    return Upscaled(with_alpha(picture, opened), run.result, source, tile, times, keep_colours)
 
 
 def tile_of(tile: int | None, manifest: Manifest) -> int:

@@ -11,6 +11,7 @@ from latentrt.engines.keeping import keep
 from latentrt.engines.onnx.binding import OrtTensor
 from latentrt.engines.onnx.engine import BoundEngine
 from latentrt.errors import OutputError, RequestError
+from latentrt.images.colours import with_colours_of
 from latentrt.images.pillow import to_pixels
 from latentrt.pipeline.memory import activation_bytes, demand_of
 from latentrt.pipeline.metadata import read_png
@@ -95,6 +96,24 @@ def test_several_passes(pipeline):
     twice = latentrt.upscale(pipeline, picture, times=2, **STEPS)
     assert twice.image.size == (192, 128)
     assert twice.image.tobytes() == latentrt.upscale(pipeline, once, **STEPS).image.tobytes()
+
+
+def test_colours_are_kept(pipeline):
+    rows = np.linspace(90, 160, 24).astype(np.uint8)[:, None, None]
+    picture = Image.fromarray(np.broadcast_to(rows + np.array([0, 20, 40], np.uint8), (24, 32, 3)).copy())
+    made, kept = (latentrt.upscale(pipeline, picture, keep_colours=one, **STEPS) for one in (False, True))
+    off = [np.abs(floats(one.image.reduce(8)) - floats(picture)).mean() for one in (made, kept)]
+    assert off[1] < 2 < 10 < off[0]
+    assert (made.record()["keep_colours"], kept.record()["keep_colours"]) == (False, True)
+
+
+def test_colours_that_are_right_stay():
+    picture = noise(8, 8).resize((64, 48), Image.Resampling.BICUBIC)
+    np.testing.assert_allclose(floats(with_colours_of(picture, picture.reduce(8))), floats(picture), atol=1)  # rounded
+
+
+def floats(image):
+    return np.asarray(image, np.float64)
 
 
 def test_transparency_is_enlarged_by_bicubic_interpolation(pipeline):
