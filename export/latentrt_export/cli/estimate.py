@@ -46,8 +46,9 @@ def estimate(
     \b
     latentrt estimate my-bundle --device orin-nano --size 512x512 --steps 20
 
-    Times are lower bounds, at fp32, fp16 and int8: the multiply-adds and bytes of every layer, divided by the device's
-    peak rates. Real engines took 2 to 4 times as long (docs/estimate.md). Needs `pip install 'latentrt[cpu,export]'`.
+    Times are lower bounds, at fp32, fp16, int8 and w4: the multiply-adds and bytes of every layer, divided by the
+    device's peak rates. Real engines took 2 to 4 times as long (docs/estimate.md). At int8 the UNet is quantized, at w4
+    the denoiser's and text encoders' weights. Needs `pip install 'latentrt[cpu,export]'`.
     """
     with extra_of("estimate"):
         from latentrt_export.estimate.devices import DEVICES

@@ -29,7 +29,10 @@ SYSTEM_BYTES = 2_200_000_000
 # After a graph's name: its calls on the positive prompt alone, where others have both.
 POSITIVE = ", positive"
 # The graphs that `latentrt calibrate` quantizes; the others compute in FP16.
-QUANTIZED = ("unet", "unet_shallow")
+QUANTIZED: Mapping[PrecisionName, tuple[str, ...]] = {
+    "int8": ("unet", "unet_shallow"),
+    "w4": ("unet", "unet_shallow", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3"),
+}
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,10 @@ def embedding_calls(manifest: Manifest, settings: Settings) -> dict[str, tuple[i
 
 
 def estimate(calls: Mapping[str, Call], precision: PrecisionName, device: Device) -> Estimate:
-    """Returns the estimate of these calls on a device. At "int8" only the UNet is quantized, the rest is fp16."""
+    """Returns the estimate of these calls on a device.
+
+    At "int8" only the UNet is quantized, at "w4" the denoiser and text encoders; the rest is fp16.
+    """
     how = {name: precision_of(name, call, precision) for name, call in calls.items()}
     bounds = {name: roofline(call.cost, how[name], device) for name, call in calls.items()}
     # A graph's weights count once, however it is called.
@@ -157,5 +163,6 @@ def estimate(calls: Mapping[str, Call], precision: PrecisionName, device: Device
 
 def precision_of(name: str, call: Call, precision: PrecisionName) -> Precision:
     """The precision of a graph in a bundle of that precision."""
-    quantized_elsewhere = precision == "int8" and name.removesuffix(POSITIVE) not in QUANTIZED
-    return PRECISIONS[call.always or ("fp16" if quantized_elsewhere else precision)]
+    quantized = QUANTIZED.get(precision)
+    float_here = quantized is not None and name.removesuffix(POSITIVE) not in quantized
+    return PRECISIONS[call.always or ("fp16" if float_here else precision)]

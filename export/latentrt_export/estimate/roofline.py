@@ -14,7 +14,7 @@ from typing import Literal
 from latentrt_export.estimate.devices import Device
 from latentrt_export.graph.costs import Cost, LayerWork
 
-PrecisionName = Literal["fp32", "fp16", "int8"]
+PrecisionName = Literal["fp32", "fp16", "int8", "w4"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Rate:
     """Arithmetic of layers: the device's field with the rate, and the bytes per weight and per activation."""
 
     field: str
-    weight_bytes: int
+    weight_bytes: float
     activation_bytes: int
 
 
@@ -30,23 +30,31 @@ class Rate:
 class Precision:
     """Arithmetic and storage of a graph.
 
-    layers: layers with fixed weights. products: attention. other_bytes: per element of biases, norms and tables.
-    activation_bytes: per element of an activation that stays in memory.
+    convolutions, linear: layers with fixed weights. products: attention. other_bytes: per element of biases, norms and
+    tables. activation_bytes: per element of an activation that stays in memory.
     """
 
-    layers: Rate
+    convolutions: Rate
+    linear: Rate
     products: Rate
     other_bytes: int
     activation_bytes: int
 
+    def rate(self, kind: str) -> Rate:
+        """The rate of a layer of that kind: "conv", "linear" or "attention"."""
+        return {"conv": self.convolutions, "linear": self.linear, "attention": self.products}[kind]
+
 
 FP32, FP16, INT8 = Rate("tf32", 4, 4), Rate("fp16", 2, 2), Rate("int8", 1, 1)
+# Weights in 8 and in 4 bits, the latter with a scale in fp16 for 32 of them; arithmetic in fp16.
+W8, W4 = Rate("fp16", 1, 2), Rate("fp16", 0.5 + 2 / 32, 2)
 
 # Attention and residual additions stay in float in INT8 graphs: activations that stay in memory take two bytes.
 PRECISIONS: Mapping[PrecisionName, Precision] = {
-    "fp32": Precision(FP32, FP32, 4, 4),
-    "fp16": Precision(FP16, FP16, 2, 2),
-    "int8": Precision(INT8, FP16, 2, 2),
+    "fp32": Precision(FP32, FP32, FP32, 4, 4),
+    "fp16": Precision(FP16, FP16, FP16, 2, 2),
+    "int8": Precision(INT8, INT8, FP16, 2, 2),
+    "w4": Precision(W8, W4, FP16, 2, 2),
 }
 
 
@@ -72,10 +80,10 @@ class Roofline:
 def roofline(cost: Cost, precision: Precision, device: Device) -> Roofline:
     """Returns the bound for one call of a graph on a device."""
     cache = device.cache_mb * 1e6
-    uncached = max(0.0, 1 - cache / max(1, cost.layer_weights * precision.layers.weight_bytes))
+    uncached = max(0.0, 1 - cache / max(1, layer_bytes(cost, precision)))
     compute = memory = multiplying = moving = 0.0
     for work, count in cost.work.items():
-        rate = precision.products if work.kind == "attention" else precision.layers
+        rate = precision.rate(work.kind)
         multiply = count * 2 * work.macs / (getattr(device, rate.field) * 1e12)
         move = count * moved_bytes(work, rate, uncached, cache) / (device.bandwidth_gb * 1e9)
         compute += multiply if multiply >= move else 0
@@ -96,4 +104,10 @@ def moved_bytes(work: LayerWork, rate: Rate, uncached: float, cache: float) -> f
 def weight_bytes(cost: Cost, precision: Precision) -> int:
     """The bytes of all constants at a precision."""
     layers = min(cost.layer_weights, cost.parameters)
-    return layers * precision.layers.weight_bytes + (cost.parameters - layers) * precision.other_bytes
+    read_once = layer_bytes(cost, precision) * layers / max(1, cost.layer_weights)  # layers may share weights
+    return round(read_once + (cost.parameters - layers) * precision.other_bytes)
+
+
+def layer_bytes(cost: Cost, precision: Precision) -> float:
+    """The bytes of all layers' weights, each time that a layer reads them."""
+    return sum(count * work.weights * precision.rate(work.kind).weight_bytes for work, count in cost.work.items())

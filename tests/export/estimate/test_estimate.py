@@ -81,7 +81,7 @@ def test_counting_again_gives_what_is_kept():
 
 @pytest.mark.parametrize(
     ("precision", "seconds", "binds"),
-    [("fp32", 4e-6, "memory"), ("fp16", 2e-6, "memory"), ("int8", 1e-6, "memory")],
+    [("fp32", 4e-6, "memory"), ("fp16", 2e-6, "memory"), ("int8", 1e-6, "memory"), ("w4", 0.70625e-6, "memory")],
 )
 def test_a_layer_that_moves_more_than_it_multiplies(precision, seconds, binds):
     found = roofline(cost(LayerWork("linear", 1000, 90_000, (6_000,), 4_000)), PRECISIONS[precision], PLAIN)
@@ -127,6 +127,10 @@ def test_memory_is_weights_activations_and_the_context():
     unet = Call(cost(LayerWork("conv", 1, 800, (), 1), parameters=1000, live=50), 20)
     vae = Call(cost(parameters=100, live=4000), 1, "fp32")
     assert weight_bytes(unet.cost, PRECISIONS["int8"]) == 800 + 2 * 200
+    linear = cost(LayerWork("linear", 1, 3200, (), 1), LayerWork("conv", 1, 100, (), 1), parameters=3500)
+    assert weight_bytes(linear, PRECISIONS["w4"]) == 3200 // 2 + 2 * 100 + 100 + 2 * 200  # a scale for 32, and 8 bits
+    shared = cost(LayerWork("linear", 1, 600, (), 1), parameters=300)
+    assert weight_bytes(shared, PRECISIONS["fp16"]) == 600
     found = estimate({"unet": unet, "vae_decoder": vae}, "int8", PLAIN)
     assert found.weight_bytes == 1200 + 400
     assert found.activation_bytes == 16_000
@@ -189,7 +193,7 @@ def test_the_command_prints_every_layer_and_device(run):
     status, out, _ = run("emoji", "--steps", "4", "--device", "orin-nano", "--device", "h100")
     assert status == 0
     lines = out.splitlines()
-    assert sum(line.startswith(("orin-nano", "h100")) for line in lines) == 6
+    assert sum(line.startswith(("orin-nano", "h100")) for line in lines) == 2 * len(PRECISIONS)
     assert [line.split()[0] for line in lines if " conv " in line] == ["unet", "vae_decoder"]
     assert "no device was measured" in lines[-1]
     status, out, _ = run("emoji", "--steps", "4", "--device", "h100", "--json")
