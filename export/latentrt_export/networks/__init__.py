@@ -7,6 +7,7 @@ __all__ = [
     "component",
     "control_network",
     "flux2",
+    "half_weights",
     "hoist",
     "image_embedding",
     "image_encoder",
