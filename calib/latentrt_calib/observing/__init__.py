@@ -1,3 +1,3 @@
 """Observation of a graph's inner values over a recording: ranges, histograms and samples, per range of timesteps."""
 
-__all__ = ["histogram", "observations", "observe", "session"]
+__all__ = ["histogram", "magnitudes", "observations", "observe", "session"]
