@@ -16,7 +16,7 @@ from diffusers import VQModel
 from safetensors.torch import save_file
 from torch import nn
 
-from emoji import index
+from emoji import index, training
 from emoji.diffusion import schedule
 from emoji.fetch import FOLDER
 from emoji.ldm import classes, denoiser, first_stage, super_resolution
@@ -66,8 +66,12 @@ def write_upscaler() -> None:
 
 @torch.no_grad()
 def main() -> None:
-    """Write both."""
-    for folder, one in ((CLASSES, write_classes), (UPSCALER, write_upscaler)):
+    """Write those that are trained."""
+    models = ((CLASSES, classes.NAME, write_classes), (UPSCALER, super_resolution.NAME, write_upscaler))
+    for folder, name, one in models:
+        if not training.state_path(name).is_file():
+            print(f"{folder}: not trained, run python -m emoji.{name}")
+            continue
         one()
         size = sum(path.stat().st_size for path in folder.rglob("*.safetensors")) / 1e6
         print(f"{folder}: {size:.1f} MB of weights")
