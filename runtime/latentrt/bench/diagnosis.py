@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
@@ -32,7 +33,8 @@ def diagnose(root: Path = Path("/")) -> dict[str, Any]:
     available = memory(root / MEMINFO.relative_to("/"))
     jetson = read_jetson(root)
     nvidia = read_nvidia()
-    engines = {name: engine_state(name, nvidia) for name in ENGINES}
+    providers = packages_distributions()  # half a second where many packages are installed
+    engines = {name: engine_state(name, nvidia, providers) for name in ENGINES}
     packages = {name: installed(name) for name in (*RUNTIME_PACKAGES, *EXPORT_PACKAGES)}
     return {
         "latentrt": installed("latentrt"),
@@ -64,9 +66,12 @@ def auto_state() -> dict[str, Any]:
     return {"engines": names, VARIABLE: os.environ.get(VARIABLE) or None}
 
 
-def engine_state(name: str, nvidia: Nvidia) -> dict[str, Any]:
-    """State of an engine: installed, usable, its package and version, its extra, and its problem."""
-    kind, package = ENGINES[name], package_of(name)
+def engine_state(name: str, nvidia: Nvidia, providers: Mapping[str, list[str]]) -> dict[str, Any]:
+    """State of an engine: installed, usable, its package and version, its extra, and its problem.
+
+    providers: the installed packages that have each module.
+    """
+    kind, package = ENGINES[name], package_of(name, providers)
     problem = problem_of(kind, nvidia)
     return {
         "installed": kind.installed,
@@ -78,12 +83,12 @@ def engine_state(name: str, nvidia: Nvidia) -> dict[str, Any]:
     }
 
 
-def package_of(name: str) -> str:
+def package_of(name: str, providers: Mapping[str, list[str]]) -> str:
     """The installed package that provides an engine; several can. Its module's name if none is installed."""
     kind = ENGINES[name]
     module = kind.found or kind.requires
-    providers = packages_distributions().get(module, []) if kind.installed else []
-    return next((one for one in providers if not kind.file or "gpu" in one), [*providers, module][0])
+    found = providers.get(module, []) if kind.installed else []
+    return next((one for one in found if not kind.file or "gpu" in one), [*found, module][0])
 
 
 def problem_of(kind: EngineKind, nvidia: Nvidia) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from dataclasses import dataclass
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 from latentrt.bench.diagnosis import installed, package_of
@@ -52,7 +53,7 @@ def machine(engine: str, root: Path = ROOT, gpu: Nvml | None = None) -> Machine:
     cpu = root / "sys/devices/system/cpu/cpu0/cpufreq"
     known, board = memory(root / "proc/meminfo"), read_jetson(root)
     most = read_int(cpu / "scaling_max_freq")
-    packages = {name: installed(name) for name in ("latentrt", "numpy", package_of(engine))}
+    packages = {name: installed(name) for name in ("latentrt", "numpy", package_of(engine, packages_distributions()))}
     return Machine(
         processor=processor(root / "proc/cpuinfo"),
         cores=usable_cores(),
