@@ -10,9 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 import latentrt
 from emoji import index
@@ -22,6 +20,8 @@ from emoji.ldm.pictures import LARGE, large, reduced
 from emoji.words import COLOURS
 from examples.sheet import table
 from latentrt.images.colours import with_colours_of
+from latentrt.images.pillow import to_images
+from latentrt_calib.evaluate.metrics import psnr_db
 
 LABELS = ("owl", "rocket", "red apple", "grinning face", "guitar", "sailboat")
 SHOWN = 160  # pixels a side on the sheet
@@ -36,27 +36,11 @@ def rows_of(pipeline: latentrt.Pipeline, steps: int) -> Iterator[tuple[str, list
         number = labels.index(label)
         colour = [one for one in range(len(PALETTE)) if one not in shown[number]][place]
         original = large(number, colour)
-        small = image_of(reduced(original))
+        small, whole = (to_images(one[None].numpy())[0] for one in (reduced(original), original))
         made = latentrt.upscale(pipeline, small, steps=steps, seed=0).image.convert("RGB")
         sides = (LARGE, LARGE)
         others = [small.resize(sides, way) for way in (Image.Resampling.NEAREST, Image.Resampling.BICUBIC)]
-        yield f"{label} on {list(COLOURS)[colour]}", [*others, made, with_colours_of(made, small), image_of(original)]
-
-
-def image_of(picture: Tensor) -> Image.Image:
-    """Return a picture of (3, height, width) in [-1, 1] as an image."""
-    return Image.fromarray(((picture.permute(1, 2, 0).numpy() + 1) * 127.5).round().clip(0, 255).astype(np.uint8))
-
-
-def psnr(got: Image.Image, expected: Image.Image) -> float:
-    """Return the PSNR in dB."""
-    first, second = (as_floats(one) for one in (got, expected))
-    return float(20 * np.log10(255 / np.sqrt(((first - second) ** 2).mean())))
-
-
-def as_floats(image: Image.Image) -> NDArray[np.float64]:
-    """Return the pixels, (height, width, 3), 0 to 255."""
-    return np.asarray(image.convert("RGB"), np.float64)
+        yield f"{label} on {list(COLOURS)[colour]}", [*others, made, with_colours_of(made, small), whole]
 
 
 def main() -> None:
@@ -69,9 +53,11 @@ def main() -> None:
     rows: dict[str, list[Image.Image]] = {}
     with latentrt.load(given.bundle, engine="onnxruntime") as pipeline:
         for name, row in rows_of(pipeline, given.steps):
-            figures = [f"{head} {psnr(one, row[-1]):.1f} dB" for head, one in zip(HEADS[1:-1], row[1:-1], strict=True)]
+            *pixels, expected = map(np.asarray, row)
+            found = [psnr_db(one, expected) for one in pixels[1:]]
+            figures = [f"{head} {one:.1f} dB" for head, one in zip(HEADS[1:-1], found, strict=True)]
             print(f"{name}: {', '.join(figures)}", flush=True)
-            rows[name] = [one.convert("RGB").resize((SHOWN, SHOWN)) for one in row]
+            rows[name] = [one.resize((SHOWN, SHOWN)) for one in row]
     table(rows, HEADS).save(given.out, optimize=True)
 
 
