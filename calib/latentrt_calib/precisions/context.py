@@ -22,6 +22,8 @@ from latentrt_calib.report.report import LayerReport
 from latentrt_export.graph.emulation import emulated
 from latentrt_export.graph.save import save_graph
 
+ANY = "any"  # target of a graph that every engine runs as it is
+
 
 @dataclass(frozen=True)
 class CalibrationOptions:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from latentrt_calib.evaluate.candidate import Evaluator
 from latentrt_calib.observing.magnitudes import largest_magnitudes
-from latentrt_calib.precisions.context import Candidate, Context, recorded
+from latentrt_calib.precisions.context import ANY, Candidate, Context, recorded
 from latentrt_calib.quantize.layers import Layer, layers_of
 from latentrt_calib.recording.record import SHALLOW
 from latentrt_calib.report.layer_reports import HALF, in_single
@@ -24,7 +24,6 @@ from latentrt_export.lower.half import LARGEST_HALF, half
 # Other prompts than the recorded ones may reach higher: a value stays in fp16 up to two thirds of its range. Masks of
 # text encoders, -32768, are below that.
 HEADROOM = 1.5
-ANY = "any"  # target of a graph that every engine runs as it is
 
 
 def in_fp16(context: Context, _evaluator: Evaluator, component: str) -> Candidate:

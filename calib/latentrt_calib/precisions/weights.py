@@ -13,7 +13,7 @@ from latentrt_calib.evaluate.damage import Damage
 from latentrt_calib.observing.observations import Observations
 from latentrt_calib.observing.observe import ObservationSettings, observe
 from latentrt_calib.precisions.choice import Choice, exempt_layers
-from latentrt_calib.precisions.context import Candidate, Context, recorded
+from latentrt_calib.precisions.context import ANY, Candidate, Context, recorded
 from latentrt_calib.quantize.blocks import BlockWeight, in_blocks
 from latentrt_calib.quantize.four_bits import end_layers, four_bit_layers, scale_type, write_blocks
 from latentrt_calib.quantize.layers import Layer, layer_nodes, layers_of, weight_of
@@ -29,7 +29,6 @@ from latentrt_calib.report.layer_reports import (
 )
 from latentrt_calib.report.report import LayerReport
 
-ANY = "any"  # target of a graph that every engine runs as it is
 # Inputs of layers are sampled alike over all timesteps: a weight in 4 bits is the same for all of them.
 OBSERVING = ObservationSettings(buckets=1)
 
