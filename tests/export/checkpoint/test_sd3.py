@@ -1,6 +1,5 @@
 """Stable Diffusion 3's folders: recognised by their configs, and everything refused that such a model does not take."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from latentrt_export.checkpoint.load import load_checkpoint
 from latentrt_export.checkpoint.named import NamedNetwork
 from latentrt_export.export import ExportOptions, prepare_checkpoint
 from tests.export import sd3
+from tests.export.folders import change, prepared
 
 NETWORK = (NamedNetwork("canny", Path("canny")),)
 T5_PARTS = ("text_encoder_3", "tokenizer_3")
@@ -33,18 +33,6 @@ def saved(tmp_path_factory):
 def folder(saved, tmp_path):
     """A copy of it."""
     return Path(shutil.copytree(saved, tmp_path / "checkpoint"))
-
-
-def change(folder, name, **entries):
-    """Changes entries of a json file of the folder; None removes one."""
-    file = folder / name
-    content = json.loads(file.read_text()) | entries
-    file.write_text(json.dumps({key: value for key, value in content.items() if value is not None}))
-
-
-def prepared(folder, **options):
-    """The checkpoint, prepared to be exported."""
-    return prepare_checkpoint(folder, ExportOptions(**options), lambda line: None)
 
 
 def test_a_folder_is_recognised(folder):
