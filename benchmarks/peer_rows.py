@@ -196,13 +196,13 @@ ROWS = (
     Row("sdcpp-q8_0", "stable-diffusion.cpp", SDCPP, "sdcpp", "q8_0", "weights in q8_0", single_file),
     Row("ort-fp32", "latentrt, ONNX Runtime", OURS, "latentrt", "onnxruntime", "fp32", optimised(float_bundle), BOTH),
     Row("openvino-fp32", "latentrt, OpenVINO", OURS, "latentrt", "openvino", "fp32", float_bundle, BOTH),
-    Row("ort-int8", "latentrt, ONNX Runtime", OURS, "latentrt", "onnxruntime", "INT8", optimised(int8_bundle)),
-    Row("openvino-int8", "latentrt, OpenVINO", OURS, "latentrt", "openvino", "INT8", int8_bundle),
+    Row("ort-int8", "latentrt, ONNX Runtime", OURS, "latentrt", "onnxruntime", "INT8", optimised(int8_bundle), BOTH),
+    Row("openvino-int8", "latentrt, OpenVINO", OURS, "latentrt", "openvino", "INT8", int8_bundle, BOTH),
     Row(
         "ort-fp32-cached", ORT_CACHED, OURS, "latentrt", "onnxruntime+3", "fp32", optimised(cached(float_bundle)), BOTH
     ),
     Row("openvino-fp32-cached", OPENVINO_CACHED, OURS, "latentrt", "openvino+3", "fp32", cached(float_bundle), BOTH),
     Row("openvino-fp32-fast", FASTER, OURS, "latentrt", "openvino+3", "fp32", cached(float_bundle, FAST), BOTH),
-    Row("ort-int8-cached", ORT_CACHED, OURS, "latentrt", "onnxruntime+3", "INT8", optimised(cached(int8_bundle))),
-    Row("openvino-int8-cached", OPENVINO_CACHED, OURS, "latentrt", "openvino+3", "INT8", cached(int8_bundle)),
+    Row("ort-int8-cached", ORT_CACHED, OURS, "latentrt", "onnxruntime+3", "INT8", optimised(cached(int8_bundle)), BOTH),
+    Row("openvino-int8-cached", OPENVINO_CACHED, OURS, "latentrt", "openvino+3", "INT8", cached(int8_bundle), BOTH),
 )

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,15 @@ def test_a_tally_tells_a_crash_from_a_refusal() -> None:
     assert not tally.attempt("a bug", lambda: {}["missing"])
     assert tally.outcomes == {"read": 1, "crashed": 1}
     assert tally.faults == ["a bug: KeyError: 'missing'"]
+
+
+def test_computing_counts_and_waiting_does_not() -> None:
+    tally = Tally()
+    assert tally.attempt("waits", lambda: time.sleep(0.1), longest=0.05)
+    assert tally.faults == []
+    assert tally.attempt("computes", lambda: sum(range(5_000_000)), longest=0.01)
+    (fault,) = tally.faults
+    assert fault.startswith("computes: computed for ")
 
 
 def test_a_tally_is_json() -> None:

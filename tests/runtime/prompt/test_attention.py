@@ -41,6 +41,6 @@ def test_what_only_looks_like_a_weight_is_text(text: str) -> None:
     "text", ["(a" * 10000 + ":1.1)" * 10000, "(" * 20000, "[a" * 20000, " " * 20000, "BREAK " * 4000]
 )
 def test_a_long_prompt_takes_no_long_time(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     weighted(text)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5

@@ -107,6 +107,6 @@ def test_a_step_that_is_not_finite_is_refused() -> None:
     "text", ["(" * 20000, "[a:" * 5000 + ":1]" * 5000, "[a|" * 5000 + "]" * 5000, f"[a:{'1' * 20000}x]", "[|" * 10000]
 )
 def test_a_long_prompt_takes_no_long_time(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     at_each_step(text, 20)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
