@@ -75,10 +75,10 @@ def make_graph(case: Case, folder: Path) -> None:
 
 def quantize(model: Any, sizes: Mapping[str, tuple[int, ...]]) -> None:
     """Writes TensorRT's Q/DQ nodes into every layer, in place."""
-    from latentrt_calib.quantize.layers import default_float, layer_nodes, layers_of, output_axis, weight_of
     from latentrt_calib.quantize.plan import Plan, Scale
     from latentrt_calib.quantize.qdq import write
-    from latentrt_calib.quantize.weights import quantized
+    from latentrt_export.graph.eight_bit_weights import quantized
+    from latentrt_export.graph.layers import default_float, layer_nodes, layers_of, output_axis, weight_of
 
     layers = layers_of(model, sizes)
     nodes, scale = layer_nodes(model.graph), Scale(ACTIVATION_SCALE)

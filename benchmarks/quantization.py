@@ -50,14 +50,14 @@ from latentrt_calib.evaluate.metrics import snr_db
 from latentrt_calib.precisions.context import Context, recorded, shapes_of
 from latentrt_calib.precisions.int8 import choose_float_layers, plan_all_layers
 from latentrt_calib.precisions.weights import draft_of, in_w4
-from latentrt_calib.quantize.blocks import BlockWeight
-from latentrt_calib.quantize.layers import layer_nodes, layers_of, weight_of
 from latentrt_calib.quantize.planning import Recipe, candidates
-from latentrt_calib.quantize.qdq import weight_only
 from latentrt_calib.recording.prompts import SHIPPED
 from latentrt_calib.recording.record import UNET, Recording
 from latentrt_export.graph.constants import VIEWS
 from latentrt_export.graph.costs import OPERATORS, Shapes, concrete_shapes, node_macs
+from latentrt_export.graph.eight_bits import weight_only
+from latentrt_export.graph.four_bit_weights import BlockWeight
+from latentrt_export.graph.layers import layer_nodes, layers_of, weight_of
 from latentrt_export.graph.save import save_graph
 from latentrt_export.step_cache import without_step_cache
 

@@ -141,7 +141,7 @@ def check_float(pipeline: Pipeline, names: Sequence[str], precision: str) -> Non
         if component.quantization is not None or is_quantized(ir.load(bundle.path(component.file))):
             raise BundleError(
                 f"{bundle.folder}: got a {name} that is quantized already, expected a float one; "
-                "calibrate the bundle that `latentrt export` wrote"
+                "calibrate one that `latentrt export --precision w16` wrote"
             )
         if precision == component.precision:
             raise BundleError(

@@ -22,13 +22,12 @@ from latentrt_calib.evaluate.candidate import Evaluator, FloatGraph
 from latentrt_calib.evaluate.compare import BundleSummary, Comparison, bundle_summary, compare
 from latentrt_calib.evaluate.damage import Damage
 from latentrt_calib.evaluate.generate import generate_samples
-from latentrt_calib.quantize.four_bits import eight_bit_bytes
-from latentrt_calib.quantize.layers import layers_of
 from latentrt_calib.recording.record import DECODER
 from latentrt_calib.report.page import save_page
 from latentrt_calib.report.report import GateReport, LayerReport, Report, figures
 from latentrt_export.graph.costs import total_macs
 from latentrt_export.graph.emulation import emulated
+from latentrt_export.graph.layers import layers_of
 from latentrt_export.graph.step_cache import without_features
 from latentrt_export.step_cache import cut_again
 
@@ -96,10 +95,7 @@ def publish(
     report = replace(report, decoder=decoder, encoders=encoders, cached=cached)
     measured = {one.component: one.quantization for one in report.components}
     if shallow:
-        whole = report.quantization
-        wide = eight_bit_bytes(ir.load(folder / unmeasured.components[shallow].file)) if whole.eight_bit_bytes else 0
-        own = shallow_quantization(manifest, shallow, unet, whole)
-        measured[shallow] = replace(own, eight_bit_bytes=wide)
+        measured[shallow] = shallow_quantization(manifest, shallow, unet, report.quantization)
     changed = {name: replace(unmeasured.components[name], quantization=one) for name, one in measured.items()}
     save_manifest(folder, with_components(unmeasured, changed))
     final = with_other(report, bundle_summary(open_bundle(folder, verify=False)))
@@ -111,7 +107,8 @@ def publish(
 def component_of(manifest: Manifest, part: WrittenComponent) -> Component:
     """The manifest's entry of a quantized graph, before anything is measured."""
     name = part.graph.component
-    return replace(manifest.components[name], file=f"{name}.onnx", data=part.data, precision=part.precision)
+    place = replace(manifest.components[name], file=f"{name}.onnx", data=part.data)
+    return replace(place, precision=part.precision, eight_bit_bytes=part.eight_bit_bytes)
 
 
 def with_components(manifest: Manifest, components: Mapping[str, Component]) -> Manifest:
@@ -151,7 +148,6 @@ def report_of(
         comparison=comparison,
         buckets=part.buckets,
         sensitivity=part.damage,
-        eight_bit_bytes=part.eight_bit_bytes,
     )
 
 

@@ -42,7 +42,8 @@ from latentrt_export.components.parts import parts_of
 from latentrt_export.components.tiny_decoder import open_tiny_decoder, tiny_part
 from latentrt_export.gate import check_gate
 from latentrt_export.graph.activations import with_figure
-from latentrt_export.graph.precision import PRECISIONS, FloatPrecision
+from latentrt_export.graph.four_bits import eight_bit_bytes
+from latentrt_export.graph.precision import FOUR_BIT_ROLES, PRECISIONS, ExportPrecision
 from latentrt_export.graph.save import save_graph
 from latentrt_export.graph.step_cache import check_boundary
 from latentrt_export.graph.trace import trace
@@ -57,6 +58,8 @@ from latentrt_export.step_cache import with_step_cache
 TOKENIZER_FILE, OTHER_FILE = "tokenizer/tokenizer.json", "tokenizer/{}.json"
 # Folder of converted pickles inside the new bundle's temporary folder, with which it is removed if the export fails.
 SCRATCH = ".pickles"
+# Precisions in which every weight is rounded to fp16 first.
+HALVES: tuple[ExportPrecision, ...] = ("w16", "w4")
 WEIGHTS_SUFFIX = re.compile(r"\.safetensors$", re.IGNORECASE)
 
 Progress = Callable[[str], None]
@@ -79,7 +82,7 @@ def export(source: Path, out: Path, options: ExportOptions, progress: Progress =
             check_boundary(options.step_cache, last_skips(prepared.checkpoint.denoiser.config))
         tiny = open_tiny_decoder(options.tiny_decoder) if options.tiny_decoder else None
         checkpoint, tokenizer = prepared.checkpoint, prepared.tokenizer
-        if options.precision == "w16":
+        if options.precision in HALVES:
             checkpoint = checkpoint.in_halves()
         if tokenizer:
             save_tokenizers(folder, tokenizer)
@@ -290,7 +293,7 @@ def text_of(checkpoint: Checkpoint, pads: Mapping[str, int], *, padded: bool) ->
     return Text(layers, tuple(encoders), others, checkpoint.zero_negative, unread, *rows)
 
 
-def write_component(part: Part, folder: Path, precision: FloatPrecision, progress: Progress) -> Component:
+def write_component(part: Part, folder: Path, precision: ExportPrecision, progress: Progress) -> Component:
     """Traces, saves and measures one component. Raises FidelityError if it misses its gate."""
     precision = precision_of(part, precision)
     recipe = PRECISIONS[precision]
@@ -301,6 +304,7 @@ def write_component(part: Part, folder: Path, precision: FloatPrecision, progres
     progress(f"{part.name}: writing")
     data = save_graph(model, folder, part.name)
     component = with_figure(component_of(part, data, precision, inputs, outputs), model)
+    component = replace(component, eight_bit_bytes=eight_bit_bytes(model, precision))
     # Weights are freed before the engine loads its own, since both would be the peak. No later component uses them.
     del model
     module.to_empty(device="meta")
@@ -310,17 +314,18 @@ def write_component(part: Part, folder: Path, precision: FloatPrecision, progres
     return replace(component, fidelity=check_gate(part, component, folder, recipe))
 
 
-def precision_of(part: Part, wanted: FloatPrecision) -> FloatPrecision:
+def precision_of(part: Part, wanted: ExportPrecision) -> ExportPrecision:
     """The precision that a component is exported in where the bundle's is `wanted`."""
     if part.float32:
         return "fp32"
-    return "w16" if part.wide and wanted == "fp16" else wanted
+    rest = (wanted == "fp16" and part.wide) or (wanted == "w4" and part.role not in FOUR_BIT_ROLES)
+    return "w16" if rest else wanted
 
 
 def component_of(
     part: Part,
     data: tuple[str, ...],
-    precision: FloatPrecision,
+    precision: ExportPrecision,
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
 ) -> Component:

@@ -35,7 +35,6 @@ def check_gate(part: Part, component: Component, folder: Path, recipe: Recipe) -
         psnr = "no difference" if lost.psnr_db is None else f"PSNR {lost.psnr_db:.1f} dB"
         raise FidelityError(
             f"{part.name}: got relative error {lost.relative_error:.2e} and {psnr} against the original, expected "
-            f"{recipe.gate}; nothing was written. Export with --precision fp32; or with w16, and then "
-            "`latentrt calibrate --precision fp16`, which keeps in float32 what leaves the range of fp16"
+            f"{recipe.gate}; nothing was written. {recipe.remedy}"
         )
     return lost

@@ -18,7 +18,7 @@ from latentrt_export.checkpoint.lora import with_loras
 from latentrt_export.checkpoint.markers import Prediction
 from latentrt_export.checkpoint.named import NamedNetwork
 from latentrt_export.checkpoint.pickles import converted
-from latentrt_export.graph.precision import FloatPrecision
+from latentrt_export.graph.precision import ExportPrecision
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class ExportOptions:
     in `with_step_cache`; None for none.
     """
 
-    precision: FloatPrecision = "fp32"
+    precision: ExportPrecision = "fp32"
     name: str | None = None
     steps: int | None = None
     guidance: float | None = None

@@ -24,6 +24,7 @@ from latentrt.storage.atomic import new_folder
 from latentrt.tensors import Array, TensorSpec, shape_of
 from latentrt_export.graph.activations import with_activations
 from latentrt_export.graph.emulation import emulated_session
+from latentrt_export.graph.four_bits import eight_bit_bytes
 from latentrt_export.graph.save import save_graph
 from latentrt_export.graph.step_cache import channels_read, give_features, make_shallow, take_only
 from latentrt_export.lora_table.table import with_table
@@ -166,6 +167,7 @@ class Cutter:
             outputs=tuple(spec for spec in whole.outputs if spec.name in kept),
             sources={key: source for key, source in whole.sources.items() if key in kept},
             activations=(),
+            eight_bit_bytes=eight_bit_bytes(model, whole.precision),
         )
 
     def probes(self, component: Component) -> list[Arrays]:

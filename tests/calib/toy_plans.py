@@ -1,12 +1,12 @@
 """The toy model quantized: a plan for each of its layers, and the graph that is written from them."""
 
 from latentrt_calib.quantize import qdq
-from latentrt_calib.quantize.layers import default_float, float_type, layer_nodes, layers_of, output_axis, weight_of
 from latentrt_calib.quantize.plan import TARGETS, LayerPlan, Scale
 from latentrt_calib.quantize.ranges import Range, scale_and_zero
 from latentrt_calib.quantize.split_concat import split_concatenations
-from latentrt_calib.quantize.weights import quantized
-from tests.calib import toy
+from latentrt_export.graph.eight_bit_weights import quantized
+from latentrt_export.graph.layers import default_float, float_type, layer_nodes, layers_of, output_axis, weight_of
+from tests.export import toy
 
 
 def split_toy(precision="fp32"):

@@ -18,12 +18,12 @@ from latentrt.pipeline.pipeline import Pipeline
 from latentrt.request.request import Request
 from latentrt_calib.evaluate.compare import Pair, pair_of
 from latentrt_calib.evaluate.generate import Sample, generate_samples
-from latentrt_calib.quantize.layers import Layer, layers_of
 from latentrt_calib.quantize.plan import LayerPlan
 from latentrt_calib.quantize.qdq import write_qdq
 from latentrt_calib.quantize.split_concat import split_concatenations
 from latentrt_calib.recording.record import DECODER
 from latentrt_export.graph.costs import Shapes
+from latentrt_export.graph.layers import Layer, layers_of
 from latentrt_export.graph.save import save_graph
 from latentrt_export.graph.step_cache import give_features, make_shallow, without_features
 from latentrt_export.step_cache import without_step_cache

@@ -12,8 +12,8 @@ import onnx_ir as ir
 from latentrt.tensors import Array
 from latentrt_calib.evaluate.metrics import snr_db
 from latentrt_calib.observing.session import InstrumentedGraph, instrumented, run_graph
-from latentrt_calib.quantize.layers import Layer
 from latentrt_calib.recording.record import Recording
+from latentrt_export.graph.layers import Layer
 
 CALLS = 4  # calls of the recording's first image, evenly spaced
 AT_ONCE = 32  # outputs per batch, of both graphs

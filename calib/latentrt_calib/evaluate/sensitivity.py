@@ -18,8 +18,8 @@ from latentrt.errors import FidelityError
 from latentrt.storage.atomic import new_file
 from latentrt.storage.json_codec import parse
 from latentrt_calib.evaluate.damage import Damage
-from latentrt_calib.quantize.layers import Layer
 from latentrt_calib.recording.record import Progress
+from latentrt_export.graph.layers import Layer
 
 MOST_GROUPS = 96  # above, layers are measured together with their neighbours
 

@@ -14,7 +14,7 @@ from latentrt_calib.evaluate.compare import mean_psnr_db
 from latentrt_calib.evaluate.damage import Damage
 from latentrt_calib.evaluate.sensitivity import Saving, damage_of, fewest_float, groups_of, in_order
 from latentrt_calib.precisions.context import Context
-from latentrt_calib.quantize.layers import Layer
+from latentrt_export.graph.layers import Layer
 
 # The exempt layers, and the damage of each group that was measured.
 Chosen = tuple[frozenset[str], tuple[Damage, ...]]

@@ -14,12 +14,12 @@ from latentrt.tensors import TensorSpec, shape_of
 from latentrt_calib.evaluate.candidate import FloatGraph
 from latentrt_calib.evaluate.damage import Damage
 from latentrt_calib.publish import WrittenComponent
-from latentrt_calib.quantize.four_bits import eight_bit_bytes
 from latentrt_calib.quantize.planning import Recipe
 from latentrt_calib.recording.prompts import for_images
 from latentrt_calib.recording.record import DECODER, Progress, Recording, record
 from latentrt_calib.report.report import LayerReport
 from latentrt_export.graph.emulation import emulated
+from latentrt_export.graph.four_bits import eight_bit_bytes
 from latentrt_export.graph.save import save_graph
 
 ANY = "any"  # target of a graph that every engine runs as it is
@@ -109,8 +109,7 @@ class Candidate:
     def write(self, folder: Path) -> WrittenComponent:
         """Writes the graph into a bundle's folder."""
         data = save_graph(self.model, folder, self.graph.component)
-        wide = eight_bit_bytes(self.model) if self.precision == "w4" else 0
-        figures = self.layers(), self.buckets, self.damage, wide
+        figures = self.layers(), self.buckets, self.damage, eight_bit_bytes(self.model, self.precision)
         return WrittenComponent(self.graph, data, self.precision, self.target, *figures)
 
 

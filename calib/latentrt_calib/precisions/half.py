@@ -15,10 +15,10 @@ import onnx_ir as ir
 from latentrt_calib.evaluate.candidate import Evaluator
 from latentrt_calib.observing.magnitudes import largest_magnitudes
 from latentrt_calib.precisions.context import ANY, Candidate, Context, recorded
-from latentrt_calib.quantize.layers import Layer, layers_of
 from latentrt_calib.recording.record import SHALLOW
 from latentrt_calib.report.layer_reports import HALF, in_single
 from latentrt_calib.report.report import LayerReport
+from latentrt_export.graph.layers import Layer, layers_of
 from latentrt_export.lower.half import LARGEST_HALF, half
 
 # Other prompts than the recorded ones may reach higher: a value stays in fp16 up to two thirds of its range. Masks of

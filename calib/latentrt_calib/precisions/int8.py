@@ -16,11 +16,11 @@ from latentrt_calib.observing.observations import Observations
 from latentrt_calib.observing.observe import ObservationSettings, observe
 from latentrt_calib.precisions.choice import Choice, Chosen, exempt_layers
 from latentrt_calib.precisions.context import Candidate, Context, recorded
-from latentrt_calib.quantize.layers import Layer, layers_of
 from latentrt_calib.quantize.planning import PlannedLayer, candidates, observed_values, plan_layers
 from latentrt_calib.recording.record import DECODER, Recording
 from latentrt_calib.report.layer_reports import BY_RULE, bucket_ends, over_budget, ranges_of
 from latentrt_calib.report.report import LayerReport
+from latentrt_export.graph.layers import Layer, layers_of
 
 OBSERVING, OBSERVING_DECODER = ObservationSettings(), ObservationSettings(buckets=1)  # the decoder has no timesteps
 

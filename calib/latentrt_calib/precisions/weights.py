@@ -14,11 +14,7 @@ from latentrt_calib.observing.observations import Observations
 from latentrt_calib.observing.observe import ObservationSettings, observe
 from latentrt_calib.precisions.choice import Choice, exempt_layers
 from latentrt_calib.precisions.context import ANY, Candidate, Context, recorded
-from latentrt_calib.quantize.blocks import BlockWeight, in_blocks
-from latentrt_calib.quantize.four_bits import end_layers, four_bit_layers, scale_type, write_blocks
-from latentrt_calib.quantize.layers import Layer, layer_nodes, layers_of, weight_of
 from latentrt_calib.quantize.planning import candidates
-from latentrt_calib.quantize.qdq import weight_only
 from latentrt_calib.report.layer_reports import (
     BY_RULE,
     EIGHT_BITS,
@@ -28,6 +24,10 @@ from latentrt_calib.report.layer_reports import (
     eight_bits_for_budget,
 )
 from latentrt_calib.report.report import LayerReport
+from latentrt_export.graph.eight_bits import weight_only
+from latentrt_export.graph.four_bit_weights import BlockWeight, in_blocks
+from latentrt_export.graph.four_bits import end_layers, four_bit_layers, scale_type, write_blocks
+from latentrt_export.graph.layers import Layer, layer_nodes, layers_of, weight_of
 
 # Inputs of layers are sampled alike over all timesteps: a weight in 4 bits is the same for all of them.
 OBSERVING = ObservationSettings(buckets=1)

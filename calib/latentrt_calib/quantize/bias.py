@@ -8,9 +8,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from latentrt_calib.quantize.layers import bias_add, float_type, output_axis
+from latentrt.tensors import Array
 from latentrt_calib.quantize.plan import LayerPlan
 from latentrt_export.graph.constants import add_constant, array_of, insert_constant, name_of, new_node, replace_input
+from latentrt_export.graph.eight_bit_weights import dequantized
+from latentrt_export.graph.layers import bias_add, float_type, output_axis
 
 # A bias must stay below this many steps, or the sum that begins with it may overflow int32.
 LARGEST_STEPS = 1 << 30
@@ -87,3 +89,20 @@ def correct_product(graph: ir.Graph, node: ir.Node, delta: NDArray[np.float32]) 
     assert before is not None
     bias = array_of(before).astype(np.float32) + delta
     replace_input(graph, addition, index, add_constant(graph, name, bias.astype(dtype)))
+
+
+def bias_correction(
+    weight: Array, values: NDArray[np.int8], scale: NDArray[np.float32], input_mean: Array, axis: int = 0
+) -> NDArray[np.float32]:
+    """Returns the bias correction E[(W - Wq) x], (out,): with it, rounding the weight keeps the mean output.
+
+    weight: (out, in / groups, *kernel) with axis 0, or (in, out) with axis 1; the smoothed weight of a smoothed layer.
+    input_mean: (in,), mean of the layer's input per channel, used for all taps of a kernel, which ignores the padding.
+    Nagel et al. 2019, arXiv:1906.04721, section 4.2.
+    """
+    error = np.moveaxis(weight - dequantized(values, scale, axis), axis, 0)
+    error = error.reshape(*error.shape[:2], -1).sum(2)
+    means = np.asarray(input_mean, np.float32).reshape(-1, error.shape[1])  # (groups, in / groups)
+    grouped = error.reshape(len(means), -1, error.shape[1])
+    delta: NDArray[np.float32] = np.einsum("goi,gi->go", grouped, means).reshape(-1).astype(np.float32)
+    return delta

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from latentrt_calib.observing.histogram import Histogram
 from latentrt_calib.observing.observations import Observations, Observed
-from latentrt_calib.quantize.blocks import BLOCK
-from latentrt_calib.quantize.layers import Layer, default_float, float_type, layer_nodes, output_axis, weight_of
+from latentrt_calib.quantize.bias import bias_correction
 from latentrt_calib.quantize.plan import TARGETS, LayerPlan, Scale, Target
 from latentrt_calib.quantize.ranges import Range, minmax, mse, scale_and_zero
 from latentrt_calib.quantize.smooth import Smoothing, absorber, search
-from latentrt_calib.quantize.weights import SHRINKS, bias_correction, quantized
+from latentrt_export.graph.eight_bit_weights import SHRINKS, quantized
+from latentrt_export.graph.four_bit_weights import BLOCK
+from latentrt_export.graph.layers import Layer, default_float, float_type, layer_nodes, output_axis, weight_of
 
 
 @dataclass(frozen=True)

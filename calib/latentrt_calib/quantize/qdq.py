@@ -6,27 +6,24 @@ weights are int8 in the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from latentrt_calib.quantize.bias import write_bias
-from latentrt_calib.quantize.layers import float_type, layer_nodes, output_axis, residual_use, weight_of
 from latentrt_calib.quantize.plan import TARGETS, LayerPlan, Scale
 from latentrt_calib.quantize.ranges import Scheme
 from latentrt_calib.quantize.smooth import divide
-from latentrt_calib.quantize.weights import quantized
 from latentrt_export.graph.constants import (
     add_constant,
     insert_after,
-    insert_constant,
     name_of,
     new_node,
-    replace_input,
 )
+from latentrt_export.graph.eight_bits import raise_opset, write_weight
+from latentrt_export.graph.layers import float_type, layer_nodes, residual_use
 
 QUANTIZED_OPERATORS = (
     "QuantizeLinear",
@@ -38,8 +35,6 @@ QUANTIZED_OPERATORS = (
     "MatMulInteger",
     "MatMulNBits",
 )
-# The first opset whose Q/DQ operators take float16.
-HALF_OPSET = 19
 
 
 class QdqPairs:
@@ -105,25 +100,6 @@ def write_qdq(model: ir.Model, plans: Mapping[str, LayerPlan], target: str) -> N
         write_input(node, 0, pairs, plans[name].input, types[name])
 
 
-def weight_only(model: ir.Model, names: Iterable[str]) -> None:
-    """Stores the weights of the named layers as int8, in place, with a DequantizeLinear before each layer.
-
-    Weights take a quarter of float32's bytes. Arithmetic and activations stay float. `names` may have any order.
-    """
-    nodes = layer_nodes(model.graph)
-    order = {name: place for place, name in enumerate(nodes)}
-    chosen = [nodes[name] for name in sorted(names, key=order.__getitem__)]
-    raise_opset(model, chosen)
-    for node in chosen:
-        write_weight(model.graph, node, *quantized(weight_of(node), output_axis(node), scale_dtype=float_type(node)))
-
-
-def raise_opset(model: ir.Model, nodes: Iterable[ir.Node]) -> None:
-    """Raises the opset to the one that quantized fp16 layers need; other operators do not differ in it."""
-    if any(float_type(node) == np.float16 for node in nodes):
-        model.opset_imports[""] = max(model.opset_imports[""], HALF_OPSET)
-
-
 def smooth(graph: ir.Graph, nodes: Mapping[str, ir.Node], plans: Mapping[str, LayerPlan]) -> None:
     """Divides the inputs of smoothed layers, once for all layers with the same input and factors."""
     groups: dict[tuple[ir.Value | None, bytes], list[str]] = {}
@@ -135,20 +111,6 @@ def smooth(graph: ir.Graph, nodes: Mapping[str, ir.Node], plans: Mapping[str, La
         factors = plans[names[0]].smooth
         assert value is not None and factors is not None
         divide(graph, value, [nodes[name] for name in names], factors)
-
-
-def write_weight(graph: ir.Graph, node: ir.Node, values: NDArray[np.int8], scale: NDArray[np.float32]) -> None:
-    """Stores the node's weight as int8 behind a DequantizeLinear."""
-    before, dtype = node.inputs[1], float_type(node)
-    assert before is not None
-    name, axis = f"{name_of(node.outputs[0])}.weight", output_axis(node)
-    constants = [
-        add_constant(graph, f"{name}.quantized", values),
-        add_constant(graph, f"{name}.scale", scale.astype(dtype)),
-        add_constant(graph, f"{name}.zero", np.zeros(len(scale), np.int8)),
-    ]
-    maker = new_node("DequantizeLinear", constants, name, before, axis=axis)
-    replace_input(graph, node, 1, insert_constant(graph, node, maker, values.shape))
 
 
 def write_input(node: ir.Node, index: int, pairs: QdqPairs, scale: Scale, dtype: np.dtype[Any]) -> None:

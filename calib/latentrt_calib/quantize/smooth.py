@@ -14,9 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from latentrt.tensors import Array
-from latentrt_calib.quantize.layers import float_type
 from latentrt_calib.quantize.ranges import S8, Range, Scheme, scale_and_zero
-from latentrt_calib.quantize.weights import LARGEST, dequantized, quantized
 from latentrt_export.graph.constants import (
     add_constant,
     array_of,
@@ -26,6 +24,8 @@ from latentrt_export.graph.constants import (
     nodes_reading,
     replace_input,
 )
+from latentrt_export.graph.eight_bit_weights import LARGEST, dequantized, quantized
+from latentrt_export.graph.layers import float_type
 
 ALPHAS = tuple(round(0.05 * step, 2) for step in range(4, 20))
 

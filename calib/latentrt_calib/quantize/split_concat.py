@@ -11,7 +11,6 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from latentrt_calib.quantize.layers import STORED, Layer, layer_nodes
 from latentrt_export.graph.constants import (
     add_constant,
     dtype_of_constant,
@@ -23,6 +22,7 @@ from latentrt_export.graph.constants import (
     set_value,
     shape_of_constant,
 )
+from latentrt_export.graph.layers import STORED, Layer, layer_nodes
 
 HALVES = ("first", "second")
 

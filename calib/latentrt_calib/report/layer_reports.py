@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from latentrt_calib.evaluate.damage import Damage
 from latentrt_calib.observing.observations import Observations
-from latentrt_calib.quantize.layers import Layer
 from latentrt_calib.quantize.planning import PlannedLayer
+from latentrt_export.graph.layers import Layer
 
 BY_RULE, OVER_BUDGET, WEIGHTS_ONLY = "first or last convolution", "over the budget", "weights only"
 FIRST_OR_LAST, FOUR_BITS, EIGHT_BITS = "first or last layer", "weights in 4 bits", "weights in 8 bits"

@@ -82,8 +82,7 @@ class Report:
     the graph and its weights. buckets: highest and lowest timestep of each bucket, in the order of a run. comparison:
     with the float bundle. decoder: gate and report of the VAE decoder, compared on pictures decoded from the same
     latents; None without a gate. cached: loss with a step cache; None where no call is a shallow UNet's.
-    encoders: those of text encoders, compared on pictures that are otherwise drawn in float. eight_bit_bytes: of
-    weights in 8 bits in a graph whose others have 4.
+    encoders: those of text encoders, compared on pictures that are otherwise drawn in float.
     """
 
     component: str
@@ -101,7 +100,6 @@ class Report:
     decoder: GateReport | None = None
     cached: CachedLoss | None = None
     encoders: tuple[GateReport, ...] = ()
-    eight_bit_bytes: int = 0
 
     @property
     def gates(self) -> tuple[GateReport, ...]:
@@ -144,7 +142,6 @@ class Report:
             bytes_before=self.bytes_before,
             layers=tuple(LayerLoss(layer.name, layer.macs, layer.reason, layer.snr_db) for layer in self.layers),
             loss=self.comparison.loss,
-            eight_bit_bytes=self.eight_bit_bytes,
         )
 
 

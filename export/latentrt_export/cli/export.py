@@ -67,10 +67,11 @@ GROUPS = {
 @click.argument("out", type=FOLDER)
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "fp16", "w16"]),
+    type=click.Choice(["fp32", "fp16", "w16", "w4"]),
     default="fp32",
     show_default=True,
-    help="fp16: half floats. w16: weights stored as fp16, computed in fp32.",
+    help="fp16: half floats. w16: weights stored as fp16, computed in fp32. w4: linear layers stored in 4 bits, whose "
+    "loss `latentrt calibrate --precision w4` measures and limits.",
 )
 @click.option("--name", help="Name of the bundle.  [default: name of the checkpoint]")
 @click.option("--steps", type=click.IntRange(min=1), help="Default denoising steps.  [default: the family's]")

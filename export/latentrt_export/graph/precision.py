@@ -13,14 +13,18 @@ from onnx_ir.tensor_adapters import TorchTensor
 from torch import nn
 
 from latentrt.bundle.manifest import Fidelity
+from latentrt.bundle.sources import Role
 from latentrt.errors import FidelityError
 from latentrt.tensors import TensorSpec
 from latentrt_export.graph.canonical import name_of
+from latentrt_export.graph.four_bits import to_four_bits
 
 # Timesteps, sizes and guidance times 1000 need more than fp16's 11 bits: these inputs are float32 in every graph.
 FLOAT32_INPUTS = ("timestep", "size_ids", "guidance")
 
-FloatPrecision = Literal["fp32", "fp16", "w16"]
+ExportPrecision = Literal["fp32", "fp16", "w16", "w4"]
+# The roles of components that have 4 bits in a bundle of w4, by far its largest; others are w16.
+FOUR_BIT_ROLES: tuple[Role, ...] = ("denoiser", "text_encoder")
 
 
 def float32_module(module: nn.Module) -> nn.Module:
@@ -63,6 +67,14 @@ def store_half(model: ir.Model) -> ir.Model:
     return model
 
 
+def store_four_bits(model: ir.Model) -> ir.Model:
+    """The graph, in place, with the weights of linear layers in 4 bits, of others in 8, and all else in fp16.
+
+    Raises FidelityError for a weight that fp16 cannot hold.
+    """
+    return to_four_bits(store_half(model))
+
+
 def check_half(name: str, weight: torch.Tensor) -> None:
     """Raises FidelityError for a weight that fp16 cannot hold, as it is or in fp16 already. name: for the message."""
     largest = float(weight.abs().max())
@@ -85,7 +97,8 @@ def halved(weight: torch.Tensor, name: str) -> ir.LazyTensor:
 class Recipe:
     """Conversion to a precision, and the gate of its graphs.
 
-    dtype: of float inputs and outputs. relative_error, psnr_db: the gate; one of them is None.
+    dtype: of float inputs and outputs. relative_error, psnr_db: the gate; one of them is None. remedy: what to do where
+    a graph misses it, for the message.
     """
 
     module: Callable[[nn.Module], nn.Module]
@@ -93,6 +106,7 @@ class Recipe:
     dtype: str
     relative_error: float | None = None
     psnr_db: float | None = None
+    remedy: str = "Export with --precision fp32"
 
     @property
     def gate(self) -> str:
@@ -113,10 +127,16 @@ class Recipe:
         return spec if fixed else replace(spec, dtype=self.dtype)
 
 
-PRECISIONS: dict[FloatPrecision, Recipe] = {
-    "fp32": Recipe(float32_module, unchanged, "float32", relative_error=1e-4),
-    "fp16": Recipe(half_module, unchanged, "float16", psnr_db=40.0),
+BY_CALIBRATION = (
+    "Export with --precision fp32; or with w16, and then `latentrt calibrate --precision {}`, which keeps {}"
+)
+FP16_REMEDY = BY_CALIBRATION.format("fp16", "in float32 what leaves the range of fp16")
+W4_REMEDY = BY_CALIBRATION.format("w4", "in 8 bits the layers that lose most")
+PRECISIONS: dict[ExportPrecision, Recipe] = {
+    "fp32": Recipe(float32_module, unchanged, "float32", relative_error=1e-4, remedy="Report it, with the checkpoint"),
+    "fp16": Recipe(half_module, unchanged, "float16", psnr_db=40.0, remedy=FP16_REMEDY),
     "w16": Recipe(float32_module, store_half, "float32", psnr_db=40.0),
+    "w4": Recipe(float32_module, store_four_bits, "float32", psnr_db=20.0, remedy=W4_REMEDY),
 }
 
 

@@ -18,11 +18,11 @@ from latentrt.bundle.folder import Bundle, record_files
 from latentrt.bundle.manifest import Component, Fidelity
 from latentrt.engines.nvidia.lowered import Attention, Floats, Lowered, digest_of, folder_in, write_record
 from latentrt.errors import BundleError, FidelityError, OutputError
+from latentrt.lora.places import QUANTIZED
 from latentrt.storage.atomic import new_folder
 from latentrt.tensors import Array, TensorSpec, shape_of
 from latentrt_export.fidelity import loss, worst
 from latentrt_export.graph.emulation import emulated_session
-from latentrt_export.graph.precision import PRECISIONS
 from latentrt_export.graph.save import save_graph
 from latentrt_export.graph.session import low_memory_session
 from latentrt_export.lower.attention import as_operator
@@ -101,7 +101,7 @@ def write(
 ) -> None:
     """Writes one component in fp16 if its gate allows that, else in fp32."""
     component = bundle.manifest.components[name]
-    quantized = component.precision not in PRECISIONS
+    quantized = component.precision in QUANTIZED
     choices: tuple[Floats, ...] = ("fp32",) if component.precision == "fp32" else ("fp16", "fp32")
     for floats in choices:
         gate = GATES["int8" if quantized else floats]

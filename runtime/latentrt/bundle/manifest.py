@@ -56,7 +56,8 @@ class Component:
     measured for a quantized graph; None for a float one. attention_factor: of a denoiser, the latents per side that
     a place of its finest attention stands for. boundary: of a shallow denoiser, the number of concatenations with
     skips that it keeps. activations: memory of one call with one row in ONNX Runtime on a CPU, as pairs of bytes per
-    latent and per pair of latents, of which the largest sum counts; empty if not known.
+    latent and per pair of latents, of which the largest sum counts; empty if not known. eight_bit_bytes: of weights in
+    8 bits in a graph of w4, whose others have 4, because engines unpack these alone.
     """
 
     role: Role
@@ -72,6 +73,7 @@ class Component:
     attention_factor: int = 1
     boundary: int = 0
     activations: tuple[tuple[float, float], ...] = ()
+    eight_bit_bytes: int = 0
 
     def input(self, name: str) -> TensorSpec:
         """The input of that name."""

@@ -39,6 +39,8 @@ def read(text: str | bytes) -> Manifest:
     version = document.get("format") if isinstance(document, dict) else None
     if isinstance(version, int) and version > FORMAT:
         raise TypedError(f".format: got {version}, this version of latentrt reads up to {FORMAT}; update latentrt")
+    if isinstance(document, dict):
+        _raise_eight_bit_bytes(document.get("components"))
     manifest = manifest_of(document) if type(version) is int and version == 1 else parse(Manifest, document)
     if manifest.format != FORMAT:
         raise TypedError(f".format: got {manifest.format}, expected {FORMAT}")
@@ -57,6 +59,14 @@ def read(text: str | bytes) -> Manifest:
             f".latents.to_rgb: got {len(manifest.latents.to_rgb)} rows, expected one per channel and one more"
         )
     return manifest
+
+
+def _raise_eight_bit_bytes(components: Any) -> None:
+    """Moves `eight_bit_bytes` from a component's quantization, where 0.2.0 wrote it, to the component, in place."""
+    for component in components.values() if isinstance(components, dict) else ():
+        figures = component.get("quantization") if isinstance(component, dict) else None
+        if isinstance(figures, dict) and "eight_bit_bytes" in figures:
+            component["eight_bit_bytes"] = figures.pop("eight_bit_bytes")
 
 
 def write(manifest: Manifest) -> str:

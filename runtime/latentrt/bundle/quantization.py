@@ -45,7 +45,6 @@ class Quantization:
     settings: of the calibration, by name. macs: multiply-adds of the whole graph for one image, attention's products
     included. bytes_before: of the float graph and its weights. loss: of the bundle's pictures; for a VAE decoder, of
     pictures decoded from the same latents; for a text encoder, of pictures drawn in float of what it encodes.
-    eight_bit_bytes: of weights in 8 bits in a graph whose others have 4, because engines unpack these alone.
     """
 
     target: str
@@ -55,7 +54,6 @@ class Quantization:
     bytes_before: int
     layers: tuple[LayerLoss, ...]
     loss: PictureLoss
-    eight_bit_bytes: int = 0
 
     @property
     def share_of_layers(self) -> float:

@@ -209,9 +209,7 @@ def candidates(manifest: Manifest, demand: MemoryDemand, models: Mapping[str, Me
 
 def weight_bytes(manifest: Manifest, component: Component, model: MemoryModel) -> float:
     """Bytes in memory of a loaded component's weights. Of weights in 4 and in 8 bits, each kind counts as its own."""
-    size, wide = file_bytes(manifest, component), 0
-    if component.precision == "w4" and component.quantization is not None:
-        wide = component.quantization.eight_bit_bytes
+    size, wide = file_bytes(manifest, component), component.eight_bit_bytes
     return (size - wide) * model.weights[component.precision] + wide * model.weights["w8"]
 
 

@@ -7,7 +7,7 @@ import pytest
 from latentrt.errors import FidelityError
 from latentrt_calib.evaluate.damage import Damage
 from latentrt_calib.evaluate.sensitivity import fewest_float, groups_of, in_order
-from latentrt_calib.quantize.layers import Layer
+from latentrt_export.graph.layers import Layer
 
 
 def layer(name, macs=100):

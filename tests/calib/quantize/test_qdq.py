@@ -9,11 +9,13 @@ import onnx_ir as ir
 import pytest
 
 from latentrt_calib.quantize import qdq
-from latentrt_calib.quantize.layers import layer_nodes, layers_of, output_axis, weight_of
+from latentrt_calib.quantize.bias import bias_correction
 from latentrt_calib.quantize.plan import TARGETS, LayerPlan, Scale
-from latentrt_calib.quantize.weights import bias_correction, dequantized, quantized
-from tests.calib import toy
+from latentrt_export.graph.eight_bit_weights import dequantized, quantized
+from latentrt_export.graph.eight_bits import weight_only
+from latentrt_export.graph.layers import layer_nodes, layers_of, output_axis, weight_of
 from tests.calib.toy_plans import plans_of, split_toy, written
+from tests.export import toy
 
 PRECISIONS = list(toy.FLOATS)
 
@@ -231,7 +233,7 @@ def test_weight_only_loses_what_the_weights_lose(precision, tmp_path):
     for name, node in nodes.items():
         values = quantized(weight_of(node), output_axis(node), scale_dtype=toy.FLOATS[precision])
         wanted[name] = dequantized(*values, output_axis(node))
-    qdq.weight_only(model, names)
+    weight_only(model, names)
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     assert not [node for node in model.graph if node.op_type == "QuantizeLinear"]
     made = toy.run(model, inputs, tmp_path, extra=[node.inputs[1].name for node in nodes.values()])[0]
@@ -244,7 +246,7 @@ def test_the_order_of_the_names_does_not_change_the_bytes():
     made = []
     for step in (1, -1):
         model = toy.build()
-        qdq.weight_only(model, list(layer_nodes(model.graph))[::step])
+        weight_only(model, list(layer_nodes(model.graph))[::step])
         made.append(ir.to_proto(model).SerializeToString(deterministic=True))
     assert made[0] == made[1]
 
@@ -253,7 +255,7 @@ def test_what_is_quantized_already_is_known(tmp_path):
     assert not qdq.is_quantized(toy.build())
     assert qdq.is_quantized(written("cpu", "fp32", tmp_path)[0])
     model = toy.build()
-    qdq.weight_only(model, ["block.conv1"])
+    weight_only(model, ["block.conv1"])
     assert qdq.is_quantized(model)
 
 

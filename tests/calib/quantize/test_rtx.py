@@ -9,12 +9,12 @@ from latentrt.bundle.folder import open_bundle
 from latentrt.engines.nvidia.plans import Shapes
 from latentrt.errors import EngineError
 from latentrt_calib.quantize import qdq
-from latentrt_calib.quantize.layers import layers_of
 from latentrt_calib.quantize.split_concat import split_concatenations
 from latentrt_export.build.builders import open_builder
 from latentrt_export.build.plan import BuilderSettings, BuildTask, write_plan
-from tests.calib import toy
+from latentrt_export.graph.layers import layers_of
 from tests.calib.toy_plans import plans_of, written
+from tests.export import toy
 from tests.sweep import sweep
 
 

@@ -5,11 +5,11 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from latentrt_calib.quantize.layers import float_type, layer_nodes, weight_of
 from latentrt_calib.quantize.ranges import S8, U8
 from latentrt_calib.quantize.smooth import divide, scales, search
 from latentrt_export.graph.constants import add_constant, replace_input
-from tests.calib import toy
+from latentrt_export.graph.layers import float_type, layer_nodes, weight_of
+from tests.export import toy
 
 ATTENTION = ["attn.to_q", "attn.to_k", "attn.to_v"]
 TOLERANCE = {"fp32": 1e-5, "w16": 1e-5, "fp16": 2e-2}

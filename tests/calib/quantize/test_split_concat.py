@@ -5,9 +5,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from latentrt_calib.quantize.layers import layers_of
 from latentrt_calib.quantize.split_concat import split_concatenations
-from tests.calib import toy
+from latentrt_export.graph.layers import layers_of
+from tests.export import toy
 
 TOLERANCE = {"fp32": 1e-5, "w16": 1e-5, "fp16": 5e-3}
 NAME = "up.conv_shortcut"

@@ -48,6 +48,17 @@ def test_a_quantized_precision_needs_no_figures(bundle, precision):
     assert (unet.precision, unet.quantization) == (precision, None)
 
 
+def test_bytes_in_eight_bits_are_read_from_where_0_2_0_wrote_them(quantized):
+    components = quantized.manifest.components
+    unet = replace(components["unet"], precision="w4", eight_bit_bytes=1234)
+    manifest = replace(quantized.manifest, components={**components, "unet": unet})
+    document = json.loads(write(manifest))
+    assert document["components"]["unet"]["eight_bit_bytes"] == 1234
+    figures = document["components"]["unet"]["quantization"]
+    figures["eight_bit_bytes"] = document["components"]["unet"].pop("eight_bit_bytes")
+    assert read(json.dumps(document)) == manifest
+
+
 def test_components_that_are_not_quantized_have_no_entry(quantized):
     components = json.loads(write(quantized.manifest))["components"]
     assert [name for name, component in components.items() if "quantization" in component] == ["unet"]

@@ -15,7 +15,6 @@ from PIL import Image
 
 import latentrt
 from latentrt.bundle.manifest import FileRecord
-from latentrt.bundle.quantization import PictureLoss, Quantization
 from latentrt.cli import main
 from latentrt.engines import ENGINES, failure
 from latentrt.engines.onnx.engine import OPTIMISED, OVERRIDDEN
@@ -108,8 +107,7 @@ def test_weights_in_four_bits_stay_packed_and_those_in_eight_do_not(bundle, engi
     manifest, four = replace(bundle.manifest, files=files), replace(unet, precision="w4")
     assert 0.99 < weight_bytes(manifest, four, model) / LOADED[engine] < 1.4
     assert engine != "onnxruntime" or 0.99 < loading_bytes(manifest, four, model) / LOADING < 1.4
-    figures = Quantization("any", "", {}, 0, 0, (), PictureLoss(1, None, None, 1.0, 1.0, ()), eight_bit_bytes=PACKED)
-    eight = weight_bytes(manifest, replace(four, quantization=figures), model)
+    eight = weight_bytes(manifest, replace(four, eight_bit_bytes=PACKED), model)
     assert eight == weight_bytes(manifest, replace(unet, precision="w8"), model) > weight_bytes(manifest, four, model)
 
 

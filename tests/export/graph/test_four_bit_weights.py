@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from latentrt_calib.quantize.blocks import BLOCK, DAMPING, in_blocks
+from latentrt_export.graph.four_bit_weights import BLOCK, DAMPING, in_blocks
 
 IN, OUT = 96, 40
 

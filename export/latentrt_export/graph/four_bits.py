@@ -11,8 +11,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from latentrt_calib.quantize.blocks import BLOCK, BlockWeight
-from latentrt_calib.quantize.layers import Layer, float_type, layer_nodes
+from latentrt.bundle.manifest import Precision
 from latentrt_export.graph.constants import (
     VIEWS,
     add_constant,
@@ -22,6 +21,9 @@ from latentrt_export.graph.constants import (
     replace_input,
     shape_of_constant,
 )
+from latentrt_export.graph.eight_bits import weight_only
+from latentrt_export.graph.four_bit_weights import BLOCK, BlockWeight, in_blocks
+from latentrt_export.graph.layers import Layer, float_type, layer_nodes, weight_of
 
 # The first opset with 4-bit integers and scales per block. The other operators of the graphs do not differ in it.
 OPSET = 21
@@ -33,9 +35,14 @@ def four_bit_layers(model: ir.Model, layers: Iterable[Layer], block: int = BLOCK
     Not the first layers after the graph's inputs and the last ones before its outputs: projections of latents, texts
     and times have few weights and the widest range of values.
     """
-    nodes = layer_nodes(model.graph)
-    ends = end_layers(model.graph, nodes)
-    return tuple(layer for layer in layers if layer.name not in ends and in_whole_blocks(nodes[layer.name], block))
+    names = inner_products(model.graph, layer_nodes(model.graph), block)
+    return tuple(layer for layer in layers if layer.name in names)
+
+
+def inner_products(graph: ir.Graph, nodes: Mapping[str, ir.Node], block: int = BLOCK) -> frozenset[str]:
+    """The names of these layers, for code that has no multiply-adds of them. nodes: all layers by name."""
+    ends = end_layers(graph, nodes)
+    return frozenset(name for name, node in nodes.items() if name not in ends and in_whole_blocks(node, block))
 
 
 def in_whole_blocks(node: ir.Node, block: int) -> bool:
@@ -69,17 +76,39 @@ def scale_type(node: ir.Node) -> np.dtype[np.floating]:
     return value.const_value.dtype.numpy()
 
 
-def eight_bit_bytes(model: ir.Model) -> int:
-    """The bytes of the graph's weights in 8 bits."""
+def eight_bit_bytes(model: ir.Model, precision: Precision) -> int:
+    """The bytes of weights in 8 bits in a graph whose others have 4, which is one of the precision w4; else 0."""
+    if precision != "w4":
+        return 0
     tensors = (value.const_value for value in model.graph.initializers.values() if value.dtype == ir.DataType.INT8)
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
+def to_four_bits(model: ir.Model) -> ir.Model:
+    """The graph, in place, with the layers that may have 4 bits rounded to the nearest, and others in 8 bits.
+
+    The first and the last layers keep the type that they are stored in.
+    """
+    nodes = layer_nodes(model.graph)
+    small, ends = inner_products(model.graph, nodes), end_layers(model.graph, nodes)
+    weight_only(model, [name for name in nodes if name not in small | ends])
+    raise_opset(model)
+    for name, node in nodes.items():
+        if name in small:
+            write_weight(model.graph, node, in_blocks(weight_of(node), scale_dtype=scale_type(node)))
+    return model
+
+
+def raise_opset(model: ir.Model) -> None:
+    """Raises the graph's opset to the first one that has 4 bits."""
+    model.opset_imports[""] = max(model.opset_imports[""], OPSET)
 
 
 def write_blocks(model: ir.Model, weights: Mapping[str, BlockWeight]) -> None:
     """Stores the weights of the named layers in 4 bits, in place. Raises KeyError for a layer that is not there."""
     nodes = layer_nodes(model.graph)
     if weights:
-        model.opset_imports[""] = max(model.opset_imports[""], OPSET)
+        raise_opset(model)
     for name, weight in weights.items():
         write_weight(model.graph, nodes[name], weight)
 

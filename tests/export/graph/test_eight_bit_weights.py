@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from latentrt_calib.quantize.weights import SHRINKS, bias_correction, blocks, dequantized, quantized
+from latentrt_export.graph.eight_bit_weights import SHRINKS, blocks, dequantized, quantized
 
 SHAPES = [((6, 5), 0), ((6, 5), 1), ((4, 3, 3, 3), 0), ((1, 2, 1, 1), 0)]
 
@@ -55,7 +55,7 @@ def test_clipping_is_worth_it_for_few_bits_and_little_for_eight():
 
 
 def test_blocks_cover_every_channel_once(monkeypatch):
-    monkeypatch.setattr("latentrt_calib.quantize.weights.BLOCK_ELEMENTS", 20)
+    monkeypatch.setattr("latentrt_export.graph.eight_bit_weights.BLOCK_ELEMENTS", 20)
     rows = normal((7, 9))
     assert [index for block in blocks(rows) for index in range(7)[block]] == list(range(7))
     few, whole = quantized(rows, 0, shrinks=SHRINKS), None
@@ -91,28 +91,3 @@ def test_the_order_of_memory_does_not_matter(dtype):
     straight, turned = quantized(weight, 1), quantized(np.asfortranarray(weight), 1)
     np.testing.assert_array_equal(straight[0], turned[0])
     np.testing.assert_array_equal(straight[1], turned[1])
-
-
-@pytest.mark.parametrize("groups", [1, 2])
-def test_bias_correction_restores_the_mean_output_of_a_convolution(groups):
-    weight, inputs = normal((6, 4, 3, 3)), normal((50, 4 * groups, 3, 3), 1) + 2
-    values, scale = quantized(weight, 0, largest=7)
-    delta = bias_correction(weight, values, scale, inputs.mean((0, 2, 3)))
-    assert delta.shape == (6,) and delta.dtype == np.float32
-    # One output pixel of each: the mean over a kernel's taps stands for every tap.
-    flat = np.broadcast_to(inputs.mean((2, 3), keepdims=True), inputs.shape)
-    means = []
-    for kernel in (weight, dequantized(values, scale, 0)):
-        parts = np.split(kernel, groups), np.split(flat, groups, 1)
-        means.append(np.concatenate([np.einsum("nchw,ochw->no", x, k) for k, x in zip(*parts, strict=True)], 1).mean(0))
-    np.testing.assert_allclose(means[1] + delta, means[0], atol=1e-4)
-    assert np.abs(means[1] - means[0]).max() > 0.1
-
-
-def test_bias_correction_restores_the_mean_output_of_a_product():
-    weight, inputs = normal((5, 3)), normal((50, 5), 1) + 2
-    values, scale = quantized(weight, 1, largest=7)
-    delta = bias_correction(weight, values, scale, inputs.mean(0), axis=1)
-    np.testing.assert_allclose(
-        (inputs @ dequantized(values, scale, 1)).mean(0) + delta, (inputs @ weight).mean(0), rtol=1e-4
-    )

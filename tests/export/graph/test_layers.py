@@ -7,9 +7,9 @@ import pytest
 from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import open_bundle
 from latentrt.errors import ShapeError
-from latentrt_calib.quantize.layers import default_float, layer_nodes, layers_of, output_axis, weight_of
 from latentrt_export.graph.costs import total_macs
-from tests.calib import toy
+from latentrt_export.graph.layers import default_float, layer_nodes, layers_of, output_axis, weight_of
+from tests.export import toy
 
 NAMES = ["conv_in", "block.conv1", "block.time", "block.conv2", "attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0"]
 NAMES += ["down.conv", "up.conv_shortcut", "conv_out"]

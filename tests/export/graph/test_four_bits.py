@@ -9,13 +9,13 @@ from latentrt.bundle.manifest import Component, Fidelity
 from latentrt.engines import open_engine
 from latentrt.engines.nvidia.plans import Shapes
 from latentrt.tensors import TensorSpec
-from latentrt_calib.quantize.blocks import in_blocks
-from latentrt_calib.quantize.four_bits import four_bit_layers, write_blocks
-from latentrt_calib.quantize.layers import layer_nodes, layers_of, weight_of
 from latentrt_export.build.builders import open_builder
 from latentrt_export.build.plan import BuilderSettings, BuildTask, write_plan
+from latentrt_export.graph.four_bit_weights import in_blocks
+from latentrt_export.graph.four_bits import four_bit_layers, write_blocks
+from latentrt_export.graph.layers import layer_nodes, layers_of, weight_of
 from latentrt_export.lower.half import half
-from tests.calib import toy
+from tests.export import toy
 
 WIDTH, TOKENS = 64, 5
 SHAPES = {"x": (1, TOKENS, WIDTH)}

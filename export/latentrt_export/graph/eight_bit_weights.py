@@ -94,20 +94,3 @@ def dequantized(values: NDArray[np.int8], scale: NDArray[np.float32], axis: int)
     sides = [-1 if other == axis else 1 for other in range(values.ndim)]
     product: NDArray[np.float32] = values * scale.reshape(sides)
     return product
-
-
-def bias_correction(
-    weight: Array, values: NDArray[np.int8], scale: NDArray[np.float32], input_mean: Array, axis: int = 0
-) -> NDArray[np.float32]:
-    """Returns the bias correction E[(W - Wq) x], (out,): with it, rounding the weight keeps the mean output.
-
-    weight: (out, in / groups, *kernel) with axis 0, or (in, out) with axis 1; the smoothed weight of a smoothed layer.
-    input_mean: (in,), mean of the layer's input per channel, used for all taps of a kernel, which ignores the padding.
-    Nagel et al. 2019, arXiv:1906.04721, section 4.2.
-    """
-    error = np.moveaxis(weight - dequantized(values, scale, axis), axis, 0)
-    error = error.reshape(*error.shape[:2], -1).sum(2)
-    means = np.asarray(input_mean, np.float32).reshape(-1, error.shape[1])  # (groups, in / groups)
-    grouped = error.reshape(len(means), -1, error.shape[1])
-    delta: NDArray[np.float32] = np.einsum("goi,gi->go", grouped, means).reshape(-1).astype(np.float32)
-    return delta
