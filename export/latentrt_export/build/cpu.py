@@ -29,8 +29,12 @@ from latentrt_export.lower.fused import as_fused
 from latentrt_export.lower.stripes import in_stripes
 from latentrt_export.lower.tensorrt import GATES, Progress, probe_feeds, run
 
+# Smaller constants stay in the graph's file. ONNX Runtime's shape inference reads the sizes of splits there alone; its
+# optimiser makes splits of 140 parts of SDXL's keys and values.
+SMALLEST_IN_SECOND_FILE = 1 << 14
 # Components that are computed in stripes of rows.
 STRIPED = ("vae_decoder",)
+SMALLEST = "session.optimized_model_external_initializers_min_size_in_bytes"
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def optimise(graph: Path, folder: Path, name: str) -> None:
     options.graph_optimization_level = GraphOptimizationLevel.ORT_ENABLE_ALL
     options.optimized_model_filepath = str(folder / f"{name}.onnx")
     options.add_session_config_entry("session.optimized_model_external_initializers_file_name", f"{name}.bin")
-    options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    options.add_session_config_entry(SMALLEST, str(SMALLEST_IN_SECOND_FILE))
     options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
     # Weights that lie beside the canonical graph are read from there.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))

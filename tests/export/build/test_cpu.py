@@ -19,6 +19,7 @@ from latentrt.bundle.folder import Bundle, open_bundle
 from latentrt.cli import main
 from latentrt.engines.onnx import engine as cpu
 from latentrt.engines.onnx import optimised
+from latentrt.engines.onnx.session import new_session
 from latentrt.errors import BundleError, FidelityError
 from latentrt_export.build import cpu as build_cpu
 from latentrt_export.lower.fused import as_fused
@@ -200,3 +201,29 @@ def test_fused_attention_computes_the_same(heads: int, scale: str | None) -> Non
 def test_masked_attention_stays() -> None:
     model = attention(mask=True)
     assert as_fused(model) == 0 and any(node.op_type == "Softmax" for node in model.graph)
+
+
+def test_a_split_of_many_parts_can_be_loaded(tmp_path: Path) -> None:
+    """Its sizes would be more bytes than small constants had, and ONNX Runtime reads no sizes from a second file."""
+    parts, width = 140, 4
+    x = ir.Value(name="x", shape=ir.Shape(["n", parts * width]), type=ir.TensorType(ir.DataType.FLOAT))
+    weight = ir.tensor(np.eye(parts * width, dtype=np.float32), name="weight")
+    constants = [ir.Value(name="weight", shape=weight.shape, type=ir.TensorType(weight.dtype), const_value=weight)]
+    nodes = [ir.node("MatMul", [x, constants[0]], name="product")]
+    for part in range(parts):
+        ends = [ir.tensor(np.array([one], np.int64)) for one in (part * width, (part + 1) * width, 1)]
+        taken = [ir.Value(name=f"{part}.{place}", const_value=one) for place, one in enumerate(ends)]
+        constants += taken
+        nodes.append(ir.node("Slice", [nodes[0].outputs[0], *taken], name=f"slice.{part}"))
+    nodes.append(ir.node("Sum", [node.outputs[0] for node in nodes[1:]], name="sum"))
+    total = nodes[-1].outputs[0]
+    total.name, total.type, total.shape = "total", x.type, ir.Shape(["n", width])
+    graph = ir.Graph([x], [total], nodes=nodes, initializers=constants, opset_imports={"": 18}, name="parts")
+    ir.save(ir.Model(graph, ir_version=10), tmp_path / "parts.onnx")
+    (tmp_path / "out").mkdir()
+    build_cpu.optimise(tmp_path / "parts.onnx", tmp_path / "out", "parts")
+    made = onnx.load(tmp_path / "out" / "parts.onnx", load_external_data=False)
+    assert "Split" in [node.op_type for node in made.graph.node]
+    fed = np.random.default_rng(0).standard_normal((3, parts * width)).astype(np.float32)
+    [found] = new_session(tmp_path / "out" / "parts.onnx", optimised=True).run(None, {"x": fed})
+    np.testing.assert_allclose(found, fed.reshape(3, parts, width).sum(1), atol=1e-4)
