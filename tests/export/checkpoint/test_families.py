@@ -50,7 +50,7 @@ from tests.export.tiny_families import FILES, TINY, VARIANTS, XL_VAE, module_of,
 from tests.export.untraced import untraced
 from tests.sweep import sweep
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), sweep]
 
 LEAST_DB = 45.0
 TEXT_COMPONENTS = ("text_encoder", "text_encoder_2", "cross_kv", "time_bias")
@@ -95,7 +95,6 @@ def test_folder_draws_what_diffusers_draws(pair, scheduler, requests):
 
 
 # SDXL's, and what it does not have: guidance as an input. Scores in float32 are built in test_upcast.py.
-@sweep
 def test_components_build_with_tensorrt_rtx(pairs, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))

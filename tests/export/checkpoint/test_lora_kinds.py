@@ -11,6 +11,9 @@ from latentrt_export.export import ExportOptions
 from tests.export import lora_kinds
 from tests.export.lora_kinds import LAYERS, NORMS, check, fused, saved
 from tests.export.untraced import untraced
+from tests.sweep import sweep
+
+pytestmark = sweep
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,9 @@
 import pytest
 
 from tests.export.ldm_pairs import Case, classes
+from tests.sweep import sweep
+
+pytestmark = sweep
 
 
 @pytest.fixture(scope="module")

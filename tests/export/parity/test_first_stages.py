@@ -20,17 +20,14 @@ from tests.export.first_stages import SMALL, built, saved
 from tests.export.ldm import psnr
 from tests.export.pairs import exported
 from tests.export.untraced import untraced
+from tests.sweep import sweep
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), sweep]
 
 LEAST_DB, MOST = 100.0, 1e-4
 # Sides in latents: square and not, and three at once.
 SHAPES = ((1, 4, 6), (3, 5, 4))
 
-
-# Deep ones take half a minute; one that is traced is enough for every day.
-DEEP = ("vq-f4-noattn", "vq-f16", "kl-f8", "kl-f16", "kl-f32")
-NAMES = [pytest.param(name, marks=pytest.mark.sweep) if name in DEEP else name for name in SMALL]
 # Traced, with a gate on every graph; the others run as divided modules, which takes a tenth of the time.
 TRACED = ("vq-f4-noattn", "vq-f8", "kl-f8")
 
@@ -75,7 +72,7 @@ def check(got, expected):
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", SMALL)
 def test_halves_and_round_trip_are_those_of_diffusers(opened, name, shape):
     ours, theirs = opened(name)
     batch, rows, columns = shape
@@ -89,7 +86,7 @@ def test_halves_and_round_trip_are_those_of_diffusers(opened, name, shape):
     check(ours.decode(mean), decoded(theirs, latents))
 
 
-@pytest.mark.parametrize("name", ["vq-f8", pytest.param("kl-f8", marks=pytest.mark.sweep)])
+@pytest.mark.parametrize("name", ["vq-f8", "kl-f8"])
 def test_a_codec_gives_the_reference_picture(opened, name):
     ours, theirs = opened(name)
     codec, pixels = latentrt.Codec(ours), np.random.default_rng(1).integers(0, 256, (48, 32, 3), np.uint8)

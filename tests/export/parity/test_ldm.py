@@ -15,16 +15,10 @@ from tests.export.ldm import pixels, psnr, scheduler
 from tests.export.ldm_pairs import BOXES, KINDS, Case
 from tests.sweep import sweep
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), sweep]
 
 LEAST_DB = 110.0
-SWEPT = ("label maps", "vectors", "churches", "layouts")  # they share their UNet's code with the others
-FEW = 2  # steps; a picture of more goes through the same code
-CASES = [
-    pytest.param(kind, case, marks=[sweep] if kind in SWEPT or case.steps > FEW else [])
-    for kind, (_, cases) in KINDS.items()
-    for case in cases
-]
+CASES = [(kind, case) for kind, (_, cases) in KINDS.items() for case in cases]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +39,7 @@ def test_pictures(pairs, kind, case):
     assert pairs(kind).psnr(case) >= LEAST_DB
 
 
-@pytest.mark.parametrize("steps", [1, 2, pytest.param(20, marks=sweep)])
+@pytest.mark.parametrize("steps", [1, 2, 20])
 def test_unconditional_against_the_pipeline(pairs, steps):
     pair = pairs("unconditional")
     unet, stage = pair.modules

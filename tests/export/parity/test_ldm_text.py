@@ -10,8 +10,9 @@ from diffusers import PNDMScheduler
 from latentrt.request.request import Request
 from tests.export import ldm_text
 from tests.export.pairs import PROMPT, SIZE
+from tests.sweep import sweep
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), sweep]
 
 LEAST_DB = 100.0
 BETAS = {"beta_start": 0.0015, "beta_end": 0.0195, "beta_schedule": "scaled_linear"}

@@ -28,8 +28,9 @@ from tests.export import loras
 from tests.export.pairs import PROMPT, SIZE, opened_pair
 from tests.export.tiny_families import TINY
 from tests.export.untraced import untraced
+from tests.sweep import sweep
 
-pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:.*adapter")]
+pytestmark = [sweep, pytest.mark.usefixtures("one_thread"), pytest.mark.filterwarnings("ignore:.*adapter")]
 
 LEAST_DB, LEAST_TO_FUSED_DB = 45.0, 90.0
 OPTIONS = {"guidance": 5.0, "negative": "blue"}

@@ -18,8 +18,9 @@ from tests.export import pixart
 from tests.export.controls import noise
 from tests.export.pixart import PROMPT, SIZE
 from tests.export.transformer_checks import check_half_precision, check_plans
+from tests.sweep import sweep
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), sweep]
 
 LEAST_DB = 100.0
 CACHED = {"cache": 2, "cache_of": "prediction"}
@@ -190,7 +191,6 @@ def test_a_run_is_planned_into_a_budget_of_memory(pair):
     assert made.images[0].size == (96, 64)
 
 
-@pytest.mark.sweep
 @pytest.mark.parametrize(("precision", "least"), [("w16", 60.0), ("fp16", 40.0)])
 def test_half_precisions(tmp_path, precision, least):
     check_half_precision(
@@ -198,13 +198,11 @@ def test_half_precisions(tmp_path, precision, least):
     )
 
 
-@pytest.mark.sweep
 def test_every_component_becomes_a_plan(tmp_path):
     """One plan takes prompts of any length."""
     check_plans(pixart.opened_pair(tmp_path, precision="fp16"), tmp_path / "bundle")
 
 
-@pytest.mark.sweep
 @pytest.mark.parametrize("changes", [{}, pixart.KINDS["PixArt-Alpha"][1]], ids=["512", "1024"])
 @pytest.mark.parametrize("guidance", pixart.GUIDANCE)
 def test_pixart_alpha(tmp_path, changes, guidance):
@@ -215,7 +213,6 @@ def test_pixart_alpha(tmp_path, changes, guidance):
     assert min(found) >= LEAST_DB
 
 
-@pytest.mark.sweep
 @pytest.mark.parametrize("changes", [{"sample_size": 64, "interpolation_scale": None}, {"patch_size": 4}])
 def test_other_shapes(tmp_path, changes):
     pair = pixart.opened_pair(tmp_path, changes=changes)

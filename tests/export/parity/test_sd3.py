@@ -21,9 +21,9 @@ from tests.export import sd3
 from tests.export.controls import noise
 from tests.export.sd3 import PROMPT, SIZE
 from tests.export.transformer_checks import check_half_precision, check_plans, psnr_of
-from tests.sweep import rest_swept
+from tests.sweep import sweep
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), sweep]
 
 LEAST_DB = 100.0
 # More words than either vocabulary has room for in a row.
@@ -52,8 +52,8 @@ def pair(request):
     return request.getfixturevalue(request.param)
 
 
-@pytest.mark.parametrize("counts", rest_swept(sd3.COUNTS, [(2, 3)]))
-@pytest.mark.parametrize("guidance", rest_swept(sd3.GUIDANCE, [7.0]))
+@pytest.mark.parametrize("counts", sd3.COUNTS)
+@pytest.mark.parametrize("guidance", sd3.GUIDANCE)
 def test_draws_what_diffusers_draws(pair, counts, guidance):
     steps, batch = counts
     found = pair.psnr(batch=batch, steps=steps, guidance=guidance)
@@ -61,9 +61,9 @@ def test_draws_what_diffusers_draws(pair, counts, guidance):
     assert found >= LEAST_DB
 
 
-@pytest.mark.parametrize("counts", rest_swept(sd3.COUNTS, [(1, 1), (4, 3)]))
-@pytest.mark.parametrize("guidance", rest_swept(sd3.GUIDANCE, [7.0]))
-@pytest.mark.parametrize("size", rest_swept([(96, 64), (64, 64), (48, 160)], [(96, 64)]))
+@pytest.mark.parametrize("counts", sd3.COUNTS)
+@pytest.mark.parametrize("guidance", sd3.GUIDANCE)
+@pytest.mark.parametrize("size", [(96, 64), (64, 64), (48, 160)])
 def test_every_step_has_the_latents_of_diffusers(pair, counts, guidance, size):
     steps, batch = counts
     found = pair.steps(batch=batch, steps=steps, guidance=guidance, width=size[0], height=size[1])
@@ -74,7 +74,7 @@ def test_every_step_has_the_latents_of_diffusers(pair, counts, guidance, size):
 TEXTS = [(" ", "fog"), ("Cats", ""), (PROMPT, "Fog, rain")]
 
 
-@pytest.mark.parametrize("texts", rest_swept(TEXTS, TEXTS[-1:]), ids=str)
+@pytest.mark.parametrize("texts", TEXTS, ids=str)
 def test_prompts_and_negative_prompts(pair, texts):
     prompt, negative = texts
     found = pair.steps(prompt, steps=2, guidance=5.0, negative=negative)
@@ -128,7 +128,7 @@ def test_longer_texts_go_on_in_further_rows(pair):
 IMAGES = [(4, 3, 0.8), (20, 1, 0.33), (1, 1, 1.0)]
 
 
-@pytest.mark.parametrize("counts", rest_swept(IMAGES, [(4, 3, 0.8)]))
+@pytest.mark.parametrize("counts", IMAGES)
 def test_an_image_is_where_a_run_starts(whole, counts):
     steps, batch, strength = counts
     asked = {"init": noise(**SIZE, seed=3), "strength": strength, "posterior": "sample", "guidance": 5.0}
@@ -138,7 +138,7 @@ def test_an_image_is_where_a_run_starts(whole, counts):
     assert min(found) >= LEAST_DB
 
 
-@pytest.mark.parametrize("counts", rest_swept(IMAGES, [(4, 3, 0.8)]))
+@pytest.mark.parametrize("counts", IMAGES)
 def test_paints_in_an_image_as_diffusers_does(whole, counts):
     steps, batch, strength = counts
     asked = {"init": noise(**SIZE, seed=3), "mask": sd3.patch_mask(), "strength": strength, "posterior": "sample"}
@@ -273,7 +273,6 @@ def test_an_estimate_counts_calls_and_rows(whole):
     }
 
 
-@pytest.mark.sweep
 @pytest.mark.parametrize("kind", sd3.KINDS)
 @pytest.mark.parametrize("t5", [True, False])
 def test_other_kinds(tmp_path, kind, t5):
@@ -284,7 +283,6 @@ def test_other_kinds(tmp_path, kind, t5):
     assert min(found) >= LEAST_DB
 
 
-@pytest.mark.sweep
 @pytest.mark.parametrize(("precision", "least"), [("w16", 60.0), ("fp16", 40.0)])
 def test_half_precisions(tmp_path, precision, least):
     pair = sd3.opened_pair(tmp_path, precision=precision)
@@ -292,6 +290,5 @@ def test_half_precisions(tmp_path, precision, least):
     check_half_precision(pair, precision, least, wide="text_encoder_3", guidance=5.0)
 
 
-@pytest.mark.sweep
 def test_every_component_becomes_a_plan(tmp_path):
     check_plans(sd3.opened_pair(tmp_path, precision="fp16"), tmp_path / "bundle")

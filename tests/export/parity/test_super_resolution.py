@@ -15,8 +15,9 @@ from latentrt.sampling.tiling import tile_grid
 from latentrt_export.export import ExportOptions, export
 from tests.export import ldm, tiny
 from tests.export.samplers import MARKS
+from tests.sweep import sweep
 
-pytestmark = MARKS
+pytestmark = [*MARKS, sweep]
 
 LEAST_DB = 100.0
 MULTIPLE, TILE, STRIDE = 4, 16, 12

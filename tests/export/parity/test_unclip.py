@@ -21,8 +21,9 @@ from tests.export import loras
 from tests.export.ldm import pixels, psnr
 from tests.export.tiny_families import module_of
 from tests.export.unclip_pairs import CONFIGS, KINDS, PROMPT, UnclipCase, drawn, image_pipeline, noise_image
+from tests.sweep import sweep
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), sweep]
 
 LEAST_DB = 110.0
 CASES = [(kind, case) for kind, (_, cases) in KINDS.items() for case in cases]
@@ -154,7 +155,6 @@ def test_defaults_are_the_pipeline_s(pairs):
     assert manifest.image_embedding.noise_levels == 1000
 
 
-@pytest.mark.sweep
 @pytest.mark.parametrize("kind", KINDS)
 def test_half_precision_and_lowering(kind, tmp_path):
     pair = KINDS[kind][0](tmp_path, precision="fp16")

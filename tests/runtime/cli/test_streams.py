@@ -14,6 +14,9 @@ import pytest
 
 from latentrt.cli.output import echo, note, on_terminal, print_json, progress_bar, progress_to
 from latentrt.errors import OutputError
+from tests.sweep import rest_swept
+
+ENCODINGS = ["cp1252", "ascii", "gbk", "iso8859-1", "utf-8", "cp1252:strict"]
 
 BLOCKER = """
 import sys
@@ -46,7 +49,7 @@ def test_an_error_with_stderr_closed_is_its_exit_status(tmp_path: Path) -> None:
     assert shell("generate --no-such-option 2>&-", tmp_path).returncode == 2
 
 
-@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "gbk", "iso8859-1", "utf-8", "cp1252:strict"])
+@pytest.mark.parametrize("encoding", rest_swept(ENCODINGS, ["ascii"]))
 def test_json_is_valid_in_any_encoding(tmp_path: Path, encoding: str) -> None:
     line = "generate '🍎 ü 苹' --steps 1 --seed 1 --size 16x16 --out j.png"
     done = shell(f"{line} --json", tmp_path, PYTHONIOENCODING=encoding)
