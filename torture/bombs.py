@@ -5,7 +5,10 @@ from __future__ import annotations
 import io
 import resource
 import struct
+import subprocess
+import sys
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -17,14 +20,38 @@ MOST_BYTES = 100_000_000  # Pillow unpacks up to 64 MiB of text before it refuse
 SIDES = (20_000, 30_000, 50_000, 65_000, 100_000, 200_000, 1_000_000, 2_000_000_000)
 
 
+# A process per file, since what one takes would hide what the next one does.
+CHILD = """
+import resource, sys, time
+from diffusers.utils import load_image
+before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+resource.setrlimit(resource.RLIMIT_AS, (4_000_000_000, resource.RLIM_INFINITY))
+load_image(sys.argv[1])
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print("slow" if time.process_time() - start > 1 or grown > 100_000 else "read")
+"""
+
+
 def run(asked: Given) -> Tally:
     """Every file once; the count is not used."""
-    tally = Tally()
+    tally, theirs = Tally(), Counter[str]()
     for name, content, read in files():
         path = asked.scratch / name
         path.write_bytes(content)
         attempt(tally, name, path, read)
+        theirs[by_diffusers(path)] += 1
+    counts = ", ".join(f"{outcome} {count}" for outcome, count in theirs.most_common())
+    tally.note = f"diffusers' load_image (slow: over a second or 100 MB): {counts}"
     return tally
+
+
+def by_diffusers(path: Path) -> str:
+    """What diffusers' reader makes of a file."""
+    try:
+        done = subprocess.run([sys.executable, "-c", CHILD, str(path)], capture_output=True, text=True, timeout=60)
+    except subprocess.TimeoutExpired:
+        return "hung"
+    return done.stdout.strip() or "refused"
 
 
 def attempt(tally: Tally, name: str, path: Path, read: Callable[[Path], object]) -> None:
