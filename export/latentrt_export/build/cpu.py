@@ -18,11 +18,12 @@ from onnxruntime import GraphOptimizationLevel, InferenceSession
 from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import Bundle, open_bundle, record_files
 from latentrt.bundle.manifest import Component, Fidelity
+from latentrt.engines.artifacts import one_line
 from latentrt.engines.nvidia.plans import plan_store
 from latentrt.engines.onnx.optimised import Optimised, folder_in, key_of, signed_record, write_record
 from latentrt.engines.onnx.session import new_options, new_session
-from latentrt.errors import FidelityError
-from latentrt.storage.atomic import new_folder
+from latentrt.errors import EngineError, FidelityError
+from latentrt.storage.atomic import cannot_write, disk_fault, new_folder
 from latentrt.tensors import Array
 from latentrt_export.fidelity import loss, worst
 from latentrt_export.lower.fused import as_fused
@@ -89,7 +90,10 @@ def write(bundle: Bundle, name: str, path: Path, known: dict[str, Array]) -> Opt
 
 
 def optimise(graph: Path, folder: Path, name: str) -> None:
-    """Writes ONNX Runtime's optimised graph into `folder`: NAME.onnx, and its weights as NAME.bin."""
+    """Writes ONNX Runtime's optimised graph into `folder`: NAME.onnx, and its weights as NAME.bin.
+
+    Raises OutputError for a full disk, EngineError where ONNX Runtime fails otherwise.
+    """
     model = ir.load(graph)
     as_fused(model)
     if name in STRIPED:
@@ -102,7 +106,16 @@ def optimise(graph: Path, folder: Path, name: str) -> None:
     options.add_session_config_entry("session.save_external_prepacked_constant_initializers", "1")
     # Weights that lie beside the canonical graph are read from there.
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(graph.parent))
-    InferenceSession(ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"])
+    content = ir.to_proto(model).SerializeToString()
+    try:
+        InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's own errors share no base but Exception
+        if fault := disk_fault(error, folder):
+            raise cannot_write(folder, fault) from error
+        raise EngineError(
+            f"{graph}: ONNX Runtime cannot optimise it, or write what it made: {one_line(error)}; that takes twice the "
+            "disk of the bundle"
+        ) from error
 
 
 def measure(graph: Path, component: Component, feeds: dict[str, Array], references: dict[str, Array]) -> Fidelity:

@@ -20,7 +20,7 @@ from latentrt.cli import main
 from latentrt.engines.onnx import engine as cpu
 from latentrt.engines.onnx import optimised
 from latentrt.engines.onnx.session import new_session
-from latentrt.errors import BundleError, FidelityError
+from latentrt.errors import BundleError, EngineError, FidelityError
 from latentrt_export.build import cpu as build_cpu
 from latentrt_export.lower.fused import as_fused
 from latentrt_export.lower.tensorrt import Gate
@@ -201,6 +201,16 @@ def test_fused_attention_computes_the_same(heads: int, scale: str | None) -> Non
 def test_masked_attention_stays() -> None:
     model = attention(mask=True)
     assert as_fused(model) == 0 and any(node.op_type == "Softmax" for node in model.graph)
+
+
+def test_what_onnx_runtime_cannot_optimise_is_one_error(tmp_path: Path) -> None:
+    x = ir.Value(name="x", shape=ir.Shape([2]), type=ir.TensorType(ir.DataType.FLOAT))
+    node = ir.node("Unheard", [x], name="node")
+    node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = "y", x.shape, x.type
+    graph = ir.Graph([x], node.outputs, nodes=[node], opset_imports={"": 18}, name="unheard")
+    ir.save(ir.Model(graph, ir_version=10), tmp_path / "unheard.onnx")
+    with pytest.raises(EngineError, match=r"unheard.onnx: ONNX Runtime cannot optimise it, or write what it made: .*Unh"):
+        build_cpu.optimise(tmp_path / "unheard.onnx", tmp_path, "made")
 
 
 def test_a_split_of_many_parts_can_be_loaded(tmp_path: Path) -> None:
