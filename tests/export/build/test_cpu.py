@@ -209,7 +209,7 @@ def test_what_onnx_runtime_cannot_optimise_is_one_error(tmp_path: Path) -> None:
     node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = "y", x.shape, x.type
     graph = ir.Graph([x], node.outputs, nodes=[node], opset_imports={"": 18}, name="unheard")
     ir.save(ir.Model(graph, ir_version=10), tmp_path / "unheard.onnx")
-    with pytest.raises(EngineError, match=r"unheard.onnx: ONNX Runtime cannot optimise it, or write what it made: .*Unh"):
+    with pytest.raises(EngineError, match=r"unheard.onnx: ONNX Runtime cannot optimise it, or write .*: .*Unheard"):
         build_cpu.optimise(tmp_path / "unheard.onnx", tmp_path, "made")
 
 
