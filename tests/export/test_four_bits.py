@@ -73,6 +73,7 @@ def test_all_graphs_are_valid(made):
         onnx.checker.check_model(onnx.load(path), full_check=True)
 
 
+@sweep
 def test_the_command_draws_with_and_without_a_step_cache(made, checkpoint, tmp_path):
     out = tmp_path / "bundle"
     told = CliRunner().invoke(cli, ["export", str(checkpoint), str(out), "--precision", "w4", "--step-cache", "1"])
@@ -103,6 +104,7 @@ def test_it_takes_no_lora_files_and_no_calibration(made, tmp_path, monkeypatch, 
     assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
 
 
+@sweep
 def test_a_transformer_s_table_of_modulations_is_w16_and_draws(tmp_path):
     with (made := klein.opened_pair(tmp_path, precision="w4")).ours as pipe:
         components = pipe.bundle.manifest.components

@@ -34,6 +34,7 @@ from latentrt.engines import autoselect
 autoselect.TURNS = 1
 latentrt.load("emoji", engine=sys.argv[2]).generate("a red apple", steps=1, seed=0, width=16, height=16)
 from latentrt.bench.diagnosis import diagnose
+from tests.sweep import rest_swept
 diagnose()
 """
 CACHES = {
@@ -56,7 +57,7 @@ def run(code, folder, *arguments):
     return tried.read_text(), {"/".join(file.parts[:3]) for file in files}
 
 
-@pytest.mark.parametrize("engine", CACHES)
+@pytest.mark.parametrize("engine", rest_swept(CACHES, ["onnxruntime", "openvino"]))
 def test_drawing_connects_to_nothing_and_leaves_only_its_caches(engine, tmp_path):
     assert run(DRAW, tmp_path, engine) == ("", CACHES[engine])
 

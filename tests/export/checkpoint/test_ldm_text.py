@@ -28,7 +28,7 @@ from tests.export.single import copied
 from tests.export.untraced import untraced
 from tests.sweep import sweep
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), sweep]
 
 BERT = "cond_stage_model.transformer."
 # Millions of parameters of the UNet, the autoencoder, and LDM-BERT without its head.
@@ -86,7 +86,6 @@ def test_files_of_both_first_stages_have_the_folders_weights(name, averaged, tmp
     assert type(got.load_vae()) is type(pipeline.vqvae)
 
 
-@sweep
 def test_a_file_of_the_small_model_gives_the_folders_bundle(tmp_path):
     """txt2img256, whose first stage is VQ-f4."""
     pipeline = ldm_text.reference("ldm-text-256", tmp_path / "vocabulary")

@@ -30,8 +30,10 @@ from tests.export.parts import written
 from tests.export.shown_pairs import EDITING, INPAINTING, MASKED, SIZE, Pair
 from tests.export.tiny_families import SHOWN, reference, save_file
 from tests.export.untraced import untraced
+from tests.sweep import sweep
 
 pytestmark = [
+    sweep,
     pytest.mark.usefixtures("one_thread"),
     pytest.mark.filterwarnings("ignore:.*initial images.*:FutureWarning"),
 ]

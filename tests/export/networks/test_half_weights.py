@@ -12,12 +12,14 @@ from latentrt_export.checkpoint import load
 from latentrt_export.checkpoint.load import load_checkpoint
 from latentrt_export.export import ExportOptions, export
 from tests.export import klein, pixart
-from tests.sweep import rest_swept
+from tests.sweep import sweep
+
+pytestmark = sweep
 
 KINDS = {"klein": (klein, ("text_encoder", "transformer")), "pixart": (pixart, ("text_encoder",))}
 
 
-@pytest.fixture(scope="module", params=rest_swept(KINDS, ["klein"]))
+@pytest.fixture(scope="module", params=KINDS)
 def exported(request, tmp_path_factory):
     """A small checkpoint of a kind, its bundle in w16, and the one that is made with weights held in float32."""
     kind, names = KINDS[request.param]
