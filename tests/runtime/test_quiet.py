@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from latentrt.engines import telemetry
+from tests.sweep import rest_swept
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("runtime", "export", "calib", "tests", "benchmarks", "examples", "emoji", "torture")
@@ -34,7 +35,6 @@ from latentrt.engines import autoselect
 autoselect.TURNS = 1
 latentrt.load("emoji", engine=sys.argv[2]).generate("a red apple", steps=1, seed=0, width=16, height=16)
 from latentrt.bench.diagnosis import diagnose
-from tests.sweep import rest_swept
 diagnose()
 """
 CACHES = {
