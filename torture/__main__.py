@@ -47,7 +47,7 @@ ROWS = {
     "cancel": Row("requests that end at a random step", "commands:cancel", 500),
     "drain": Row("SIGTERM under load", "commands:drain", 100),
     "contract": Row("generated requests, OpenAI's client, AUTOMATIC1111's calls", "commands:contract", 5000),
-    "bombs": Row("pictures and metadata that unpack to much more", "bombs:run"),
+    "bombs": Row("pictures and metadata that unpack to much more", "bombs:run", 40),
     "infotext": Row("pairs of prompts through a picture's text", "infotext:run", 2000),
     "memory": Row("failing allocations, for each of 5 components; then 20 limits", "memory:run", 100),
     "proxy": Row("requests over two servers, one of which is killed", "commands:proxy"),
