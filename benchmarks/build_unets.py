@@ -75,8 +75,8 @@ def make_graph(case: Case, folder: Path) -> None:
 
 def quantize(model: Any, sizes: Mapping[str, tuple[int, ...]]) -> None:
     """Writes TensorRT's Q/DQ nodes into every layer, in place."""
-    from latentrt_calib.quantize.plan import Plan, Scale
-    from latentrt_calib.quantize.qdq import write
+    from latentrt_calib.quantize.plan import LayerPlan, Scale
+    from latentrt_calib.quantize.qdq import write_qdq
     from latentrt_export.graph.eight_bit_weights import quantized
     from latentrt_export.graph.layers import default_float, layer_nodes, layers_of, output_axis, weight_of
 
@@ -84,13 +84,13 @@ def quantize(model: Any, sizes: Mapping[str, tuple[int, ...]]) -> None:
     nodes, scale = layer_nodes(model.graph), Scale(ACTIVATION_SCALE)
     kept = default_float(layers)
     plans = {
-        layer.name: Plan(
+        layer.name: LayerPlan(
             scale, *quantized(weight_of(nodes[layer.name]), output_axis(nodes[layer.name])), residual=scale
         )
         for layer in layers
         if layer.name not in kept
     }
-    write(model, plans, "tensorrt")
+    write_qdq(model, plans, "tensorrt")
 
 
 def shapes(case: Case, kv: int, bias: int) -> dict[str, tuple[int, ...]]:
