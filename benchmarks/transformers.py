@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import Qwen3Config, Qwen3ForCausalLM, T5Config, T5EncoderModel
 
+from benchmarks.calibrate_sd15 import line
 from benchmarks.checkpoint import config
 from benchmarks.export_sd15 import ROOT, run_measured
 from benchmarks.machine import machine, one_line
@@ -136,12 +137,6 @@ def main() -> None:
 def run(command: list[object]) -> tuple[float, int]:
     """Seconds and peak bytes of a command of latentrt."""
     return run_measured([sys.executable, "-m", "latentrt", *map(str, command)], sys.stderr)
-
-
-def line(what: str, measured: tuple[float, int], result: str) -> str:
-    """A row of the table."""
-    seconds, peak = measured
-    return f"| {what} | {seconds:.0f} | {peak / 1e9:.2f} | {result} |"
 
 
 def sizes(bundle: Path) -> str:
