@@ -8,7 +8,9 @@ arXiv:2210.17323, equation 2 in the order of algorithm 1.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +20,7 @@ from latentrt.tensors import Array
 
 LOWEST, HIGHEST = -8, 7
 BLOCK = 32
+COLUMNS = 2048  # at once, so that a block of them stays in a core's cache
 # Scales that are tried, as multiples of the one that maps the value of largest magnitude to -8: clipping gains 0.4 dB.
 SHRINKS = tuple(np.linspace(1.0, 0.75, 13).tolist())
 # Added to the moments' diagonal, as a multiple of its mean. GPTQ adds 0.01, which trusts a sample of the inputs too
@@ -53,22 +56,42 @@ def in_blocks(
     values fit the rounded scales. A weight of which every block is {-s, 0, s} decodes to the same bits, if scale_dtype
     holds s.
     """
-    left = np.array(weight, np.float32)
-    values = np.empty(left.shape, np.int8)
-    scales = np.empty((len(left) // block, left.shape[1]), np.float32)
     spread = None if inputs is None or not len(inputs) else feedback(inputs)
+    values = np.empty(weight.shape, np.int8)
+    scales = np.empty((len(weight) // block, weight.shape[1]), np.float32)
+
+    def fill(columns: slice) -> None:
+        part = np.array(weight[:, columns], np.float32)
+        fill_columns(values[:, columns], scales[:, columns], part, spread, scale_dtype)
+
+    # Columns do not depend on each other. With feedback they stay together for one product of matrices.
+    width = COLUMNS if spread is None else weight.shape[1]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:  # NumPy computes outside Python's lock
+        list(threads.map(fill, (slice(start, start + width) for start in range(0, weight.shape[1], width))))
+    return BlockWeight(values, scales)
+
+
+def fill_columns(
+    values: NDArray[np.int8],
+    scales: NDArray[np.float32],
+    left: NDArray[np.float32],
+    spread: NDArray[np.float32] | None,
+    scale_dtype: DTypeLike,
+) -> None:
+    """Fills values and scales of some columns. left: their weight, changed in place; spread: from `feedback`."""
+    block = len(left) // len(scales)
     for number in range(len(scales)):
         rows = slice(number * block, (number + 1) * block)
         scales[number] = best_scales(left[rows], scale_dtype)
+        if spread is None:
+            values[rows] = rounded(left[rows], scales[number])
+            continue
         for row in range(rows.start, rows.stop):
             values[row] = rounded(left[row], scales[number])
-            if spread is not None:
-                error = (left[row] - values[row] * scales[number]) / spread[row, row]
-                left[row + 1 : rows.stop] -= np.outer(spread[row, row + 1 : rows.stop], error)
-                left[row] = error  # not read as a weight again
-        if spread is not None:
-            left[rows.stop :] -= spread[rows, rows.stop :].T @ left[rows]
-    return BlockWeight(values, scales)
+            error = (left[row] - values[row] * scales[number]) / spread[row, row]
+            left[row + 1 : rows.stop] -= np.outer(spread[row, row + 1 : rows.stop], error)
+            left[row] = error  # not read as a weight again
+        left[rows.stop :] -= spread[rows, rows.stop :].T @ left[rows]
 
 
 def feedback(inputs: Array) -> NDArray[np.float32]:
@@ -91,7 +114,7 @@ def best_scales(rows: NDArray[np.float32], dtype: DTypeLike) -> NDArray[np.float
     """The scale of each column of least squared error, (columns,); the first of equals. rows: (block, columns)."""
     best, least = None, None
     for scales in candidates(rows, dtype):
-        error = ((rounded(rows, scales) * scales - rows) ** 2).sum(0)
+        error = squared_error(rows, scales)
         if best is None or least is None:
             best, least = scales, error
         else:
@@ -117,6 +140,14 @@ def representable(scales: NDArray[np.float32], dtype: DTypeLike) -> NDArray[np.f
     cast: NDArray[np.float32] = scales.astype(dtype).astype(np.float32)
     smallest = np.float32(np.finfo(dtype).smallest_subnormal)
     return np.where(cast == 0, np.copysign(smallest, scales), cast).astype(np.float32)
+
+
+def squared_error(rows: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The squared error of each column with these scales, (columns,)."""
+    error = rounded(rows, scales)
+    error *= scales
+    error -= rows
+    return np.square(error, out=error).sum(0)
 
 
 def rounded(rows: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[np.float32]:
