@@ -9,15 +9,35 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import klein_file
 from benchmarks.calibrate_sd15 import calibrated, sized
 from benchmarks.export_sd15 import ROOT
+from benchmarks.transformers import MODELS as TRANSFORMERS
+from benchmarks.transformers import save
 from latentrt_export.step_cache import add_step_cache
 
 TORCH = "torch==2.13.0"  # with an open range, PyPI's builds for Linux bring CUDA
 CAREFUL, FAST = 2, 1  # boundaries of step caching
 ORT_CACHED, OPENVINO_CACHED = (f"latentrt, {engine}, --cache 3" for engine in ("ONNX Runtime", "OpenVINO"))
 FASTER = f"{OPENVINO_CACHED}, boundary {FAST}"
-MODELS = {"sd15": "Stable Diffusion 1.5", "sdxl": "SDXL"}
+FOUR = "weights in 4 bits"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A compared model. guidance: 1 is none."""
+
+    name: str
+    guidance: float
+
+
+SD15, SDXL, KLEIN = "sd15", "sdxl", ("klein-fifth", "klein")
+MODELS = {
+    SD15: Model("Stable Diffusion 1.5", 7.5),
+    SDXL: Model("SDXL", 7.5),
+    "klein-fifth": Model("FLUX.2 klein 4B, a fifth of its blocks", 1.0),
+    "klein": Model("FLUX.2 klein 4B", 1.0),
+}
 
 
 @dataclass(frozen=True)
@@ -67,7 +87,6 @@ GENAI = Home(
 TASK = ("--task", "text-to-image")
 SDCPP = Home("sdcpp", ("stable-diffusion-cpp-python==0.4.7",))
 OURS = Home("latentrt")
-SD15, SDXL = MODELS
 
 
 @dataclass(frozen=True)
@@ -121,7 +140,21 @@ def checkpoint(suffix: str) -> Callable[[Path, str], Path]:
     return files
 
 
-folder, single_file = checkpoint(""), checkpoint(".safetensors")
+single_file = checkpoint(".safetensors")
+
+
+def folder(work: Path, model: str) -> Path:
+    """The model's checkpoint as a folder of diffusers."""
+    if model in KLEIN:
+        return once(work / model, lambda path: save(TRANSFORMERS[model], path))
+    return checkpoint("")(work, model)
+
+
+def with_original(work: Path, model: str) -> Path:
+    """The folder of FLUX.2 klein with its transformer in the original layout, too."""
+    found = folder(work, model)
+    once(found / "original.safetensors", lambda path: klein_file.write(found, path))
+    return found
 
 
 def onnx(work: Path, model: str) -> Path:
@@ -147,6 +180,12 @@ def exported(work: Path, model: str, side: int) -> Path:
     command = [sys.executable, "-m", "latentrt", "export", folder(work, model)]
     bundle = once(work / f"{model}-fp32", lambda path: run([*command, path, "--precision", "fp32"]))
     return sized(bundle, side)
+
+
+def four_bit_bundle(work: Path, model: str) -> Path:
+    """Our bundle with weights in 4 bits."""
+    command = [sys.executable, "-m", "latentrt", "export", folder(work, model)]
+    return once(work / f"{model}-w4", lambda path: run([*command, path, "--precision", "w4"]))
 
 
 def float_bundle(work: Path, model: str) -> Path:
@@ -208,4 +247,8 @@ ROWS = (
     Row("openvino-fp32-fast", FASTER, OURS, "latentrt", "openvino+3", "fp32", cached(float_bundle, FAST), BOTH),
     Row("ort-int8-cached", ORT_CACHED, OURS, "latentrt", "onnxruntime+3", "INT8", optimised(cached(int8_bundle)), BOTH),
     Row("openvino-int8-cached", OPENVINO_CACHED, OURS, "latentrt", "openvino+3", "INT8", cached(int8_bundle), BOTH),
+    Row("genai-int4", "OpenVINO GenAI", GENAI, "genai", "", "its own, weights in int4", openvino("int4"), KLEIN),
+    Row("sdcpp-q4_0", "stable-diffusion.cpp", SDCPP, "sdcpp", "q4_0", "weights in q4_0", with_original, KLEIN),
+    Row("ort-w4", "latentrt, ONNX Runtime", OURS, "latentrt", "onnxruntime", FOUR, four_bit_bundle, KLEIN),
+    Row("openvino-w4", "latentrt, OpenVINO", OURS, "latentrt", "openvino", FOUR, four_bit_bundle, KLEIN),
 )

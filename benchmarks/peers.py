@@ -1,13 +1,13 @@
 """Times this package and other packages on the same random weights of a published model's shape, interleaved.
 
-    python -m benchmarks.peers [--model sd15|sdxl] [--work DIR] [--rounds 3] [--steps 4] [--rows diffusers-fp32,...]
-                               [--json FILE] [--picture FILE.svg] [--prepare]
+    python -m benchmarks.peers [--model sd15|sdxl|klein-fifth|klein] [--work DIR] [--rounds 3] [--steps 4]
+                               [--rows diffusers-fp32,...] [--json FILE] [--picture FILE.svg] [--prepare]
 
-Every package has its own virtual environment and is used as its documentation shows, at 512x512 with guidance. A run is
-one process: it loads, generates a picture of one step, then a picture of --steps. Each round runs every row once, so
-that other load on the machine affects all rows alike. Seconds per step are medians over all rounds, between the ends of
-steps. Environments, checkpoints and exports stay in the work folder, about 40 GB for Stable Diffusion 1.5, 45 for SDXL;
---prepare makes them and stops.
+Every package has its own virtual environment and is used as its documentation shows, at 512x512 with the model's
+guidance. A run is one process: it loads, generates a picture of one step, then a picture of --steps. Each round runs
+every row once, so that other load on the machine affects all rows alike. Seconds per step are medians over all rounds,
+between the ends of steps. Environments, checkpoints and exports stay in the work folder, about 40 GB for Stable
+Diffusion 1.5, 45 for SDXL, 30 for klein-fifth; --prepare makes them and stops.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class Sample:
     peak: int
 
 
-def driven(row: Row, python: Path, files: Path, steps: int) -> Sample:
+def driven(row: Row, python: Path, files: Path, guidance: float, steps: int) -> Sample:
     """Runs a row once. Raises RuntimeError if it fails or reports no steps."""
-    command = [python, DRIVERS / f"{row.driver}_driver.py", files, row.variant, "1", steps]
+    command = [python, DRIVERS / f"{row.driver}_driver.py", files, row.variant, guidance, "1", steps]
     start = time.monotonic()
     with subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -109,7 +109,7 @@ def chart(samples: Mapping[Row, Sequence[Sample]], model: str) -> str:
         step = statistics.median(steps_of(found))
         title = f"{row.name}, {row.precision}: {step:.2f} s per step, {max(one.peak for one in found) / 1e9:.1f} GB"
         rows.append((title, [Mark(step, title, "one" if row.home is OURS else "quiet")]))
-    plot = bars(rows, f"{model}, 512x512 with guidance: median seconds per step")
+    plot = bars(rows, f"{model}, 512x512: median seconds per step")
     return picture(plot.replace("</svg>", f"{legend(plot)}</svg>"))
 
 
@@ -147,7 +147,7 @@ def main() -> None:
     about = machine()
     for number in range(given.rounds):
         for row in rows:
-            samples[row].append(driven(row, *made[row], given.steps))
+            samples[row].append(driven(row, *made[row], MODELS[given.model].guidance, given.steps))
             print(f"round {number + 1}: {row.key}: {samples[row][-1]}", file=sys.stderr, flush=True)
         text = f"{one_line(about)}; {number + 1} rounds\n\n{table(samples, sizes, given.steps)}\n"
         print(text, flush=True)
@@ -155,7 +155,7 @@ def main() -> None:
             found = {row.key: [asdict(one) for one in every] for row, every in samples.items()}
             given.json.write_text(json.dumps({"machine": about, "samples": found}, indent=2) + "\n")
         if given.picture:
-            given.picture.write_text(chart(samples, MODELS[given.model]))
+            given.picture.write_text(chart(samples, MODELS[given.model].name))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 PROMPT = "a red bicycle leaning against a white wall"
-GUIDANCE, SIDE = 7.5, 512
+SIDE = 512
 
 # Draws one picture in the given number of steps; calls the function at the end of each.
 Draw = Callable[[int, Callable[[], None]], None]
@@ -31,7 +31,7 @@ def report(draw: Draw, steps: list[int]) -> None:
     print(json.dumps(pictures), flush=True)
 
 
-def asked() -> tuple[str, str, list[int]]:
-    """The model, its variant and the numbers of steps, from the command line."""
-    model, variant, *steps = sys.argv[1:]
-    return model, variant, [int(count) for count in steps]
+def asked() -> tuple[str, str, float, list[int]]:
+    """The model, its variant, the guidance (1 is none) and the numbers of steps, from the command line."""
+    model, variant, guidance, *steps = sys.argv[1:]
+    return model, variant, float(guidance), [int(count) for count in steps]

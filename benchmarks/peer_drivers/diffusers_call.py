@@ -6,11 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from clock import GUIDANCE, PROMPT, SIDE, report
+from clock import PROMPT, SIDE, report
 from diffusers import DDIMScheduler
 
 
-def report_pipeline(pipeline: Any, steps: list[int]) -> None:
+def report_pipeline(pipeline: Any, guidance: float, steps: list[int]) -> None:
     """Draws with the pipeline and DDIM, and prints the report."""
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
@@ -23,7 +23,7 @@ def report_pipeline(pipeline: Any, steps: list[int]) -> None:
         pipeline(
             PROMPT,
             num_inference_steps=count,
-            guidance_scale=GUIDANCE,
+            guidance_scale=guidance,
             width=SIDE,
             height=SIDE,
             generator=torch.Generator().manual_seed(0),

@@ -7,8 +7,8 @@ from clock import asked
 from diffusers import DiffusionPipeline
 from diffusers_call import report_pipeline
 
-model, variant, steps = asked()
+model, variant, guidance, steps = asked()
 pipeline = DiffusionPipeline.from_pretrained(model, torch_dtype=getattr(torch, variant))
 if variant == "bfloat16":
     pipeline.unet.to(memory_format=torch.channels_last)
-report_pipeline(pipeline, steps)
+report_pipeline(pipeline, guidance, steps)

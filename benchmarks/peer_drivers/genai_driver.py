@@ -8,11 +8,11 @@ from collections.abc import Callable
 sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # OpenVINO would report to Google when imported
 
 import openvino_genai  # noqa: E402
-from clock import GUIDANCE, PROMPT, SIDE, asked, report  # noqa: E402
+from clock import PROMPT, SIDE, asked, report  # noqa: E402
 
-model, _, steps = asked()
+model, _, guidance, steps = asked()
 pipeline = openvino_genai.Text2ImagePipeline(model)
-pipeline.reshape(1, SIDE, SIDE, GUIDANCE)
+pipeline.reshape(1, SIDE, SIDE, guidance)
 pipeline.compile("CPU")
 
 
@@ -23,7 +23,7 @@ def draw(count: int, step_ended: Callable[[], None]) -> None:
         step_ended()
         return False
 
-    options = {"num_inference_steps": count, "guidance_scale": GUIDANCE, "width": SIDE, "height": SIDE}
+    options = {"num_inference_steps": count, "guidance_scale": guidance, "width": SIDE, "height": SIDE}
     pipeline.generate(PROMPT, rng_seed=0, callback=ended, **options)
 
 

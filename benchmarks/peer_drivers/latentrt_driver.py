@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from clock import GUIDANCE, PROMPT, SIDE, asked, report
+from clock import PROMPT, SIDE, asked, report
 
 import latentrt
 
-model, variant, steps = asked()
+model, variant, guidance, steps = asked()
 engine, _, every = variant.partition("+")
 pipeline = latentrt.load(model, engine=engine, verify=False)
 
 
 def draw(count: int, step_ended: Callable[[], None]) -> None:
     """A picture."""
-    options = {"steps": count, "guidance": GUIDANCE, "width": SIDE, "height": SIDE, "seed": 0, "sampler": "ddim"}
+    options = {"steps": count, "width": SIDE, "height": SIDE, "seed": 0}
+    options |= {"guidance": guidance, "sampler": "ddim"} if guidance > 1 else {}
     options |= {"cache": int(every)} if every else {}
     run = pipeline.steps(latentrt.Request(PROMPT, **options))
     for _ in run:

@@ -6,5 +6,6 @@ from clock import asked
 from diffusers_call import report_pipeline
 from optimum.onnxruntime import ORTStableDiffusionPipeline
 
-model, _, steps = asked()
-report_pipeline(ORTStableDiffusionPipeline.from_pretrained(model, provider="CPUExecutionProvider"), steps)
+model, _, guidance, steps = asked()
+pipeline = ORTStableDiffusionPipeline.from_pretrained(model, provider="CPUExecutionProvider")
+report_pipeline(pipeline, guidance, steps)
