@@ -1,6 +1,6 @@
-"""Counts the costs of Stable Diffusion 1.5, SD-Turbo and SDXL from the graphs that `latentrt export` would write.
+"""Counts the costs of published models from the graphs that `latentrt export` would write.
 
-    python -m benchmarks.count_costs        writes benchmarks/costs.json; six minutes, 5 GB of memory, nothing on disk
+    python -m benchmarks.count_costs        writes benchmarks/costs.json; 4 minutes of one core, 2 GB of memory
 
 The modules are built from their public configs without memory for weights (each is one repeated number) and traced like
 any checkpoint. Torch's own count, of the same modules on its meta device, is stored too.
@@ -8,27 +8,24 @@ any checkpoint. Torch's own count, of the same modules on its meta device, is st
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from benchmarks.costs import save_entries, write
-from latentrt.tensors import TensorSpec, shape_of
-from latentrt_export.graph.costs import cost_of
-from latentrt_export.graph.trace import trace
+from benchmarks.costs import save_entries
+from benchmarks.counted import Counted, entries_of
+from benchmarks.counted_transformers import transformer_modules
+from latentrt.tensors import TensorSpec
+from latentrt_export.checkpoint.families import FAMILIES
 from latentrt_export.networks.autoencoder import VaeDecoder
 from latentrt_export.networks.hoist import CrossKV, HoistedUNet
 from latentrt_export.networks.text_encoder import TextEncoder
-from latentrt_export.networks.time_bias import TimeBias
+from latentrt_export.networks.time_bias import TimeBias, time_inputs
 
 SD15 = Path(__file__).parents[1] / "export" / "latentrt_export" / "configs" / "sd15"
 TOKENS = 77
@@ -47,19 +44,10 @@ SDXL = {
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
 }
+# The sizes that SDXL's time embedding takes.
+SIZE_IDS = next(family.size_ids for family in FAMILIES if family.name == "sdxl")
 # CLIP ViT-bigG/14, SDXL's second text encoder.
 BIG_TEXT = {"hidden_size": 1280, "intermediate_size": 5120, "num_attention_heads": 20, "num_hidden_layers": 32}
-
-
-@dataclass(frozen=True)
-class Counted:
-    """A module to count. sizes: values of its symbolic axes, one count for each."""
-
-    name: str
-    module: nn.Module
-    inputs: tuple[TensorSpec, ...]
-    output: TensorSpec
-    sizes: tuple[Mapping[str, int], ...]
 
 
 def config(name: str) -> dict[str, Any]:
@@ -80,6 +68,7 @@ def modules() -> Iterator[Counted]:
     latents = TensorSpec("latents", "float32", ("batch", 4, "height", "width"))
     image = TensorSpec("image", "float32", ("batch", 3, "8*height", "8*width"))
     yield Counted("vae_decoder", decoder, (latents,), image, (*square(64, 1), *square(128, 1)))
+    yield from transformer_modules()
 
 
 def square(side: int, *batches: int) -> tuple[Mapping[str, int], ...]:
@@ -91,16 +80,14 @@ def unet(model: str, config: dict[str, Any], sizes: tuple[Mapping[str, int], ...
     """The UNet and its hoisted parts: cross-attention's keys and values, and the time embedding."""
     with torch.device("meta"):
         whole = UNet2DConditionModel.from_config(config)
-    kv, bias = CrossKV(whole), TimeBias(whole)
+    times = [one.spec for one in time_inputs(whole, SIZE_IDS)]
+    kv, bias = CrossKV(whole), TimeBias(whole, [spec.name for spec in times[1:]])
     kv_width, bias_width = kv.project.out_features, bias.project.out_features
     context = TensorSpec("context", "float32", ("batch", "tokens", config["cross_attention_dim"]))
     packed = TensorSpec("cross_kv", "float32", ("batch", "tokens", kv_width))
     yield Counted(f"{model}/cross_kv", kv, (context,), packed, sizes[-1:])
-    timestep, biases = (
-        TensorSpec("timestep", "float32", ("n",)),
-        TensorSpec("time_bias", "float32", ("n", bias_width)),
-    )
-    yield Counted(f"{model}/time_bias", bias, (timestep,), biases, sizes[-1:])
+    biases = TensorSpec("time_bias", "float32", ("n", bias_width))
+    yield Counted(f"{model}/time_bias", bias, tuple(times), biases, sizes[-1:])
     sample = TensorSpec("sample", "float32", ("batch", 4, "height", "width"))
     time_bias = TensorSpec("time_bias", "float32", ("batch", bias_width))
     prediction = TensorSpec("prediction", "float32", ("batch", 4, "height", "width"))
@@ -115,42 +102,6 @@ def text(name: str, config: dict[str, Any]) -> Counted:
     skip = TensorSpec("clip_skip", "int64", (1,))
     context = TensorSpec("context", "float32", ("batch", TOKENS, config["hidden_size"]))
     return Counted(name, encoder, (ids, skip), context, square(64, 2))
-
-
-def entries_of(counted: Counted) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The entries of a module at all of its sizes."""
-    shapes = [{spec.name: shape_of(spec, sizes) for spec in counted.inputs} for sizes in counted.sizes]
-    references = [torch_macs(counted, sizes) for sizes in counted.sizes]
-    without_weights(counted.module)
-    model = trace(counted.module, counted.inputs, [counted.output])
-    for sizes, one, reference in zip(counted.sizes, shapes, references, strict=True):
-        place = "{height}x{width}/batch{batch}".format(**sizes)
-        yield f"{counted.name}/{place}", {"torch_macs": reference, **write(cost_of(model, one))}
-
-
-def torch_macs(counted: Counted, sizes: Mapping[str, int]) -> int:
-    """Multiply-adds by torch's count, for a module on the meta device."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.device("meta"):
-        inputs = [torch.ones(shape_of(spec, sizes), dtype=getattr(torch, spec.dtype)) for spec in counted.inputs]
-        counted.module.eval()(*inputs)
-    return int(counter.get_total_flops()) // 2
-
-
-def without_weights(module: nn.Module) -> None:
-    """Gives a module on the meta device weights for computing: each is one number, repeated.
-
-    Numbers differ between weights; otherwise the tracer would merge those of the same shape.
-    """
-    numbers = itertools.count(1)
-    for part in module.modules():
-        for name, tensor in [*part._parameters.items(), *part._buffers.items()]:
-            if tensor is None or tensor.device.type != "meta":
-                continue
-            repeated = torch.tensor(next(numbers) * 1e-6, dtype=tensor.dtype).expand(tensor.shape)
-            if name in part._parameters:
-                part._parameters[name] = nn.Parameter(repeated, requires_grad=False)
-            else:
-                part._buffers[name] = repeated
 
 
 def main() -> None:

@@ -13,37 +13,14 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from benchmarks.costs import load_costs, load_entries
+from benchmarks.costs import load_entries
+from benchmarks.pictures import COSTS, WIDE, pictures
 from benchmarks.published import PUBLISHED, Published
 from latentrt_export.estimate.devices import DEVICES
-from latentrt_export.estimate.estimate import Call, estimate
+from latentrt_export.estimate.estimate import estimate
 from latentrt_export.estimate.roofline import PRECISIONS, PrecisionName, roofline
 
 DOCS = Path(__file__).parents[1] / "docs"
-COSTS = load_costs()
-STEPS = 20
-# SDXL's VAE overflows in fp16.
-SDXL_VAE: PrecisionName = "fp32"
-
-
-def models() -> dict[str, dict[str, Call]]:
-    """The graph calls of a picture, per model, at the training size, with guidance."""
-    sd15 = {
-        "text_encoder": Call(COSTS["sd15/text_encoder/64x64/batch2"], 1),
-        "cross_kv": Call(COSTS["sd15/cross_kv/64x64/batch4"], 1),
-        "time_bias": Call(COSTS["sd15/time_bias/64x64/batch4"], 1),
-        "unet": Call(COSTS["sd15/unet/64x64/batch2"], STEPS),
-        "vae_decoder": Call(COSTS["vae_decoder/64x64/batch1"], 1),
-    }
-    sdxl = {
-        "text_encoder": sd15["text_encoder"],
-        "text_encoder_2": Call(COSTS["sdxl/text_encoder_2/64x64/batch2"], 1),
-        "cross_kv": Call(COSTS["sdxl/cross_kv/128x128/batch2"], 1),
-        "time_bias": Call(COSTS["sdxl/time_bias/128x128/batch2"], 1),
-        "unet": Call(COSTS["sdxl/unet/128x128/batch2"], STEPS),
-        "vae_decoder": Call(COSTS["vae_decoder/128x128/batch1"], 1, SDXL_VAE),
-    }
-    return {"SD 1.5 at 512x512": sd15, "SDXL at 1024x1024": sdxl}
 
 
 def bound(row: Published) -> float:
@@ -51,7 +28,7 @@ def bound(row: Published) -> float:
     total = 0.0
     for name, times in row.graphs.items():
         unet = "/unet/" in name
-        precision: PrecisionName = row.precision if unet else SDXL_VAE if row.device == "agx-orin" else "fp16"
+        precision: PrecisionName = row.precision if unet else WIDE if row.device == "agx-orin" else "fp16"
         total += times * roofline(COSTS[name], PRECISIONS[precision], DEVICES[row.device]).seconds
     return total
 
@@ -90,10 +67,10 @@ def costs_table() -> str:
 def fits_table(names: Sequence[str]) -> str:
     """Table of time and memory of every model on these devices."""
     rows = []
-    for model, calls in models().items():
-        for precision in ("fp16", "int8"):
+    for model, picture in pictures().items():
+        for precision in picture.precisions:
             for name in names:
-                found = estimate(calls, precision, DEVICES[name])
+                found = estimate(picture.calls, precision, DEVICES[name])
                 rows.append(
                     (
                         model,
@@ -104,12 +81,13 @@ def fits_table(names: Sequence[str]) -> str:
                         f"{found.least_bytes / 1e9:.1f}",
                         f"{found.room_bytes / 1e9:.1f}",
                         found.fits,
+                        str(picture.steps),
                         f"{found.step.seconds * 1e3:.0f}",
                         f"{found.seconds:.1f}",
                     )
                 )
     heads = ("model", "precision", "device", "weights GB", "all loaded GB", "one at a time GB", "room GB", "fits")
-    return table((*heads, "ms per step, at least", f"s for {STEPS} steps, at least"), rows)
+    return table((*heads, "steps", "ms per step, at least", "s, at least"), rows)
 
 
 def table(heads: Sequence[str], rows: Iterable[tuple[str, ...]]) -> str:

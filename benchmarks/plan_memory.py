@@ -41,13 +41,11 @@ def built_in() -> Iterator[tuple[str, ir.Model, Shapes]]:
 
 def sd15() -> Iterator[tuple[str, ir.Model, Shapes]]:
     """Stable Diffusion 1.5's UNet, with each weight one repeated number."""
-    from benchmarks.count_costs import TOKENS, config, square, unet, without_weights
-    from latentrt_export.graph.trace import trace
+    from benchmarks.count_costs import TOKENS, config, square, unet
+    from benchmarks.counted import traced
 
     *_, counted = unet("sd15", config("unet"), square(64, 2))
-    without_weights(counted.module)
-    model = trace(counted.module, counted.inputs, [counted.output])
-    yield "SD 1.5 unet, 512x512", model, shapes_of(counted.inputs, 2, 64, TOKENS)
+    yield "SD 1.5 unet, 512x512", traced(counted), shapes_of(counted.inputs, 2, 64, TOKENS)
 
 
 def shapes_of(specs: tuple[TensorSpec, ...], batch: int, side: int, tokens: int) -> Shapes:

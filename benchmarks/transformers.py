@@ -29,25 +29,12 @@ from benchmarks.calibrate_sd15 import line
 from benchmarks.checkpoint import config
 from benchmarks.export_sd15 import ROOT, run_measured
 from benchmarks.machine import machine, one_line
+from benchmarks.transformer_shapes import KLEIN, PIXART, QWEN3, T5_XXL
 from latentrt.bundle.folder import open_bundle
 from tests.export import klein, pixart
 
 PROMPT = "a photograph of two cats on a wooden table"
-QWEN3 = {
-    **{"vocab_size": 151_936, "hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36},
-    **{"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "max_position_embeddings": 40_960},
-    "rope_theta": 1_000_000,
-}
-KLEIN = {
-    **{"num_layers": 5, "num_single_layers": 20, "num_attention_heads": 24, "joint_attention_dim": 7680},
-    "guidance_embeds": False,
-}
 FIFTH = {"num_layers": 1, "num_single_layers": 4}  # of the blocks of each kind
-T5_XXL = {
-    **{"vocab_size": 32_128, "d_model": 4096, "d_kv": 64, "d_ff": 10_240, "num_layers": 24, "num_heads": 64},
-    "feed_forward_proj": "gated-gelu",
-}
-PIXART = {"sample_size": 64, "caption_channels": 4096, "interpolation_scale": 1, "use_additional_conditions": False}
 
 
 @dataclass(frozen=True)

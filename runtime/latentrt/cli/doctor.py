@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import click
@@ -41,9 +43,13 @@ def print_jetson(jetson: dict[str, Any]) -> None:
     for area in jetson["swap"]:
         kind = "compressed memory" if area["compressed"] else "disk"
         echo(f"swap        {area['name']}: {area['bytes'] / 1e9:.1f} GB of {kind}")
-    for row in jetson["fits"]:
-        verdict = "fits" if row["fits"] else "does not fit"
-        echo(f"model       {row['model']} {row['precision']}: needs {row['needs_gb']:g} GB at least, {verdict}")
+    for model, rows in groupby(jetson["fits"], key=itemgetter("model")):
+        echo(f"model       {model}: {', '.join(map(need, rows))}")
+
+
+def need(row: dict[str, Any]) -> str:
+    """The least memory of a model in one precision, and whether that much is free."""
+    return f"{row['precision']} needs {row['needs_gb']:g} GB and {'fits' if row['fits'] else 'does not fit'}"
 
 
 def print_gpu(gpu: dict[str, Any]) -> None:

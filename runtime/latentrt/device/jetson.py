@@ -61,6 +61,16 @@ FOOTPRINTS_GB = {
     ("SD 1.5 at 512x512", "int8"): 1.5,
     ("SDXL at 1024x1024", "fp16"): 5.2,
     ("SDXL at 1024x1024", "int8"): 3.4,
+    ("PixArt-Sigma at 512x512", "fp16"): 10.1,
+    ("PixArt-Sigma at 512x512", "w4"): 3.5,
+    ("PixArt-Sigma at 1024x1024", "fp16"): 10.1,
+    ("PixArt-Sigma at 1024x1024", "w4"): 3.5,
+    ("FLUX.2 klein 4B at 512x512", "fp16"): 8.0,
+    ("FLUX.2 klein 4B at 512x512", "w4"): 2.9,
+    ("FLUX.2 klein 4B at 1024x1024", "fp16"): 8.3,
+    ("FLUX.2 klein 4B at 1024x1024", "w4"): 3.4,
+    ("SD 3.5 medium without T5 at 1024x1024", "fp16"): 3.7,
+    ("SD 3.5 medium without T5 at 1024x1024", "w4"): 3.4,
 }
 
 

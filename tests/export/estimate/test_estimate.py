@@ -7,8 +7,11 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import estimates
-from benchmarks.costs import load_costs, load_entries
-from benchmarks.count_costs import entries_of, modules
+from benchmarks.costs import load_costs, load_entries, write
+from benchmarks.count_costs import modules
+from benchmarks.counted import entries_of
+from benchmarks.counted_transformers import Model, counted_parts
+from benchmarks.pictures import pictures
 from benchmarks.published import PUBLISHED
 from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import open_bundle
@@ -16,18 +19,34 @@ from latentrt.cli import main
 from latentrt.device.jetson import FOOTPRINTS_GB
 from latentrt.request.request import Request
 from latentrt.request.settings import resolve
+from latentrt.tensors import shape_of
 from latentrt_export.estimate.devices import DEVICES
 from latentrt_export.estimate.estimate import CONTEXT_BYTES, SYSTEM_BYTES, Call, calls_of, estimate
 from latentrt_export.estimate.roofline import PRECISIONS, roofline, weight_bytes
-from latentrt_export.graph.costs import LARGEST_SHAPE, Cost, LayerWork
+from latentrt_export.graph.costs import LARGEST_SHAPE, Cost, LayerWork, cost_of
+from latentrt_export.graph.trace import trace
+from tests.export import klein
 
-# Parameters that diffusers and transformers count; SDXL's without its add_embedding, which is not traced.
+
+def graphs(model, place, *components):
+    """The names of graphs at one size and batch."""
+    return tuple(f"{model}/{component}/{place}" for component in components)
+
+
+# Parameters that diffusers and transformers count, with what an export adds or leaves out.
 ORIGINALS = {
-    ("sd15/cross_kv/64x64/batch4", "sd15/time_bias/64x64/batch4", "sd15/unet/64x64/batch2"): 859_520_964,
-    ("sd-turbo/cross_kv/64x64/batch1", "sd-turbo/time_bias/64x64/batch1", "sd-turbo/unet/64x64/batch1"): 865_910_724,
-    ("sdxl/cross_kv/128x128/batch2", "sdxl/time_bias/128x128/batch2", "sdxl/unet/128x128/batch2"): 2_567_463_684
-    - (2816 * 1280 + 1280 + 1280 * 1280 + 1280),
-    ("sd15/text_encoder/64x64/batch2",): 123_060_480 + 77 * 77,  # and the causal mask
+    graphs("sd15", "64x64/batch4", "cross_kv", "time_bias", "unet"): 859_520_964,
+    graphs("sd-turbo", "64x64/batch1", "cross_kv", "time_bias", "unet"): 865_910_724,
+    graphs("sdxl", "128x128/batch2", "cross_kv", "time_bias", "unet"): 2_567_463_684,
+    graphs("sd15", "64x64/batch2", "text_encoder"): 123_060_480 + 77 * 77,  # and the causal mask
+    # Biases of 257 distances in place of those of 32 buckets.
+    graphs("pixart-sigma", "128x128/batch2", "text_encoder"): 4_762_310_656 + (257 - 32) * 64,
+    # Without the rows that predict a variance.
+    graphs("pixart-sigma", "128x128/batch2", "time_bias", "cross_kv", "transformer"): 610_856_096 - 16 * (1152 + 1),
+    # A bias for the modulations, which have none.
+    graphs("flux2-klein-4b", "64x64/batch1", "time_bias", "context_rows", "transformer"): 3_875_544_576 + 17 * 3072,
+    # Without the norms of 64 channels.
+    graphs("sd35-medium", "128x128/batch2", "time_bias", "context_rows", "transformer"): 2_243_171_520 - 122 * 64,
 }
 # 1 TFLOP/s at each precision doubled, 100 GB/s, no cache.
 PLAIN = replace(DEVICES["h100"], tf32=0.5, fp16=1.0, int8=2.0, bandwidth_gb=100.0, cache_mb=0.0, memory_gb=10.0)
@@ -77,6 +96,15 @@ def test_counting_again_gives_what_is_kept():
     for _ in range(2):  # cross_kv and time_bias of SD 1.5; the others take minutes
         for name, entry in entries_of(next(counted)):
             assert json.loads(json.dumps(entry)) == load_entries()[name]
+
+
+def test_torchs_own_inference_of_shapes_changes_no_count():
+    model = Model("flux2-klein", sides=(4,), prompts=1, tokens=5, n=1, builds=(klein.build_transformer,))
+    *_, counted = counted_parts("small", model, *model.builds)
+    ((_, entry),) = entries_of(counted)
+    shapes = {spec.name: shape_of(spec, *counted.sizes) for spec in counted.inputs}
+    with_inference = cost_of(trace(counted.module, counted.inputs, [counted.output]), shapes)
+    assert {"torch_macs": with_inference.macs, **write(with_inference)} == entry
 
 
 @pytest.mark.parametrize(
@@ -171,9 +199,9 @@ def test_a_request_decides_what_is_called(emoji):
 
 def test_what_doctor_calls_a_footprint_is_the_estimate():
     found = {
-        (model, precision): math.ceil(estimate(calls, precision, DEVICES["orin-nano"]).least_bytes / 1e8) / 10
-        for model, calls in estimates.models().items()
-        for precision in ("fp16", "int8")
+        (model, precision): math.ceil(estimate(picture.calls, precision, DEVICES["orin-nano"]).least_bytes / 1e8) / 10
+        for model, picture in pictures().items()
+        for precision in picture.precisions
     }
     assert found == FOOTPRINTS_GB
 

@@ -245,7 +245,10 @@ def test_doctor_says_it_and_keeps_its_fields(tmp_path, monkeypatch, capsys):
         "power       mode 0, 15W",
         f"free block  3 of {PAGE * 256 / 2**20:g} MB, the largest",
         "swap        /dev/zram0: 0.7 GB of compressed memory",
-        "model       SD 1.5 at 512x512 fp16: needs 2.3 GB at least, fits",
+        "model       SD 1.5 at 512x512: fp16 needs 2.3 GB and fits, int8 needs 1.5 GB and fits",
+        "model       FLUX.2 klein 4B at 512x512: fp16 needs 8 GB and does not fit, w4 needs 2.9 GB and fits",
     ):
         assert line in table
-    assert [row["fits"] for row in found["jetson"]["fits"]] == [True] * 4
+    assert table.count("\nmodel       ") == len({model for model, _ in FOOTPRINTS_GB})
+    unfit = {(row["model"], row["precision"]) for row in found["jetson"]["fits"] if not row["fits"]}
+    assert unfit == {key for key in FOOTPRINTS_GB if key[1] == "fp16" and key[0].startswith(("PixArt", "FLUX"))}
