@@ -19,6 +19,7 @@ class MemoryModel:
 
     weights: bytes in memory per byte of the graph's file, by precision; for w4, of all but its weights in 8 bits.
     loading: the same while a graph is loaded whose weights lie in the graph's own file; empty where that is no more.
+    packing: the same while one is loaded whose weights lie in a second file, which needs more only where it packs them.
     scores: whether attention scores are held in memory, all heads at once. striped: whether the VAE decoder works in
     stripes, one after the other.
     """
@@ -27,6 +28,7 @@ class MemoryModel:
     scores: bool
     striped: bool = False
     loading: Mapping[Precision, float] = field(default_factory=dict)
+    packing: Mapping[Precision, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,10 @@ ENGINES = {
         "cpu",
         takes_weights=True,
         memory=MemoryModel(
-            {"fp32": 1.1, "fp16": 2.5, "w16": 2.5, "int8": 2.3, "w8": 5.0, "w4": 2.3},
+            {"fp32": 1.1, "fp16": 2.5, "w16": 2.5, "int8": 2.3, "w8": 5.0, "w4": 1.2},
             scores=True,
-            loading={"fp32": 2.0, "fp16": 4.0, "w16": 4.0, "w4": 3.8},
+            loading={"fp32": 2.0, "fp16": 4.0, "w16": 4.0, "w4": 2.2},
+            packing={"w4": 1.4},
         ),
     ),
     "openvino": EngineKind(

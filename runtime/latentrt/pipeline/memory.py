@@ -215,7 +215,8 @@ def weight_bytes(manifest: Manifest, component: Component, model: MemoryModel) -
 
 def loading_bytes(manifest: Manifest, component: Component, model: MemoryModel) -> float:
     """Bytes in memory while a component is loaded; 0 where they are no more than afterwards."""
-    return 0 if component.data else file_bytes(manifest, component) * model.loading.get(component.precision, 0)
+    factors = model.packing if component.data else model.loading
+    return file_bytes(manifest, component) * factors.get(component.precision, 0)
 
 
 def in_loop(component: Component) -> bool:

@@ -38,7 +38,7 @@ R = TypeVar("R")
 NO_WEIGHTS: Weights = {}
 # Memory for a graph that `latentrt build --target cpu` optimised.
 OPTIMISED = MemoryModel(
-    {"fp32": 1.1, "fp16": 4.3, "w16": 4.3, "int8": 0.95, "w8": 5.0, "w4": 2.3}, scores=False, striped=True
+    {"fp32": 1.1, "fp16": 4.3, "w16": 4.3, "int8": 0.95, "w8": 5.0, "w4": 1.2}, scores=False, striped=True
 )
 # Memory for a graph with overridden weights, at most all: they stay in memory in addition to their packed copies.
 OVERRIDDEN = MemoryModel({"fp32": 2.5, "fp16": 7.0, "w16": 7.0, "int8": 2.3, "w8": 5.0, "w4": 5.0}, scores=True)
