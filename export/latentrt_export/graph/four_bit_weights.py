@@ -147,7 +147,8 @@ def squared_error(rows: NDArray[np.float32], scales: NDArray[np.float32]) -> NDA
     error = rounded(rows, scales)
     error *= scales
     error -= rows
-    return np.square(error, out=error).sum(0)
+    found: NDArray[np.float32] = np.square(error, out=error).sum(0)
+    return found
 
 
 def rounded(rows: NDArray[np.float32], scales: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -45,7 +45,8 @@ def unchanged(model: ir.Model) -> ir.Model:
 def store_half(model: ir.Model) -> ir.Model:
     """The graph, in place, with float32 weights stored as fp16 behind a Cast: half the bytes.
 
-    Raises FidelityError for a weight that fp16 cannot hold.
+    Of a table, rows are taken before the Cast, so that an engine does not turn the whole table to float32. Raises
+    FidelityError for a weight that fp16 cannot hold.
     """
     graph = model.graph
     for value in list(graph.initializers.values()):
@@ -54,17 +55,34 @@ def store_half(model: ir.Model) -> ir.Model:
         check_half(name_of(value), value.const_value.raw)
         stored = ir.Value(name=f"{value.name}.fp16", shape=value.shape, type=ir.TensorType(ir.DataType.FLOAT16))
         stored.const_value = halved(value.const_value.raw, name_of(stored))
-        cast = ir.node("Cast", [stored], {"to": ir.DataType.FLOAT.value}, name=f"{value.name}.cast")
-        cast.outputs[0].name, cast.outputs[0].shape, cast.outputs[0].dtype = (
-            f"{value.name}.fp32",
-            value.shape,
-            value.dtype,
-        )
-        value.replace_all_uses_with(cast.outputs[0])
+        for node in [use.node for use in value.uses() if use.node.op_type == "Gather" and use.idx == 0]:
+            cast_rows(graph, node, stored)
+        if value.uses():
+            cast = cast_to_single(stored, f"{value.name}.fp32", value.shape)
+            value.replace_all_uses_with(cast.outputs[0])
+            graph.insert_before(graph[0], cast)
         del graph.initializers[name_of(value)]
         graph.register_initializer(stored)
-        graph.insert_before(graph[0], cast)
     return model
+
+
+def cast_rows(graph: ir.Graph, node: ir.Node, table: ir.Value) -> None:
+    """Makes a Gather read the table in fp16, and casts the rows that it takes to float32."""
+    rows = node.outputs[0]
+    name, rows.name = name_of(rows), f"{name_of(rows)}.fp16"
+    cast = cast_to_single(rows, name, rows.shape)
+    rows.replace_all_uses_with(cast.outputs[0])
+    cast.replace_input_with(0, rows)
+    node.replace_input_with(0, table)
+    rows.type = ir.TensorType(ir.DataType.FLOAT16)
+    graph.insert_after(node, cast)
+
+
+def cast_to_single(value: ir.Value, name: str, shape: ir.Shape | None) -> ir.Node:
+    """A node that casts to float32. name, shape: of its output."""
+    cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT.value}, name=f"{value.name}.cast")
+    cast.outputs[0].name, cast.outputs[0].shape, cast.outputs[0].dtype = name, shape, ir.DataType.FLOAT
+    return cast
 
 
 def store_four_bits(model: ir.Model) -> ir.Model:

@@ -52,12 +52,21 @@ def half(model: ir.Model, in_single: Collection[str] = ()) -> ir.Model:
 
 
 def drop_stored_casts(graph: ir.Graph) -> None:
-    """Removes the casts to float32 of weights stored in half precision."""
+    """Removes the casts to float32 of weights stored in half precision, and of rows of such tables."""
     for node in list(graph):
         stored = node.inputs[0] if node.op_type == "Cast" else None
-        if stored is not None and stored.is_initializer() and node.outputs[0].dtype == SINGLE:
+        if stored is not None and is_stored(stored) and node.outputs[0].dtype == SINGLE:
             node.outputs[0].replace_all_uses_with(stored)
             graph.remove(node, safe=True)
+
+
+def is_stored(value: ir.Value) -> bool:
+    """Whether a value is a weight, or rows of one that nothing but their cast reads."""
+    if value.is_initializer():
+        return True
+    node = value.producer()
+    table = node.inputs[0] if node is not None and node.op_type == "Gather" else None
+    return table is not None and table.is_initializer() and len(value.uses()) == 1
 
 
 def float32_nodes(graph: ir.Graph) -> set[ir.Node]:
