@@ -110,6 +110,8 @@ def drawn(name: str, like: Tensor, random: torch.Generator) -> Tensor:
     if like.ndim == 1:
         return torch.full(like.shape, float(name.endswith("weight")), dtype=torch.float16)
     fan = like[0].numel()
+    if name.endswith("SelfAttention.q.weight"):  # T5 does not divide its scores by the root of their 64 channels
+        fan *= T5_XXL["d_kv"]
     return torch.empty(like.shape, dtype=torch.float16).normal_(0, fan**-0.5, generator=random)
 
 
