@@ -38,7 +38,7 @@ ROWS = {
     ),
     "header": Row("headers of .safetensors, guided by coverage", "header:run", 5_000_000),
     "paths": Row("hostile paths in a bundle", "paths:run"),
-    "corruption": Row("flipped bits, cut and exchanged files, for each of 11 files", "corruption:run", 1000),
+    "corruption": Row("flipped bits, cut and exchanged files, for each file of a bundle", "corruption:run", 1000),
     "kills": Row("`kill -9` while something is written", "kills:run", 2000),
     "disk": Row("a full disk, limited files, full output; sizes per command", "full_disk:run", 50),
     "races": Row("rounds of 8 processes that want one entry of a cache", "races:run", 50),
