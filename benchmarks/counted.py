@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
-from unittest.mock import patch
 
 import onnx_ir as ir
 import torch
@@ -17,9 +16,6 @@ from benchmarks.costs import write
 from latentrt.tensors import TensorSpec, shape_of
 from latentrt_export.graph.costs import cost_of
 from latentrt_export.graph.trace import trace
-
-# Torch's inference of shapes in a traced graph. It copies every weight, and latentrt infers the shapes again.
-INFERENCE = "_jit_pass_onnx_graph_shape_type_inference"
 
 
 @dataclass(frozen=True)
@@ -50,8 +46,7 @@ def entries_of(counted: Counted) -> Iterator[tuple[str, dict[str, Any]]]:
 def traced(counted: Counted) -> ir.Model:
     """The graph of a module, which gets weights of one number each."""
     without_weights(counted.module)
-    with patch.object(torch._C, INFERENCE):
-        return trace(counted.module, counted.inputs, [counted.output], counted.multiple)
+    return trace(counted.module, counted.inputs, [counted.output], counted.multiple)
 
 
 def torch_macs(counted: Counted, sizes: Mapping[str, int]) -> int:

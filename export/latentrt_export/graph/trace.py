@@ -2,14 +2,16 @@
 
 The TorchScript tracer is used on purpose. On the built-in UNet with symbolic batch, height, width and tokens, the newer
 exporter takes 30 times as long (110 s against 4 s, for its shape algebra) and refuses latents under 3x5; the traced
-graph computes the same numbers. Weights are bound after tracing, so that they are not copied.
+graph computes the same numbers. Weights are bound after tracing, so that they are not copied. Torch's own inference of
+shapes after tracing is left out: it copies all weights, which took most of the time, and `canonical` infers shapes too.
 """
 
 from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import onnx
 import onnx_ir as ir
@@ -19,6 +21,8 @@ from torch import Tensor, nn
 from latentrt.tensors import TensorSpec, shape_of
 from latentrt_export.graph.canonical import OPSET, canonical
 
+# Torch's name of its inference of shapes, which is no option of the tracer.
+INFERENCE = "_jit_pass_onnx_graph_shape_type_inference"
 # Sizes of the traced inputs; small, because some operators are very slow in fp16 on a CPU.
 SIZES = {"batch": 2, "height": 2, "width": 3, "tokens": 5, "n": 2, "images": 2, "vectors": 2}
 
@@ -32,7 +36,7 @@ def trace(
     """
     module.eval()
     buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
+    with warnings.catch_warnings(), torch.no_grad(), without_inference():
         warnings.simplefilter("ignore")  # the tracer warns of its deprecation, and of every shape that it reads
         torch.onnx.export(
             module,
@@ -51,6 +55,17 @@ def trace(
     for spec, value in zip([*inputs, *outputs], [*model.graph.inputs, *model.graph.outputs], strict=True):
         value.shape = ir.Shape(spec.shape)
     return model
+
+
+@contextmanager
+def without_inference() -> Iterator[None]:
+    """Leaves out torch's inference of shapes while the block runs."""
+    kept = getattr(torch._C, INFERENCE)
+    setattr(torch._C, INFERENCE, lambda *_: None)
+    try:
+        yield
+    finally:
+        setattr(torch._C, INFERENCE, kept)
 
 
 def example(spec: TensorSpec, multiple: int = 1) -> Tensor:
