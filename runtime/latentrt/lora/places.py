@@ -116,7 +116,8 @@ class Places:
 def changed_components(manifest: Manifest) -> tuple[str, ...]:
     """The components whose weights LoRA files may change."""
     shallow = (manifest.shallow,) if manifest.shallow else ()
-    return (*CHANGED.get(manifest.denoiser, CHANGED["unet"]), *shallow, *manifest.text_encoders)
+    denoiser = next((name for name in CHANGED if name in manifest.components), "unet")
+    return (*CHANGED[denoiser], *shallow, *manifest.text_encoders)
 
 
 def read_places(bundle: Bundle) -> Places:
