@@ -1,4 +1,4 @@
-"""LoRA files at run time beside weights in few bits: what the graphs compute with decoded weights and the files added."""
+"""LoRA files at run time beside weights in few bits: as graphs whose decoded weights have the files added."""
 
 import numpy as np
 import pytest
