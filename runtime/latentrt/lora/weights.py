@@ -99,12 +99,9 @@ def changed_weights(bundle: Bundle, loras: Sequence[Lora]) -> dict[str, Weights]
 
 def weights_of(found: Mapping[str, Sequence[tuple[Place, Change]]]) -> Weights:
     """A component's changes, those of float weights apart from those beside weights in few bits. found: by name."""
-    coded = {name for name, changes in found.items() if isinstance(changes[0][0].initializer, Decoded)}
-    beside = [Beside(found[name]) for name in coded]
-    return Weights(
-        {name: ChangedWeight(changes) for name, changes in found.items() if name not in coded},
-        {one.output: one for one in beside},
-    )
+    beside = {name: Beside(one) for name, one in found.items() if isinstance(one[0][0].initializer, Decoded)}
+    floats = {name: ChangedWeight(one) for name, one in found.items() if name not in beside}
+    return Weights(floats, {one.output: one for one in beside.values()})
 
 
 def check_weights(manifest: Manifest) -> None:
