@@ -1,15 +1,21 @@
 """LoRA files at run time beside weights in few bits: as graphs whose decoded weights have the files added."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 import latentrt
+from latentrt.bundle.folder import Bundle
 from latentrt.engines.onnx.engine import BESIDE, OVERRIDDEN
-from latentrt.errors import CheckpointError
+from latentrt.errors import BundleError, CheckpointError
+from latentrt.lora.files import Lora
 from latentrt.lora.places import Decoded, read_places
+from latentrt.lora.weights import changed_weights
 from latentrt_export.export import ExportOptions, export
+from latentrt_export.lora_table.table import with_table
 from tests.export import decoded, klein, tiny
 from tests.export.decoded import furthest, layers_of, outputs, random_feeds, save_lora
 
@@ -92,6 +98,18 @@ def test_what_depends_on_the_weight_is_refused(made, tmp_path):
     save_file({**tensors, f"{layer}.lora_magnitude_vector": torch.ones(64)}, tmp_path / "a.safetensors")
     with pytest.raises(CheckpointError, match=r"to_q is DoRA, .* in few bits; .* such as LoRA.*latentrt export --lora"):
         made.with_loras({tmp_path / "a.safetensors": 1.0})
+
+
+def test_names_of_version_0_2_make_no_table(made, tmp_path):
+    """They were those of the products, from which nothing tells the checkpoint's weights."""
+    folder = shutil.copytree(made.bundle.folder, tmp_path / "bundle")
+    graph = (folder / "unet.onnx").read_bytes()
+    assert with_table(folder, made.bundle.manifest).lora_weights
+    (folder / "unet.onnx").write_bytes(graph.replace(b".decoded", b".earlier"))
+    manifest = with_table(folder, made.bundle.manifest)
+    assert manifest.lora_weights == ""
+    with pytest.raises(BundleError, match="latentrt upgrade .*, or export the bundle again if that adds none"):
+        changed_weights(Bundle(folder, manifest, ""), [Lora(tmp_path / "a.safetensors")])
 
 
 @pytest.mark.parametrize(("kind", "model"), [("lora", BESIDE), ("diff", OVERRIDDEN)])
