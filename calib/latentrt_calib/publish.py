@@ -29,6 +29,7 @@ from latentrt_export.graph.costs import total_macs
 from latentrt_export.graph.emulation import emulated
 from latentrt_export.graph.layers import layers_of
 from latentrt_export.graph.step_cache import without_features
+from latentrt_export.lora_table.table import with_table
 from latentrt_export.step_cache import cut_again
 
 # Not listed among the bundle's files, because they state the manifest's hash.
@@ -74,13 +75,14 @@ def publish(
 
     gates: of the VAE decoder and of text encoders.
     """
-    # Quantized weights take no LoRA files, and presets were measured with the float graphs.
+    # Presets were measured with the float graphs, and the table of weights for LoRA files names places in them.
     manifest, shallow = replace(source.manifest, lora_weights="", presets={}), source.manifest.shallow
     parts = [unet, *(gate.written for gate in gates if gate.written)]
     unmeasured = with_components(manifest, {part.graph.component: component_of(manifest, part) for part in parts})
     copy_others(source, folder, [*(part.graph.component for part in parts), *([shallow] if shallow else [])])
     if shallow:
         unmeasured = cut_again(folder, unmeasured)
+    unmeasured = with_table(folder, unmeasured)
     unmeasured = replace(unmeasured, files=record_files(folder, named_files(unmeasured)))
     save_manifest(folder, unmeasured)
     report = report_of(manifest, unmeasured, unet, compared(source, folder, evaluator, parts), settings)

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 import latentrt
 from latentrt.bundle.folder import open_bundle
 from latentrt.cli import cli
-from latentrt.errors import BundleError, EngineError, FidelityError, RequestError
+from latentrt.errors import BundleError, FidelityError, RequestError
 from latentrt_calib.calibrate import calibrate
 from latentrt_calib.evaluate import sensitivity
 from latentrt_calib.precisions import choice
@@ -21,8 +21,9 @@ from latentrt_calib.quantize.planning import Recipe
 from latentrt_calib.report.layer_reports import EIGHT_BITS, FIRST_OR_LAST, FOUR_BITS
 from latentrt_export.build.tensorrt import BuildOptions, build
 from latentrt_export.export import ExportOptions, export
-from tests.calib.small import OPTIONS
-from tests.export import klein, pixart
+from tests.calib.small import FEWER, OPTIONS
+from tests.export import klein, pixart, tiny
+from tests.export.decoded import furthest, layers_of, outputs, random_feeds, save_lora
 from tests.export.parts import written
 from tests.one_thread import one_thread
 from tests.sweep import sweep
@@ -185,9 +186,13 @@ def test_the_command_shows_the_layers_of_each_width(made):
     assert re.search(rf"(?m)^unet  w4  .*\n  .*\b{count} layers: {FOUR_BITS}\b.*; before \d", lines)
 
 
-def test_lora_files_are_refused_with_the_next_command(made, tmp_path):
-    with latentrt.load(made[0]) as pipe, pytest.raises(EngineError, match="got a unet in w4.*export --lora.*calibrate"):
-        pipe.with_loras({tmp_path / "any.safetensors": 1.0})
+def test_lora_files_stand_beside_the_weights(made, tmp_path):
+    shapes = {name: shape for name, shape in layers_of(tiny.build_unet(**FEWER)).items() if "attn1" in name}
+    added = save_lora(tmp_path / "a.safetensors", "unet", shapes)
+    with latentrt.load(made[0], engine="onnxruntime") as pipe:
+        feeds = random_feeds(pipe.bundle.manifest.components["unet"], 3)
+        found = pipe.with_loras({tmp_path / "a.safetensors": 1.0}).engines["unet"](feeds)
+        assert furthest(found, outputs(pipe.bundle, "unet", added, feeds)) < 1e-5
 
 
 def test_text_encoders_stay_float_in_int8(bundle, tmp_path):

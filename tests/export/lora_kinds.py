@@ -100,7 +100,7 @@ def at_run_time(model, *loras):
     """The same of the bundle: every weight that the files change, put back where the checkpoint has it."""
     found = {name: dict(state) for name, state in model.weights.items()}
     for weights in changed_weights(model.bundle, loras).values():
-        for changed in weights.values():
+        for changed in weights.overrides.values():
             array = changed.read()
             for place, change in changed.changes:
                 found[change.component][change.weight] = torch.from_numpy(np.array(place.of(array))).double()

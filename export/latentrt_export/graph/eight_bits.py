@@ -8,9 +8,17 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from latentrt_export.graph.constants import add_constant, insert_constant, name_of, new_node, replace_input
+from latentrt_export.graph.constants import add_constant, insert_constant, new_node, replace_input
 from latentrt_export.graph.eight_bit_weights import quantized
-from latentrt_export.graph.layers import float_type, layer_nodes, output_axis, weight_of
+from latentrt_export.graph.layers import (
+    DECODED,
+    QUANTIZED,
+    float_type,
+    layer_nodes,
+    name_in_bits,
+    output_axis,
+    weight_of,
+)
 
 # The first opset whose Q/DQ operators take float16.
 HALF_OPSET = 19
@@ -39,11 +47,11 @@ def write_weight(graph: ir.Graph, node: ir.Node, values: NDArray[np.int8], scale
     """Stores the node's weight as int8 behind a DequantizeLinear."""
     before, dtype = node.inputs[1], float_type(node)
     assert before is not None
-    name, axis = f"{name_of(node.outputs[0])}.weight", output_axis(node)
+    name, axis = name_in_bits(graph, node), output_axis(node)
     constants = [
-        add_constant(graph, f"{name}.quantized", values),
+        add_constant(graph, f"{name}{QUANTIZED}", values),
         add_constant(graph, f"{name}.scale", scale.astype(dtype)),
         add_constant(graph, f"{name}.zero", np.zeros(len(scale), np.int8)),
     ]
-    maker = new_node("DequantizeLinear", constants, name, before, axis=axis)
+    maker = new_node("DequantizeLinear", constants, f"{name}{DECODED}", before, axis=axis)
     replace_input(graph, node, 1, insert_constant(graph, node, maker, values.shape))

@@ -16,14 +16,21 @@ from latentrt_export.graph.constants import (
     VIEWS,
     add_constant,
     insert_constant,
-    name_of,
     new_node,
     replace_input,
     shape_of_constant,
 )
 from latentrt_export.graph.eight_bits import weight_only
 from latentrt_export.graph.four_bit_weights import BLOCK, BlockWeight, in_blocks
-from latentrt_export.graph.layers import Layer, float_type, layer_nodes, weight_of
+from latentrt_export.graph.layers import (
+    DECODED,
+    QUANTIZED,
+    Layer,
+    float_type,
+    layer_nodes,
+    name_in_bits,
+    weight_of,
+)
 
 # The first opset with 4-bit integers and scales per block. The other operators of the graphs do not differ in it.
 OPSET = 21
@@ -117,12 +124,13 @@ def write_weight(graph: ir.Graph, node: ir.Node, weight: BlockWeight) -> None:
     """Stores the node's weight in 4 bits behind a DequantizeLinear; scales in half precision behind a Cast."""
     before, stored = node.inputs[1], scale_type(node)
     assert before is not None
-    name = f"{name_of(node.outputs[0])}.weight"
-    values = add_constant(graph, f"{name}.quantized", weight.values.astype(ir.DataType.INT4.numpy()))
+    name = name_in_bits(graph, node)
+    values = add_constant(graph, f"{name}{QUANTIZED}", weight.values.astype(ir.DataType.INT4.numpy()))
     scales = add_constant(graph, f"{name}.scale", weight.scales.astype(stored))
     if stored != float_type(node):
         cast = ir.node("Cast", [scales], {"to": ir.DataType.FLOAT.value}, name=f"{name}.scale.cast")
         cast.outputs[0].name, cast.outputs[0].type = f"{name}.scale.fp32", ir.TensorType(ir.DataType.FLOAT)
         scales = insert_constant(graph, node, cast, weight.scales.shape)
-    maker = new_node("DequantizeLinear", [values, scales], name, before, axis=0, block_size=weight.block)
+    axes = {"axis": 0, "block_size": weight.block}
+    maker = new_node("DequantizeLinear", [values, scales], f"{name}{DECODED}", before, **axes)
     replace_input(graph, node, 1, insert_constant(graph, node, maker, weight.values.shape))

@@ -30,6 +30,8 @@ from latentrt_export.graph.costs import OPERATORS, Shapes, concrete_shapes, node
 FLOAT_LAYERS = ("post_quant", "conv_in", "conv_out")
 # Suffixes that the exporter adds to a parameter's name: its new shape, and its storage type.
 STORED = re.compile(r"(\.\d+(x\d+)+)?(\.fp16)?$")
+# Suffixes of a weight stored in 8 or 4 bits: of the name of its integers, and of what they are decoded to.
+QUANTIZED, DECODED = ".quantized", ".decoded"
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,15 @@ def weight_of(node: ir.Node) -> NDArray[np.float32]:
     """Returns the layer's weight in its node's layout: (out, in, *kernel), (in, out), or that of a Gemm."""
     assert node.inputs[1] is not None
     return np.ascontiguousarray(array_of(node.inputs[1]), np.float32)
+
+
+def name_in_bits(graph: ir.Graph, node: ir.Node) -> str:
+    """The name under which a layer's weight is stored in 8 or 4 bits: that of the weight, by which LoRA files find it.
+
+    Of several layers with one weight, those after the first are named after their outputs.
+    """
+    weight = name_of(initializer_of(node.inputs[1]))
+    return f"{name_of(node.outputs[0])}.weight" if f"{weight}{QUANTIZED}" in graph.initializers else weight
 
 
 def float_type(node: ir.Node) -> np.dtype[Any]:

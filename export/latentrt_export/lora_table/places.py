@@ -1,9 +1,9 @@
 """Positions of a checkpoint's weights in a bundle's graphs, where they may be renamed, transposed, stacked or hoisted.
 
-A canonical graph names each weight like the traced module (`latentrt_export.networks.hoist`). Two suffixes may follow:
-a shape, for transposed matrices and for norms of images with axes for height and width; and `.fp16`, for storage in
-fp16. Weights hoisted out of the UNet are stacked in `cross_kv` and `time_bias`, in the order of the UNet's modules
-(down, up, middle); weights hoisted out of other networks follow.
+A canonical graph names each weight like the traced module (`latentrt_export.networks.hoist`). Suffixes may follow: a
+shape, for transposed matrices and for norms of images with axes for height and width; `.fp16`, for storage in fp16; and
+`.decoded`, for what a weight in few bits is decoded to. Weights hoisted out of the UNet are stacked in `cross_kv` and
+`time_bias`, in the order of the UNet's modules (down, up, middle); weights hoisted out of other networks follow.
 """
 
 from __future__ import annotations
@@ -16,11 +16,15 @@ from dataclasses import replace
 from latentrt.bundle.folder import MANIFEST, Bundle
 from latentrt.errors import BundleError
 from latentrt.lora.places import Place
-from latentrt_export.lora_table.initializers import initializers_of
+from latentrt_export.lora_table.initializers import Counted, decoded_in, initializers_of
 from latentrt_export.lora_table.siblings import siblings_of
 
 # Of several parallel time embeddings, the first is the UNet's.
-WEIGHT = re.compile(r"(?:branches\.0\.)?(?P<key>.+\.(?:weight|bias))(?P<shape>\.\d+(?:x\d+)+)?(?:\.fp16)?")
+WEIGHT = re.compile(
+    r"(?:branches\.0\.)?(?P<key>(?:.+\.)?(?:weight|bias))(?P<shape>\.\d+(?:x\d+)+)?(?:\.fp16)?(?P<decoded>\.decoded)?"
+)
+# Around the name of a weight that was held in half precision while it was exported: see `networks.half_weights`.
+HALVED = re.compile(r"parametrizations\.weight\.original")
 # Prefix of a weight's name in a graph, and its prefix in the checkpoint; the first match counts.
 PREFIXES: dict[str, dict[str, str]] = {
     "unet": {"unet.": ""},
@@ -48,8 +52,6 @@ def places_of(bundle: Bundle) -> dict[str, dict[str, Place]]:
 
     Raises BundleError for graphs that do not fit together.
     """
-    encoders = bundle.manifest.text_encoders
-    found = {name: places_in(bundle, name, TEXT_PREFIXES) for name in encoders}
     graphs = {name: places_in(bundle, name, prefixes) for name, prefixes in PREFIXES.items()}
     unet = {key: place for key, place in (graphs["unet"] | graphs["time_bias"]).items() if key not in STACKED}
     queries, convolutions = ordered(QUERY, graphs["unet"]), ordered(CONVOLUTION, graphs["unet"])
@@ -60,7 +62,8 @@ def places_of(bundle: Bundle) -> dict[str, dict[str, Place]]:
             leaf = stacked.rpartition(".")[2]
             layers = [(f"{path}.{leaf}", rows) for path, rows in parts]
             unet |= unstacked(bundle, graphs[component].get(stacked), layers, component, required=leaf == "weight")
-    return {"unet": unet, **found}
+    encoders = bundle.manifest.text_encoders
+    return {"unet": unet, **{name: places_in(bundle, name, TEXT_PREFIXES) for name in encoders}}
 
 
 def copies_of(bundle: Bundle) -> dict[str, dict[str, Place]]:
@@ -101,11 +104,12 @@ def twins_of(
 
 def places_in(bundle: Bundle, component: str, prefixes: Mapping[str, str]) -> dict[str, Place]:
     """The weights and biases of one graph, by key in the checkpoint; stacked weights keep their name."""
-    known = initializers_of(bundle.path(bundle.manifest.components[component].file))
+    graph = bundle.path(bundle.manifest.components[component].file)
+    known: dict[str, Counted] = {**initializers_of(graph), **decoded_in(graph)}
     branches = {match[1] for name in known if (match := BRANCH.match(name))}
     found: dict[str, Place] = {}
     for name, one in known.items():
-        match = WEIGHT.fullmatch(name)
+        match = WEIGHT.fullmatch(HALVED.sub("weight", name))
         own = None if match is None else checkpoint_shape(one.shape, match["shape"])
         before = next((prefix for prefix in prefixes if match and match["key"].startswith(prefix)), None)
         if match is None or own is None or (match["key"] not in STACKED and before is None):

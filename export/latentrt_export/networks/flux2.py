@@ -20,10 +20,10 @@ from latentrt_export.networks.kinds import Configs, Fitting, TransformerKind
 from latentrt_export.networks.rms_norm import rms_normed
 
 # Rows of the modulations, in order: of the image's and of the text's stream in double blocks, of single blocks, of the
-# last layer. Each is shift, scale and gate of attention, then of the feed-forward layer where that is apart.
+# last layer. Each is shift, scale and gate of attention, then of the feed-forward layer where that is apart, and of
+# attention to itself in SD3's blocks that have it; of the last layer scale and shift.
 DOUBLE_ROWS, SINGLE_ROWS, LAST_ROWS = 6, 3, 2
-ROWS = 2 * DOUBLE_ROWS + SINGLE_ROWS + LAST_ROWS
-SCALES = (1, 4, 7, 10, 13, 16)
+SCALES, LAST_SCALES = (1, 4, 7), (0,)
 LARGEST_HALF = 65504.0
 # Entries of diffusers 0.42.1's Flux2Transformer2DModel, and the side in latents of its pipelines' pictures.
 DEFAULTS: Config = {
@@ -41,28 +41,33 @@ class Modulations(nn.Module):
 
     def __init__(self, transformer: Flux2Transformer2DModel) -> None:
         super().__init__()
-        self.embedding, last = transformer.time_guidance_embed, transformer.norm_out.linear
-        scale, shift = last.weight.detach().chunk(2)  # in this order in the original
-        weights = [
-            transformer.double_stream_modulation_img.linear.weight.detach(),
-            transformer.double_stream_modulation_txt.linear.weight.detach(),
-            transformer.single_stream_modulation.linear.weight.detach(),
-            shift,
-            scale,
-        ]
-        width = last.in_features
-        self.project = nn.Linear(width, ROWS * width, device="meta")
-        self.project.weight = nn.Parameter(torch.cat(weights), requires_grad=False)
-        ones = torch.zeros(ROWS, width)
-        ones[SCALES, :] = 1
-        self.project.bias = nn.Parameter(ones.flatten(), requires_grad=False)
+        self.embedding = transformer.time_guidance_embed
+        made = (
+            transformer.double_stream_modulation_img.linear,
+            transformer.double_stream_modulation_txt.linear,
+            transformer.single_stream_modulation.linear,
+            transformer.norm_out.linear,
+        )
+        self.projections = nn.ModuleList(scaled_from_one(linear) for linear in made)
 
     def forward(self, timestep: Tensor) -> Tensor:
         """The packed rows for each timestep."""
-        emb, dtype = self.embedding, self.project.weight.dtype
-        embedded = emb.timestep_embedder(emb.time_proj(timestep).to(dtype))
-        rows: Tensor = self.project(F.silu(embedded))
-        return rows
+        emb, dtype = self.embedding, self.projections[0].weight.dtype
+        embedded = F.silu(emb.timestep_embedder(emb.time_proj(timestep).to(dtype)))
+        return torch.cat([project(embedded) for project in self.projections], -1)
+
+
+def scaled_from_one(linear: nn.Linear) -> nn.Linear:
+    """The layer that makes modulations, with 1 added to its scales; it shares the weight, and always has a bias."""
+    rows = linear.out_features // linear.in_features
+    places = LAST_SCALES if rows == LAST_ROWS else [place for place in SCALES if place < rows]
+    bias = torch.zeros(rows, linear.in_features) if linear.bias is None else linear.bias.detach().clone()
+    bias = bias.reshape(rows, -1)
+    bias[places, :] += 1
+    made = nn.Linear(linear.in_features, linear.out_features, device="meta")
+    made.weight = nn.Parameter(linear.weight.detach(), requires_grad=False)
+    made.bias = nn.Parameter(bias.flatten(), requires_grad=False)
+    return made
 
 
 class HoistedFlux2(nn.Module):
@@ -93,7 +98,7 @@ class HoistedFlux2(nn.Module):
         hidden, tokens = torch.cat([text, image], 1), text.shape[1]
         for block in self.singles:
             hidden = single_output(block, hidden, rows[2 * DOUBLE_ROWS :], turns)
-        shift, scale = rows[-LAST_ROWS:]
+        scale, shift = rows[-LAST_ROWS:]
         made: Tensor = self.project(self.norm(hidden[:, tokens:]) * scale + shift)
         return made.transpose(1, 2).reshape(sample.shape[0], -1, sample.shape[2], sample.shape[3])
 

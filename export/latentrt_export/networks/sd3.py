@@ -15,17 +15,12 @@ from diffusers import SD3Transformer2DModel
 from torch import Tensor, nn
 
 from latentrt_export.networks.component import Config
-from latentrt_export.networks.flux2 import bounded
+from latentrt_export.networks.flux2 import LAST_ROWS, bounded, scaled_from_one
 from latentrt_export.networks.hoist import attend
 from latentrt_export.networks.kinds import Configs, Fitting, TransformerKind
 from latentrt_export.networks.patches import kept_rows
 from latentrt_export.networks.rms_norm import rms_normed
 
-# Rows of a stream's modulations: shift, scale and gate of attention, then of the feed-forward layer; of a block with
-# dual attention three more, of the image's attention to itself.
-SCALES = (1, 4, 7)
-# Rows of the last norm of each stream: scale and shift, in this order.
-LAST_ROWS, LAST_SCALES = 2, (0,)
 # Entries of diffusers 0.42.1's SD3Transformer2DModel.
 DEFAULTS: Config = {
     **{"sample_size": 128, "patch_size": 2, "in_channels": 16, "num_layers": 18, "attention_head_dim": 64},
@@ -54,17 +49,6 @@ class Modulations(nn.Module):
         times = emb.timestep_embedder(emb.time_proj(timestep).to(pooled.dtype))
         embedded = F.silu(times + emb.text_embedder(pooled))
         return torch.cat([project(embedded) for project in self.projections], -1)
-
-
-def scaled_from_one(linear: nn.Linear) -> nn.Linear:
-    """The layer that makes a norm's modulations, with 1 added to its scales; it shares the weight."""
-    rows = linear.out_features // linear.in_features
-    places = LAST_SCALES if rows == LAST_ROWS else [place for place in SCALES if place < rows]
-    bias = linear.bias.detach().clone().reshape(rows, -1)
-    bias[places, :] += 1
-    made = nn.Linear(linear.in_features, linear.out_features, device="meta")
-    made.weight, made.bias = linear.weight, nn.Parameter(bias.flatten(), requires_grad=False)
-    return made
 
 
 class HoistedSD3(nn.Module):

@@ -8,8 +8,9 @@ from __future__ import annotations
 import importlib
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from latentrt.engines.kinds import ALIASES, AUTO, CPU_ENGINES, ENGINES, NAMES, EngineKind, MemoryModel
 from latentrt.errors import EngineError, OutOfMemoryError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from latentrt.bundle.folder import Bundle
     from latentrt.bundle.manifest import Component
     from latentrt.engines.onnx.bare import PictureGraph
+    from latentrt.engines.onnx.branches import Branch
     from latentrt.engines.onnx.initializers import Initializer
     from latentrt.tensors import Array
 
@@ -28,6 +30,7 @@ __all__ = [
     "ENGINES",
     "NAMES",
     "VARIABLE",
+    "Addition",
     "Engine",
     "EngineFactory",
     "EngineKind",
@@ -98,7 +101,25 @@ class Weight(Protocol):
         ...
 
 
-Weights: TypeAlias = Mapping[str, Weight]
+class Addition(Protocol):
+    """What is added to a value of a graph."""
+
+    @property
+    def narrow(self) -> bool:
+        """Whether its factors are much smaller than the weight beside which they stand."""
+        ...
+
+    def read(self) -> Branch:
+        """Returns the branch, whose factors have the graph's type."""
+        ...
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Changes of a graph's weights, by name: of the initialiser that is overridden, or the value that is added to."""
+
+    overrides: Mapping[str, Weight] = field(default_factory=dict)
+    branches: Mapping[str, Addition] = field(default_factory=dict)
 
 
 class EngineFactory(Protocol):
@@ -119,7 +140,7 @@ class WeightsFactory(EngineFactory, Protocol):
     def open_with_weights(
         self, bundle: Bundle, weights: Mapping[str, Weights], engine: str, *, low_memory: bool = False
     ) -> Mapping[str, Engine]:
-        """Returns an engine per component in `weights`, whose initialisers these weights override."""
+        """Returns an engine per component in `weights`, whose graphs have these changes."""
         ...
 
 
@@ -172,7 +193,7 @@ def open_engines(name: str, bundle: Bundle, *, low_memory: bool = False) -> dict
 def open_with_weights(
     name: str, bundle: Bundle, weights: Mapping[str, Weights], *, low_memory: bool = False
 ) -> dict[str, Engine]:
-    """Returns engines for the components of a bundle whose weights are overridden; no graph is loaded yet.
+    """Returns engines for the components of a bundle whose weights are changed; no graph is loaded yet.
 
     weights: by component, then by initialiser. low_memory: as in `open_engines`. Raises EngineError for an engine that
     cannot override weights.

@@ -185,6 +185,12 @@ def change(adapter: Adapter, tensors: Tensors, weight: Array) -> Array:
     return whole * np.float32(t["alpha"].item() / rank) if "alpha" in t and rank else whole
 
 
+def low_rank(tensors: Tensors) -> tuple[Array, Array]:
+    """The factors of a LoRA without a core, (out, rank) and (rank, in), whose product `change` adds to a matrix."""
+    up, down = flat(tensors["up"]), flat(tensors["down"])
+    return (up * np.float32(tensors["alpha"].item() / len(down)) if "alpha" in tensors and len(down) else up), down
+
+
 def shape_of_change(adapter: Adapter, shapes: Shapes, wanted: Shape) -> Shape:
     """Returns the shape of the array from `change` for a weight of shape `wanted`; raises as `Adapter.shape` does."""
     return adapter.shape({short(name): shape for name, shape in shapes.items()}, wanted)

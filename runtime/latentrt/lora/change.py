@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from latentrt.errors import CheckpointError
-from latentrt.lora.adapters import ADDED, BIASES, Adapter, Shape, Tensors, change, shape_of_change, unscaled
+from latentrt.lora.adapters import ADDED, BIASES, Adapter, Shape, Tensors, change, low_rank, shape_of_change, unscaled
 from latentrt.lora.decomposed import MAGNITUDES, axis_of, decomposed
 from latentrt.lora.multiplied import MULTIPLIED
 from latentrt.storage.safetensors import StoredTensor
@@ -46,23 +46,51 @@ class Change:
         weight: float32, with all earlier changes applied. Raises CheckpointError if the file has changed since it was
         opened, or if its numbers or the new weight are not finite.
         """
+        tensors = self._read()
+        try:
+            with np.errstate(all="ignore"):
+                changed = self._changed(weight, tensors)
+        except (ArithmeticError, ValueError, np.linalg.LinAlgError) as error:
+            raise CheckpointError(f"{self.file}: {self.layer} cannot be applied ({error}); {REMEDY}") from error
+        self._check(changed)
+        return changed
+
+    @property
+    def adds(self) -> bool:
+        """Whether what is added does not depend on the weight."""
+        return self.adapter in (*ADDED, *BIASES) and not self.tensors.keys() & set(MAGNITUDES)
+
+    @property
+    def has_factors(self) -> bool:
+        """Whether what is added to a matrix is the product of two narrow ones, which `factors` returns."""
+        return self.adds and {"up", "down"} <= self.tensors.keys() and "mid" not in self.tensors
+
+    def factors(self) -> tuple[Array, Array]:
+        """Returns the matrices whose product is added to a matrix, (out, rank) and (rank, in), both float32.
+
+        The scale is in the first. Raises CheckpointError as `apply`.
+        """
+        up, down = low_rank(self._read())
+        with np.errstate(over="ignore"):
+            scaled: Array = np.float32(self.scale * self.factor) * up
+        self._check(scaled)
+        return scaled, down
+
+    def _read(self) -> dict[str, Array]:
         tensors = {name: tensor.read() for name, tensor in self.tensors.items()}
         infinite = [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
         if infinite:
             raise CheckpointError(
                 f"{self.file}: {infinite[0]} of {self.layer} has numbers that are not finite; {REMEDY}"
             )
-        try:
-            with np.errstate(all="ignore"):
-                changed = self._changed(weight, tensors)
-        except (ArithmeticError, ValueError, np.linalg.LinAlgError) as error:
-            raise CheckpointError(f"{self.file}: {self.layer} cannot be applied ({error}); {REMEDY}") from error
-        if not np.isfinite(changed).all():
+        return tensors
+
+    def _check(self, made: Array) -> None:
+        if not np.isfinite(made).all():
             raise CheckpointError(
                 f"{self.file}: {self.layer} makes weights that are not finite, at a scale of {self.scale:g}; give a "
                 f"smaller one, or {REMEDY}"
             )
-        return changed
 
     def _changed(self, weight: Array, tensors: Tensors) -> Array:
         magnitudes = [name for name in MAGNITUDES if name in tensors]

@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 
 from latentrt.bundle.folder import Bundle, sha256_of
+from latentrt.bundle.manifest import Manifest
+from latentrt.engines import Weights
 from latentrt.engines.onnx.initializers import Initializer
 from latentrt.errors import BundleError, CheckpointError, EngineError, first_few
+from latentrt.lora.adapters import ADDED
+from latentrt.lora.beside import Beside
 from latentrt.lora.change import Change
 from latentrt.lora.files import Lora, bundled_words, changes_of
 from latentrt.lora.layers import found_file
-from latentrt.lora.places import QUANTIZED, Place, changed_components, read_places
+from latentrt.lora.places import FIXED, Decoded, Place, changed_components, read_places
 from latentrt.tensors import Array
 
 
@@ -46,7 +50,9 @@ class ChangedWeight:
     @property
     def initializer(self) -> Initializer:
         """The unchanged initializer."""
-        return self.changes[0][0].initializer
+        initializer = self.changes[0][0].initializer
+        assert isinstance(initializer, Initializer)
+        return initializer
 
     def read(self) -> Array:
         """Returns the new weight, computed in float32 and rounded once to its type in the graph.
@@ -69,30 +75,16 @@ class ChangedWeight:
         return rounded
 
 
-def changed_weights(bundle: Bundle, loras: Sequence[Lora]) -> dict[str, dict[str, ChangedWeight]]:
-    """Returns the initializers that LoRA files change in each component, by name; none is computed yet.
+def changed_weights(bundle: Bundle, loras: Sequence[Lora]) -> dict[str, Weights]:
+    """Returns what LoRA files change in each component; nothing is computed yet.
 
     Raises CheckpointError for a file that does not fit the bundle or contains textual inversions, EngineError for a
-    bundle without float weights, BundleError for a bundle without a table of weights, or if a changed weight is shared
-    with other layers.
+    bundle whose weights nothing can be added to, BundleError for a bundle without a table of weights, or if a changed
+    weight is shared with other layers.
     """
-    manifest = bundle.manifest
-    if missing := [name for name in changed_components(manifest) if name not in manifest.components]:
-        raise EngineError(
-            f"LoRA: {manifest.name} is a {manifest.family} model without {' and '.join(missing)}, expected a Stable "
-            "Diffusion model; LoRA files for it are unknown: leave them out"
-        )
-    for name in changed_components(manifest):
-        if (precision := manifest.components[name].precision) in QUANTIZED:
-            raise EngineError(
-                f"LoRA: got a {name} in {precision}, expected float weights to add to; fuse it with `latentrt export "
-                "--lora FILE:SCALE`, then `latentrt calibrate`"
-            )
+    check_weights(bundle.manifest)
     places = read_places(bundle)
-    shapes = {
-        name: {**{key: place.shape for key, place in found.items()}, **places.unread[name], **places.twins[name]}
-        for name, found in places.weights.items()
-    }
+    shapes, manifest = places.shapes(), bundle.manifest
     found: dict[str, dict[str, list[tuple[Place, Change]]]] = defaultdict(lambda: defaultdict(list))
     for lora in loras:
         changes = changes_of(lora, shapes, manifest.name, manifest.family)
@@ -100,11 +92,42 @@ def changed_weights(bundle: Bundle, loras: Sequence[Lora]) -> dict[str, dict[str
         for change in changes:
             if change.weight not in places.unread[change.component]:
                 for place in unshared_places(bundle, places.of(change.component, change.weight), change):
+                    check_adds(place, change)
                     found[place.component][place.name].append((place, change))
-    return {
-        component: {name: ChangedWeight(changes) for name, changes in weights.items()}
-        for component, weights in found.items()
-    }
+    return {component: weights_of(changes) for component, changes in found.items()}
+
+
+def weights_of(found: Mapping[str, Sequence[tuple[Place, Change]]]) -> Weights:
+    """A component's changes, those of float weights apart from those beside weights in few bits. found: by name."""
+    beside = {name: Beside(one) for name, one in found.items() if isinstance(one[0][0].initializer, Decoded)}
+    floats = {name: ChangedWeight(one) for name, one in found.items() if name not in beside}
+    return Weights(floats, {one.output: one for one in beside.values()})
+
+
+def check_weights(manifest: Manifest) -> None:
+    """Raises EngineError for a model whose LoRA files are unknown, and for activations in 8 bits."""
+    if missing := [name for name in changed_components(manifest) if name not in manifest.components]:
+        raise EngineError(
+            f"LoRA: {manifest.name} is a {manifest.family} model without {' and '.join(missing)}, expected a Stable "
+            "Diffusion or FLUX.2 klein model; LoRA files for it are unknown: leave them out"
+        )
+    for name in changed_components(manifest):
+        if (precision := manifest.components[name].precision) in FIXED:
+            raise EngineError(
+                f"LoRA: got a {name} in {precision}, expected float arithmetic; fuse it with `latentrt export "
+                "--lora FILE:SCALE`, then `latentrt calibrate`"
+            )
+
+
+def check_adds(place: Place, change: Change) -> None:
+    """Raises CheckpointError for a change that needs the value of a weight in few bits."""
+    if isinstance(place.initializer, Decoded) and not change.adds:
+        kind = "DoRA" if change.adapter in ADDED else change.adapter.name
+        raise CheckpointError(
+            f"{change.file}: {change.layer} is {kind}, which depends on the weight, and {change.component} "
+            f"{change.weight} is stored in few bits; expected a kind that adds to it, such as LoRA. Fuse the file with "
+            "`latentrt export --lora`"
+        )
 
 
 def unshared_places(bundle: Bundle, places: Sequence[Place], change: Change) -> Sequence[Place]:
@@ -112,7 +135,7 @@ def unshared_places(bundle: Bundle, places: Sequence[Place], change: Change) -> 
     if not places or any(place.shared for place in places):
         raise BundleError(
             f"{bundle.folder}: {change.file} changes {change.component} {change.weight}, which the graph stores once "
-            f"for several layers with equal weights; fuse the file with `latentrt export --lora`"
+            "for several layers with equal weights, or in another order; fuse the file with `latentrt export --lora`"
         )
     return places
 

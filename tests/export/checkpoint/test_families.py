@@ -220,7 +220,7 @@ def test_a_lora_of_a_layer_that_a_controlnet_has_as_well_is_refused(pairs, tmp_p
     halves = {"lora_A": torch.ones(2, 32), "lora_B": torch.ones(128, 2)}
     tensors = {f"time_embedding.linear_1.{half}.weight": tensor for half, tensor in halves.items()}
     save_tensors(tensors, tmp_path / "a.safetensors")
-    assert changed_weights(whole, [Lora(tmp_path / "a.safetensors")])["time_bias"]
+    assert changed_weights(whole, [Lora(tmp_path / "a.safetensors")])["time_bias"].overrides
     with pytest.raises(BundleError, match="stores once for several layers with equal weights"):
         changed_weights(bundle, [Lora(tmp_path / "a.safetensors")])
 

@@ -144,7 +144,7 @@ def test_what_cannot_take_a_lora_is_one_error(pair, tmp_path, monkeypatch):
             pair.ours.with_loras(scales)
     with pytest.raises(EngineError, match="got the engine openvino, expected onnxruntime or cuda.*--lora"):
         of_engine(pair.ours, "openvino").with_loras({file: 1.0})
-    with pytest.raises(EngineError, match="got a unet in int8, expected float weights"):
+    with pytest.raises(EngineError, match="got a unet in int8, expected float arithmetic"):
         of_precision(pair.ours, "unet", "int8").with_loras({file: 1.0})
 
 

@@ -147,7 +147,7 @@ def test_damaged_positions_are_refused(pair, entries, words):
 def test_lora_files_are_refused_with_a_reason(pair, tmp_path):
     tensors = {f"a.lora_{way}.weight": torch.ones(2, 2) for way in ("down", "up")}
     save_file(tensors, tmp_path / "a.safetensors")
-    with pytest.raises(LatentError, match="a pixart-sigma model without unet, expected a Stable Diffusion model"):
+    with pytest.raises(LatentError, match="a pixart-sigma model without context_rows, expected a Stable Diffusion"):
         pair.ours.with_loras({tmp_path / "a.safetensors": 1.0})
 
 

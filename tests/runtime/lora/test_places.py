@@ -9,7 +9,7 @@ from latentrt.bundle.catalog import MODELS
 from latentrt.bundle.folder import Bundle, open_bundle
 from latentrt.errors import BundleError
 from latentrt.lora.files import Lora
-from latentrt.lora.places import Places, read_places
+from latentrt.lora.places import Decoded, Places, read_places
 from latentrt.lora.weights import changed_weights
 from latentrt_export.lora_table.places import places_of, twins_of, unread_of
 from latentrt_export.lora_table.table import takes_loras, with_table
@@ -25,8 +25,9 @@ def test_the_table_says_what_the_graphs_do():
     for component, found in places.items():
         assert found.keys() == read.weights[component].keys()
         for key, place in found.items():
-            one, other = place.initializer, read.weights[component][key].initializer
-            assert replace(place, initializer=other) == read.weights[component][key]
+            same, *_ = read.of(component, key)
+            one, other = place.initializer, same.initializer
+            assert replace(place, initializer=other) == same
             assert (one.shape, one.dtype, one.file, one.start) == (other.shape, other.dtype, other.file, other.start)
     assert isinstance(read, Places)
 
@@ -37,10 +38,13 @@ def test_a_bundle_without_it_says_what_to_do(tmp_path):
         changed_weights(bundle, [Lora(tmp_path / "a.safetensors")])
 
 
-def test_a_quantized_bundle_gets_none(tmp_path):
+def test_a_bundle_in_int8_gets_none(tmp_path):
     components = EMOJI.manifest.components
-    quantized = replace(EMOJI.manifest, components={**components, "unet": replace(components["unet"], precision="w8")})
-    assert takes_loras(EMOJI.manifest) and not takes_loras(quantized)
+    quantized, few_bits = (
+        replace(EMOJI.manifest, components={**components, "unet": replace(components["unet"], precision=precision)})
+        for precision in ("int8", "w4")
+    )
+    assert takes_loras(EMOJI.manifest) and takes_loras(few_bits) and not takes_loras(quantized)
     assert with_table(tmp_path, quantized).lora_weights == "" and not list(tmp_path.iterdir())
 
 
@@ -58,7 +62,29 @@ def copied(key: str, shape: tuple[int, ...]) -> str:
     return json.dumps({**table, "copies": {"unet": {key: [*row[:9], shape, *row[10:]]}}})
 
 
+def decoded(key: str = KEY, *rows: dict[int, object]) -> str:
+    """The table with the first convolution's weight in few bits under this key; rows: changes of each of its rows."""
+    table = json.loads((EMOJI.folder / "lora_weights.json").read_bytes())
+    del table["weights"]["unet"][KEY]
+    row = ["unet", f"{KEY}.decoded", [64, 4, 3, 3], "float16", "", False, [0, 64], [64, 4, 3, 3], False]
+    changed = [[edit.get(place, value) for place, value in enumerate(row)] for edit in rows or ({},)]
+    return json.dumps({**table, "decoded": {"unet": {key: changed}}})
+
+
+def test_a_weight_in_few_bits(tmp_path):
+    (tmp_path / "lora_weights.json").write_text(decoded(KEY, {}, {4: "y"}))
+    one, other, *_ = read_places(Bundle(tmp_path, EMOJI.manifest, "")).of("unet", KEY)
+    assert one.initializer == Decoded((64, 4, 3, 3), "<f2", "") and other.initializer.product == "y"
+    assert one.shape == (64, 4, 3, 3) and one.name == f"{KEY}.decoded"
+
+
 DAMAGED = {
+    "a weight in few bits that is a float too": decoded("conv_out.weight"),
+    "two shapes of one in few bits": decoded(KEY, {}, {2: [64, 36], 7: [64, 36]}),
+    "few bits of an unknown component": decoded(KEY, {0: "another"}),
+    "few bits of another type": decoded(KEY, {3: "int8"}),
+    "rows that few bits do not have": decoded(KEY, {6: [0, 65]}),
+    "no shape of few bits": decoded(KEY, {2: []}),
     "a copy of no weight": copied("conv_in.other", (64, 4, 3, 3)),
     "a copy of another shape": copied(KEY, (64, 36)),
     "no row for a copy": json.dumps({"weights": {}, "unread": {}, "twins": {}, "copies": {"unet": {KEY: []}}}),

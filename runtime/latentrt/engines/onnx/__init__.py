@@ -1,3 +1,3 @@
 """ONNX Runtime: sessions for a CPU or a GPU, and graphs optimised for this processor."""
 
-__all__ = ["bare", "engine", "initializers", "optimised", "session"]
+__all__ = ["bare", "branches", "engine", "initializers", "optimised", "protobuf", "session"]

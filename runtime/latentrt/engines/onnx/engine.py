@@ -11,6 +11,7 @@ import logging
 import threading
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
@@ -20,6 +21,7 @@ from latentrt.bundle.sources import LOOP_ROLES
 from latentrt.engines import ENGINES, MemoryModel, Weights, cuda_graphs, failure
 from latentrt.engines.artifacts import one_line
 from latentrt.engines.onnx.binding import BoundSession, CaptureError
+from latentrt.engines.onnx.branches import Branches
 from latentrt.engines.onnx.initializers import Override
 from latentrt.engines.onnx.optimised import graph_of
 from latentrt.engines.onnx.session import CPU, GRAPH_PROVIDERS, new_session
@@ -35,13 +37,16 @@ log = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-NO_WEIGHTS: Weights = {}
+UNCHANGED = Weights()
 # Memory for a graph that `latentrt build --target cpu` optimised.
 OPTIMISED = MemoryModel(
     {"fp32": 1.1, "fp16": 4.3, "w16": 4.3, "int8": 0.95, "w8": 5.0, "w4": 1.2}, scores=False, striped=True
 )
-# Memory for a graph with overridden weights, at most all: they stay in memory in addition to their packed copies.
-OVERRIDDEN = MemoryModel({"fp32": 2.5, "fp16": 7.0, "w16": 7.0, "int8": 2.3, "w8": 5.0, "w4": 5.0}, scores=True)
+# Memory for a graph with changed weights, at most all: they stay in memory in addition to their packed copies. What is
+# added to weights in few bits has their size in float32.
+OVERRIDDEN = MemoryModel({"fp32": 2.5, "fp16": 7.0, "w16": 7.0, "int8": 2.3, "w8": 9.0, "w4": 11.0}, scores=True)
+# Memory for a graph in few bits with narrow branches, which are small, as are its float weights. It is read as a copy.
+BESIDE = MemoryModel({"w8": 5.0, "w4": 1.2}, scores=True, loading={"w8": 3.0, "w4": 3.2}, packing={"w4": 1.4})
 # The roles that a run calls at every step. A graph of a component that is called once costs more than it saves.
 STEPWISE = (*LOOP_ROLES, "prior")
 # ONNX Runtime's name of the device of every engine that has one of its own.
@@ -90,11 +95,28 @@ def class_of(engine: str) -> type[OnnxRuntimeEngine]:
     return BoundEngine if engine in DEVICES else OnnxRuntimeEngine
 
 
+@dataclass(frozen=True)
+class Made:
+    """The arrays of a graph's changed weights, which a session does not own."""
+
+    overrides: Mapping[str, Override]
+    branches: Branches
+
+
+NOTHING = Made({}, {})
+
+
+def made_of(weights: Weights) -> Made:
+    """The arrays of changed weights, read and computed now."""
+    overrides = {name: Override(weight.read(), weight.initializer) for name, weight in weights.overrides.items()}
+    return Made(overrides, {name: one.read() for name, one in weights.branches.items()})
+
+
 class OnnxRuntimeEngine:
     """One ONNX Runtime session, created on first use.
 
     engine: the row of `ENGINES`, and of `PROVIDERS`. optimised: whether the graph comes from `optimised.graph_of`.
-    low_memory: free memory after every call. weights: tensors that override initialisers of the graph.
+    low_memory: free memory after every call. weights: changes of the graph's weights.
     """
 
     def __init__(
@@ -106,12 +128,12 @@ class OnnxRuntimeEngine:
         *,
         optimised: bool = False,
         low_memory: bool = False,
-        weights: Weights = NO_WEIGHTS,
+        weights: Weights = UNCHANGED,
     ) -> None:
         self.name, self.component, self.path, self.engine = name, component, path, engine
         self.optimised, self.low_memory, self.weights = optimised, low_memory, weights
         self.session: InferenceSession | None = None
-        self.overrides: Mapping[str, Override] = {}
+        self.made = NOTHING
         self.lock = threading.Lock()  # for loading only: a session allows calls side by side
 
     @property
@@ -119,13 +141,16 @@ class OnnxRuntimeEngine:
         """The memory that the graph needs, in the form in which it is run."""
         if self.optimised:
             return OPTIMISED
-        return OVERRIDDEN if self.weights else ENGINES[self.engine].memory
+        if not (self.weights.overrides or self.weights.branches):
+            return ENGINES[self.engine].memory
+        narrow = all(one.narrow for one in self.weights.branches.values())
+        return BESIDE if narrow and self.component.precision in BESIDE.weights else OVERRIDDEN
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Returns every output by name. Raises ShapeError for wrong feeds, EngineError if the run fails."""
         sizes = check(self.component.inputs, feeds, self.name)
         names = [spec.name for spec in self.component.outputs]
-        session, _overrides = self.loaded()  # a reference, because another thread may unload meanwhile
+        session, _made = self.loaded()  # a reference, because another thread may unload meanwhile
         try:
             outputs = session.run(names, dict(feeds))
         except Exception as error:  # ONNX Runtime's own errors share no base but Exception
@@ -140,30 +165,31 @@ class OnnxRuntimeEngine:
         """Creates the session. Raises EngineError if ONNX Runtime refuses the graph."""
         self.loaded()
 
-    def loaded(self) -> tuple[InferenceSession, Mapping[str, Override]]:
-        """The session, created if needed, and the overriding weights, which must outlive it. Raises as `load`."""
+    def loaded(self) -> tuple[InferenceSession, Made]:
+        """The session, created if needed, and the changed weights, which must outlive it. Raises as `load`."""
         with self.lock:
             if self.session is None:
-                overrides = {name: Override(weight.read(), weight.initializer) for name, weight in self.weights.items()}
-                self.session = self.opened(overrides)
-                self.overrides = overrides
-            return self.session, self.overrides
+                made = made_of(self.weights)
+                self.session = self.opened(made)
+                self.made = made
+            return self.session, self.made
 
-    def opened(self, overrides: Mapping[str, Override], *, graphs: bool = False) -> InferenceSession:
+    def opened(self, made: Made, *, graphs: bool = False) -> InferenceSession:
         """A new session. Raises EngineError if ONNX Runtime refuses the graph."""
         return new_session(
             self.path,
             self.engine,
             optimised=self.optimised,
             low_memory=self.low_memory,
-            overrides=overrides,
+            overrides=made.overrides,
+            branches=made.branches,
             graphs=graphs,
         )
 
     def unload(self) -> None:
         """Drops the session; its memory is freed after running calls of other threads."""
         with self.lock:
-            self.session, self.overrides = None, {}
+            self.session, self.made = None, NOTHING
 
     def close(self) -> None:
         """The same as `unload`; a later call loads again."""
@@ -230,7 +256,7 @@ class BoundEngine(OnnxRuntimeEngine):
 
     def bound_session(self) -> BoundSession:
         """The session with its tensors, created if needed. Raises EngineError if ONNX Runtime refuses the graph."""
-        session, _overrides = self.loaded()
+        session, _made = self.loaded()
         if self.bound is None or self.bound.session is not session:
             self.bound = BoundSession(session, self.component.outputs, self.device, graphs=self.graphs)
         return self.bound
@@ -239,15 +265,15 @@ class BoundEngine(OnnxRuntimeEngine):
         """Creates the session. Raises EngineError if ONNX Runtime refuses the graph."""
         on_device_thread(super().load)
 
-    def opened(self, overrides: Mapping[str, Override], *, graphs: bool = False) -> InferenceSession:
+    def opened(self, made: Made, *, graphs: bool = False) -> InferenceSession:
         """A new session, with CUDA graphs if they are wanted and possible. Raises EngineError if it is refused."""
         reason = ""
         if self.graphs:
             try:
-                return super().opened(overrides, graphs=True)
+                return super().opened(made, graphs=True)
             except EngineError as error:  # a part of the graph is not for the GPU, or it needs too much memory
                 reason = str(error)
-        session = super().opened(overrides)
+        session = super().opened(made)
         if reason:
             self.without_graphs(reason)
         return session

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from latentrt.device.cores import usable_cores
 from latentrt.engines import ENGINES, failure, telemetry
 from latentrt.engines.artifacts import one_line
+from latentrt.engines.onnx.branches import Branches, factors_of, with_branches
 from latentrt.engines.onnx.initializers import Override, external_overrides, patched_graph
 from latentrt.errors import EngineError
 
@@ -41,6 +42,7 @@ ASSIGNMENT = "session.record_ep_graph_assignment_info"
 # Session option: the folder of external weights, for a graph given as bytes.
 EXTERNAL_FOLDER = "session.model_external_initializers_file_folder_path"
 NO_OVERRIDES: Mapping[str, Override] = {}
+NO_BRANCHES: Branches = {}
 CPU = "onnxruntime"
 # Session option: products with 4-bit weights take their input as it is. By default it is rounded to 8 bits, which costs
 # 0.5 % of the output, half as much memory more than the weights, and gains no time without VNNI.
@@ -54,16 +56,17 @@ def new_session(
     optimised: bool = False,
     low_memory: bool = False,
     overrides: Mapping[str, Override] = NO_OVERRIDES,
+    branches: Branches = NO_BRANCHES,
     graphs: bool = False,
 ) -> InferenceSession:
     """A new session of a graph. optimised, low_memory: as in `OnnxRuntimeEngine`.
 
-    overrides: tensors by initialiser; they must outlive the session, which does not own them. graphs: for calls that
-    are captured as CUDA graphs. Raises EngineError if the session cannot be created, or would not run on the engine's
-    providers.
+    overrides: tensors by initialiser. branches: by the value that each is added to. The arrays of both must outlive the
+    session, which does not own them. graphs: for calls that are captured as CUDA graphs. Raises EngineError if the
+    session cannot be created, or would not run on the engine's providers.
     """
     options = session_options(optimised=optimised, low_memory=low_memory)
-    source = override_weights(path, overrides, options) if overrides else path
+    source = changed_source(path, overrides, branches, options) if overrides or branches else path
     providers = (GRAPH_PROVIDERS if graphs else PROVIDERS)[engine]
     check_available(providers, telemetry.onnxruntime())
     if engine != CPU:
@@ -104,14 +107,18 @@ def open_session(
     return opened
 
 
-def override_weights(path: Path, overrides: Mapping[str, Override], options: SessionOptions) -> Path | bytes:
-    """The source of a session whose initialisers are overridden before ONNX Runtime folds or packs any.
+def changed_source(
+    path: Path, overrides: Mapping[str, Override], branches: Branches, options: SessionOptions
+) -> Path | bytes:
+    """The source of a session whose graph is changed before ONNX Runtime fuses, folds or packs anything.
 
     ONNX Runtime can override only weights in files beside the graph. Weights inside the graph are replaced in a copy of
     it, which reads the other weights from its folder. `add_initializer` accepts both kinds, but graph rewrites at load,
     such as those of convolutions, still use the old weights.
     """
-    content, external = patched_graph(path, overrides), external_overrides(path, overrides)
+    content, external = patched_graph(path, overrides), external_overrides(path, overrides) | factors_of(branches)
+    if branches:
+        content = with_branches(content or path.read_bytes(), branches)
     if external:
         values = [telemetry.onnxruntime().OrtValue.ortvalue_from_numpy(array) for array in external.values()]
         options.add_external_initializers(list(external), values)
