@@ -43,7 +43,7 @@ from latentrt_export.components.tiny_decoder import open_tiny_decoder, tiny_part
 from latentrt_export.gate import check_gate
 from latentrt_export.graph.activations import with_figure
 from latentrt_export.graph.four_bits import eight_bit_bytes
-from latentrt_export.graph.precision import FOUR_BIT_ROLES, PRECISIONS, ExportPrecision
+from latentrt_export.graph.precision import FOUR_BIT_ROLES, PRECISIONS, ExportPrecision, row_bytes
 from latentrt_export.graph.save import save_graph
 from latentrt_export.graph.step_cache import check_boundary
 from latentrt_export.graph.trace import trace
@@ -304,7 +304,8 @@ def write_component(part: Part, folder: Path, precision: ExportPrecision, progre
     progress(f"{part.name}: writing")
     data = save_graph(model, folder, part.name)
     component = with_figure(component_of(part, data, precision, inputs, outputs), model)
-    component = replace(component, eight_bit_bytes=eight_bit_bytes(model, precision))
+    wide, rows = eight_bit_bytes(model, precision), row_bytes(model) if data else 0
+    component = replace(component, eight_bit_bytes=wide, row_bytes=rows)
     # Weights are freed before the engine loads its own, since both would be the peak. No later component uses them.
     del model
     module.to_empty(device="meta")

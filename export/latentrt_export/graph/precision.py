@@ -93,6 +93,17 @@ def store_four_bits(model: ir.Model) -> ir.Model:
     return to_four_bits(store_half(model))
 
 
+def row_bytes(model: ir.Model) -> int:
+    """The bytes of tables that nothing but a Gather reads: engines that map a file read rows of them alone."""
+    return sum(
+        value.const_value.nbytes
+        for value in model.graph.initializers.values()
+        if value.const_value is not None
+        and value.uses()
+        and all(use.node.op_type == "Gather" and use.idx == 0 for use in value.uses())
+    )
+
+
 def check_half(name: str, weight: torch.Tensor) -> None:
     """Raises FidelityError for a weight that fp16 cannot hold, as it is or in fp16 already. name: for the message."""
     largest = float(weight.abs().max())

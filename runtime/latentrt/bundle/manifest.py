@@ -57,7 +57,8 @@ class Component:
     a place of its finest attention stands for. boundary: of a shallow denoiser, the number of concatenations with
     skips that it keeps. activations: memory of one call with one row in ONNX Runtime on a CPU, as pairs of bytes per
     latent and per pair of latents, of which the largest sum counts; empty if not known. eight_bit_bytes: of weights in
-    8 bits in a graph of w4, whose others have 4, because engines unpack these alone.
+    8 bits in a graph of w4, whose others have 4, because engines unpack these alone. row_bytes: of tables in a second
+    file of which a run reads rows alone.
     """
 
     role: Role
@@ -74,6 +75,7 @@ class Component:
     boundary: int = 0
     activations: tuple[tuple[float, float], ...] = ()
     eight_bit_bytes: int = 0
+    row_bytes: int = 0
 
     def input(self, name: str) -> TensorSpec:
         """The input of that name."""

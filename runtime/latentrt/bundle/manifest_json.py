@@ -23,7 +23,7 @@ OMITTED = (
     *("sources", "controls", "quantization", "encoders", "pads", "zero_negative", "unread", "embeddings"),
     *("name", "values", "extra_channels", "positions", "padded", "fill", "multiple", "attention_factor"),
     *("boundary", "activations", "eta", "before", "after", "guided", "rotary", "references", "size_shift"),
-    *("eight_bit_bytes", "table", "others", "missing"),
+    *("eight_bit_bytes", "row_bytes", "table", "others", "missing"),
     *("overlay", "classes", "segmentation", "layout", "image_embedding", "prior", "names", "lora_weights", "presets"),
 )
 

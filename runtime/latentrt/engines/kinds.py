@@ -20,6 +20,7 @@ class MemoryModel:
     weights: bytes in memory per byte of the graph's file, by precision; for w4, of all but its weights in 8 bits.
     loading: the same while a graph is loaded whose weights lie in the graph's own file; empty where that is no more.
     packing: the same while one is loaded whose weights lie in a second file, which needs more only where it packs them.
+    maps: whether tables of which rows are read stay in a second file, which is mapped.
     scores: whether attention scores are held in memory, all heads at once. striped: whether the VAE decoder works in
     stripes, one after the other.
     """
@@ -29,6 +30,7 @@ class MemoryModel:
     striped: bool = False
     loading: Mapping[Precision, float] = field(default_factory=dict)
     packing: Mapping[Precision, float] = field(default_factory=dict)
+    maps: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ ENGINES = {
             scores=True,
             loading={"fp32": 2.0, "fp16": 4.0, "w16": 4.0, "w4": 2.2},
             packing={"w4": 1.4},
+            maps=True,
         ),
     ),
     "openvino": EngineKind(

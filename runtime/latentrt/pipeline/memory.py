@@ -209,14 +209,20 @@ def candidates(manifest: Manifest, demand: MemoryDemand, models: Mapping[str, Me
 
 def weight_bytes(manifest: Manifest, component: Component, model: MemoryModel) -> float:
     """Bytes in memory of a loaded component's weights. Of weights in 4 and in 8 bits, each kind counts as its own."""
-    size, wide = file_bytes(manifest, component), component.eight_bit_bytes
+    size, wide = unmapped_bytes(manifest, component, model), component.eight_bit_bytes
     return (size - wide) * model.weights[component.precision] + wide * model.weights["w8"]
 
 
 def loading_bytes(manifest: Manifest, component: Component, model: MemoryModel) -> float:
     """Bytes in memory while a component is loaded; 0 where they are no more than afterwards."""
     factors = model.packing if component.data else model.loading
-    return file_bytes(manifest, component) * factors.get(component.precision, 0)
+    return unmapped_bytes(manifest, component, model) * factors.get(component.precision, 0)
+
+
+def unmapped_bytes(manifest: Manifest, component: Component, model: MemoryModel) -> int:
+    """The bytes of a component's files that are in memory once it is loaded."""
+    mapped = component.row_bytes if model.maps and component.data else 0
+    return file_bytes(manifest, component) - mapped
 
 
 def in_loop(component: Component) -> bool:

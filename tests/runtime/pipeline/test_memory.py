@@ -29,6 +29,7 @@ from latentrt.pipeline.memory import (
     loading_bytes,
     memory_models,
     plan,
+    unmapped_bytes,
     weight_bytes,
 )
 from latentrt.tensors import TensorSpec
@@ -113,6 +114,10 @@ def test_weights_in_four_bits_stay_packed_and_those_in_eight_do_not(bundle, engi
     assert eight == weight_bytes(manifest, replace(unet, precision="w8"), model) > weight_bytes(manifest, four, model)
 
 
+# Bytes of a file of 100 that are in memory if 60 of them are a table.
+MAPPED = [("onnxruntime", True, 40), ("openvino", True, 100)]
+
+
 @pytest.mark.parametrize("second_file", LOADING)
 def test_weights_in_four_bits_need_more_memory_while_they_are_packed(bundle, second_file):
     size, loading = LOADING[second_file]
@@ -122,6 +127,14 @@ def test_weights_in_four_bits_need_more_memory_while_they_are_packed(bundle, sec
         manifest = replace(manifest, files={**manifest.files, "unet.onnx.data": FileRecord(0, "")})
         four = replace(unet, data=("unet.onnx.data",))
     assert 0.99 < loading_bytes(manifest, four, MODELS["onnxruntime"]) / loading < 1.4
+
+
+@pytest.mark.parametrize(("engine", "second_file", "counted"), [*itertools.product(MODELS, [False], [100]), *MAPPED])
+def test_a_table_of_which_rows_are_read_stays_in_a_mapped_file(bundle, engine, second_file, counted):
+    manifest = with_file(bundle.manifest, 100)
+    manifest = replace(manifest, files={**manifest.files, "unet.onnx.data": FileRecord(0, "")})
+    unet = replace(bundle.manifest.components["unet"], row_bytes=60, data=("unet.onnx.data",) if second_file else ())
+    assert unmapped_bytes(manifest, unet, MODELS[engine]) == counted
 
 
 def with_file(manifest, size):

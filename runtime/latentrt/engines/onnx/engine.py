@@ -40,13 +40,15 @@ R = TypeVar("R")
 UNCHANGED = Weights()
 # Memory for a graph that `latentrt build --target cpu` optimised.
 OPTIMISED = MemoryModel(
-    {"fp32": 1.1, "fp16": 4.3, "w16": 4.3, "int8": 0.95, "w8": 5.0, "w4": 1.2}, scores=False, striped=True
+    {"fp32": 1.1, "fp16": 4.3, "w16": 4.3, "int8": 0.95, "w8": 5.0, "w4": 1.2}, scores=False, striped=True, maps=True
 )
 # Memory for a graph with changed weights, at most all: they stay in memory in addition to their packed copies. What is
 # added to weights in few bits has their size in float32.
 OVERRIDDEN = MemoryModel({"fp32": 2.5, "fp16": 7.0, "w16": 7.0, "int8": 2.3, "w8": 9.0, "w4": 11.0}, scores=True)
 # Memory for a graph in few bits with narrow branches, which are small, as are its float weights. It is read as a copy.
-BESIDE = MemoryModel({"w8": 5.0, "w4": 1.2}, scores=True, loading={"w8": 3.0, "w4": 3.2}, packing={"w4": 1.4})
+BESIDE = MemoryModel(
+    {"w8": 5.0, "w4": 1.2}, scores=True, loading={"w8": 3.0, "w4": 3.2}, packing={"w4": 1.4}, maps=True
+)
 # The roles that a run calls at every step. A graph of a component that is called once costs more than it saves.
 STEPWISE = (*LOOP_ROLES, "prior")
 # ONNX Runtime's name of the device of every engine that has one of its own.
