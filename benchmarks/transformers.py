@@ -133,20 +133,25 @@ def main() -> None:
     given.work.mkdir(parents=True, exist_ok=True)
     print(f"{one_line(machine())}\n\n| | s | peak GB | |\n|---|---|---|---|", flush=True)
     for name in given.models or FULL:
-        checkpoint, bundle = given.work / name, given.work / f"{name}-{given.precision}"
-        if not checkpoint.exists():
-            # In a process of its own: the peak of one that held the weights would hide those of the commands.
-            writer = get_context("spawn").Process(target=write_checkpoint, args=(name, checkpoint))
-            writer.start()
-            writer.join()
+        bundle = given.work / f"{name}-{given.precision}"
         if not bundle.exists():
-            command = ["export", checkpoint, bundle, "--precision", given.precision]
-            print(line(f"{name}: export", run(command), sizes(bundle)), flush=True)
+            export(name, given.work / name, bundle, given.precision)
         for engine in given.engines.split(","):
             picture = given.work / f"{name}-{engine}.png"
             command = ["generate", PROMPT, "--bundle", bundle, "--size", "512x512", "--steps", MODELS[name].steps]
             command += ["--engine", engine, "--memory-budget", given.memory_budget, "--out", picture]
             print(line(f"{name}: {MODELS[name].steps} steps, {engine}", run(command), ""), flush=True)
+
+
+def export(name: str, checkpoint: Path, bundle: Path, precision: str) -> None:
+    """Makes the checkpoint if it is missing, exports it and prints a row."""
+    if not checkpoint.exists():
+        # In a process of its own: the peak of one that held the weights would hide those of the commands.
+        writer = get_context("spawn").Process(target=write_checkpoint, args=(name, checkpoint))
+        writer.start()
+        writer.join()
+    found = run(["export", checkpoint, bundle, "--precision", precision])
+    print(line(f"{name}: export", found, sizes(bundle)), flush=True)
 
 
 def run(command: list[object]) -> tuple[float, int]:
