@@ -32,6 +32,13 @@ def test_what_cannot_be_served_is_refused(arguments, message):
     assert message in str(found.exception)
 
 
+def test_what_a_killed_export_left_is_not_served(tmp_path):
+    (tmp_path / ".one.0123456789abcdef").mkdir()
+    (tmp_path / ".one.0123456789abcdef" / "bundle.json").write_text("{}")
+    found = CliRunner().invoke(serve, ["--models", str(tmp_path)])
+    assert "has no bundle" in str(found.exception)
+
+
 def test_sigterm_finishes_what_was_begun():
     with served("--batch", "1") as server:
         with httpx.Client() as client:

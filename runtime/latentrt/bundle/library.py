@@ -71,9 +71,8 @@ class Model:
 
 def listed(folders: Iterable[Path] = ()) -> list[Model]:
     """The built-in models, those in the cache, and the bundles in these folders or directly below them."""
-    inside = [
-        path.parent for folder in folders for path in (*folder.glob("bundle.json"), *folder.glob("*/bundle.json"))
-    ]
+    patterns = ("bundle.json", "[!.]*/bundle.json")  # a hidden folder is one that a killed export has left
+    inside = [path.parent for folder in folders for pattern in patterns for path in folder.glob(pattern)]
     return [
         *(model_in(MODELS / name, name, "built-in") for name in built_in()),
         *(model_in(one.folder, one.name, "cache", one.source) for one in cached()),

@@ -116,7 +116,7 @@ def stored_choices() -> list[Choice]:
     """The stored choices for this processor and the installed engines."""
     names = [name for name in auto_engines() if ENGINES[name].installed]
     here = (processor(), usable_cores(), versions_of(names))
-    found = (read(path) for path in sorted(user_cache("fastest").glob("*.json")))
+    found = (read(path) for path in sorted(user_cache("fastest").glob("[!.]*.json")))
     choices = (choice for choice in found if choice is not None)
     return [c for c in choices if (c.situation.processor, c.situation.cores, c.situation.versions) == here]
 

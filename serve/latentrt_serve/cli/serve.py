@@ -142,8 +142,8 @@ def folders_of(bundles: tuple[str, ...], models: Path | None) -> dict[str, str]:
 
 
 def bundles_in(folder: Path) -> list[Path]:
-    """The bundles in a folder. Raises RequestError for none."""
-    found = sorted(path.parent for path in folder.glob("*/bundle.json"))
+    """The bundles in a folder, but not what a killed export has left. Raises RequestError for none."""
+    found = sorted(path.parent for path in folder.glob("[!.]*/bundle.json"))
     if not found:
         raise RequestError(f"--models: got {folder}, which has no bundle; make one with `latentrt export`")
     return found

@@ -67,6 +67,11 @@ def test_bundles_of_a_folder_and_damaged_ones(home, bundle):
     assert "bundle.json is damaged" in CliRunner().invoke(models, ["--in", str(home / "bundles")]).stdout
 
 
+def test_what_a_killed_export_left_is_no_model(home, bundle):
+    shutil.copytree(bundle.folder, home / "bundles" / ".one.0123456789abcdef")
+    assert [*listed("--in", home / "bundles")] == ["emoji"]
+
+
 def test_two_models_of_one_name_are_told_apart(cached, home):
     (home / "other").mkdir()
     other = exported(weights(home / "other" / "mine.safetensors", 2.0))

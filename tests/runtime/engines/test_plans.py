@@ -116,6 +116,12 @@ def test_a_plan_without_a_record_is_not_there_yet(store):
     assert built
 
 
+def test_a_record_under_the_name_that_a_killed_build_gave_it_is_none(store):
+    record = record_of(store.build(KEY, make))
+    record.rename(record.with_name(f".{record.name}"))
+    assert store.keys() == []
+
+
 @pytest.mark.parametrize("error", [EngineError("no luck"), KeyboardInterrupt(), OSError(28, "No space left on device")])
 def test_a_build_that_fails_leaves_nothing(store, tmp_path, error):
     def fail(path):

@@ -94,7 +94,7 @@ class PlanStore:
 
     def keys(self) -> list[PlanKey]:
         """The keys of all plans in a fixed order, unverified; `find` and `open` verify signatures."""
-        records = (read_record(Record, path) for folder in self.folders for path in sorted(folder.glob("*.json")))
+        records = (read_record(Record, path) for folder in self.folders for path in sorted(folder.glob("[!.]*.json")))
         return list(dict.fromkeys(record.key for record in records if record is not None))
 
     def find(self, key: PlanKey) -> Path | None:
