@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from latentrt.engines.onnx.branches import Branch
-from latentrt.errors import CheckpointError
-from latentrt.lora.change import Change
-from latentrt.lora.places import Decoded, Place
+from latentrt.lora.applying import Changes, apply_all, rounded
+from latentrt.lora.places import Decoded
 from latentrt.tensors import Array
 
 
@@ -22,7 +20,7 @@ class Beside:
     product. Otherwise their sum, as large as the weight in float, is added to what the weight is decoded to.
     """
 
-    changes: Sequence[tuple[Place, Change]]
+    changes: Changes
 
     @property
     def decoded(self) -> Decoded:
@@ -47,7 +45,7 @@ class Beside:
         Raises CheckpointError if a file has changed, or if its numbers are not finite.
         """
         made = self._factors() if self.narrow else (self._sum(),)
-        return Branch(tuple(self._rounded(one) for one in made))
+        return Branch(tuple(rounded(one, self.decoded.dtype, self.changes, "decoded") for one in made))
 
     def _factors(self) -> tuple[Array, Array]:
         """Matrices of all changes side by side, (in, ranks) and (ranks, out)."""
@@ -63,18 +61,5 @@ class Beside:
     def _sum(self) -> Array:
         """What all changes add to the weight, in its shape in the graph."""
         whole = np.zeros(self.decoded.shape, np.float32)
-        for place, change in self.changes:
-            part = place.of(whole)
-            part[...] = change.apply(part)
+        apply_all(whole, self.changes)
         return whole
-
-    def _rounded(self, array: Array) -> Array:
-        with np.errstate(over="ignore"):
-            rounded = np.ascontiguousarray(array, self.decoded.dtype)
-        if not np.isfinite(rounded).all():
-            place, change = self.changes[-1]
-            raise CheckpointError(
-                f"{change.file}: {change.layer} makes weights that fp16 cannot hold, as {place.name} is decoded; give "
-                "a smaller scale, or export the bundle in fp32"
-            )
-        return rounded

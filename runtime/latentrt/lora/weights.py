@@ -16,6 +16,7 @@ from latentrt.engines import Weights
 from latentrt.engines.onnx.initializers import Initializer
 from latentrt.errors import BundleError, CheckpointError, EngineError, first_few
 from latentrt.lora.adapters import ADDED
+from latentrt.lora.applying import Changes, apply_all, rounded
 from latentrt.lora.beside import Beside
 from latentrt.lora.change import Change
 from latentrt.lora.files import Lora, bundled_words, changes_of
@@ -45,7 +46,7 @@ class Applied:
 class ChangedWeight:
     """An initializer of a graph and all its changes, in order."""
 
-    changes: Sequence[tuple[Place, Change]]
+    changes: Changes
 
     @property
     def initializer(self) -> Initializer:
@@ -61,18 +62,8 @@ class ChangedWeight:
         """
         stored = self.initializer.read()
         changed = stored.astype(np.float32)
-        for place, change in self.changes:
-            part = place.of(changed)
-            part[...] = change.apply(part)
-        with np.errstate(over="ignore"):
-            rounded = changed.astype(stored.dtype, copy=False)
-        if stored.dtype == np.float16 and not np.isfinite(rounded).all():
-            place, change = self.changes[-1]
-            raise CheckpointError(
-                f"{change.file}: {change.layer} makes weights that fp16 cannot hold, as {place.name} is stored; give a "
-                "smaller scale, or export the bundle in fp32"
-            )
-        return rounded
+        apply_all(changed, self.changes)
+        return rounded(changed, stored.dtype, self.changes, "stored")
 
 
 def changed_weights(bundle: Bundle, loras: Sequence[Lora]) -> dict[str, Weights]:
@@ -97,7 +88,7 @@ def changed_weights(bundle: Bundle, loras: Sequence[Lora]) -> dict[str, Weights]
     return {component: weights_of(changes) for component, changes in found.items()}
 
 
-def weights_of(found: Mapping[str, Sequence[tuple[Place, Change]]]) -> Weights:
+def weights_of(found: Mapping[str, Changes]) -> Weights:
     """A component's changes, those of float weights apart from those beside weights in few bits. found: by name."""
     beside = {name: Beside(one) for name, one in found.items() if isinstance(one[0][0].initializer, Decoded)}
     floats = {name: ChangedWeight(one) for name, one in found.items() if name not in beside}
