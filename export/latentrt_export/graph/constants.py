@@ -70,6 +70,13 @@ def permutation(node: ir.Node, rank: int) -> tuple[int, ...]:
     return tuple(given.as_ints()) if given is not None else tuple(reversed(range(rank)))
 
 
+def cast_to_single(value: ir.Value, name: str, shape: ir.Shape | None) -> ir.Node:
+    """A node that casts to float32. name, shape: of its output."""
+    cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT.value}, name=f"{value.name}.cast")
+    cast.outputs[0].name, cast.outputs[0].shape, cast.outputs[0].dtype = name, shape, ir.DataType.FLOAT
+    return cast
+
+
 def add_constant(graph: ir.Graph, name: str, array: Array) -> ir.Value:
     """Returns a new initialiser that holds `array`, which is not copied."""
     tensor = ir.Tensor(np.asarray(array), name=name)

@@ -15,6 +15,7 @@ from latentrt.bundle.manifest import Precision
 from latentrt_export.graph.constants import (
     VIEWS,
     add_constant,
+    cast_to_single,
     insert_constant,
     new_node,
     replace_input,
@@ -128,8 +129,7 @@ def write_weight(graph: ir.Graph, node: ir.Node, weight: BlockWeight) -> None:
     values = add_constant(graph, f"{name}{QUANTIZED}", weight.values.astype(ir.DataType.INT4.numpy()))
     scales = add_constant(graph, f"{name}.scale", weight.scales.astype(stored))
     if stored != float_type(node):
-        cast = ir.node("Cast", [scales], {"to": ir.DataType.FLOAT.value}, name=f"{name}.scale.cast")
-        cast.outputs[0].name, cast.outputs[0].type = f"{name}.scale.fp32", ir.TensorType(ir.DataType.FLOAT)
+        cast = cast_to_single(scales, f"{name}.scale.fp32", scales.shape)
         scales = insert_constant(graph, node, cast, weight.scales.shape)
     axes = {"axis": 0, "block_size": weight.block}
     maker = new_node("DequantizeLinear", [values, scales], f"{name}{DECODED}", before, **axes)

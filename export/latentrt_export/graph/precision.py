@@ -17,6 +17,7 @@ from latentrt.bundle.sources import Role
 from latentrt.errors import FidelityError
 from latentrt.tensors import TensorSpec
 from latentrt_export.graph.canonical import name_of
+from latentrt_export.graph.constants import cast_to_single
 from latentrt_export.graph.four_bits import to_four_bits
 
 # Timesteps, sizes and guidance times 1000 need more than fp16's 11 bits: these inputs are float32 in every graph.
@@ -76,13 +77,6 @@ def cast_rows(graph: ir.Graph, node: ir.Node, table: ir.Value) -> None:
     node.replace_input_with(0, table)
     rows.type = ir.TensorType(ir.DataType.FLOAT16)
     graph.insert_after(node, cast)
-
-
-def cast_to_single(value: ir.Value, name: str, shape: ir.Shape | None) -> ir.Node:
-    """A node that casts to float32. name, shape: of its output."""
-    cast = ir.node("Cast", [value], {"to": ir.DataType.FLOAT.value}, name=f"{value.name}.cast")
-    cast.outputs[0].name, cast.outputs[0].shape, cast.outputs[0].dtype = name, shape, ir.DataType.FLOAT
-    return cast
 
 
 def store_four_bits(model: ir.Model) -> ir.Model:
