@@ -48,15 +48,14 @@ def run(asked: Given) -> Tally:
     os.environ["XDG_STATE_HOME"] = str(asked.scratch / "state")
     tally, chance = Tally(), asked.random
     for kind, share in SHARES.items():
-        folder = asked.scratch / kind.replace(" ", "-")
-        folder.mkdir()
-        writer = WRITERS[kind](folder)
+        writer = WRITERS[kind](empty(folder := asked.scratch / kind.replace(" ", "-")))
         for number in range(max(1, round(asked.count * share))):
             kill(writer, chance)
             try:
                 writer.check()
             except (AssertionError, LatentError, ValueError, OSError) as error:
                 tally.add("damaged", fault=f"{kind}, kill {number}: {error!r}"[:300])
+                writer = WRITERS[kind](empty(folder))  # or what it left would be found again
             else:
                 tally.add("whole")
     plain = plain_writer(asked.scratch)
@@ -69,6 +68,13 @@ def run(asked: Given) -> Tally:
             broken += 1
     tally.note = f"open and write instead: {broken} of {asked.count // 5} damaged"
     return tally
+
+
+def empty(folder: Path) -> Path:
+    """Makes the folder, without what it had."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
 
 
 def kill(writer: Writer, chance: random.Random) -> None:
