@@ -8,6 +8,8 @@ import numpy as np
 
 from latentrt_export.build.tensorrt import BuildOptions, build
 
+GPUS = ("sm86", "sm89", "sm120")  # GeForce RTX 30, 40 and 50
+
 
 def check_half_precision(
     pair: Any, precision: str, least: float, *, wide: str = "text_encoder", **options: Any
@@ -25,11 +27,11 @@ def check_half_precision(
 
 
 def check_plans(pair: Any, bundle: Path) -> None:
-    """Asserts that every component of the pair's bundle becomes a plan."""
+    """Asserts that every component of the pair's bundle becomes a plan for every GPU."""
     with pair.ours:
         names = pair.ours.bundle.manifest.components
-    plans = list(build(bundle, BuildOptions("tensorrt-rtx", ("sm86",), sizes=((96, 64),), batches=(2,))))
-    assert [plan.component for plan in plans] == [*names]
+    plans = list(build(bundle, BuildOptions("tensorrt-rtx", GPUS, sizes=((96, 64),), batches=(2,))))
+    assert [(plan.component, plan.gpu) for plan in plans] == [(name, gpu) for name in names for gpu in GPUS]
 
 
 def psnr_of(got: np.ndarray, expected: np.ndarray) -> float:

@@ -258,5 +258,6 @@ def test_half_precisions(tmp_path, precision, least):
 
 
 @pytest.mark.sweep
-def test_every_component_becomes_a_plan(tmp_path):
-    check_plans(klein.opened_pair(tmp_path, precision="fp16"), tmp_path / "bundle")
+@pytest.mark.parametrize("precision", ["fp16", "w4"])
+def test_every_component_becomes_a_plan(tmp_path, precision):
+    check_plans(klein.opened_pair(tmp_path, precision=precision), tmp_path / "bundle")

@@ -198,9 +198,10 @@ def test_half_precisions(tmp_path, precision, least):
     )
 
 
-def test_every_component_becomes_a_plan(tmp_path):
+@pytest.mark.parametrize("precision", ["fp16", pytest.param("w4", marks=pytest.mark.sweep)])
+def test_every_component_becomes_a_plan(tmp_path, precision):
     """One plan takes prompts of any length."""
-    check_plans(pixart.opened_pair(tmp_path, precision="fp16"), tmp_path / "bundle")
+    check_plans(pixart.opened_pair(tmp_path, precision=precision), tmp_path / "bundle")
 
 
 @pytest.mark.parametrize("changes", [{}, pixart.KINDS["PixArt-Alpha"][1]], ids=["512", "1024"])

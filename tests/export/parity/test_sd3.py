@@ -290,5 +290,6 @@ def test_half_precisions(tmp_path, precision, least):
     check_half_precision(pair, precision, least, wide="text_encoder_3", guidance=5.0)
 
 
-def test_every_component_becomes_a_plan(tmp_path):
-    check_plans(sd3.opened_pair(tmp_path, precision="fp16"), tmp_path / "bundle")
+@pytest.mark.parametrize("precision", ["fp16", pytest.param("w4", marks=pytest.mark.sweep)])
+def test_every_component_becomes_a_plan(tmp_path, precision):
+    check_plans(sd3.opened_pair(tmp_path, precision=precision), tmp_path / "bundle")
