@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import secrets
 import shutil
 import signal
 import subprocess
@@ -17,12 +18,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from latentrt.bundle import folder as bundles
 from latentrt.bundle.catalog import folder_of
-from latentrt.bundle.folder import MANIFEST, check_files, check_hashes, open_bundle, parsed
+from latentrt.bundle.folder import MANIFEST, open_bundle, parsed
 from latentrt.bundle.manifest_hash import KEY
 from latentrt.bundle.upgrade import upgrade
 from latentrt.engines import openvino_cache
+from latentrt.engines.artifacts import check_files, read_signed
+from latentrt.engines.nvidia import lowered
 from latentrt.engines.nvidia.plans import PlanStore
+from latentrt.engines.onnx import optimised
 from latentrt.errors import LatentError
 from latentrt.storage.atomic import new_file, new_folder
 from torture.races import key_of
@@ -30,8 +35,21 @@ from torture.tally import Given, Tally
 
 CONTENTS = tuple(bytes([number]) * (1 << 20) for number in range(4))
 LONGEST_S = 0.03
-# Of the count, by kind: an export loads torch first, and takes seconds.
-SHARES = {"file": 0.3, "folder": 0.3, "plan": 0.2, "OpenVINO's cache": 0.1, "upgrade": 0.07, "step cache": 0.03}
+# Of the count, by kind. Whole commands take seconds.
+SHARES = {
+    "file": 0.28,
+    "folder": 0.28,
+    "plan": 0.18,
+    "OpenVINO's cache": 0.1,
+    "upgrade": 0.05,
+    "step cache": 0.03,
+    "export": 0.02,
+    "calibrate": 0.02,
+    "build for a CPU": 0.02,
+    "build for a GPU": 0.02,
+}
+COMMAND = [sys.executable, "-m", "latentrt"]
+ONE_PICTURE = ["--images", "1", "--evaluations", "1", "--steps", "1", "--budget", "0"]
 
 
 @dataclass(frozen=True)
@@ -44,20 +62,16 @@ class Writer:
 
 
 def run(asked: Given) -> Tally:
-    """The count of kills, over all kinds; then the plain writer, a fifth of it."""
+    """The count of kills, over all kinds, and a write of each kind to its end; then the plain writer, a fifth of it."""
     os.environ["XDG_STATE_HOME"] = str(asked.scratch / "state")
     tally, chance = Tally(), asked.random
     for kind, share in SHARES.items():
         writer = WRITERS[kind](empty(folder := asked.scratch / kind.replace(" ", "-")))
         for number in range(max(1, round(asked.count * share))):
             kill(writer, chance)
-            try:
-                writer.check()
-            except (AssertionError, LatentError, ValueError, OSError) as error:
-                tally.add("damaged", fault=f"{kind}, kill {number}: {error!r}"[:300])
+            if seen(tally, writer.check, f"{kind}, kill {number}"):
                 writer = WRITERS[kind](empty(folder))  # or what it left would be found again
-            else:
-                tally.add("whole")
+        seen(tally, writer.write, f"{kind}, to its end after all kills")
     plain = plain_writer(asked.scratch)
     broken = 0
     for _ in range(asked.count // 5):
@@ -68,6 +82,18 @@ def run(asked: Given) -> Tally:
             broken += 1
     tally.note = f"open and write instead: {broken} of {asked.count // 5} damaged"
     return tally
+
+
+def seen(tally: Tally, look: Callable[[], None], what: str) -> bool:
+    """Counts what a killed writer has left; returns whether it is a fault."""
+    try:
+        look()
+    except (AssertionError, LatentError, ValueError, OSError, subprocess.CalledProcessError) as error:
+        told = getattr(error, "stderr", None) or repr(error)
+        tally.add("damaged", fault=f"{what}: {told}"[-300:])
+        return True
+    tally.add("whole")
+    return False
 
 
 def empty(folder: Path) -> Path:
@@ -205,24 +231,75 @@ def upgraded(folder: Path) -> Writer:
     return Writer(write, check, longest=0.3)
 
 
-def cut(folder: Path) -> Writer:
-    """A whole command that writes a bundle of 27 MB: `latentrt step-cache`."""
-    out = folder / "out"
-    command = [sys.executable, "-m", "latentrt", "step-cache", "emoji", str(out), "--boundary", "1"]
+def command(words: list[str], longest: float) -> Callable[[Path], Writer]:
+    """A whole command that writes a bundle, or goes on with one."""
 
-    def write() -> None:
-        subprocess.run(command, check=True, capture_output=True)
-        shutil.rmtree(out)
+    def writer(folder: Path) -> Writer:
+        out = folder / "out"
 
-    def check() -> None:
-        time.sleep(0.01)
-        if out.is_dir():
-            bundle = open_bundle(out, verify=False)
-            check_files(out, bundle.manifest)
-            check_hashes(out, bundle.manifest)
-            shutil.rmtree(out)
+        def write() -> None:
+            run_command([word.format(folder=folder, out=out) for word in words])
+            check()
 
-    return Writer(write, check, longest=8.0)
+        def check() -> None:
+            if out.is_dir():
+                bundle = open_bundle(out, verify=False)
+                bundles.check_files(out, bundle.manifest)
+                bundles.check_hashes(out, bundle.manifest)
+                discard(out)
+
+        return Writer(write, check, longest)
+
+    return writer
+
+
+def exported(folder: Path) -> Writer:
+    """`latentrt export` of a small checkpoint."""
+    from tests.export import tiny
+
+    tiny.save_diffusers_folder(folder / "checkpoint")
+    return command(["export", "{folder}/checkpoint", "{out}"], 14.0)(folder)
+
+
+def build(words: list[str], longest: float) -> Callable[[Path], Writer]:
+    """`latentrt build`, which goes on with what a killed one has finished."""
+
+    def writer(folder: Path) -> Writer:
+        bundle = folder / "bundle"
+        shutil.copytree(folder_of("emoji"), bundle, ignore=shutil.ignore_patterns("targets"))
+        targets = bundle / "targets"
+
+        def write() -> None:
+            run_command(["build", str(bundle), *words])
+            check()
+            discard(targets)
+
+        def check() -> None:
+            store = PlanStore(targets)
+            for key in store.keys():
+                opened = store.open(key)
+                assert opened is not None, "a record without its plan"
+                opened.close()
+            for made in targets.glob("lowered/[!.]*"):
+                lowered.read(made)
+            for made in targets.glob("cpu/[!.]*"):
+                record = read_signed(optimised.Optimised, made / optimised.RECORD)
+                assert record is not None, "an optimised graph without its record"
+                check_files(made, record, verify=True)
+
+        return Writer(write, check, longest)
+
+    return writer
+
+
+def run_command(words: list[str]) -> None:
+    """Runs a command of latentrt to its end."""
+    subprocess.run([*COMMAND, *words], check=True, capture_output=True, text=True)
+
+
+def discard(folder: Path) -> None:
+    """Removes a folder, which is under its name whole or not at all."""
+    shutil.rmtree(folder.rename(folder.with_name(f".gone.{secrets.token_hex(8)}")))
 
 
 WRITERS: dict[str, Callable[[Path], Writer]] = {
@@ -231,5 +308,9 @@ WRITERS: dict[str, Callable[[Path], Writer]] = {
     "plan": plans,
     "OpenVINO's cache": compiled,
     "upgrade": upgraded,
-    "step cache": cut,
+    "step cache": command(["step-cache", "emoji", "{out}", "--boundary", "1"], 6.0),
+    "export": exported,
+    "calibrate": command(["calibrate", "emoji", "{out}", *ONE_PICTURE], 16.0),
+    "build for a CPU": build(["--target", "cpu"], 5.0),
+    "build for a GPU": build(["--target", "tensorrt-rtx", "--gpu", "sm86", "--size", "64x64"], 14.0),
 }

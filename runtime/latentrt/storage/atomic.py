@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from latentrt.errors import LatentError, OutputError
+from latentrt.storage.locks import LOCK, locked
+from latentrt.storage.temporary import remove_abandoned, temporary_name
 
 # What to do about a system error; any other error means a path that cannot exist.
 REMEDIES = {
@@ -85,10 +87,11 @@ def write_text(path: Path, text: str) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yields a temporary folder beside `path` to fill: renamed to `path` if the block succeeds, else removed.
 
-    Raises OutputError if `path` exists (checked before the block and again before the rename), if the folder cannot be
-    made, and if the disk fails while the block writes.
+    What killed writers of the same `path` have left is removed. Raises OutputError if `path` exists (checked before the
+    block and again before the rename), if the folder cannot be made, and if the disk fails while the block writes.
     """
     refuse_existing(path)
+    remove_abandoned(path)
     temporary = temporary_name(path)
     try:
         temporary.mkdir(parents=True)
@@ -96,7 +99,9 @@ def new_folder(path: Path) -> Iterator[Path]:
         raise cannot_write(path, error, done="made") from error
     try:
         with filling(temporary, path):
-            yield temporary
+            with locked(temporary, wait=False):
+                yield temporary
+            (temporary / LOCK).unlink(missing_ok=True)
             put_in_place(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -185,11 +190,6 @@ def refuse_existing(path: Path) -> None:
     """Raises OutputError if `path` exists, even as a dangling link."""
     if os.path.lexists(path):
         raise OutputError(f"{path} exists; name another, or remove it first")
-
-
-def temporary_name(path: Path) -> Path:
-    """An unused hidden name beside `path`, with the same suffix."""
-    return path.parent / f".{path.stem[:40]}.{secrets.token_hex(8)}{path.suffix}"
 
 
 def sync(path: Path) -> None:

@@ -13,14 +13,15 @@ LOCK = ".lock"
 def locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
     """Holds the folder's lock during the block; yields True if it was acquired.
 
-    wait: wait until it is free, and raise OSError if the folder cannot be written; without, yield False in both cases.
+    wait: wait until it is free, and raise OSError if the folder cannot be written, NotImplementedError if its file
+    system has no locks; without, yield False in all these cases.
     """
     from filelock import FileLock, Timeout  # here: it takes 15 ms, and a picture needs no lock
 
     lock = FileLock(folder / LOCK, mode=0o600)
     try:
         lock.acquire(timeout=-1 if wait else 0, poll_interval=0.02)
-    except (OSError, Timeout):  # Timeout is an OSError, in some versions
+    except (OSError, NotImplementedError, Timeout):  # file systems without locks, by filelock's version
         if wait:
             raise
         yield False

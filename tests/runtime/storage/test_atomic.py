@@ -2,6 +2,7 @@ import errno
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -155,6 +156,42 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, "new_file", str(tmp_path / "a.png")])
     assert done.returncode == -9
     assert (tmp_path / "a.png").read_text() == "old"
+
+
+def leave(tmp_path: Path, name: str, *, age: float = 1000) -> Path:
+    """A temporary folder with a file, of some seconds of age."""
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "half").write_bytes(b"half")
+    os.utime(folder, times=(time.time() - age,) * 2)
+    return folder
+
+
+def test_the_next_writer_removes_what_a_killed_one_left(tmp_path: Path) -> None:
+    path = tmp_path / "a[1].b"
+    subprocess.run([sys.executable, "-c", KILLED, "new_folder", str(path)])
+    (left,) = tmp_path.iterdir()
+    os.utime(left, times=(time.time() - 1000,) * 2)
+    with new_folder(path) as temporary:
+        assert [*tmp_path.iterdir()] == [temporary]
+    assert [*tmp_path.iterdir()] == [path] and not [*path.iterdir()]
+
+
+def test_what_a_living_writer_fills_stays(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="exists"), new_folder(tmp_path / "a") as first:
+        os.utime(first, times=(time.time() - 1000,) * 2)
+        with new_folder(tmp_path / "a"):
+            assert first.is_dir()
+    assert [*tmp_path.iterdir()] == [tmp_path / "a"]
+
+
+def test_folders_of_other_names_and_new_ones_stay(tmp_path: Path) -> None:
+    digits = "0123456789abcdef"
+    others = {leave(tmp_path, name) for name in (f".b.{digits}", f".a.{digits}.png", f".a.{digits}0", ".a.x", "a.b")}
+    others.add(leave(tmp_path, f".a.{digits}", age=0))
+    with new_folder(tmp_path / "a"):
+        pass
+    assert {*tmp_path.iterdir()} == {*others, tmp_path / "a"}
 
 
 FULL_DISK = """
