@@ -1,6 +1,6 @@
 """`kill -9` at any moment of a write: what others see is whole or not there, and the next start works.
 
-Beside it, a writer that opens the file and writes, as most programs do.
+Beside it, writers of other packages, and one that opens the file and writes, as most programs do.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from latentrt.bundle import folder as bundles
 from latentrt.bundle.catalog import folder_of
@@ -62,7 +64,7 @@ class Writer:
 
 
 def run(asked: Given) -> Tally:
-    """The count of kills, over all kinds, and a write of each kind to its end; then the plain writer, a fifth of it."""
+    """The count of kills, over all kinds, and a write to the end of each; a fifth of it for others' writers."""
     os.environ["XDG_STATE_HOME"] = str(asked.scratch / "state")
     tally, chance = Tally(), asked.random
     for kind, share in SHARES.items():
@@ -72,16 +74,21 @@ def run(asked: Given) -> Tally:
             if seen(tally, writer.check, f"{kind}, kill {number}"):
                 writer = WRITERS[kind](empty(folder))  # or what it left would be found again
         seen(tally, writer.write, f"{kind}, to its end after all kills")
-    plain = plain_writer(asked.scratch)
-    broken = 0
-    for _ in range(asked.count // 5):
-        kill(plain, chance)
-        try:
-            plain.check()
-        except AssertionError:
-            broken += 1
-    tally.note = f"open and write instead: {broken} of {asked.count // 5} damaged"
+    others = ", ".join(f"{name} {damaged(other(asked.scratch), asked)}" for name, other in OTHERS.items())
+    tally.note = f"damaged by others' writers, of {asked.count // 5} each: {others}"
     return tally
+
+
+def damaged(writer: Writer, asked: Given) -> int:
+    """How many of a fifth of the kills leave a file that must not be seen."""
+    chance, found = asked.random, 0
+    for _ in range(asked.count // 5):
+        kill(writer, chance)
+        try:
+            writer.check()
+        except AssertionError:
+            found += 1
+    return found
 
 
 def seen(tally: Tally, look: Callable[[], None], what: str) -> bool:
@@ -119,15 +126,44 @@ def kill(writer: Writer, chance: random.Random) -> None:
     os.waitpid(child, 0)
 
 
-def plain_writer(folder: Path) -> Writer:
+def plain(folder: Path) -> Writer:
     """Opens the file and writes."""
-    file = folder / "plain"
+    return other(folder / "plain", CONTENTS, lambda file, content: file.write_bytes(content))
+
+
+def safetensors(folder: Path) -> Writer:
+    """The writer of .safetensors files of the format's own package."""
+    from safetensors.numpy import save, save_file
+
+    tensors = [{"a": np.frombuffer(content, np.uint8)} for content in CONTENTS]
+    files = {save(one): one for one in tensors}
+    return other(folder / "a.safetensors", files, lambda file, content: save_file(files[content], file))
+
+
+def onnx(folder: Path) -> Writer:
+    """The writer of graphs of the package onnx."""
+    from onnx import helper, numpy_helper, save
+
+    weights = [numpy_helper.from_array(np.frombuffer(content, np.uint8), "a") for content in CONTENTS]
+    models = [helper.make_model(helper.make_graph([], "a", [], [], initializer=[one])) for one in weights]
+    files = {one.SerializeToString(): one for one in models}
+    return other(folder / "a.onnx", files, lambda file, content: save(files[content], file))
+
+
+def other(file: Path, contents: Collection[bytes], put: Callable[[Path, bytes], object]) -> Writer:
+    """Writes the contents one after the other, each over the one before."""
 
     def write() -> None:
-        for content in CONTENTS:
-            file.write_bytes(content)
+        for content in contents:
+            put(file, content)
 
-    return Writer(write, lambda: check_file(file))
+    def check() -> None:
+        assert not file.exists() or file.read_bytes() in contents, "neither the old nor the new content"
+
+    return Writer(write, check)
+
+
+OTHERS = {"open and write": plain, "safetensors": safetensors, "onnx": onnx}
 
 
 def check_file(file: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from latentrt.bundle.catalog import folder_of
 from latentrt.bundle.folder import MANIFEST, open_bundle
 from latentrt.bundle.manifest_hash import KEY
+from latentrt.errors import CheckpointError
 from latentrt.lora.weights import changed_weights, loras_of
 from latentrt.prompt.reading import SYNTAXES, read
 from latentrt.prompt.tokenizer import Tokenizer
@@ -37,6 +39,15 @@ VALUES = st.recursive(
 )
 SETTINGS = ["Steps: 20", "Negative prompt:", "Sampler: Euler a", "Size: 512x512", "Seed: 1", "CFG scale: 7"]
 SETTINGS += ["Hires upscale: 2", 'Lora hashes: "a: 1"', "Version: v1.9.3", "{", '{"prompt": 1}', "\n", ", ", ": "]
+PEER_CASES = 2000
+HEADERS = "a.safetensors"
+# By whether this package reads a file, and whether safetensors does.
+OUTCOMES = {
+    (True, True): "both read",
+    (False, False): "both refuse",
+    (True, False): "safetensors alone refuses",
+    (False, True): "latentrt alone refuses",
+}
 MARKS = "()[]{}<>:,|\\\"'\n#-+*. \0"
 
 
@@ -48,6 +59,7 @@ def run(asked: Given) -> Tally:
         folder.mkdir()
         strategy, work = make(folder)
         repeat(tally, kind, strategy, work, folder, asked.count // len(KINDS), asked.seed)
+    tally.note = beside_safetensors(asked)
     return tally
 
 
@@ -72,6 +84,32 @@ def repeat(
     for_each(case, strategy, count=count, at=at)
     for _ in range(count - (tally.cases - before)):  # hypothesis stops where it knows all values of a strategy
         tally.attempt(kind, lambda: work(b""))
+
+
+def beside_safetensors(asked: Given) -> str:
+    """What the format's own package makes of the same headers, each read in a file by both."""
+    from safetensors import SafetensorError, safe_open
+
+    (folder := asked.scratch / "beside").mkdir()
+    strategy, read_here = headers(folder)
+    found = Counter[str]()
+
+    def case(content: bytes) -> None:
+        here = succeeds(lambda: read_here(content), CheckpointError)  # which writes the file
+        there = succeeds(lambda: safe_open(folder / HEADERS, "np"), SafetensorError)
+        found[OUTCOMES[here, there]] += 1
+
+    for_each(case, strategy, count=min(PEER_CASES, asked.count), at=asked.seed)
+    return "headers beside safetensors: " + ", ".join(f"{outcome} {count:,}" for outcome, count in found.most_common())
+
+
+def succeeds(work: Callable[[], Any], refusal: type[Exception]) -> bool:
+    """Whether the work ends without a refusal."""
+    try:
+        work()
+    except refusal:
+        return False
+    return True
 
 
 def places_in(document: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -149,7 +187,7 @@ def headers(folder: Path) -> tuple[st.SearchStrategy[bytes], Callable[[bytes], A
         "__metadata__": {"format": "pt"},
     }
     places = [path for path in places_in(tensors) if path]
-    file = folder / "a.safetensors"
+    file = folder / HEADERS
 
     @st.composite
     def whole(draw: st.DrawFn) -> bytes:

@@ -110,7 +110,7 @@ def open_tensors(file: Path) -> TensorFile:
             if too_long:
                 raise ValueError(f"its header of {length} bytes is too long")
             header = json.loads(opened.read(length), object_pairs_hook=unique)
-        notes = dict(header.pop("__metadata__", {}))
+        notes = notes_of(header.pop("__metadata__", None))
         return TensorFile({key: stored(file, entry, 8 + length, stamp) for key, entry in header.items()}, notes)
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read ({error.strerror}): {REMEDY}") from error
@@ -124,6 +124,15 @@ def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise ValueError("its header has a key twice")
     return found
+
+
+def notes_of(metadata: Any) -> dict[str, str]:
+    """The metadata of a header, where null is none. Raises ValueError for other than texts."""
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise ValueError("its metadata are not texts")
+    return metadata
 
 
 @cache

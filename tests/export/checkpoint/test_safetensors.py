@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from latentrt.errors import CheckpointError
@@ -60,7 +61,8 @@ BAD = {
     "data of another size": content(entry(0, 4)),
     "data backwards": content(entry(8, 0)),
     "negative sides": content(entry(shape=(-1, -2))),
-    "notes that are none": content({"__metadata__": 3}),
+    "metadata of a number": content({"__metadata__": 3}),
+    "metadata with a number": content({"__metadata__": {"format": 3}, **entry()}),
     "a key twice": content(b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}, "x": {}}'),
     "a shape of text": content(entry(shape="2")),
     "a fraction": content(entry(0.0, 8.0)),
@@ -73,6 +75,13 @@ def test_a_damaged_file_is_one_error(tmp_path, case):
     (tmp_path / "x.safetensors").write_bytes(BAD[case])
     with pytest.raises(CheckpointError, match=r"x\.safetensors is damaged or incomplete .*fetch it again"):
         open_tensors(tmp_path / "x.safetensors")
+
+
+def test_metadata_may_be_null_as_for_the_package(tmp_path):
+    (path := tmp_path / "x.safetensors").write_bytes(content({"__metadata__": None, **entry()}))
+    with safe_open(path, "np") as package:
+        assert package.keys() == ["x"] and package.metadata() is None
+    assert open_tensors(path).notes == {}
 
 
 def test_another_kind_of_file_and_one_that_changed_are_errors(tmp_path):
