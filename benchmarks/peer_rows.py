@@ -19,6 +19,7 @@ from latentrt_export.step_cache import add_step_cache
 TORCH = "torch==2.13.0"  # with an open range, PyPI's builds for Linux bring CUDA
 CAREFUL, FAST = 2, 1  # boundaries of step caching
 ORT_CACHED, OPENVINO_CACHED = (f"latentrt, {engine}, --cache 3" for engine in ("ONNX Runtime", "OpenVINO"))
+ORT = "latentrt, ONNX Runtime"
 FASTER = f"{OPENVINO_CACHED}, boundary {FAST}"
 FOUR = "weights in 4 bits"
 
@@ -235,10 +236,10 @@ ROWS = (
     Row("genai-int8", "OpenVINO GenAI", GENAI, "genai", "", "its own, weights in int8", openvino("int8")),
     Row("sdcpp-f16", "stable-diffusion.cpp", SDCPP, "sdcpp", "f16", "weights in f16", single_file),
     Row("sdcpp-q8_0", "stable-diffusion.cpp", SDCPP, "sdcpp", "q8_0", "weights in q8_0", single_file),
-    Row("ort-fp32", "latentrt, ONNX Runtime", OURS, "latentrt", "onnxruntime", "fp32", optimised(float_bundle)),
-    Row("ort-fp32-xl", "latentrt, ONNX Runtime", OURS, "latentrt", "onnxruntime", "fp32", OPTIMISED_XL, (SDXL,)),
+    Row("ort-fp32", ORT, OURS, "latentrt", "onnxruntime", "fp32", optimised(float_bundle)),
+    Row("ort-fp32-xl", ORT, OURS, "latentrt", "onnxruntime", "fp32", OPTIMISED_XL, (SDXL,)),
     Row("openvino-fp32", "latentrt, OpenVINO", OURS, "latentrt", "openvino", "fp32", float_bundle, BOTH),
-    Row("ort-int8", "latentrt, ONNX Runtime", OURS, "latentrt", "onnxruntime", "INT8", optimised(int8_bundle), BOTH),
+    Row("ort-int8", ORT, OURS, "latentrt", "onnxruntime", "INT8", optimised(int8_bundle), BOTH),
     Row("openvino-int8", "latentrt, OpenVINO", OURS, "latentrt", "openvino", "INT8", int8_bundle, BOTH),
     Row(
         "ort-fp32-cached", ORT_CACHED, OURS, "latentrt", "onnxruntime+3", "fp32", optimised(cached(float_bundle)), BOTH
@@ -249,6 +250,7 @@ ROWS = (
     Row("openvino-int8-cached", OPENVINO_CACHED, OURS, "latentrt", "openvino+3", "INT8", cached(int8_bundle), BOTH),
     Row("genai-int4", "OpenVINO GenAI", GENAI, "genai", "", "its own, weights in int4", openvino("int4"), KLEIN),
     Row("sdcpp-q4_0", "stable-diffusion.cpp", SDCPP, "sdcpp", "q4_0", "weights in q4_0", with_original, KLEIN),
-    Row("ort-w4", "latentrt, ONNX Runtime", OURS, "latentrt", "onnxruntime", FOUR, four_bit_bundle, KLEIN),
+    Row("ort-w4", ORT, OURS, "latentrt", "onnxruntime", FOUR, four_bit_bundle, KLEIN),
     Row("openvino-w4", "latentrt, OpenVINO", OURS, "latentrt", "openvino", FOUR, four_bit_bundle, KLEIN),
+    Row("ort-w4-4GB", f"{ORT} in 4 GB", OURS, "latentrt", "onnxruntime@4", FOUR, four_bit_bundle, KLEIN),
 )

@@ -1,4 +1,4 @@
-"""latentrt. Variants: its engines, and after a + one full call of the UNet in so many."""
+"""latentrt. Variants: its engines; after a + one full call of the UNet in so many; after an @ the GB it may take."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from clock import PROMPT, SIDE, asked, report
 import latentrt
 
 model, variant, guidance, steps = asked()
+variant, _, gigabytes = variant.partition("@")
 engine, _, every = variant.partition("+")
-pipeline = latentrt.load(model, engine=engine, verify=False)
+budget = int(gigabytes) * 10**9 if gigabytes else None
+pipeline = latentrt.load(model, engine=engine, verify=False, memory_budget=budget)
 
 
 def draw(count: int, step_ended: Callable[[], None]) -> None:
