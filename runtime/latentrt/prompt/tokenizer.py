@@ -8,7 +8,8 @@ Source: Radford et al. 2021, "Learning Transferable Visual Models From Natural L
 `clip/simple_tokenizer.py` of github.com/openai/CLIP. Must give the same ids as `transformers.CLIPTokenizer` 5.23.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,6 +26,21 @@ SPECIALS = (AddedToken(BOS, special=True), AddedToken(EOS, special=True))
 WORD_END = "</w>"
 
 _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
+
+
+@contextmanager
+def failures_told() -> Iterator[None]:
+    """Turns whatever `tokenizers` raises in the block into a ValueError; it raises nothing narrower than Exception.
+
+    A bug in its Rust code, as of text that a rule replaces where nothing stands, is a PanicException: no Exception, and
+    of a module that cannot be imported.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise ValueError(str(error)) from error
+        raise
 
 
 @dataclass(frozen=True)
@@ -69,15 +85,17 @@ class Tokenizer:
         leaves no room for the tokens around a text.
         """
         try:
-            backend = tokenizers.Tokenizer.from_file(str(file))
-        except Exception as error:  # tokenizers raises nothing narrower, for a missing file as for a damaged one
+            with failures_told():
+                backend = tokenizers.Tokenizer.from_file(str(file))
+        except ValueError as error:
             raise BundleError(
                 f"{file}: not a tokenizer.json that tokenizers {tokenizers.__version__} can read ({error}); "
                 "export the bundle again, or upgrade: pip install -U tokenizers"
             ) from error
         try:
-            backend.encode("\N{SNOWMAN} \0", add_special_tokens=False)
-        except Exception as error:  # its model names a token for unknown text that it does not have
+            with failures_told():
+                backend.encode("\N{SNOWMAN} \0", add_special_tokens=False)
+        except ValueError as error:  # its model names a token for unknown text that it does not have
             raise BundleError(f"{file}: cannot read any text ({error}); export the bundle again") from error
         least = max(2, len(before) + len(after))
         if length < least:
@@ -124,8 +142,18 @@ class Tokenizer:
     @property
     def comma(self) -> int | None:
         """The id of a comma between words; None where the vocabulary has none."""
-        encoded = self.backend.encode(",", add_special_tokens=False)
+        encoded = self.encoding(",")
         return next((number for number, token in zip(encoded.ids, encoded.tokens, strict=True) if "," in token), None)
+
+    def encoding(self, text: str) -> tokenizers.Encoding:
+        """The tokens of `text`. Raises RequestError if the vocabulary cannot encode it."""
+        try:
+            with failures_told():
+                return self.backend.encode(text, add_special_tokens=False)
+        except ValueError as error:
+            raise RequestError(
+                f"{text[:40]!r} cannot be read with the tokenizer.json of this bundle ({error}); export it again"
+            ) from error
 
     def ids(self, text: str) -> list[int]:
         """Return all token ids of `text` without BOS, EOS, padding or limit. Raises RequestError as `pieces` does."""
@@ -135,7 +163,8 @@ class Tokenizer:
         """Return the token ids of `text`: one tuple per token, or per textual inversion with all of its ids.
 
         A special token spelled out in the text ("<|endoftext|>") is that token, as in transformers. Raises RequestError
-        if the text contains half a surrogate pair, as from a byte on the command line that is not UTF-8.
+        if the text contains half a surrogate pair, as from a byte on the command line that is not UTF-8, and if this
+        vocabulary cannot encode it.
         """
         try:
             text.encode()
@@ -144,7 +173,7 @@ class Tokenizer:
                 f"character {error.start} of the prompt is {text[error.start]!r}, expected Unicode text; "
                 "is the prompt encoded as UTF-8?"
             ) from error
-        ids = self.backend.encode(text, add_special_tokens=False).ids
+        ids = self.encoding(text).ids
         return [tuple(range(number, number + self.vectors.get(number, 1))) for number in ids]
 
     def __call__(self, texts: Sequence[str]) -> NDArray[np.int64]:

@@ -191,3 +191,25 @@ def test_a_vocabulary_without_its_own_token_for_unknown_text(tmp_path: Path) -> 
     (tmp_path / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
     with pytest.raises(BundleError, match="cannot read any text .*<unknown>.*; export the bundle again"):
         Tokenizer.load(tmp_path / "tokenizer.json", length=8, bos=0, eos=0, pad=0)
+
+
+def replacing(tmp_path: Path, pattern: str) -> Path:
+    """The built-in tokenizer.json with another pattern of what becomes a space."""
+    document = json.loads(EMOJI.read_text(encoding="utf-8"))
+    (rule,) = [one for one in document["normalizer"]["normalizers"] if one["type"] == "Replace"]
+    rule["pattern"] = {"Regex": pattern}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(document), encoding="utf-8")
+    return tmp_path / "tokenizer.json"
+
+
+def test_a_rule_that_crashes_tokenizers_is_an_error_at_once(tmp_path: Path) -> None:
+    """A replaced match of no characters is a crash in its Rust code, whose error is no Exception."""
+    with pytest.raises(BundleError, match="cannot read any text .index out of bounds.*; export the bundle again"):
+        Tokenizer.load(replacing(tmp_path, "x*"), **NUMBERS)
+
+
+def test_a_text_that_crashes_tokenizers_is_an_error_and_the_next_is_read(tmp_path: Path) -> None:
+    tokenizer = Tokenizer.load(replacing(tmp_path, "(?=q)"), **NUMBERS)
+    with pytest.raises(RequestError, match=r"'queens' cannot be read with the tokenizer\.json .*; export it again"):
+        tokenizer(["queens"])
+    assert tokenizer.ids("a cat")
