@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onnxruntime import GraphOptimizationLevel, InferenceSession, SessionOptions
+from onnxruntime import ExecutionOrder, GraphOptimizationLevel, InferenceSession, SessionOptions
 
 from latentrt.device.cores import usable_cores
 from latentrt.engines.onnx.session import NBITS_ACCURACY
@@ -24,6 +24,8 @@ def low_memory_session(graph: Path | bytes, *, weights: Path | None = None, aren
     options.log_severity_level = 3
     options.graph_optimization_level = GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     options.enable_cpu_mem_arena = arena
+    # Nodes in the order of the graph: by default, all weights in few bits are decoded before the first product.
+    options.execution_order = ExecutionOrder.PRIORITY_BASED
     options.add_session_config_entry("session.disable_prepacking", "1")
     options.add_session_config_entry(*NBITS_ACCURACY)
     if weights is not None:

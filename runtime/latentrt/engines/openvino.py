@@ -133,13 +133,17 @@ class OpenVinoEngine:
             return core().compile_model(self.model, "CPU", settings)
 
     def settings(self) -> dict[str, Any]:
-        """OpenVINO's compile settings. A component exported in fp32 computes in float32; others may use a half type."""
-        timed = any(spec.name == FLOAT32_INPUT for spec in self.component.inputs)
-        precision = "f32" if timed or self.component.precision == "fp32" else half_type()
+        """OpenVINO's compile settings.
+
+        A component exported in fp32 computes in float32. Others use the processor's half type if it has one, and round
+        the inputs of products with weights in 4 or 8 bits to 8 bits where it multiplies those faster (VNNI).
+        """
+        exact = self.component.precision == "fp32" or any(spec.name == FLOAT32_INPUT for spec in self.component.inputs)
         return {
             "INFERENCE_NUM_THREADS": usable_cores(),
-            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_PRECISION_HINT": "f32" if exact else half_type(),
             "PERFORMANCE_HINT": "LATENCY",
+            **({"DYNAMIC_QUANTIZATION_GROUP_SIZE": 0} if exact else {}),
         }
 
 

@@ -126,6 +126,8 @@ def test_half_precision_is_for_processors_and_graphs_that_have_it(able, precisio
         engine = ov.engine_of(exact, name)
         engine.component = replace(engine.component, precision=precision)
         assert engine.settings()["INFERENCE_PRECISION_HINT"] == hint
+        rounds = "DYNAMIC_QUANTIZATION_GROUP_SIZE" not in engine.settings()  # inputs of products, to 8 bits
+        assert rounds == (precision != "fp32" and name != "time_bias")
 
 
 @pytest.mark.parametrize("hint", ["f32", "bf16"])
