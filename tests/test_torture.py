@@ -13,7 +13,17 @@ from torture.__main__ import ROWS
 from torture.corruption import flipped
 from torture.tally import Given, Tally
 
-SMALL = {"malformed": 240, "paths": 1, "corruption": 3, "races": 3, "trust": 20, "bombs": 1, "infotext": 40, "audit": 1}
+SMALL = {
+    "malformed": 240,
+    "paths": 1,
+    "corruption": 3,
+    "disk": 1,
+    "races": 3,
+    "trust": 20,
+    "bombs": 1,
+    "infotext": 40,
+    "audit": 1,
+}
 
 
 @pytest.mark.sweep

@@ -24,7 +24,7 @@ COMMAND = [sys.executable, "-m", "latentrt"]
 WRITES: dict[str, tuple[str, list[str]]] = {
     "a bundle": ("out", ["step-cache", "emoji", "{out}", "--boundary", "1"]),
     "a picture": ("out.png", ["generate", "a red apple", "--steps", "1", "--size", "256x256", "--out", "{out}"]),
-    "sound": ("out.wav", ["audio", "{picture}", "--out", "{out}"]),
+    "sound": ("out.wav", ["audio", "{picture}", "--bands", "256", "--out", "{out}"]),
 }
 SAYS: tuple[list[str], ...] = (
     ["--help"],
@@ -88,7 +88,8 @@ def fault_of(done: subprocess.CompletedProcess[str], out: Path, old: bytes) -> s
         if out.is_dir():
             open_bundle(out)
         return "" if out.exists() and (out.is_dir() or out.read_bytes() != old) else "ended well and wrote nothing"
-    if done.returncode != DISK or "Traceback" in done.stderr or not done.stderr.startswith("error: "):
+    *_, last = done.stderr.splitlines() or [""]
+    if done.returncode != DISK or "Traceback" in done.stderr or not last.startswith("error: "):
         return f"status {done.returncode}: {done.stderr[-200:]}"
     if out.suffix and (not out.exists() or out.read_bytes() != old):
         return "the old file is gone"
