@@ -30,8 +30,8 @@ from latentrt_export.export import ExportOptions, export
 from tests.export import klein, pixart
 
 PROMPT, SIDE = "a photograph of two cats on a wooden table", 128
-WIDE_KLEIN = {"num_layers": 2, "num_single_layers": 8, "num_attention_heads": 6, "attention_head_dim": 128}
-WIDE_PIXART = {"num_layers": 8, "num_attention_heads": 8, "attention_head_dim": 72, "cross_attention_dim": 576}
+WIDE_KLEIN = {"num_layers": 1, "num_single_layers": 4, "num_attention_heads": 4, "attention_head_dim": 128}
+WIDE_PIXART = {"num_layers": 4, "num_attention_heads": 8, "attention_head_dim": 72, "cross_attention_dim": 576}
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def bundles(model: Model, work: Path) -> dict[str, Path]:
 def calibrate(bundle: Path, out: Path, words: list[str], steps: int) -> None:
     """A calibration without a budget, which only pictures of trained models could ask for."""
     command = [sys.executable, "-m", "latentrt", "calibrate", bundle, out, *words, "--budget", 0]
-    counts = {"--images": 4, "--evaluations": 1, "--steps": steps}
+    counts = {"--images": 2, "--evaluations": 1, "--steps": steps}
     command += [word for pair in counts.items() for word in pair]
     subprocess.run([str(word) for word in command], check=True, stdout=sys.stderr)
 

@@ -115,7 +115,7 @@ def test_losses_are_the_reference_s(what):
     case, steps = LOSSES[what]
     comparison = Comparison(case, closed_form(case), steps)
     assert comparison.close and comparison.rounding <= FLOOR
-    assert comparison.their_rounding > 2e-5
+    assert comparison.their_rounding > FLOOR  # how much more differs by processor
 
 
 def test_ddim_with_eta_1_and_zero_terminal_snr_takes_the_root_of_what_rounding_made_negative():

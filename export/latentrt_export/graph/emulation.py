@@ -20,7 +20,7 @@ SINGLE, HALF = ir.DataType.FLOAT, ir.DataType.FLOAT16
 def emulated_session(graph: Path) -> InferenceSession:
     """A session of a graph's file whose fp16 operators round to fp16; weights stay in their file."""
     model = emulated(ir.load(graph))
-    return low_memory_session(ir.to_proto(model).SerializeToString(), weights=graph.parent)
+    return low_memory_session(ir.to_proto(model).SerializeToString(), weights=graph.parent, as_written=True)
 
 
 def emulated(model: ir.Model) -> ir.Model:
