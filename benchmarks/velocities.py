@@ -74,12 +74,15 @@ class Recorder(Wrapped):
 
 
 def bundles(model: Model, work: Path) -> dict[str, Path]:
-    """The bundle in fp32, by the name "fp32", and that of each row."""
-    model.reference().save_pretrained(work / "checkpoint")
+    """The bundle in fp32, by the name "fp32", and that of each row; those that exist are not made again."""
+    if not (work / "checkpoint").exists():
+        model.reference().save_pretrained(work / "checkpoint")
     made = {}
     with model.patched():
         for name, how in {"fp32": "fp32", **ROWS}.items():
             made[name] = work / f"bundle-{len(made)}"
+            if made[name].exists():
+                continue
             if isinstance(how, str):
                 export(work / "checkpoint", made[name], ExportOptions(precision=how))
             else:
@@ -98,10 +101,9 @@ def calibrate(bundle: Path, out: Path, words: list[str], steps: int) -> None:
 def drawn(bundle: Path, steps: int) -> tuple[Recorder, Array]:
     """The transformer's calls of a picture, and the latents after the last step."""
     pipeline = latentrt.load(bundle, engine="onnxruntime")
-    engines = pipeline.components.engines
-    recorder = engines["transformer"] = Recorder(engines["transformer"])
+    recorder = Recorder(pipeline.engines["transformer"])
     request = latentrt.Request(PROMPT, steps=steps, width=SIDE, height=SIDE, seed=0)
-    *_, last = pipeline.steps(request)
+    *_, last = pipeline.with_engines({"transformer": recorder}).steps(request)
     return recorder, last.latents
 
 

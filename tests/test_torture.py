@@ -29,7 +29,7 @@ SMALL = {
 @pytest.mark.sweep
 @pytest.mark.parametrize("name", SMALL)
 def test_a_row_finds_no_fault(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a process of its own: in one that has imported much, collecting garbage alone takes a second."""
+    """In a process of its own, as it is run by hand."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     part, told = SMALL[name] / max(1, ROWS[name].count), tmp_path / "found.json"
     command = [sys.executable, "-m", "torture", name, "--part", str(part), "--seed", "1", "--json", str(told)]
