@@ -126,32 +126,8 @@ def kill(writer: Writer, chance: random.Random) -> None:
     os.waitpid(child, 0)
 
 
-def plain(folder: Path) -> Writer:
-    """Opens the file and writes."""
-    return other(folder / "plain", CONTENTS, lambda file, content: file.write_bytes(content))
-
-
-def safetensors(folder: Path) -> Writer:
-    """The writer of .safetensors files of the format's own package."""
-    from safetensors.numpy import save, save_file
-
-    tensors = [{"a": np.frombuffer(content, np.uint8)} for content in CONTENTS]
-    files = {save(one): one for one in tensors}
-    return other(folder / "a.safetensors", files, lambda file, content: save_file(files[content], file))
-
-
-def onnx(folder: Path) -> Writer:
-    """The writer of graphs of the package onnx."""
-    from onnx import helper, numpy_helper, save
-
-    weights = [numpy_helper.from_array(np.frombuffer(content, np.uint8), "a") for content in CONTENTS]
-    models = [helper.make_model(helper.make_graph([], "a", [], [], initializer=[one])) for one in weights]
-    files = {one.SerializeToString(): one for one in models}
-    return other(folder / "a.onnx", files, lambda file, content: save(files[content], file))
-
-
-def other(file: Path, contents: Collection[bytes], put: Callable[[Path, bytes], object]) -> Writer:
-    """Writes the contents one after the other, each over the one before."""
+def replaced(file: Path, contents: Collection[bytes], put: Callable[[Path, bytes], object]) -> Writer:
+    """Puts the contents into one file, each over the one before. A file that is none of them is damaged."""
 
     def write() -> None:
         for content in contents:
@@ -163,24 +139,41 @@ def other(file: Path, contents: Collection[bytes], put: Callable[[Path, bytes], 
     return Writer(write, check)
 
 
+def plain(folder: Path) -> Writer:
+    """Opens the file and writes."""
+    return replaced(folder / "plain", CONTENTS, lambda file, content: file.write_bytes(content))
+
+
+def safetensors(folder: Path) -> Writer:
+    """The writer of .safetensors files of the format's own package."""
+    from safetensors.numpy import save, save_file
+
+    tensors = [{"a": np.frombuffer(content, np.uint8)} for content in CONTENTS]
+    files = {save(one): one for one in tensors}
+    return replaced(folder / "a.safetensors", files, lambda file, content: save_file(files[content], file))
+
+
+def onnx(folder: Path) -> Writer:
+    """The writer of graphs of the package onnx."""
+    from onnx import helper, numpy_helper, save
+
+    weights = [numpy_helper.from_array(np.frombuffer(content, np.uint8), "a") for content in CONTENTS]
+    models = [helper.make_model(helper.make_graph([], "a", [], [], initializer=[one])) for one in weights]
+    files = {one.SerializeToString(): one for one in models}
+    return replaced(folder / "a.onnx", files, lambda file, content: save(files[content], file))
+
+
 OTHERS = {"open and write": plain, "safetensors": safetensors, "onnx": onnx}
-
-
-def check_file(file: Path) -> None:
-    """The file is one of the contents, or not there yet."""
-    assert not file.exists() or file.read_bytes() in CONTENTS, "neither the old nor the new content"
 
 
 def files(folder: Path) -> Writer:
     """One file that is replaced again and again."""
-    file = folder / "file"
 
-    def write() -> None:
-        for content in CONTENTS:
-            with new_file(file) as temporary:
-                temporary.write_bytes(content)
+    def put(file: Path, content: bytes) -> None:
+        with new_file(file) as temporary:
+            temporary.write_bytes(content)
 
-    return Writer(write, lambda: check_file(file))
+    return replaced(folder / "file", CONTENTS, put)
 
 
 def folders(folder: Path) -> Writer:
