@@ -119,7 +119,7 @@ def row(name: str, bundle: Path, steps: int, recorder: Recorder, latents: Array)
         decibels(other.engine(feeds)["prediction"], made["prediction"])
         for feeds, made in (recorder.calls[place] for place in (0, len(recorder.calls) // 2, -1))
     ]
-    size = (bundle / "transformer.onnx.data").stat().st_size / 1e6
+    size = sum(file.stat().st_size for file in bundle.glob("transformer.onnx*")) / 1e6
     return f"| {name} | {' / '.join(f'{one:.1f}' for one in found)} | {decibels(end, latents):.1f} | {size:.1f} |"
 
 
