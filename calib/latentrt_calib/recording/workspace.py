@@ -9,9 +9,10 @@ from typing import Any
 
 from latentrt.errors import OutputError
 from latentrt.storage.atomic import cannot_write, new_file
+from latentrt.storage.temporary import MARK
 
-# Names of temporary files of latentrt.storage.atomic; a killed run leaves one.
-HALF_WRITTEN = re.compile(r"\..+\.[0-9a-f]{16}\.(json|npz)")
+# Names of temporary files; a killed run leaves one.
+HALF_WRITTEN = re.compile(rf"\..+{MARK}\.(json|npz)")
 
 
 def open_workspace(folder: Path, file: str, settings: Any, *, scratch: str | None = None) -> None:

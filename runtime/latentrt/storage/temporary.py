@@ -13,21 +13,23 @@ from latentrt.storage.locks import locked
 
 # A folder younger than this may belong to a writer that has no lock yet.
 YOUNGEST_S = 60
+# What stands between the start of a temporary name and its suffix, as a pattern; see `temporary_name`.
+MARK = r"\.[0-9a-f]{16}"
 
 
 def temporary_name(path: Path) -> Path:
     """An unused name beside `path`, with the same suffix."""
-    return path.parent / f"{start_of(path)}{secrets.token_hex(8)}{path.suffix}"
+    return path.parent / f"{start_of(path)}.{secrets.token_hex(8)}{path.suffix}"
 
 
 def start_of(path: Path) -> str:
     """How the temporary names of `path` begin. File systems allow 255 bytes for all of it."""
-    return f".{path.stem[:40]}."
+    return f".{path.stem[:40]}"
 
 
 def remove_abandoned(path: Path) -> None:
     """Removes the temporary folders of `path` whose lock no process holds."""
-    names = re.compile(rf"{re.escape(start_of(path))}[0-9a-f]{{16}}{re.escape(path.suffix)}")
+    names = re.compile(re.escape(start_of(path)) + MARK + re.escape(path.suffix))
     latest = time.time() - YOUNGEST_S
     with suppress(OSError):  # no folder yet, or one that may not be listed
         for folder in path.parent.iterdir():
